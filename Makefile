@@ -18,7 +18,8 @@ help:
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
 	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the ways to a guest (half an hour)"
 	@echo "make bench BENCH='--parts rates --rows null'   only these (scripts/bench --help)"
-	@echo "make soak     kill back-ends a thousand times under a verified load (docs/soak.md)"
+	@echo "make soak     kill back-ends a thousand times under a verified load (half an hour; docs/soak.md)"
+	@echo "make soak SOAK='--parts operations'   only this part (scripts/soak --help)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
 	@echo "make clean    remove what was built"
 	@echo
@@ -56,7 +57,7 @@ bench: setup-bench build-all
 		--markdown $(BUILD)/bench.md --plot $(BUILD)/bench.svg $(BENCH)
 
 soak: setup-check build-all
-	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill
+	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill $(BUILD)/tests/guest/guest-load $(SOAK)
 
 # The loader finds a library by its cache, which only root can renew.
 install: setup-build $(BUILD)/.complete

@@ -9,9 +9,9 @@
  * front-end when that one disconnects. One thread per group of queues executes requests. All other
  * work is done on the thread that calls vublk_backend_run() or vublk_backend_process().
  *
- * A front-end can truncate the memory that it shares. The library survives that by a SIGBUS
- * handler, which it installs when the first front-end connects; <vublk/sigbus.h> says what this
- * means for an application with a handler of its own.
+ * A front-end can truncate the memory that it shares. To survive that, the library installs a
+ * SIGBUS handler when the first front-end connects; <vublk/sigbus.h> says what this means for an
+ * application with a handler of its own.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -19,6 +19,7 @@
  */
 
 #include <vublk/error.h>
+#include <vublk/statistics.h>
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -32,14 +33,15 @@ extern "C" {
 struct vublk_backend;
 
 /*
- * Returns the options, as a static array that ends with an entry whose name is NULL; each has its
- * type, default and description.
+ * Returns the options of a back-end, as a static array that ends with an entry whose name is NULL.
+ * Each entry has a type, a default and a description.
  * Threads: any.
  */
 const struct vublk_property *vublk_backend_options(void);
 
 /*
- * Opens the disk and the socket; nothing is served yet.
+ * Opens the disk and the socket. Front-ends are not served before vublk_backend_run() or
+ * vublk_backend_process() is called.
  *
  * `options` is an array of names and values ended by a NULL name (may be NULL), borrowed during the
  * call; vublk_backend_options() lists them:
@@ -57,11 +59,11 @@ const struct vublk_property *vublk_backend_options(void);
  *                offered. Many back-ends have no such area; if a back-end without one dies, the
  *                front-end cannot tell which requests were executed
  *   lock         on (default) or off: whether an image that another program uses is
- *                refused, as <vublk/image.h> says. With off, two back-ends can have it open,
- *                as they must for a moment when a VM migrates on one host; the caller then
- *                makes sure that only one of them is used. A lock also makes a back-end wait
- *                until the last requests of a killed predecessor have ended, so leave the
- *                lock on for a back-end that may be restarted
+ *                refused, as <vublk/image.h> says. With off, two back-ends can have the image open,
+ *                as they must for a moment when a VM migrates on one host. The caller must then
+ *                make sure that only one of them is used. A lock also makes a back-end wait until
+ *                the last requests of a killed predecessor have ended, so leave the lock on for a
+ *                back-end that may be restarted
  *   statistics   on or off (default): whether requests are counted from the start
  *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
  * `log` (may be NULL) is copied.
@@ -87,8 +89,9 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 
 /*
  * Serves until vublk_backend_stop() or, if `fd` was a connected socket, until the front-end
- * disconnects. Blocks the calling thread, and completes the requests that the back-end has begun
- * before it returns. A front-end that breaks the protocol ends its own session, not this call.
+ * disconnects. Blocks the calling thread. Before the function returns, the back-end completes the
+ * requests that it has begun. A front-end that breaks the protocol ends its own session, not this
+ * call.
  * Errors:
  *   others  the service cannot continue: of epoll_wait(2) or epoll_ctl(2)
  */
@@ -107,7 +110,7 @@ int vublk_backend_fd(const struct vublk_backend *backend);
  * Does the pending work without blocking.
  * Returns:
  *   0  the service has ended, as when vublk_backend_run() returns 0
- *   1  call it again when the descriptor is readable
+ *   1  call this function again when the descriptor is readable
  * Errors: those of vublk_backend_run().
  */
 int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *error);
@@ -119,18 +122,38 @@ int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *err
 void vublk_backend_stop(struct vublk_backend *backend);
 
 /*
- * Reads the size of the image again, and reports a change to the front-end.
+ * Begins to drain the back-end, for planned maintenance of the process or the storage: it takes no
+ * more requests, completes those that it has begun, and flushes the storage. Then
+ * vublk_backend_run() or vublk_backend_process() finishes as after vublk_backend_stop(). The
+ * connection to the front-end ends when all that was begun is complete, so the front-end's other
+ * requests can continue with the next back-end. Returns immediately; vublk_backend_get_info() has
+ * the progress.
+ *
+ * If this takes longer than `timeout_ms` milliseconds, or the flush fails, the back-end serves its
+ * front-end as before, and the log says why. A failed flush must not end the process, because it is
+ * the process that makes later flushes fail.
+ * Errors:
+ *   EBUSY  the back-end is being drained or handed over already, or is stopping, or the flush of an
+ *          earlier drain is not complete
+ * Threads: the one that calls vublk_backend_process(), between two calls.
+ */
+int vublk_backend_drain(struct vublk_backend *backend, uint64_t timeout_ms,
+			struct vublk_error *error);
+
+/*
+ * Asks vublk_backend_run() or vublk_backend_process() to read the size of the image again, and to
+ * report a change to the front-end.
  * Threads: any; safe in a signal handler.
  * Specification: vhost-user, "VHOST_USER_BACKEND_CONFIG_CHANGE_MSG".
  */
 void vublk_backend_rescan(struct vublk_backend *backend);
 
-/* --- what it does now, for a person or a program --------------------------------------------- */
+/* --- the present state of the back-end, for a person or a program ---------------------------- */
 
 /*
- * LISTENING --a front-end connects--> SERVING --it disconnects--> LISTENING, or FINISHED if `fd`
- * was a connected socket. vublk_backend_stop(): LISTENING -> FINISHED, SERVING -> STOPPING --the
- * last requests are complete--> FINISHED.
+ * LISTENING --a front-end connects--> SERVING --the front-end disconnects--> LISTENING, or FINISHED
+ * if `fd` was a connected socket. vublk_backend_stop() leads from LISTENING to FINISHED, and from
+ * SERVING to STOPPING --the last requests are complete--> FINISHED.
  */
 enum vublk_backend_state {
 	VUBLK_BACKEND_LISTENING,
@@ -140,17 +163,26 @@ enum vublk_backend_state {
 };
 
 /*
- * Returns the name of a state, for example "serving", as a static string; NULL: there is no such
- * state.
+ * Returns the name of a state, for example "serving", as a static string, or NULL if there is no
+ * such state.
  * Threads: any.
  */
 const char *vublk_backend_state_name(enum vublk_backend_state state);
 
+/* The progress of vublk_backend_drain(). */
+enum vublk_backend_drain_state {
+	VUBLK_BACKEND_DRAIN_NONE,
+	VUBLK_BACKEND_DRAINING,
+	VUBLK_BACKEND_DRAIN_FAILED, /* the back-end serves as before */
+	VUBLK_BACKEND_DRAINED,      /* the back-end finishes */
+};
+
 struct vublk_backend_info {
 	enum vublk_backend_state state;
-	uint32_t num_queues;           /* that are offered */
-	uint32_t num_threads;          /* that execute requests */
-	uint32_t num_used_queues;      /* that the front-end has set up; 0: no front-end */
+	uint32_t num_queues;           /* the number of offered queues */
+	uint32_t num_threads;          /* the number of threads that execute requests */
+	uint32_t num_used_queues;      /* the number of queues that the front-end has set up; 0: no
+					  front-end */
 	uint64_t size_bytes;           /* of the disk */
 	uint64_t rescans;              /* how many times the size was read again */
 	uint32_t block_bytes;
@@ -163,18 +195,21 @@ struct vublk_backend_info {
 	int64_t peer_pid;              /* the process that connected; 0: unknown */
 	uint64_t features;             /* virtio bits that the driver accepted */
 	uint64_t protocol_features;    /* vhost-user bits that the front-end accepted */
+	/* about the last call of vublk_backend_drain() */
+	enum vublk_backend_drain_state drain;
+	struct vublk_error drain_failure; /* why it has failed; code 0: it has not */
 };
 
 /*
- * Fills `info` with what the back-end does now. `info_bytes` is sizeof(struct vublk_backend_info).
- * Never blocks.
+ * Fills `info` with the present state of the back-end. `info_bytes` is sizeof(struct
+ * vublk_backend_info). Never blocks.
  * Threads: the one that calls vublk_backend_process(), between two calls.
  */
 void vublk_backend_get_info(const struct vublk_backend *backend, struct vublk_backend_info *info,
 			    size_t info_bytes);
 
 struct vublk_backend_queue_info {
-	bool is_running;  /* a thread executes its requests */
+	bool is_running;  /* a thread executes the requests of the queue */
 	uint32_t size;    /* entries of the ring; 0: not set */
 	/*
 	 * While the queue runs, these are the indices in the guest's memory: how many chains the
@@ -186,7 +221,7 @@ struct vublk_backend_queue_info {
 };
 
 /*
- * Fills `info` with what queue `index` does now. `info_bytes` is sizeof(struct
+ * Fills `info` with the present state of queue `index`. `info_bytes` is sizeof(struct
  * vublk_backend_queue_info). On failure *info is untouched. Never blocks.
  * Errors:
  *   EINVAL  `index` is not less than num_used_queues
@@ -195,54 +230,12 @@ struct vublk_backend_queue_info {
 int vublk_backend_get_queue_info(const struct vublk_backend *backend, unsigned index,
 				 struct vublk_backend_queue_info *info, size_t info_bytes);
 
-/* --- statistics --------------------------------------------------------------------------------- */
-
-enum vublk_backend_request {
-	VUBLK_BACKEND_READ,
-	VUBLK_BACKEND_WRITE,
-	VUBLK_BACKEND_FLUSH,
-	VUBLK_BACKEND_DISCARD,
-	VUBLK_BACKEND_WRITE_ZEROES,
-	VUBLK_BACKEND_OTHER, /* the serial, and types that the disk does not have */
-	VUBLK_BACKEND_NUM_REQUESTS,
-};
+/* --- statistics ------------------------------------------------------------------------------- */
 
 /*
- * Returns the name of a type, for example "read", as a static string; NULL: there is no such type.
- * Threads: any.
- */
-const char *vublk_backend_request_name(enum vublk_backend_request request);
-
-#define VUBLK_BACKEND_LATENCY_BUCKETS 288
-
-/*
- * Counters of the requests of one queue and type, over all front-ends and all times at which
- * counting was on. A request that has no header or breaks the ring is not counted.
- */
-struct vublk_backend_stats {
-	uint64_t count;     /* complete, with any result */
-	uint64_t errors;    /* of these: failed or refused */
-	uint64_t bytes;     /* data of those that succeeded */
-	uint64_t in_flight; /* taken from the ring, and not complete */
-	uint64_t total_ns;  /* the sum of the times from taking a request to its completion */
-	uint64_t max_ns;    /* the longest */
-	/*
-	 * latency[i]: how many requests took less than vublk_backend_latency_limit(i), but not less
-	 * than vublk_backend_latency_limit(i - 1).
-	 */
-	uint64_t latency[VUBLK_BACKEND_LATENCY_BUCKETS];
-};
-
-/*
- * Returns the upper limit of a bucket in ns. UINT64_MAX: the last bucket, which has no limit.
- * Errors: none.
- * Threads: any.
- */
-uint64_t vublk_backend_latency_limit(unsigned bucket);
-
-/*
- * Starts or stops counting; the counters keep their values. The option `statistics` is the setting
- * at the start. A request counts if it begins while counting is on.
+ * Starts or stops counting requests. The counters keep their values. The option `statistics`
+ * decides whether the back-end begins with counting on. A request is counted if it begins while
+ * counting is on.
  * Threads: any.
  */
 void vublk_backend_set_statistics(struct vublk_backend *backend, bool on);
@@ -255,22 +248,23 @@ void vublk_backend_set_statistics(struct vublk_backend *backend, bool on);
 bool vublk_backend_has_statistics(const struct vublk_backend *backend);
 
 /*
- * Reads the counters of a queue and type. `stats_bytes` is sizeof(struct vublk_backend_stats). Each
- * counter is exact, but while requests are made, one counter may include a request that another
- * counter does not include yet. On failure *stats is untouched.
+ * Fills `stats` with the counters of the requests of kind `kind` on queue `queue`. `stats_bytes` is
+ * sizeof(struct vublk_request_stats). Each counter is exact, but while requests are made, one
+ * counter may include a request that another counter does not include yet. On failure *stats is
+ * untouched.
  * Errors:
- *   EINVAL  there is no such queue or type
+ *   EINVAL  there is no such queue or kind
  * Threads: any.
  */
 int vublk_backend_get_stats(const struct vublk_backend *backend, unsigned queue,
-			    enum vublk_backend_request request, struct vublk_backend_stats *stats,
+			    enum vublk_request_kind kind, struct vublk_request_stats *stats,
 			    size_t stats_bytes);
 
-/* --- the end ------------------------------------------------------------------------------------ */
+/* --- the end ---------------------------------------------------------------------------------- */
 
 /*
- * Closes the connection, waits for the requests that the storage has, frees everything, and removes
- * the socket at socket-path. NULL is a no-op.
+ * Closes the connection, waits until the storage has completed its requests, frees the back-end,
+ * and removes the socket at socket-path. NULL is a no-op.
  * Threads: one; not while vublk_backend_run() or vublk_backend_process() runs.
  */
 void vublk_backend_free(struct vublk_backend *backend);

@@ -15,14 +15,14 @@
  *
  * One thread at a time uses a queue, without a lock; different threads may use different queues at
  * the same time. The disk has a thread of its own for the connection, on which it calls the
- * handlers; no call needs an event loop. A handler calls only functions whose field Threads permits
- * it. Calls that wait for the disk's own thread fail with EBUSY if a handler makes them. To open a
- * disk or to change its memory without waiting, use vublk_blk_open_start(), vublk_blk_alloc_start()
- * and the functions after them.
+ * handlers; no call needs an event loop. A handler must call only functions whose field Threads
+ * permits handlers. A call that waits for the disk's own thread fails with EBUSY if a handler makes
+ * it. To open a disk or to change its memory without waiting, use vublk_blk_open_start(),
+ * vublk_blk_alloc_start() and the functions that are declared after each of them.
  *
  * A parameter such as `info_bytes` is the size of the struct to which the parameter before it
- * points (<vublk/version.h>). A disk is open from the success of vublk_blk_open() or
- * vublk_blk_open_finish() to vublk_blk_close().
+ * points (<vublk/version.h>). A disk is open after vublk_blk_open() or vublk_blk_open_finish() has
+ * succeeded, until vublk_blk_close().
  *
  * Unless a function says otherwise:
  * States: open.
@@ -51,9 +51,10 @@ enum vublk_blk_event {
 	VUBLK_BLK_RESIZED = 1,      /* the capacity has changed */
 	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config has changed, or may have */
 	/*
-	 * The back-end is lost permanently (reconnect-ms is 0, or reconnect-deadline-ms has
-	 * passed), or it broke a ring or hung (request-deadline-ms) and the disk reclaimed all
-	 * rings. The requests in flight fail, and so do later requests.
+	 * The disk no longer looks for a back-end: the back-end was lost while reconnect-ms is 0,
+	 * reconnect-deadline-ms has passed, or the back-end broke a ring or hung
+	 * (request-deadline-ms) and the disk reclaimed all rings. The requests in flight and all
+	 * later requests fail.
 	 */
 	VUBLK_BLK_GAVE_UP,
 	/* The connection to the back-end ended. Requests wait for the next back-end. */
@@ -63,7 +64,8 @@ enum vublk_blk_event {
 	/*
 	 * Follows LOST, before the next back-end is used: the lost back-end had completed writes
 	 * that no flush had made stable, and the disk does not trust it to have kept them (option
-	 * unflushed). These writes may be lost. The flushes in flight, or the next flush, fail.
+	 * unflushed). These writes may be lost. On each queue the flushes in flight fail or, if
+	 * there are none, the next flush fails.
 	 */
 	VUBLK_BLK_WRITES_LOST,
 };
@@ -76,8 +78,9 @@ enum vublk_blk_event {
  * requests partly or completely; the next back-end executes them once more (with an in-flight area
  * it does so on its own, otherwise the disk sends them again).
  * To make this safe, a write, discard or write-zeroes request waits for earlier requests of the
- * same queue that touch the same place. Between two queues the application has to ensure this
- * order: it waits for the first completion before it writes to the same place.
+ * same queue whose ranges overlap with its own. Between two queues the application must ensure this
+ * order: it must wait for the completion of the earlier request before it adds a request that
+ * changes the same range.
  *
  * These options limit how long requests wait:
  *   reconnect-ms           the longest pause between attempts to reconnect; the disk also tries
@@ -123,15 +126,31 @@ enum vublk_blk_event {
  *   unflushed=auto         the default: like trust for a back-end with an in-flight area, because
  *                          such a back-end is designed to be restarted without a loss; like fail
  *                          for any other back-end
+ *   unflushed=replay       nothing is lost: the disk keeps copies of these writes. The next
+ *                          back-end executes them before all other requests, in the order in which
+ *                          they completed. The copies take up to replay-mib MiB (1 to 4096, default
+ *                          64), divided equally among the queues. The disk flushes when half of a
+ *                          queue's share is in use, and 5 to 7 seconds after a write. A write for
+ *                          which there is no room waits for that flush; writes larger than a
+ *                          quarter of the share are split. Writes on different queues that overlap
+ *                          and are in flight at the same time have no order. While the next
+ *                          back-end fails to execute these writes, or is too small for them, the
+ *                          disk tries again, requests wait, and flushes fail with EIO. After a
+ *                          flush of the disk's own that failed, the next flush on each queue fails
+ *                          with EIO, too, because some back-ends drop what they could not write:
+ *                          repeat the writes since the last flush. vublk_blk_close() flushes. The
+ *                          back-end gets no in-flight area. Writes that were completed before the
+ *                          disk was opened are protected only after the first flush has completed.
  * A back-end that does not offer FLUSH has no cache.
  */
 
 struct vublk_blk_handlers {
 	struct vublk_log log;
 	/*
-	 * Reports an event of the disk, on the disk's own thread; `error` says why (NULL if nothing
-	 * is wrong). The handler may call vublk_blk_get_info(), but not vublk_blk_close(). The
-	 * first event may occur before vublk_blk_open() has returned. NULL: no handler.
+	 * Reports an event of the disk, on the disk's own thread; `error` says why the event
+	 * occurred (NULL if nothing is wrong). The handler may call vublk_blk_get_info(), but not
+	 * vublk_blk_close(). The first event may occur before vublk_blk_open() has returned. NULL:
+	 * no handler.
 	 */
 	void (*event)(void *opaque, enum vublk_blk_event event, const struct vublk_error *error);
 	void *opaque;
@@ -174,8 +193,9 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
 
 /*
  * Does what vublk_blk_open() does, but without blocking, in three steps: this call checks the
- * options, begins to connect, and stores a disk that is not open yet in `blk`. The end of the
- * opening is signalled on vublk_blk_opening_fd(), and vublk_blk_open_finish() returns its result.
+ * options, begins to connect, and stores a disk that is not open yet in `blk`.
+ * vublk_blk_opening_fd() returns the descriptor that signals the end of the opening, and
+ * vublk_blk_open_finish() returns the result of the opening.
  *
  * Until vublk_blk_open_finish() has returned 0, only vublk_blk_opening_fd(),
  * vublk_blk_open_finish(), vublk_blk_close() and the calls for events are permitted; all other
@@ -191,15 +211,16 @@ int vublk_blk_open_start(const char *path, const struct vublk_option *options,
 			 struct vublk_blk **blk, struct vublk_error *error);
 
 /*
- * Returns a descriptor that polls readable when the opening has ended. It belongs to the disk,
- * until vublk_blk_close().
+ * Returns a descriptor that polls readable when the opening has ended. The descriptor belongs to
+ * the disk and is valid until vublk_blk_close().
  * Errors: none.
  * States: any.
  */
 int vublk_blk_opening_fd(const struct vublk_blk *blk);
 
 /*
- * Returns whether the opening has succeeded. A disk whose opening failed has to be closed.
+ * Returns the result of the opening that vublk_blk_open_start() began. If the opening failed, the
+ * caller must close the disk with vublk_blk_close().
  * Returns: 0: the disk is open.
  * Errors: those of vublk_blk_open(), and:
  *   EAGAIN  the opening has not ended
@@ -216,8 +237,8 @@ int vublk_blk_open_finish(struct vublk_blk *blk, struct vublk_error *error);
 const struct vublk_property *vublk_blk_options(void);
 
 /*
- * Returns the default that a disk has for the device's property `name`, as a static string; NULL:
- * the device's own default.
+ * Returns the default of the device's property `name` for a disk, as a static string, or NULL if a
+ * disk has the same default as the device.
  * States: any.
  * Threads: any.
  */
@@ -266,7 +287,7 @@ struct vublk_blk_event_info {
 int vublk_blk_events_fd(struct vublk_blk *blk, struct vublk_error *error);
 
 /*
- * Takes the next event. Never blocks.
+ * Takes the next event from the queue of events. Never blocks.
  * Returns:
  *   0  no event waits, and `info` is untouched
  *   1  `info` has the event
@@ -284,7 +305,7 @@ struct vublk_blk_info {
 	uint32_t block_size_bytes;        /* requests are multiples of this; >= 512 */
 	uint32_t physical_block_bytes;
 	uint32_t optimal_io_bytes;        /* 0: unknown */
-	uint32_t max_segments;            /* of one piece on the ring; requests are split */
+	uint32_t max_segments;            /* of one piece on the ring; longer requests are split */
 	uint32_t max_segment_bytes;
 	uint64_t max_discard_bytes;       /* of one segment on the ring; 0: no discard */
 	uint64_t discard_alignment_bytes;
@@ -349,8 +370,8 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
 
 /*
- * Frees memory from vublk_blk_alloc(). No request may use it any more. NULL is a no-op. The call
- * sends a message to the back-end, so it is too slow for the data path.
+ * Frees memory from vublk_blk_alloc(). No request may use the memory any more. NULL is a no-op. The
+ * call sends a message to the back-end, so it is too slow for the data path.
  * Errors:
  *   EINVAL  `address` is not from vublk_blk_alloc() of this disk, or was released before
  *   EBUSY   a handler made the call
@@ -361,10 +382,10 @@ int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *
  * Registers the application's own memory, for zero copy: `bytes` at `address` (both multiples of
  * the page size) are a shared mapping of `fd` at `fd_offset`. The mapping stays the application's
  * and lasts until vublk_blk_unregister() or close; `fd` is duplicated and handed to the back-end.
- * So `fd` has to be a memfd that is sealed with F_SEAL_SHRINK; otherwise a back-end could truncate
- * it, and the application's next access would end the application (SIGBUS). A seal does not help
- * against holes that the back-end punches into huge pages: share memory of huge pages only with a
- * back-end that is trusted.
+ * `fd` must be a memfd that is sealed with F_SEAL_SHRINK. Otherwise the back-end could truncate the
+ * file, and the application's next access to the memory would end the application (SIGBUS). A seal
+ * does not help against holes that the back-end punches into huge pages: share memory of huge pages
+ * only with a back-end that is trusted.
  * Errors:
  *   EINVAL         the memory is empty, not aligned, not sealed, or overlaps registered memory
  *   ENOSPC         the back-end has no memory slot left
@@ -389,9 +410,9 @@ int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_erro
 /*
  * A change of the disk's memory that was started: an alloc, release, register or unregister. It
  * belongs to the disk until vublk_blk_change_finish() or vublk_blk_change_cancel() frees it. Any
- * number of changes may be in progress; they are carried out one after another, in the order of
- * their start, together with the blocking calls. Different threads may use different changes at the
- * same time.
+ * number of changes may be in progress. The disk carries out changes and blocking calls one after
+ * another, in the order in which they were started. Different threads may use different changes at
+ * the same time.
  *
  * Before vublk_blk_change_finish() has returned 0, no request may use the memory that the change
  * adds. After the start of a removal, no request may use the memory that it removes. The
@@ -401,17 +422,17 @@ int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_erro
  * next back-end gets all memory that the disk has at that time. While the disk starts or stops the
  * rings of a back-end, a change waits. If the back-end is lost in the middle of a change, the
  * change ends with 0, too. But if that loss is permanent, no memory is added, and the change ends
- * with the error of the loss. The removal of memory that the disk has always ends with 0.
+ * with the error of the loss. A removal always ends with 0 if the disk has the memory.
  *
- * vublk_blk_close() frees all changes, and the memory that an alloc has added. It waits for at most
- * one change, until the back-end has answered it or is lost (at most request-timeout-ms).
+ * vublk_blk_close() frees all changes, and all memory that was allocated. It waits for at most one
+ * change, until the back-end has answered it or is lost (at most request-timeout-ms).
  */
 struct vublk_blk_change;
 
 /*
  * Starts what vublk_blk_alloc() does, and does not wait for the back-end. The change is stored in
  * `change`, NULL on failure. vublk_blk_change_finish() returns the memory.
- * Errors: more may come with vublk_blk_change_finish().
+ * Errors: vublk_blk_change_finish() may return others.
  *   EINVAL          `bytes` is 0 or too large
  *   EBUSY           the disk is not open
  *   ENOMEM, EMFILE  no memory, no descriptor
@@ -423,7 +444,7 @@ int vublk_blk_alloc_start(struct vublk_blk *blk, size_t bytes, struct vublk_blk_
 /*
  * Starts what vublk_blk_release() does, and does not wait for the back-end. The change is stored in
  * `change`, NULL on failure. The memory at `address` no longer belongs to the application.
- * Errors: more may come with vublk_blk_change_finish().
+ * Errors: vublk_blk_change_finish() may return others.
  *   EINVAL          `address` is NULL, is not from vublk_blk_alloc() or vublk_blk_alloc_start() of
  *                   this disk, or was released before
  *   EBUSY           the disk is not open
@@ -436,7 +457,7 @@ int vublk_blk_release_start(struct vublk_blk *blk, void *address, struct vublk_b
 /*
  * Starts what vublk_blk_register() does with the same parameters, and does not wait for the
  * back-end. `fd` is duplicated during the call. The change is stored in `change`, NULL on failure.
- * Errors: more may come with vublk_blk_change_finish().
+ * Errors: vublk_blk_change_finish() may return others.
  *   EINVAL         the memory is empty, not aligned or not sealed
  *   EBUSY          the disk is not open
  *   ENOMEM         no memory
@@ -450,7 +471,7 @@ int vublk_blk_register_start(struct vublk_blk *blk, void *address, size_t bytes,
 /*
  * Starts what vublk_blk_unregister() does, and does not wait for the back-end. The change is stored
  * in `change`, NULL on failure.
- * Errors: more may come with vublk_blk_change_finish().
+ * Errors: vublk_blk_change_finish() may return others.
  *   EBUSY           the disk is not open
  *   ENOMEM, EMFILE  no memory, no descriptor
  * Threads: any, including handlers.
@@ -459,17 +480,17 @@ int vublk_blk_unregister_start(struct vublk_blk *blk, void *address,
 			       struct vublk_blk_change **change, struct vublk_error *error);
 
 /*
- * Returns a descriptor that polls readable when the change has ended. It belongs to the change, and
- * is closed with it.
+ * Returns a descriptor that polls readable when the change has ended. The descriptor belongs to the
+ * change and is closed when the change is freed.
  * Errors: none.
  * Threads: any, including handlers.
  */
 int vublk_blk_change_fd(const struct vublk_blk_change *change);
 
 /*
- * Takes the result of a change that has ended, and frees the change, also if it failed. `address`
- * (may be NULL) is set to the memory that was allocated or registered, or to NULL after a removal
- * or a failure. Never blocks.
+ * Takes the result of a change that has ended, and frees the change, even if the change failed.
+ * `address` (may be NULL) is set to the memory that was allocated or registered, or to NULL after a
+ * removal or a failure. Never blocks.
  * Returns: 0: the memory was changed.
  * Errors:
  *   EAGAIN  the change has not ended, and was not freed
@@ -485,8 +506,9 @@ int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
  * Abandons a change and frees it. An alloc or register has no effect in the end: if the back-end
  * already has the memory, the disk removes the memory again in the background, before any later
  * change. No request has used the memory of a register that is canceled, so the application may
- * unmap it after this call. It may also register the same memory again, because the removal comes
- * first. A release or unregister is still carried out. NULL is a no-op. Never blocks.
+ * unmap that memory after this call. The application may also register the same memory again,
+ * because the disk removes it first. A release or unregister is still carried out. NULL is a no-op.
+ * Never blocks.
  * Errors: none.
  * Threads: one at a time, including handlers.
  */
@@ -495,9 +517,10 @@ void vublk_blk_change_cancel(struct vublk_blk_change *change);
 /* --- requests ------------------------------------------------------------------------ */
 
 /*
- * Returns the queue `index` (from 0), which lives as long as the disk and belongs to it; the thread
- * that uses the queue may change, but only one uses it at a time. NULL: there is no such queue, the
- * disk is not open, or the blocking calls use that queue (<vublk/blocking.h>).
+ * Returns the queue `index` (from 0). The queue belongs to the disk and is valid until
+ * vublk_blk_close(). Different threads may use it one after another, but not at the same time.
+ * NULL: there is no such queue, the disk is not open, or the blocking calls use that queue
+ * (<vublk/blocking.h>).
  * Threads: any, handlers included.
  */
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
@@ -519,12 +542,12 @@ struct vublk_blk_completion {
 	 *   EFAULT      the buffer's memory was unregistered while the request was in flight
 	 */
 	int result;
-	uint32_t reserved; /* 0; the size of the struct never changes */
+	uint32_t reserved; /* always 0; the size of the struct never changes */
 };
 
 /*
- * Says in one sentence why a request failed. Call this before a back-end is lost again, because the
- * queue keeps only the cause of its latest loss.
+ * Says in one sentence why the request of `completion` failed. Call this function before a back-end
+ * is lost again, because the queue keeps only the cause of the latest loss.
  * Returns: the completion's result; `error` (may be NULL) is filled if the result is not 0.
  * Errors: those of struct vublk_blk_completion.
  * Threads: the one that uses the queue.
@@ -539,10 +562,11 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
  * block_size_bytes. If the capacity is not a multiple of block_size_bytes, a request that ends at
  * the end of the disk may end with part of a block (some back-ends refuse that). Buffers lie in
  * memory from vublk_blk_alloc() or vublk_blk_register(), may span several regions, and belong to
- * the library until the completion, as does `iov`. `user_data` is returned in the completion. A
- * request that exceeds the device's limits is split; it completes once, when all of its pieces have
- * completed, and its result is the first error. Requests are not ordered. The calls do not block.
- * virtio 1.3, section 5.2.6, specifies the requests.
+ * the library until the completion, as does the array `iov`. `user_data` is returned in the
+ * completion. A request that exceeds the device's limits is split; it completes once, when all of
+ * its pieces have completed, and its result is the first error. Requests may be executed in any
+ * order, except as described at "The loss of a back-end". The calls do not block. virtio 1.3,
+ * section 5.2.6, specifies the requests.
  */
 #define VUBLK_BLK_MAX_REQUEST_BYTES (UINT64_C(1) << 30) /* of read and write */
 
@@ -554,8 +578,11 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
  * flush after the write; the application still sees one request with one completion. If the flush
  * fails, the request fails with the flush's error, and the change may have been made. A loss of the
  * back-end between the write and the flush completes the request with -EOWNERDEAD where the
- * back-end's completed writes are not trusted (see unflushed above). The request says nothing about
- * other writes: only vublk_blk_flush() reports their loss.
+ * back-end's completed writes are not trusted (see unflushed above). The result says nothing about
+ * other writes: only vublk_blk_flush() reports the loss of those. A back-end may report an error of
+ * another write to the flush of this one, and to no other flush. So after such a flush has failed,
+ * the next vublk_blk_flush() on each queue fails with EIO, and so does each write with
+ * VUBLK_BLK_FUA that was issued before the failure.
  *
  * VUBLK_BLK_NO_UNMAP, for write_zeroes: the blocks stay allocated. Without this flag a back-end
  * that offers to deallocate blocks (write_zeroes_may_unmap) may do so.
@@ -565,7 +592,7 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 
 /*
  * These calls read from byte `offset` of the disk into `buffer`, or into the `iovcnt` buffers of
- * `iov`; at most VUBLK_BLK_MAX_REQUEST_BYTES. They take no flag.
+ * `iov`. One call reads at most VUBLK_BLK_MAX_REQUEST_BYTES. The calls take no flag.
  * Errors:
  *   EINVAL     a flag is set; the range is empty, not aligned, ends past the end of the disk, or
  *              exceeds VUBLK_BLK_MAX_REQUEST_BYTES; `iovcnt` is negative; a buffer is not in the
@@ -583,8 +610,8 @@ int vublk_blk_readv(struct vublk_blk_queue *queue, uint64_t offset, const struct
 		    int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * These calls write `buffer`, or the `iovcnt` buffers of `iov`, to byte `offset` of the disk; at
- * most VUBLK_BLK_MAX_REQUEST_BYTES. They take the flag VUBLK_BLK_FUA.
+ * These calls write `buffer`, or the `iovcnt` buffers of `iov`, to byte `offset` of the disk. One
+ * call writes at most VUBLK_BLK_MAX_REQUEST_BYTES. The calls take the flag VUBLK_BLK_FUA.
  * Errors: those of vublk_blk_read(), and:
  *   EROFS  the disk is read-only
  * Threads: the one that uses the queue.
@@ -595,10 +622,10 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Makes all requests stable that completed before the call. Takes no flag. The flush is sent
- * whenever FLUSH was negotiated, even if the config says that there is no write cache. Where FLUSH
- * was not negotiated, every write is stable when it completes, and a flush completes without the
- * back-end.
+ * Makes all changes stable whose requests completed before the call. Takes no flag. The flush is
+ * sent whenever FLUSH was negotiated, even if the config says that there is no write cache. Where
+ * FLUSH was not negotiated, every write is stable when it completes, and a flush completes without
+ * the back-end.
  * Errors: those of vublk_blk_read() that are not about buffers and ranges, and:
  *   EOWNERDEAD  writes that completed before a back-end was lost may be lost (see the option
  *               unflushed above)
@@ -608,8 +635,9 @@ int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_da
 		    struct vublk_error *error);
 
 /*
- * Says that the content of `bytes` at `offset` is not needed any more: the back-end may deallocate
- * the blocks. The range has any length within the disk. Takes the flag VUBLK_BLK_FUA.
+ * Tells the back-end that the content of `bytes` at `offset` is not needed any more, so that the
+ * back-end may deallocate the blocks. The range may have any length within the disk. Takes the flag
+ * VUBLK_BLK_FUA.
  * Errors: those of vublk_blk_read() that are not about buffers, and:
  *   EROFS    the disk is read-only
  *   ENOTSUP  the feature was not negotiated
@@ -619,8 +647,8 @@ int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t b
 		      uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Fills `bytes` at `offset` with zeroes. The range has any length within the disk. Takes the flags
- * VUBLK_BLK_FUA and VUBLK_BLK_NO_UNMAP.
+ * Fills `bytes` at `offset` with zeroes. The range may have any length within the disk. Takes the
+ * flags VUBLK_BLK_FUA and VUBLK_BLK_NO_UNMAP.
  * Errors: those of vublk_blk_discard().
  * Threads: the one that uses the queue.
  */
@@ -641,8 +669,8 @@ int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], 
 		     void *user_data, struct vublk_error *error);
 
 /*
- * Makes the added requests visible to the back-end, and notifies it once if it wants to be
- * notified.
+ * Makes the added requests visible to the back-end. If the back-end wants to be notified, notifies
+ * it once for all of them.
  * Threads: the one that uses the queue.
  */
 void vublk_blk_submit(struct vublk_blk_queue *queue);
@@ -691,9 +719,9 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
 
 /*
- * Clears the queue's descriptor and asks the back-end to signal it. Call this before the event loop
- * sleeps on the descriptor. Submit all added requests first, because the back-end does not see a
- * request before it is submitted.
+ * Makes the queue's descriptor unreadable, and asks the back-end to signal the next completion on
+ * it. Call this before the event loop sleeps on the descriptor. Submit all added requests first,
+ * because the back-end does not see a request before it is submitted.
  * Returns: true: completions are waiting, so take them instead of sleeping.
  * Threads: the one that uses the queue.
  */
@@ -704,15 +732,15 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue);
 #define VUBLK_BLK_LATENCY_BUCKETS 40
 
 /*
- * What a queue has done since it was opened. A request counts when its completion is taken, also if
- * it failed; a request that was refused when it was added does not count.
+ * The counters of a queue since the disk was opened. A request counts when its completion is taken,
+ * even if it failed. A request that was refused when it was added does not count.
  */
 struct vublk_blk_stats {
-	uint64_t in_flight;     /* added, and not completed or not taken yet */
+	uint64_t in_flight;     /* added, but their completions were not taken yet */
 	uint64_t reads;
 	uint64_t writes;
 	uint64_t flushes;
-	uint64_t others;        /* discard, write zeroes, get id */
+	uint64_t others;        /* discards, writes of zeroes, reads of the serial */
 	uint64_t errors;        /* how many of all these requests failed */
 	uint64_t read_bytes;    /* of reads that succeeded */
 	uint64_t written_bytes; /* of writes that succeeded */
@@ -724,9 +752,10 @@ struct vublk_blk_stats {
 };
 
 /*
- * Reads the counters of a queue. Each counter is exact, but while requests are made, one counter
- * may include a request that another counter does not include yet. vublk_blk_get_blocking_stats()
- * (<vublk/blocking.h>) reads the counters of the queue of the blocking calls.
+ * Fills `stats` with the counters of a queue. Each counter is exact, but while requests are made,
+ * one counter may include a request that another counter does not include yet.
+ * vublk_blk_get_blocking_stats() (<vublk/blocking.h>) does the same for the queue of the blocking
+ * calls.
  * Errors:
  *   ENOTSUP  the disk was opened without the option statistics=on; `stats` is filled with zeroes
  * Threads: any, handlers included.

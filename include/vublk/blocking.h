@@ -11,9 +11,9 @@
  *   vublk_blk_pread(blk, 510, signature, 2, 0, &error);
  *   vublk_blk_close(blk, 0, NULL);
  *
- * Each call returns when it is done. The loss of a back-end is treated as the options of the disk
- * say (see <vublk/blk.h>), so a call may wait for the next back-end. Several threads may make these
- * calls at the same time. The calls take turns: one lock covers a whole call. Call
+ * Each call returns when its request is complete. The loss of a back-end is treated as the options
+ * of the disk say (see <vublk/blk.h>), so a call may wait for the next back-end. Several threads
+ * may make these calls at the same time. The calls take turns: one lock covers a whole call. Call
  * vublk_blk_close() only when all of them have returned.
  *
  * Memory: data is copied through a buffer that the first call allocates: 8 pieces of 128 KiB, or of
@@ -67,8 +67,9 @@ int vublk_blk_pread(struct vublk_blk *blk, uint64_t offset, void *buffer, size_t
  * multiples of block_size_bytes, except that a range may end at the end of the disk. To write a
  * part of a block, read the block, change it, and write it. The library does not do this itself,
  * because its write could overwrite a change that another writer made after the read.
- * With VUBLK_BLK_FUA in `flags` the data is stable when this returns 0: each piece is followed by a
- * flush, so a long write is faster without the flag and with one vublk_blk_pflush() after it.
+ * With VUBLK_BLK_FUA in `flags` the data is stable when this function returns 0. The library sends
+ * a flush after each piece, so a long write is faster without the flag and with one
+ * vublk_blk_pflush() after it.
  * Errors: those of vublk_blk_pread(), and:
  *   EINVAL      the range is not aligned
  *   EROFS       the disk is read-only
@@ -78,8 +79,8 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 		     uint32_t flags, struct vublk_error *error);
 
 /*
- * Flushes the disk: when this returns 0, all writes that completed before the call, on any queue,
- * are stable. `flags` is 0.
+ * Flushes the disk: when this function returns 0, all writes that completed before the call, on any
+ * queue, are stable. `flags` is 0.
  * Errors: those of vublk_blk_pread() that are not about the range and the buffer, and:
  *   EOWNERDEAD  a back-end was lost, and writes that it had completed may be lost, too
  *               (see the option unflushed in <vublk/blk.h>)
@@ -98,10 +99,10 @@ int vublk_blk_pwrite_zeroes(struct vublk_blk *blk, uint64_t offset, uint64_t byt
 			    uint32_t flags, struct vublk_error *error);
 
 /*
- * Reads the counters of the queue that these calls use, as vublk_blk_queue_get_stats() does for the
- * application's queues. A request is one piece, so a long read counts as several. Before the first
- * call the counters are 0. Never waits for a call that is under way. `stats` is filled with zeroes
- * on failure.
+ * Fills `stats` with the counters of the queue that these calls use, as vublk_blk_queue_get_stats()
+ * does for the application's queues. Each piece counts as a request, so a long read counts as
+ * several requests. Before the first call the counters are 0. Never waits for a call that is under
+ * way. `stats` is filled with zeroes on failure.
  * Errors:
  *   ENOTSUP  the disk was opened without the option statistics=on
  *   EBUSY    the disk is not open

@@ -7,7 +7,7 @@
  * program built on this interface. The back-end may disconnect and reconnect, which the VMM notices
  * only as a pause of its disk. The VMM may reconnect, too, while the back-end stays connected.
  *
- * The buses, each with the name that its specification begins with:
+ * These buses exist; the parameter `spec` of the functions below selects one of them:
  *   vhost-user:PATH   a relay: listens on the Unix socket PATH and is the back-end of the
  *                     VMM's own vhost-user-blk front-end. Memory, kick and call descriptors
  *                     are passed through, so requests do not pass through the relay.
@@ -47,20 +47,21 @@ const struct vublk_property *vublk_bus_options(const char *spec);
 
 /*
  * Returns the default of the device's property `name` on the bus that `spec` names, or on every bus
- * if `spec` names no bus, as a static string; NULL: the device's own default. For reconnect-ms this
- * is the default without server.
+ * if `spec` names no bus, as a static string, or NULL if it is the device's own. For reconnect-ms
+ * this is the default that holds without the property server.
  * Threads: any.
  */
 const char *vublk_bus_default(const char *spec, const char *name);
 
 /*
- * Makes the device and begins to look for its back-end; nothing is served yet.
+ * Makes the device and begins to look for its back-end. The bus is not served before
+ * vublk_bus_run() or vublk_bus_process() is called.
  *
  * `spec` is NAME:ARGUMENT as above. `device_properties` is an array of names and values ended by a
  * NULL name: those of vublk_device_properties(), of which chardev is mandatory, and of
- * vublk_bus_options(). Among these are, for every bus, socket-mode (octal, 0 to 0777) and
- * socket-group (a name or a number) of the file at PATH; no VMM can connect before mode and group
- * are set. Defaults of a bus that differ from the device's:
+ * vublk_bus_options(). Every bus has the options socket-mode (octal, 0 to 0777) and socket-group (a
+ * name or a number), for the file at PATH; no VMM can connect before mode and group are set.
+ * Defaults of a bus that differ from the device's:
  *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
  *   queue-size       vhost-user: 1024, because the VMM chooses the size
  *   request-timeout-ms  vfio-user: 3000, because a VMM waits for 5 seconds at most
@@ -74,8 +75,8 @@ const char *vublk_bus_default(const char *spec, const char *name);
  * The bus is stored in `bus`, and the caller frees it with vublk_bus_free().
  * Errors:
  *   EINVAL          there is no such bus, a property is unknown, missing or bad, properties
- *                   contradict each other, serial is set (a bus does not see the requests for
- *                   it), or PATH and chardev are the same socket
+ *                   contradict each other, serial is set without shadow=on, or PATH and
+ *                   chardev are the same socket
  *   ENAMETOOLONG    PATH or chardev is longer than 107 bytes
  *   EADDRINUSE      a process listens at PATH, or at chardev with server
  *   EEXIST          PATH, or chardev with server, names a file that is not a socket
@@ -116,7 +117,7 @@ int vublk_bus_fd(const struct vublk_bus *bus);
  * Does the pending work without blocking.
  * Returns:
  *   0  the service has ended, as when vublk_bus_run() returns 0
- *   1  call it again when the descriptor is readable
+ *   1  call this function again when the descriptor is readable
  * Errors: those of vublk_bus_run().
  */
 int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error);
@@ -128,17 +129,31 @@ int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error);
 void vublk_bus_stop(struct vublk_bus *bus);
 
 /*
- * Reads the disk's configuration from the back-end again, and reports a change to the VMM. Without
- * a back-end, the configuration is read from the next back-end.
+ * Asks vublk_bus_run() or vublk_bus_process() to read the disk's configuration from the back-end
+ * again, and to report a change to the VMM. During an outage, the configuration is read from the
+ * next back-end.
  * Threads: any; safe in a signal handler.
  */
 void vublk_bus_refresh(struct vublk_bus *bus);
 
-/* --- what it does now, for a person or a program --------------------------------------------- */
+/*
+ * Begins (`paused` true) or ends (false) a pause of the disk. The VMM is not told about the pause.
+ * During a pause the driver's new requests stay in the rings, and the outstanding requests are
+ * completed. vublk_bus_get_info() says when no request is outstanding any more. A pause lasts until
+ * this function ends it, even across a reset by the driver, a change of the VMM and a change of the
+ * back-end. If the back-end is lost during a pause, the next back-end completes the outstanding
+ * requests. Without shadow rings, a back-end that does not complete its requests within
+ * request-timeout-ms counts as lost. A call that changes nothing is a no-op.
+ * Threads: the one that calls vublk_bus_process(), between two calls.
+ * Specification: vhost-user, "VHOST_USER_GET_VRING_BASE".
+ */
+void vublk_bus_set_paused(struct vublk_bus *bus, bool paused);
+
+/* --- the present state of the bus, for a person or a program --------------------------------- */
 
 /*
- * Returns the device that the bus presents. The device belongs to the bus, and only the functions of
- * <vublk/device.h> that take a const device may be called.
+ * Returns the device that the bus presents. The device belongs to the bus. The application must
+ * call only those functions of <vublk/device.h> that take a const device.
  * Errors: none.
  * Threads: the one that calls vublk_bus_process(), between two calls.
  */
@@ -154,22 +169,26 @@ struct vublk_bus_info {
 	int64_t vmm_pid;    /* the process that connected; 0: unknown, or no VMM */
 	uint64_t outages;   /* how many times a back-end was lost */
 	uint64_t outage_ms; /* the length of the present outage; 0: there is none */
-	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why there is no back-end; empty: there is one */
+	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why no back-end is connected; empty: one is */
+	uint64_t outage_total_ms; /* the length of all outages, the present one included */
+	uint64_t reconnects;      /* how many outages have ended with a connection */
+	bool is_pausing;          /* vublk_bus_set_paused() has begun a pause */
+	bool is_paused;           /* the pause has begun, and no request is outstanding any more */
 };
 
 /*
- * Fills `info` with what the bus does now. `info_bytes` is sizeof(struct vublk_bus_info). Never
- * blocks.
+ * Fills `info` with the present state of the bus. `info_bytes` is sizeof(struct vublk_bus_info).
+ * Never blocks.
  * Threads: the one that calls vublk_bus_process(), between two calls.
  */
 void vublk_bus_get_info(const struct vublk_bus *bus, struct vublk_bus_info *info,
 			size_t info_bytes);
 
-/* --- the end ------------------------------------------------------------------------------------ */
+/* --- the end ---------------------------------------------------------------------------------- */
 
 /*
- * Frees everything without waiting, and removes the socket at PATH. A back-end that has rings may
- * use them until it notices the hang-up. For a clean end, call vublk_bus_stop() first and wait
+ * Frees the bus without waiting, and removes the socket at PATH. A back-end may use the rings until
+ * it notices that the connection was closed. For a clean end, call vublk_bus_stop() first and wait
  * until vublk_bus_run() returns. NULL is a no-op.
  * Threads: one; not while vublk_bus_run() or vublk_bus_process() is being called.
  */

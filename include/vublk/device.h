@@ -8,9 +8,9 @@
  * interface.
  *
  * The program that presents the device is called the bus here. The bus calls the functions below,
- * and the device calls struct vublk_device_bus_ops. Requests pass through neither the bus nor,
- * unless the property shadow is on, the device: the driver and the back-end share the rings and
- * buffers, and kicks and calls are eventfds between them.
+ * and the device calls those in struct vublk_device_bus_ops. Requests do not pass through the bus,
+ * and pass through the device only with shadow rings (<vublk/shadow.h>): otherwise the driver and
+ * the back-end share the rings and buffers, and kicks and calls are eventfds between them.
  *
  * Life:
  *   new -> set properties -> realize ... realized()
@@ -21,15 +21,16 @@
  * server=on does. In that case REALIZING lasts until a usable back-end has connected, without a
  * time limit. After a loss the device waits for the next connection.
  *
- * With server or reconnect-ms the device outlives its back-end. After lost() the device keeps all
- * that the driver sees and has set up. Without server, it tries to connect at intervals, and
- * immediately when a socket appears at the path. With server, it listens. When a back-end is
- * connected, reconnected() is called. If DRIVER_OK is set, started() follows, and the rings resume
- * where they were. During the outage the driver's calls are accepted as in STOPPED.
+ * With server or reconnect-ms the device outlives its back-end. After lost() the device keeps
+ * everything that the driver sees and has set up. Without server, the device tries to connect at
+ * intervals, and immediately when a socket appears at the path. With server, it listens. When a
+ * back-end is connected, reconnected() is called. If DRIVER_OK is set, started() follows, and the
+ * rings resume where they were. During the outage the bus may make the same calls as in STOPPED.
  *
  * A device belongs to one thread at a time, the one that calls vublk_device_process(). All
- * callbacks are called within process(), and needs_reset() also within vublk_device_set_status(),
- * vublk_device_set_vm_running() and vublk_device_kick(). No call blocks. A callback may call every
+ * callbacks are called within process(). Calls that change whether the rings run (set_status(),
+ * set_vm_running(), force_shutdown(), kick()) may call needs_reset(), stopped(),
+ * notifiers_changed() and dirty_log_changed(), too. No call blocks. A callback may call every
  * function of the device, including vublk_device_unrealize(), except vublk_device_free().
  *
  * "From STOPPED on" means every state except CREATED and REALIZING. A parameter such as `ops_bytes`
@@ -37,8 +38,8 @@
  * fails with EINVAL if the struct ends before its descriptors, or if a member that this library
  * does not know is set. An output is untouched when the call fails.
  *
- * The owner of a dirty log that the bus gives can truncate it: the library handles SIGBUS for its
- * mappings, see <vublk/sigbus.h>.
+ * The owner of a dirty log that the bus gives can truncate its file. So the library handles SIGBUS
+ * for its own mappings; see <vublk/sigbus.h>.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -111,8 +112,9 @@ struct vublk_device_bus_ops {
 	void (*started)(void *bus);
 	/*
 	 * The rings do not run any more. `error` NULL: the stop was requested (reset, pause), and
-	 * vublk_device_queue_base() says where each ring resumes. Otherwise the start failed or the
-	 * back-end was lost, the state is LOST, and the positions of the rings are unknown.
+	 * vublk_device_queue_base() says where each ring resumes. Otherwise the state is LOST: the
+	 * start failed, the back-end was lost, or requests did not complete in time. Then the
+	 * positions of the rings may be unknown (vublk_device_queue_place()).
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/*
@@ -128,7 +130,7 @@ struct vublk_device_bus_ops {
 	 * stays LOST. `error` says why the last try failed.
 	 */
 	void (*gave_up)(void *bus, const struct vublk_error *error);
-	/* The config and its generation have changed: the bus raises a configuration interrupt. */
+	/* The config and its generation have changed: the bus must raise a config interrupt. */
 	void (*config_changed)(void *bus);
 	/*
 	 * The memory change that vublk_device_set_memory() began has ended; `error` NULL: it
@@ -148,9 +150,9 @@ struct vublk_device_bus_ops {
 	 */
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
-	 * A ring cannot continue, and the driver has to reset the device: the bus sets
+	 * A ring cannot continue, and the driver has to reset the device: the bus must set
 	 * DEVICE_NEEDS_RESET. After a reconnection the reason is that the device does not know
-	 * which requests the lost back-end had begun; it does not start the rings before the reset.
+	 * which requests the lost back-end had begun. The device starts no ring before the reset.
 	 */
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 	/*
@@ -175,11 +177,11 @@ struct vublk_device_bus_ops {
  * ...
  *
  * Some properties change what the driver is shown of the back-end's offer; struct vublk_device_info
- * says what they changed. read-only offers VIRTIO_BLK_F_RO. The device checks no request, not even
- * with shadow, so a bus that sees requests has to refuse writes. features-off is a mask (0x2000) or
- * names joined by + (discard+topology); VERSION_1 and RO cannot be hidden. serial is for a bus that
- * answers GET_ID itself and reads the value with vublk_device_get_property(); any other bus has to
- * refuse a serial that is not empty.
+ * says what they changed. read-only offers VIRTIO_BLK_F_RO. features-off is a mask (0x2000) or
+ * names joined by + (discard+topology); VERSION_1 and RO cannot be hidden. With shadow=on the device
+ * refuses the requests of hidden features and writes to a read-only disk, and answers GET_ID with
+ * serial. Otherwise it checks no request: a bus that sees requests does this itself, and any other
+ * bus refuses a serial that is not empty.
  * Threads: any.
  */
 const struct vublk_property *vublk_device_properties(void);
@@ -249,8 +251,8 @@ int vublk_device_process(struct vublk_device *device);
 enum vublk_device_state vublk_device_state(const struct vublk_device *device);
 
 /*
- * Returns whether the state is STARTING, RUNNING or STOPPING: the back-end has the rings, or is
- * getting or returning them.
+ * Returns whether the back-end has the rings, or is getting or returning them (STARTING, RUNNING,
+ * STOPPING), or shadow rings keep them for the next back-end during an outage.
  */
 bool vublk_device_has_rings_out(const struct vublk_device *device);
 
@@ -324,8 +326,8 @@ int vublk_device_ack_features(struct vublk_device *device, uint64_t features,
 			      struct vublk_error *error);
 
 /*
- * Reads `bytes` from byte `offset` of the configuration space (struct virtio_blk_config,
- * little-endian) into `data`, from the device's copy. Bytes past the end of the space read as zero.
+ * Reads `bytes` bytes at `offset` of the driver's configuration space (struct virtio_blk_config,
+ * little-endian) into `data`. Bytes past the end of the space read as zero.
  * Specification: virtio 1.3, section 5.2.4.
  */
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
@@ -494,11 +496,12 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
  * descriptor is disconnected. No notification is lost: when the back-end has the new descriptor,
  * the device signals that descriptor once, because the old one may have been signalled meanwhile.
  * Returns:
- *   0  the rings do not run, and the next start hands the new descriptor over
+ *   0  the next start hands the new descriptor over or, with shadow rings, the device uses it now
  *   1  the new descriptor is sent to the back-end; notifiers_changed() follows when the back-end
  *      has all descriptors that were set, unless stopped() comes first
  * Errors:
  *   EINVAL  there is no such queue, or it is not set up
+ *   others  of epoll_ctl(2): with shadow rings, the kick descriptor cannot be polled
  * States: from STOPPED on.
  * Specification: vhost-user, "VHOST_USER_SET_VRING_KICK" and "VHOST_USER_SET_VRING_CALL".
  */
@@ -535,7 +538,7 @@ int vublk_device_get_queue(const struct vublk_device *device, unsigned index,
 			   struct vublk_device_queue *queue, size_t queue_bytes);
 
 /*
- * Returns where the queue resumes: the avail index at which the back-end stopped; 0 if there is no
+ * Returns the avail index at which queue `index` starts or, after a stop, resumes; 0 if there is no
  * such queue.
  * Specification: vhost-user, "VHOST_USER_GET_VRING_BASE".
  */
@@ -543,9 +546,9 @@ uint16_t vublk_device_queue_base(const struct vublk_device *device, unsigned ind
 
 /*
  * Returns whether another back-end can resume the rings as they are, with the outstanding requests,
- * because the back-end records them in an in-flight area. If such an area was negotiated, the
- * answer is true from the first start until a reset. In LOST the answer is about the back-end that
- * was lost. In RECONNECTING the answer is false, because the new back-end's offer is not known yet.
+ * because an in-flight area records these requests. If such an area was negotiated, the answer is
+ * true from the first start until a reset. In LOST the answer is about the back-end that was lost.
+ * In RECONNECTING the answer is false, because the new back-end's offer is not known yet.
  * Specification: vhost-user, "Inflight I/O tracking".
  */
 bool vublk_device_is_tracked(const struct vublk_device *device);
@@ -554,9 +557,9 @@ bool vublk_device_is_tracked(const struct vublk_device *device);
 
 /*
  * The log is a bitmap in a file. Page N begins at guest address N * VUBLK_DIRTY_PAGE_BYTES; its bit
- * is bit N % 8 of byte N / 8, counted from `offset` in the file. The back-end sets the bit after it
- * wrote to the page (data, status bytes, used rings). The program that copies the page clears the
- * bit before it copies. Setting and clearing are atomic.
+ * is bit N % 8 of byte N / 8, counted from `offset` in the file. After a write to a page (data,
+ * status bytes, used rings), the writer sets the bit. The writer is the back-end or, with shadow
+ * rings, the device. A program that copies the page clears the bit first. Both are atomic.
  */
 struct vublk_device_dirty_log {
 	int fd;
@@ -575,10 +578,10 @@ struct vublk_device_dirty_log {
  *   0  the log is on
  *   1  the back-end has the rings, and dirty_log_changed() follows
  * Errors:
- *   EBUSY           the log is on, is being switched off, or the state is CREATED or REALIZING
+ *   EBUSY           the log is on or changing, the disk is mirrored, or state CREATED or REALIZING
  *   EINVAL          no memory has been set; `log` is not aligned, too short for the memory, exceeds
  *                   its file, or is not in a memory file
- *   ENOTSUP         the back-end does not offer LOG_SHMFD and VHOST_F_LOG_ALL
+ *   ENOTSUP         without shadow rings: the back-end lacks LOG_SHMFD or VHOST_F_LOG_ALL
  *   EBADF           the log's `fd` is not a descriptor
  *   ENOMEM, EMFILE  the bitmap cannot be made, or the descriptor not duplicated
  * States: from STOPPED on.
@@ -599,10 +602,9 @@ int vublk_device_dirty_log_start(struct vublk_device *device,
 int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Reads and clears the bits of the `num_pages` pages from `first_page` on (both multiples of 64):
- * page first_page + N is bit N % 64 of bits[N / 64]. If a page is written during the call, its bit
- * is either among the bits that were read or stays set. So take the bits first, then copy the
- * pages.
+ * Reads and clears the bits of `num_pages` pages, from `first_page` on (both multiples of 64). Page
+ * first_page + N is bit N % 64 of bits[N / 64]. If a page is written during the call, its bit is
+ * either among the bits that were read or stays set. So take the bits first, then copy the pages.
  * Errors:
  *   EBUSY   the log is off
  *   EINVAL  a number is not a multiple of 64, or the log does not cover all of these pages
@@ -686,9 +688,9 @@ int vublk_device_set_inflight(struct vublk_device *device,
  * (from 1 to the device's number) and `queue_size` (from 1 to VUBLK_MAX_QUEUE_SIZE entries) of
  * `area`. Only a back-end knows the layout of its area, so the back-end makes the area if possible.
  * Returns:
- *   0  no back-end is connected, or the back-end has the rings, so the device made the area with
- *      the layout of the last back-end: the other members of *area are filled, and the caller
- *      closes the descriptor
+ *   0  the device made the area with the layout of the last back-end, because no back-end is
+ *      connected, the back-end has the rings, or only the shadow rings use an area: the other
+ *      members of *area are filled, and the caller closes the descriptor
  *   1  inflight_made() follows with the area, and no start begins before that
  * Errors:
  *   EINVAL          `area` has a number outside of its range
@@ -735,10 +737,10 @@ int vublk_device_save(const struct vublk_device *device, void **stream, size_t *
 		      struct vublk_error *error);
 
 /*
- * Loads a saved device and continues its driver's session. Before the call the device is realized,
- * its VM is paused, and no driver has used it (or it was reset). After the call the bus sets the
- * memory, and each queue's descriptors with vublk_device_set_queue_kick() and
- * vublk_device_set_queue_call(), and lets the VM run. started() follows, each queue is kicked once
+ * Loads a saved device and continues its driver's session. The device must be realized, its VM
+ * paused, and no driver may have used it since realize or a reset. After the call the bus must set
+ * the memory, set each queue's descriptors with vublk_device_set_queue_kick() and
+ * vublk_device_set_queue_call(), and let the VM run. started() follows, each queue is kicked once
  * and called once, and this device's back-end executes the requests that were in flight.
  *
  * The stream need not be trusted: everything is checked first, and a failure changes nothing. The
@@ -778,7 +780,7 @@ struct vublk_device_info {
 	                                        vublk_device_config_read() has the driver's */
 };
 
-/* Fills `info` with what was negotiated. Members that are not known yet are 0. */
+/* Stores in `info` what was negotiated. Members that are not known yet are 0. */
 void vublk_device_get_info(const struct vublk_device *device, struct vublk_device_info *info,
 			   size_t info_bytes);
 

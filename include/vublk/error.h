@@ -8,11 +8,11 @@
  * A call returns 0 (or a count) when it succeeds and a negative errno value when it fails. A call
  * whose failure a person may read also takes a `struct vublk_error *`, which may be NULL. On
  * failure the struct receives one sentence that says what failed, why, and what to do about it; on
- * success the struct is untouched. No call allocates memory in order to fail.
+ * success the struct is untouched. No call allocates memory to report a failure.
  *
- * Each function lists its codes, and `others` for those of a system call that failed. A list "those
- * of vublk_blk_read()" means the same codes with the same conditions. The library itself returns
- * the following codes; the most frequent codes of system calls are also listed:
+ * Each function lists its codes; `others` stands for the codes of a system call that failed. A list
+ * "those of vublk_blk_read()" means the same codes with the same conditions. The library itself
+ * returns the following codes; the most frequent codes of system calls are also listed:
  *
  *   EINVAL        an argument of the call is wrong
  *   EBUSY         the object's state does not permit the call, or the call was made on the disk's
@@ -36,9 +36,12 @@
  *   EBADF         an argument is not a descriptor
  *   ENOENT, ECONNREFUSED, ENOTSOCK, EPROTOTYPE, EADDRINUSE, EEXIST, ENOTDIR, EISDIR, ENAMETOOLONG,
  *   EACCES        the path of a socket or an image cannot be used
- *   EPERM         the process may not give the socket to that group
+ *   EPERM         the process is not permitted to give the socket to that group, or the other
+ *                 process of an upgrade belongs to another user
  *   ENOTBLK       the image is neither a file nor a block device
  *   EMEDIUMTYPE   the size of the image is not that of a disk
+ *   ESTALE        the path of the image leads to another image than in the other process of an
+ *                 upgrade
  */
 
 #include <stdint.h>

@@ -5,9 +5,9 @@
 /*
  * Opening a raw image or a block device that other programs may be using.
  *
- * The file engine of a back-end and `vublk copy` open their images here, so that they and QEMU
- * agree on which programs may read and write: QEMU's programs lock single bytes of an image, and so
- * does this function.
+ * The file engine of a back-end and `vublk copy` open their images with vublk_image_open(), which
+ * locks single bytes of an image as QEMU's programs do. So all these programs agree on which of
+ * them may read and write.
  */
 
 #include <vublk/error.h>

@@ -5,10 +5,10 @@
 #include <stdint.h>
 
 /*
- * A region of the memory that has the rings and buffers: a part of a file that both the driver's
- * side and the back-end map. Address, size and offset are in bytes and need not be multiples of the
- * page size, because the protocol does not require that. A back-end that requires such multiples
- * refuses other regions.
+ * A region of the memory that contains the rings and buffers. It is a part of a file that both the
+ * driver's side and the back-end map. Address, size and offset are in bytes and need not be
+ * multiples of the page size, because the protocol does not require that. A back-end that requires
+ * such multiples refuses other regions.
  */
 struct vublk_memory_region {
 	uint64_t guest_addr;  /* the address that the driver puts into descriptors */

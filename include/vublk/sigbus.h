@@ -12,8 +12,8 @@
  * or to the default action (a core dump).
  *
  * An application with a handler of its own has two choices:
- *  - It installs its handler before the library does, and nothing else: the library's handler calls
- *    the application's handler.
+ *  - It installs its handler before the library does. Nothing else is necessary, because the
+ *    library's handler calls the application's handler.
  *  - It calls vublk_sigbus_manage_self() before it opens a back-end or a device, and its handler
  *    begins with a call of vublk_sigbus_repair(). This is necessary if the application installs its
  *    handler later, or if there must be no other handler.
@@ -37,7 +37,8 @@ extern "C" {
 void vublk_sigbus_manage_self(void);
 
 /*
- * For the application's handler (SA_SIGINFO): `code` and `address` are si_code and si_addr of its
+ * Repairs a fault in memory that a peer shares. The application's own SIGBUS handler (SA_SIGINFO)
+ * must call this function first; `code` and `address` are si_code and si_addr of the handler's
  * siginfo_t. Async-signal-safe; errno is kept.
  * Returns: true: the fault was in memory that a peer shares and is repaired, so the application's
  * handler returns; false: the fault has another cause.

@@ -11,6 +11,7 @@
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/kill-point.h"
+#include "util/probe.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +25,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* If a stop takes longer than this, the back-end logs what it waits for. */
+/* A stop that takes longer than this logs what it waits for. */
 #define STOP_WARNING_NS UINT64_C(1000000000)
 
 /* --- the state ------------------------------------------------------------- */
@@ -37,7 +38,7 @@ static void set_state(struct vublk_backend *backend, enum vublk_backend_state st
 	backend->state = state;
 }
 
-static int listen_again(struct vublk_backend *backend, const char *why)
+int vublk_backend_listen_again(struct vublk_backend *backend, const char *why)
 {
 	int r;
 
@@ -53,7 +54,65 @@ static int listen_again(struct vublk_backend *backend, const char *why)
 	return r;
 }
 
+/* --- notices --------------------------------------------------------------- */
+
+void vublk_backend_set_notice_handler(struct vublk_backend *backend, vublk_notice_fn *fn,
+				      void *opaque)
+{
+	backend->notifier = (struct vublk_notifier){ fn, opaque };
+}
+
+static void notify_client(struct vublk_backend *backend, enum vublk_notice_kind kind)
+{
+	if (kind == VUBLK_NOTICE_CLIENT_CONNECTED)
+		VUBLK_PROBE1(backend_client_connected, backend->peer_pid);
+	else
+		VUBLK_PROBE1(backend_client_disconnected, backend->peer_pid);
+	vublk_notify(&backend->notifier, &(struct vublk_notice){
+		.kind = kind, .pid = backend->peer_pid,
+	});
+}
+
+static void on_refused(void *opaque, const struct vublk_error *why)
+{
+	struct vublk_backend *backend = opaque;
+
+	vublk_notify(&backend->notifier, &(struct vublk_notice){
+		.kind = VUBLK_NOTICE_CLIENT_REFUSED, .pid = backend->peer_pid, .reason = why->text,
+	});
+}
+
+static void on_resized(void *opaque, uint64_t before_bytes)
+{
+	struct vublk_backend *backend = opaque;
+
+	vublk_notify(&backend->notifier, &(struct vublk_notice){
+		.kind = VUBLK_NOTICE_RESIZED, .before_bytes = before_bytes,
+		.size_bytes = backend->engine->geometry.size_bytes,
+	});
+}
+
 /* --- front-ends ------------------------------------------------------------ */
+
+static bool is_draining(const struct vublk_backend *backend)
+{
+	return backend->drain.state == VUBLK_BACKEND_DRAINING;
+}
+
+static void on_held(void *opaque)
+{
+	struct vublk_backend *backend = opaque;
+
+	if (is_draining(backend))
+		backend->drain.idle(backend);
+}
+
+/* Continues a drain after the front-end has disconnected. */
+static void become_idle(struct vublk_backend *backend)
+{
+	set_state(backend, VUBLK_BACKEND_LISTENING, "the front-end disconnected");
+	backend->drain.idle(backend);
+}
 
 static void on_session_ended(void *opaque)
 {
@@ -64,10 +123,13 @@ static void on_session_ended(void *opaque)
 	vublk_session_free(backend->session);
 	backend->session = NULL;
 	vublk_loop_timer_disarm(&backend->stop_timer);
+	notify_client(backend, VUBLK_NOTICE_CLIENT_DISCONNECTED);
 	if (backend->state == VUBLK_BACKEND_STOPPING)
-		set_state(backend, VUBLK_BACKEND_FINISHED, "the front-end's requests are done");
+		set_state(backend, VUBLK_BACKEND_FINISHED, "the front-end's requests are complete");
+	else if (is_draining(backend))
+		become_idle(backend);
 	else
-		listen_again(backend, "the front-end has disconnected");
+		vublk_backend_listen_again(backend, "the front-end disconnected");
 }
 
 static int serve(struct vublk_backend *backend, int fd, struct vublk_error *error)
@@ -75,10 +137,13 @@ static int serve(struct vublk_backend *backend, int fd, struct vublk_error *erro
 	int r;
 
 	backend->owner.listen_fd = backend->listen_fd;
+	backend->peer_pid = vublk_socket_peer_pid(fd);
 	r = vublk_session_new(&backend->owner, fd, &backend->session, error);
-	if (!r)
-		set_state(backend, VUBLK_BACKEND_SERVING, "a front-end connected");
-	return r;
+	if (r)
+		return r;
+	set_state(backend, VUBLK_BACKEND_SERVING, "a front-end connected");
+	notify_client(backend, VUBLK_NOTICE_CLIENT_CONNECTED);
+	return 0;
 }
 
 static void on_listen(void *opaque, uint32_t events)
@@ -93,28 +158,32 @@ static void on_listen(void *opaque, uint32_t events)
 	if (fd >= 0 && !serve(backend, fd, &error))
 		return;
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_ERROR,
-			  "a front-end is not served: %s", error.text);
-	/* Descriptors or memory ran out: try again shortly. */
+			  "refused a front-end: %s", error.text);
+	on_refused(backend, &error);
+	/* Descriptors or memory have run out, so try again after a moment. */
 	vublk_loop_timer_arm(&backend->loop, &backend->listen_timer,
 			     vublk_now_ns() + UINT64_C(100000000));
 }
 
 static void on_listen_timer(void *opaque)
 {
-	listen_again(opaque, "retry");
+	vublk_backend_listen_again(opaque, "retry");
 }
 
 /* --- calls from other threads ----------------------------------------------- */
 
-/* A request cannot be cancelled while the storage has it. */
+/*
+ * Warns that a stop takes long. The stop has to wait, because a request cannot be cancelled while
+ * the storage has it.
+ */
 static void on_stop_timer(void *opaque)
 {
 	struct vublk_backend *backend = opaque;
 
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
-		  "the stop waits for the storage, which has not "
-		  "completed the requests of %u queues; a second SIGTERM ends vublk serve without "
-		  "them", backend->session->waiting);
+		  "the stop waits for the storage to complete the requests of %u queue%s; a second "
+		  "SIGTERM ends vublk serve without waiting",
+		  backend->session->waiting, backend->session->waiting == 1 ? "" : "s");
 }
 
 static void on_stop(void *opaque, uint32_t events)
@@ -124,6 +193,9 @@ static void on_stop(void *opaque, uint32_t events)
 	vublk_eventfd_clear(backend->stop_fd);
 	if (backend->state == VUBLK_BACKEND_STOPPING || backend->state == VUBLK_BACKEND_FINISHED)
 		return;
+	if (is_draining(backend))
+		backend->drain.state = VUBLK_BACKEND_DRAIN_NONE;
+	vublk_loop_timer_disarm(&backend->drain.timer);
 	vublk_loop_remove(&backend->listen_source);
 	vublk_loop_timer_disarm(&backend->listen_timer);
 	if (!backend->session) {
@@ -138,12 +210,13 @@ static void on_stop(void *opaque, uint32_t events)
 static void on_rescan(void *opaque, uint32_t events)
 {
 	struct vublk_backend *backend = opaque;
+	uint64_t before = backend->engine->geometry.size_bytes;
 
 	vublk_eventfd_clear(backend->rescan_fd);
 	if (backend->session)
 		vublk_session_rescan(backend->session);
-	else
-		vublk_engine_rescan(backend->engine, &backend->limit);
+	else if (vublk_engine_rescan(backend->engine, &backend->limit))
+		on_resized(backend, before);
 }
 
 void vublk_backend_stop(struct vublk_backend *backend)
@@ -191,7 +264,7 @@ static int open_workers(struct vublk_backend *backend,
 
 	backend->workers = calloc(settings->num_threads, sizeof(*backend->workers));
 	if (!backend->workers)
-		return vublk_error_set(error, ENOMEM, "no memory for %u threads",
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for %u threads",
 				       settings->num_threads);
 	while (!r && backend->num_workers < settings->num_threads) {
 		r = vublk_backend_worker_new(backend->engine, settings->poll,
@@ -210,9 +283,10 @@ static int listen_at(struct vublk_backend *backend, const char *path,
 		return backend->listen_fd;
 	backend->socket_path = strdup(path);
 	if (!backend->socket_path)
-		return vublk_error_set(error, ENOMEM, "no memory for the socket's path");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the socket's "
+				       "path");
 	backend->socket_file = vublk_socket_file(path);
-	return listen_again(backend, "opened");
+	return vublk_backend_listen_again(backend, "opened");
 }
 
 static int socket_option(int fd, int option)
@@ -223,7 +297,10 @@ static int socket_option(int fd, int option)
 	return getsockopt(fd, SOL_SOCKET, option, &value, &bytes) < 0 ? -errno : value;
 }
 
-/* Only a Unix stream socket carries the protocol's descriptors and its byte stream. */
+/*
+ * Checks that `fd` is a Unix stream socket, because no other kind carries both descriptors and a
+ * stream of bytes. Stores in `listening` whether it listens.
+ */
 static int check_socket(int fd, bool *listening, struct vublk_error *error)
 {
 	int domain = socket_option(fd, SO_DOMAIN);
@@ -231,25 +308,27 @@ static int check_socket(int fd, bool *listening, struct vublk_error *error)
 	socklen_t bytes = sizeof(peer);
 
 	if (domain < 0)
-		return vublk_error_set(error, EINVAL, "fd %d is not a socket (%s); give a listening or "
-				       "connected Unix stream socket", fd,
+		return vublk_error_set(error, EINVAL, "descriptor %d is not a socket (%s); pass a "
+				       "listening or connected Unix stream socket", fd,
 				       strerrordesc_np(-domain));
 	if (domain != AF_UNIX)
-		return vublk_error_set(error, EINVAL, "fd %d is a socket of another family (%d) than "
-				       "AF_UNIX; descriptors are passed over Unix sockets only", fd,
+		return vublk_error_set(error, EINVAL, "descriptor %d is a socket of address family "
+				       "%d; expected AF_UNIX, because descriptors are passed over "
+				       "Unix sockets only", fd,
 				       domain);
 	if (socket_option(fd, SO_TYPE) != SOCK_STREAM)
-		return vublk_error_set(error, EINVAL, "fd %d is a Unix socket, but not of type "
-				       "SOCK_STREAM; give a stream socket", fd);
+		return vublk_error_set(error, EINVAL, "descriptor %d is a Unix socket, but not of "
+				       "type SOCK_STREAM; pass a stream socket", fd);
 	*listening = socket_option(fd, SO_ACCEPTCONN) == 1;
 	if (!*listening && getpeername(fd, (struct sockaddr *)&peer, &bytes) < 0)
-		return vublk_error_set(error, EINVAL, "fd %d is a Unix stream socket that is neither "
-				       "listening nor connected; call listen() or connect() first",
+		return vublk_error_set(error, EINVAL, "descriptor %d is a Unix stream socket that "
+				       "is neither listening nor connected; call listen() or "
+				       "connect() before passing it",
 				       fd);
 	return 0;
 }
 
-/* Uses a descriptor that the caller passed: a listening or a connected socket. */
+/* Uses the descriptor `given` of the caller: a listening or a connected socket. */
 static int use_socket(struct vublk_backend *backend, int given, struct vublk_error *error)
 {
 	VUBLK_FD int fd = given;
@@ -261,14 +340,16 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 		return r;
 	if (!listening)
 		return serve(backend, vublk_fd_steal(&fd), error);
-	/* The caller may accept front-ends from the same socket, so accept() must not block. */
+	/*
+	 * The caller may accept connections from the same socket, so accept() must not block here.
+	 */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	backend->listen_fd = vublk_fd_steal(&fd);
-	return listen_again(backend, "opened");
+	return vublk_backend_listen_again(backend, "opened");
 }
 
-/* A guest tells its disks apart by their serials, as in /dev/disk/by-id. */
+/* Makes the serial. A guest tells its disks apart by their serials, as in /dev/disk/by-id. */
 static void fill_serial(struct vublk_backend *backend,
 			const struct vublk_backend_settings *settings)
 {
@@ -303,15 +384,15 @@ static void fill_owner(struct vublk_backend *backend,
 		.message_timeout_ms = settings->message_timeout_ms,
 		.serial = backend->serial,
 		.ended = on_session_ended,
+		.refused = on_refused,
+		.resized = on_resized,
+		.held = on_held,
 		.opaque = backend,
 	};
 }
 
-static int open_socket(struct vublk_backend *backend, struct vublk_backend_settings *settings,
-		       struct vublk_error *error)
+static void init_socket(struct vublk_backend *backend)
 {
-	int r;
-
 	backend->listen_source = (struct vublk_loop_source){
 		.fn = on_listen, .opaque = backend,
 	};
@@ -319,6 +400,13 @@ static int open_socket(struct vublk_backend *backend, struct vublk_backend_setti
 		.fn = on_listen_timer, .opaque = backend,
 	};
 	backend->stop_timer = (struct vublk_loop_timer){ .fn = on_stop_timer, .opaque = backend };
+}
+
+static int open_socket(struct vublk_backend *backend, struct vublk_backend_settings *settings,
+		       struct vublk_error *error)
+{
+	int r;
+
 	if (settings->socket_path)
 		r = listen_at(backend, settings->socket_path, &settings->access, error);
 	else
@@ -326,20 +414,23 @@ static int open_socket(struct vublk_backend *backend, struct vublk_backend_setti
 	if (r)
 		return r;
 	vublk_log(&backend->log, VUBLK_LOG_INFO, "listening on %s: %s, %" PRIu64
-		  " bytes%s, %u queues, %u threads",
+		  " bytes%s, %u queue%s, %u thread%s",
 		  settings->socket_path ? settings->socket_path : "a given descriptor",
 		  backend->engine->description, backend->engine->geometry.size_bytes,
 		  backend->engine->geometry.read_only ? ", read-only" : "",
-		  settings->num_queues, backend->num_workers);
+		  settings->num_queues, settings->num_queues == 1 ? "" : "s",
+		  backend->num_workers, backend->num_workers == 1 ? "" : "s");
 	return 0;
 }
 
 static int set_up(struct vublk_backend *backend, struct vublk_backend_settings *settings,
-		  struct vublk_error *error)
+		  const struct vublk_backend_taken *taken, struct vublk_error *error)
 {
 	int r;
 
 	settings->disk.log = &backend->log;
+	settings->disk.has_image = taken && taken->image_fd >= 0;
+	settings->disk.image_fd = taken ? taken->image_fd : -1;
 	r = open_loop(backend, error);
 	if (!r)
 		r = vublk_engine_open(settings->engine, &settings->disk, &backend->engine, error);
@@ -349,28 +440,62 @@ static int set_up(struct vublk_backend *backend, struct vublk_backend_settings *
 		return r;
 	backend->statistics = vublk_statistics_new(settings->num_queues, settings->statistics);
 	if (!backend->statistics)
-		return vublk_error_set(error, ENOMEM, "no memory for statistics");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for statistics");
 	fill_owner(backend, settings);
-	return open_socket(backend, settings, error);
+	init_socket(backend);
+	if (!taken)
+		return open_socket(backend, settings, error);
+	if (settings->socket_path)
+		backend->socket_path = strdup(settings->socket_path);
+	return settings->socket_path && !backend->socket_path ?
+	       vublk_error_set(error, ENOMEM, "cannot allocate memory for the socket's path") : 0;
 }
 
+#ifdef VUBLK_KILL_POINTS
 static const char *const kill_points[] = {
-	"after-fetch",          /* a chain is taken and recorded in the in-flight area */
-	"after-io",             /* the engine has executed it; the driver sees nothing */
-	"after-status",         /* its status byte is written */
-	"after-used-element",   /* its used element is written, but the used index is not */
-	"after-used-index",     /* its batch is published, but still recorded in flight */
-	"after-inflight-clear", /* it is no longer recorded; others of its batch may be */
-	"before-call",          /* all is recorded, but the driver was not called */
+	"after-fetch",          /* a chain was taken and recorded in the in-flight area */
+	"after-io",             /* the engine has executed a request, but the driver sees nothing
+				   yet */
+	"after-status",         /* the status byte of a request was written */
+	"after-used-element",   /* a used element was written, but the used index was not */
+	"after-used-index",     /* a batch was published, but is still recorded as in flight */
+	"after-inflight-clear", /* one request of a batch is no longer recorded as in flight */
+	"before-call",          /* the in-flight area is up to date, but the driver was not
+				   called */
+	VUBLK_UPGRADE_KILL_POINTS,
 	NULL,
 };
+#else
+#define kill_points NULL
+#endif
 
-int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
-		       struct vublk_backend **result, struct vublk_error *error)
+const char *const *const vublk_backend_kill_points = kill_points;
+
+static struct vublk_backend *new_backend(const struct vublk_option *options,
+					 const struct vublk_log *log)
+{
+	struct vublk_backend *backend = calloc(1, sizeof(*backend));
+
+	if (!backend)
+		return NULL;
+	backend->listen_fd = backend->stop_fd = backend->rescan_fd = -1;
+	if (log)
+		backend->log = *log;
+	backend->options = vublk_backend_options_copy(options);
+	if (backend->options)
+		return backend;
+	free(backend);
+	return NULL;
+}
+
+int vublk_backend_prepare(const struct vublk_option *options,
+			  const struct vublk_backend_taken *taken, const struct vublk_log *log,
+			  struct vublk_backend **result, struct vublk_error *error)
 {
 	struct vublk_backend_settings settings;
 	struct vublk_backend *backend;
-	int r = vublk_backend_settings_parse(options, &settings, error);
+	int r = taken ? vublk_backend_settings_parse_taken(options, &settings, error) :
+			vublk_backend_settings_parse(options, &settings, error);
 
 	if (!r)
 		r = vublk_kill_points_init(kill_points, error);
@@ -378,22 +503,48 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 		vublk_fd_close(&settings.fd);
 		return r;
 	}
-	backend = calloc(1, sizeof(*backend));
+	backend = new_backend(options, log);
 	if (!backend) {
 		vublk_fd_close(&settings.fd);
-		return vublk_error_set(error, ENOMEM, "no memory for a back-end");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a back-end");
 	}
-	backend->listen_fd = backend->stop_fd = backend->rescan_fd = -1;
-	if (log)
-		backend->log = *log;
-	r = set_up(backend, &settings, error);
+	r = set_up(backend, &settings, taken, error);
 	vublk_fd_close(&settings.fd);
 	if (r) {
+		backend->upgrade.is_anothers = taken;
 		vublk_backend_free(backend);
 		return r;
 	}
 	*result = backend;
 	return 0;
+}
+
+int vublk_backend_open(const struct vublk_option *options, const struct vublk_log *log,
+		       struct vublk_backend **backend, struct vublk_error *error)
+{
+	return vublk_backend_prepare(options, NULL, log, backend, error);
+}
+
+/* --- an upgrade ------------------------------------------------------------ */
+
+void vublk_backend_finish_handed_over(struct vublk_backend *backend)
+{
+	vublk_loop_remove(&backend->listen_source);
+	vublk_loop_timer_disarm(&backend->listen_timer);
+	set_state(backend, VUBLK_BACKEND_FINISHED, "another process has taken over");
+}
+
+int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error)
+{
+	backend->listen_fd = listen_fd;
+	backend->owner.listen_fd = listen_fd;
+	if (backend->session) {
+		set_state(backend, VUBLK_BACKEND_SERVING, "taken over");
+		return 0;
+	}
+	if (listen_fd < 0)
+		return vublk_error_set(error, EINVAL, "the socket is missing");
+	return vublk_loop_add(&backend->loop, &backend->listen_source, listen_fd, EPOLLIN, error);
 }
 
 /* --- running --------------------------------------------------------------- */
@@ -409,6 +560,8 @@ static int process(struct vublk_backend *backend, int timeout_ms, struct vublk_e
 
 	if (backend->state != VUBLK_BACKEND_FINISHED)
 		r = vublk_loop_process(&backend->loop, timeout_ms);
+	if (r >= 0)
+		vublk_upgrade_step(&backend->upgrade);
 	if (r < 0)
 		return vublk_error_set_errno(error, -r, "the event loop failed");
 	if (backend->state != VUBLK_BACKEND_FINISHED)
@@ -437,7 +590,7 @@ int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error)
 
 static void remove_socket(struct vublk_backend *backend)
 {
-	if (backend->socket_path)
+	if (backend->socket_path && !backend->upgrade.is_anothers)
 		vublk_socket_remove(backend->socket_path, backend->socket_file);
 	free(backend->socket_path);
 }
@@ -452,18 +605,25 @@ void vublk_backend_free(struct vublk_backend *backend)
 {
 	if (!backend)
 		return;
-	if (backend->session)
+	if (backend->session && backend->upgrade.is_anothers)
+		vublk_session_free(backend->session); /* no queue runs */
+	else if (backend->session)
 		finish(backend);
+	while (backend->drain.flush.is_busy)
+		vublk_loop_process(&backend->loop, -1);
 	remove_socket(backend);
 	for (unsigned i = 0; i < backend->num_workers; i++)
 		vublk_backend_worker_free(backend->workers[i]);
 	free(backend->workers);
 	vublk_statistics_free(backend->statistics);
 	vublk_engine_close(backend->engine);
+	vublk_backend_options_free(backend->options);
+	vublk_upgrade_end(&backend->upgrade);
 	if (backend->has_loop) {
 		vublk_loop_remove(&backend->listen_source);
 		vublk_loop_timer_disarm(&backend->listen_timer);
 		vublk_loop_timer_disarm(&backend->stop_timer);
+		vublk_loop_timer_disarm(&backend->drain.timer);
 		vublk_loop_remove(&backend->stop_source);
 		vublk_loop_remove(&backend->rescan_source);
 		vublk_loop_deinit(&backend->loop);

@@ -2,10 +2,12 @@
 #ifndef VUBLK_BACKEND_BACKEND_H
 #define VUBLK_BACKEND_BACKEND_H
 
-/* The back-end object of <vublk/backend.h>. */
+/* A back-end: the object that the functions of <vublk/backend.h> use. */
 #include "backend/options.h"
 #include "backend/session.h"
 #include "backend/worker.h"
+#include "handover/upgrade.h"
+#include "util/notice.h"
 
 #include <vublk/backend.h>
 
@@ -19,21 +21,22 @@ struct vublk_backend {
 	unsigned num_workers;
 	struct vublk_statistics *statistics;
 	char serial[VUBLK_BLK_ID_BYTES];
-	char *socket_path; /* the socket file that we created; NULL: none */
+	char *socket_path; /* the socket file that this back-end created; NULL: it created none */
 	ino_t socket_file;
 	struct vublk_session_owner owner;
+	struct vublk_option *options; /* those of vublk_backend_open(), except `fd` */
 
-	/* any thread signals these */
+	/* eventfds that any thread may signal */
 	int stop_fd;
 	int rescan_fd;
 
-	/* the control thread's */
+	/* used by the control thread */
 	struct vublk_loop loop;
 	bool has_loop;
 	enum vublk_backend_state state;
 	int result;
 	struct vublk_error error;
-	int listen_fd; /* -1: none */
+	int listen_fd; /* -1: there is no listening socket */
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
 	struct vublk_loop_timer stop_timer; /* armed while a stop waits for the last requests */
@@ -41,6 +44,48 @@ struct vublk_backend {
 	struct vublk_loop_source rescan_source;
 	struct vublk_session *session; /* NULL: no front-end is connected */
 	struct vublk_log_limit limit;
+	struct vublk_notifier notifier;
+	struct {
+		enum vublk_backend_drain_state state;
+		uint64_t timeout_ms;
+		struct vublk_error failure;
+		struct vublk_loop_timer timer;
+		struct vublk_backend_flush flush;
+		/*
+		 * Called when no request is outstanding and none is taken, because the session is
+		 * held or has ended; NULL: there was no drain.
+		 */
+		void (*idle)(struct vublk_backend *backend);
+	} drain;
+	struct vublk_upgrade_host upgrade;
+	uint64_t told_size_bytes; /* the size that the process before an upgrade has had */
+	int64_t peer_pid; /* the process of the present or last front-end; 0: unknown */
 };
+
+/* What set_up() of backend.c does differently when another process hands the disk over. */
+struct vublk_backend_taken {
+	int image_fd; /* borrowed; -1: the engine has no image */
+};
+
+/* The places at which vublk-kill ends; NULL in other programs. */
+extern const char *const *const vublk_backend_kill_points;
+
+/*
+ * Makes a back-end as vublk_backend_open() does. If `taken` is not NULL, the back-end uses the image
+ * of another process and has no socket yet.
+ */
+int vublk_backend_prepare(const struct vublk_option *options,
+			  const struct vublk_backend_taken *taken, const struct vublk_log *log,
+			  struct vublk_backend **backend, struct vublk_error *error);
+/* Finishes the back-end without touching the disk, because another process has it. */
+void vublk_backend_finish_handed_over(struct vublk_backend *backend);
+/*
+ * Puts a back-end that was prepared into the state that it had in the other process, in which it
+ * has the listening socket `listen_fd` (-1: none) and a session, or none.
+ */
+int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error);
+
+/* Watches the listening socket again. If there is none, finishes the back-end. */
+int vublk_backend_listen_again(struct vublk_backend *backend, const char *why);
 
 #endif

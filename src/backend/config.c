@@ -2,7 +2,8 @@
 /*
  * The disk's features and configuration space (virtio 1.3, sections 5.2.3 and 5.2.4).
  *
- * Key idea: each field that a feature makes valid describes the engine; all other fields are zero.
+ * Key idea: fields that an offered feature makes valid describe the engine; all other fields are
+ * zero.
  */
 #include "backend/config.h"
 
@@ -38,7 +39,7 @@ static uint8_t log2_of(uint32_t power_of_two)
 
 /*
  * Converts a preferred I/O size to blocks; 0: not known. A size of one block tells the driver
- * nothing new, and would make Windows split its requests into single blocks.
+ * nothing new, but it would make Windows split its requests into single blocks, so it becomes 0.
  */
 static uint32_t io_blocks(const struct vublk_engine_geometry *geometry, uint32_t bytes)
 {

@@ -2,17 +2,18 @@
 /*
  * Maps the dirty log ("Log description" of the vhost-user specification).
  *
- * Key idea: the start of a queue (queue.c), not this file, checks whether the log covers the memory
- * and the used ring, because both can change after the log was set.
+ * Key idea: the memory and the used ring can change after the log was set. So queue.c, and not this
+ * file, checks whether the log covers both, at each start of a queue.
  */
 #include "backend/dirty-log.h"
 
 #include "proto/vhost-user/request.h"
 #include "util/error.h"
+#include "util/fd.h"
 #include "util/memfd.h"
 
 int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
-				const struct vublk_vu_message *message, uint64_t features,
+				struct vublk_vu_message *message, uint64_t features,
 				struct vublk_error *error)
 {
 	const struct vublk_vu_log *wire = &message->payload.log;
@@ -30,12 +31,17 @@ int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 	}
 	vublk_backend_dirty_log_unmap(log);
 	log->part = part;
+	log->fd = vublk_vu_message_take_fd(message, 0);
+	log->mmap_offset = wire->offset;
 	log->dirty = (struct vublk_dirty_log){ (uint8_t *)part.start, wire->size_bytes };
 	return 0;
 }
 
 void vublk_backend_dirty_log_unmap(struct vublk_backend_dirty_log *log)
 {
+	if (!log->part.mapping)
+		return;
 	vublk_unmap(log->part.mapping, log->part.mapping_bytes);
+	vublk_fd_close(&log->fd);
 	*log = (struct vublk_backend_dirty_log){ .fault = log->fault };
 }

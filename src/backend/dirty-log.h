@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_DIRTY_LOG_H
 
 /*
- * The mapping of the dirty log that the front-end shares. It changes only while no queue
- * runs. request.c and virtio/split-device.c set the bits.
+ * The mapping of the dirty log that the front-end shares. The mapping changes only while no queue
+ * runs. request.c and virtio/split-device.c set the bits of the log.
  */
 #include "proto/vhost-user/codec.h"
 #include "util/memory-file.h"
@@ -12,19 +12,22 @@
 
 struct vublk_backend_dirty_log {
 	struct vublk_dirty_log dirty;
-	struct vublk_memory_part part; /* not mapped: no log */
-	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
+	struct vublk_memory_part part; /* not mapped: there is no log */
+	int fd;               /* owned while the log is mapped; for an upgrade */
+	uint64_t mmap_offset;
+	struct vublk_fault *fault; /* set once; records which pages the front-end has removed by
+				      truncating its file */
 };
 
 /*
- * SET_LOG_BASE: maps a log in place of the previous log; on failure the previous log stays.
- * `features` are the accepted protocol features. The message keeps the descriptor.
+ * Executes SET_LOG_BASE: maps a log, which replaces the previous one. After a failure the previous
+ * log stays. `features` are the accepted protocol features. Takes the message's descriptor.
  */
 int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
-				const struct vublk_vu_message *message, uint64_t features,
+				struct vublk_vu_message *message, uint64_t features,
 				struct vublk_error *error);
 
-/* Idempotent. */
+/* Unmaps the log. Idempotent. */
 void vublk_backend_dirty_log_unmap(struct vublk_backend_dirty_log *log);
 
 #endif

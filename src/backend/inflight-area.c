@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The in-flight area of a session: it is created or mapped, and unmapped. */
+/* The in-flight area of a session: this file creates or maps it, and unmaps it. */
 #include "backend/inflight-area.h"
 
 #include "proto/vhost-user/request.h"
@@ -11,6 +11,7 @@
 #include "virtio/ring.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 
 int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queues,
@@ -18,10 +19,13 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 {
 	uint64_t bytes = vublk_inflight_split_area_bytes(num_queues, queue_size);
 	VUBLK_FD int memfd = vublk_memfd_new("vublk-inflight", bytes, error);
+	VUBLK_FD int own = memfd < 0 ? -1 : fcntl(memfd, F_DUPFD_CLOEXEC, 0);
 	void *mapping;
 
 	if (memfd < 0)
 		return memfd;
+	if (own < 0)
+		return vublk_error_set_errno(error, errno, "cannot keep the in-flight area");
 	mapping = vublk_map_guarded(memfd, 0, bytes, area->fault, VUBLK_FAULT_INFLIGHT, error);
 	if (!mapping)
 		return -ENOMEM;
@@ -30,6 +34,7 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 		.part = { mapping, bytes, mapping },
 		.num_queues = num_queues,
 		.queue_size = queue_size,
+		.fd = vublk_fd_steal(&own),
 		.fault = area->fault,
 	};
 	*fd = vublk_fd_steal(&memfd);
@@ -37,7 +42,7 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 }
 
 int vublk_inflight_area_map(struct vublk_inflight_area *area,
-			    const struct vublk_vu_message *message, struct vublk_error *error)
+			    struct vublk_vu_message *message, struct vublk_error *error)
 {
 	const struct vublk_vu_inflight *wire = &message->payload.inflight;
 	uint64_t bytes = vublk_inflight_split_area_bytes(wire->num_queues, wire->queue_size);
@@ -55,6 +60,8 @@ int vublk_inflight_area_map(struct vublk_inflight_area *area,
 		.part = part,
 		.num_queues = wire->num_queues,
 		.queue_size = wire->queue_size,
+		.fd = vublk_vu_message_take_fd(message, 0),
+		.mmap_offset = wire->mmap_offset,
 		.fault = area->fault,
 	};
 	return 0;
@@ -62,7 +69,10 @@ int vublk_inflight_area_map(struct vublk_inflight_area *area,
 
 void vublk_inflight_area_unmap(struct vublk_inflight_area *area)
 {
+	if (!area->part.mapping)
+		return;
 	vublk_unmap(area->part.mapping, area->part.mapping_bytes);
+	vublk_fd_close(&area->fd);
 	*area = (struct vublk_inflight_area){ .fault = area->fault };
 }
 
@@ -93,6 +103,7 @@ int vublk_inflight_area_region(const struct vublk_inflight_area *area, unsigned 
 		return 0;
 	}
 	return vublk_error_set(error, EPROTO,
-			       "queue %u has %u entries; the in-flight area is for %u queues of "
-			       "%u entries", index, size, area->num_queues, area->queue_size);
+			       "queue %u has %u entries, but the in-flight area is for %u queue%s "
+			       "of %u entries", index, size, area->num_queues,
+			       area->num_queues == 1 ? "" : "s", area->queue_size);
 }

@@ -10,31 +10,38 @@
 #include "proto/vhost-user/inflight.h"
 #include "util/memory-file.h"
 
-/* The mapped area of a session: the regions of all queues, one after the other. */
+/* The mapped area of a session. The area has one region per queue, one after the other. */
 struct vublk_inflight_area {
-	struct vublk_memory_part part; /* not mapped: no area */
+	struct vublk_memory_part part; /* not mapped: there is no area */
 	uint16_t num_queues;
 	uint16_t queue_size;
-	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
+	int fd;               /* owned while the area is mapped; for an upgrade */
+	uint64_t mmap_offset;
+	struct vublk_fault *fault; /* set once; records which pages the front-end has removed by
+				      truncating its file */
 };
 
 /*
- * GET_INFLIGHT_FD: creates an area for this many queues; the caller owns `fd`. The numbers have
- * passed vublk_vu_check_inflight(), as those of the next function's message.
+ * Executes GET_INFLIGHT_FD: creates an area for `num_queues` queues of `queue_size` entries, which
+ * replaces the previous one. The caller owns `fd`. vublk_vu_check_inflight() must have checked
+ * these numbers, and those in the message of the next function.
  */
 int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queues,
 			    uint16_t queue_size, int *fd, struct vublk_error *error);
-/* SET_INFLIGHT_FD: maps the front-end's area; the message keeps the descriptor. */
+/*
+ * Executes SET_INFLIGHT_FD: maps the front-end's area, which replaces the previous one. Takes the
+ * message's descriptor.
+ */
 int vublk_inflight_area_map(struct vublk_inflight_area *area,
-			    const struct vublk_vu_message *message, struct vublk_error *error);
-/* Returns whether a back-end has started a queue with the area. */
+			    struct vublk_vu_message *message, struct vublk_error *error);
+/* Returns whether a back-end has already started a queue with the area. */
 bool vublk_inflight_area_is_used(const struct vublk_inflight_area *area);
-/* Idempotent. */
+/* Unmaps the area. Idempotent. */
 void vublk_inflight_area_unmap(struct vublk_inflight_area *area);
 
 /*
- * The region of a queue of `size` entries; NULL without an area. EPROTO: the area has no such
- * region.
+ * Stores in `region` the region of queue `index`, which has `size` entries; NULL if there is no
+ * area. EPROTO: the area has no region for such a queue.
  */
 int vublk_inflight_area_region(const struct vublk_inflight_area *area, unsigned index,
 			       unsigned size, struct vublk_inflight_split **region,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tells, on the control thread, what a back-end does at the moment: its state, the disk, the
- * front-end and the positions of the rings.
+ * Reports the present state of a back-end, its disk and its front-end, and the positions of the
+ * rings. All functions here run on the control thread.
  *
- * Key idea: a queue that runs belongs to its worker. So the positions of its ring are read from the
- * guest's memory, where both ends publish them, and not from the worker's fields.
+ * Key idea: a queue that runs belongs to its worker. So the positions of its ring are not read from
+ * the worker's fields but from the guest's memory, where both ends publish them.
  */
 #include "backend/backend.h"
 
@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 
 _Static_assert(sizeof(((struct vublk_backend_info *)0)->serial) > VUBLK_BLK_ID_BYTES,
 	       "room for a serial and its NUL");
@@ -32,19 +31,11 @@ const char *vublk_backend_state_name(enum vublk_backend_state state)
 	return state < VUBLK_ARRAY_SIZE(names) ? names[state] : NULL;
 }
 
-static int64_t peer_of(int fd)
-{
-	struct ucred peer = { 0 };
-	socklen_t bytes = sizeof(peer);
-
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0 ? 0 : peer.pid;
-}
-
 static void add_session(const struct vublk_session *session, struct vublk_backend_info *info)
 {
 	info->num_used_queues = session->num_used;
 	info->write_cache = session->write_cache && !vublk_session_doubts_write_cache(session);
-	info->peer_pid = peer_of(session->server.channel.fd);
+	info->peer_pid = vublk_socket_peer_pid(session->server.channel.fd);
 	info->features = session->features;
 	info->protocol_features = session->server.protocol_features;
 }
@@ -63,10 +54,13 @@ void vublk_backend_get_info(const struct vublk_backend *backend, struct vublk_ba
 		.physical_block_bytes = geometry->physical_block_bytes,
 		.read_only = geometry->read_only,
 		.write_cache = backend->owner.write_cache,
+		.drain = backend->drain.state,
 	};
 
 	memcpy(own.serial, backend->serial, VUBLK_BLK_ID_BYTES);
 	snprintf(own.description, sizeof(own.description), "%s", backend->engine->description);
+	if (backend->drain.state == VUBLK_BACKEND_DRAIN_FAILED)
+		own.drain_failure = backend->drain.failure;
 	if (backend->session)
 		add_session(backend->session, &own);
 	vublk_struct_out(info, info_bytes, &own, sizeof(own));

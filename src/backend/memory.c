@@ -7,6 +7,7 @@
 
 #include "proto/vhost-user/request.h"
 #include "util/error.h"
+#include "util/fd.h"
 #include "util/memfd.h"
 
 #include <errno.h>
@@ -33,15 +34,22 @@ static int make_room(struct vublk_backend_memory *memory, unsigned count,
 	if (memory->map.regions && memory->parts)
 		return 0;
 	vublk_backend_memory_clear(memory);
-	return vublk_error_set(error, ENOMEM, "no memory for a table of %u memory regions", count);
+	return vublk_error_set(error, ENOMEM, "cannot allocate a table of %u memory regions",
+			       count);
 }
 
-/* Frees the tables, but not the parts, because another vublk_backend_memory owns them now. */
+/* Frees the tables but does not unmap the parts, which another vublk_backend_memory owns now. */
 static void drop_tables(struct vublk_backend_memory *memory)
 {
 	free(memory->map.regions);
 	free(memory->parts);
 	*memory = (struct vublk_backend_memory){ .fault = memory->fault };
+}
+
+static void drop_part(struct vublk_backend_part *part)
+{
+	vublk_unmap(part->part.mapping, part->part.mapping_bytes);
+	vublk_fd_close(&part->fd);
 }
 
 static int check(const struct vublk_backend_memory *memory, const struct vublk_vu_region *wire,
@@ -57,8 +65,11 @@ static int check(const struct vublk_backend_memory *memory, const struct vublk_v
 	return r;
 }
 
-/* Moves the last region to its place in the map, and inserts its mapping at the same index. */
-static void place(struct vublk_backend_memory *memory, const struct vublk_memory_part *part)
+/*
+ * Moves the last region to its place in the sorted map, and inserts its mapping `part` at the same
+ * index.
+ */
+static void place(struct vublk_backend_memory *memory, const struct vublk_backend_part *part)
 {
 	unsigned to = vublk_memory_map_place(&memory->map);
 	unsigned after = memory->map.num_regions - 1 - to;
@@ -67,17 +78,19 @@ static void place(struct vublk_backend_memory *memory, const struct vublk_memory
 	memory->parts[to] = *part;
 }
 
+/* Takes ownership of the descriptor `given`, even on failure. */
 static int add_region(struct vublk_backend_memory *memory, const struct vublk_vu_region *wire,
-		      int fd, struct vublk_error *error)
+		      int given, struct vublk_error *error)
 {
+	VUBLK_FD int fd = given;
+	struct vublk_backend_part part = { .mmap_offset = wire->mmap_offset };
 	struct vublk_memory_file file;
-	struct vublk_memory_part part;
 	int r = check(memory, wire, fd, &file, error);
 
 	if (r)
 		return r;
 	r = vublk_memory_file_map(fd, &file, wire->mmap_offset, wire->size_bytes, memory->fault,
-				  VUBLK_FAULT_MEMORY, &part, error);
+				  VUBLK_FAULT_MEMORY, &part.part, error);
 	if (r) {
 		vublk_error_prepend(error, "the memory region at 0x%" PRIx64, wire->guest_addr);
 		return r;
@@ -86,14 +99,15 @@ static int add_region(struct vublk_backend_memory *memory, const struct vublk_vu
 		.guest_addr = wire->guest_addr,
 		.user_addr = wire->user_addr,
 		.size_bytes = wire->size_bytes,
-		.host = part.start,
+		.host = part.part.start,
 	};
+	part.fd = vublk_fd_steal(&fd);
 	place(memory, &part);
 	return 0;
 }
 
 int vublk_backend_memory_set(struct vublk_backend_memory *memory,
-			     const struct vublk_vu_message *message, struct vublk_error *error)
+			     struct vublk_vu_message *message, struct vublk_error *error)
 {
 	const struct vublk_vu_mem_table *table = &message->payload.table;
 	struct vublk_backend_memory new;
@@ -104,7 +118,7 @@ int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 		return r;
 	r = make_room(&new, count, memory->fault, error);
 	for (unsigned i = 0; !r && i < count; i++)
-		r = add_region(&new, &table->regions[i], message->fds[i], error);
+		r = add_region(&new, &table->regions[i], vublk_vu_message_take_fd(message, i), error);
 	if (r) {
 		vublk_backend_memory_clear(&new);
 		return r;
@@ -115,7 +129,7 @@ int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 }
 
 int vublk_backend_memory_add(struct vublk_backend_memory *memory,
-			     const struct vublk_vu_message *message, struct vublk_error *error)
+			     struct vublk_vu_message *message, struct vublk_error *error)
 {
 	unsigned count = memory->map.num_regions;
 	struct vublk_backend_memory new;
@@ -130,7 +144,8 @@ int vublk_backend_memory_add(struct vublk_backend_memory *memory,
 		memcpy(new.parts, memory->parts, count * sizeof(*new.parts));
 	}
 	new.map.num_regions = count;
-	r = add_region(&new, &message->payload.mem_reg.region, message->fds[0], error);
+	r = add_region(&new, &message->payload.mem_reg.region, vublk_vu_message_take_fd(message, 0),
+		       error);
 	if (r) {
 		drop_tables(&new);
 		return r;
@@ -152,7 +167,7 @@ int vublk_backend_memory_remove(struct vublk_backend_memory *memory,
 
 		if (!vublk_vu_names_region(message, &region))
 			continue;
-		vublk_unmap(memory->parts[i].mapping, memory->parts[i].mapping_bytes);
+		drop_part(&memory->parts[i]);
 		memmove(&map->regions[i], &map->regions[i + 1], after * sizeof(*map->regions));
 		memmove(&memory->parts[i], &memory->parts[i + 1],
 			after * sizeof(*memory->parts));
@@ -165,6 +180,6 @@ int vublk_backend_memory_remove(struct vublk_backend_memory *memory,
 void vublk_backend_memory_clear(struct vublk_backend_memory *memory)
 {
 	for (unsigned i = 0; i < memory->map.num_regions; i++)
-		vublk_unmap(memory->parts[i].mapping, memory->parts[i].mapping_bytes);
+		drop_part(&memory->parts[i]);
 	drop_tables(memory);
 }

@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_MEMORY_H
 
 /*
- * The guest memory that the front-end shares: the mapped regions, and the map that translates
- * the addresses in rings. It changes only while no queue runs.
+ * The guest memory that the front-end shares: the mapped regions, and the map that translates the
+ * addresses in rings. Both change only while no queue runs.
  */
 #include "proto/vhost-user/codec.h"
 #include "util/memory-file.h"
@@ -12,21 +12,29 @@
 
 #define VUBLK_BACKEND_MEMORY_SLOTS 509
 
+/* The mapping of a region, and its file, which an upgrade hands to the next process. */
+struct vublk_backend_part {
+	struct vublk_memory_part part;
+	int fd; /* owned */
+	uint64_t mmap_offset;
+};
+
 struct vublk_backend_memory {
 	struct vublk_memory_map map;
-	struct vublk_memory_part *parts; /* the mapping of each region, in the order of the map */
-	struct vublk_fault *fault; /* set once: records the pages that the front-end removes */
+	struct vublk_backend_part *parts; /* the mapping of each region, in the order of the map */
+	struct vublk_fault *fault; /* set once; records which pages the front-end has removed by
+				      truncating its file */
 };
 
 /*
- * SET_MEM_TABLE: replaces all regions; on failure the old regions stay. The message keeps its
- * descriptors, because only the mapping needs them.
+ * Executes SET_MEM_TABLE: replaces all regions. After a failure the old regions stay. Takes the
+ * message's descriptors.
  */
 int vublk_backend_memory_set(struct vublk_backend_memory *memory,
-			     const struct vublk_vu_message *message, struct vublk_error *error);
-/* ADD_MEM_REG and REM_MEM_REG. */
+			     struct vublk_vu_message *message, struct vublk_error *error);
+/* These execute ADD_MEM_REG and REM_MEM_REG. The first one takes the descriptor. */
 int vublk_backend_memory_add(struct vublk_backend_memory *memory,
-			     const struct vublk_vu_message *message, struct vublk_error *error);
+			     struct vublk_vu_message *message, struct vublk_error *error);
 int vublk_backend_memory_remove(struct vublk_backend_memory *memory,
 				const struct vublk_vu_message *message,
 				struct vublk_error *error);

@@ -3,11 +3,11 @@
  * The table of a front-end's messages, and the messages that are not about one queue.
  *
  * Key idea: a row of the table has two functions. stop() stops the queues that must not run while
- * the message is executed. When these queues have stopped, run() executes the message, so no worker
- * touches the data that it changes, and fills the reply.
+ * the message is executed. When they have stopped, run() executes the message and fills the reply.
+ * So no worker touches the data that the message changes.
  *
  * A refusal is logged with a sentence. If the front-end asked for an acknowledgement, it gets a
- * non-zero one; otherwise the connection is closed, because the front-end would continue as if the
+ * non-zero one. Otherwise the connection is closed, because the front-end would continue as if the
  * message had succeeded.
  *
  * Specification: "Front-end message types".
@@ -91,9 +91,9 @@ static int set_protocol_features(struct vublk_session *session, struct vublk_err
 }
 
 /*
- * SET_OWNER begins a session, but here the connection itself is the session. RESET_OWNER is
- * deprecated. The descriptor of SET_LOG_FD could signal that the log has changed, but the
- * front-end can read the log without such a signal.
+ * Executes the messages without effect. SET_OWNER begins a session, but here the connection is the
+ * session. RESET_OWNER is deprecated. The descriptor of SET_LOG_FD would signal changes of the log,
+ * but the front-end can read the log without such a signal.
  */
 static int do_nothing(struct vublk_session *session, struct vublk_error *error)
 {
@@ -108,9 +108,9 @@ static void reset_queues(struct vublk_session *session)
 }
 
 /*
- * Memory and notifiers belong to the front-end and are kept. The setting of the write cache is also
- * kept: the config that the next driver sees may be a copy that the front-end made before the
- * reset. Everything else is as at the beginning of a session.
+ * Resets everything to the state at the beginning of a session, with two exceptions. Memory and
+ * notifiers belong to the front-end, so they stay. The setting of the write cache stays, because
+ * the config that the next driver sees may be a copy that the front-end made before the reset.
  */
 static int reset_device(struct vublk_session *session, struct vublk_error *error)
 {
@@ -134,9 +134,9 @@ static void stop_if_status_is_zero(struct vublk_session *session)
 }
 
 /*
- * SET_STATUS 0 is sent when a driver resets the device, and when a VM is merely paused or migrated.
- * So this function forgets only the settings that are repeated at each start. It keeps the base,
- * because QEMU 7.2 asks for the base afterwards.
+ * A front-end sends SET_STATUS 0 when a driver resets the device, but also when a VM is paused or
+ * migrated. So this function forgets only the settings that are repeated at each start. It keeps
+ * the base, because QEMU 7.2 asks for the base afterwards.
  */
 static void pause_queues(struct vublk_session *session)
 {
@@ -203,14 +203,17 @@ static bool tells_wce(const struct vublk_session *session)
 	return vublk_vu_config_includes(&session->server.request, VUBLK_BLK_WCE_OFFSET);
 }
 
-/* The answer contains wce, and a front-end that resumes may rely on it afterwards. */
+/*
+ * Stops the queues if the message ends the doubts about the write cache: a front-end that has read
+ * or set wce may rely on it.
+ */
 static void stop_if_doubts_end(struct vublk_session *session)
 {
 	if (vublk_session_doubts_write_cache(session) && tells_wce(session))
 		vublk_session_stop_all(session);
 }
 
-/* An answer without payload says that the request was refused. */
+/* Answers GET_CONFIG. An answer without payload says that the request was refused. */
 static int get_config(struct vublk_session *session, struct vublk_error *error)
 {
 	const struct vublk_vu_config *asked = &session->server.request.payload.config;
@@ -280,7 +283,10 @@ static int get_inflight_fd(struct vublk_session *session, struct vublk_error *er
 		.num_queues = asked->num_queues,
 		.queue_size = asked->queue_size,
 	};
-	/* Front-ends differ in whether they send the padding; the reply has the request's size. */
+	/*
+	 * The reply has the size of the request, because front-ends differ in whether they send the
+	 * padding.
+	 */
 	session->server.reply.header.size = session->server.request.header.size;
 	session->server.reply.fds[0] = session->server.reply_fd;
 	session->server.reply.num_fds = 1;
@@ -307,7 +313,7 @@ static int set_backend_req_fd(struct vublk_session *session, struct vublk_error 
 
 struct message {
 	int (*run)(struct vublk_session *session, struct vublk_error *error);
-	void (*stop)(struct vublk_session *session); /* NULL: workers may continue */
+	void (*stop)(struct vublk_session *session); /* NULL: all queues continue to run */
 };
 
 static const struct message messages[VUBLK_VU_REQUEST_END] = {

@@ -17,11 +17,11 @@ int vublk_session_set_vring_kick(struct vublk_session *session, struct vublk_err
 int vublk_session_set_vring_call(struct vublk_session *session, struct vublk_error *error);
 int vublk_session_set_vring_err(struct vublk_session *session, struct vublk_error *error);
 
-/* Stops the queue that the message is about, if it runs. */
+/* Stops the queue of the message, if the queue runs. */
 void vublk_session_stop_concerned(struct vublk_session *session);
-/* Does so only if the message enables or disables the queue. */
+/* Stops the queue of the message, if the queue runs and the message enables or disables it. */
 void vublk_session_stop_if_enable_changes(struct vublk_session *session);
-/* Does so with or without a drain, as the message says. */
+/* Stops the queue of the message, if it runs, with a drain or without one, as the message says. */
 void vublk_session_stop_for_base(struct vublk_session *session);
 
 #endif

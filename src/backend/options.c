@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define AUTO_MAX_THREADS 16
@@ -43,7 +44,8 @@ static int parse_socket_path(const char *name, const char *value,
 			     struct vublk_backend_settings *settings, struct vublk_error *error)
 {
 	if (!value[0])
-		return vublk_error_set(error, EINVAL, "%s must name a socket", name);
+		return vublk_error_set(error, EINVAL, "%s must be the path of a socket, not an "
+				       "empty text", name);
 	settings->socket_path = value;
 	return 0;
 }
@@ -85,7 +87,8 @@ static int parse_blk_file(const char *name, const char *value,
 			  struct vublk_backend_settings *settings, struct vublk_error *error)
 {
 	if (!value[0])
-		return vublk_error_set(error, EINVAL, "%s must name a file or a block device",
+		return vublk_error_set(error, EINVAL, "%s must be the path of a file or a block "
+				       "device, not an empty text",
 				       name);
 	settings->disk.path = value;
 	return 0;
@@ -103,7 +106,10 @@ static int parse_read_only(const char *name, const char *value,
 	return vublk_parse_bool(name, value, &settings->disk.read_only, error);
 }
 
-/* "auto" is 0 here, and resolved when all options are known. */
+/*
+ * Parses a number from 1 to `max`, or "auto", which is stored as 0 and resolved when all options
+ * are known.
+ */
 static int parse_count(const char *name, const char *value, unsigned max, unsigned *count,
 		       struct vublk_error *error)
 {
@@ -148,7 +154,7 @@ static int parse_seg_max(const char *name, const char *value,
 	return r;
 }
 
-/* The index of `value` among `words`. */
+/* Stores in `choice` the index of `value` in `words`. */
 static int parse_choice(const char *name, const char *value, const char *const *words,
 			unsigned num_words, unsigned *choice, struct vublk_error *error)
 {
@@ -248,8 +254,8 @@ static int parse_serial(const char *name, const char *value,
 	size_t bytes = strlen(value);
 
 	if (bytes > VUBLK_BLK_ID_BYTES)
-		return vublk_error_set(error, EINVAL, "%s must have at most %u characters, not "
-				       "the %zu of '%s'", name, VUBLK_BLK_ID_BYTES, bytes, value);
+		return vublk_error_set(error, EINVAL, "%s must have at most %u characters, but "
+				       "'%s' has %zu", name, VUBLK_BLK_ID_BYTES, value, bytes);
 	settings->has_serial = strcmp(value, "auto");
 	memset(settings->serial, 0, sizeof(settings->serial));
 	memcpy(settings->serial, value, bytes);
@@ -296,41 +302,48 @@ static const struct option options_table[] = {
 	{ { VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT }, parse_socket_mode },
 	{ { VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT },
 	  parse_socket_group },
-	{ { "fd", "number", NULL, "Descriptor of a socket, listening or connected" }, parse_fd },
-	{ { "engine", "choice", "file", "What stores the disk: file, memory, null" },
+	{ { "fd", "number", NULL, "Descriptor of a socket that is listening or "
+				  "connected" }, parse_fd },
+	{ { "engine", "choice", "file", "Where the data is stored: file, memory, null" },
 	  parse_engine },
-	{ { "blk-file", "string", NULL, "Image or block device (engine file)" }, parse_blk_file },
+	{ { "blk-file", "string", NULL, "Image file or block device (engine "
+					"file)" }, parse_blk_file },
 	{ { "size", "size", NULL, "Size of the disk in bytes (engines memory and null)" },
 	  parse_size },
-	{ { "read-only", "bool", "off", "Serve the disk without writing to it" },
+	{ { "read-only", "bool", "off", "Serve the disk read-only" },
 	  parse_read_only },
 	{ { "num-queues", "number", "auto",
-	    "Queues on offer, 1 to 256; auto: 256, because those that are not used cost nothing" },
+	    "Number of queues to offer, 1 to 256; auto: 256, because unused queues cost nothing" },
 	  parse_num_queues },
 	{ { "threads", "number", "auto",
-	    "Threads that serve the queues; auto: one per CPU, at most 16 and one per queue" },
+	    "Number of threads that serve the queues; auto: one per CPU, at most 16 and one per "
+	    "queue" },
 	  parse_threads },
 	{ { "seg-max", "number", "126",
-	    "Maximum data segments of a request, 1 to 1024; for drivers without indirect "
-	    "descriptors no more than the queue size less 2" }, parse_seg_max },
+	    "Maximum number of data segments per request, 1 to 1024; for drivers without indirect "
+	    "descriptors, at most the queue size minus 2" }, parse_seg_max },
 	{ { VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,
 	    VUBLK_MESSAGE_TIMEOUT_TEXT }, parse_message_timeout },
 	{ { "poll", "choice", "adaptive",
-	    "Look for work before sleeping: adaptive, off, busy (never sleep)" }, parse_poll },
+	    "How to wait for requests: adaptive (poll for a short time, then sleep), off (sleep), "
+	    "busy (poll all the time)" }, parse_poll },
 	{ { "cache", "choice", "auto",
-	    "The host's page cache: direct (around it), buffered, auto (direct if it can)" },
+	    "Use of the host's page cache: direct (none), buffered, auto (direct if possible)" },
 	  parse_cache },
 	{ { "io", "choice", "auto",
-	    "How files are accessed: io_uring, blocking, auto (io_uring for what has to wait)" },
+	    "How to access files: io_uring, blocking, auto (io_uring for operations that have to "
+	    "wait)" },
 	  parse_io },
 	{ { "lock", "bool", "on",
-	    "Refuse an image that another program uses; off while a VM migrates on one host" },
+	    "Refuse an image that another program uses; turn this off while a VM migrates within "
+	    "one host" },
 	  parse_lock },
 	{ { "write-cache", "bool", "on",
 	    "Writes complete before they are stable, until the driver flushes" },
 	  parse_write_cache },
 	{ { "inflight", "bool", "on",
-	    "Offer an in-flight area, by which the next back-end repeats what this one leaves" },
+	    "Offer an in-flight area, with which the next back-end repeats the requests that this "
+	    "one leaves" },
 	  parse_inflight },
 	{ { "statistics", "bool", "off",
 	    "Count requests and their times from the start, for the control socket" },
@@ -390,14 +403,12 @@ static int set_defaults(struct vublk_backend_settings *settings, struct vublk_er
 
 static int check_together(struct vublk_backend_settings *settings, struct vublk_error *error)
 {
-	if (!settings->socket_path && settings->fd < 0)
-		return vublk_error_set(error, EINVAL, "a back-end needs a socket: give "
-				       "socket-path=PATH or fd=NUMBER");
 	if (settings->socket_path && settings->fd >= 0)
-		return vublk_error_set(error, EINVAL, "socket-path and fd exclude each other");
+		return vublk_error_set(error, EINVAL, "socket-path and fd cannot be used together; "
+				       "set only one of them");
 	if (settings->fd >= 0 && (settings->access.has_mode || settings->access.has_group))
-		return vublk_error_set(error, EINVAL, "%s needs socket-path, because the program "
-				       "that created the socket of fd sets its permissions",
+		return vublk_error_set(error, EINVAL, "%s needs socket-path, because a socket that "
+				       "is passed as fd already has its permissions",
 				       settings->access.has_mode ? VUBLK_SOCKET_MODE_NAME :
 								   VUBLK_SOCKET_GROUP_NAME);
 	if (!settings->num_queues)
@@ -407,19 +418,60 @@ static int check_together(struct vublk_backend_settings *settings, struct vublk_
 		settings->num_threads = VUBLK_MIN(settings->num_threads, settings->num_queues);
 	}
 	if (settings->num_threads > settings->num_queues)
-		return vublk_error_set(error, EINVAL, "threads is %u, more than the %u queues "
-				       "that they would serve", settings->num_threads,
-				       settings->num_queues);
+		return vublk_error_set(error, EINVAL, "threads is %u, but there %s only %u "
+				       "queue%s; set threads to at most the number of queues",
+				       settings->num_threads,
+				       settings->num_queues == 1 ? "is" : "are",
+				       settings->num_queues, settings->num_queues == 1 ? "" : "s");
 	return 0;
 }
 
-int vublk_backend_settings_parse(const struct vublk_option *options,
-				 struct vublk_backend_settings *settings,
-				 struct vublk_error *error)
+void vublk_backend_options_free(struct vublk_option *options)
+{
+	for (struct vublk_option *o = options; o && o->name; o++) {
+		free((char *)o->name);
+		free((char *)o->value);
+	}
+	free(options);
+}
+
+struct vublk_option *vublk_backend_options_copy(const struct vublk_option *options)
+{
+	struct vublk_option *copy, *to;
+	size_t count = 0;
+
+	for (const struct vublk_option *o = options; o && o->name; o++)
+		count++;
+	to = copy = calloc(count + 1, sizeof(*copy));
+	for (const struct vublk_option *o = options; copy && o && o->name; o++) {
+		if (!strcmp(o->name, "fd"))
+			continue;
+		to->name = strdup(o->name);
+		to->value = strdup(o->value);
+		if (!to->name || !to->value) {
+			free((char *)to->name);
+			free((char *)to->value);
+			to->name = NULL;
+			vublk_backend_options_free(copy);
+			return NULL;
+		}
+		to++;
+	}
+	return copy;
+}
+
+bool vublk_backend_knows_option(const char *name)
+{
+	return find(name);
+}
+
+int vublk_backend_settings_parse_taken(const struct vublk_option *options,
+				       struct vublk_backend_settings *settings,
+				       struct vublk_error *error)
 {
 	int r = set_defaults(settings, error);
 
-	/* Continues after a refused option, because the caller's descriptor must be found. */
+	/* A refused option does not end the loop, because the caller's descriptor must be found. */
 	for (const struct vublk_option *o = options; o && o->name; o++) {
 		const struct option *option = find(o->name);
 		bool is_fd = option && option->parse == parse_fd;
@@ -429,11 +481,23 @@ int vublk_backend_settings_parse(const struct vublk_option *options,
 		if (!option)
 			r = vublk_error_set(error, EINVAL, "there is no option '%s'", o->name);
 		else if (!o->value)
-			r = vublk_error_set(error, EINVAL, "the option %s has no value", o->name);
+			r = vublk_error_set(error, EINVAL, "the option %s needs a value", o->name);
 		else if (r)
 			option->parse(o->name, o->value, settings, NULL);
 		else
 			r = option->parse(o->name, o->value, settings, error);
 	}
 	return r ? r : check_together(settings, error);
+}
+
+int vublk_backend_settings_parse(const struct vublk_option *options,
+				 struct vublk_backend_settings *settings,
+				 struct vublk_error *error)
+{
+	int r = vublk_backend_settings_parse_taken(options, settings, error);
+
+	if (r || settings->socket_path || settings->fd >= 0)
+		return r;
+	return vublk_error_set(error, EINVAL, "a back-end needs a socket; set socket-path=PATH or "
+			       "fd=NUMBER");
 }

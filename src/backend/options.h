@@ -10,9 +10,10 @@
 
 #include <vublk/backend.h>
 
-#define VUBLK_BACKEND_MAX_QUEUES 256 /* KICK and CALL have 8 bits for the index */
+#define VUBLK_BACKEND_MAX_QUEUES 256 /* the messages about kicks and calls have 8 bits for the
+					index of a queue */
 
-/* Strings are borrowed from the caller during vublk_backend_open(). */
+/* The settings. Strings are borrowed from the caller during vublk_backend_open(). */
 struct vublk_backend_settings {
 	const char *socket_path; /* NULL: not given */
 	int fd;                  /* -1: not given */
@@ -27,13 +28,30 @@ struct vublk_backend_settings {
 	bool write_cache;
 	bool statistics;
 	bool inflight;
-	bool has_serial; /* false: derived from the image's identity */
+	bool has_serial; /* false: the serial is derived from the image's identity */
 	char serial[VUBLK_BLK_ID_BYTES];
 };
 
-/* Sets `fd` even if another option is refused, so that the caller can close it. */
+/*
+ * Parses the options. settings->fd is set even if an option is refused, so that the caller can
+ * close the descriptor.
+ */
 int vublk_backend_settings_parse(const struct vublk_option *options,
 				 struct vublk_backend_settings *settings,
 				 struct vublk_error *error);
+/*
+ * Like vublk_backend_settings_parse(), but for a back-end whose socket comes from another process:
+ * the option socket-path may be missing.
+ */
+int vublk_backend_settings_parse_taken(const struct vublk_option *options,
+				       struct vublk_backend_settings *settings,
+				       struct vublk_error *error);
+bool vublk_backend_knows_option(const char *name);
+/*
+ * Copies the options, except `fd`, for the process that takes the back-end over. Returns NULL if
+ * there is no memory. Freed with vublk_backend_options_free(), for which NULL is a no-op.
+ */
+struct vublk_option *vublk_backend_options_copy(const struct vublk_option *options);
+void vublk_backend_options_free(struct vublk_option *options);
 
 #endif

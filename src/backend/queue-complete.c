@@ -3,8 +3,9 @@
  * Handles the completions of a virtqueue, on the queue's worker: puts them into the used ring,
  * records them in the in-flight area, and calls the driver. queue-take.c takes the chains.
  *
- * Key idea: completions are pushed one by one and published as a batch, with one store of the
- * used index and at most one call. The kernel is entered only to call a driver that wants it.
+ * Key idea: completions are pushed one by one and published as a batch, with one store of the used
+ * index and at most one call. A call is a system call, so the worker makes it only if the driver
+ * wants it.
  */
 #include "backend/queue.h"
 
@@ -13,7 +14,7 @@
 
 void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes)
 {
-	/* A driver that reuses entries too early must not make the batch longer than the ring. */
+	/* Keeps the batch no longer than the ring, even if a driver reuses entries too early. */
 	if (queue->pushed >= queue->ring.size)
 		vublk_queue_publish(queue);
 	vublk_inflight_queue_push(&queue->inflight, request->chain.head);
@@ -43,5 +44,5 @@ void vublk_queue_publish(struct vublk_queue *queue)
 	if (!call || queue->call_fd < 0 || vublk_load_relaxed(&queue->is_muted))
 		return;
 	vublk_kill_point("before-call");
-	vublk_eventfd_write(queue->call_fd); /* if it blocks, vublk_queue_unblock() frees it */
+	vublk_eventfd_write(queue->call_fd); /* may block; vublk_queue_unblock() ends that */
 }

@@ -30,7 +30,7 @@ static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *
 {
 	queue->phase = VUBLK_QUEUE_BROKEN;
 	if (vublk_fault_happened(queue->fault))
-		return; /* the session logs which memory was removed */
+		return; /* the session logs which memory is missing */
 	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_ERROR,
 			  "queue %u is stopped because its driver broke the ring: %s",
 			  queue->index, error->text);
@@ -38,7 +38,7 @@ static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *
 		vublk_eventfd_signal(queue->err_fd);
 }
 
-/* Handles the outcome of taking a chain; returns whether there may be another. */
+/* Handles the result `r` of taking a chain. Returns whether there may be another chain. */
 static bool took(struct vublk_queue *queue, struct vublk_request *request, int r,
 		 const struct vublk_error *error, struct vublk_engine_queue *engine)
 {
@@ -54,7 +54,7 @@ static bool took(struct vublk_queue *queue, struct vublk_request *request, int r
 	if (r == -EBADMSG) {
 		if (!vublk_fault_happened(queue->fault))
 			vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,
-					  "queue %u: a malformed request is refused: %s",
+					  "queue %u: rejected a malformed request: %s",
 					  queue->index, error->text);
 		vublk_queue_push(queue, request, 0);
 		return true;
@@ -72,7 +72,8 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	unsigned n = 0;
 
 	error.code = 0;
-	error.text[0] = '\0'; /* clearing all of it would cost too much if there is no chain */
+	error.text[0] = '\0'; /* clearing the whole text would cost too much on each call without
+				 a chain */
 	while (n < max && queue->phase == VUBLK_QUEUE_TAKING) {
 		struct vublk_request *request = take_free_request(queue);
 		int r;
@@ -88,8 +89,8 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 }
 
 /*
- * After one look a kick may still be on its way; if the next look finds requests as well, the
- * driver has sent no kick.
+ * If the worker finds requests without a kick at this many looks in a row, the driver certainly
+ * sends no kicks. At a single look, a kick may still be on its way.
  */
 #define CERTAIN_LOOKS 2
 
@@ -100,8 +101,8 @@ bool vublk_queue_is_unkicked(struct vublk_queue *queue)
 		return false;
 	if (++queue->unkicked == CERTAIN_LOOKS)
 		vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,
-				  "queue %u has requests, and its driver sends no kicks for them, so "
-				  "each waits up to a second to be noticed; start the back-end with "
+				  "queue %u: the driver does not send kicks for its requests, so "
+				  "each request may wait up to a second; start the back-end with "
 				  "--poll=busy for such a driver", queue->index);
 	return true;
 }
@@ -112,8 +113,9 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 
 	if (queue->pending.count)
 		vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_INFO,
-				  "queue %u: repeating the %u requests that the previous back-end "
-				  "did not complete", queue->index, queue->pending.count);
+				  "queue %u: repeating %u request%s that the previous back-end "
+				  "did not complete", queue->index, queue->pending.count,
+				  queue->pending.count == 1 ? "" : "s");
 	for (unsigned i = 0; i < queue->pending.count; i++) {
 		struct vublk_request *request = take_free_request(queue);
 		int r = vublk_device_ring_take_again(&queue->ring, queue->map,
@@ -123,17 +125,23 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 		if (!took(queue, request, r, &error, engine))
 			break;
 	}
-	/* The back-end before this one may have died between a completion and its call. */
+	/* The previous back-end may have died after a completion and before its call. */
 	if (queue->call_fd >= 0)
 		vublk_eventfd_signal(queue->call_fd);
 }
 
 /* --- memory that is not shared ------------------------------------------------ */
 
-/* Long enough for a driver that kicks before it adds its first request. */
+/*
+ * How long the worker waits for the first request after the first kick. A driver may kick before it
+ * adds its first request.
+ */
 #define QUIET_NS UINT64_C(2000000000)
 
-/* A kick without a request is legal, so this function warns only if the memory is blank as well. */
+/*
+ * Warns that the memory may not be shared, if no request has come since the kick. A kick without a
+ * request is legal, so this function warns only if the memory is blank as well.
+ */
 static void on_quiet(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
@@ -145,13 +153,14 @@ static void on_quiet(void *opaque)
 	    !vublk_memory_is_blank(lowest->host, lowest->size_bytes))
 		return;
 	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,
-			  "queue %u was kicked, and its ring has been empty since it started: %s%s",
+			  "queue %u: the driver sent a kick, but its ring has been empty since it "
+			  "started: %s%s",
 			  queue->index, VUBLK_VU_PRIVATE_MEMORY, VUBLK_VU_SHARE_IT);
 }
 
 /*
- * A driver that writes to another copy of the memory waits forever, so the log must tell the
- * reason.
+ * At the first kick, begins to wait for a request. A driver that writes to another copy of the
+ * memory would wait forever, so the log must give the reason.
  */
 void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The control thread's part of a virtqueue: the settings that the front-end sent, and the hand-over
- * of the queue to its worker and back ("Ring states" of the vhost-user specification). The worker's
- * part is in queue-take.c and queue-complete.c.
+ * The control thread's part of a virtqueue: the settings that the front-end sent, the hand-over of
+ * the queue to its worker, and its return ("Ring states" of the vhost-user specification). The
+ * worker's part is in queue-take.c and queue-complete.c.
  *
- * Key idea: a queue runs as soon as it is described and enabled, without waiting for the first
- * kick, because that kick may have gone to the previous back-end. A queue that is not enabled does
- * not run, because every request to a disk has side effects.
+ * Key idea: a queue runs as soon as it is described and enabled. It does not wait for the first
+ * kick, because that kick may have gone to the previous back-end. A queue that is described but not
+ * enabled does not run, because every request to a disk has side effects.
  */
 #include "backend/queue.h"
 
@@ -27,8 +27,9 @@
 enum queue_event {
 	EVENT_START,
 	EVENT_STOP,
-	EVENT_ANSWERED, /* the worker has started or stopped it */
-	EVENT_REFUSED,  /* the worker could not start it */
+	EVENT_ANSWERED, /* the worker has started or stopped the queue */
+	EVENT_REFUSED,  /* the worker could not start the queue */
+	EVENT_CONTINUED, /* the worker has undone the stop */
 };
 
 static const char *const state_names[] = {
@@ -42,16 +43,21 @@ static const char *const event_names[] = {
 	[EVENT_START] = "it is set up",
 	[EVENT_STOP] = "it has to stop",
 	[EVENT_ANSWERED] = "the worker answered",
-	[EVENT_REFUSED] = "the worker could not",
+	[EVENT_REFUSED] = "the worker failed",
+	[EVENT_CONTINUED] = "the stop was undone",
 };
 
-/* The session makes sure that no other pair of state and event occurs. */
-static const enum vublk_queue_state next_states[][4] = {
+/*
+ * By state and event: the next state. The session makes sure that no other pair of state and event
+ * occurs.
+ */
+static const enum vublk_queue_state next_states[][5] = {
 	[VUBLK_QUEUE_STOPPED][EVENT_START] = VUBLK_QUEUE_STARTING,
 	[VUBLK_QUEUE_STARTING][EVENT_ANSWERED] = VUBLK_QUEUE_RUNNING,
 	[VUBLK_QUEUE_STARTING][EVENT_REFUSED] = VUBLK_QUEUE_STOPPED,
 	[VUBLK_QUEUE_RUNNING][EVENT_STOP] = VUBLK_QUEUE_STOPPING,
 	[VUBLK_QUEUE_STOPPING][EVENT_ANSWERED] = VUBLK_QUEUE_STOPPED,
+	[VUBLK_QUEUE_STOPPING][EVENT_CONTINUED] = VUBLK_QUEUE_RUNNING,
 };
 
 static void change_state(struct vublk_queue *queue, enum queue_event event)
@@ -77,17 +83,27 @@ static void on_stop(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
 
-	/* Answered by the worker when the queue has drained. */
+	/* The worker answers when the queue has drained. */
 	vublk_backend_worker_drain_queue(queue->worker, queue);
 }
 
-/* Without an in-flight area a request cannot be left to the next start. */
+/*
+ * Without an in-flight area, no request can be left for the next start, so the queue only drains.
+ */
 static void on_suspend(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
 
 	queue->suspends = queue->inflight.region;
 	vublk_backend_worker_drain_queue(queue->worker, queue);
+}
+
+static void on_continue(void *opaque)
+{
+	struct vublk_queue *queue = opaque;
+
+	queue->is_continued = vublk_backend_worker_continue_queue(queue->worker, queue);
+	vublk_loop_post(queue->control, &queue->continue_answer_task);
 }
 
 static void drop_ring(struct vublk_queue *queue)
@@ -112,6 +128,19 @@ static void on_answer(void *opaque)
 	queue->answered(queue, queue->opaque);
 }
 
+/* If the stop was undone, this is the answer to the stop as well. */
+static void on_continue_answer(void *opaque)
+{
+	struct vublk_queue *queue = opaque;
+
+	queue->result = 0;
+	if (queue->is_continued) {
+		change_state(queue, EVENT_CONTINUED);
+		queue->answered(queue, queue->opaque);
+	}
+	queue->answered(queue, queue->opaque);
+}
+
 /* --- life ------------------------------------------------------------------ */
 
 void vublk_queue_init(struct vublk_queue *queue, unsigned index,
@@ -128,6 +157,8 @@ void vublk_queue_init(struct vublk_queue *queue, unsigned index,
 		.stop_task = { .fn = on_stop, .opaque = queue },
 		.suspend_task = { .fn = on_suspend, .opaque = queue },
 		.answer_task = { .fn = on_answer, .opaque = queue },
+		.continue_task = { .fn = on_continue, .opaque = queue },
+		.continue_answer_task = { .fn = on_continue_answer, .opaque = queue },
 		.limit = vublk_backend_worker_log_limit(worker),
 	};
 }
@@ -170,7 +201,7 @@ bool vublk_queue_wants_to_run(const struct vublk_queue *queue)
 	return setup->enabled && setup->has_kick && setup->has_addr && setup->size;
 }
 
-/* Makes one request per ring entry, so that there is one for each available chain. */
+/* Makes one request per ring entry, so that every available chain can be taken. */
 static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 {
 	unsigned size = queue->setup.size;
@@ -181,7 +212,8 @@ static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 		queue->iovs = calloc((size_t)size * VUBLK_REQUEST_MAX_IOV, sizeof(*queue->iovs));
 		if (!queue->requests || !queue->iovs) {
 			free_requests(queue);
-			return vublk_error_set(error, ENOMEM, "no memory for %u requests", size);
+			return vublk_error_set(error, ENOMEM, "cannot allocate memory for %u "
+					       "requests", size);
 		}
 		queue->num_requests = size;
 	}
@@ -199,10 +231,11 @@ static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 }
 
 /*
- * The front-end turns logging on in two places: LOG_ALL is for the data of requests, and a flag
- * with the ring's address is for the used ring. The front-end may set either of them before it
- * shares a log (as QEMU does if a VM starts during a migration), or share no log at all; without a
- * log no page is marked.
+ * Decides whether the pages with requests' data are marked in the dirty log. The front-end turns
+ * marking on in two places: LOG_ALL is for the data of requests, and a flag with the ring's address
+ * is for the used ring (make_ring()). The front-end may set either of them before it shares a log
+ * (as QEMU does if a VM starts during a migration), or share no log at all. Without a log no page
+ * is marked.
  */
 static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
 		    const struct vublk_queue_resources *resources, struct vublk_error *error)
@@ -216,14 +249,14 @@ static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
 	if (!log->bits || !(disk->features & VUBLK_BIT(VHOST_F_LOG_ALL)))
 		return 0;
 	if (!vublk_dirty_log_covers(log, last->guest_addr, last->size_bytes))
-		return vublk_error_set(error, EPROTO, "the dirty log has %" PRIu64 " bytes, too few "
-				       "for the memory up to 0x%" PRIx64, log->bytes,
+		return vublk_error_set(error, EPROTO, "the dirty log has %" PRIu64 " bytes, which "
+				       "is too small for memory up to 0x%" PRIx64, log->bytes,
 				       last->guest_addr + (last->size_bytes - 1));
 	if (!queue->dirty_iovs)
 		queue->dirty_iovs = calloc(num_iovs, sizeof(*queue->dirty_iovs));
 	if (!queue->dirty_iovs)
-		return vublk_error_set(error, ENOMEM, "no memory to log the writes of %u "
-				       "requests", queue->num_requests);
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory to log the writes of "
+				       "%u requests", queue->num_requests);
 	for (unsigned i = 0; i < queue->num_requests; i++)
 		queue->requests[i].dirty = &queue->dirty_iovs[(size_t)i * VUBLK_REQUEST_MAX_IOV];
 	queue->dirty_log = log;
@@ -240,8 +273,9 @@ static int make_ring(struct vublk_queue *queue, const struct vublk_split_ring *m
 
 	if (is_logged && !vublk_dirty_log_covers(log, setup->addr.log_guest_addr,
 						 vublk_split_used_bytes(setup->size)))
-		return vublk_error_set(error, EPROTO, "the dirty log has %" PRIu64 " bytes, too few "
-				       "for a used ring that is logged at 0x%" PRIx64, log->bytes,
+		return vublk_error_set(error, EPROTO, "the dirty log has %" PRIu64 " bytes, which "
+				       "is too small for a used ring that is logged at 0x%" PRIx64,
+				       log->bytes,
 				       (uint64_t)setup->addr.log_guest_addr);
 	r = vublk_device_ring_init(&queue->ring, memory, setup->size, base, disk->features, error);
 	if (!r && is_logged)
@@ -262,9 +296,9 @@ static int find_ring(const struct vublk_queue_setup *setup, const struct vublk_m
 }
 
 /*
- * Corrects the base if more chains are completed than the front-end's base counts as taken, because
- * the front-end read the used index before the previous back-end had finished (as QEMU does after
- * it loses a connection). Completed chains must not be executed again.
+ * Returns the base, or the used index if the base is lower, because completed chains must not be
+ * executed again. The base is too low if the front-end read the used index before the previous
+ * back-end had finished, as QEMU does after it loses a connection.
  */
 static uint16_t check_base(const struct vublk_queue *queue,
 			   const struct vublk_queue_resources *resources, uint16_t base,
@@ -275,8 +309,9 @@ static uint16_t check_base(const struct vublk_queue *queue,
 	if (!behind || behind > queue->setup.size)
 		return base;
 	vublk_log_limited(queue->log, resources->limit, VUBLK_LOG_WARNING,
-			  "queue %u continues at its used index, %u, because the requests from the "
-			  "front-end's index, %u, on are complete", queue->index, used, base);
+			  "queue %u starts at its used index, %u, because the requests from the "
+			  "front-end's base, %u, up to it are already complete",
+			  queue->index, used, base);
 	return used;
 }
 
@@ -302,7 +337,7 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 	int r = find_ring(&queue->setup, resources->map, &memory, error);
 
 	if (!r)
-		used = vublk_load_acquire(&memory.used->idx); /* B, of an earlier back-end */
+		used = vublk_load_acquire(&memory.used->idx); /* B, of a previous back-end */
 	if (!r)
 		r = make_requests(queue, error);
 	if (!r)
@@ -314,8 +349,8 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 	if (!r)
 		r = make_ring(queue, &memory, base, disk, resources->dirty_log, error);
 	if (!r)
-		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u continues at %u (front-end's base "
-			  "%u), used index %u, avail index %u, %u to repeat", queue->index,
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u starts at %u (front-end's base "
+			  "%u), used index %u, avail index %u, %u requests to repeat", queue->index,
 			  base, queue->setup.base, vublk_device_ring_used(&queue->ring),
 			  vublk_load_relaxed(&memory.avail->idx), queue->pending.count);
 	return r;
@@ -361,6 +396,11 @@ void vublk_queue_stop(struct vublk_queue *queue)
 {
 	change_state(queue, EVENT_STOP);
 	vublk_loop_post(vublk_backend_worker_loop(queue->worker), &queue->stop_task);
+}
+
+void vublk_queue_continue(struct vublk_queue *queue)
+{
+	vublk_loop_post(vublk_backend_worker_loop(queue->worker), &queue->continue_task);
 }
 
 void vublk_queue_suspend(struct vublk_queue *queue)

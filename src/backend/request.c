@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * virtio-blk requests (virtio 1.3, section 5.2.6): turns a chain into a request to the engine,
- * and the outcome into the status byte.
+ * virtio-blk requests (virtio 1.3, section 5.2.6): turns a chain into a request to the engine, and
+ * the result into the status byte.
  *
- * Key idea: header and ranges are copied, and only the copies are checked and used, because the
- * driver can change its memory at any time. Where they are in the chain is in virtio/blk-frame.h.
+ * Key idea: the driver can change its memory at any time. So the header and the ranges are copied,
+ * and only the copies are checked and used. Where they are in the chain is in virtio/blk-frame.h.
  */
 #include "backend/queue.h"
 
 #include "util/checked.h"
 #include "util/compiler.h"
 #include "util/kill-point.h"
+#include "util/probe.h"
 #include "virtio/blk-frame.h"
 
 #include <errno.h>
@@ -22,7 +23,7 @@ _Static_assert(RANGE_BYTES == 16, "wire size");
 
 /* --- the dirty log --------------------------------------------------------- */
 
-/* Remembers the buffers that the request is going to write to. */
+/* Stores the buffers to which the request is going to write, if there is a dirty log. */
 static void note_written(struct vublk_request *request)
 {
 	const struct vublk_chain *chain = &request->chain;
@@ -34,7 +35,7 @@ static void note_written(struct vublk_request *request)
 }
 
 /*
- * Marks the remembered buffers, whether they were written to in part or completely, and the status
+ * Marks in the dirty log the stored buffers, even if they were written only in part, and the status
  * byte.
  */
 static void mark_written(const struct vublk_request *request)
@@ -46,13 +47,17 @@ static void mark_written(const struct vublk_request *request)
 	vublk_dirty_log_mark_iov(queue->dirty_log, queue->map, &status, 1);
 }
 
-/* If a page of the memory was lost, the data that the request moved is unknown. */
+/*
+ * Completes a request. If a page of the guest's memory was lost, the data is unknown, so the
+ * request fails.
+ */
 static void complete(struct vublk_request *request, uint8_t status)
 {
 	if (VUBLK_UNLIKELY(vublk_fault_happened(request->queue->fault)))
 		status = VIRTIO_BLK_S_IOERR;
 	*request->status = status;
 	vublk_kill_point("after-status");
+	VUBLK_PROBE3(backend_complete, request->queue->index, request->chain.head, status);
 	if (request->queue->dirty_log)
 		mark_written(request);
 	if (VUBLK_UNLIKELY(request->stats))
@@ -70,8 +75,8 @@ static bool is_within(const struct vublk_disk *disk, uint64_t sector, uint64_t b
 }
 
 /*
- * A request that was read from a lost page is not necessarily the request that the driver made, so
- * it fails.
+ * Submits a request to the engine. Fails the request if a page of the guest's memory was lost,
+ * because the copied header or ranges may then not be the driver's.
  */
 static void submit(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
@@ -136,7 +141,11 @@ static bool is_negotiated(const struct vublk_disk *disk, uint32_t type)
 				 VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES));
 }
 
-/* 5.2.6.2: unknown flags, and unmap with a discard, are unsupported. */
+/*
+ * Returns the status of one range. UNSUPP is for unknown flags, and for a discard with the flag
+ * unmap (virtio 1.3, section 5.2.6.2); IOERR is for a range that is too long or not within the
+ * disk.
+ */
 static uint8_t check_range(const struct vublk_disk *disk, uint32_t type,
 			   const struct virtio_blk_discard_write_zeroes *range)
 {
@@ -151,8 +160,9 @@ static uint8_t check_range(const struct vublk_disk *disk, uint32_t type,
 }
 
 /*
- * Submits the next range that is not empty; completes the request after the last. Executing
- * earlier ranges again is harmless as long as the request is not complete.
+ * Submits the next range that is not empty, or completes the request after the last range. If the
+ * queue is suspended, leaves the request for the next back-end, which may execute earlier ranges
+ * again. That is harmless while the request is not complete.
  */
 static void next_range(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
@@ -252,7 +262,7 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
 	struct vublk_chain *chain = &request->chain;
-	/* Without guest addresses, so that the inline functions do not look for them. */
+	/* guest_addrs is NULL, so that the inline functions do not update guest addresses. */
 	struct vublk_blk_buffers readable = { .iov = chain->iov, .num = chain->num_out };
 	struct vublk_blk_buffers writable = {
 		.iov = &chain->iov[chain->num_out], .num = chain->num_in,
@@ -278,6 +288,7 @@ void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queu
 		return;
 	}
 	vublk_blk_take_header(&readable, &header);
+	VUBLK_PROBE4(backend_submit, request->queue->index, chain->head, header.type, header.sector);
 	if (VUBLK_UNLIKELY(vublk_load_relaxed(request->queue->statistics->is_on)))
 		vublk_statistics_begin(request, header.type, header.type == VIRTIO_BLK_T_IN ?
 				       chain->in_bytes - 1 : header.type == VIRTIO_BLK_T_OUT ?

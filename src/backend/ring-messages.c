@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages about one queue: SET_VRING_..., GET_VRING_BASE. The functions named stop_...
- * stop the queue before its message is executed.
+ * The messages about one queue: SET_VRING_..., GET_VRING_BASE. The functions named stop_... stop
+ * the queue before its message is executed.
  *
  * Specification: "Starting and stopping rings", "Front-end message types".
  */
@@ -98,10 +98,10 @@ int vublk_session_set_vring_enable(struct vublk_session *session, struct vublk_e
 }
 
 /*
- * A stop that skips the drain leaves requests in the in-flight area, if they can be suspended.
- * Requests that an engine already has cannot be suspended, because the kernel would still write to
- * the driver's memory, or an old write would reach the disk after a newer write of the next
- * back-end. The stop waits for such requests.
+ * Stops the queue for a message that asks for its base. If the message permits it, requests stay in
+ * the in-flight area. But the stop always waits for requests that the engine has. Otherwise the
+ * kernel could still write to the driver's memory, or an old write could reach the disk after a
+ * newer write of the next back-end.
  */
 void vublk_session_stop_for_base(struct vublk_session *session)
 {
@@ -111,7 +111,10 @@ void vublk_session_stop_for_base(struct vublk_session *session)
 		vublk_session_stop_queue(session, session->concerned);
 }
 
-/* The queue has drained; it starts again with the next kick descriptor. */
+/*
+ * Answers with the base of a queue that has stopped. The next kick descriptor starts the queue
+ * again.
+ */
 int vublk_session_get_vring_base(struct vublk_session *session, struct vublk_error *error)
 {
 	struct vublk_queue *queue = session->concerned;

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Ends a session if memory of the front-end cannot be accessed any more, because the front-end
- * truncated its file or the host has no huge page left.
+ * Ends a session if memory of the front-end cannot be accessed any more: the front-end has
+ * truncated the file, or the host has no huge page left.
  *
- * Key idea: the signal handler records the fault (util/fault.h) and signals an eventfd, which
- * wakes the loop. The record is also checked at the end of each operation, because data that
- * the operation read from lost memory must not be used in an answer.
+ * Key idea: the signal handler records the fault (util/fault.h) and signals an eventfd, which wakes
+ * the loop. The record is also checked at the end of each operation, because data from lost memory
+ * must not be used in an answer.
  */
 #include "backend/session.h"
 
 #include "util/error.h"
 #include "util/fd.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -20,16 +21,19 @@ static void say_what_was_lost(struct vublk_session *session)
 {
 	uintptr_t address = vublk_load_relaxed(&session->fault.address);
 	const struct vublk_memory_map *map = &session->memory.map;
+	struct vublk_error error;
 	char where[40] = "";
 
 	for (unsigned i = 0; i < map->num_regions; i++)
 		if (address - (uintptr_t)map->regions[i].host < map->regions[i].size_bytes)
 			snprintf(where, sizeof(where), " at 0x%" PRIx64, map->regions[i].guest_addr +
 				 (address - (uintptr_t)map->regions[i].host));
+	vublk_error_set(&error, EFAULT, "a page of %s%s cannot be accessed, probably because the "
+			"front-end truncated its file or the host has no free huge page",
+			vublk_fault_name(&session->fault), where);
 	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
-			  "the connection is closed: a page of %s%s cannot be accessed, because the "
-			  "front-end truncated its file, or it is a huge page and the host has none "
-			  "left", vublk_fault_name(&session->fault), where);
+			  "closed the connection: %s", error.text);
+	session->owner->refused(session->owner->opaque, &error);
 }
 
 void vublk_session_notice_fault(struct vublk_session *session)

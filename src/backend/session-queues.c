@@ -3,7 +3,7 @@
  * The queues of a session: stopping and starting them, and the warnings that a start causes.
  *
  * Key idea: a queue belongs to its worker while it runs. A stop or a start is a message to the
- * worker, session->waiting counts the messages that are not answered yet, and the session continues
+ * worker. session->waiting counts the messages that are not answered yet, and the session continues
  * when this count is zero.
  */
 #include "backend/session.h"
@@ -17,8 +17,9 @@
 #include <string.h>
 
 /*
- * If a worker does not answer for this long, a front-end may be blocking it. After a worker was
- * blocked, it is checked again sooner, and a few times in a row.
+ * If a worker has not answered for WORKER_TIMEOUT_NS, the front-end may be blocking it. The timer
+ * then unblocks the blocked workers, up to UNBLOCKS_IN_A_ROW times without a pause. If there were
+ * any, the timer runs again after UNBLOCK_AGAIN_NS.
  */
 #define WORKER_TIMEOUT_NS UINT64_C(100000000)
 #define UNBLOCK_AGAIN_NS UINT64_C(1000000)
@@ -60,8 +61,9 @@ bool vublk_session_is_suspended(const struct vublk_session *session)
 /* --- stopping -------------------------------------------------------------- */
 
 /*
- * Returns whether a worker was blocked by a call descriptor that is full. An honest front-end never
- * fills a call descriptor, so a full one ends the session.
+ * Unblocks the workers that are blocked because a call descriptor is full. Returns whether a worker
+ * was blocked. An honest front-end never fills a call descriptor, so a full descriptor ends the
+ * session.
  */
 static bool unblock_workers(struct vublk_session *session)
 {
@@ -76,15 +78,18 @@ static bool unblock_workers(struct vublk_session *session)
 		was_blocked = true;
 		if (!is_known)
 			vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
-					  "the connection is closed: the front-end keeps the call "
-					  "descriptor of queue %u full, which blocks the thread "
-					  "that serves the queue", i);
+					  "closed the connection, because the front-end keeps the "
+					  "call descriptor of queue %u full, which blocks the "
+					  "thread that serves the queue", i);
 		session->wants_end = true;
 	}
 	return was_blocked;
 }
 
-/* A worker that does not answer is busy with slow requests, or a peer blocks it. */
+/*
+ * Called when a worker has not answered in time. Either it waits for slow requests, or the
+ * front-end blocks it; in the latter case this function unblocks it.
+ */
 static void on_worker_timer(void *opaque)
 {
 	struct vublk_session *session = opaque;
@@ -100,7 +105,10 @@ static void on_worker_timer(void *opaque)
 			     (was_blocked ? UNBLOCK_AGAIN_NS : WORKER_TIMEOUT_NS));
 }
 
-/* The timer is not disarmed when the answer arrives, because that costs a system call. */
+/*
+ * Counts an answer that is missing, and arms the timer. The answer does not disarm the timer,
+ * because that would cost a system call.
+ */
 static void wait_for_worker(struct vublk_session *session)
 {
 	if (!session->worker_timer.loop)
@@ -136,6 +144,18 @@ void vublk_session_stop_all(struct vublk_session *session)
 		vublk_session_stop_queue(session, &session->queues[i]);
 }
 
+void vublk_session_continue_all(struct vublk_session *session)
+{
+	for (unsigned i = 0; i < session->num_used; i++) {
+		struct vublk_queue *queue = &session->queues[i];
+
+		if (queue->state != VUBLK_QUEUE_STOPPING)
+			continue;
+		wait_for_worker(session);
+		vublk_queue_continue(queue);
+	}
+}
+
 /* --- starting -------------------------------------------------------------- */
 
 bool vublk_session_doubts_write_cache(const struct vublk_session *session)
@@ -143,7 +163,11 @@ bool vublk_session_doubts_write_cache(const struct vublk_session *session)
 	return session->resumes && !session->knows_write_cache && session->write_cache;
 }
 
-/* A ring that does not begin at 0 began in an earlier session, or before a pause in this one. */
+/*
+ * Called when a message starts queues; the back-end itself may stop a queue and start it again.
+ * Records whether the session continues earlier rings. A ring whose base is not 0 began in an
+ * earlier session, or before a pause in this session.
+ */
 static void note_resumption(struct vublk_session *session)
 {
 	bool had_doubts = vublk_session_doubts_write_cache(session);
@@ -154,8 +178,9 @@ static void note_resumption(struct vublk_session *session)
 			session->resumes = true;
 	if (vublk_session_doubts_write_cache(session) && !had_doubts)
 		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_INFO,
-				  "the front-end resumes a disk without having read its config, so "
-				  "every write is durable until it reads the config or sets wce");
+				  "the front-end resumes a disk without having read its "
+				  "configuration; writes are durable until it reads the "
+				  "configuration or sets wce");
 }
 
 static void fill_disk(const struct vublk_session *session, struct vublk_disk *disk)
@@ -166,7 +191,10 @@ static void fill_disk(const struct vublk_session *session, struct vublk_disk *di
 		.capacity_sectors = geometry->size_bytes / VUBLK_SECTOR_BYTES,
 		.features = session->features,
 		.read_only = geometry->read_only,
-		/* 5.2.5: a driver without FLUSH relies on writes that are stable. */
+		/*
+		 * virtio 1.3, section 5.2.5: a driver without FLUSH relies on every write being
+		 * stable.
+		 */
 		.write_through = !session->write_cache ||
 				 vublk_session_doubts_write_cache(session) ||
 				 !(session->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)),
@@ -174,7 +202,10 @@ static void fill_disk(const struct vublk_session *session, struct vublk_disk *di
 	memcpy(disk->serial, session->owner->serial, sizeof(disk->serial));
 }
 
-/* The first reason becomes the result. The queue waits for another kick descriptor. */
+/*
+ * Records why a queue could not start. The first reason becomes the result. The queue does not
+ * start before the front-end sends another kick descriptor.
+ */
 static void start_failed(struct vublk_session *session, struct vublk_queue *queue, int result,
 			 const struct vublk_error *error)
 {
@@ -187,9 +218,10 @@ static void start_failed(struct vublk_session *session, struct vublk_queue *queu
 }
 
 /*
- * A VMM whose memory map changes sends one message per region that it removes or adds. Between two
- * messages a ring is sometimes in no region, so its queue waits for the region that contains it.
- * Only a message about the queue itself fails for this reason.
+ * Returns whether a queue whose start failed waits for the region that contains its ring. A VMM
+ * whose memory map changes sends one message per region that it removes or adds, so a ring may be
+ * in no region between two messages. Only a message about the queue itself fails if its ring is in
+ * no region.
  */
 static bool waits_for_memory(const struct vublk_session *session, struct vublk_queue *queue,
 			     int result, const struct vublk_error *error)
@@ -197,14 +229,15 @@ static bool waits_for_memory(const struct vublk_session *session, struct vublk_q
 	if (result != -EFAULT || queue == session->concerned)
 		return false;
 	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_INFO,
-			  "%s; it waits for that memory", error->text);
+			  "%s; the queue waits for that memory", error->text);
 	return true;
 }
 
 /*
- * Without indirect descriptors a request has no more segments than its ring has entries. Linux
- * does not check that, and waits forever to send a request that is too long. The driver read
- * seg_max before the size of the rings was known, so all that is left is to warn.
+ * Warns if seg_max is too high for the ring. Without indirect descriptors a request has no more
+ * segments than its ring has entries. Linux does not check this limit, and waits forever to send a
+ * request that is too long. The driver read seg_max before the size of the ring was known, so the
+ * back-end can only warn.
  */
 static void check_seg_max(struct vublk_session *session, const struct vublk_queue *queue)
 {
@@ -215,17 +248,17 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 		return;
 	session->warned_of_seg_max = true;
 	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
-			  "queue %u has %u entries, and its driver does not use indirect "
-			  "descriptors; a request of the %u segments that this disk allows does "
-			  "not fit, and a Linux guest hangs with it; use larger queues, or serve "
-			  "with -o seg-max=%u", queue->index, size, session->owner->seg_max,
+			  "queue %u has %u entries and no indirect descriptors, but this disk "
+			  "allows requests of %u segments, which do not fit; a Linux guest hangs "
+			  "if it sends one. Use larger queues, or serve the disk with -o "
+			  "seg-max=%u", queue->index, size, session->owner->seg_max,
 			  size > overhead ? size - overhead : 1);
 }
 
 /*
- * While a VMM replaces its memory map, it shares no memory for a moment, so a queue waits for the
- * new map, and this function logs nothing. But a VMM sends its memory map before it sets up a
- * queue. So if the present message has set up this queue, this function logs a warning.
+ * Returns whether the front-end shares no memory. While a VMM replaces its memory map, having none
+ * is normal, and a queue waits for the new map. But a VMM sends a map before it sets up a queue. So
+ * if the present message is about this queue, this function logs a warning.
  */
 static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
 {
@@ -233,7 +266,7 @@ static bool has_no_memory(struct vublk_session *session, const struct vublk_queu
 		return false;
 	if (queue == session->concerned && !session->said_no_memory)
 		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
-				  "queue %u does not start: " VUBLK_VU_NO_MEMORY "%s",
+				  "queue %u cannot start: " VUBLK_VU_NO_MEMORY "%s",
 				  queue->index, VUBLK_VU_SHARE_IT);
 	session->said_no_memory |= queue == session->concerned;
 	return true;
@@ -249,7 +282,8 @@ void vublk_session_start_queues(struct vublk_session *session)
 	struct vublk_disk disk;
 	int r;
 
-	note_resumption(session);
+	if (session->operation->is_message)
+		note_resumption(session);
 	fill_disk(session, &disk);
 	for (unsigned i = 0; i < session->num_used; i++) {
 		struct vublk_queue *queue = &session->queues[i];
@@ -271,7 +305,10 @@ static void on_queue_answered(struct vublk_queue *queue, void *opaque)
 	struct vublk_session *session = opaque;
 
 	session->waiting--;
-	/* Config changes are not reported while no ring is started, so they are reported now. */
+	/*
+	 * Changes of the config are not reported while no ring is started. A ring has just been
+	 * started, so they are reported now.
+	 */
 	if (queue->state == VUBLK_QUEUE_RUNNING && session->operation->is_message) {
 		vublk_back_channel_set_suspended(&session->server.back_channel, false);
 		vublk_back_channel_remind(&session->server.back_channel);

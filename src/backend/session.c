@@ -8,6 +8,7 @@
  */
 #include "backend/session.h"
 
+#include "handover/server.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -23,8 +24,15 @@ static void begin(struct vublk_session *session, const struct vublk_session_oper
 	session->phase = VUBLK_SESSION_STOPPING_QUEUES;
 }
 
+static const struct vublk_session_operation operation_hold = { "hold", NULL, NULL };
+
 static void run_operation(struct vublk_session *session)
 {
+	if (session->operation == &operation_hold && session->wants_hold && !session->wants_end) {
+		session->phase = VUBLK_SESSION_HELD;
+		session->owner->held(session->owner->opaque);
+		return;
+	}
 	if (!session->result && session->operation->run)
 		session->result = session->operation->run(session, &session->error);
 	if (session->phase == VUBLK_SESSION_ENDED)
@@ -33,7 +41,7 @@ static void run_operation(struct vublk_session *session)
 	vublk_session_start_queues(session);
 }
 
-/* An operation that may have read lost memory is not answered. */
+/* Ends an operation. If the operation may have read lost memory, the front-end gets no answer. */
 static void finish_operation(struct vublk_session *session)
 {
 	session->phase = VUBLK_SESSION_READING;
@@ -56,8 +64,8 @@ static void on_end(void *opaque)
 }
 
 /*
- * The owner frees the session when it is notified of the end. So the notification is a posted task,
- * which runs when no function of the session is on the stack.
+ * Posts a task that tells the owner that the session has ended. The owner then frees the session,
+ * so no function of the session may be on the stack.
  */
 static int run_end(struct vublk_session *session, struct vublk_error *error)
 {
@@ -73,7 +81,42 @@ static const struct vublk_session_operation operation_end = { "end", run_end, NU
 void vublk_session_end(struct vublk_session *session)
 {
 	session->wants_end = true;
+	if (session->phase == VUBLK_SESSION_READING || session->phase == VUBLK_SESSION_HELD)
+		vublk_vu_server_run(&session->server);
+}
+
+/* --- a hold ---------------------------------------------------------------- */
+
+void vublk_session_hold(struct vublk_session *session, bool between_messages)
+{
+	session->wants_hold = true;
+	session->holds_between_messages = between_messages;
 	if (session->phase == VUBLK_SESSION_READING)
+		vublk_vu_server_run(&session->server);
+}
+
+bool vublk_session_is_held(const struct vublk_session *session)
+{
+	return session->phase == VUBLK_SESSION_HELD;
+}
+
+/* Leaves the phase HELD. If the session has to end, the queues stay stopped. */
+static void leave_hold(struct vublk_session *session)
+{
+	session->wants_hold = false;
+	session->phase = VUBLK_SESSION_STARTING_QUEUES;
+	if (!session->wants_end)
+		vublk_session_start_queues(session);
+}
+
+void vublk_session_release(struct vublk_session *session)
+{
+	if (!session->wants_hold)
+		return;
+	session->wants_hold = false;
+	if (session->phase == VUBLK_SESSION_STOPPING_QUEUES && session->operation == &operation_hold)
+		vublk_session_continue_all(session);
+	if (session->phase == VUBLK_SESSION_HELD)
 		vublk_vu_server_run(&session->server);
 }
 
@@ -81,8 +124,13 @@ void vublk_session_end(struct vublk_session *session)
 
 static int run_rescan(struct vublk_session *session, struct vublk_error *error)
 {
-	if (vublk_engine_rescan(session->owner->engine, session->owner->limit))
-		vublk_back_channel_tell_config(&session->server.back_channel);
+	const struct vublk_session_owner *owner = session->owner;
+	uint64_t before = owner->engine->geometry.size_bytes;
+
+	if (!vublk_engine_rescan(owner->engine, owner->limit))
+		return 0;
+	vublk_back_channel_tell_config(&session->server.back_channel);
+	owner->resized(owner->opaque, before);
 	return 0;
 }
 
@@ -105,9 +153,30 @@ void vublk_session_rescan(struct vublk_session *session)
 		vublk_vu_server_run(&session->server);
 }
 
+/* --- a session of another process ------------------------------------------ */
+
+static const struct vublk_session_operation operation_take = { "take over", NULL, finish_rescan };
+
+void vublk_session_prepare_take(struct vublk_session *session)
+{
+	begin(session, &operation_take);
+}
+
+void vublk_session_begin_taken(struct vublk_session *session)
+{
+	vublk_vu_server_run(&session->server);
+}
+
+void vublk_session_tell_size(struct vublk_session *session)
+{
+	vublk_back_channel_tell_config(&session->server.back_channel);
+}
+
 /* --- the course ------------------------------------------------------------ */
 
-/* True: an operation has begun, or the connection is closed. */
+/*
+ * Receives the next message. Returns true if an operation has begun, or the connection is closed.
+ */
 static bool begin_message(struct vublk_session *session)
 {
 	int r = vublk_vu_server_receive(&session->server);
@@ -119,7 +188,7 @@ static bool begin_message(struct vublk_session *session)
 	return r;
 }
 
-/* The next operation. False: there is nothing to do but wait. */
+/* Begins the next operation. Returns false if there is nothing to do but wait. */
 static bool begin_next(struct vublk_session *session)
 {
 	if (session->wants_end) {
@@ -130,6 +199,13 @@ static bool begin_next(struct vublk_session *session)
 	if (session->wants_rescan) {
 		session->wants_rescan = false;
 		begin(session, &operation_rescan);
+		vublk_session_stop_all(session);
+		return true;
+	}
+	if (session->wants_hold &&
+	    !(session->holds_between_messages && vublk_upgrade_has_parts(&session->server))) {
+		begin(session, &operation_hold);
+		session->held_ns = vublk_now_ns();
 		vublk_session_stop_all(session);
 		return true;
 	}
@@ -147,6 +223,11 @@ static bool step(void *opaque)
 		return begin_next(session);
 	case VUBLK_SESSION_STOPPING_QUEUES:
 		run_operation(session);
+		return true;
+	case VUBLK_SESSION_HELD:
+		if (session->wants_hold && !session->wants_end)
+			return false;
+		leave_hold(session);
 		return true;
 	case VUBLK_SESSION_STARTING_QUEUES:
 		finish_operation(session);
@@ -170,16 +251,27 @@ static void close_session(void *opaque)
 	session->wants_end = true;
 }
 
+static void on_refused(void *opaque, const struct vublk_error *why)
+{
+	struct vublk_session *session = opaque;
+
+	session->owner->refused(session->owner->opaque, why);
+}
+
 static const struct vublk_vu_server_ops server_ops = {
 	.has_message = vublk_session_has_message,
 	.step = step,
 	.is_reading = is_reading,
 	.close = close_session,
+	.refused = on_refused,
 };
 
 /* --- life ------------------------------------------------------------------ */
 
-/* The disk offers many more queues than a front-end uses; each is initialised at its first use. */
+/*
+ * Allocates the queues. The disk offers many more queues than a front-end uses, so each queue is
+ * initialised at its first use.
+ */
 static int make_queues(struct vublk_session *session, struct vublk_error *error)
 {
 	const struct vublk_session_owner *owner = session->owner;
@@ -187,7 +279,7 @@ static int make_queues(struct vublk_session *session, struct vublk_error *error)
 	session->queues = aligned_alloc(VUBLK_CACHE_LINE,
 					owner->num_queues * sizeof(*session->queues));
 	if (!session->queues)
-		return vublk_error_set(error, ENOMEM, "no memory for %u queues",
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for %u queues",
 				       owner->num_queues);
 	return 0;
 }
@@ -200,7 +292,7 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 
 	if (!session) {
 		vublk_fd_close(&fd);
-		return vublk_error_set(error, ENOMEM, "no memory for a session");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a session");
 	}
 	session->owner = owner;
 	session->fault.fd = -1;

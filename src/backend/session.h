@@ -3,13 +3,13 @@
 #define VUBLK_BACKEND_SESSION_H
 
 /*
- * The session of one connected front-end. All of it belongs to the control thread.
+ * The session of one connected front-end. Only the control thread uses it.
  *
  * Key idea: a session does one operation at a time: a message, a check of the disk's size, or its
  * own end. Each operation takes the same steps: stop the queues that it concerns and wait for their
  * requests; run the operation, while no worker uses the data that it changes; start the queues that
- * are to run; answer. Meanwhile the control thread serves its loop, and further messages wait in
- * the socket.
+ * should run; answer. During an operation, the control thread serves its loop, and further messages
+ * wait in the socket.
  */
 #include "backend/dirty-log.h"
 #include "backend/memory.h"
@@ -21,13 +21,14 @@
 struct vublk_session;
 
 enum vublk_session_phase {
-	VUBLK_SESSION_READING,         /* no operation */
-	VUBLK_SESSION_STOPPING_QUEUES, /* until they have drained */
-	VUBLK_SESSION_STARTING_QUEUES, /* until their workers have them */
-	VUBLK_SESSION_ENDED,           /* to be freed */
+	VUBLK_SESSION_READING,         /* there is no operation */
+	VUBLK_SESSION_STOPPING_QUEUES, /* waits until the queues have drained */
+	VUBLK_SESSION_HELD,            /* the queues are stopped until the owner releases them */
+	VUBLK_SESSION_STARTING_QUEUES, /* waits until the workers have the queues */
+	VUBLK_SESSION_ENDED,           /* waits until the owner frees it */
 };
 
-/* An operation; run and finish may be NULL. The operations are in session.c and messages.c. */
+/* An operation. `run` and `finish` may be NULL. The operations are in session.c and messages.c. */
 struct vublk_session_operation {
 	const char *name;
 	int (*run)(struct vublk_session *session, struct vublk_error *error);
@@ -36,96 +37,153 @@ struct vublk_session_operation {
 	bool is_message;
 };
 
-/* What the session's owner provides. The owner is notified when the session has ended. */
+/* What the owner of a session supplies. */
 struct vublk_session_owner {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
-	struct vublk_log_limit *limit; /* of lines that front-ends cause; the control thread's */
+	struct vublk_log_limit *limit; /* the control thread's limit, for log lines that
+					  front-ends can cause */
 	struct vublk_engine *engine;
 	struct vublk_backend_worker **workers;
 	unsigned num_workers;
 	unsigned num_queues;
-	struct vublk_statistics *statistics; /* of the queues, which outlive the session */
+	struct vublk_statistics *statistics; /* the counters of the queues, which outlive the
+						session */
 	unsigned seg_max;
 	bool write_cache;
 	bool inflight; /* whether an in-flight area is offered */
 	uint64_t message_timeout_ms;
-	int listen_fd; /* where the next front-end waits; -1: nowhere */
-	const char *serial; /* VUBLK_BLK_ID_BYTES of it */
+	int listen_fd; /* the socket at which the next front-end waits; -1: there is none */
+	const char *serial; /* of VUBLK_BLK_ID_BYTES bytes */
 	/*
-	 * The front-end has disconnected and the queues are stopped; the owner frees the session.
+	 * Called when the front-end has disconnected and the queues are stopped. The owner frees
+	 * the session.
 	 */
 	void (*ended)(void *opaque);
+	/*
+	 * Called when a message was refused, or when the session closes the connection because of
+	 * something that the front-end did.
+	 */
+	void (*refused)(void *opaque, const struct vublk_error *why);
+	/* Called when the size of the disk has changed. */
+	void (*resized)(void *opaque, uint64_t before_bytes);
+	/* Called when the session is held. The owner must not free it in this call. */
+	void (*held)(void *opaque);
 	void *opaque;
 };
 
 struct vublk_session {
 	const struct vublk_session_owner *owner;
-	struct vublk_vu_server server; /* the connection, and the message that is served */
+	struct vublk_vu_server server; /* the connection, and the message that is being served */
 
 	/* what was negotiated */
 	uint64_t features;
 	uint8_t status;
-	bool write_cache; /* config.wce, as the driver set it */
-	bool resumes;           /* it continues an earlier session's rings or in-flight area */
-	bool knows_write_cache; /* the front-end has read config.wce in this session, or set it */
+	bool write_cache; /* the config field wce, as the driver has set it */
+	bool resumes;           /* the session continues the rings or the in-flight area of an
+				   earlier one */
+	bool knows_write_cache; /* the front-end has read or set the config field wce in this
+				   session */
 
-	struct vublk_fault fault; /* of memory, inflight and dirty_log */
+	struct vublk_fault fault; /* set when memory, inflight or dirty_log was truncated */
 	struct vublk_loop_source fault_source;
 	struct vublk_backend_memory memory;
 	struct vublk_inflight_area inflight;
 	struct vublk_backend_dirty_log dirty_log;
 	struct vublk_queue *queues;
-	unsigned num_used; /* initialised queues: up to the highest that a message was about */
-	bool enables_all;  /* without protocol features queues are enabled from the start */
+	unsigned num_used; /* how many queues are initialised: all up to the highest index that a
+			      message has named */
+	bool enables_all;  /* the front-end has no protocol features, so queues are enabled from
+			      the beginning */
 
-	/* the operation */
+	/* the operation in progress */
 	enum vublk_session_phase phase;
 	const struct vublk_session_operation *operation;
 	bool said_no_memory;
-	unsigned waiting; /* answers of workers that are due */
-	struct vublk_loop_timer worker_timer; /* armed while answers are due, or longer */
+	unsigned waiting; /* how many answers of workers are missing */
+	struct vublk_loop_timer worker_timer; /* always armed while answers are missing */
 	struct vublk_queue *concerned; /* the queue that the message is about, or NULL */
 	int result;
 	struct vublk_error error;
-	bool wants_rescan; /* a rescan is to be done next */
+	bool wants_rescan; /* the next operation is a rescan */
 	bool wants_end;
+	bool wants_hold;            /* the next operation is a hold */
+	uint64_t held_ns;           /* when the last hold began */
+	bool holds_between_messages; /* not while a message has been received or sent in part */
 	bool warned_of_seg_max;
 	struct vublk_loop_task end_task;
 };
 
-/* Serves the front-end on the socket `fd`, which is taken even if this fails. */
+/* Begins a session with the front-end on the socket `fd`. Takes over `fd`, even on failure. */
 int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 		      struct vublk_session **session, struct vublk_error *error);
-/* To be called after owner->ended(). NULL is a no-op. */
+/*
+ * Frees the session. Must not be called before owner->ended(), except if no queue runs and the
+ * connection belongs to another process. NULL is a no-op.
+ */
 void vublk_session_free(struct vublk_session *session);
 
-/* Ends the session as soon as its queues have drained, and then calls owner->ended(). */
+/*
+ * Ends the session after the present operation, when its queues have drained, and then calls
+ * owner->ended().
+ */
 void vublk_session_end(struct vublk_session *session);
 
-/* Checks the engine's size again, and tells the front-end if it has changed. */
+/*
+ * Checks the engine's size again after the present operation, and tells the front-end and the owner
+ * if it has changed.
+ */
 void vublk_session_rescan(struct vublk_session *session);
+
+/*
+ * Holds the session after the present operation: no queue runs, no request is outstanding, and
+ * messages wait in the socket. Calls owner->held() then. With `between_messages` the hold waits
+ * until no message has been received or sent in part, as another process needs it.
+ */
+void vublk_session_hold(struct vublk_session *session, bool between_messages);
+/*
+ * Ends a hold, also one that has not begun because requests are outstanding; these continue, and
+ * the queues take further ones. A no-op if there is no hold.
+ */
+void vublk_session_release(struct vublk_session *session);
+bool vublk_session_is_held(const struct vublk_session *session);
+/*
+ * For a session that another process has begun (upgrade/). The first function is called when all
+ * settings have been read, and the second one when this process has the disk: it starts the queues.
+ */
+void vublk_session_prepare_take(struct vublk_session *session);
+void vublk_session_begin_taken(struct vublk_session *session);
+/* Tells the front-end that the size of the disk is another one. */
+void vublk_session_tell_size(struct vublk_session *session);
 
 /* --- session-queues.c ------------------------------------------------------ */
 
 void vublk_session_queues_init(struct vublk_session *session);
-/* A message is about the queue of this index, which is less than owner->num_queues. */
+/*
+ * Returns the queue at `index`, which must be less than owner->num_queues. Initialises a queue at
+ * its first use.
+ */
 struct vublk_queue *vublk_session_use_queue(struct vublk_session *session, unsigned index);
-/* Whether the queue is with its worker. */
+/* Returns whether the worker has the queue. */
 bool vublk_session_runs(const struct vublk_queue *queue);
-/* Whether no ring is started: from SET_VRING_KICK to GET_VRING_BASE, enabled or not. */
+/*
+ * Returns whether no ring is started. A ring is started from SET_VRING_KICK to GET_VRING_BASE,
+ * whether it is enabled or not.
+ */
 bool vublk_session_is_suspended(const struct vublk_session *session);
-/* Stops the queue, if it runs, before the operation's run() is called. */
+/* Tells the worker to stop the queue, if the queue runs. The operation waits for the answer. */
 void vublk_session_stop_queue(struct vublk_session *session, struct vublk_queue *queue);
-/* Like vublk_session_stop_queue(), but by vublk_queue_suspend(). */
+/* Like vublk_session_stop_queue(), but calls vublk_queue_suspend(). */
 void vublk_session_suspend_queue(struct vublk_session *session, struct vublk_queue *queue);
 void vublk_session_stop_all(struct vublk_session *session);
-/* Starts the queues that are to run and do not run yet. */
+/* Undoes the stop of each queue that has not stopped yet. */
+void vublk_session_continue_all(struct vublk_session *session);
+/* Starts the queues that should run and do not run. */
 void vublk_session_start_queues(struct vublk_session *session);
 /*
- * Whether the driver may take the disk for write-through although config.wce says otherwise: the
- * driver may have set wce when another process served it, and the front-end does not repeat that
- * setting.
+ * Returns whether the driver may rely on write-through although session->write_cache is set. The
+ * driver may have set wce to 0 while another process served it, and the front-end does not repeat
+ * that setting.
  */
 bool vublk_session_doubts_write_cache(const struct vublk_session *session);
 
@@ -138,11 +196,14 @@ void vublk_session_notice_fault(struct vublk_session *session);
 /* --- messages.c ------------------------------------------------------------ */
 
 bool vublk_session_has_message(uint32_t request);
-/* Notes the protocol features that are offered. */
+/* Records which protocol features are offered. */
 void vublk_session_make_offer(struct vublk_session *session);
-/* Checks the message and stops the queues that must not run while it is executed. */
+/* Checks the message, and stops the queues that must not run while it is executed. */
 int vublk_session_begin_message(struct vublk_session *session, struct vublk_error *error);
-/* The operation that executes the message, or, if the message was refused, only answers it. */
+/*
+ * The operation that executes the message. For a message that was refused, it only sends the
+ * answer.
+ */
 extern const struct vublk_session_operation vublk_session_message;
 
 #endif

@@ -10,6 +10,7 @@
 #include "backend/worker.h"
 
 #include "util/atomic.h"
+#include "util/compiler.h"
 #include "util/error.h"
 #include "util/fd.h"
 
@@ -20,35 +21,37 @@
 #define COMPLETION_BATCH 64
 
 /*
- * Chains taken from a queue per round. A larger batch means fewer system calls of the engine,
- * and fewer calls to a driver that sleeps.
+ * The largest number of chains that are taken from a queue per round. A larger batch needs fewer
+ * system calls of the engine, and fewer calls to a driver that sleeps.
  */
 #define TAKE_BATCH 64
 /*
- * The batch of an engine that serves requests in submit(). With small batches the driver can handle
- * completions and make new requests while the next batch is served, unless the driver has to share
- * our core.
+ * The batch of an engine that serves requests within submit(). While it serves a small batch, the
+ * driver can handle earlier completions and make new requests, unless the driver has to share this
+ * core.
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 
-/* After a start, a sleeping worker looks for a driver that sends no kicks. */
+/* The time between two looks of a sleeping worker for requests without a kick. */
 #define UNKICKED_NS UINT64_C(1000000000)
-#define UNKICKED_LOOKS 10 /* without a result; afterwards the worker sleeps without looking */
+#define UNKICKED_LOOKS 10 /* after this many looks that found nothing, the worker no longer looks */
 
 struct vublk_backend_worker {
-	struct vublk_worker common; /* first, because worker_ops get &worker->common */
+	struct vublk_worker common; /* must be the first member, because worker_ops get
+				       &worker->common */
 
 	/* constant */
 	struct vublk_engine *engine;
 
-	/* the worker's */
+	/* used by the worker's thread */
 	struct vublk_loop_source engine_source;
 	struct vublk_engine_queue *engine_queue;
-	struct vublk_queue *queues; /* of one session */
+	struct vublk_queue *queues; /* all of one session */
+	struct vublk_backend_flush *flush; /* the engine has it; NULL: none */
 	struct vublk_loop_source peer_source; /* in the loop while there are queues */
 	struct vublk_loop_timer unkicked_timer;
-	unsigned unkicked_looks; /* still to come */
-	unsigned polled_queues;  /* queues without a kick descriptor */
+	unsigned unkicked_looks; /* how many looks remain */
+	unsigned polled_queues;  /* how many queues have no kick descriptor */
 };
 
 struct vublk_loop *vublk_backend_worker_loop(struct vublk_backend_worker *worker)
@@ -61,7 +64,7 @@ struct vublk_log_limit *vublk_backend_worker_log_limit(struct vublk_backend_work
 	return &worker->common.limit;
 }
 
-/* An engine may hold back submitted requests until the end of the batch. */
+/* Ends a batch of submitted requests, which the engine may have delayed until this call. */
 static void commit(struct vublk_backend_worker *worker)
 {
 	if (worker->engine_queue->ops->commit)
@@ -75,7 +78,7 @@ static void on_kick(void *opaque, uint32_t events)
 	struct vublk_queue *queue = opaque;
 
 	/*
-	 * A kick has no content; the ring says what is new. A descriptor that can give no
+	 * A kick only wakes the worker; the ring says what is new. A descriptor that can give no
 	 * more kicks, such as the end of a pipe, would stay readable, so it is removed.
 	 */
 	vublk_queue_kicked(queue, queue->kick_source.loop);
@@ -91,7 +94,7 @@ static void look_for_unkicked_later(struct vublk_backend_worker *worker)
 				     vublk_now_ns() + UNKICKED_NS);
 }
 
-/* The worker takes the requests that this function finds when the loop returns. */
+/* Looks for requests without a kick, while the worker sleeps. The next round takes them. */
 static void on_unkicked_timer(void *opaque)
 {
 	struct vublk_backend_worker *worker = opaque;
@@ -104,7 +107,10 @@ static void on_unkicked_timer(void *opaque)
 	look_for_unkicked_later(worker);
 }
 
-/* The front-end has disconnected; the control thread will stop the queues. */
+/*
+ * Called when the front-end has disconnected. Takes no more chains; the control thread will stop
+ * the queues.
+ */
 static void on_peer(void *opaque, uint32_t events)
 {
 	struct vublk_backend_worker *worker = opaque;
@@ -113,8 +119,8 @@ static void on_peer(void *opaque, uint32_t events)
 	for (struct vublk_queue *queue = worker->queues; queue; queue = queue->next) {
 		if (queue->phase != VUBLK_QUEUE_TAKING)
 			continue;
-		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: nothing more is taken (the "
-			  "front-end closed the connection)", queue->index);
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: stopped taking requests, because "
+			  "the front-end closed the connection", queue->index);
 		queue->phase = VUBLK_QUEUE_LEFT;
 	}
 }
@@ -158,7 +164,17 @@ int vublk_backend_worker_add_queue(struct vublk_backend_worker *worker,
 void vublk_backend_worker_drain_queue(struct vublk_backend_worker *worker,
 				      struct vublk_queue *queue)
 {
+	queue->phase_before = queue->phase;
 	queue->phase = VUBLK_QUEUE_DRAINING;
+}
+
+bool vublk_backend_worker_continue_queue(struct vublk_backend_worker *worker,
+					 struct vublk_queue *queue)
+{
+	if (queue->phase != VUBLK_QUEUE_DRAINING)
+		return false;
+	queue->phase = queue->phase_before;
+	return true;
 }
 
 static void remove_queue(struct vublk_backend_worker *worker, struct vublk_queue *queue)
@@ -172,10 +188,11 @@ static void remove_queue(struct vublk_backend_worker *worker, struct vublk_queue
 	vublk_loop_timer_disarm(&queue->quiet_timer);
 	if (queue->setup.kick_fd < 0)
 		worker->polled_queues--;
+	queue->phase = VUBLK_QUEUE_REMOVED;
 	vublk_loop_post(queue->control, &queue->answer_task);
 }
 
-/* Removes the queues that are to stop and have no requests outstanding, and answers for them. */
+/* Removes the queues that have drained, and posts their answers. */
 static void remove_drained(struct vublk_backend_worker *worker)
 {
 	struct vublk_queue **link = &worker->queues;
@@ -208,15 +225,27 @@ static unsigned take_all(struct vublk_backend_worker *worker)
 	return n;
 }
 
+static void end_flush(struct vublk_backend_worker *worker)
+{
+	struct vublk_backend_flush *flush = worker->flush;
+
+	worker->flush = NULL;
+	vublk_loop_post(flush->control, &flush->answer_task);
+}
+
 static unsigned complete_all(struct vublk_backend_worker *worker)
 {
+	const struct vublk_engine_io *flush = worker->flush ? &worker->flush->io : NULL;
 	struct vublk_engine_io *ios[COMPLETION_BATCH];
 	unsigned n = worker->engine_queue->ops->poll(worker->engine_queue, ios, COMPLETION_BATCH);
 
 	for (unsigned i = 0; i < n; i++)
-		vublk_request_done((struct vublk_request *)ios[i], worker->engine_queue);
+		if (VUBLK_UNLIKELY(ios[i] == flush))
+			end_flush(worker);
+		else
+			vublk_request_done((struct vublk_request *)ios[i], worker->engine_queue);
 	if (n)
-		commit(worker); /* a request of several ranges submits its next one */
+		commit(worker); /* submits the next ranges of requests that have several */
 	return n;
 }
 
@@ -248,7 +277,10 @@ static enum vublk_worker_wait waits_for(const struct vublk_worker *common)
 	return VUBLK_WAIT_DRIVER;
 }
 
-/* Enables the kicks of all queues; false if a driver has made chains available meanwhile. */
+/*
+ * Enables the kicks of all queues from which the worker takes chains. Returns false if a chain is
+ * available and a request is free for it.
+ */
 static bool enable_kicks(struct vublk_worker *common)
 {
 	struct vublk_backend_worker *worker = (struct vublk_backend_worker *)common;
@@ -271,6 +303,37 @@ static void disable_kicks(struct vublk_worker *common)
 			vublk_device_ring_disable_kicks(&queue->ring);
 }
 
+/* --- a flush of the back-end's own ----------------------------------------- */
+
+static void on_flush(void *opaque)
+{
+	struct vublk_backend_flush *flush = opaque;
+	struct vublk_backend_worker *worker = flush->worker;
+
+	worker->flush = flush;
+	worker->engine_queue->ops->submit(worker->engine_queue, &flush->io);
+	commit(worker);
+}
+
+static void on_flush_answer(void *opaque)
+{
+	struct vublk_backend_flush *flush = opaque;
+
+	flush->is_busy = false;
+	flush->done(flush->opaque, flush->io.result);
+}
+
+void vublk_backend_worker_flush(struct vublk_backend_worker *worker,
+				struct vublk_backend_flush *flush)
+{
+	flush->io = (struct vublk_engine_io){ .op = VUBLK_OP_FLUSH };
+	flush->worker = worker;
+	flush->task = (struct vublk_loop_task){ .fn = on_flush, .opaque = flush };
+	flush->answer_task = (struct vublk_loop_task){ .fn = on_flush_answer, .opaque = flush };
+	flush->is_busy = true;
+	vublk_loop_post(&worker->common.loop, &flush->task);
+}
+
 /* --- life ------------------------------------------------------------------ */
 
 static void on_engine(void *opaque, uint32_t events)
@@ -282,7 +345,9 @@ static void on_engine(void *opaque, uint32_t events)
 		worker->engine_queue->ops->woken(worker->engine_queue);
 }
 
-/* On the worker's thread, because an engine's queue belongs to the thread that creates it. */
+/*
+ * Called on the worker's thread, because an engine's queue belongs to the thread that creates it.
+ */
 static int set_up(struct vublk_worker *common, struct vublk_error *error)
 {
 	struct vublk_backend_worker *worker = (struct vublk_backend_worker *)common;
@@ -323,7 +388,7 @@ int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode p
 	int r;
 
 	if (!worker)
-		return vublk_error_set(error, ENOMEM, "no memory for a worker");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a worker");
 	*worker = (struct vublk_backend_worker){ .engine = engine };
 	worker->unkicked_timer = (struct vublk_loop_timer){ .fn = on_unkicked_timer,
 							    .opaque = worker };

@@ -10,25 +10,56 @@
 
 struct vublk_backend_worker;
 
-/* A worker of `engine`; its thread runs when this returns. */
+/* Makes a worker of `engine`. Its thread runs when this returns. */
 int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 			     struct vublk_backend_worker **worker, struct vublk_error *error);
-/* Ends the thread and waits for its end; the worker must have no queues. NULL is a no-op. */
+/* Ends the thread and waits for its end. The worker must have no queues. NULL is a no-op. */
 void vublk_backend_worker_free(struct vublk_backend_worker *worker);
 
-/* Where tasks are posted. */
+/* Returns the worker's loop, to which any thread may post tasks. */
 struct vublk_loop *vublk_backend_worker_loop(struct vublk_backend_worker *worker);
 
-/* The limit of log lines that the drivers of its queues cause; for the worker's thread only. */
+/*
+ * Returns the limit for log lines that the drivers of the worker's queues can cause. Only the
+ * worker's thread may use the limit.
+ */
 struct vublk_log_limit *vublk_backend_worker_log_limit(struct vublk_backend_worker *worker);
 
-/* The worker's thread. */
+/*
+ * A flush of the disk by the back-end itself. Zeroed, except `control` and `done`; must outlive the
+ * flush. The memory belongs to the worker until done() is called on the loop `control`, with 0 or a
+ * negative errno.
+ */
+struct vublk_backend_flush {
+	struct vublk_engine_io io; /* must be the first member, because the engine returns it */
+	struct vublk_backend_worker *worker;
+	struct vublk_loop_task task, answer_task;
+	struct vublk_loop *control;
+	void (*done)(void *opaque, int result);
+	void *opaque;
+	bool is_busy; /* used by the control thread */
+};
+
+/* Begins a flush, which must not be busy. The worker needs no queues. Never waits. */
+void vublk_backend_worker_flush(struct vublk_backend_worker *worker,
+				struct vublk_backend_flush *flush);
+
+/* These functions are called on the worker's thread. */
 
 /* Begins to run a queue. */
 int vublk_backend_worker_add_queue(struct vublk_backend_worker *worker,
 				   struct vublk_queue *queue, struct vublk_error *error);
-/* Takes no more chains; posts the queue's answer when all requests are complete. */
+/*
+ * From this call on, the worker takes no more chains from the queue. It posts the queue's answer
+ * when all requests are complete.
+ */
 void vublk_backend_worker_drain_queue(struct vublk_backend_worker *worker,
 				      struct vublk_queue *queue);
+/*
+ * Undoes vublk_backend_worker_drain_queue(), unless the queue's answer was posted already. Returns
+ * whether the worker runs the queue.
+ */
+bool vublk_backend_worker_continue_queue(struct vublk_backend_worker *worker,
+					 struct vublk_queue *queue);
 
 #endif

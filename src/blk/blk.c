@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of an open disk: the bus's events, the disk's properties, and the closing. The opening
- * is in open.c, and the data path is in queue.c.
+ * The life of an open disk: the bus's events, the disk's properties, and how the disk is closed.
+ * open.c opens a disk, and queue.c has the data path.
  *
- * Key idea: the bus's thread is the thread that the application knows as the disk's thread. This
- * thread keeps blk->info up to date, under the lock. Queues do not take the lock: they read only
- * the capacity, atomically. When a back-end is lost, the disk's thread takes over the queues for a
+ * Key idea: "the disk's own thread" of vublk/blk.h is the thread of the in-process bus.
+ * It keeps blk->info up to date, under the lock. Queues do not take the lock: they read only the
+ * capacity, atomically. When a back-end is lost, the disk's thread takes over the queues for a
  * moment (recover.c).
  */
 #include "blk/change.h"
 #include "blk/config.h"
 #include "blk/disk.h"
+#include "blk/replay.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/probe.h"
 #include "util/struct.h"
 #include "util/log.h"
 #include "util/loop.h"
@@ -21,11 +23,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Header, data and status take a descriptor each; 4 is the next power of two. */
-#define MIN_QUEUE_SIZE 4
-/* The largest number of times that a config that changes during the opening is read again. */
-#define MAX_CONFIG_READS 8
 
 /* --- events, on the disk's thread --------------------------------------------------- */
 
@@ -70,7 +67,8 @@ static void on_config_changed(void *opaque)
 	}
 	if (vublk_blk_refresh_info(blk, &resized, &error))
 		vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_WARNING,
-				  "a change of the config is ignored: %s", error.text);
+				  "ignored a change of the back-end's configuration: %s",
+				  error.text);
 	else
 		report(blk, resized ? VUBLK_BLK_RESIZED : VUBLK_BLK_CONFIG_CHANGED, NULL);
 }
@@ -83,8 +81,9 @@ static void report_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
 }
 
 /*
- * A back-end without FLUSH has no write cache. A back-end with FLUSH may have a write cache
- * whatever its config says, because some back-ends have a cache although they say "write-through".
+ * Returns whether completed writes may be lost with the back-end. Without FLUSH, writes are stable
+ * when they complete. With FLUSH, the back-end may have a write cache, even if its config says
+ * "write-through".
  */
 static bool has_unflushed_writes(const struct vublk_blk *blk)
 {
@@ -103,17 +102,17 @@ static void report_lost_writes(struct vublk_blk *blk)
 	struct vublk_error error;
 
 	vublk_error_set(&error, EOWNERDEAD,
-			"the back-end was lost with completed writes that no flush had made "
-			"stable, and if it kept them in its own memory they are lost; the next flush "
-			"fails (unflushed=trust if the back-end keeps them)");
+			"the back-end was lost with completed writes that had not been flushed; if "
+			"it cached them in its own memory, they are lost. The next flush fails "
+			"(set unflushed=trust if the back-end keeps completed writes)");
 	vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_WARNING, "%s",
 			  error.text);
 	report(blk, VUBLK_BLK_WRITES_LOST, &error);
 }
 
 /*
- * Closes the gates of all queues before it looks for unflushed writes, so that it misses no
- * completion.
+ * Called when the back-end is lost. Closes the gates of all queues before it looks for unflushed
+ * writes, so that it misses no completion.
  */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
@@ -128,6 +127,7 @@ static void on_lost(void *opaque, const struct vublk_error *error)
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_after_loss(&blk->queues[i], writes_lost);
 	blk->is_lost = true;
+	VUBLK_PROBE2(blk_lost, error->code, error->text);
 	report(blk, VUBLK_BLK_LOST, error);
 	if (writes_lost)
 		report_lost_writes(blk);
@@ -137,6 +137,7 @@ static void on_rings_suspend(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
 
+	vublk_blk_replay_suspend(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_suspend(&blk->queues[i]);
 }
@@ -144,26 +145,37 @@ static void on_rings_suspend(void *opaque)
 static void on_rings_replaced(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_blk *blk = opaque;
+	bool holds = !error && vublk_blk_replay_is_due(blk);
 
-	for (unsigned i = 0; i < blk->num_queues; i++)
-		vublk_blk_queue_resume(&blk->queues[i], error);
+	for (unsigned i = 0; i < blk->num_queues; i++) {
+		if (holds)
+			vublk_blk_queue_hold(&blk->queues[i]);
+		else
+			vublk_blk_queue_resume(&blk->queues[i], error);
+	}
 }
 
-/* The rings also start again, without a loss, after requests exceeded request-deadline-ms. */
+/*
+ * Called when the rings run again: either after a loss, or after requests exceeded
+ * request-deadline-ms without a loss.
+ */
 static void on_reconnected(void *opaque)
 {
 	struct vublk_blk *blk = opaque;
 
+	vublk_blk_replay_begin(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_revive(&blk->queues[i]);
-	if (blk->is_lost)
+	if (blk->is_lost) {
+		VUBLK_PROBE1(blk_recovered, blk->num_queues);
 		report_if_running(blk, VUBLK_BLK_RECONNECTED, NULL);
+	}
 	blk->is_lost = false;
 }
 
 /*
- * Checks every queue, also the queues after an overdue one, because each check records the queue's
- * progress.
+ * Returns whether a request is overdue. Checks all queues, even after it has found an overdue
+ * request, because each check also records the progress of its queue.
  */
 static bool is_overdue(void *opaque)
 {
@@ -175,15 +187,22 @@ static bool is_overdue(void *opaque)
 	return overdue;
 }
 
+static void on_timer(void *opaque)
+{
+	vublk_blk_replay_tick(opaque);
+}
+
 static void on_gave_up(void *opaque, const struct vublk_error *cause)
 {
 	struct vublk_blk *blk = opaque;
 	struct vublk_error error = *cause;
 
 	if (error.code != ETIME)
-		error.code = ENOTCONN; /* for every other cause */
+		error.code = ENOTCONN; /* requests fail with this code for every cause except the
+					  deadline */
 	if (!vublk_blk_is_running(blk))
-		return; /* the opening fails */
+		return; /* the open fails, and reports this */
+	vublk_blk_replay_suspend(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_give_up(&blk->queues[i], &error);
 	report(blk, VUBLK_BLK_GAVE_UP, cause);
@@ -198,6 +217,7 @@ void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers
 	handlers->reconnected = on_reconnected;
 	handlers->gave_up = on_gave_up;
 	handlers->is_overdue = is_overdue;
+	handlers->timer = on_timer;
 	handlers->opaque = blk;
 	handlers->log = blk->handlers.log;
 }
@@ -205,6 +225,16 @@ void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers
 /* --- close --------------------------------------------------------------------------------- */
 
 #define DRAIN_BATCH 32
+
+static int abandon(const struct vublk_blk_queue *queue, struct vublk_error *error)
+{
+	unsigned count = vublk_blk_in_flight(queue);
+
+	return vublk_error_set(error, ETIMEDOUT, "the disk was closed, but %u request%s of queue "
+			       "%u had not completed in time and %s abandoned",
+			       count, count == 1 ? "" : "s",
+			       queue->index, count == 1 ? "was" : "were");
+}
 
 /*
  * Takes completions until no request is in flight or the deadline has passed. On failure, `error`
@@ -222,14 +252,13 @@ static int drain(struct vublk_blk_queue *queue, uint64_t deadline_ns, struct vub
 		if (n < 0)
 			return n;
 		if (!n)
-			return vublk_error_set(error, ETIMEDOUT, "%u requests of queue %u were not "
-					       "completed within the time to wait, and were "
-					       "abandoned", vublk_blk_in_flight(queue), queue->index);
+			return abandon(queue, error);
 		for (int i = 0; i < n; i++)
 			if (vublk_blk_queue_gave_up(queue, completions[i].result))
 				r = vublk_error_set(error, ENOTCONN, "requests of queue %u failed "
 						    "while the disk was being closed, because no "
-						    "back-end will complete them", queue->index);
+						    "back-end was left to complete them",
+						    queue->index);
 	}
 	return r;
 }
@@ -241,6 +270,7 @@ void vublk_blk_free(struct vublk_blk *blk)
 	for (unsigned i = 0; blk->queues && i < blk->num_queues; i++)
 		vublk_blk_queue_deinit(&blk->queues[i]);
 	free(blk->queues);
+	vublk_blk_replay_deinit(blk);
 	vublk_blk_free_allocations(blk);
 	pthread_mutex_destroy(&blk->blocking.lock);
 	pthread_cond_destroy(&blk->change_ended);
@@ -259,7 +289,7 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 		return 0;
 	if (vublk_inproc_is_own_thread(blk->inproc))
 		return vublk_error_set(error, EBUSY, "a disk cannot be closed from one of its "
-				       "handlers: close it on another thread");
+				       "handlers; close it from another thread");
 	if (wait_ms >= 0)
 		deadline_ns = vublk_now_ns() + (uint64_t)wait_ms * 1000000;
 	if (!vublk_blk_is_running(blk)) {
@@ -271,6 +301,8 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 
 		r = r ? r : drained;
 	}
+	if (!r)
+		r = vublk_blk_replay_close(blk, deadline_ns, error);
 	pthread_mutex_lock(&blk->lock);
 	vublk_blk_set_phase(blk, VUBLK_BLK_PHASE_CLOSING);
 	pthread_mutex_unlock(&blk->lock);
@@ -311,8 +343,8 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 		return r;
 	if (!(blk->features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE)))
 		return vublk_error_set(error, ENOTSUP,
-				       "the write cache cannot be turned %s: the back-end does not "
-				       "offer CONFIG_WCE", on ? "on" : "off");
+				       "cannot turn the write cache %s, because the back-end does "
+				       "not offer CONFIG_WCE", on ? "on" : "off");
 	return vublk_inproc_write_wce(blk->inproc, on, error);
 }
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The blocking calls (<vublk/blocking.h>), which work on ordinary memory. They use a queue of
- * the disk that is reserved for them. The code here only cuts, copies and waits; the queue handles
+ * The blocking calls (<vublk/blocking.h>), which work on ordinary memory. They use a queue of the
+ * disk that is reserved for them. The code here only cuts, copies and waits; the queue handles
  * requests, limits and lost back-ends.
  *
- * Key idea: a call is a job, which is cut into pieces. Each piece occupies a slot of the bounce
- * buffer from its submission until its completion is taken. A call returns when all its slots
- * are free, so a completion always belongs to the present call.
+ * Key idea: a call becomes a job, and the job is cut into pieces. Each piece occupies a slot of the
+ * bounce buffer from its submission until its completion is taken. A call returns when all its
+ * slots are free, so a completion always belongs to the present call.
  */
 #include "blk/disk.h"
 
@@ -21,17 +21,17 @@
 #include <sched.h>
 #include <string.h>
 
-/* One call, and its progress. */
+/* A call and its progress. */
 struct job {
 	uint32_t type;        /* VIRTIO_BLK_T_... */
-	const char *name;     /* in errors */
-	uint64_t offset;      /* the caller's range */
+	const char *name;     /* of the call, for error sentences */
+	uint64_t offset;      /* the caller's range of the disk */
 	uint64_t bytes;
-	char *into;           /* of a read */
-	const char *from;     /* of a write */
+	char *into;           /* the caller's buffer, for a read */
+	const char *from;     /* the caller's buffer, for a write */
 	uint32_t flags;
 	uint64_t next, end;   /* the range that is not submitted yet, in whole blocks */
-	int result;           /* the first failure; it stops the submission */
+	int result;           /* the first failure, after which nothing more is submitted */
 };
 
 static bool is_data(const struct job *job)
@@ -47,9 +47,9 @@ static int claim_queue(struct vublk_blk *blk, struct vublk_error *error)
 		if (vublk_blk_queue_claim(&blk->queues[i], VUBLK_BLK_QUEUE_OF_BLOCKING_CALLS))
 			vublk_store_release(&blk->blocking.queue, &blk->queues[i]); /* J */
 	if (!blk->blocking.queue)
-		return vublk_error_set(error, EBUSY, "no queue is left for blocking calls: the "
-				       "application uses all %u; leave one unused, or open the disk "
-				       "with one more (num-queues)",
+		return vublk_error_set(error, EBUSY, "no queue is free for blocking calls, because "
+				       "the application uses all %u; leave one unused, or open the "
+				       "disk with one more (num-queues)",
 				       blk->num_queues);
 	blk->blocking.num_slots = VUBLK_MIN(blk->queue_size, (unsigned)VUBLK_BLK_BOUNCE_SLOTS);
 	return 0;
@@ -77,8 +77,8 @@ static int prepare(struct vublk_blk *blk, const struct job *job, struct vublk_er
 /* --- one piece ------------------------------------------------------------------------------- */
 
 /*
- * The part of the caller's range that is in this piece: its offsets in the slot and in the caller's
- * buffer.
+ * Returns how many bytes of the piece belong to the caller's range, and where they are in the slot
+ * and in the caller's buffer.
  */
 static size_t part_of(const struct job *job, const struct vublk_blk_bounce_slot *slot,
 		      size_t *in_slot, uint64_t *in_buffer)
@@ -106,7 +106,10 @@ static int add_data(struct vublk_blk_blocking *blocking, const struct job *job,
 			       slot, error);
 }
 
-/* A request without data is one piece in this file; the queue splits it further. */
+/*
+ * Submits a request without data. This file handles the request as one piece; the queue may split
+ * it further.
+ */
 static int add_other(struct vublk_blk_blocking *blocking, const struct job *job,
 		     struct vublk_blk_bounce_slot *slot, struct vublk_error *error)
 {
@@ -143,7 +146,7 @@ static void take_data(const struct vublk_blk_blocking *blocking, const struct jo
 
 /* --- a job ------------------------------------------------------------------------------------- */
 
-/* The first failure is the result of the call. */
+/* Records a failure. The first one is the result of the call. */
 static void fail(const struct vublk_blk_blocking *blocking, struct job *job, int result,
 		 struct vublk_error *error)
 {
@@ -183,8 +186,8 @@ static void send_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 }
 
 /*
- * A wait fails only if the kernel lacks memory. The requests are then still in flight, so the
- * caller waits again.
+ * Takes the completions of pieces. If the wait fails, which happens only if the kernel lacks
+ * memory, the requests are still in flight, so the caller waits again.
  */
 static void take_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 			struct vublk_error *error)
@@ -212,8 +215,9 @@ static int run(struct vublk_blk *blk, struct job *job, struct vublk_error *error
 	int r;
 
 	if (vublk_inproc_is_own_thread(blk->inproc))
-		return vublk_error_set(error, EBUSY, "%s: a handler must not block the disk's own "
-				       "thread", job->name);
+		return vublk_error_set(error, EBUSY, "%s: a handler must not make a blocking call "
+				       "on the disk's own thread; make it from another thread",
+				       job->name);
 	pthread_mutex_lock(&blocking->lock);
 	r = prepare(blk, job, error);
 	while (!r && (has_more(job) || blocking->in_flight)) {
@@ -238,8 +242,8 @@ static int round_range(struct vublk_blk *blk, struct job *job, struct vublk_erro
 		return r;
 	block = blk->queues[0].limits.block_bytes;
 	if (!job->bytes)
-		return vublk_error_set(error, EINVAL, "%s of 0 bytes at byte %" PRIu64
-				       ": there is nothing to do", job->name, job->offset);
+		return vublk_error_set(error, EINVAL, "%s of 0 bytes at byte %" PRIu64 ": expected "
+				       "at least 1 byte", job->name, job->offset);
 	if (!vublk_range_within(job->offset, job->bytes, capacity))
 		return vublk_error_set(error, EINVAL, "%s of %" PRIu64 " bytes at byte %" PRIu64
 				       ": the disk ends at byte %" PRIu64,
@@ -273,15 +277,17 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 	if (r)
 		return r;
 	if (job.next != offset || job.end != offset + bytes)
-		return vublk_error_set(error, EINVAL, "write of %zu bytes at byte %" PRIu64
-				       ": both must be multiples of the block size %u: read the "
-				       "blocks at both ends, change them, and write them whole",
+		return vublk_error_set(error, EINVAL, "write of %zu bytes at byte %" PRIu64 ": "
+				       "expected multiples of the block size, %u bytes, for both "
+				       "numbers; to change a part of a block, read it, change it "
+				       "and write the whole block",
 				       bytes, offset, blk->queues[0].limits.block_bytes);
 	return run(blk, &job, error);
 }
 
 /*
- * Runs a job that is one request without data: `next` is 0 and `end` is 1 until it is submitted.
+ * Runs a job that is one request without data. For such a job, `next` is 0 and `end` is 1 until the
+ * request is submitted.
  */
 static int run_one(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {
@@ -322,7 +328,7 @@ int vublk_blk_pwrite_zeroes(struct vublk_blk *blk, uint64_t offset, uint64_t byt
 
 /* --- statistics ---------------------------------------------------------------------------------- */
 
-/* Takes no lock, because a call that waits for a back-end holds it. */
+/* Takes no lock, because a call that waits for a back-end may hold the lock. */
 int vublk_blk_get_blocking_stats(const struct vublk_blk *blk, struct vublk_blk_stats *stats,
 				 size_t stats_bytes)
 {

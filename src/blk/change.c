@@ -3,10 +3,10 @@
  * The life of a change of the disk's memory. The calls that start changes are in memory.c, and the
  * disk's thread carries them out in src/inproc/driver.c.
  *
- * Key idea: a change owns what it needs (the descriptor of the memory, the mapping) until its
- * result is taken. So there is one way to undo it, wherever it ends: refused, canceled, or closed
- * with the disk. A change that the application cancels belongs to the disk's thread, which removes
- * an added region again and then frees the change.
+ * Key idea: a change owns what it needs (the descriptor of the memory, the mapping) until the
+ * application takes its result. So there is one way to undo a change, whether the change is
+ * refused, is canceled, or ends with the disk. A change that the application cancels belongs to the
+ * disk's thread, which removes a region that the change has added and then frees the change.
  */
 #include "blk/change.h"
 
@@ -34,14 +34,15 @@ static bool adds(const struct vublk_blk_change *change)
 /* --- begin and end ------------------------------------------------------------------ */
 
 /*
- * Called when a canceled change has ended: the same change then removes the memory that it added.
+ * Called when a canceled change has ended. If it has added memory, turns it into a change that
+ * removes the memory; otherwise frees it.
  */
 static void undo(struct vublk_blk_change *change)
 {
 	struct vublk_blk *blk = change->blk;
 
 	if (!vublk_blk_is_running(blk))
-		return; /* the closing of the disk frees it */
+		return; /* closing the disk frees the change */
 	if (!adds(change) || change->result < 0) {
 		vublk_blk_change_free(change);
 		return;
@@ -54,7 +55,10 @@ static void undo(struct vublk_blk_change *change)
 	vublk_inproc_begin_undo(blk->inproc, &change->region);
 }
 
-/* As soon as the lock is free, the application may free a change that is not canceled. */
+/*
+ * Called when a change has ended. The application may free a change that is not canceled as soon as
+ * this function has released the lock.
+ */
 static void on_ended(struct vublk_inproc_call *call, int result, const struct vublk_error *error)
 {
 	struct vublk_blk_change *change =
@@ -108,8 +112,9 @@ void vublk_blk_change_begin(struct vublk_blk_change *change)
 /* --- the result ---------------------------------------------------------------------- */
 
 /*
- * Called under the lock, for a change that has ended. The disk gets the memory of an alloc. A
- * release frees its memory in any case: its failure means that the region was removed before.
+ * Settles a change that has ended, and returns its result. The caller must hold the lock. The
+ * memory of an ALLOC becomes the disk's. A RELEASE succeeds in any case, because its memory is
+ * freed even if the back-end could not be told.
  */
 static int settle(struct vublk_blk_change *change, struct vublk_error *error)
 {
@@ -155,8 +160,9 @@ int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
 		r = settle(change, error);
 	pthread_mutex_unlock(&blk->lock);
 	if (!ended)
-		return vublk_error_set(error, EAGAIN, "the change of the memory has not ended: wait "
-				       "until the descriptor of vublk_blk_change_fd() is readable");
+		return vublk_error_set(error, EAGAIN, "the memory change has not ended; wait "
+				       "until the descriptor that vublk_blk_change_fd() returns "
+				       "is readable");
 	if (!r && address && adds(change))
 		*address = change->region.address;
 	vublk_blk_change_free(change);
@@ -168,7 +174,7 @@ int vublk_blk_change_fd(const struct vublk_blk_change *change)
 	return change->fd;
 }
 
-/* The lock keeps the disk's thread from freeing the change in the middle. */
+/* The lock keeps the disk's thread from freeing the change during this call. */
 void vublk_blk_change_cancel(struct vublk_blk_change *change)
 {
 	struct vublk_blk *blk;
@@ -200,7 +206,8 @@ int vublk_blk_change_new(struct vublk_blk *blk, struct vublk_blk_change **out,
 	change = calloc(1, sizeof(*change));
 	if (!change) {
 		vublk_fd_close(&fd);
-		return vublk_error_set(error, ENOMEM, "no memory to change the disk's memory");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory to change the disk's "
+				       "memory");
 	}
 	change->blk = blk;
 	change->fd = fd;

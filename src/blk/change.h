@@ -20,14 +20,16 @@ struct vublk_blk_change {
 	struct vublk_inproc_region_call region;
 	struct vublk_blk *blk;
 	enum vublk_blk_change_kind kind;
-	/* Owned by the change; NULL except for ALLOC and RELEASE. */
+	/* The memory of an ALLOC or a RELEASE, which the change owns; otherwise NULL. */
 	struct vublk_blk_allocation *allocation;
-	int fd;                   /* eventfd, signalled at the end; -1 for a call that waits */
+	int fd;                   /* an eventfd that is signalled when the change has ended; -1:
+				     a blocking call waits instead */
 
-	/* under the disk's lock */
-	struct vublk_blk_change *next; /* of blk->changes, unless a call waits for this one */
+	/* protected by the disk's lock */
+	struct vublk_blk_change *next; /* in blk->changes; not used if a blocking call waits for
+					  the change */
 	bool ended;
-	bool canceled;            /* the application has no access to it any more */
+	bool canceled;            /* the application no longer has access to the change */
 	int result;
 	struct vublk_error error;
 };
@@ -35,27 +37,39 @@ struct vublk_blk_change {
 /* Unmaps memory from vublk_blk_alloc(). NULL is a no-op. */
 void vublk_blk_free_allocation(struct vublk_blk_allocation *allocation);
 
-/* Only fills in the struct. `allocation`, if there is one, is now the change's. */
+/*
+ * Prepares a change, which the caller then begins. The change owns `allocation` (may be NULL)
+ * afterwards.
+ */
 void vublk_blk_change_init(struct vublk_blk_change *change, struct vublk_blk *blk,
 			   enum vublk_blk_change_kind kind,
 			   struct vublk_blk_allocation *allocation);
-/* Releases all that the change owns, except its own memory. It has not begun, or has ended. */
+/*
+ * Frees all that the change owns, but not the change itself. The change must not have begun, or
+ * must have ended.
+ */
 void vublk_blk_change_deinit(struct vublk_blk_change *change);
 
-/* Makes a change for the application, with a descriptor, in the disk's list. */
+/*
+ * Makes a change for a call that does not wait: the change has an eventfd, and is in the disk's
+ * list.
+ */
 int vublk_blk_change_new(struct vublk_blk *blk, struct vublk_blk_change **out,
 			 struct vublk_error *error);
-/* Removes the change from the list, and frees it. It has not begun, or has ended. */
+/*
+ * Removes the change from the disk's list and frees it. The change must not have begun, or must
+ * have ended.
+ */
 void vublk_blk_change_free(struct vublk_blk_change *change);
 
-/* Gives the change to the disk's thread. */
+/* Passes the change to the disk's thread. */
 void vublk_blk_change_begin(struct vublk_blk_change *change);
-/* Waits for the end, and settles the change. */
+/* Waits for the end of the change and settles it. Returns its result. */
 int vublk_blk_change_wait(struct vublk_blk_change *change, struct vublk_error *error);
 
-/* The disk is being closed: changes that have not begun end without an effect. */
+/* Called when the disk is being closed. Changes that have not begun end without an effect. */
 void vublk_blk_cancel_changes(struct vublk_blk *blk);
-/* The disk's thread has ended: frees all changes. */
+/* Called when the disk's thread has ended. Frees all changes. */
 void vublk_blk_free_changes(struct vublk_blk *blk);
 
 #endif

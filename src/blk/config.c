@@ -17,7 +17,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* The largest piece. Guests send requests of about this size, so back-ends are tested with it. */
+/*
+ * The largest piece of a request. Guests send requests of about this size, so back-ends are tested
+ * with it.
+ */
 #define MAX_PIECE_BYTES (UINT32_C(1) << 20)
 #define MAX_BLOCK_BYTES (UINT32_C(2) << 20)
 #define MAX_PHYSICAL_EXP 15
@@ -47,9 +50,10 @@ static void describe_blocks(const struct virtio_blk_config *config, struct vublk
 }
 
 /*
- * A device that does not say how many segments it accepts (SEG_MAX) gets one segment per piece.
- * Linux does the same, so such a device has never been tested with more segments. A chain is never
- * longer than the queue (section 2.7.5.3.1), with or without an indirect table.
+ * Finds out how many segments a piece may have. If the device does not say how many it accepts
+ * (SEG_MAX), a piece has one segment. Linux does the same, so such devices are not tested with
+ * more. A chain is never longer than the queue (section 2.7.5.3.1), with or without an indirect
+ * table.
  */
 static void describe_segments(const struct virtio_blk_config *config, unsigned queue_size,
 			      struct vublk_blk_info *info)
@@ -103,8 +107,9 @@ int vublk_blk_config_describe(const uint8_t *bytes, uint64_t features, unsigned 
 	memcpy(&config, bytes, sizeof(config));
 	sectors = le64toh(config.capacity);
 	if (sectors > INT64_MAX >> VUBLK_SECTOR_SHIFT)
-		return vublk_error_set(error, EPROTO, "the back-end's config says a capacity of %"
-				       PRIu64 " sectors, more than a disk can have", sectors);
+		return vublk_error_set(error, EPROTO, "the back-end reports a capacity of "
+				       "%" PRIu64 " sectors, which exceeds the maximum of a disk",
+				       sectors);
 	info->features = features;
 	info->capacity_bytes = sectors << VUBLK_SECTOR_SHIFT;
 	info->read_only = has(info, VIRTIO_BLK_F_RO);
@@ -125,8 +130,8 @@ int vublk_blk_config_limits(const struct vublk_blk_info *info, struct vublk_blk_
 
 	if (most < info->block_size_bytes)
 		return vublk_error_set(error, ENOTSUP,
-				       "the back-end takes %u segments of %u bytes in a request, "
-				       "which is less than its block of %u bytes",
+				       "the back-end accepts requests of %u segments of %u bytes, "
+				       "but its blocks of %u bytes do not fit such a request",
 				       info->max_segments, info->max_segment_bytes,
 				       info->block_size_bytes);
 	*limits = (struct vublk_blk_limits){

@@ -20,15 +20,16 @@
 	 VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) | VUBLK_BIT(VIRTIO_F_VERSION_1))
 
 /*
- * Fills info->features and the fields of `info` that come from the config space; sizes are in
- * bytes. Replaces missing and invalid values with safe ones. `config` has
- * VUBLK_BLK_CONFIG_BYTES. EPROTO: no disk can have that capacity.
+ * Fills info->features and the fields of `info` that come from the config space. Sizes are in
+ * bytes. Safe values replace missing and invalid ones. `config` has VUBLK_BLK_CONFIG_BYTES. EPROTO:
+ * no disk can have the capacity in the config.
  */
 int vublk_blk_config_describe(const uint8_t *config, uint64_t features, unsigned queue_size,
 			      struct vublk_blk_info *info, struct vublk_error *error);
 
 /*
- * Derives the limits of a piece. ENOTSUP: the device's limits do not permit a piece of one block.
+ * Computes the limits of a piece (split.h). ENOTSUP: the device's limits do not permit a piece of
+ * one block.
  */
 int vublk_blk_config_limits(const struct vublk_blk_info *info, struct vublk_blk_limits *limits,
 			    struct vublk_error *error);

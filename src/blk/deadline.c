@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Finds out whether a piece of a request has taken longer than request-deadline-ms.
- * src/inproc/deadline.c decides what happens in that case.
+ * src/inproc/deadline.c decides what happens then.
  *
  * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
- * deadline, and records each time how many pieces have been published so far. A piece is overdue
- * if it still has its slot and had been published at the check one deadline ago. So deadlines
+ * deadline, and records each time how many pieces have been published so far. A piece is overdue if
+ * it still has its slot and had already been published at the check one deadline ago. So deadlines
  * cost the owner nothing, and an overdue piece is found at most one check late. A piece keeps its
- * sequence when it is issued again to the next back-end, so its time runs from the submission, over
- * all back-ends.
+ * sequence number when the next back-end gets it, so its time runs from the submission, over all
+ * back-ends.
  */
 #include "blk/queue.h"
 
@@ -22,17 +22,19 @@ static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t seque
 	return false;
 }
 
-/* Does not count the pieces that are not published yet, because the back-end cannot see them. */
+/*
+ * Returns how many pieces were published so far. The back-end cannot see the pieces that were not.
+ */
 static uint64_t count_published(const struct vublk_blk_queue *queue)
 {
 	return queue->sequence - (queue->ring.added - queue->ring.published);
 }
 
 /*
- * If the check takes completed pieces, there may be room for other pieces, or the write of a
- * request with FUA may be complete, so that its flush is due. The owner issues these pieces and the
- * flush. The check wakes the owner, because the ring may have no completion left that would wake
- * it.
+ * The check may take completed pieces. After that there may be room for other pieces, or the write
+ * of a request with FUA may be complete, so that its flush is due. The owner issues these pieces
+ * and flushes. This function wakes the owner, because the ring may have no completion left that
+ * would wake it.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {
@@ -42,10 +44,10 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 	vublk_blk_gate_close(&queue->gate);
 	note = &queue->published_notes[queue->next_note];
 	taken = queue->ring.taken;
-	overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
-	if (overdue) { /* the piece may be complete, with a completion that has not been taken */
+	overdue = queue->state <= VUBLK_BLK_QUEUE_REPLAYS && has_piece_before(queue, *note);
+	if (overdue) { /* the completion of the piece may be on the ring, not taken yet */
 		vublk_blk_queue_take_all(queue);
-		overdue = queue->state == VUBLK_BLK_QUEUE_WORKS && has_piece_before(queue, *note);
+		overdue = queue->state <= VUBLK_BLK_QUEUE_REPLAYS && has_piece_before(queue, *note);
 	}
 	*note = count_published(queue);
 	queue->next_note = (queue->next_note + 1) % VUBLK_INPROC_LOOKS_PER_DEADLINE;

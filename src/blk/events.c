@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queue of a disk's events. An application can poll it instead of having a handler, which would
- * run on the disk's thread.
+ * The queue of a disk's events. An application can poll this queue instead of having a handler,
+ * which would be called on the disk's thread.
  *
  * Key idea: the queue has at most one event of each kind, in the order of their latest occurrence.
  * An event that occurs again before it was taken moves to the end, with the new error. So the queue
@@ -35,7 +35,7 @@ static void remove_at(struct vublk_blk_events *events, unsigned i)
 		(events->count - i) * sizeof(events->kinds[0]));
 }
 
-/* At most one event of each kind waits. */
+/* Removes the event of this kind, if there is one. There is never more than one of a kind. */
 static void remove_kind(struct vublk_blk_events *events, enum vublk_blk_event event)
 {
 	for (unsigned i = 0; i < events->count; i++)
@@ -69,7 +69,8 @@ int vublk_blk_events_fd(struct vublk_blk *blk, struct vublk_error *error)
 	fd = events->fd;
 	pthread_mutex_unlock(&events->lock);
 	if (fd < 0)
-		vublk_error_set_errno(error, -fd, "cannot create the descriptor of the disk's events");
+		vublk_error_set_errno(error, -fd, "cannot create the descriptor for the disk's "
+				      "events");
 	return fd;
 }
 

@@ -7,19 +7,23 @@
 #include <stdbool.h>
 
 /*
- * A piece of a request with `fua` has completed. True: the request is complete. False: other
- * pieces, or the flush, have not completed yet. The next vublk_blk_queue_pump() issues the flush.
+ * Called when a piece of a request with `fua` has completed. Returns true if the request is
+ * complete, and false if other pieces or the request's flush have not completed yet.
+ * vublk_blk_queue_pump() issues the flush.
  */
 bool vublk_blk_fua_piece_completed(struct vublk_blk_queue *queue,
 				   struct vublk_blk_request *request);
 
 /*
- * A piece of a request with `fua` has left the ring without completing. Returns the same as
- * vublk_blk_fua_piece_completed().
+ * Called when a piece of a request with `fua` has left the ring without a completion. Returns the
+ * same as vublk_blk_fua_piece_completed().
  */
 bool vublk_blk_fua_has_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
-/* Whether part of the write has completed, and no flush has made it stable yet. */
+/*
+ * Returns whether at least a piece of the request's write has completed and the request's flush has
+ * not.
+ */
 static inline bool vublk_blk_fua_is_unflushed(const struct vublk_blk_request *request)
 {
 	return request->fua > VUBLK_BLK_FUA_WRITE;

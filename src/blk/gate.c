@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The functions of the gate that the disk's thread calls, and the owner's wait at a closed gate.
- * The other functions of the owner are inline in gate.h, which also has the key idea.
+ * The functions of the gate that the disk's thread calls, and the function in which the owner waits
+ * at a closed gate. The owner's other functions are inline in gate.h, which also has the key idea.
  */
 #include "blk/gate.h"
 
@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 /*
- * How many times the disk's thread yields between two checks of the kick descriptor while the owner
- * is inside.
+ * While the owner is inside the gate, the disk's thread yields this many times between two checks
+ * of the kick descriptor.
  */
 #define YIELDS_PER_CHECK 64
 
@@ -23,7 +23,7 @@ static bool membarrier(int command)
 	return !syscall(__NR_membarrier, command, 0, 0);
 }
 
-/* membarrier() registers the whole process; a second registration has no effect. */
+/* Registers the process for membarrier(). A second registration has no effect. */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd)
 {
 	gate->kick_fd = kick_fd;
@@ -39,9 +39,9 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate)
 }
 
 /*
- * The owner is never inside the gate for long: it sleeps outside, and if the back-end blocks it in
- * a kick, the loop below unblocks it. membarrier() worked when the queue was made. If it fails
- * now, the system-wide variant has the same effect, but is slow.
+ * The wait for the owner is short: the owner sleeps only outside the gate, and if the back-end
+ * blocks the owner in a kick, the loop below unblocks it. membarrier() worked when the gate was
+ * made. If it fails now, its system-wide variant has the same effect, but is slow.
  */
 void vublk_blk_gate_close(struct vublk_blk_gate *gate)
 {
@@ -66,7 +66,7 @@ void vublk_blk_gate_wait(struct vublk_blk_gate *gate)
 {
 	do {
 		vublk_blk_gate_leave(gate);
-		pthread_mutex_lock(&gate->lock); /* until the gate is opened */
+		pthread_mutex_lock(&gate->lock); /* held until the gate is opened */
 		pthread_mutex_unlock(&gate->lock);
 	} while (!vublk_blk_gate_try_enter(gate));
 }

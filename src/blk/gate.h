@@ -12,8 +12,9 @@
  * The pairs of accesses, by letter:
  *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores `closed` and
  *      then loads `inside`. At least one of them sees the other's store. If the kernel has
- *      membarrier(2), the owner needs no barrier between its store and its load: between its own
- *      store and load, the disk's thread makes every thread of the process execute a barrier.
+ *      membarrier(2), the owner needs no barrier between its store and its load. Instead, between
+ *      the store and the load of the disk's thread, that thread makes every thread of the process
+ *      execute a barrier.
  *   F  the disk's thread stores 0 in `closed` after its last access to the queue; the owner loads
  *      that 0 before its first access.
  *   G  the owner stores 0 in `inside` after its last access to the queue; the disk's thread loads
@@ -26,17 +27,21 @@
 #include <stdbool.h>
 
 struct vublk_blk_gate {
-	/* constant */
-	bool asymmetric; /* the kernel has membarrier(2) */
-	/* read by the owner, and rarely written */
+	/* constant after vublk_blk_gate_init() */
+	bool asymmetric; /* the kernel has membarrier(2), so only closing needs barriers */
+	/* read by the owner, rarely written */
 	unsigned closed;
-	int kick_fd; /* the owner, while inside, may block in a write to this descriptor */
-	pthread_mutex_t lock; /* held by the disk's thread from close to open */
-	/* the owner's */
+	int kick_fd; /* the descriptor to which the owner writes inside the gate; the write may
+			block */
+	pthread_mutex_t lock; /* held by the disk's thread while the gate is closed */
+	/* written by the owner */
 	unsigned inside __attribute__((aligned(VUBLK_CACHE_LINE)));
 };
 
-/* `kick_fd` is the descriptor to which the owner writes inside the gate; it is borrowed. */
+/*
+ * Makes an open gate. The owner writes to `kick_fd` inside the gate, so a close of the gate may
+ * have to unblock that write. `kick_fd` is borrowed.
+ */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd);
 void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);
 
@@ -47,7 +52,10 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);
 void vublk_blk_gate_close(struct vublk_blk_gate *gate);
 void vublk_blk_gate_open(struct vublk_blk_gate *gate);
 
-/* Called by the owner after it found the gate closed: waits until the gate is open, and enters. */
+/*
+ * Called by an owner that has found the gate closed. Waits until the gate is open, and enters the
+ * gate.
+ */
 void vublk_blk_gate_wait(struct vublk_blk_gate *gate);
 
 static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
@@ -62,7 +70,8 @@ static inline bool vublk_blk_gate_try_enter(struct vublk_blk_gate *gate)
 }
 
 /*
- * The owner calls enter before each access to the queue, and leave after it. The calls do not nest.
+ * The owner must call vublk_blk_gate_enter() before each access to the queue, and
+ * vublk_blk_gate_leave() afterwards. These calls must not nest.
  */
 static inline void vublk_blk_gate_enter(struct vublk_blk_gate *gate)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory for the buffers of requests, which is allocated here or is the application's own. The
- * table of regions belongs to the bus (src/inproc/memory.c).
+ * The memory for the buffers of requests, which is either allocated here or the application's own.
+ * The table of regions belongs to the bus (src/inproc/memory.c).
  *
- * Key idea: the bus treats both kinds alike, as regions. They differ only in the mapping: memory
- * that is allocated here is also mapped and unmapped here. Each call prepares a change (change.c).
- * A call that waits has the change on its stack, so that a release needs no memory and no
- * descriptor, and cannot fail for lack of them.
+ * Key idea: the bus treats both kinds as regions. They differ only in the mapping: memory that is
+ * allocated here is also mapped and unmapped here. Each call prepares a change (change.c). A call
+ * that waits has its change on the stack, so a release needs no memory and no descriptor, and
+ * cannot fail for lack of them.
  */
 #include "blk/change.h"
 
@@ -43,7 +43,8 @@ static int make_allocation(size_t bytes, struct vublk_blk_allocation **out, int 
 	int r;
 
 	if (!allocation)
-		return vublk_error_set(error, ENOMEM, "no memory for %zu bytes of buffers", bytes);
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for %zu bytes of "
+				       "buffers", bytes);
 	allocation->bytes = vublk_round_up(bytes, page);
 	r = map_allocation(allocation, fd, error);
 	if (r)
@@ -97,9 +98,9 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
 }
 
 /*
- * The back-end removes the region before we unmap it. If the bus cannot tell the back-end, the
- * connection is lost or is about to be lost. The back-end has its own mapping, so ours can be
- * unmapped in any case.
+ * Begins to release memory. The back-end removes the region before this process unmaps the memory.
+ * If the bus cannot tell the back-end, the connection is lost or is about to be lost. This process
+ * unmaps the memory even then, because the back-end has a mapping of its own.
  */
 static int begin_release(struct vublk_blk *blk, struct vublk_blk_change *change, void *address,
 			 struct vublk_error *error)
@@ -107,8 +108,9 @@ static int begin_release(struct vublk_blk *blk, struct vublk_blk_change *change,
 	struct vublk_blk_allocation *allocation = take_allocation(blk, address);
 
 	if (!allocation)
-		return vublk_error_set(error, EINVAL, "the buffer at %p cannot be released: it is not "
-				       "from vublk_blk_alloc() of this disk, or was released before",
+		return vublk_error_set(error, EINVAL, "cannot release the buffer at %p: it is not "
+				       "from vublk_blk_alloc() of this disk, or has already been "
+				       "released",
 				       address);
 	vublk_blk_change_init(change, blk, VUBLK_BLK_CHANGE_RELEASE, allocation);
 	vublk_blk_change_begin(change);
@@ -140,7 +142,10 @@ static int new_change(struct vublk_blk *blk, struct vublk_blk_change **change,
 	return r ? r : vublk_blk_change_new(blk, change, error);
 }
 
-/* Frees the change if it could not begin. */
+/*
+ * Returns `r`, the result of beginning the change. If it is an error, frees the change and stores
+ * NULL in `change`.
+ */
 static int return_begun(int r, struct vublk_blk_change **change)
 {
 	if (!r)
@@ -195,7 +200,7 @@ int vublk_blk_unregister_start(struct vublk_blk *blk, void *address,
 
 #define WAITING_CHANGE { .region = { .fd = -1 }, .fd = -1 }
 
-/* The disk is open, and this is not its own thread. */
+/* Checks that the disk is open and that the caller is not on the disk's own thread. */
 static int check_wait(const struct vublk_blk *blk, struct vublk_error *error)
 {
 	int r = vublk_blk_require_running(blk, error);
@@ -230,8 +235,8 @@ int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *
 	if (!address)
 		return 0;
 	if (vublk_inproc_is_own_thread(blk->inproc))
-		return vublk_error_set(error, EBUSY, "a buffer cannot be released from a handler of "
-				       "the disk: release it on another thread");
+		return vublk_error_set(error, EBUSY, "a buffer cannot be released from a handler "
+				       "of the disk; release it from another thread");
 	return end(&change, begin_release(blk, &change, address, error), error);
 }
 

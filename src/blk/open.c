@@ -3,12 +3,13 @@
  * Opens a disk: initialises a device through the in-process bus, as a driver does (virtio 1.3,
  * sections 3.1.1 and 5.2.5). The life of an open disk is in blk.c.
  *
- * Key idea: the opening runs on the disk's thread, as a chain of two callbacks: realized() sets
- * up the queues, and started() ends the opening. The end sets a phase and signals an eventfd.
- * vublk_blk_open() waits for that descriptor, so there is one way to open a disk.
+ * Key idea: the disk's thread opens the disk, in two callbacks: realized() sets up the queues, and
+ * started() completes the open. At the end of the open, the disk's thread sets the phase and
+ * signals an eventfd. vublk_blk_open() waits for that eventfd, so there is one way to open a disk.
  */
 #include "blk/config.h"
 #include "blk/disk.h"
+#include "blk/replay.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -20,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Header, data and status each take a descriptor. */
+/* A request needs three descriptors, for header, data and status; 4 is the next power of two. */
 #define MIN_QUEUE_SIZE 4
 
 /* --- the two steps, on the disk's thread ------------------------------------------------- */
@@ -48,13 +49,15 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 		.statistics = vublk_inproc_wants_statistics(blk->inproc),
 		.log = &blk->handlers.log,
 		.serial = vublk_inproc_serial(blk->inproc),
+		.write_log = blk->replay ? &blk->replay->log : NULL,
 	};
 	size_t bytes = blk->num_queues * sizeof(*blk->queues);
 	int r = 0;
 
 	blk->queues = aligned_alloc(VUBLK_CACHE_LINE, bytes);
 	if (!blk->queues)
-		return vublk_error_set(error, ENOMEM, "no memory for %u queues", blk->num_queues);
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for %u queues",
+				       blk->num_queues);
 	memset(blk->queues, 0, bytes);
 	for (unsigned i = 0; !r && i < blk->num_queues; i++) {
 		setup.index = i;
@@ -76,10 +79,14 @@ static void fill_constant_info(struct vublk_blk *blk)
 	pthread_mutex_unlock(&blk->lock);
 }
 
-/* Called after realize: reads the config, accepts features, makes the queues, and starts them. */
+/*
+ * Called when the device is realized: accepts features, reads the config, makes the queues, and
+ * starts them.
+ */
 static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 {
 	struct vublk_blk_limits limits;
+	uint64_t shared_bytes, log_bytes = vublk_inproc_replay_bytes(blk->inproc);
 	bool has_indirect, resized;
 	int r;
 
@@ -93,15 +100,22 @@ static int set_up(struct vublk_blk *blk, struct vublk_error *error)
 	if (r)
 		return r;
 	has_indirect = blk->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
-	r = vublk_inproc_set_up(blk->inproc, blk->features,
-				vublk_blk_queue_shared_bytes(blk->queue_size, has_indirect),
-				error);
+	shared_bytes = vublk_blk_queue_shared_bytes(blk->queue_size, has_indirect);
+	if (log_bytes)
+		r = vublk_blk_replay_init(blk, log_bytes, limits.block_bytes, error);
+	if (blk->replay)
+		shared_bytes += VUBLK_BLK_REPLAY_SHARED_BYTES;
+	if (!r)
+		r = vublk_inproc_set_up(blk->inproc, blk->features, shared_bytes, error);
 	if (!r)
 		r = init_queues(blk, &limits, error);
 	return r ? r : vublk_inproc_start(blk->inproc, error);
 }
 
-/* `error` NULL: the opening has succeeded, and the application now gets the disk's events. */
+/*
+ * Ends the open. `error` NULL: the open has succeeded, and the application now gets the disk's
+ * events.
+ */
 static void end_opening(struct vublk_blk *blk, const struct vublk_error *error)
 {
 	pthread_mutex_lock(&blk->lock);
@@ -126,8 +140,8 @@ static void on_realized(void *opaque, const struct vublk_error *cause)
 }
 
 /*
- * A change of the config during the opening was only noted (config_stale), so the config is read
- * again now.
+ * If the config changed while the disk was being opened, that was only recorded (config_stale), so
+ * this function reads the config again.
  */
 static void on_started(void *opaque, const struct vublk_error *cause)
 {
@@ -142,10 +156,7 @@ static void on_started(void *opaque, const struct vublk_error *cause)
 
 /* --- the calls --------------------------------------------------------------------------- */
 
-/*
- * Checks queue-size before the connection is made, because the check does not depend on the
- * back-end.
- */
+/* Checks queue-size before the device connects, because the check needs no back-end. */
 static int check_queue_size(const struct vublk_option *options, struct vublk_error *error)
 {
 	uint64_t size;
@@ -165,7 +176,7 @@ static int make_disk(const struct vublk_blk_handlers *handlers, size_t handlers_
 	int r;
 
 	if (!blk)
-		return vublk_error_set(error, ENOMEM, "no memory for a disk");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a disk");
 	memset(blk, 0, sizeof(*blk));
 	pthread_mutex_init(&blk->lock, NULL);
 	pthread_cond_init(&blk->change_ended, NULL);
@@ -219,7 +230,7 @@ int vublk_blk_open_finish(struct vublk_blk *blk, struct vublk_error *error)
 
 	pthread_mutex_lock(&blk->lock);
 	if (blk->phase == VUBLK_BLK_PHASE_OPENING)
-		r = vublk_error_set(error, EAGAIN, "the disk is still being opened: wait until the "
+		r = vublk_error_set(error, EAGAIN, "the disk is still being opened; wait until the "
 				    "descriptor of vublk_blk_opening_fd() is readable");
 	else if (blk->phase == VUBLK_BLK_PHASE_FAILED)
 		r = vublk_error_set(error, blk->open_error.code, "%s", blk->open_error.text);

@@ -9,6 +9,7 @@
  * the piece is published, so a piece that completes with 0xff was not executed.
  */
 #include "blk/piece.h"
+#include "blk/replay.h"
 
 #include "util/checked.h"
 
@@ -18,7 +19,10 @@
 #include <stddef.h>
 #include <string.h>
 
-/* The place at which a piece begins, and the number of bytes of its request that are left. */
+/*
+ * Where a piece begins, on the disk and in the buffers, and how many bytes of its request are not
+ * cut yet.
+ */
 struct place {
 	uint64_t offset, left;
 	struct vublk_blk_cursor *cursor;
@@ -27,10 +31,13 @@ struct place {
 /* A piece that is ready for the ring. Its buffers are in queue->buffers. */
 struct chain {
 	unsigned num_out, num_in;
-	uint64_t bytes; /* of the disk; 0: a flush or a get-id */
+	uint64_t bytes; /* on the disk; 0: a flush or a get-id */
 };
 
-/* A discard or write zeroes is described by one segment, in the shared part of the slot. */
+/*
+ * Cuts a piece off a discard or write zeroes, and describes the piece in shared->segment. Returns
+ * its number of bytes.
+ */
 static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			  const struct place *place, struct vublk_blk_shared_slot *shared)
 {
@@ -47,8 +54,8 @@ static uint64_t cut_range(struct vublk_blk_queue *queue, const struct vublk_blk_
 }
 
 /*
- * Fills buffers[1...], which lie between header and status. Returns the number of bytes of the
- * piece.
+ * Cuts a piece off a request of any type. Fills queue->buffers from index 1 on with the data, and
+ * counts these buffers in `chain`. Returns the number of bytes on the disk, or a negative errno.
  */
 static int64_t cut_data(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			const struct place *place, struct vublk_blk_shared_slot *shared,
@@ -91,9 +98,9 @@ static void fill_header(const struct vublk_blk_request *request, const struct pl
 }
 
 /*
- * Whether an earlier write on the ring overlaps the range of a new write. If so, the new write
- * waits until the earlier write is complete. Otherwise, after the loss of a back-end, the next
- * back-end could repeat the earlier write after the new write had completed.
+ * Returns whether an earlier write on the ring overlaps the range of a new write. If so, the new
+ * write waits until the earlier write is complete. Otherwise, after a loss, the next back-end could
+ * repeat the earlier write after the new write had completed.
  */
 static bool overlaps_write(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes)
 {
@@ -172,6 +179,25 @@ static int put_on_ring(struct vublk_blk_queue *queue, const struct vublk_blk_req
 	return 0;
 }
 
+/*
+ * Puts a piece on the ring of a queue that has a log. A write needs room in the log (-ENOSPC: there
+ * is none), and a flush gets its mark.
+ */
+static int put_logged(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+		      uint64_t offset, uint16_t token, const struct chain *chain)
+{
+	int r;
+
+	if (!vublk_blk_keep_reserve(queue, request, chain->bytes))
+		return -ENOSPC;
+	if (request->type == VIRTIO_BLK_T_FLUSH)
+		request->log_mark = vublk_write_log_mark(queue->write_log);
+	r = put_on_ring(queue, request, offset, token, chain);
+	if (r)
+		vublk_blk_keep_release(queue, request->type, chain->bytes);
+	return r;
+}
+
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	struct vublk_blk_cursor before = request->cursor;
@@ -180,14 +206,17 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 	uint16_t token;
 	int r;
 
-	if (!queue->num_free_slots)
-		return 0;
+	if (!queue->num_free_slots ||
+	    (queue->write_log && queue->state != VUBLK_BLK_QUEUE_WORKS))
+		return 0; /* true as well while the disk's thread uses the ring for a replay */
 	token = queue->free_slots[queue->num_free_slots - 1];
 	r = prepare(queue, request, &place, token, &chain);
 	if (!r && vublk_blk_type_is_write(request->type) &&
 	    overlaps_write(queue, place.offset, chain.bytes))
 		r = -ENOSPC;
-	if (!r)
+	if (!r && queue->write_log)
+		r = put_logged(queue, request, place.offset, token, &chain);
+	else if (!r)
 		r = put_on_ring(queue, request, place.offset, token, &chain);
 	if (r) {
 		request->cursor = before;
@@ -234,20 +263,25 @@ static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot 
 		return -ENOTSUP;
 	case VUBLK_BLK_STATUS_UNTOUCHED:
 		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
-				  "queue %u: the back-end completed a request of type %u at byte %"
-				  PRIu64 " without a status: it counts as not executed",
+				  "queue %u: the back-end completed a request of type %u at byte "
+				  "%" PRIu64 " without a status; the request counts as not "
+				  "executed",
 				  queue->index, slot->request->type, slot->offset);
 		return -EPROTO;
 	default:
 		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
-				  "queue %u: the back-end completed a request of type %u at byte %"
-				  PRIu64 " with the invalid status %u: it counts as failed",
+				  "queue %u: the back-end completed a request of type %u at byte "
+				  "%" PRIu64 " with the invalid status %u; the request counts as "
+				  "failed",
 				  queue->index, slot->request->type, slot->offset, status);
 		return -EPROTO;
 	}
 }
 
-/* With a serial of its own, the disk needs an answer, whatever it says. */
+/*
+ * Returns the result of a get-id, and copies the identifier for the application. If the user has
+ * given the disk a serial, the back-end must answer, but that serial replaces its answer.
+ */
 static int judge_id(const struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 		    const struct vublk_blk_shared_slot *shared, int result)
 {
@@ -270,6 +304,10 @@ void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_
 
 	if (request->type == VIRTIO_BLK_T_GET_ID)
 		result = judge_id(queue, request, shared, result);
+	if (request->type == VIRTIO_BLK_T_FLUSH)
+		result = vublk_blk_flush_result(queue, request, result);
+	if (queue->write_log && request->type == VIRTIO_BLK_T_FLUSH)
+		vublk_blk_keep_flushed(queue, request, result);
 	if (!result && request->type == VIRTIO_BLK_T_FLUSH)
 		vublk_blk_flush_succeeded(queue->flushes, request->flush_number);
 	if (!request->result)

@@ -3,20 +3,21 @@
 #define VUBLK_BLK_PIECE_H
 
 #include "blk/queue.h"
+#include "util/compiler.h"
 
 #include <endian.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The status of a slot before the back-end has written a status. */
+/* The status byte of a slot until the back-end writes a status. */
 #define VUBLK_BLK_STATUS_UNTOUCHED 0xff
 
 _Static_assert(VIRTIO_BLK_T_OUT & VIRTIO_BLK_T_DISCARD & VIRTIO_BLK_T_WRITE_ZEROES & 1,
 	       "types that change the disk are odd");
 
 /*
- * Whether the request changes the disk. The types of requests that do not (read, flush, get-id) are
- * even.
+ * Returns whether requests of this type change the disk. The other types (read, flush, get-id) are
+ * even numbers.
  */
 static inline bool vublk_blk_type_is_write(uint32_t type)
 {
@@ -33,27 +34,35 @@ static inline void vublk_blk_fill_header(struct vublk_blk_shared_slot *shared, u
 }
 
 /*
- * Cuts the next piece off the request and adds it to the ring, without publishing it. Returns 1:
- * the piece was added; 0: nothing has changed, because the ring has no room or an earlier write to
- * the same place is on the ring; a negative errno: the request cannot be put on the ring.
+ * Cuts the next piece off the request and adds it to the ring, without publishing it. Returns 1 if
+ * the piece was added. Returns 0 if the piece has to wait: for room on the ring or in the log of
+ * writes, for an earlier write to the same place, or for the end of a replay. Negative errno: the
+ * request cannot be put on the ring.
  */
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /*
  * Adds the piece of a slot to a new ring, as it was on the previous ring. Returns 0, or a negative
- * errno: the piece cannot be issued again.
+ * errno if the piece cannot be issued again.
  */
 int vublk_blk_piece_issue_again(struct vublk_blk_queue *queue, uint16_t token);
 
 /*
- * Stores the result of a piece in its request: the slow part of vublk_blk_piece_complete(), not
- * needed for a read or write that succeeded.
+ * The slow part of vublk_blk_piece_complete(), for every piece except a read or a write that has
+ * succeeded: stores the result of the piece in its request.
  */
 void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_t status);
 
 /*
- * Ends a piece that the back-end has completed: frees its slot, stores its result in the request,
- * and returns the request.
+ * Called with unflushed=replay when a write has completed with `status`. Copies the write to the
+ * log if it has succeeded. In keep.c.
+ */
+void vublk_blk_keep_copy(struct vublk_blk_queue *queue, const struct vublk_blk_slot *slot,
+			 uint8_t status);
+
+/*
+ * Called when the back-end has completed the piece with this token. Frees the piece's slot, stores
+ * the result in the piece's request, and returns this request.
  */
 static inline struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_blk_queue *queue,
 								 uint16_t token)
@@ -67,6 +76,8 @@ static inline struct vublk_blk_request *vublk_blk_piece_complete(struct vublk_bl
 	if (vublk_blk_type_is_write(request->type)) {
 		vublk_blk_overlap_remove(&queue->overlap, slot->offset, slot->bytes);
 		queue->covering_flush = vublk_blk_flush_covering(queue->flushes);
+		if (VUBLK_UNLIKELY(queue->write_log))
+			vublk_blk_keep_copy(queue, slot, status);
 	}
 	request->pieces--;
 	slot->request = NULL;

@@ -3,24 +3,28 @@
 #define VUBLK_BLK_PLAIN_H
 
 /*
- * The fast path, for a read or a write of one buffer that lies in one region and needs no cutting,
- * on a queue that works and has room.
+ * The fast path, for a read or a write of one buffer that lies in one region and need not be cut,
+ * on a queue that works, has room, and has no request waiting.
  *
- * Key idea: the fast path does the same as request.c, queue.c and piece.c together, and leaves the
- * same state behind, so no other code can tell which path a request took (test-blk-paths.c
- * compares them). All conditions are checked first. If one is not met, nothing has changed, and
- * the general path handles the request and reports errors. The functions are inline so that reads
- * and writes each get a copy in which the type is a constant.
+ * Key idea: the fast path has the same effect as request.c, queue.c and piece.c together, so no
+ * other code can tell which path a request took (test-blk-paths.c compares them). All conditions
+ * are checked first. If one of them is not met, the fast path changes nothing, and the general path
+ * handles the request and reports errors. The functions are inline so that reads and writes each
+ * get a copy in which the type is a constant.
  */
 #include "blk/piece.h"
 #include "blk/queue.h"
 #include "util/checked.h"
+#include "util/probe.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Whether the queue has a free request and a free slot, and the ring a free descriptor. */
+/*
+ * Returns whether the queue works, no request is being cut, and a request, a slot and a descriptor
+ * are free.
+ */
 static inline bool vublk_blk_plain_has_room(const struct vublk_blk_queue *queue)
 {
 	return queue->state == VUBLK_BLK_QUEUE_WORKS && !queue->cutting.first && queue->free &&
@@ -32,7 +36,10 @@ static inline bool vublk_blk_plain_is_within(const struct vublk_blk_queue *queue
 {
 	uint64_t capacity = vublk_load_relaxed(queue->capacity_bytes);
 
-	/* This path needs indirect tables; without them max_plain_bytes is 0. */
+	/*
+	 * max_plain_bytes is 0 if the queue cannot use this path, for example without indirect
+	 * tables.
+	 */
 	return bytes && bytes <= queue->max_plain_bytes &&
 	       !((offset | bytes) & (queue->limits.block_bytes - 1)) && bytes <= capacity &&
 	       offset <= capacity - bytes;
@@ -45,7 +52,10 @@ static inline bool vublk_blk_plain_may_write(struct vublk_blk_queue *queue, uint
 	       !vublk_blk_overlap_is_possible(&queue->overlap, offset, bytes);
 }
 
-/* Takes a free request and fills it like a request whose only piece is on the ring. */
+/*
+ * Takes a free request, and fills it in as if its only piece were on the ring. `end` is the end of
+ * the request's range of the disk.
+ */
 static inline struct vublk_blk_request *vublk_blk_plain_take_request(
 	struct vublk_blk_queue *queue, uint32_t type, uint64_t end, void *buffer, size_t bytes,
 	void *user_data)
@@ -81,7 +91,9 @@ static inline uint16_t vublk_blk_plain_take_slot(struct vublk_blk_queue *queue,
 	return token;
 }
 
-/* Writes nothing if the slot's previous request left a table with the same content. */
+/*
+ * Fills the slot's indirect table, unless the table has the same content from an earlier request.
+ */
 static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 					      struct vring_desc *table, uint64_t shared_addr,
 					      uint64_t addr, uint32_t bytes, bool is_write)
@@ -93,7 +105,7 @@ static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 	slot->table_bytes = bytes;
 	slot->table_writes = is_write;
 	/*
-	 * The last descriptor has no successor; its field `next` has the value that the general
+	 * The last descriptor has no successor. Its field `next` gets the value that the general
 	 * path writes.
 	 */
 	vublk_split_write_desc(&table[0],
@@ -123,8 +135,8 @@ static VUBLK_ALWAYS_INLINE void vublk_blk_plain_put_on_ring(
 }
 
 /*
- * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring. False: nothing has changed, because
- * the request needs the general path or is invalid. Called inside the gate.
+ * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring. Returns false, and changes nothing,
+ * if the request needs the general path or is invalid. Must be called inside the gate.
  */
 static VUBLK_ALWAYS_INLINE bool vublk_blk_plain_start(struct vublk_blk_queue *queue, uint32_t type,
 					 uint64_t offset, void *buffer, size_t bytes,
@@ -144,6 +156,7 @@ static VUBLK_ALWAYS_INLINE bool vublk_blk_plain_start(struct vublk_blk_queue *qu
 	vublk_blk_plain_put_on_ring(queue, token, type, offset, addr, (uint32_t)bytes);
 	if (type == VIRTIO_BLK_T_OUT)
 		vublk_blk_overlap_add(&queue->overlap, offset, bytes);
+	VUBLK_PROBE5(blk_submit, queue->index, type, offset, bytes, user_data);
 	return true;
 }
 

@@ -5,24 +5,26 @@
  * back-end.
  *
  * Key idea: each request is in one of four places. `cutting` is the list of requests that are not
- * completely cut into pieces yet, in order; only the first request of this list has pieces on the
- * ring, and vublk_blk_queue_pump() continues with that request when slots become free. A request
- * that is completely cut is in no list: the slots of its pieces point to it. `done` is the list of
+ * completely cut into pieces yet, in order. Only the first request of this list has pieces on the
+ * ring, and vublk_blk_queue_pump() continues with it when slots become free. A request that is
+ * completely cut is in no list, but the slots of its pieces point to it. `done` is the list of
  * completed requests whose completions have not been taken. `free` is the stack of unused requests.
  *
- * If the back-end breaks a ring, the ring's contents are not trusted any more, but the back-end may
- * still write to the buffers. So the disk's thread first reclaims all rings, and then the requests
- * in flight fail.
+ * If the back-end breaks a ring, the contents of the ring cannot be trusted, but the back-end may
+ * still write to the requests' buffers. So the disk's thread first reclaims all rings, and then the
+ * requests in flight fail.
  */
 #include "blk/queue.h"
 
 #include "blk/fua.h"
 #include "blk/piece.h"
+#include "blk/replay.h"
 #include "util/checked.h"
 #include "util/compiler.h"
 #include "util/error.h"
 #include "util/fd.h"
 #include "util/loop.h"
+#include "util/probe.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -76,7 +78,8 @@ static int allocate(struct vublk_blk_queue *queue, bool want_statistics,
 		queue->statistics = vublk_blk_statistics_new(queue->size);
 	if (!queue->buffers || !queue->slots || !queue->free_slots || !queue->requests ||
 	    (want_statistics && !queue->statistics))
-		return vublk_error_set(error, ENOMEM, "no memory for queue %u with %u requests",
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for queue %u with %u "
+				       "requests",
 				       queue->index, queue->size);
 	release_all_slots(queue);
 	for (unsigned i = 0; i < queue->size; i++) {
@@ -94,6 +97,21 @@ void vublk_blk_queue_bind(struct vublk_blk_queue *queue)
 	queue->tables_addr = queue->shared_addr + queue->size * sizeof(*queue->shared);
 }
 
+/*
+ * Sets the log of writes. Limits a piece to a quarter of the queue's stream, so that several pieces
+ * fit.
+ */
+static void set_write_log(struct vublk_blk_queue *queue, struct vublk_write_log *log)
+{
+	uint32_t block = queue->limits.block_bytes;
+	uint64_t quarter;
+
+	queue->write_log = log;
+	queue->stream = &log->streams[queue->index];
+	quarter = VUBLK_MAX(queue->stream->size_bytes / 4 & -(uint64_t)block, (uint64_t)block);
+	queue->limits.max_piece_bytes = (uint32_t)VUBLK_MIN(queue->limits.max_piece_bytes, quarter);
+}
+
 int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
 			 struct vublk_error *error)
 {
@@ -106,11 +124,13 @@ int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_q
 	queue->features = setup->features;
 	queue->has_indirect = setup->features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
 	queue->limits = setup->limits;
+	if (setup->write_log)
+		set_write_log(queue, setup->write_log);
 	/*
-	 * With statistics every request takes the general path, so that the fast path need not
-	 * count.
+	 * With statistics or a log of writes, every request takes the general path, so that the
+	 * fast path need not handle these features.
 	 */
-	queue->max_plain_bytes = !queue->has_indirect || setup->statistics ? 0 :
+	queue->max_plain_bytes = !queue->has_indirect || setup->statistics || setup->write_log ? 0 :
 				 VUBLK_MIN(setup->limits.max_segment_bytes,
 					   setup->limits.max_piece_bytes);
 	queue->may_unmap = setup->may_unmap;
@@ -169,7 +189,7 @@ struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *qu
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	request->state = VUBLK_BLK_REQUEST_FREE;
-	request->next = queue->free; /* its memory is in the CPU cache, so it is used next */
+	request->next = queue->free; /* used next, because its memory is in the CPU cache */
 	queue->free = request;
 	queue->in_flight--;
 }
@@ -184,7 +204,10 @@ void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_requ
 	queue->num_done++;
 }
 
-/* Issues as many pieces as fit. True: the request is completely cut, or has failed. */
+/*
+ * Issues as many pieces of the request as fit. Returns true if the request is completely cut or has
+ * failed.
+ */
 static bool cut(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	int r = 1;
@@ -222,11 +245,13 @@ static VUBLK_ALWAYS_INLINE void kick_by(struct vublk_blk_queue *queue, void (*si
 
 static void kick(struct vublk_blk_queue *queue)
 {
-	kick_by(queue, vublk_eventfd_write); /* if it blocks, the disk's thread unblocks it */
+	kick_by(queue, vublk_eventfd_write); /* may block; the disk's thread then unblocks it */
 }
 
 static void cut_waiting(struct vublk_blk_queue *queue)
 {
+	if (VUBLK_UNLIKELY(queue->wants_flush))
+		vublk_blk_own_flush(queue);
 	while (queue->cutting.first && cut(queue, queue->cutting.first)) {
 		struct vublk_blk_request *request = take_first(&queue->cutting);
 
@@ -261,7 +286,10 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 
 /* --- completions ------------------------------------------------------------------------- */
 
-/* A request that has failed with EOWNERDEAD, because writes are lost, keeps that result. */
+/*
+ * Returns the result with which a request fails. A flush that has failed with EOWNERDEAD, because
+ * writes are lost, keeps that result.
+ */
 static int result_of_failure(const struct vublk_blk_queue *queue,
 			     const struct vublk_blk_request *request)
 {
@@ -281,6 +309,8 @@ void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queu
 	queue->cutting = (struct vublk_blk_list){ NULL, NULL };
 	queue->unpublished = false;
 	release_all_slots(queue);
+	if (queue->write_log)
+		vublk_blk_keep_reset(queue);
 	for (unsigned i = 0; i < queue->size; i++) {
 		struct vublk_blk_request *request = &queue->requests[i];
 
@@ -306,7 +336,7 @@ static VUBLK_COLD void break_queue(struct vublk_blk_queue *queue)
 	queue->on_broken_ring(queue->opaque, &queue->failure);
 }
 
-/* Prefetches the status of the next completion, if the ring is known to have one. */
+/* Prefetches the status byte of the next completed piece, if one is known. */
 static inline void prefetch_next(const struct vublk_blk_queue *queue)
 {
 	uint16_t token;
@@ -316,14 +346,14 @@ static inline void prefetch_next(const struct vublk_blk_queue *queue)
 }
 
 /*
- * Takes pieces off the ring until a piece completes its request. NULL: the ring has no further
- * completed piece.
+ * Takes completed pieces off the ring until one of them completes its request, and returns this
+ * request. NULL: the ring has no more completed pieces, or is broken.
  */
 static VUBLK_ALWAYS_INLINE struct vublk_blk_request *take_ended(struct vublk_blk_queue *queue)
 {
 	uint16_t token = 0;
-	uint32_t bytes; /* ignored: the status byte has the result, and some back-ends report wrong
-	                   lengths */
+	uint32_t bytes; /* ignored, because some back-ends report wrong lengths; the status byte
+			   has the result */
 	int r;
 
 	while ((r = vublk_driver_ring_take_inline(&queue->ring, &token, &bytes,
@@ -350,20 +380,24 @@ void vublk_blk_queue_take_all(struct vublk_blk_queue *queue)
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-/* Hands the completion to the application and frees the request. */
+/* Fills `completion` for the application and frees the request. */
 static VUBLK_ALWAYS_INLINE void give(struct vublk_blk_queue *queue,
 				     struct vublk_blk_request *request,
 				     struct vublk_blk_completion *completion, bool counted)
 {
 	if (counted)
 		vublk_blk_statistics_end(queue, request);
-	*completion = (struct vublk_blk_completion){ request->user_data, request->result };
+	completion->user_data = request->user_data;
+	completion->result = request->result;
+	completion->reserved = 0;
+	VUBLK_PROBE4(blk_complete, queue->index, request->type, request->user_data, request->result);
 	vublk_blk_queue_put_request(queue, request);
 }
 
 /*
- * Takes the requests in `done`, and then those that the ring has completed; the used index is read
- * at most once. `counted` is a constant in each copy of this function, which saves a branch.
+ * Gives the application the requests in `done`, and then those that the back-end has completed, at
+ * most `max` in total. Reads the used index at most once. Pumps the queue if requests wait.
+ * `counted` is a constant in each copy of this function, which saves a branch.
  */
 static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 					    struct vublk_blk_completion *completions,
@@ -379,8 +413,8 @@ static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 	while (n < max && (!n || vublk_driver_ring_has_seen(&queue->ring)) &&
 	       (request = take_ended(queue)))
 		give(queue, request, &completions[n++], counted);
-	/* A broken ring ends the loop, and the queue stops working. */
-	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
+	/* If the ring is broken, the loop has ended, and the queue does not work. */
+	if ((queue->cutting.first || queue->wants_flush) && queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump(queue);
 	return n;
 }
@@ -401,8 +435,8 @@ static void disable_calls(struct vublk_blk_queue *queue)
 }
 
 /*
- * Whether there is nothing to take and nothing to do. For a caller that polls, this is the usual
- * case, so the check is cheap.
+ * Returns whether a poll has nothing to do. For a caller that polls, this is the usual case, so the
+ * check is cheap.
  */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {
@@ -438,10 +472,10 @@ int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
 }
 
 /*
- * Clears the signal before it checks for completions, so a completion that comes after the check
- * leaves the descriptor readable. The disk's thread may have taken pieces since the last poll, so
- * that waiting requests fit on the ring now. These requests are issued here, because the ring may
- * have no completion left that would wake the caller.
+ * The signal is cleared before the check for completions, so a later completion leaves the
+ * descriptor readable. The disk's thread may have taken pieces since the last poll, so requests
+ * that wait may fit on the ring now. This function issues them, because the ring may have no
+ * completion left that would wake the caller.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue)
 {
@@ -449,7 +483,7 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue)
 
 	vublk_eventfd_clear(queue->inproc->call_fd);
 	vublk_blk_gate_enter(&queue->gate);
-	if (queue->cutting.first && queue->state == VUBLK_BLK_QUEUE_WORKS)
+	if ((queue->cutting.first || queue->wants_flush) && queue->state == VUBLK_BLK_QUEUE_WORKS)
 		vublk_blk_queue_pump(queue);
 	ready = queue->num_done;
 	if (!ready && queue->state == VUBLK_BLK_QUEUE_WORKS) {
@@ -474,12 +508,12 @@ static const char *describe_result(int result)
 {
 	switch (-result) {
 	case EIO:
-		return "the back-end failed to execute the request; its log says why";
+		return "the back-end failed to execute the request; see its log for the reason";
 	case ENOTSUP:
 		return "the back-end does not support the request";
 	case EOWNERDEAD:
-		return "a back-end was lost that had completed writes, and no flush had made them "
-		       "stable, so they may be lost: write them again";
+		return "a back-end was lost with completed writes that had not been flushed, so "
+		       "they may be lost; write them again";
 	case EPROTO:
 		return "the back-end completed the request without a valid status";
 	case EFAULT:
@@ -489,7 +523,10 @@ static const char *describe_result(int result)
 	}
 }
 
-/* Fills `error`. True: the queue's own failure is the reason for the result. */
+/*
+ * Fills `error` with the reason for `result`. Returns whether the reason is the failure of the
+ * queue.
+ */
 static bool explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error)
 {
 	struct vublk_error failure;
@@ -499,8 +536,9 @@ static bool explain(struct vublk_blk_queue *queue, int result, struct vublk_erro
 	vublk_blk_gate_leave(&queue->gate);
 	if (failure.code != -result)
 		vublk_error_set(error, -result, "%s", describe_result(result));
-	else if (failure.code == ENOTCONN) /* the texts of the other failures say this already */
-		vublk_error_set(error, -result, "%s; whether the request was executed is not known",
+	else if (failure.code == ENOTCONN) /* the texts of other failures say whether the request
+					      was executed */
+		vublk_error_set(error, -result, "%s; the request may or may not have been executed",
 				failure.text);
 	else
 		vublk_error_set(error, -result, "%s", failure.text);
@@ -532,7 +570,8 @@ int vublk_blk_left_ms(uint64_t deadline_ns)
 }
 
 /*
- * Sleeps until the back-end calls. Returns 1: there may be completions; 0: the deadline has passed.
+ * Sleeps until the back-end calls or the deadline passes. Returns 0 if the deadline had passed
+ * before; otherwise 1, and there may be completions.
  */
 static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)

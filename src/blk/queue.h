@@ -25,6 +25,7 @@
 #include "util/log.h"
 #include "virtio/blk-format.h"
 #include "virtio/driver-ring.h"
+#include "virtio/write-log.h"
 
 #include <vublk/blk.h>
 
@@ -34,16 +35,20 @@
 
 /* A chain has a header before its data and a status after it. */
 #define VUBLK_BLK_CHAIN_OVERHEAD 2
-/* The largest number of descriptors in one chain: those of an indirect table of one page. */
+/*
+ * The largest number of descriptors in a chain: an indirect table of one page (4 KiB) has room for
+ * this many.
+ */
 #define VUBLK_BLK_MAX_CHAIN 256
 
-/* The descriptors of a chain whose table fits into its slot: header, data, status. */
+/* The number of descriptors of a chain whose table fits into its slot: header, data, status. */
 #define VUBLK_BLK_SLOT_TABLE 3
 
 /*
  * The part of a slot that the driver shares with the back-end: two cache lines. The first has the
- * descriptors, and is not written again if the next request uses the same buffer. The second has
- * the request's header, which the driver writes, and the answer, which the back-end writes.
+ * descriptors, which the driver does not write again if the next request uses the same buffer. The
+ * second has the request's header, which the driver writes, and the answer, which the back-end
+ * writes.
  */
 struct vublk_blk_shared_slot {
 	struct vring_desc table[VUBLK_BLK_SLOT_TABLE];
@@ -60,43 +65,49 @@ _Static_assert(sizeof(struct vublk_blk_shared_slot) == 128, "two cache lines");
 
 enum vublk_blk_request_state {
 	VUBLK_BLK_REQUEST_FREE,
-	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`: not completely cut yet */
-	VUBLK_BLK_REQUEST_ISSUED,  /* completely cut; some pieces are still on the ring */
+	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`, because it is not completely cut yet */
+	VUBLK_BLK_REQUEST_ISSUED,  /* completely cut; its last pieces are on the ring */
 	VUBLK_BLK_REQUEST_FUA_ISSUED, /* like ISSUED, for a request with `fua` */
-	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`: the completion can be taken */
+	VUBLK_BLK_REQUEST_OWN,     /* a flush of the queue's own (own-flush.c) */
+	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`, so its completion can be taken */
 };
 
-/* The progress of a request with VUBLK_BLK_FUA, which is a write and then a flush; see fua.c. */
+/* The progress of a request with VUBLK_BLK_FUA, which is a write followed by a flush; see fua.c. */
 enum vublk_blk_fua {
-	VUBLK_BLK_FUA_NONE, /* a request without VUBLK_BLK_FUA */
+	VUBLK_BLK_FUA_NONE, /* the request has no VUBLK_BLK_FUA */
 	VUBLK_BLK_FUA_WRITE,
 	VUBLK_BLK_FUA_WRITE_PARTLY_DONE, /* at least one piece has completed */
 	VUBLK_BLK_FUA_FLUSH,
 };
 
 struct vublk_blk_request {
-	struct vublk_blk_request *next; /* of the list that the request is in */
+	struct vublk_blk_request *next; /* in `cutting`, `done` or `free` */
 	enum vublk_blk_request_state state;
-	enum vublk_blk_fua fua;         /* always NONE in a free request */
+	enum vublk_blk_fua fua;         /* NONE in a free request */
 	uint32_t type;                  /* VIRTIO_BLK_T_... */
-	int result;                     /* the first error of a piece */
-	unsigned pieces;                /* on the ring */
-	uint32_t flags;                 /* of the segment of a write zeroes */
-	uint64_t offset;                /* of the next piece, bytes */
+	int result;                     /* the negative errno of the first piece that failed; 0:
+					   no piece has failed */
+	unsigned pieces;                /* how many pieces of the request are on the ring */
+	uint32_t flags;                 /* of a write zeroes, for its segment */
+	uint64_t offset;                /* the next piece's place on the disk, in bytes */
 	uint64_t left;                  /* bytes that are not cut into pieces yet */
 	struct vublk_blk_cursor cursor;
-	struct iovec single;            /* the iovec of a request with a plain buffer */
+	struct iovec single;            /* the only buffer of a request that has no array of
+					   iovecs */
 	union {
-		char *id;           /* of a get-id */
+		char *id;           /* the buffer of a get-id */
 		uint64_t flush_number;
 	};
+	uint64_t log_mark;              /* with unflushed=replay: the mark of a flush */
+	uint64_t failures_before;       /* of a request with `fua`: the number of failed flushes
+					   (unflushed.h) before its write was issued */
 	void *user_data;
 };
 
 /*
- * A piece on the ring, with everything that is needed to issue the piece again. After the loss of a
- * back-end the new rings are filled from the slots, in the order of `sequence`, and never from
- * shared memory, which the lost back-end may have changed.
+ * A slot: a piece on the ring, with everything that is needed to issue the piece again. After a
+ * loss, the disk's thread fills new rings from the slots, in the order of `sequence`. It never
+ * fills them from shared memory, which the lost back-end may have changed.
  */
 struct vublk_blk_slot {
 	struct vublk_blk_request *request; /* NULL: the slot is free */
@@ -105,13 +116,13 @@ struct vublk_blk_slot {
 	uint64_t bytes;
 	struct vublk_blk_cursor cursor;
 	/*
-	 * These three fields are a copy of the data descriptor that plain.h last wrote to the slot's
-	 * table in shared memory, so that plain.h need not write the same table again.
+	 * A copy of the data descriptor that plain.h last wrote to the slot's table in shared
+	 * memory. If the next request needs the same descriptor, plain.h does not write it again.
 	 * table_bytes 0: the content of the table is unknown.
 	 */
 	uint64_t table_addr;
 	uint32_t table_bytes;
-	bool table_writes; /* the request was a write to the disk */
+	bool table_writes; /* the descriptor was for a write to the disk */
 };
 
 struct vublk_blk_list {
@@ -131,19 +142,23 @@ static inline void vublk_blk_list_append(struct vublk_blk_list *list,
 }
 
 enum vublk_blk_queue_state {
-	/* Requests are added to the ring, even while no back-end is connected. */
+	/* The queue accepts requests and adds them to the ring, even during an outage. */
 	VUBLK_BLK_QUEUE_WORKS,
-	/* The back-end broke the ring: no completion is taken until the rings are reclaimed. */
+	/*
+	 * The next back-end has to get the log of completed writes first (replay.c), on the ring of
+	 * queue 0. New requests are accepted, but wait.
+	 */
+	VUBLK_BLK_QUEUE_REPLAYS,
+	/* The back-end broke the ring. No completion is taken before the rings are reclaimed. */
 	VUBLK_BLK_QUEUE_BROKEN,
-	/* Requests in flight have failed, and new ones fail, until a back-end is found. */
+	/*
+	 * Requests in flight have failed, and new ones fail, until a back-end is connected again.
+	 */
 	VUBLK_BLK_QUEUE_FAILS,
 	VUBLK_BLK_QUEUE_DEAD, /* like FAILS, but permanently */
 };
 
-/*
- * The user of the queue is the part of the program that adds requests. The first user that claims
- * the queue keeps it.
- */
+/* Which part of the program adds requests. The first user that claims the queue keeps it. */
 enum vublk_blk_queue_user {
 	VUBLK_BLK_QUEUE_UNUSED,
 	VUBLK_BLK_QUEUE_OF_APPLICATION,
@@ -151,7 +166,7 @@ enum vublk_blk_queue_user {
 };
 
 struct vublk_blk_queue {
-	/* any thread, atomically */
+	/* used by any thread, atomically */
 	enum vublk_blk_queue_user user;
 
 	/* constant after init */
@@ -162,64 +177,80 @@ struct vublk_blk_queue {
 	bool has_indirect;
 	bool may_unmap;
 	struct vublk_blk_limits limits;
-	uint32_t max_plain_bytes; /* of a request that plain.h takes */
+	uint32_t max_plain_bytes; /* the longest request that plain.h accepts */
 	uint64_t features;
-	const struct vublk_inproc_queue *inproc; /* its pointers change with the rings */
+	const struct vublk_inproc_queue *inproc; /* the bus's part of the queue; its pointers
+						    change when the rings are replaced */
 	const struct vublk_inproc_regions *regions;
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
 	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
-	const char *serial; /* of VUBLK_BLK_ID_BYTES, of the disk; empty: the back-end's */
+	const char *serial; /* the disk's own, of VUBLK_BLK_ID_BYTES; empty: the back-end's is
+			       used */
 	unsigned table_entries;
 	struct vublk_blk_statistics *statistics; /* NULL: statistics are off */
 
 	struct vublk_blk_gate gate;
 
-	/*
-	 * used by the owner inside the gate, or by the disk's thread while it has closed the gate
-	 */
+	/* used by the owner inside the gate, or by the disk's thread while the gate is closed */
 	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_blk_shared_slot *shared;
 	uint64_t shared_addr;
-	struct vring_desc *tables; /* indirect tables of longer chains: `table_entries` per slot */
+	struct vring_desc *tables; /* indirect tables for longer chains, `table_entries` per slot */
 	uint64_t tables_addr;
 	struct vublk_inproc_region_cache cache;
-	struct vublk_ring_buffer *buffers; /* header, data, status of the piece being made */
+	struct vublk_ring_buffer *buffers; /* header, data and status of the piece that is being
+					      made */
 	struct vublk_blk_slot *slots;
 	uint16_t *free_slots; /* a stack */
 	unsigned num_free_slots;
 	struct vublk_blk_request *requests;
 	struct vublk_blk_request *free; /* a stack */
-	struct vublk_blk_list cutting; /* only the first request has pieces on the ring */
+	struct vublk_blk_list cutting; /* only its first request may have pieces on the ring */
 	struct vublk_blk_list done;
 	unsigned num_done;
-	unsigned in_flight;   /* requests that are not free */
+	unsigned in_flight;   /* how many requests are not free */
 	uint64_t sequence;
-	uint64_t covering_flush; /* number of the flush that covers all completed writes; 0: none */
-	bool flush_fails;     /* the next flush fails, because completed writes may be lost */
-	bool unpublished;     /* the ring has chains that the back-end cannot see yet */
+	uint64_t covering_flush; /* the number of the first flush that covers all completed
+				    writes (unflushed.h); 0: no write has completed since the
+				    last reported loss */
+	bool flush_fails;     /* the next flush has to fail, because completed writes may be lost */
+	bool unpublished;     /* the ring has chains that are not published yet */
 	bool calls_enabled;
 	enum vublk_blk_queue_state state;
 	struct vublk_error failure; /* why the queue does not work */
 	struct vublk_log_limit log_limit;
-	/* for deadline.c: how many pieces had been published at each of the last checks */
+	/* used by deadline.c: how many pieces had been published at each of the latest checks */
 	uint64_t published_notes[VUBLK_INPROC_LOOKS_PER_DEADLINE];
 	unsigned next_note;
-	struct vublk_blk_overlap overlap; /* of the writes on the ring */
+	struct vublk_blk_overlap overlap; /* the filter, with all writes on the ring */
+
+	/* used with unflushed=replay only */
+	struct vublk_write_log *write_log; /* of the disk */
+	struct vublk_write_log_stream *stream; /* this queue's part of it */
+	struct vublk_blk_request own_flush;
+	bool wants_flush;      /* own_flush has to be issued */
+	bool own_flush_failed; /* own_flush has failed; the disk's thread permits the next try
+				  later */
+	uint64_t told_failures; /* how many of flushes->unseen_failures this queue has reported to
+				   the application */
+	bool replay_fails;     /* flushes fail until the back-end has got the log */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 
-/* Bytes of shared memory that a queue needs in addition to the ring. */
+/*
+ * Returns how many bytes of shared memory a queue of `size` entries needs in addition to the ring.
+ */
 uint64_t vublk_blk_queue_shared_bytes(unsigned size, bool has_indirect);
 
 /* The arguments of vublk_blk_queue_init(). */
 struct vublk_blk_queue_setup {
-	/* Called on the owner's thread when it finds that the back-end broke the ring. */
+	/* Called on the owner's thread when it has found that the back-end broke the ring. */
 	void (*on_broken_ring)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned index;
 	unsigned size;
 	uint64_t features;
-	bool may_unmap; /* write zeroes may deallocate */
+	bool may_unmap; /* a write zeroes may deallocate blocks */
 	struct vublk_blk_limits limits;
 	const struct vublk_inproc_queue *inproc;
 	const struct vublk_inproc_regions *regions;
@@ -228,92 +259,116 @@ struct vublk_blk_queue_setup {
 	bool statistics;
 	const struct vublk_log *log;
 	const char *serial;
+	struct vublk_write_log *write_log; /* has one stream per queue; NULL: there is no log */
 };
 
-/* `queue` is zeroed by the caller. A failure leaves it deinitialised. */
+/* Initialises a queue, which the caller must have zeroed. Frees everything if it fails. */
 int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
 			 struct vublk_error *error);
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 
 /*
- * The disk's thread calls the following functions, which are in recover.c.
+ * The functions from here to vublk_blk_queue_give_up() are in recover.c, and the disk's thread
+ * calls them.
  *
- * The back-end was lost: takes its completions, and keeps the owner out until
- * vublk_blk_queue_after_loss(). Does not change the rings.
+ * Called when the back-end is lost. Takes its completions, and keeps the owner outside the gate
+ * until vublk_blk_queue_after_loss(). Does not change the rings.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
- * Lets the owner in again. `writes_lost`: completed writes of any queue of the disk may be lost. In
- * that case each flush in flight fails with EOWNERDEAD; if no flush is in flight, the next one
- * fails.
+ * Lets the owner pass the gate again. `writes_lost`: completed writes of any queue of the disk may
+ * be lost. In that case, each flush in flight fails with EOWNERDEAD; if no flush is in flight, the
+ * next flush fails. A write with FUA of which a piece had completed fails as well.
  */
 void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost);
 /*
- * The rings are about to be replaced: takes all completions, and keeps the owner out until
- * vublk_blk_queue_resume().
+ * Called when the rings are about to be replaced. Takes all completions, and keeps the owner
+ * outside the gate until vublk_blk_queue_resume().
  */
 void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
 /*
- * The rings were replaced by empty ones. `error` NULL: the pieces in flight are issued again, in
- * their original order. Otherwise the requests in flight fail, and new ones fail until
- * vublk_blk_queue_revive(). Lets the owner in again.
+ * Called when empty rings have replaced the old ones. Lets the owner pass the gate again. `error`
+ * NULL: the pieces in flight are issued again, in their original order. Otherwise the requests in
+ * flight fail, and new ones fail until vublk_blk_queue_revive().
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
-/* A back-end is connected again: a queue that failed its requests works again. */
+/*
+ * These two take the place of vublk_blk_queue_resume() if the next back-end has to get the log
+ * first (replay.h). hold() empties the ring and keeps all requests, and release() issues them after
+ * the replay.
+ */
+void vublk_blk_queue_hold(struct vublk_blk_queue *queue);
+void vublk_blk_queue_release(struct vublk_blk_queue *queue);
+/* Makes a queue in state FAILS accept new requests, which wait for the end of the replay. */
+void vublk_blk_queue_hold_failed(struct vublk_blk_queue *queue);
+/* Called when a back-end is connected again. A queue in state FAILS works again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 /*
- * No back-end will complete a request any more: takes all completions, and fails all other
- * requests.
+ * Called when no back-end will complete requests any more. Takes all completions, and fails all
+ * other requests.
  */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
 
 /*
- * In deadline.c, called by the disk's thread: whether a piece has taken longer than the deadline
- * since its submission. Called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
+ * Returns whether a piece has been in flight for longer than the deadline. The disk's thread must
+ * call this VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline. In deadline.c.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
 
 /*
- * The following functions are in queue.c, for recover.c, and are called inside the gate.
+ * The functions from here to vublk_blk_queue_pump_for_owner() are in queue.c, and must be called
+ * inside the gate, or on the disk's thread while the gate is closed.
  *
  * Stores the present address of the memory that the queue shares with the back-end.
  */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 /*
- * Takes all completions that the ring has. Requests in `cutting` may then fit on the ring, so the
- * caller pumps the queue or signals call_fd, after which the owner pumps it.
+ * Takes all completions that the ring has. Requests in `cutting` may fit on the ring afterwards, so
+ * the caller must pump the queue, or signal call_fd so that the owner pumps it.
  */
 void vublk_blk_queue_take_all(struct vublk_blk_queue *queue);
-/* Each request in flight completes with queue->failure, and new requests are refused. */
+/*
+ * Fails each request in flight with queue->failure. `state` is the new state of the queue: FAILS or
+ * DEAD.
+ */
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state);
-/* Whether the request is neither free nor done. */
+/* Returns whether the request is neither free nor done. */
 bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
-/* A piece has left the ring: completes its request if that was the last piece. */
+/*
+ * Called when a piece of the request has left the ring without a completion. Completes the request
+ * if no other piece is left.
+ */
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
-/* Continues the requests for which the ring had no room, and publishes the new chains. */
+/*
+ * Issues pieces of the requests in `cutting`, as far as the ring has room, publishes the new
+ * chains, and kicks the back-end if it wants a kick.
+ */
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
 /*
- * Does the same on the disk's thread, but never blocks in a kick, because no other thread would
- * unblock this thread.
+ * Like vublk_blk_queue_pump(), for the disk's thread. Its kick never blocks, because no other
+ * thread would unblock the disk's thread.
  */
 void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue);
 
 /*
- * Takes a free request, zeroed; NULL: no request is free. The caller passes the request to
- * vublk_blk_queue_start() or returns it with vublk_blk_queue_put_request().
+ * Returns a free request, zeroed, or NULL if no request is free. The caller passes the request to
+ * vublk_blk_queue_start(), or returns it with vublk_blk_queue_put_request().
  */
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
-/* Adds as many pieces of the request to the ring as fit; the remaining pieces follow later. */
+/*
+ * Adds as many pieces of the request to the ring as fit. vublk_blk_queue_pump() adds the others
+ * later.
+ */
 void vublk_blk_queue_start(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
-/* Completes a request, which has no piece on the ring. */
+/* Completes a request that has no piece on the ring. */
 void vublk_blk_queue_finish(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			    int result);
 
 /*
- * Claims the queue. True: the queue belongs to `user`, which may have claimed it before. Any
- * thread.
+ * Claims the queue for `user`, unless another user has claimed it. Returns whether the queue
+ * belongs to `user` now. Any thread may call this.
  */
 static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 					 enum vublk_blk_queue_user user)
@@ -325,15 +380,21 @@ static inline bool vublk_blk_queue_claim(struct vublk_blk_queue *queue,
 }
 
 /*
- * Called by the owner: whether `result` means that the library, not the back-end, completed the
- * request.
+ * Returns whether `result` is the error with which the library, not the back-end, completes
+ * requests. Called by the owner, outside the gate.
  */
 bool vublk_blk_queue_gave_up(struct vublk_blk_queue *queue, int result);
 
-/* Called by the owner: fills `error` with one sentence that says why a request has this result. */
+/*
+ * Fills `error` with one sentence that says why a request has this result. Called by the owner,
+ * outside the gate.
+ */
 void vublk_blk_queue_explain(struct vublk_blk_queue *queue, int result, struct vublk_error *error);
 
-/* The time until `deadline_ns`, rounded up, for poll(); -1 for UINT64_MAX (no deadline). */
+/*
+ * Returns the milliseconds until `deadline_ns`, rounded up, as a timeout for poll(); -1 if
+ * `deadline_ns` is UINT64_MAX (no deadline).
+ */
 int vublk_blk_left_ms(uint64_t deadline_ns);
 
 #endif

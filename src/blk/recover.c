@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The requests of a queue after the loss of its back-end. The functions here run on the disk's
- * thread, which has closed the gate, so they also work for a queue that no thread uses at the
+ * The requests of a queue after the loss of its back-end. The disk's thread calls the functions
+ * here while it has closed the gate, so they also work for a queue that no other thread uses at the
  * moment.
  *
  * Key idea: a slot has, in private memory, everything that is needed to issue its piece again.
- * First the completions of the lost back-end are taken; the completed pieces are not issued again.
- * Then new rings are made in memory that no earlier back-end has mapped, so a lost back-end that is
- * still alive cannot change them, and the pieces are added in their original order. It is harmless
- * if a piece is executed twice, because the ring never has two writes to one place (piece.c).
+ * First the disk's thread takes the completions of the lost back-end, so the completed pieces are
+ * not issued again. Then it makes new rings in memory that no earlier back-end has mapped, so a
+ * lost back-end that is still alive cannot change them. It adds the other pieces to the new rings
+ * in their original order. A piece may be executed twice, which does no harm because the ring never
+ * has two writes to one place (piece.c).
  *
  * With an in-flight area the rings stay, and the next back-end resumes the requests that the lost
  * one had begun.
  *
  * Writes that the lost back-end completed may be lost if no flush made them stable (unflushed.h).
- * The next flush fails in that case.
+ * In that case the next flush fails.
  */
 #include "blk/fua.h"
 #include "blk/piece.h"
+#include "blk/replay.h"
 
 #include "util/error.h"
 #include "util/fd.h"
@@ -38,7 +40,10 @@ static void forget_tables(struct vublk_blk_queue *queue)
 		queue->slots[i].table_bytes = 0;
 }
 
-/* Forgets what shared memory contains, because the lost back-end may have changed it. */
+/*
+ * Discards the records of what shared memory contains, because the lost back-end may have changed
+ * it.
+ */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_suspend(queue);
@@ -47,8 +52,9 @@ void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 }
 
 /*
- * Fails the flushes in flight, and the writes with FUA of which a part may be lost. True: a flush
- * was in flight, so the application learns of the loss. A write with FUA reports only its own loss.
+ * Fails the flushes in flight, and the writes with FUA of which a part may be lost. Returns whether
+ * a flush was in flight. The failed flush tells the application of the loss. A write with FUA does
+ * not count, because it reports only its own loss.
  */
 static bool fail_flushes(struct vublk_blk_queue *queue)
 {
@@ -61,8 +67,8 @@ static bool fail_flushes(struct vublk_blk_queue *queue)
 		if (!vublk_blk_queue_is_in_flight(request) ||
 		    (!is_flush && !vublk_blk_fua_is_unflushed(request)))
 			continue;
-		request->result = -EOWNERDEAD; /* this result stays, whatever status the next
-		                                  back-end returns */
+		request->result = -EOWNERDEAD; /* the request keeps this result, whatever status
+						  the next back-end returns */
 		found = found || is_flush;
 	}
 	return found;
@@ -75,7 +81,7 @@ void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost)
 		queue->covering_flush = 0; /* each loss is reported only once */
 	}
 	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
-		vublk_blk_queue_pump_for_owner(queue); /* issues the flush of a write with FUA that has completed */
+		vublk_blk_queue_pump_for_owner(queue); /* issues the flush of a FUA write */
 	wake_owner(queue);
 }
 
@@ -107,16 +113,21 @@ static unsigned collect_pieces(struct vublk_blk_queue *queue, uint16_t *tokens)
 	return n;
 }
 
-/* Fails a piece whose memory the application has unregistered while the piece was in flight. */
+/*
+ * Drops a piece that cannot be issued again, because the application has unregistered the piece's
+ * memory. The request of the piece fails with `result`.
+ */
 static void drop_piece(struct vublk_blk_queue *queue, uint16_t token, int result)
 {
 	struct vublk_blk_request *request = queue->slots[token].request;
 
 	vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
-		  "queue %u: a request of type %u at byte %llu cannot be issued again to the new "
-		  "back-end (%s): its memory was unregistered while it was in flight",
+		  "queue %u: cannot send a request of type %u at byte %llu to the new back-end "
+		  "(%s), because its memory was unregistered while it was in flight",
 		  queue->index, request->type, (unsigned long long)queue->slots[token].offset,
 		  strerrordesc_np(-result));
+	if (queue->write_log)
+		vublk_blk_keep_release(queue, request->type, queue->slots[token].bytes);
 	queue->slots[token].request = NULL;
 	queue->free_slots[queue->num_free_slots++] = token;
 	request->pieces--;
@@ -137,8 +148,8 @@ static void issue_again(struct vublk_blk_queue *queue)
 			drop_piece(queue, tokens[i], r);
 	}
 	if (n)
-		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: %u pieces are issued again "
-			  "to the next back-end", queue->index, n);
+		vublk_log(queue->log, VUBLK_LOG_DEBUG, "queue %u: sending %u pieces of requests to "
+			  "the new back-end", queue->index, n);
 	vublk_blk_queue_pump_for_owner(queue);
 }
 
@@ -146,7 +157,7 @@ static void empty_ring(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_bind(queue);
 	vublk_driver_ring_reset(&queue->ring, &queue->inproc->ring);
-	forget_tables(queue); /* the new memory has no descriptors yet */
+	forget_tables(queue); /* the new memory has no descriptors */
 	if (!queue->calls_enabled)
 		vublk_driver_ring_disable_calls(&queue->ring);
 	queue->overlap = (struct vublk_blk_overlap){ 0 };
@@ -156,24 +167,62 @@ static void empty_ring(struct vublk_blk_queue *queue)
 static void fail(struct vublk_blk_queue *queue, const struct vublk_error *error,
 		 enum vublk_blk_queue_state state)
 {
-	if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+	if (queue->state <= VUBLK_BLK_QUEUE_REPLAYS)
 		queue->failure = *error;
 	vublk_blk_queue_fail_all(queue, state);
 }
 
 /*
- * If the lost back-end broke this ring, the state of its requests is unknown, so they fail, and the
- * queue stays dead. The other queues continue with the next back-end.
+ * If the lost back-end broke this ring, the state of the queue's requests is unknown. So these
+ * requests fail, and the queue stays dead. The other queues continue with the next back-end.
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error)
 {
 	empty_ring(queue);
 	if (queue->state == VUBLK_BLK_QUEUE_BROKEN)
 		vublk_blk_queue_fail_all(queue, VUBLK_BLK_QUEUE_DEAD);
-	else if (error && queue->state == VUBLK_BLK_QUEUE_WORKS)
+	else if (error && queue->state <= VUBLK_BLK_QUEUE_REPLAYS)
 		fail(queue, error, VUBLK_BLK_QUEUE_FAILS);
 	else if (queue->state == VUBLK_BLK_QUEUE_WORKS)
 		issue_again(queue);
+	wake_owner(queue);
+}
+
+/*
+ * While a queue holds its requests, the owner does not touch the ring, not even the flags of the
+ * ring.
+ */
+void vublk_blk_queue_hold(struct vublk_blk_queue *queue)
+{
+	queue->calls_enabled = false;
+	empty_ring(queue);
+	if (queue->state == VUBLK_BLK_QUEUE_BROKEN)
+		vublk_blk_queue_fail_all(queue, VUBLK_BLK_QUEUE_DEAD);
+	else if (queue->state == VUBLK_BLK_QUEUE_WORKS)
+		queue->state = VUBLK_BLK_QUEUE_REPLAYS;
+	wake_owner(queue);
+}
+
+void vublk_blk_queue_hold_failed(struct vublk_blk_queue *queue)
+{
+	vublk_blk_gate_close(&queue->gate);
+	if (queue->state == VUBLK_BLK_QUEUE_FAILS)
+		queue->state = VUBLK_BLK_QUEUE_REPLAYS;
+	wake_owner(queue);
+}
+
+/*
+ * The records of the tables' contents are discarded, because the replay has used the tables of
+ * queue 0.
+ */
+void vublk_blk_queue_release(struct vublk_blk_queue *queue)
+{
+	vublk_blk_gate_close(&queue->gate);
+	forget_tables(queue);
+	if (queue->state == VUBLK_BLK_QUEUE_REPLAYS) {
+		queue->state = VUBLK_BLK_QUEUE_WORKS;
+		issue_again(queue);
+	}
 	wake_owner(queue);
 }
 

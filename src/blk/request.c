@@ -10,11 +10,12 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/probe.h"
 
 #include <errno.h>
 #include <inttypes.h>
 
-/* The name of a type in errors. */
+/* Returns the name of a type for error sentences. */
 static const char *name_of(uint32_t type)
 {
 	switch (type) {
@@ -34,41 +35,46 @@ static const char *name_of(uint32_t type)
 }
 
 /*
- * An unknown flag is refused, not ignored, because the caller may rely on the effect of the flag.
+ * Refuses flags that are unknown or not in `allowed`. Does not ignore them, because the caller may
+ * rely on their effect.
  */
 static int check_flags(uint32_t type, uint32_t flags, uint32_t allowed, struct vublk_error *error)
 {
 	uint32_t known = VUBLK_BLK_FUA | VUBLK_BLK_NO_UNMAP;
 
 	if (flags & ~known)
-		return vublk_error_set(error, EINVAL, "%s: this version of libvublk does not know "
-				       "flag 0x%x", name_of(type), flags & ~known);
+		return vublk_error_set(error, EINVAL, "%s: flag 0x%x is unknown to this version of "
+				       "libvublk", name_of(type), flags & ~known);
 	if (flags & ~allowed)
-		return vublk_error_set(error, EINVAL, "%s does not take flag %s", name_of(type),
+		return vublk_error_set(error, EINVAL, "%s: flag %s is not allowed", name_of(type),
 				       flags & ~allowed & VUBLK_BLK_FUA ? "VUBLK_BLK_FUA" :
 									  "VUBLK_BLK_NO_UNMAP");
 	return 0;
 }
 
-/* Without FLUSH, every write is stable when it completes. */
-static enum vublk_blk_fua fua_of(const struct vublk_blk_queue *queue, uint32_t flags)
+/*
+ * Sets `fua` of a new request, which is NONE before, if the request needs a flush. Without FLUSH,
+ * every write is stable when it completes, so the flag VUBLK_BLK_FUA has no effect.
+ */
+static void set_fua(const struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+		    uint32_t flags)
 {
-	bool needs_flush = flags & VUBLK_BLK_FUA &&
-			   queue->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
-
-	return needs_flush ? VUBLK_BLK_FUA_WRITE : VUBLK_BLK_FUA_NONE;
+	if (!(flags & VUBLK_BLK_FUA) || !(queue->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)))
+		return;
+	request->fua = VUBLK_BLK_FUA_WRITE;
+	request->failures_before = vublk_blk_flush_failures(queue->flushes);
 }
 
-/* Whether the queue works and has room for a request. */
+/* Checks that the queue accepts requests and that a request is free. */
 static int check_queue(const struct vublk_blk_queue *queue, uint32_t type,
 		       struct vublk_error *error)
 {
-	if (queue->state != VUBLK_BLK_QUEUE_WORKS)
+	if (queue->state > VUBLK_BLK_QUEUE_REPLAYS)
 		return vublk_error_set(error, queue->failure.code, "%s: %s", name_of(type),
 				       queue->failure.text);
 	if (!queue->free)
-		return vublk_error_set(error, EAGAIN, "%s: queue %u has %u requests in flight, as "
-				       "many as its size: take completions first",
+		return vublk_error_set(error, EAGAIN, "%s: queue %u already has %u requests in "
+				       "flight, which is its size; take completions first",
 				       name_of(type), queue->index, queue->in_flight);
 	return 0;
 }
@@ -82,8 +88,8 @@ static int check_writable(const struct vublk_blk_queue *queue, uint32_t type,
 }
 
 /*
- * Whether the range is made of whole blocks. The capacity is a number of sectors and need not be a
- * multiple of the block size, so a range that ends at the end of the disk may end inside a block.
+ * Returns whether the range consists of whole blocks, or of whole blocks up to the end of the disk.
+ * The capacity need not be a multiple of the block size, so the disk may end inside a block.
  */
 static bool is_whole_blocks(uint64_t offset, uint64_t bytes, uint64_t capacity, uint32_t block)
 {
@@ -97,14 +103,16 @@ static int check_range(const struct vublk_blk_queue *queue, uint32_t type, uint6
 	uint32_t block = queue->limits.block_bytes;
 
 	if (!bytes)
-		return vublk_error_set(error, EINVAL, "%s of 0 bytes at byte %" PRIu64
-				       ": there is nothing to do", name_of(type), offset);
+		return vublk_error_set(error, EINVAL, "%s of 0 bytes at byte %" PRIu64 ": expected "
+				       "at least 1 byte", name_of(type), offset);
 	if (!is_whole_blocks(offset, bytes, capacity, block))
-		return vublk_error_set(error, EINVAL, "%s of %" PRIu64 " bytes at byte %" PRIu64
-				       ": both must be multiples of the block size %u%s",
+		return vublk_error_set(error, EINVAL, "%s of %" PRIu64 " bytes at byte "
+				       "%" PRIu64 ": expected multiples of the block size, %u "
+				       "bytes, for both numbers%s",
 				       name_of(type), bytes, offset, block,
 				       capacity & (block - 1) ?
-				       ", except for the bytes up to the end of the disk" : "");
+				       " (a request up to the end of the disk may be "
+				       "shorter)" : "");
 	if (!vublk_range_within(offset, bytes, capacity))
 		return vublk_error_set(error, EINVAL, "%s of %" PRIu64 " bytes at byte %" PRIu64
 				       ": the disk ends at byte %" PRIu64,
@@ -124,8 +132,9 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 				       iovcnt);
 	for (int i = 0; i < iovcnt; i++) {
 		if (iov[i].iov_len > VUBLK_BLK_MAX_REQUEST_BYTES - bytes)
-			return vublk_error_set(error, EINVAL, "%s of more than %" PRIu64
-					       " bytes: split it into several requests",
+			return vublk_error_set(error, EINVAL, "%s of more than %" PRIu64 " bytes, "
+					       "which is the maximum; split it into several "
+					       "requests",
 					       name_of(type), VUBLK_BLK_MAX_REQUEST_BYTES);
 		bytes += iov[i].iov_len;
 	}
@@ -133,7 +142,10 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 	return 0;
 }
 
-/* Cuts the whole request once as a test, so that the call fails if a buffer cannot be used. */
+/*
+ * Checks the buffers of a request: cuts the whole request without issuing it. Fails if a buffer
+ * cannot be used.
+ */
 static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const struct iovec *iov,
 			int iovcnt, uint64_t bytes, struct vublk_error *error)
 {
@@ -152,9 +164,10 @@ static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const stru
 					       (char *)iov[cursor.index].iov_base + cursor.offset);
 		if (n < 0)
 			return vublk_error_set(error, EINVAL,
-					       "%s: a block of %u bytes is scattered over more than "
-					       "the %u segments that the device takes: use larger "
-					       "pieces", name_of(type), queue->limits.block_bytes,
+					       "%s: a block of %u bytes is split into more than %u "
+					       "buffers, the back-end's maximum of segments; use "
+					       "larger buffers",
+					       name_of(type), queue->limits.block_bytes,
 					       queue->limits.max_segments);
 	}
 	return 0;
@@ -177,7 +190,7 @@ static int check_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t off
 	return r ? r : check_memory(queue, type, iov, iovcnt, *bytes, error);
 }
 
-/* `single`: the only buffer, used instead of `iov` if `iov` is NULL. */
+/* Starts a read or write. `iov` NULL: the only buffer is `single`. */
 static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
 		       uint64_t bytes, const struct iovec *iov, int iovcnt,
 		       const struct iovec *single, uint32_t flags, void *user_data)
@@ -187,7 +200,7 @@ static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t of
 	request->type = type;
 	request->offset = offset;
 	request->left = bytes;
-	request->fua = fua_of(queue, flags);
+	set_fua(queue, request, flags);
 	request->user_data = user_data;
 	if (single) {
 		request->single = *single;
@@ -195,6 +208,7 @@ static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t of
 		iovcnt = 1;
 	}
 	request->cursor = (struct vublk_blk_cursor){ iov, iovcnt, 0, 0 };
+	VUBLK_PROBE5(blk_submit, queue->index, type, offset, bytes, user_data);
 	if (queue->statistics)
 		vublk_blk_statistics_begin(queue, request);
 	vublk_blk_queue_start(queue, request);
@@ -270,12 +284,13 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 
 /* --- the others ------------------------------------------------------------------------ */
 
-/* A request without a data buffer: flush, discard, write zeroes, or get-id. */
+/* The arguments of a request without a data buffer: flush, discard, write zeroes, or get-id. */
 struct command {
 	uint32_t type;
 	uint32_t allowed_flags;
-	uint64_t max_bytes; /* of discard and write zeroes; 0: not negotiated */
-	uint32_t range_flags; /* flags of the segment on the ring */
+	uint64_t max_bytes; /* the limit for a discard or write zeroes; 0: the feature was not
+			       negotiated */
+	uint32_t range_flags; /* the flags of the segment on the ring */
 	uint64_t offset, bytes;
 	char *id;
 };
@@ -291,15 +306,16 @@ static int check_command(const struct vublk_blk_queue *queue, const struct comma
 		return r;
 	r = check_writable(queue, command->type, error);
 	if (!r && !command->max_bytes)
-		r = vublk_error_set(error, ENOTSUP, "%s: the back-end does not offer it",
+		r = vublk_error_set(error, ENOTSUP, "%s: the back-end does not support this "
+				    "request",
 				    name_of(command->type));
 	return r ? r : check_range(queue, command->type, command->offset, command->bytes, error);
 }
 
 /*
- * Whether the request needs no back-end. Without FLUSH a write is stable when it completes, so a
- * flush has nothing to do. With FLUSH the flush is always sent, because some back-ends say
- * "write-through" in their config and have a cache.
+ * Returns whether the request needs no back-end. Without FLUSH a write is stable when it completes,
+ * so a flush has nothing to do. With FLUSH the flush is always sent, because some back-ends have a
+ * cache although their config says "write-through".
  */
 static bool is_done_already(const struct vublk_blk_queue *queue, const struct command *command)
 {
@@ -314,21 +330,26 @@ static void start_command(struct vublk_blk_queue *queue, const struct command *c
 
 	request->type = command->type;
 	request->flags = command->range_flags;
-	request->fua = fua_of(queue, flags);
+	set_fua(queue, request, flags);
 	request->offset = command->offset;
 	request->left = command->bytes;
 	request->id = command->id;
 	request->user_data = user_data;
+	VUBLK_PROBE5(blk_submit, queue->index, command->type, command->offset, command->bytes,
+		     user_data);
 	if (queue->statistics)
 		vublk_blk_statistics_begin(queue, request);
 	if (is_done_already(queue, command))
 		vublk_blk_queue_finish(queue, request, 0);
+	else if (command->type == VIRTIO_BLK_T_FLUSH && queue->replay_fails)
+		vublk_blk_queue_finish(queue, request, -EIO);
 	else
 		vublk_blk_queue_start(queue, request);
 }
 
 /*
- * Fails one flush after a loss. Writes after the loss are not affected, so later flushes succeed.
+ * Fails the first flush after a loss of completed writes. Writes after the loss are not affected,
+ * so later flushes may succeed.
  */
 static int check_lost_writes(struct vublk_blk_queue *queue, const struct command *command,
 			     struct vublk_error *error)
@@ -337,9 +358,9 @@ static int check_lost_writes(struct vublk_blk_queue *queue, const struct command
 		return 0;
 	queue->flush_fails = false;
 	return vublk_error_set(error, EOWNERDEAD,
-			       "flush: a back-end was lost that had completed writes, and no flush "
-			       "had made them stable, so they may be lost: write them again (or set "
-			       "unflushed=trust if the back-end keeps them)");
+			       "flush: a back-end was lost with completed writes that had not been "
+			       "flushed, so they may be lost; write them again (or set "
+			       "unflushed=trust if the back-end keeps completed writes)");
 }
 
 static int add_command(struct vublk_blk_queue *queue, const struct command *command,

@@ -4,8 +4,8 @@
  * max_discard_sectors, max_write_zeroes_sectors).
  *
  * Key idea: a piece is filled as far as the limits permit, segment by segment, and then trimmed to
- * whole blocks; the cursor moves back by the trimmed bytes. So the elements of an iovec may have
- * any length, as long as their sum is a multiple of the block size.
+ * whole blocks; the cursor moves back by the trimmed bytes. So the iovecs of a request may have any
+ * length, as long as their sum is a multiple of the block size.
  */
 #include "blk/split.h"
 
@@ -14,9 +14,9 @@
 #include <errno.h>
 
 /*
- * Adds memory to a piece: extends the last buffer if the memory directly follows that buffer and
- * the buffer has room, otherwise uses another buffer. Returns how many bytes were added; 0: all
- * buffers are in use.
+ * Adds memory to a piece. Extends the last buffer if the memory directly follows that buffer and
+ * the limits permit it; otherwise begins another buffer. Returns how many bytes were added, or 0 if
+ * all buffers are in use.
  */
 static uint32_t append(const struct vublk_blk_limits *limits, struct vublk_ring_buffer *buffers,
 		       unsigned *num, uint64_t addr, uint32_t bytes)
@@ -46,7 +46,7 @@ static void skip_empty(struct vublk_blk_cursor *cursor)
 	}
 }
 
-/* Removes `excess` bytes from the end of a piece. */
+/* Removes `excess` bytes from the end of a piece, and moves the cursor back by as many. */
 static void trim(struct vublk_blk_cursor *cursor, struct vublk_ring_buffer *buffers,
 		 unsigned *num, uint64_t excess)
 {

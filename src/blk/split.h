@@ -3,10 +3,10 @@
 #define VUBLK_BLK_SPLIT_H
 
 /*
- * Cuts a request into pieces within the device's limits: number of segments, bytes of a segment,
- * and bytes of a piece. Each piece consists of whole blocks, except the last piece of a request
- * that ends inside a block. The functions here do not access rings; the only shared state that they
- * read is the table of regions.
+ * Cuts a request into pieces that respect the device's limits: number of segments, bytes of a
+ * segment, and bytes of a piece. Each piece consists of whole blocks, except the last piece of a
+ * request that ends inside a block. The functions here do not use rings. The only shared state that
+ * they read is the table of regions.
  */
 
 #include "inproc/regions.h"
@@ -22,12 +22,12 @@ struct vublk_blk_limits {
 	uint32_t max_segments;      /* at least 1 */
 	uint32_t max_segment_bytes; /* at least block_bytes / max_segments */
 	uint32_t max_piece_bytes;   /* a multiple of block_bytes */
-	uint64_t max_discard_bytes; /* multiples of block_bytes; 0: not negotiated */
+	uint64_t max_discard_bytes; /* a multiple of block_bytes; 0: discard was not negotiated */
 	uint64_t discard_alignment_bytes; /* a multiple of block_bytes */
 	uint64_t max_write_zeroes_bytes;
 };
 
-/* A place in an iovec. */
+/* A position in an array of iovecs. */
 struct vublk_blk_cursor {
 	const struct iovec *iov;
 	int iovcnt;
@@ -35,7 +35,7 @@ struct vublk_blk_cursor {
 	size_t offset; /* in iov[index] */
 };
 
-/* The general case of vublk_blk_split_next(), which handles any request. */
+/* The slow part of vublk_blk_split_next(), which handles any request. */
 int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
 			    const struct vublk_inproc_regions *regions,
 			    struct vublk_inproc_region_cache *cache,
@@ -43,13 +43,13 @@ int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
 			    struct vublk_ring_buffer *buffers, unsigned *num_buffers);
 
 /*
- * Cuts the next piece off the request and moves the cursor past it. `left` (not 0) is the number of
- * bytes of the request that are not cut yet. `buffers` has room for max_segments; segments that
- * adjoin in guest memory are merged. Returns the bytes of the piece; -EFAULT: the memory at the
- * cursor is in no region; -E2BIG: one block is scattered over more segments than the device
- * accepts.
+ * Cuts the next piece off the request and moves the cursor past that piece. `left` (not 0) is the
+ * number of bytes of the request that are not cut yet. `buffers` has room for max_segments;
+ * segments that are adjacent in guest memory are merged. Returns the number of bytes of the piece.
+ * -EFAULT: the memory at the cursor is in no region; -E2BIG: one block is scattered over more
+ * segments than the device accepts.
  *
- * The usual request, a buffer in one region that needs no cutting, is handled inline.
+ * The inline part handles the usual request: a buffer in one region that need not be cut.
  */
 static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits,
 					   const struct vublk_inproc_regions *regions,
@@ -74,9 +74,9 @@ static inline int64_t vublk_blk_split_next(const struct vublk_blk_limits *limits
 }
 
 /*
- * Returns the number of bytes of the next piece of a discard or write zeroes, which is at most
- * `max`. The `left` bytes at `offset` are the part of the request that is not cut yet. A piece that
- * is not the last one ends at a multiple of `alignment`, if possible.
+ * Returns the number of bytes of the next piece of a discard or write zeroes, at most `max`. The
+ * part of the request that is not cut yet is `left` bytes at `offset`. A piece that is not the last
+ * one ends at a multiple of `alignment`, if possible.
  */
 uint64_t vublk_blk_split_range(uint64_t offset, uint64_t left, uint64_t max, uint64_t alignment);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The counters of a queue. The key idea is in statistics.h. */
+/* The counters of a queue; see statistics.h. */
 #include "blk/statistics.h"
 
 #include "blk/queue.h"
@@ -12,8 +12,8 @@
 #include <stdlib.h>
 
 /*
- * What a request in flight was when it started. Cutting it changes the number of bytes in the
- * request itself, and the flush of a request with FUA changes its type.
+ * The type and size that a request in flight had when it started. The request itself changes:
+ * cutting reduces its number of bytes, and a request with FUA becomes a flush.
  */
 struct started {
 	uint64_t ns;
@@ -23,7 +23,7 @@ struct started {
 
 struct vublk_blk_statistics {
 	struct vublk_blk_stats counters;
-	struct started started[]; /* indexed like queue->requests */
+	struct started started[]; /* by the index of the request in queue->requests */
 };
 
 struct vublk_blk_statistics *vublk_blk_statistics_new(unsigned size)
@@ -56,8 +56,8 @@ void vublk_blk_statistics_begin(struct vublk_blk_queue *queue,
 }
 
 /*
- * The bucket of a latency: 2^bucket <= ns < 2^(bucket + 1); the last bucket also has all longer
- * latencies.
+ * Returns the bucket of a latency: 2^bucket <= ns < 2^(bucket + 1). The last bucket also has all
+ * longer latencies.
  */
 static unsigned bucket_of(uint64_t ns)
 {

@@ -3,9 +3,9 @@
 #define VUBLK_BLK_STATISTICS_H
 
 /*
- * The counters that a queue has with the option statistics=on. Without the option a queue has no
- * such object, and the only cost is a branch in each poll that has work, and one in each request
- * outside the fast path.
+ * The counters of a queue with the option statistics=on. A queue without this option has no such
+ * object; it pays one branch in each poll that has work, and one in each request outside the fast
+ * path.
  *
  * Key idea: only the queue's owner writes the counters, each with one atomic store, so any thread
  * can read them without a lock. Each counter is exact, but one counter may include a request that
@@ -21,13 +21,12 @@ struct vublk_blk_queue;
 struct vublk_blk_request;
 struct vublk_blk_statistics;
 
-/* `size` is the largest number of requests in flight. NULL: there is no memory. */
+/* Makes counters for at most `size` requests in flight. Returns NULL if there is no memory. */
 struct vublk_blk_statistics *vublk_blk_statistics_new(unsigned size);
 void vublk_blk_statistics_free(struct vublk_blk_statistics *statistics);
 
 /*
- * Called by the owner of a queue that has statistics when a request is about to start, before any
- * byte of it is cut.
+ * Called by the owner before the first piece of a request is cut. The queue must have statistics.
  */
 void vublk_blk_statistics_begin(struct vublk_blk_queue *queue,
 				const struct vublk_blk_request *request);

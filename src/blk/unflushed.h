@@ -4,34 +4,50 @@
 
 /*
  * Tracks whether there are completed writes that no flush has made stable yet. A back-end may keep
- * such writes in its own memory, and loses them when it dies.
+ * such writes in its own memory, and they are lost when it dies.
  *
  * Key idea: the flushes of a disk are numbered when they are put on a ring. When a queue takes the
  * completion of a write, it records the number of the first flush that certainly covers the write:
- * one more than the newest flush so far. When flush N has succeeded, all writes are stable whose
- * recorded number is at most N. So a write costs one load of a number that changes only when a
+ * one more than the newest flush so far. When flush N has succeeded, all writes whose recorded
+ * number is at most N are stable. So a write costs one load of a number that changes only when a
  * flush begins, and one store to a cache line that only its own queue writes. Whether the disk has
  * unflushed writes is computed only when a back-end is lost.
  *
+ * A back-end may report a storage error to one flush only, drop the writes, and complete the next
+ * flush without an error. If the application did not issue the flush that failed (it was the
+ * disk's own, or a part of a write with FUA), the application would never learn of it. So these
+ * failures are counted, and flushes that come later fail, too:
+ *   - the application's next flush on each queue,
+ *   - the flush of each write with FUA that was issued before the failure.
+ *
  * The pairs of accesses, by letter:
- *   H  the owner of a queue counts a flush in `begun` before it publishes it on the ring; the
- *      owner of another queue takes a completed write off its ring before it loads `begun`.
- *      If the back-end completed the write after it began the flush, the load sees the flush.
+ *   H  the owner of a queue counts a flush in `begun` before it publishes the flush; the owner of
+ *      another queue takes a completed write off its own ring before it loads `begun`. If the
+ *      back-end completed the write after it had begun the flush, the load sees the flush.
  *   I  the owner of a queue raises `stable` while it is inside the gate; the disk's thread loads
- *      it when it has closed all gates.
+ *      `stable` when it has closed all gates.
+ *   K  the owner of a queue adds to `unseen_failures` when it takes the completion of a flush that
+ *      has failed; the owner of another queue loads the number when it takes the completion of a
+ *      flush, and before it issues a write with FUA.
  */
 
 #include "util/atomic.h"
 
+#include <stdbool.h>
 #include <stdint.h>
+
+struct vublk_blk_queue;
+struct vublk_blk_request;
 
 /* The numbers of a disk's flushes. */
 struct vublk_blk_flushes {
 	uint64_t begun;  /* how many flushes were put on a ring */
 	uint64_t stable; /* the number of the newest flush that succeeded */
+	uint64_t unseen_failures; /* how many flushes have failed that the application does not
+				     see; atomic */
 };
 
-/* Numbers a flush that is about to be put on a ring. */
+/* Returns the number of a flush that is about to be put on a ring. */
 static inline uint64_t vublk_blk_flush_begin(struct vublk_blk_flushes *flushes)
 {
 	return __atomic_add_fetch(&flushes->begun, 1, __ATOMIC_ACQ_REL); /* H */
@@ -48,10 +64,27 @@ static inline void vublk_blk_flush_succeeded(struct vublk_blk_flushes *flushes, 
 		;
 }
 
-/* The number of the first flush that certainly covers a write whose completion was just taken. */
+/*
+ * Returns the number of the first flush that certainly covers a write whose completion was just
+ * taken.
+ */
 static inline uint64_t vublk_blk_flush_covering(const struct vublk_blk_flushes *flushes)
 {
 	return vublk_load_relaxed(&flushes->begun) + 1; /* H */
 }
+
+/* Returns how many flushes have failed that the application does not see. */
+static inline uint64_t vublk_blk_flush_failures(const struct vublk_blk_flushes *flushes)
+{
+	return vublk_load_acquire(&flushes->unseen_failures); /* K */
+}
+
+/*
+ * Called by the owner of the queue when a flush has completed with `result`. Returns the result for
+ * the application. Returns an error also if the flush has succeeded, but another one that the
+ * application does not see has failed before and may have got the error that belongs to this one.
+ */
+int vublk_blk_flush_result(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
+			   int result);
 
 #endif

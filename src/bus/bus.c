@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A running bus: its state, the device and its back-end, the socket, and one client (a VMM)
- * at a time. Options and the choice of a type are in open.c; the messages of a client
- * are in the folder of the type.
+ * Runs a bus: its state, the device and the device's back-end, the socket, and one client (a VMM)
+ * at a time. Options and the choice of a type are in open.c; the messages of a client are in the
+ * folder of the type.
  *
- * Key idea: while the bus serves a client, it does not watch the socket, so the next client
- * waits in the backlog. The bus accepts that client when the current one has disconnected and
- * the back-end has returned the rings.
+ * Key idea: while the bus serves a client, it does not watch the socket, so the next client waits
+ * in the backlog. The bus accepts that client when the current one has disconnected and the
+ * back-end has returned the rings.
  */
 #include "bus/bus.h"
 
+#include "device/upgrade/upgrade.h"
 #include "proto/vhost-user/channel.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -18,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #define NS_PER_MS UINT64_C(1000000)
 #define LISTEN_AGAIN_MS 100
@@ -45,10 +45,12 @@ static const unsigned char transitions[VUBLK_BUS_NUM_STATES][VUBLK_BUS_NUM_EVENT
 	[VUBLK_BUS_LISTENING] = {
 		ON(CLIENT, SERVING),
 		ON(STOP, FINISHED),
+		ON(HANDED_OVER, FINISHED),
 	},
 	[VUBLK_BUS_SERVING] = {
 		ON(CLIENT_GONE, LISTENING),
 		ON(STOP, STOPPING),
+		ON(HANDED_OVER, FINISHED),
 	},
 	[VUBLK_BUS_STOPPING] = {
 		ON(CLIENT_GONE, FINISHED),
@@ -84,8 +86,8 @@ static void on_stop_timer(void *opaque)
 	struct vublk_bus *bus = opaque;
 
 	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
-		  "the stop waits for the back-end '%s', which has not "
-		  "returned the rings; a second SIGTERM ends vublk device without them",
+		  "the stop waits for the back-end '%s' to return the rings; a second SIGTERM ends "
+		  "vublk device without waiting",
 		  bus->backend.chardev);
 }
 
@@ -141,8 +143,8 @@ static void on_refresh(void *opaque, uint32_t events)
 
 	vublk_eventfd_clear(bus->refresh_fd);
 	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_INFO, "%s",
-			  has_backend(bus) ? "the disk's configuration is read again" :
-			  "the disk's configuration is read when there is a back-end");
+			  has_backend(bus) ? "reading the disk's configuration again" :
+			  "the disk's configuration will be read when a back-end connects");
 	vublk_device_refresh_config(bus->device);
 }
 
@@ -161,12 +163,27 @@ static void accept_again(struct vublk_bus *bus)
 		fail(bus, &error);
 }
 
-static int64_t peer_of(int fd)
+void vublk_bus_set_notice_handler(struct vublk_bus *bus, vublk_notice_fn *fn, void *opaque)
 {
-	struct ucred peer = { 0 };
-	socklen_t bytes = sizeof(peer);
+	bus->notifier = (struct vublk_notifier){ fn, opaque };
+	vublk_device_set_notice_handler(bus->device, fn, opaque);
+}
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0 ? 0 : peer.pid;
+int vublk_bus_set_statistics(struct vublk_bus *bus, bool on, struct vublk_error *error)
+{
+	return vublk_device_set_statistics(bus->device, on, error);
+}
+
+static void notify_client(struct vublk_bus *bus, enum vublk_notice_kind kind)
+{
+	vublk_notify(&bus->notifier, &(struct vublk_notice){ .kind = kind, .pid = bus->client_pid });
+}
+
+void vublk_bus_notify_refused(struct vublk_bus *bus, const struct vublk_error *error)
+{
+	vublk_notify(&bus->notifier, &(struct vublk_notice){
+		.kind = VUBLK_NOTICE_CLIENT_REFUSED, .pid = bus->client_pid, .reason = error->text,
+	});
 }
 
 static void on_listen(void *opaque, uint32_t events)
@@ -178,15 +195,18 @@ static void on_listen(void *opaque, uint32_t events)
 	if (fd == -EAGAIN)
 		return;
 	vublk_loop_remove(&bus->listen_source);
-	bus->client_pid = peer_of(fd);
+	bus->client_pid = vublk_socket_peer_pid(fd);
 	if (fd >= 0 && !bus->type->serve(bus, fd, &error)) {
 		change_state(bus, VUBLK_BUS_EVENT_CLIENT, "a VMM connected");
+		notify_client(bus, VUBLK_NOTICE_CLIENT_CONNECTED);
 		return;
 	}
-	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_ERROR, "a VMM is not served: %s",
+	vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_ERROR, "refused a VMM: %s",
 			  error.text);
+	vublk_bus_notify_refused(bus, &error);
 	/*
-	 * Descriptors or memory may be short, so further clients wait in the backlog for a moment.
+	 * This process may be short of descriptors or memory, so further clients wait in the
+	 * backlog for a moment.
 	 */
 	vublk_loop_timer_arm(&bus->loop, &bus->listen_timer,
 			     vublk_now_ns() + LISTEN_AGAIN_MS * NS_PER_MS);
@@ -201,6 +221,7 @@ void vublk_bus_client_gone(struct vublk_bus *bus)
 {
 	vublk_loop_timer_disarm(&bus->stop_timer);
 	change_state(bus, VUBLK_BUS_EVENT_CLIENT_GONE, "the VMM disconnected");
+	notify_client(bus, VUBLK_NOTICE_CLIENT_DISCONNECTED);
 	bus->is_refused = false; /* a back-end may accept the next client's rings */
 	if (bus->state == VUBLK_BUS_LISTENING)
 		accept_again(bus);
@@ -230,13 +251,16 @@ static void note_backend(struct vublk_bus *bus)
 	vublk_device_get_info(bus->device, &bus->backend, sizeof(bus->backend));
 }
 
-/* Logs each reason once as a warning, however often it recurs. */
+/*
+ * Logs why a try failed, and arms the timer of the next try. A reason is logged as a warning only
+ * if it differs from the previous one.
+ */
 static void retry(struct vublk_bus *bus, const struct vublk_error *error)
 {
 	bool is_known = bus->refusal.code == error->code && !strcmp(bus->refusal.text, error->text);
 
 	vublk_log_limited(&bus->log, &bus->limit, is_known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-			  "there is no back-end yet: %s", error->text);
+			  "no back-end is connected yet: %s", error->text);
 	bus->refusal = *error;
 	vublk_loop_timer_arm(&bus->loop, &bus->retry_timer,
 			     vublk_now_ns() + bus->retry_ms * NS_PER_MS);
@@ -252,19 +276,22 @@ static void on_retry_timer(void *opaque)
 }
 
 /*
- * Whether a later try may succeed. An error that is caused by a wrong property, or by a path that
- * cannot become a socket, is permanent. A device that listens waits for its back-end by itself, so
- * it can only fail because it cannot listen.
+ * Returns whether the bus should try again. An error is permanent if its cause is a wrong property,
+ * or a path that cannot become a socket. A device that listens waits for its back-end by itself, so
+ * its only error is that it cannot listen, which is permanent. A disk that is out of date (ESTALE)
+ * stays so. With retry_ms 0 every error is permanent.
  */
 static bool is_temporary(const struct vublk_bus *bus, const struct vublk_error *error)
 {
-	return bus->retry_ms && !vublk_bus_is_server(bus) && vublk_socket_may_appear(error->code);
+	return bus->retry_ms && !vublk_bus_is_server(bus) && error->code != ESTALE &&
+	       vublk_socket_may_appear(error->code);
 }
 
 void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
 {
 	struct vublk_bus *bus = opaque;
 	struct vublk_error error;
+	unsigned num_queues;
 
 	if (refusal) {
 		error = *refusal;
@@ -280,16 +307,17 @@ void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
 		fail(bus, &error);
 		return;
 	}
-	change_state(bus, VUBLK_BUS_EVENT_REALIZED, "there is a back-end");
-	vublk_log(&bus->log, VUBLK_LOG_INFO, "listening on %s: back-end %s, %u queues", bus->path,
-		  bus->backend.chardev, vublk_device_num_queues(bus->device));
+	change_state(bus, VUBLK_BUS_EVENT_REALIZED, "a back-end is connected");
+	num_queues = vublk_device_num_queues(bus->device);
+	vublk_log(&bus->log, VUBLK_LOG_INFO, "listening on %s: back-end %s, %u queue%s", bus->path,
+		  bus->backend.chardev, num_queues, num_queues == 1 ? "" : "s");
 	accept_again(bus);
 }
 
 /*
- * The device disconnects from a back-end that refuses the rings, and reconnects to it. The
- * log has one warning for all these refusals, and reports the back-end as "available again"
- * only when it has accepted the rings.
+ * Called when the rings have stopped. If the back-end refused the rings, the device disconnects
+ * from it and connects again. The log has one warning for all refusals in a row. It says that the
+ * back-end is available again only after the back-end has accepted the rings.
  */
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error)
 {
@@ -318,7 +346,7 @@ static bool is_known_refusal(const struct vublk_bus *bus, const struct vublk_err
 	       !strcmp(bus->refusal.text, error->text);
 }
 
-/* A device that disconnects from its back-end on purpose has no outage. */
+/* Called when a back-end is lost, except when the device itself has disconnected. */
 static void note_outage(struct vublk_bus *bus)
 {
 	if (!bus->lost_ns)
@@ -342,7 +370,7 @@ void vublk_bus_on_lost(void *opaque, const struct vublk_error *error)
 		return;
 	}
 	if (is_known_refusal(bus, error))
-		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "the disk still waits: %s", error->text);
+		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "the disk is still waiting: %s", error->text);
 	else
 		vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
 				  "the disk waits for a back-end: %s", error->text);
@@ -352,10 +380,22 @@ void vublk_bus_on_lost(void *opaque, const struct vublk_error *error)
 void vublk_bus_on_reconnected(void *opaque)
 {
 	struct vublk_bus *bus = opaque;
+	char before[sizeof(bus->backend.chardev)];
 
+	if (bus->lost_ns) {
+		bus->ended_outages_ns += vublk_now_ns() - bus->lost_ns;
+		bus->reconnects++;
+	}
 	bus->lost_ns = 0;
+	memcpy(before, bus->backend.chardev, sizeof(before));
 	note_backend(bus);
-	log_there_again(bus, !bus->is_expected_loss && !bus->is_refused);
+	if (strcmp(before, bus->backend.chardev))
+		vublk_log_limited(&bus->log, &bus->limit,
+				  bus->is_expected_loss ? VUBLK_LOG_INFO : VUBLK_LOG_WARNING,
+				  "the disk continues on back-end %s; it was on %s",
+				  bus->backend.chardev, before);
+	else
+		log_there_again(bus, !bus->is_expected_loss && !bus->is_refused);
 }
 
 void vublk_bus_on_gave_up(void *opaque, const struct vublk_error *error)
@@ -373,6 +413,23 @@ static void on_device(void *opaque, uint32_t events)
 		vublk_error_set_errno(&error, -r, "the device's event loop failed");
 		fail(bus, &error);
 	}
+}
+
+/* --- an upgrade -------------------------------------------------------------- */
+
+void vublk_bus_finish_handed_over(struct vublk_bus *bus, const char *why)
+{
+	change_state(bus, VUBLK_BUS_EVENT_HANDED_OVER, why);
+}
+
+int vublk_bus_adopt(struct vublk_bus *bus, enum vublk_bus_state state, struct vublk_error *error)
+{
+	vublk_log(&bus->log, VUBLK_LOG_DEBUG, "bus: %s -> %s (taken over)", state_names[bus->state],
+		  state_names[state]);
+	bus->state = state;
+	if (state != VUBLK_BUS_LISTENING)
+		return 0;
+	return vublk_loop_add(&bus->loop, &bus->listen_source, bus->listen_fd, EPOLLIN, error);
 }
 
 /* --- opening and running ---------------------------------------------------- */
@@ -420,6 +477,8 @@ static int process(struct vublk_bus *bus, int timeout_ms, struct vublk_error *er
 
 	if (bus->state != VUBLK_BUS_FINISHED)
 		r = vublk_loop_process(&bus->loop, timeout_ms);
+	if (r >= 0)
+		vublk_upgrade_step(&bus->upgrade);
 	if (r < 0)
 		return vublk_error_set_errno(error, -r, "the event loop failed");
 	if (bus->state != VUBLK_BUS_FINISHED)
@@ -448,8 +507,11 @@ void vublk_bus_free(struct vublk_bus *bus)
 {
 	if (!bus)
 		return;
+	if (bus->upgrade.is_anothers && bus->device)
+		vublk_device_disown(bus->device);
 	if (bus->device)
-		vublk_device_unrealize(bus->device); /* the device borrows the client's descriptors */
+		vublk_device_unrealize(bus->device); /* first, because the device borrows the
+							client's descriptors */
 	if (bus->client)
 		bus->type->free_client(bus);
 	if (bus->own)
@@ -464,9 +526,10 @@ void vublk_bus_free(struct vublk_bus *bus)
 		vublk_loop_timer_disarm(&bus->retry_timer);
 	}
 	vublk_device_free(bus->device);
+	vublk_upgrade_end(&bus->upgrade);
 	if (bus->has_loop)
 		vublk_loop_deinit(&bus->loop);
-	if (bus->listen_fd >= 0)
+	if (bus->listen_fd >= 0 && !bus->upgrade.is_anothers)
 		vublk_socket_remove(bus->path, bus->socket_file);
 	vublk_fd_close(&bus->listen_fd);
 	vublk_fd_close(&bus->stop_fd);

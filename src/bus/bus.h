@@ -3,16 +3,21 @@
 #define VUBLK_BUS_BUS_H
 
 /*
- * The object behind the public <vublk/bus.h>: the device, its loop, the socket, and one
- * client (a VMM) at a time. The bus's type implements the client's protocol.
+ * The object behind the public <vublk/bus.h>. A bus owns a device, a loop and a socket, and serves
+ * one client (a VMM) at a time. The type of the bus implements the protocol that the client speaks.
  */
 #include "proto/message-timeout.h"
 #include "proto/socket-access.h"
+#include "handover/upgrade.h"
 #include "util/log.h"
 #include "util/loop.h"
+#include "util/notice.h"
+#include "util/sections.h"
 
 #include <vublk/bus.h>
 #include <vublk/device.h>
+#include <vublk/mirror.h>
+#include <vublk/paths.h>
 
 #include <sys/types.h>
 
@@ -30,55 +35,90 @@ enum vublk_bus_event {
 	VUBLK_BUS_EVENT_REALIZED,
 	VUBLK_BUS_EVENT_CLIENT,
 	VUBLK_BUS_EVENT_CLIENT_GONE,
-	VUBLK_BUS_EVENT_STOP, /* requested, or the bus has failed permanently */
+	VUBLK_BUS_EVENT_STOP, /* vublk_bus_stop() was called, or the bus has failed permanently */
+	VUBLK_BUS_EVENT_HANDED_OVER, /* to another process */
 	VUBLK_BUS_NUM_EVENTS,
 };
 
 struct vublk_bus;
 
-/* Options that every type has; open.c sets them. */
+/* The options that every type has. open.c handles them. */
 #define VUBLK_BUS_OPTIONS                                                                     \
 	{ VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,                \
 	  VUBLK_MESSAGE_TIMEOUT_TEXT },                                                       \
 	{ VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT },                    \
 	{ VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT }
 
+/* How a type of bus is handed to another process (upgrade/). */
+struct vublk_bus_handover_ops {
+	/*
+	 * Returns why the client cannot be handed over at this moment, as a static string, or NULL
+	 * if it can.
+	 */
+	const char *(*obstacle)(const struct vublk_bus *bus);
+	/* Writes the sections of the client, if there is one. */
+	void (*give)(const struct vublk_bus *bus, struct vublk_sections_writer *to);
+	/*
+	 * The types of the sections that give() writes. The process that takes over reads these
+	 * sections after those of the device, with the bus as owner.
+	 */
+	const struct vublk_section_type *sections;
+	/* Called in the new process when all sections have been read. */
+	void (*end)(struct vublk_bus *bus);
+	/* Called when this process has taken over the client. */
+	void (*begin)(struct vublk_bus *bus);
+};
+
 struct vublk_bus_type {
 	const char *name;
-	/* Options in addition to the device's properties, up to a NULL name. May be NULL. */
+	/*
+	 * The options of this type, in addition to the device's properties. The list ends with a
+	 * NULL name. May be NULL.
+	 */
 	const struct vublk_property *options;
 	int (*set_option)(struct vublk_bus *bus, const struct vublk_option *option,
 			  struct vublk_error *error);
-	/* Defaults of properties that differ on this bus, up to a NULL name. May be NULL. */
+	/*
+	 * The defaults that this type has for properties, where they differ from the device's. The
+	 * list ends with a NULL name. May be NULL.
+	 */
 	const struct vublk_option *defaults;
 	/*
-	 * These functions manage bus->own, the state that outlives a client: open() runs before
-	 * options are set, ready() when the device is realized, free() after it has been
-	 * unrealized. Each may be NULL.
+	 * These functions manage bus->own, the state of the type that outlives a client. open() is
+	 * called before options are set, ready() when the device is realized, free() after the
+	 * device has been unrealized. Each may be NULL.
 	 */
 	int (*open)(struct vublk_bus *bus, struct vublk_error *error);
 	int (*ready)(struct vublk_bus *bus, struct vublk_error *error);
 	void (*free)(struct vublk_bus *bus);
 	/*
-	 * The device calls these functions with the bus as `bus`. The functions for realized, lost,
-	 * reconnected and gave_up are the vublk_bus_on_...() below, or call these.
+	 * The callbacks of the device, which get the bus as `bus`. The callbacks realized, lost,
+	 * reconnected and gave_up must be the vublk_bus_on_...() functions below, or call them.
 	 */
 	const struct vublk_device_bus_ops *device_ops;
-	/* Serves a client on `fd`, owns `fd` even on failure, and sets bus->client. */
+	/*
+	 * Begins to serve a client on `fd`, and sets bus->client. Takes ownership of `fd`, even on
+	 * failure.
+	 */
 	int (*serve)(struct vublk_bus *bus, int fd, struct vublk_error *error);
-	/* Begins to disconnect the client; vublk_bus_client_gone() follows, from the loop. */
+	/*
+	 * Begins to disconnect the client. vublk_bus_client_gone() is called later, from the loop.
+	 */
 	void (*end)(struct vublk_bus *bus);
 	/* Frees the client immediately. */
 	void (*free_client)(struct vublk_bus *bus);
+	const struct vublk_bus_handover_ops *handover; /* NULL: the bus cannot be handed over */
 };
 
 struct vublk_bus {
 	const struct vublk_bus_type *type;
 	struct vublk_log log;
 	struct vublk_log_limit limit;
-	int stop_fd, refresh_fd; /* signalled by any thread */
+	struct vublk_notifier notifier; /* for notices about the client; the device sends all other
+					   notices */
+	int stop_fd, refresh_fd; /* any thread may signal these */
 
-	/* owned by the thread that runs the loop */
+	/* used only by the thread that runs the loop */
 	enum vublk_bus_state state;
 	int result; /* negative errno of the failure that ended the bus, or 0 */
 	struct vublk_error error;
@@ -87,27 +127,35 @@ struct vublk_bus {
 	struct vublk_loop_source stop_source, refresh_source;
 	struct vublk_device *device;
 	struct vublk_loop_source device_source;
-	struct vublk_device_info backend; /* the latest one that connected */
-	uint64_t retry_ms;                /* pause between tries until a back-end connects; 0: one try */
+	struct vublk_device_info backend; /* what was negotiated with the latest back-end */
+	uint64_t retry_ms;                /* the pause between tries until the first back-end
+					     connects; 0: there is only one try, and a loss ends the
+					     bus */
 	struct vublk_loop_timer retry_timer;
 	uint64_t lost_ns;                 /* when the present outage began; 0: there is none */
 	uint64_t outages;
-	struct vublk_error refusal;       /* the latest reason for having no back-end; logged once */
-	bool is_expected_loss;            /* we closed the connection, so the log has no warning */
-	bool runs;                        /* the back-end has accepted the rings */
+	uint64_t ended_outages_ns, reconnects; /* total time and number of the outages that have
+						  ended */
+	struct vublk_error refusal;       /* the latest reason why there was no back-end */
+	bool is_expected_loss;            /* the device itself closed the connection, so there is
+					     no warning */
+	bool runs;                        /* the rings run, because the back-end has accepted
+					     them */
 	bool is_refused;                  /* a back-end has refused the rings since they last ran */
 
 	char *path;
-	struct vublk_socket_access access; /* mode and group of the socket's file */
+	struct vublk_socket_access access; /* mode and group of the socket file */
 	int listen_fd;
 	uint64_t message_timeout_ms;
 	ino_t socket_file;
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
-	struct vublk_loop_timer stop_timer; /* while a stop waits for the rings */
+	struct vublk_loop_timer stop_timer; /* armed while a stop waits for the rings */
 	int64_t client_pid; /* 0: unknown */
 	void *client; /* owned by the type; NULL: no client is connected */
 	void *own;    /* owned by the type, outlives clients; may be NULL */
+
+	struct vublk_upgrade_host upgrade;
 };
 
 extern const struct vublk_bus_type vublk_bus_vhost_user, vublk_bus_vfio_user;
@@ -115,22 +163,52 @@ extern const struct vublk_bus_type vublk_bus_vhost_user, vublk_bus_vfio_user;
 /* --- bus.c, for open.c ------------------------------------------------------ */
 
 int vublk_bus_open_loop(struct vublk_bus *bus, struct vublk_error *error);
-/* Makes the loop process bus->device. */
+/* Adds bus->device to the loop. */
 int vublk_bus_watch_device(struct vublk_bus *bus, struct vublk_error *error);
-/* Whether the device listens at the back-end's path instead of connecting to it. */
+/* Returns whether the device listens at the back-end's path instead of connecting to it. */
 bool vublk_bus_is_server(const struct vublk_bus *bus);
+
+/* --- open.c, for upgrade/ ----------------------------------------------------- */
+
+/*
+ * Makes a bus from the arguments of vublk_bus_open(). Unlike that function, it neither realizes the
+ * device nor checks the paths.
+ */
+int vublk_bus_prepare(const char *spec, const struct vublk_option *options,
+		      const struct vublk_log *log, struct vublk_bus **bus,
+		      struct vublk_error *error);
+
+/* --- bus.c, for upgrade/ -------------------------------------------------------- */
+
+/*
+ * Called when another process has taken over the disk. Finishes the bus without touching the disk.
+ * `why` is for the log.
+ */
+void vublk_bus_finish_handed_over(struct vublk_bus *bus, const char *why);
+/*
+ * Puts a prepared bus into `state`, the state that the bus had in the old process. Watches the
+ * bus's socket if `state` is LISTENING.
+ */
+int vublk_bus_adopt(struct vublk_bus *bus, enum vublk_bus_state state, struct vublk_error *error);
 
 /* --- bus.c, for the types and tests ----------------------------------------- */
 
-/* The next state by the table; -1: the event cannot occur in this state. */
+/* Returns the next state according to the table, or -1 if the event cannot occur in this state. */
 int vublk_bus_next_state(enum vublk_bus_state state, enum vublk_bus_event event);
 const char *vublk_bus_state_name(enum vublk_bus_state state);
 
-/* The client has been freed: accepts the next one or finishes the bus. Call it from the loop. */
+/* Reports to the program's handler that the client, or one of its messages, was refused. */
+void vublk_bus_notify_refused(struct vublk_bus *bus, const struct vublk_error *error);
+/*
+ * Called from the loop when the client has been freed. Accepts the next client or finishes the bus.
+ */
 void vublk_bus_client_gone(struct vublk_bus *bus);
 
 void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
-/* The type's started() and stopped() call these: they note whether a back-end accepts the rings. */
+/*
+ * Must be called by the type's started() and stopped() callbacks. These functions record whether
+ * the back-end has accepted the rings.
+ */
 void vublk_bus_note_started(struct vublk_bus *bus);
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error);
 void vublk_bus_on_lost(void *bus, const struct vublk_error *error);

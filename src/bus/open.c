@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SERVER_RETRY_MS 1000 /* any value except 0 will do: a device that listens does not retry */
+#define SERVER_RETRY_MS 1000 /* any value except 0, because a device that listens does not retry */
 
 /* --- the types ------------------------------------------------------------- */
 
@@ -45,8 +45,8 @@ static int find_type(const char *spec, const struct vublk_bus_type **type, const
 /* --- options --------------------------------------------------------------- */
 
 /*
- * Defaults of every bus. Options of the caller override them. The protocol permits 256 queues,
- * but a limit of 1,024 open files permits only 128.
+ * The defaults of every bus, which the caller's options override. The protocol permits 256 queues,
+ * but with the usual limit of 1,024 open files only 128 are possible.
  */
 static const struct vublk_option defaults[] = {
 	{ "num-queues-limit", "128" },
@@ -127,26 +127,40 @@ static uint64_t number_property(const struct vublk_device *device, const char *n
 	return strtoull(value, NULL, 10);
 }
 
-/* Checks the paths now, because the bus may use them long after its start. */
-static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
+static int check_backend_path(const struct vublk_bus *bus, unsigned index,
+			      struct vublk_error *error)
 {
-	char chardev[sizeof(bus->backend.chardev)] = "";
+	struct vublk_device_path_info path;
 	int r;
 
-	vublk_device_get_property(bus->device, "chardev", chardev, sizeof(chardev), NULL);
-	if (!chardev[0])
-		return 0; /* vublk_device_realize() explains the error */
-	if (vublk_socket_is_same(chardev, bus->path))
-		return vublk_error_set(error, EINVAL, "the bus and chardev are the same socket, "
+	vublk_device_get_path(bus->device, index, &path, sizeof(path));
+	if (vublk_socket_is_same(path.chardev, bus->path))
+		return vublk_error_set(error, EINVAL, "the bus and chardev use the same socket, "
 				       "'%s'; give each its own path", bus->path);
 	if (vublk_bus_is_server(bus))
-		r = vublk_socket_check_listen(chardev, error);
+		r = vublk_socket_check_listen(path.chardev, error);
 	else
-		r = vublk_socket_check_connect(chardev, error);
-	if (r < 0) {
+		r = vublk_socket_check_connect(path.chardev, error);
+	if (r < 0)
 		vublk_error_prepend(error, "chardev");
+	return r;
+}
+
+/*
+ * Checks the back-ends' paths and the bus's path early, because the bus listens only after a
+ * back-end has connected.
+ */
+static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
+{
+	unsigned num_paths = vublk_device_num_paths(bus->device);
+	int r = 0;
+
+	if (!num_paths)
+		return 0; /* vublk_device_realize() reports the missing property */
+	for (unsigned i = 0; i < num_paths && !r; i++)
+		r = check_backend_path(bus, i, error);
+	if (r < 0)
 		return r;
-	}
 	r = vublk_socket_check_listen(bus->path, error);
 	if (!r)
 		r = vublk_socket_access_check(&bus->access, error);
@@ -155,21 +169,26 @@ static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 	return r;
 }
 
-/* The back-end answers the guest's GET_ID, also with shadow rings. */
+/*
+ * Refuses the property `serial` unless `shadow` is on, because without shadow rings the back-end
+ * answers the guest's GET_ID.
+ */
 static int check_serial(const struct vublk_bus *bus, struct vublk_error *error)
 {
-	char serial[VUBLK_BLK_ID_BYTES + 1] = "";
+	char serial[VUBLK_BLK_ID_BYTES + 1] = "", shadow[8] = "";
 
 	vublk_device_get_property(bus->device, "serial", serial, sizeof(serial), NULL);
-	if (!serial[0])
+	vublk_device_get_property(bus->device, "shadow", shadow, sizeof(shadow), NULL);
+	if (!serial[0] || !strcmp(shadow, "on"))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "the serial cannot be set here, because the back-end itself answers "
-			       "the guest's request for it: set the back-end's serial, and leave "
-			       "serial out");
+			       "serial needs shadow=on, because without shadow rings the back-end "
+			       "answers the guest's request for the serial; set shadow=on, or set "
+			       "the serial in the back-end");
 }
 
-static int open_device(struct vublk_bus *bus, const struct vublk_option *properties,
+/* Makes the device with its properties. */
+static int make_device(struct vublk_bus *bus, const struct vublk_option *properties,
 		       struct vublk_error *error)
 {
 	bool has_reconnect_ms = false;
@@ -193,15 +212,12 @@ static int open_device(struct vublk_bus *bus, const struct vublk_option *propert
 		return r;
 	bus->retry_ms = vublk_bus_is_server(bus) ? SERVER_RETRY_MS :
 						   number_property(bus->device, "reconnect-ms");
-	r = vublk_bus_watch_device(bus, error);
-	if (!r)
-		r = vublk_device_realize(bus->device, error);
-	return r < 0 ? r : check_paths(bus, error);
+	return vublk_bus_watch_device(bus, error);
 }
 
-int vublk_bus_open(const char *spec, const struct vublk_option *device_properties,
-		   const struct vublk_log *log, struct vublk_bus **result,
-		   struct vublk_error *error)
+int vublk_bus_prepare(const char *spec, const struct vublk_option *options,
+		      const struct vublk_log *log, struct vublk_bus **result,
+		      struct vublk_error *error)
 {
 	const struct vublk_bus_type *type;
 	const char *argument = NULL;
@@ -212,16 +228,37 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 		return r;
 	bus = calloc(1, sizeof(*bus));
 	if (!bus)
-		return vublk_error_set_errno(error, ENOMEM, "cannot create a bus");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate a bus");
 	bus->type = type;
 	bus->listen_fd = bus->stop_fd = bus->refresh_fd = -1;
 	if (log)
 		bus->log = *log;
 	bus->path = strdup(argument);
 	r = bus->path ? vublk_bus_open_loop(bus, error) :
-			vublk_error_set_errno(error, ENOMEM, "cannot keep the socket's path");
+			vublk_error_set_errno(error, ENOMEM, "cannot allocate memory for the "
+					      "socket's path");
 	if (!r)
-		r = open_device(bus, device_properties, error);
+		r = make_device(bus, options, error);
+	if (r < 0) {
+		vublk_bus_free(bus);
+		return r;
+	}
+	*result = bus;
+	return 0;
+}
+
+int vublk_bus_open(const char *spec, const struct vublk_option *device_properties,
+		   const struct vublk_log *log, struct vublk_bus **result,
+		   struct vublk_error *error)
+{
+	struct vublk_bus *bus = NULL;
+	int r = vublk_bus_prepare(spec, device_properties, log, &bus, error);
+
+	if (r < 0)
+		return r;
+	r = vublk_device_realize(bus->device, error);
+	if (!r)
+		r = check_paths(bus, error);
 	if (r < 0) {
 		vublk_bus_free(bus);
 		return r;

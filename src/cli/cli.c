@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Helpers that all sub-commands share. None of them depends on a disk.
+ * Functions that all sub-commands share; see cli.h. None of them needs a disk.
  *
- * Key idea: numbers, sizes and times have the same syntax (digits, optional decimals, a
- * suffix) and differ only in their table of suffixes, so there is one parser.
+ * Key idea: one parser reads numbers, sizes and times, because they have the same syntax: digits
+ * and a suffix. They differ in the table of suffixes, and only times may have decimals.
  */
 #include "cli/cli.h"
+#include "cli/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -19,7 +20,18 @@
 
 /* --- messages ------------------------------------------------------------------- */
 
-/* One write per line, so that the lines of two processes on a terminal do not mix. */
+/*
+ * Prints a line with a single write, so that the lines of two processes on a terminal do not mix.
+ * The text may contain what a peer has sent.
+ */
+static void print_text(const char *command, const char *prefix, const char *text)
+{
+	char escaped[2 * (VUBLK_ERROR_TEXT_BYTES + 256)];
+
+	vublk_cli_escape(escaped, sizeof(escaped), text);
+	fprintf(stderr, "vublk %s: %s%s\n", command, prefix, escaped);
+}
+
 __attribute__((format(printf, 3, 0)))
 static void print_line(const char *command, const char *prefix, const char *format, va_list args)
 {
@@ -27,7 +39,7 @@ static void print_line(const char *command, const char *prefix, const char *form
 
 	vsnprintf(text, sizeof(text), format, args);
 	fflush(stdout);
-	fprintf(stderr, "vublk %s: %s%s\n", command, prefix, text);
+	print_text(command, prefix, text);
 }
 
 int vublk_cli_fail(const char *command, const char *format, ...)
@@ -68,8 +80,8 @@ void vublk_cli_warn(const char *command, const char *format, ...)
 static void begin_window(const char *command, struct vublk_cli_limit *limit, uint64_t now)
 {
 	if (limit->left_out)
-		fprintf(stderr, "vublk %s: %u lines like the next were left out\n", command,
-			limit->left_out);
+		fprintf(stderr, "vublk %s: left out %u more line%s like the next\n", command,
+			limit->left_out, limit->left_out == 1 ? "" : "s");
 	*limit = (struct vublk_cli_limit){ .window_start_ns = now };
 }
 
@@ -125,8 +137,7 @@ void vublk_cli_log(void *command, enum vublk_log_level level, const char *text)
 {
 	static const char *const levels[] = { "error: ", "warning: ", "", "" };
 
-	fprintf(stderr, "vublk %s: %s%s\n", (const char *)command,
-		level < VUBLK_CLI_ARRAY_SIZE(levels) ? levels[level] : "", text);
+	print_text(command, level < VUBLK_CLI_ARRAY_SIZE(levels) ? levels[level] : "", text);
 }
 
 enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet)
@@ -139,7 +150,7 @@ enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet)
 /* --- values --------------------------------------------------------------------- */
 
 struct unit {
-	const char *suffix; /* compared without regard to case, except in a time */
+	const char *suffix; /* compared without regard to case, except for times */
 	uint64_t factor;
 };
 
@@ -156,7 +167,11 @@ static const struct unit time_units[] = { /* in milliseconds */
 	{ "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { NULL, 0 },
 };
 
-/* ".25" is 25 of 100 parts; no decimals are 0 of 1. */
+/*
+ * Parses the decimals at *text, if there are any, and advances *text: ".25" is 25 (`parts`) of 100
+ * (`of`), and no decimals are 0 of 1. Returns 0, or -EINVAL for a dot without digits or more than
+ * nine digits.
+ */
 static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
 {
 	const char *c = *text;
@@ -175,7 +190,10 @@ static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
 	return *of > 1 ? 0 : -EINVAL;
 }
 
-/* The value in the smallest unit, which is exact: "0.0001s" is not a number of milliseconds. */
+/*
+ * Parses a number with a suffix from `units`, and stores the value in the smallest unit. Returns
+ * -EINVAL if the value is not exact: "0.0001s" is not a whole number of milliseconds.
+ */
 static int parse_value(const char *text, const struct unit *units, uint64_t *value)
 {
 	bool is_time = units == time_units;
@@ -183,7 +201,7 @@ static int parse_value(const char *text, const struct unit *units, uint64_t *val
 	const char *end;
 	char *stop;
 
-	/* strtoull() alone would take a sign and leading blanks. */
+	/* strtoull() alone would accept a sign and leading blanks. */
 	if (!text || !isdigit((unsigned char)text[0]))
 		return -EINVAL;
 	errno = 0;
@@ -222,8 +240,9 @@ int vublk_cli_parse_bytes(const char *option, const char *text, uint64_t min, ui
 	uint64_t bytes;
 
 	if (parse_value(text, size_units, &bytes) || bytes < min || bytes > max)
-		return vublk_cli_error(error, EINVAL, "--%s must be a size from %" PRIu64 " to %"
-				       PRIu64 " bytes (k, M, G, T allowed), not '%s'", option, min,
+		return vublk_cli_error(error, EINVAL, "--%s must be a size from %" PRIu64 " to "
+				       "%" PRIu64 " bytes (suffixes k, M, G, T are allowed), not "
+				       "'%s'", option, min,
 				       max, text ? text : "");
 	*value = bytes;
 	return 0;
@@ -236,9 +255,9 @@ int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t 
 	uint64_t ms;
 
 	if (parse_value(text, time_units, &ms) || ms > max_ms)
-		return vublk_cli_error(error, EINVAL, "--%s must be a time of at most a year, such "
-				       "as 5, 0.5, 250ms, 2m or 1h (seconds without a suffix), in "
-				       "whole milliseconds, not '%s'", option, text ? text : "");
+		return vublk_cli_error(error, EINVAL, "--%s must be a whole number of milliseconds "
+				       "up to a year, such as 5, 0.5, 250ms, 2m or 1h (without a "
+				       "suffix: seconds), not '%s'", option, text ? text : "");
 	*value = ms;
 	return 0;
 }
@@ -305,7 +324,7 @@ unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const 
 
 void vublk_cli_refuse_argument(struct argp_state *state, const char *text)
 {
-	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "unexpected argument '%s', see --help", text);
+	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "unexpected argument '%s'; see --help", text);
 }
 
 void vublk_cli_take_argument(struct argp_state *state, const char **argument, const char *text)
@@ -317,12 +336,13 @@ void vublk_cli_take_argument(struct argp_state *state, const char **argument, co
 
 void vublk_cli_refuse_no_socket(struct argp_state *state)
 {
-	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give the SOCKET of a back-end, see --help");
+	argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the SOCKET of a back-end is missing; see "
+		     "--help");
 }
 
 /* --- printing ----------------------------------------------------------------- */
 
-/* A value that is already in its unit, rounded to three digits. */
+/* Formats `value`, which is in the unit `unit`, with three digits. */
 static const char *format_digits(char text[VUBLK_CLI_TEXT_BYTES], double value, const char *unit)
 {
 	int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;

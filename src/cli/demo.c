@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk demo: shows a disk in use, step by step, for newcomers. A back-end runs in a process
- * of its own, the device in this one; data is written and verified through several queues,
- * the disk is resized, and its speed is measured.
+ * vublk demo: shows a disk in use, step by step, for newcomers. A back-end runs in a process of its
+ * own, and the device in this one. The demo writes and verifies data through several queues,
+ * resizes the disk, and measures its speed.
  *
- * Key idea: the demo leaves nothing behind. Everything to be removed is in `scratch`, which is
- * cleaned up on every way out, including signals, and the back-end dies with this process
- * (PR_SET_PDEATHSIG).
+ * Key idea: the demo leaves nothing behind. `scratch` names everything that has to be removed, and
+ * every way out calls clean_up(), including signals. The kernel ends the back-end when this process
+ * ends (PR_SET_PDEATHSIG).
  */
 #include "cli/bench/bench.h"
 #include "cli/cli.h"
@@ -34,7 +34,7 @@
 #define NUM_QUEUES 4
 #define VERIFY_BLOCK_BYTES (64 << 10)
 #define SPEED_MS 1000
-#define LIMIT_MS 5000 /* for the end of the back-end, and for the notice of a resize */
+#define LIMIT_MS 5000 /* how long the end of the back-end, or the notice of a resize, may take */
 #define LINE_COLUMNS 76
 
 /* --- cleaning up ----------------------------------------------------------------- */
@@ -43,11 +43,15 @@ static struct {
 	char folder[64];
 	char image[96];
 	char socket[96];
-	pid_t backend;         /* 0: not running */
-	sigset_t child_signal; /* SIGCHLD; blocked, and waited for */
+	pid_t backend;         /* the process of the back-end; 0: the back-end does not run */
+	sigset_t child_signal; /* only SIGCHLD, which is blocked so that sigtimedwait() can wait for
+				  it */
 } scratch;
 
-/* A signal handler also calls this function, so it calls only async-signal-safe functions. */
+/*
+ * Ends the back-end and removes the files and the folder. A signal handler also calls this
+ * function, so it calls only async-signal-safe functions.
+ */
 static void clean_up(void)
 {
 	if (scratch.backend)
@@ -62,7 +66,7 @@ static void clean_up(void)
 static void clean_up_and_die(int number)
 {
 	clean_up();
-	raise(number); /* the default action ends the process when this handler returns */
+	raise(number); /* its default action ends the process when this handler returns */
 }
 
 static void catch_signals(void)
@@ -91,7 +95,10 @@ static void say(const char *format, ...)
 	fflush(stdout);
 }
 
-/* Prints the names of the bits, without their common prefix, wrapped into lines. */
+/*
+ * Prints the names of the bits that are set in `bits`, without their common prefix, wrapped into
+ * lines. A bit without a name is left out.
+ */
 static void say_features(const char *title, const char *prefix, const char *(*name)(unsigned bit),
 			 uint64_t bits)
 {
@@ -123,7 +130,7 @@ static int make_disk(struct vublk_error *error)
 	if (!mkdtemp(scratch.folder)) {
 		fd = errno;
 		scratch.folder[0] = '\0';
-		return vublk_cli_error_errno(error, fd, "cannot create a scratch folder");
+		return vublk_cli_error_errno(error, fd, "cannot create a temporary directory");
 	}
 	snprintf(scratch.image, sizeof(scratch.image), "%s/disk.img", scratch.folder);
 	snprintf(scratch.socket, sizeof(scratch.socket), "%s/disk.sock", scratch.folder);
@@ -135,7 +142,10 @@ static int make_disk(struct vublk_error *error)
 	return 0;
 }
 
-/* The socket listens before the back-end runs, so there is no need to wait for it. */
+/*
+ * Makes the socket of the back-end. The socket listens before the back-end runs, so the demo does
+ * not have to wait for the back-end.
+ */
 static int listen_for_backend(int *fd, struct vublk_error *error)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -143,11 +153,11 @@ static int listen_for_backend(int *fd, struct vublk_error *error)
 	memcpy(address.sun_path, scratch.socket, strlen(scratch.socket) + 1);
 	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*fd < 0 || bind(*fd, (struct sockaddr *)&address, sizeof(address)) || listen(*fd, 1))
-		return vublk_cli_error_errno(error, errno, "cannot listen at '%s'", scratch.socket);
+		return vublk_cli_error_errno(error, errno, "cannot listen on '%s'", scratch.socket);
 	return 0;
 }
 
-/* In the new process: becomes `vublk serve`. */
+/* Runs `vublk serve` in the new process, in place of this program. */
 __attribute__((noreturn))
 static void become_backend(const char *program, int fd, pid_t parent)
 {
@@ -176,7 +186,7 @@ static int start_backend(struct vublk_error *error)
 	int fd = -1, ret;
 
 	if (length < 0)
-		return vublk_cli_error_errno(error, errno, "cannot find the program itself");
+		return vublk_cli_error_errno(error, errno, "cannot find the path of this program");
 	program[length] = '\0';
 	ret = listen_for_backend(&fd, error);
 	if (!ret) {
@@ -201,7 +211,10 @@ static int start_backend(struct vublk_error *error)
 	return 0;
 }
 
-/* Ends the back-end with SIGTERM; kills it if that takes too long. */
+/*
+ * Ends the back-end with SIGTERM, or with SIGKILL if it does not end within LIMIT_MS. Returns 0 if
+ * the back-end has ended with success.
+ */
 static int end_backend(struct vublk_error *error)
 {
 	const struct timespec limit = { .tv_sec = LIMIT_MS / 1000 };
@@ -215,8 +228,8 @@ static int end_backend(struct vublk_error *error)
 	waitpid(scratch.backend, &status, 0);
 	scratch.backend = 0;
 	if (killed)
-		return vublk_cli_error(error, ETIMEDOUT, "the back-end did not end within %d s of "
-				       "SIGTERM", LIMIT_MS / 1000);
+		return vublk_cli_error(error, ETIMEDOUT, "the back-end did not end within %d s "
+				       "after SIGTERM", LIMIT_MS / 1000);
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		return vublk_cli_error(error, EIO, "the back-end ended with %s %d",
 				       WIFEXITED(status) ? "status" : "signal",
@@ -227,7 +240,7 @@ static int end_backend(struct vublk_error *error)
 
 /* --- the device --------------------------------------------------------------- */
 
-/* Set by the disk's own thread. */
+/* What the event handler, on the disk's own thread, tells the main thread. */
 struct resize_notice {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -296,7 +309,8 @@ static int run_load(struct vublk_blk *blk, const struct vublk_bench_config *conf
 	int ret;
 
 	if (!results)
-		return vublk_cli_error_errno(error, ENOMEM, "cannot keep the results");
+		return vublk_cli_error_errno(error, ENOMEM, "cannot allocate memory for the "
+					     "results");
 	memset(total, 0, sizeof(*total));
 	ret = vublk_bench_run(blk, config, NULL, NULL, results, error);
 	for (unsigned i = 0; i < config->num_jobs; i++)
@@ -371,13 +385,14 @@ static int show_resize(struct vublk_blk *blk, struct resize_notice *notice,
 	start = vublk_cli_now_ns();
 	kill(scratch.backend, SIGHUP);
 	if (!wait_for_resize(notice))
-		return vublk_cli_error(error, ETIMEDOUT, "the device was not notified of the resize "
-				       "within %d s", LIMIT_MS / 1000);
+		return vublk_cli_error(error, ETIMEDOUT, "the device was not notified of the "
+				       "resize within %d s", LIMIT_MS / 1000);
 	vublk_cli_format_ns(text, (double)(vublk_cli_now_ns() - start));
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	if (info.capacity_bytes != GROWN_BYTES)
 		return vublk_cli_error(error, EIO, "after the resize the disk has %" PRIu64
-				       " bytes, not %" PRIu64, info.capacity_bytes, GROWN_BYTES);
+				       " bytes; expected %" PRIu64,
+				       info.capacity_bytes, GROWN_BYTES);
 	say("     the disk has 96 MiB after %s\n", text);
 	ret = write_and_verify(blk, DISK_BYTES, GROWN_BYTES - DISK_BYTES, total, error);
 	if (!ret)
@@ -451,8 +466,8 @@ int vublk_cmd_demo(int argc, char **argv)
 {
 	static const struct argp argp = {
 		NULL, refuse_arguments, NULL,
-		"Serve, use, verify, resize and measure a disk on a scratch file, which is removed at "
-		"the end. It takes a few seconds.",
+		"Serve, use, verify, resize and measure a disk on a temporary file, which is "
+		"removed at the end. It takes a few seconds.",
 	};
 	struct resize_notice notice = { .lock = PTHREAD_MUTEX_INITIALIZER,
 			     .changed = PTHREAD_COND_INITIALIZER };

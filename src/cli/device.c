@@ -1,21 +1,25 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk device: the host device as a program, on a bus. It stays in the foreground, prints
- * nothing on standard output, and logs to standard error. SIGTERM and SIGINT end it, SIGHUP
- * makes it read the disk's configuration again.
+ * nothing on standard output, and logs to standard error. SIGTERM and SIGINT end it. SIGHUP makes
+ * it read the disk's configuration again.
  *
  * Key idea: --chardev has the syntax of QEMU's -chardev, but each of its values, like every other
  * option, is a property of the device or of the bus.
  */
 #include "cli/cli.h"
 #include "cli/control/commands.h"
-#include "cli/control/socket.h"
+#include "cli/control/service.h"
+#include "cli/control/take-over.h"
 #include "cli/disk.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 
 #include <vublk/bus.h>
 #include <vublk/device.h>
+#include <vublk/upgrade.h>
+#include <vublk/notice.h>
+#include <vublk/paths.h>
 
 #include <signal.h>
 #include <stdio.h>
@@ -27,14 +31,17 @@
 struct arguments {
 	const char *bus;
 	struct vublk_cli_options properties;
-	const char *control; /* NULL: no control socket */
-	mode_t control_mode;
+	struct vublk_service_options service;
+	const char *take_over; /* the control socket of the process to take over from; NULL: none */
 	bool list_properties;
 	bool verbose;
 	bool quiet;
 };
 
-/* For the signal handlers; set while they are installed. */
+/*
+ * The bus. It is global, because the signal handler needs it. It is opened before the handler is
+ * installed.
+ */
 static struct vublk_bus *served;
 
 /* --- arguments ------------------------------------------------------------- */
@@ -45,37 +52,41 @@ enum key {
 	KEY_NUM_QUEUES,
 	KEY_SOCKET_MODE,
 	KEY_SOCKET_GROUP,
-	KEY_CONTROL,
-	KEY_CONTROL_MODE,
+	KEY_TAKE_OVER,
 	KEY_LIST_PROPERTIES,
 };
 
 static const struct argp_option argp_options[] = {
 	{ "chardev", KEY_CHARDEV, "SOCKET|path=SOCKET,NAME=VALUE...", 0,
-	  "The back-end's Unix socket; NAME is server, reconnect-ms or another property" },
+	  "The back-end's Unix socket; NAME is server, reconnect-ms or another property. Give this "
+	  "option up to four times, in order of preference, if several back-ends have the same "
+	  "storage" },
 	{ "bus", KEY_BUS, "vhost-user:SOCKET|vfio-user:SOCKET", 0,
-	  "Present the device to a VMM at this socket: as a vhost-user-blk back-end, or as a PCI "
+	  "Present the device to a VMM on this socket: as a vhost-user-blk back-end, or as a PCI "
 	  "device" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0,
-	  "Have N queues, 1 to 256 (default: as many as the back-end, at most 128)" },
+	  "Use N queues, 1 to 256 (default: as many as the back-end offers, at most 128)" },
 	{ "socket-mode", KEY_SOCKET_MODE, "MODE", 0,
-	  "Permissions of the --bus socket's file, in octal (default: 0777 less the umask)" },
+	  "Permissions of the --bus socket's file, in octal (default: 0777 minus the umask)" },
 	{ "socket-group", KEY_SOCKET_GROUP, "GROUP", 0,
 	  "Group of the --bus socket's file, a name or a number" },
-	{ "control", KEY_CONTROL, "PATH", 0,
-	  "Listen for the commands of vublk ctl on this Unix socket" },
-	{ "control-mode", KEY_CONTROL_MODE, "MODE", 0,
-	  "Permissions of that socket's file, in octal (default: 0600)" },
+	VUBLK_SERVICE_OPTIONS,
+	{ "take-over", KEY_TAKE_OVER, "PATH", 0,
+	  "Take over the device of the vublk process whose control socket is PATH; VMM and "
+	  "back-end stay connected" },
 	{ "option", 'o', "NAME=VALUE", 0,
 	  "Set any property of the device or the bus; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0,
-	  "List the properties for -o, with those of --bus if that is given, and exit" },
+	  "List the properties for -o, including those of --bus if it is given, and exit" },
 	{ "verbose", 'v', NULL, 0, "Also log protocol messages and state changes" },
 	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
 	{ 0 },
 };
 
-/* Names in the library's sentences, and the options that set them. */
+/*
+ * The names of properties in the library's sentences, and the command-line options that set these
+ * properties.
+ */
 static const struct vublk_cli_alias aliases[] = {
 	{ "num-queues", "--num-queues", false },
 	{ "socket-mode", "--socket-mode", false },
@@ -84,21 +95,44 @@ static const struct vublk_cli_alias aliases[] = {
 	{ NULL },
 };
 
-/* Cuts one NAME=VALUE of --chardev; `path` is the only NAME that is not the name of a property. */
+/* Adds a path after those that were added before; the order is the order of preference. */
+static void add_path(struct argp_state *state, struct vublk_cli_options *properties, const char *path)
+{
+	static const char *const names[] = { "chardev", "chardev-2", "chardev-3", "chardev-4" };
+	unsigned n = 0;
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == VUBLK_MAX_PATHS, "all of them");
+	while (n < VUBLK_MAX_PATHS && vublk_cli_options_get(properties, names[n]))
+		n++;
+	if (n == VUBLK_MAX_PATHS)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--chardev can be given at most %u "
+			     "times",
+			     VUBLK_MAX_PATHS);
+	else
+		vublk_cli_options_add(state, properties, names[n], path);
+}
+
+/*
+ * Adds one NAME=VALUE of --chardev. The NAME "path" stands for the socket; every other NAME is a
+ * property.
+ */
 static void add_chardev_pair(struct argp_state *state, struct vublk_cli_options *properties,
 			     char *pair)
 {
 	if (!strchr(pair, '='))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--chardev with properties must be "
-			     "path=SOCKET,NAME=VALUE,..., and '%s' is not NAME=VALUE; if it is the "
-			     "socket, write path=%s", pair, pair);
+			     "path=SOCKET,NAME=VALUE,..., but '%s' is not NAME=VALUE; if it is the "
+			     "path of the socket, write path=%s", pair, pair);
 	if (!strncmp(pair, "path=", 5))
-		vublk_cli_options_add(state, properties, "chardev", pair + 5);
+		add_path(state, properties, pair + 5);
 	else
 		vublk_cli_options_add_pair(state, properties, "--chardev", pair);
 }
 
-/* A path may contain '=', but a property's name contains no slash. */
+/*
+ * Returns whether the value of --chardev is a list of pairs instead of a path. A path may contain
+ * '=', but the name of a property contains no slash.
+ */
 static bool is_list(const char *text)
 {
 	return text[strcspn(text, "=/")] == '=';
@@ -109,7 +143,7 @@ static void add_chardev(struct argp_state *state, struct vublk_cli_options *prop
 	char *rest = NULL;
 
 	if (!is_list(text)) {
-		vublk_cli_options_add(state, properties, "chardev", text);
+		add_path(state, properties, text);
 		return;
 	}
 	for (char *pair = strtok_r(text, ",", &rest); pair; pair = strtok_r(NULL, ",", &rest))
@@ -123,7 +157,10 @@ static void list_properties(const char *bus)
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
-/* A bus that the library does not know has no options; vublk_bus_open() refuses it. */
+/*
+ * Checks the names of the properties. Checks nothing if the bus has no options, because the library
+ * may not know the bus; vublk_bus_open() then refuses it.
+ */
 static void check_names(struct argp_state *state, const struct vublk_cli_options *properties,
 			const struct vublk_property *bus_options)
 {
@@ -134,19 +171,37 @@ static void check_names(struct argp_state *state, const struct vublk_cli_options
 		    !vublk_disk_has_property(vublk_device_properties(), name) &&
 		    !vublk_disk_has_property(bus_options, name))
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no property '%s'; "
-				     "--list-properties lists them, with --bus also those of the "
-				     "bus", name);
+				     "--list-properties lists all, with --bus including those of "
+				     "the bus", name);
 	}
+}
+
+/*
+ * Refuses options that have no effect with --take-over, because the process that is replaced
+ * determines their values.
+ */
+static void check_take_over(struct argp_state *state, const struct arguments *arguments)
+{
+	if (arguments->bus || arguments->service.control || arguments->service.metrics ||
+	    arguments->properties.count)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--take-over uses the bus, the "
+			     "back-end, the control socket and the properties of the other "
+			     "process; remove these options");
 }
 
 static void check(struct argp_state *state, const struct arguments *arguments)
 {
+	if (arguments->take_over) {
+		check_take_over(state, arguments);
+		return;
+	}
 	if (!vublk_cli_options_get(&arguments->properties, "chardev"))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "give --chardev=SOCKET, the socket of the back-end, see --help");
+			     "--chardev=SOCKET, the socket of the back-end, is missing; see "
+			     "--help");
 	if (!arguments->bus)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "give --bus, where a VMM finds the device, see --help");
+			     "--bus, the socket for the VMM, is missing; see --help");
 	check_names(state, &arguments->properties, vublk_bus_options(arguments->bus));
 }
 
@@ -173,11 +228,8 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case 'o':
 		vublk_cli_options_add_pair(state, &arguments->properties, "--option", value);
 		break;
-	case KEY_CONTROL:
-		arguments->control = value;
-		break;
-	case KEY_CONTROL_MODE:
-		vublk_control_take_mode(state, value, &arguments->control_mode);
+	case KEY_TAKE_OVER:
+		arguments->take_over = value;
 		break;
 	case KEY_LIST_PROPERTIES:
 		arguments->list_properties = true;
@@ -197,7 +249,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		vublk_cli_refuse_argument(state, value);
 		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return vublk_service_take_option(state, key, value, &arguments->service);
 	}
 	return 0;
 }
@@ -206,10 +258,10 @@ static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse,
 	.doc = "Present a disk to a virtual machine that survives the loss of its back-end: the "
-	       "VMM is not disconnected, requests wait and continue with the next back-end.\v"
-	       "SIGTERM and SIGINT end the program when the back-end has returned the rings; a "
-	       "second one ends it immediately. SIGHUP makes it read the disk's configuration "
-	       "from the back-end again.",
+	       "VMM stays connected, and requests wait and continue with the next "
+	       "back-end.\vSIGTERM and SIGINT end the program as soon as the back-end has returned "
+	       "the rings; a second one ends it immediately. SIGHUP makes it read the disk's "
+	       "configuration from the back-end again.",
 };
 
 /* --- the command ----------------------------------------------------------- */
@@ -227,42 +279,81 @@ static int process(void *bus, struct vublk_error *error)
 	return vublk_bus_process(bus, error);
 }
 
-static int run(struct vublk_control *control, struct vublk_error *error)
+static void set_notice_handler(void *bus, vublk_notice_fn *fn, void *opaque)
 {
-	if (!control)
-		return vublk_bus_run(served, error);
-	return vublk_control_run(control, vublk_bus_fd(served), process, error);
+	vublk_bus_set_notice_handler(bus, fn, opaque);
+}
+
+static bool is_handed_over(void *bus)
+{
+	return vublk_bus_is_handed_over(bus);
+}
+
+static int run(const struct arguments *arguments, struct vublk_cli_signals *signals,
+	       struct vublk_error *error)
+{
+	const struct vublk_service service = {
+		.command = COMMAND,
+		.commands = vublk_device_commands,
+		.owner = served,
+		.fd = vublk_bus_fd(served),
+		.process = process,
+		.set_notice_handler = set_notice_handler,
+		.on_signal = on_signal,
+		.is_handed_over = is_handed_over,
+	};
+
+	return vublk_service_run(&service, &arguments->service, signals, error);
+}
+
+/* The following functions open `served`. They print a failure and return the exit status. */
+static int open_bus(const struct arguments *arguments, const struct vublk_log *log)
+{
+	struct vublk_error error = { 0 };
+
+	if (!vublk_bus_open(arguments->bus, arguments->properties.list, log, &served, &error))
+		return VUBLK_EXIT_DONE;
+	vublk_cli_options_rename(&arguments->properties, aliases, &error);
+	return vublk_cli_fail_open(COMMAND, &error);
+}
+
+static int take_bus(struct arguments *arguments, const struct vublk_log *log,
+		    struct vublk_upgrade_extra *extra)
+{
+	struct vublk_error error = { 0 };
+	int fd = vublk_control_ask_for_upgrade(arguments->take_over, COMMAND, &error);
+
+	arguments->service.taken = extra;
+	if (fd >= 0 && !vublk_bus_take_over(fd, log, &served, extra, sizeof(*extra), &error))
+		return VUBLK_EXIT_DONE;
+	vublk_cli_fail(COMMAND, "cannot take over: %s", error.text);
+	return VUBLK_EXIT_FAILED;
 }
 
 int vublk_cmd_device(int argc, char **argv)
 {
-	struct arguments arguments = { .control_mode = VUBLK_CONTROL_DEFAULT_MODE };
+	struct arguments arguments = { 0 };
 	struct vublk_log log = { .fn = vublk_cli_log, .opaque = (void *)COMMAND };
+	struct vublk_upgrade_extra extra = { .num_fds = 0 };
 	struct vublk_error error = { 0 };
-	struct vublk_control *control = NULL;
 	struct vublk_cli_signals signals;
-	int r;
+	int r, status;
 
+	vublk_service_options_init(&arguments.service);
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
-	/* A signal that arrives during the start stays pending until there is a device to stop. */
+	/*
+	 * A signal that comes during the start stays pending until there is a bus that the handler
+	 * can stop.
+	 */
 	vublk_cli_signals_init(&signals, SIGHUP);
-	r = vublk_bus_open(arguments.bus, arguments.properties.list, &log, &served, &error);
-	if (r < 0) {
-		vublk_cli_options_rename(&arguments.properties, aliases, &error);
-		return vublk_cli_fail_open(COMMAND, &error);
-	}
-	if (arguments.control)
-		r = vublk_control_open(arguments.control, arguments.control_mode, COMMAND,
-				       vublk_device_commands, served, &control, &error);
-	if (!r) {
-		vublk_cli_signals_handle(&signals, on_signal);
-		r = run(control, &error);
-		vublk_cli_signals_hold(&signals);
-	}
+	status = arguments.take_over ? take_bus(&arguments, &log, &extra) :
+				       open_bus(&arguments, &log);
+	if (status != VUBLK_EXIT_DONE)
+		return status;
+	r = run(&arguments, &signals, &error);
 	if (r < 0)
 		vublk_cli_fail(COMMAND, "%s", error.text);
-	vublk_control_close(control);
 	vublk_bus_free(served);
 	return r < 0 ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE;
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reports outages of a command's disk, and whether the next back-end serves the same disk. The
- * library reconnects, and the command decides when it ends.
+ * library reconnects, and the command decides when to end.
  *
- * Key idea: a disk is recognized by its capacity, which the library knows, and by its
- * serial, which costs a request. The first answer is the reference for all later ones.
+ * Key idea: a disk is recognized by its capacity, which the library knows, and by its serial, which
+ * costs a request. The first capacity and serial are the reference for all later ones.
  */
 #include "cli/disk-watch.h"
 
@@ -55,7 +55,10 @@ bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch)
 
 /* --- capacity ------------------------------------------------------------------- */
 
-/* A back-end reports a resize while it runs; the disk with the new size is the same disk. */
+/*
+ * Called when the disk was resized. A back-end that reports a new size while it is connected still
+ * serves the same disk, so the new capacity becomes the reference.
+ */
 static void take_resize(struct vublk_disk_watch *watch)
 {
 	struct vublk_blk *blk = __atomic_load_n(&watch->blk, __ATOMIC_ACQUIRE);
@@ -79,7 +82,7 @@ static void check_capacity(struct vublk_disk_watch *watch)
 		return;
 	watch->warned_capacity = true;
 	vublk_cli_warn(watch->command, "the capacity of the disk at '%s' changed from %" PRIu64
-		       " to %" PRIu64 " bytes when the new back-end connected; check that the "
+		       " to %" PRIu64 " bytes when the new back-end connected; check that this "
 		       "back-end serves the same disk", watch->path, watch->capacity_bytes,
 		       info.capacity_bytes);
 }
@@ -128,7 +131,7 @@ static void compare_serials(struct vublk_disk_watch *watch)
 		return;
 	watch->warned_serial = true;
 	vublk_cli_warn(watch->command, "the serial of the disk at '%s' changed from '%s' to '%s' "
-		       "when the new back-end connected; check that the back-end serves the same "
+		       "when the new back-end connected; check that this back-end serves the same "
 		       "disk", watch->path, watch->serial, watch->answer);
 }
 
@@ -153,8 +156,8 @@ bool vublk_disk_watch_take(struct vublk_disk_watch *watch,
 		return false;
 	watch->asking = false;
 	/*
-	 * If there was an outage after the request, its answer may be from either back-end, so the
-	 * serial is requested again.
+	 * If the back-end was replaced after the request was made, either back-end may have
+	 * answered it, so the serial is requested again.
 	 */
 	if (watch->asked_at != __atomic_load_n(&watch->reconnections, __ATOMIC_RELAXED))
 		return true;

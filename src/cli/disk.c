@@ -2,8 +2,8 @@
 /*
  * Opens a disk from the command line; see disk.h. disk-watch.c then watches the disk.
  *
- * Key idea: the options of a disk are properties of the device with shorter names, so they
- * are checked here only as far as their own syntax goes.
+ * Key idea: the options of a disk set properties of the device. So this file checks only the syntax
+ * of a value, and the library checks the value itself.
  */
 #include "cli/disk.h"
 
@@ -17,8 +17,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define MIN_QUEUE_SIZE 4 /* of the block API */
-/* A command ends with its back-end unless it was told to wait for another. */
+#define MIN_QUEUE_SIZE 4 /* required by the block API */
+/* The default of reconnect-ms: a command fails when its back-end is lost. */
 #define NO_RECONNECTION "0"
 
 enum {
@@ -30,11 +30,11 @@ enum {
 
 static const struct argp_option disk_options[] = {
 	{ NULL, 0, NULL, 0, "The disk:", 10 },
-	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Use N queues (default: as many as are needed)" },
+	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Use N queues (default: as many as needed)" },
 	{ "queue-size", KEY_QUEUE_SIZE, "N", 0,
-	  "Entries per queue, a power of two from 4 to 1024 (default 128)" },
+	  "Entries per queue, a power of two from 4 to 1024 (default: 128)" },
 	{ "timeout", KEY_TIMEOUT, "TIME", 0,
-	  "Time limit for the back-end's answer to a message (default 5s)" },
+	  "Time limit for the back-end's answer to a message (default: 5s)" },
 	{ "option", 'o', "NAME=VALUE", 0,
 	  "Set any property of the device; see --list-properties" },
 	{ "list-properties", KEY_LIST_PROPERTIES, NULL, 0, "List the properties for -o and exit" },
@@ -42,7 +42,10 @@ static const struct argp_option disk_options[] = {
 	{ NULL },
 };
 
-/* Names in the library's sentences, and the options that set them. */
+/*
+ * The names of properties in the library's sentences, and the command-line options that set these
+ * properties.
+ */
 static const struct vublk_cli_alias aliases[] = {
 	{ "request-timeout-ms", "--timeout", false },
 	{ "num-queues", "--num-queues", false },
@@ -159,9 +162,11 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 }
 
 /*
- * If the program at the socket speaks another protocol, opening fails with one of these errors,
- * depending on the program. A program that did not answer at all is not probed: it may be a relay
- * that serves another client, and would read the probe later, as a broken vhost-user message.
+ * Replaces the error of an opening with a better sentence if the program at the socket speaks
+ * vfio-user instead of vhost-user. Depending on that program, the opening fails with one of the
+ * three errors that the function checks for. A program that did not answer at all is not probed: it
+ * may be a relay that serves another client, which would read the probe later as a broken
+ * vhost-user message.
  */
 static void explain_failure(const char *command, const char *path, struct vublk_error *error)
 {
@@ -170,9 +175,9 @@ static void explain_failure(const char *command, const char *path, struct vublk_
 	if (error->code != ENOTCONN && error->code != ECONNRESET && error->code != EPROTO)
 		return;
 	if (vublk_vfio_probe(path))
-		vublk_cli_error(error, error->code, "a vfio-user device listens at '%s', and %s "
-				"needs the socket of a vhost-user-blk back-end, such as the one "
-				"that is --chardev of the device", path, command);
+		vublk_cli_error(error, error->code, "'%s' is the socket of a vfio-user device, but "
+				"%s needs the socket of a vhost-user-blk back-end, such as the one "
+				"that the device uses as --chardev", path, command);
 }
 
 int vublk_disk_open(const char *command, const char *path,

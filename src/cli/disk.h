@@ -3,8 +3,9 @@
 #define VUBLK_CLI_DISK_H
 
 /*
- * Functions that open a disk as the options of a command say. A command takes vublk_disk_argp as a
- * child parser, whose input is a zeroed struct vublk_disk_options.
+ * The options that all commands with a disk have, and functions that open the disk with them. A
+ * command uses vublk_disk_argp as a child parser; the input of that parser must be a zeroed struct
+ * vublk_disk_options.
  */
 
 #include "cli/options.h"
@@ -26,12 +27,12 @@ struct vublk_disk_options {
 extern const struct argp vublk_disk_argp;
 
 /*
- * Opens the disk. A failure is one sentence in `error`, which the caller prints; its code
- * is EINVAL if an option is wrong. With --verbose the library's log goes to standard error.
- * Without it the log is silent, except that a command which outlives its back-end prints
- * warnings, because they say why a new back-end is refused.
+ * Opens the disk at the socket `path`. On failure `error` has one sentence, which the caller
+ * prints; the code is EINVAL if an option is wrong. With --verbose the library's log goes to
+ * standard error. Without --verbose the log is silent, with one exception: a command that outlives
+ * its back-end prints warnings, because a warning says why a new back-end is refused.
  *
- * Without reconnect-ms among the options the disk ends with its back-end. The log of
+ * Without reconnect-ms among the options, the loss of the back-end is permanent. The log of
  * `handlers` is ignored.
  */
 int vublk_disk_open(const char *command, const char *path,
@@ -39,30 +40,30 @@ int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
 		    struct vublk_error *error);
 
-/* Whether the disk outlives its back-end, as the options say. */
+/* Returns whether the disk with these options outlives its back-end. */
 bool vublk_disk_reconnects(const struct vublk_disk_options *options);
 
 /* Limits the number of queues to `num_queues`, unless --num-queues was given. */
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues);
 
 /*
- * Prints the properties, one per line, with type, default and meaning, except chardev,
- * which has an option of its own. `other` (may be NULL) returns a default that replaces the
- * table's, or NULL.
+ * Prints the table `properties`, one property per line, with type, default and meaning. Omits
+ * chardev, which has an option of its own. `other` (may be NULL) gets `context` and the name of a
+ * property, and returns the default to print, or NULL for the default in the table.
  */
 void vublk_disk_print_properties(const struct vublk_property *properties,
 				 const char *(*other)(const char *context, const char *name),
 				 const char *context);
 
-/* Whether the table has a property of this name. */
+/* Returns whether the table `properties` has a property with the name `name`. */
 bool vublk_disk_has_property(const struct vublk_property *properties, const char *name);
 
-/* Whether there is a socket at the path. */
+/* Returns whether there is a socket at the path. */
 bool vublk_disk_is_socket(const char *path);
 
 /*
- * Turns a serial into printable text: some back-ends pad it with spaces, and characters that are
- * not printable could be a command to the terminal.
+ * Turns a serial into printable text. Some back-ends pad the serial with spaces, and characters
+ * that are not printable could be a command to the terminal.
  */
 void vublk_disk_clean_serial(char serial[VUBLK_BLK_ID_SIZE]);
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A log-linear histogram: each power of two has the same number of buckets. So the relative
- * error is the same for 1 us and for 1 s, and 30 kB are enough for 64 bits.
+ * A log-linear histogram: each power of two has the same number of buckets. So the relative error
+ * is the same for 1 us and for 1 s, and 30 kB are enough for 64 bits.
  *
- * Key idea: a value's bucket consists of its leading BITS + 1 bits and of how far they were
- * shifted. Below 2^(BITS+1) the shift is 0, and the bucket is the value itself.
+ * Key idea: the bucket of a value follows from the value's leading BITS + 1 bits and from how far
+ * they were shifted. Below 2^(BITS+1) the shift is 0, and the bucket is the value itself.
  */
 #include "cli/histogram.h"
 
@@ -22,7 +22,7 @@ static unsigned bucket_of(uint64_t value)
 	return (unsigned)(shift * STEPS + (value >> shift));
 }
 
-/* Returns the middle of a bucket, whose error is half the error of the bucket's ends. */
+/* Returns the middle of a bucket. Its error is half of the error of the bucket's ends. */
 static uint64_t value_of(unsigned bucket)
 {
 	unsigned shift;
@@ -79,7 +79,10 @@ double vublk_histogram_stddev(const struct vublk_histogram *histogram)
 
 uint64_t vublk_histogram_percentile(const struct vublk_histogram *histogram, double percent)
 {
-	/* Without the 1e-6, a rounding error turns 99.9 % of 1000 values into the 1000th. */
+	/*
+	 * Without the 1e-6, a rounding error would turn 99.9 % of 1000 values into the 1000th
+	 * value.
+	 */
 	double rank = ceil(percent * (double)histogram->count / 100 - 1e-6);
 	uint64_t wanted = rank < 1 ? 1 : (uint64_t)rank, seen = 0, value;
 

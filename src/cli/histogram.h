@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /*
- * A histogram of times in nanoseconds. Values below 128 ns are exact, larger ones are within
- * 1/128 of the value. Adding a value takes a few instructions and never allocates.
+ * A histogram of times in nanoseconds. It counts values below 128 ns exactly, and larger ones to
+ * within 1/128 of the value. Adding a value takes a few instructions and never allocates memory.
  */
 #define VUBLK_HISTOGRAM_BITS 6
 #define VUBLK_HISTOGRAM_BUCKETS ((64 - VUBLK_HISTOGRAM_BITS + 1) << VUBLK_HISTOGRAM_BITS)
@@ -20,15 +20,15 @@ struct vublk_histogram {
 	uint64_t buckets[VUBLK_HISTOGRAM_BUCKETS];
 };
 
-/* A zeroed histogram is empty. */
+/* Adds a value. A zeroed struct is an empty histogram. */
 void vublk_histogram_add(struct vublk_histogram *histogram, uint64_t value);
 void vublk_histogram_merge(struct vublk_histogram *into, const struct vublk_histogram *from);
 
-/* 0 for an empty histogram. */
+/* Returns the mean; 0 for an empty histogram. */
 double vublk_histogram_mean(const struct vublk_histogram *histogram);
-/* The sample standard deviation, as fio computes it: divided by count - 1. */
+/* Returns the sample standard deviation, which is divided by count - 1, as in fio. */
 double vublk_histogram_stddev(const struct vublk_histogram *histogram);
-/* The value that `percent` of the values do not exceed; 0 for an empty histogram. */
+/* Returns a value that `percent` percent of the values do not exceed; 0 for an empty histogram. */
 uint64_t vublk_histogram_percentile(const struct vublk_histogram *histogram, double percent);
 
 #endif

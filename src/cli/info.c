@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk info: shows the properties of a disk, the features that its back-end offers, those that
- * are in use, and what the device changed; as text, or with --json for programs.
+ * vublk info: shows the properties of a disk, the features that its back-end offers, the features
+ * that are in use, and what the device changed. The output is text or, with --json, JSON.
  *
- * Key idea: one table describes the fields of the configuration space for both forms.
+ * Key idea: one table describes the fields of the configuration space for both kinds of output.
  */
 #include "cli/cli.h"
 #include "cli/disk.h"
 #include "cli/disk-watch.h"
+#include "cli/text.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -20,7 +21,7 @@
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define NO_FEATURE 64
-#define ANSWER_MS 2000 /* time limit for a request */
+#define ANSWER_MS 2000 /* the time limit for reading the serial */
 
 struct arguments {
 	const char *socket;
@@ -28,7 +29,7 @@ struct arguments {
 	struct vublk_disk_options disk;
 };
 
-/* The data to be shown. */
+/* Everything that the command shows. */
 struct disk {
 	const char *socket;
 	struct vublk_blk_info info;
@@ -40,17 +41,19 @@ struct disk {
 /* --- the configuration space -------------------------------------------------- */
 
 struct config_field {
-	const char *name;  /* the kernel's; the part before a dot is a group */
+	const char *name;  /* the member of struct virtio_blk_config; a part before a dot is a
+			      group */
 	unsigned offset;
 	unsigned bytes;
-	unsigned feature;  /* that defines the field; NO_FEATURE: always defined */
+	unsigned feature;  /* the feature that defines the field; NO_FEATURE: every disk has the
+			      field */
 };
 
 #define FIELD(name, member, feature) \
 	{ name, offsetof(struct virtio_blk_config, member), \
 	  sizeof(((struct virtio_blk_config *)0)->member), feature }
 
-/* VIRTIO_BLK_F_ZONED and its fields are newer than the kernel headers in use. */
+/* The kernel headers in use may be older than VIRTIO_BLK_F_ZONED and the fields of this feature. */
 #define ZONED_FEATURE 17
 #define ZONED_OFFSET 72
 
@@ -86,7 +89,7 @@ static const struct config_field config_fields[] = {
 	{ "zoned.model", ZONED_OFFSET + 20, 1, ZONED_FEATURE },
 };
 
-/* Whether the back-end's configuration is long enough for this field. */
+/* Returns whether the back-end's configuration is long enough for this field. */
 static bool has_field(const struct vublk_blk_info *info, const struct config_field *field)
 {
 	return field->offset + field->bytes <= info->config_bytes &&
@@ -109,8 +112,9 @@ static bool field_has_meaning(const struct disk *disk, const struct config_field
 /* --- what the device changed -------------------------------------------------- */
 
 /*
- * The device always has a number of queues of its own, which is shown elsewhere. A field changes
- * only if it has a meaning to the back-end: zeroing another one hides nothing.
+ * Returns whether the device has changed this field of the back-end's configuration. Two kinds of
+ * fields do not count: the number of queues, because the device always has its own, which is shown
+ * elsewhere; and fields of features that the back-end does not offer, because they mean nothing.
  */
 static bool is_field_changed(const struct disk *disk, const struct config_field *field)
 {
@@ -134,7 +138,10 @@ static bool is_hidden(const struct disk *disk, unsigned bit)
 
 /* --- text --------------------------------------------------------------------- */
 
-/* The name of a bit, or its number in `text`. */
+/*
+ * Returns the name of a bit. If the bit has no name, writes its number to `text` and returns
+ * `text`.
+ */
 static const char *bit_name(const char *(*name)(unsigned bit), unsigned bit, char text[16])
 {
 	const char *found = name(bit);
@@ -305,7 +312,10 @@ static struct json_object *features_json(const char *in_use_word,
 	return array;
 }
 
-/* The object of a field's group, created for the first field of the group. */
+/*
+ * Returns the object to which the field *name belongs: that of its group (which is created for the
+ * first field of the group), or `config` if there is no group. Removes the group from *name.
+ */
 static struct json_object *group_of(struct json_object *config, const char **name)
 {
 	const char *dot = strchr(*name, '.');
@@ -323,7 +333,10 @@ static struct json_object *group_of(struct json_object *config, const char **nam
 	return group;
 }
 
-/* A field past the end of the back-end's configuration is null. */
+/*
+ * Makes the JSON object of the configuration space `bytes`. A field past the end of the back-end's
+ * configuration is null.
+ */
 static struct json_object *config_json(const struct vublk_blk_info *info, const uint8_t *bytes)
 {
 	struct json_object *config = json_object_new_object();
@@ -350,7 +363,10 @@ static struct json_object *new_change(struct json_object *changes, const char *n
 	return change;
 }
 
-/* Features have the values true and false, fields of the configuration space numbers. */
+/*
+ * Makes the JSON array of the device's changes. A change has the value of the back-end and that of
+ * the device: true or false for a feature, a number for a field.
+ */
 static struct json_object *changes_json(const struct disk *disk)
 {
 	struct json_object *changes = json_object_new_array(), *change;
@@ -420,19 +436,20 @@ static void print_json(const struct disk *disk)
 	json_object_object_add(root, "config", config_json(i, i->config));
 	json_object_object_add(root, "backend_config", config_json(i, disk->device.backend_config));
 	json_object_object_add(root, "changes", changes_json(disk));
-	printf("%s\n", json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY |
-						      JSON_C_TO_STRING_SPACED |
-						      JSON_C_TO_STRING_NOSLASHESCAPE));
+	vublk_cli_put_json(stdout, json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY |
+								  JSON_C_TO_STRING_SPACED |
+								  JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(root);
 }
 
 /* --- the command -------------------------------------------------------------- */
 
 /*
- * Returns whether there is a serial; many back-ends have none, which is not a failure. A
- * missing answer is the only sign of an outage behind a relay: a relay whose back-end is lost
- * holds requests back but answers every message itself, so that a VMM which connects does not
- * notice. A late answer is written into `disk`, which must exist until the disk is closed.
+ * Reads the serial of the disk, and returns whether there is one. Many back-ends have no serial,
+ * which is not a failure. Also sets disk->is_answering, because behind a relay a missing answer is
+ * the only sign of an outage: a relay whose back-end is lost answers every message itself, but
+ * keeps requests waiting. A late answer is written into `disk`, which must therefore exist until
+ * `blk` is closed.
  */
 static bool read_serial(struct vublk_blk *blk, struct disk *disk)
 {
@@ -479,7 +496,7 @@ int vublk_cmd_info(int argc, char **argv)
 	static const struct argp argp = {
 		options, parse, "SOCKET",
 		"Show the properties of the disk behind a vhost-user-blk socket, the features that "
-		"its back-end offers, and those that are in use.",
+		"its back-end offers, and the features that are in use.",
 		children,
 	};
 	struct arguments arguments = { 0 };

@@ -33,24 +33,22 @@ static const struct command commands[] = {
 	{ "chaos", vublk_cmd_chaos, "SOCKET -- COMMAND [ARGUMENT...]",
 	  "Kill a back-end repeatedly under a verified load" },
 	{ "ctl", vublk_cmd_ctl, "SOCKET COMMAND",
-	  "Ask a running vublk serve or device, at its control socket" },
+	  "Send a command to a running vublk serve or device, at its control socket" },
 	{ "demo", vublk_cmd_demo, "",
-	  "Serve, use and resize a scratch disk, in a few seconds" },
+	  "Serve, use and resize a temporary disk, in a few seconds" },
 	{ NULL },
 };
 
 static void print_help(FILE *out)
 {
-	fputs("Usage: vublk COMMAND [OPTION...] [ARGUMENT...]\n"
-	      "Serves a vhost-user-blk disk, and uses one without a VMM.\n\n",
+	fputs("Usage: vublk COMMAND [OPTION...] [ARGUMENT...]\nServes a vhost-user-blk disk, or "
+	      "uses one without a VMM.\n\n",
 	      out);
 	for (const struct command *c = commands; c->name; c++)
 		fprintf(out, "  %-6s  %s\n          vublk %s%s%s\n", c->name, c->summary, c->name,
 			c->arguments[0] ? " " : "", c->arguments);
-	fputs("\n"
-	      "  vublk COMMAND --help   the options of a command\n"
-	      "  vublk --version        the version\n\n"
-	      "Exit status: 0 done, 1 failed, 2 misused.\n",
+	fputs("\n  vublk COMMAND --help   the options of a command\n  vublk --version        the "
+	      "version\n\nExit status: 0 success, 1 failure, 2 wrong usage.\n",
 	      out);
 }
 
@@ -68,7 +66,10 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
-/* argp takes the program's name in usage and errors from argv[0]: "vublk COMMAND". */
+/*
+ * Runs a command. Sets argv[0] to "vublk COMMAND", which argp prints as the name of the program in
+ * usage and errors.
+ */
 static int run_command(const struct command *command, int argc, char **argv)
 {
 	static char name[32];
@@ -100,7 +101,8 @@ static int dispatch(int argc, char **argv)
 		return print_version();
 	command = find_command(strcmp(argv[1], "help") ? argv[1] : argv[2]);
 	if (!command) {
-		fprintf(stderr, "vublk: there is no command '%s'; vublk --help lists them\n",
+		fprintf(stderr, "vublk: there is no command '%s'; vublk --help lists all "
+			"commands\n",
 			strcmp(argv[1], "help") ? argv[1] : argv[2]);
 		return VUBLK_EXIT_MISUSED;
 	}
@@ -110,10 +112,10 @@ static int dispatch(int argc, char **argv)
 }
 
 /*
- * A process may be started without standard descriptors. In that case a disk's socket or the file
- * of a copy would get the numbers of these descriptors, and an error message would be printed into
- * the socket or file. So the standard descriptors are opened: input for writing and output for
- * reading, so that using them still fails.
+ * Opens /dev/null for each standard descriptor that the process was started without. Otherwise a
+ * disk's socket or a file of a copy could get the number of that descriptor, and messages would be
+ * printed into it. Standard input is opened for writing and standard output and error for reading,
+ * so that using them still fails.
  */
 static void occupy_standard_descriptors(void)
 {
@@ -130,7 +132,7 @@ int main(int argc, char **argv)
 	occupy_standard_descriptors();
 	status = dispatch(argc, argv);
 
-	/* If standard output is a full disk or a closed pipe, the command has failed as well. */
+	/* A full disk or a closed pipe at standard output is also a failure of the command. */
 	if (fflush(stdout) || ferror(stdout)) {
 		fprintf(stderr, "vublk: cannot write to standard output: %s\n", strerror(errno));
 		return status ? status : VUBLK_EXIT_FAILED;

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * Collects names and values from the command line in the form in which the library takes them; see
- * options.h.
- */
+/* Collects names and values from the command line in an array for the library; see options.h. */
 #include "cli/options.h"
 
 #include "cli/cli.h"
@@ -15,7 +12,7 @@ void vublk_cli_options_add(struct argp_state *state, struct vublk_cli_options *o
 			   const char *name, const char *value)
 {
 	if (options->count >= VUBLK_CLI_MAX_OPTIONS)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than %d options were given",
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "too many options; the maximum is %d",
 			     VUBLK_CLI_MAX_OPTIONS);
 	else
 		options->list[options->count++] = (struct vublk_option){ name, value };

@@ -2,9 +2,9 @@
 /*
  * The blocks that `bench --verify` writes and checks; see pattern.h. This file does no I/O.
  *
- * Key idea: a block is a header (run, place, generation) followed by words that are computed
- * from the header; the header's checksum covers both. A check is one pass over the words.
- * Only a block that fails is examined, to say in a sentence what it contains.
+ * Key idea: a block is a header (run, place, generation) followed by words that are computed from
+ * the header. The header's checksum covers both. A check makes one pass over the words. Only if it
+ * fails is the block examined more closely, to describe its content in a sentence.
  */
 #include "cli/pattern.h"
 
@@ -23,7 +23,7 @@ struct header {
 	uint64_t offset;
 	uint32_t generation;
 	uint32_t bytes;
-	uint64_t checksum; /* of the header with 0 here, and of all words that follow */
+	uint64_t checksum; /* of the header, with 0 here, and of all words after it */
 };
 
 #define HEADER_WORDS (sizeof(struct header) / 8)
@@ -41,7 +41,9 @@ uint64_t vublk_random_next(uint64_t *state)
 	return vublk_mix(*state);
 }
 
-/* Each step is reversible, so any single changed word changes the sum. */
+/*
+ * Adds a word to the checksum. Each step is reversible, so any single changed word changes the sum.
+ */
 static uint64_t checksum_add(uint64_t sum, uint64_t word)
 {
 	sum = (sum ^ word) * UINT64_C(0xff51afd7ed558ccd);
@@ -56,7 +58,7 @@ static uint64_t checksum_header(const struct header *header)
 	return checksum_add(sum, (uint64_t)header->generation << 32 | header->bytes);
 }
 
-/* Word `index` of a block whose header has this seed. */
+/* Returns word `index` of a block. `seed` is the value of seed_of() for the header of the block. */
 static uint64_t word_at(uint64_t seed, size_t index)
 {
 	return vublk_mix(seed + index * GOLDEN);
@@ -93,13 +95,20 @@ static int fail_foreign(const struct vublk_pattern *pattern, const uint64_t *wor
 		;
 	if (i == bytes / 8)
 		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected the "
-				       "block that was written there, found zeroes", pattern->offset);
+				       "block that was written there, found only zeroes%s",
+				       pattern->offset, pattern->generation ? "" :
+				       "; the block is lost, unless the earlier run has not "
+				       "written it: only a run of writes without --runtime "
+				       "writes every block");
 	return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected a block that "
-			       "begins with 0x%016" PRIx64 ", found 0x%016" PRIx64
-			       ", which no verified run wrote", pattern->offset, MAGIC, words[0]);
+			       "begins with 0x%016" PRIx64 ", found 0x%016" PRIx64 ", which no run "
+			       "with --verify wrote", pattern->offset, MAGIC, words[0]);
 }
 
-/* The header is right, but the checksum is not: finds the first wrong byte. */
+/*
+ * Describes in `error` the first wrong byte of a block whose header is right, but whose checksum is
+ * wrong. Returns -EILSEQ.
+ */
 static int fail_damaged(const struct header *header, const uint64_t *words, uint32_t bytes,
 			struct vublk_error *error)
 {
@@ -110,13 +119,14 @@ static int fail_damaged(const struct header *header, const uint64_t *words, uint
 		if (words[i] != word_at(seed, i))
 			break;
 	if (i == bytes / 8)
-		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": its content is "
-				       "right, but the checksum 0x%016" PRIx64 " in its header is "
-				       "not", header->offset, header->checksum);
+		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": the content is "
+				       "correct, but the checksum 0x%016" PRIx64 " in the header "
+				       "is wrong", header->offset, header->checksum);
 	wanted = word_at(seed, i);
 	changed = words[i] ^ wanted;
-	return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ", generation %" PRIu32
-			       ": expected 0x%016" PRIx64 ", found 0x%016" PRIx64 " at byte %zu",
+	return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ", generation %" PRIu32 ": "
+			       "expected 0x%016" PRIx64 ", found 0x%016" PRIx64 " at byte %zu of "
+			       "the block",
 			       header->offset, header->generation, wanted, words[i],
 			       i * 8 + (size_t)__builtin_ctzll(changed) / 8);
 }
@@ -138,13 +148,14 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 				       header.generation);
 	if (header.bytes != bytes)
 		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected a "
-				       "block of %" PRIu32 " bytes, found one of %" PRIu32
-				       "; use the --bs that it was written with", pattern->offset,
+				       "block of %" PRIu32 " bytes, found one of %" PRIu32 " bytes; use the --bs "
+				       "with which it was written", pattern->offset,
 				       bytes, header.bytes);
 	if (pattern->run && header.run != pattern->run)
 		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected a "
-				       "block of this run (0x%016" PRIx64 "), found one of another run "
-				       "(0x%016" PRIx64 ")", pattern->offset, pattern->run,
+				       "block of this run (0x%016" PRIx64 "), found a block of "
+				       "another run (0x%016" PRIx64 ")",
+				       pattern->offset, pattern->run,
 				       header.run);
 	if (pattern->generation && header.generation != pattern->generation)
 		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected "
@@ -159,9 +170,10 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 /* --- a random order ----------------------------------------------------------- */
 
 /*
- * A Feistel network is a permutation of the numbers with 2 * half_bits bits, whatever its
- * round function is. A result past the count goes through the network again until it is
- * below the count: that is still a permutation, and takes fewer than four passes on average.
+ * Makes a random order with a Feistel network, which is a permutation of the numbers with 2 *
+ * half_bits bits, whatever its round function is. vublk_shuffle_at() passes a result that is not
+ * below the count through the network again. The result is still a permutation, and takes fewer
+ * than four passes on average.
  */
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed)
 {

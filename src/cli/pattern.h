@@ -7,34 +7,40 @@
 #include <stdint.h>
 
 /*
- * Blocks that contain their own place and generation, so that a check can name what a disk returned
- * instead: another block, an older one, a torn one, or no block at all. This file also has the
- * random numbers and the random order of blocks that the loads use.
+ * Blocks that contain their own place and generation. If a disk returns wrong content, a check can
+ * therefore say what it is: another block, an older one, a torn one, or no block at all. This file
+ * also has the random numbers and the random order of blocks that the loads use.
  */
 
 #define VUBLK_PATTERN_MIN_BYTES 512
 
 /* The expected content of a block. */
 struct vublk_pattern {
-	uint64_t run;        /* identifies one bench; 0 when checking: any */
+	uint64_t run;        /* identifies one run of a bench; 0 in a check: any */
 	uint64_t offset;     /* in bytes on the disk */
-	uint32_t generation; /* of this block, from 1; 0 when checking: any */
+	uint32_t generation; /* of this block, from 1; 0 in a check: any */
 };
 
-/* Fills `bytes` (a multiple of 8, at least VUBLK_PATTERN_MIN_BYTES) at `block`. */
+/* Fills a block of `bytes` bytes, a multiple of 8 and at least VUBLK_PATTERN_MIN_BYTES. */
 void vublk_pattern_fill(const struct vublk_pattern *pattern, void *block, uint32_t bytes);
 
-/* 0, or -EILSEQ and a sentence with the block, the expected and the actual content. */
+/*
+ * Checks whether the block has the expected content `pattern`. Returns 0, or -EILSEQ with a
+ * sentence about the block and its expected and actual content.
+ */
 int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, uint32_t bytes,
 			struct vublk_error *error);
 
-/* Mixes 64 bits well; a function of `value` only. */
+/* Returns a hash of `value`. */
 uint64_t vublk_mix(uint64_t value);
 
-/* The next number of a generator that is good enough to choose blocks with. */
+/*
+ * Advances the generator `state` and returns the next random number, which is good enough to choose
+ * blocks, but not for cryptography.
+ */
 uint64_t vublk_random_next(uint64_t *state);
 
-/* A random order of the numbers below `count` that needs no memory: each occurs once. */
+/* A random order of the numbers below `count`, which needs no memory. Each number occurs once. */
 struct vublk_shuffle {
 	uint64_t count;
 	uint64_t seed;
@@ -42,7 +48,7 @@ struct vublk_shuffle {
 };
 
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed);
-/* The number at `index` (below count) in the order. */
+/* Returns the number at position `index` of the order. `index` must be less than the count. */
 uint64_t vublk_shuffle_at(const struct vublk_shuffle *shuffle, uint64_t index);
 
 #endif

@@ -2,7 +2,8 @@
 /*
  * The progress of a copy on a terminal or for a program that reads lines; see progress.h.
  *
- * Key idea: a reader that has closed its end stops the progress, never the copy.
+ * Key idea: a reader that closes its end of the pipe stops only the display of the progress, never
+ * the copy.
  */
 #include "cli/progress.h"
 
@@ -64,7 +65,8 @@ static void print_bar(struct vublk_progress *progress, uint64_t done)
 	length = vublk_progress_bar(line + 1, sizeof(line) - 8, window.ws_col, done,
 				    progress->total, vublk_cli_now_ns() - progress->start_ns);
 	line[0] = '\r';
-	memcpy(line + 1 + length, "\033[K", 3); /* erases the rest of a longer line */
+	memcpy(line + 1 + length, "\033[K", 3); /* erases the rest of the previous line if that was
+						   longer */
 	print(progress, line, (size_t)length + 4);
 }
 
@@ -79,7 +81,10 @@ static void print_percent(struct vublk_progress *progress, unsigned percent)
 	print(progress, line, strlen(line));
 }
 
-/* 100 is printed at the end only, because the last bytes still have to be flushed. */
+/*
+ * Shows the progress. The line 100/100 is printed only by vublk_progress_end(), because the last
+ * bytes still have to be flushed when all are written.
+ */
 void vublk_progress_update(struct vublk_progress *progress, uint64_t done)
 {
 	double part;

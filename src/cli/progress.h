@@ -7,20 +7,25 @@
 
 /* The progress of a copy: a bar for a person, lines for a program, or nothing. */
 struct vublk_progress {
-	int fd;           /* -1: print nothing; borrowed */
-	bool bar;         /* otherwise a line "PERCENT/100" whenever the percentage changes */
+	int fd;           /* borrowed; -1: nothing is printed */
+	bool bar;         /* true: a bar; false: a line "PERCENT/100" whenever the percentage
+			     changes */
 	uint64_t total;
-	unsigned percent; /* in the last line */
-	uint64_t most;    /* shown so far; copying again after a loss does not reduce it */
+	unsigned percent; /* in the line that was printed last */
+	uint64_t most;    /* the most bytes that were shown so far; copying again after a loss does
+			     not reduce the number */
 	uint64_t start_ns;
 };
 
 void vublk_progress_start(struct vublk_progress *progress, int fd, bool bar, uint64_t total);
 void vublk_progress_update(struct vublk_progress *progress, uint64_t done);
-/* `finished`: the copy succeeded. */
+/* Shows the final state. `finished` says whether the copy has succeeded. */
 void vublk_progress_end(struct vublk_progress *progress, uint64_t done, bool finished);
 
-/* Prints the bar into `line`, without the carriage return; exported for the tests. */
+/*
+ * Writes the bar to `line`, without a carriage return. Returns the length. Declared here for the
+ * tests.
+ */
 int vublk_progress_bar(char *line, unsigned line_bytes, unsigned columns, uint64_t done,
 		       uint64_t total, uint64_t elapsed_ns);
 

@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk serve: a back-end as a program that follows the conventions for vhost-user
- * back-end programs: it has --socket-path, --fd, --print-capabilities, --blk-file and --read-only,
- * prints nothing on standard output while it serves, logs to standard error, and ends on SIGTERM.
+ * back-end programs: the program has the options --socket-path, --fd, --print-capabilities,
+ * --blk-file and --read-only, prints nothing on standard output while it serves, logs to standard
+ * error, and ends on SIGTERM.
  *
- * Key idea: most options have the name of the library's option that they set, so one line
- * of the parser handles them all.
+ * Key idea: most options have the name of the library's option that they set, so one line of the
+ * parser handles all of these.
  */
 #include "cli/cli.h"
 #include "cli/control/commands.h"
-#include "cli/control/socket.h"
+#include "cli/control/service.h"
+#include "cli/control/take-over.h"
 #include "cli/options.h"
 #include "cli/signals.h"
 
 #include <vublk/backend.h>
+#include <vublk/notice.h>
+#include <vublk/upgrade.h>
 
 #include <signal.h>
 #include <stdio.h>
@@ -24,13 +28,13 @@
 
 struct arguments {
 	struct vublk_cli_options options;
-	const char *control; /* NULL: no control socket */
-	mode_t control_mode;
+	struct vublk_service_options service;
+	const char *take_over; /* the control socket of the process to take over from; NULL: none */
 	bool verbose;
 	bool quiet;
 };
 
-/* For the signal handlers; set while they are installed. */
+/* The back-end, for the signal handler. It is set whenever the handler is installed. */
 static struct vublk_backend *served;
 
 /* --- arguments ------------------------------------------------------------- */
@@ -47,32 +51,31 @@ enum key {
 	KEY_ENGINE,
 	KEY_SIZE,
 	KEY_POLL,
-	KEY_CONTROL,
-	KEY_CONTROL_MODE,
+	KEY_TAKE_OVER,
 	KEY_LIST_OPTIONS,
 };
 
 static const struct argp_option argp_options[] = {
 	{ "socket-path", KEY_SOCKET_PATH, "PATH", 0, "Listen on this Unix socket" },
 	{ "socket-mode", KEY_SOCKET_MODE, "MODE", 0,
-	  "Permissions of the socket's file, in octal (default: 0777 less the umask)" },
+	  "Permissions of the socket's file, in octal (default: 0777 minus the umask)" },
 	{ "socket-group", KEY_SOCKET_GROUP, "GROUP", 0,
 	  "Group of the socket's file, a name or a number" },
 	{ "fd", KEY_FD, "NUMBER", 0,
-	  "Use this descriptor: a listening socket, or a connection to one front-end" },
+	  "Use this descriptor, which is a listening socket or connected to one front-end" },
 	{ "print-capabilities", KEY_PRINT_CAPABILITIES, NULL, 0,
-	  "Print what this program can do as JSON and exit" },
+	  "Print the capabilities of this program as JSON and exit" },
 	{ "blk-file", KEY_BLK_FILE, "FILE", 0, "Serve this image or block device" },
-	{ "read-only", KEY_READ_ONLY, NULL, 0, "Do not write to it" },
+	{ "read-only", KEY_READ_ONLY, NULL, 0, "Serve the disk read-only" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Offer N queues" },
-	{ "engine", KEY_ENGINE, "NAME", 0, "What stores the disk: file, memory or null" },
-	{ "size", KEY_SIZE, "BYTES", 0, "Size of a memory or null disk (k, M, G, T allowed)" },
+	{ "engine", KEY_ENGINE, "NAME", 0, "Where the data is stored: file, memory or null" },
+	{ "size", KEY_SIZE, "BYTES", 0, "Size of a memory or null disk (suffixes k, M, G, T)" },
 	{ "poll", KEY_POLL, "MODE", 0,
-	  "Look for requests before sleeping: adaptive, off or busy" },
-	{ "control", KEY_CONTROL, "PATH", 0,
-	  "Listen for the commands of vublk ctl on this Unix socket" },
-	{ "control-mode", KEY_CONTROL_MODE, "MODE", 0,
-	  "Permissions of that socket's file, in octal (default: 0600)" },
+	  "How to wait for requests: adaptive, off or busy" },
+	VUBLK_SERVICE_OPTIONS,
+	{ "take-over", KEY_TAKE_OVER, "PATH", 0,
+	  "Take the disk over from the vublk serve whose control socket is PATH; its front-end stays "
+	  "connected" },
 	{ "option", 'o', "NAME=VALUE", 0, "Any other option; see --list-options" },
 	{ "list-options", KEY_LIST_OPTIONS, NULL, 0, "List the options for -o and exit" },
 	{ "verbose", 'v', NULL, 0, "Also log protocol messages and state changes" },
@@ -80,7 +83,7 @@ static const struct argp_option argp_options[] = {
 	{ 0 },
 };
 
-/* Names in the library's sentences, and the options that set them. */
+/* The names of options in the library's sentences, and the command-line options that set them. */
 static const struct vublk_cli_alias aliases[] = {
 	{ "socket-path", "--socket-path", false },
 	{ "socket-mode", "--socket-mode", false },
@@ -116,7 +119,7 @@ static void add_pair(struct argp_state *state, struct vublk_cli_options *options
 	vublk_cli_options_add_pair(state, options, "--option", pair);
 	if (!is_option(pair))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no option '%s'; "
-			     "--list-options lists them", pair);
+			     "--list-options lists all options", pair);
 }
 
 static void print_capabilities(void)
@@ -132,6 +135,24 @@ static void list_options(void)
 		printf("%-19s %-7s %-9s %s\n", o->name, o->type,
 		       o->default_value ? o->default_value : "-", o->description);
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
+}
+
+/* Refuses options that have no effect with --take-over. */
+static void check_take_over(struct argp_state *state, const struct arguments *arguments)
+{
+	if (arguments->service.control || arguments->service.metrics || arguments->options.count)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--take-over uses the sockets, the image and "
+			     "all options of the other process; remove the other options");
+}
+
+static void check(struct argp_state *state, const struct arguments *arguments)
+{
+	if (arguments->take_over)
+		check_take_over(state, arguments);
+	else if (!vublk_cli_options_get(&arguments->options, "socket-path") &&
+		 !vublk_cli_options_get(&arguments->options, "fd"))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "--socket-path or --fd is missing; see --help");
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)
@@ -152,14 +173,11 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		vublk_cli_options_add(state, &arguments->options, name_of(key),
 				      value ? value : "on");
 		break;
+	case KEY_TAKE_OVER:
+		arguments->take_over = value;
+		break;
 	case 'o':
 		add_pair(state, &arguments->options, value);
-		break;
-	case KEY_CONTROL:
-		arguments->control = value;
-		break;
-	case KEY_CONTROL_MODE:
-		vublk_control_take_mode(state, value, &arguments->control_mode);
 		break;
 	case KEY_PRINT_CAPABILITIES:
 		print_capabilities();
@@ -174,16 +192,13 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		arguments->quiet = true;
 		break;
 	case ARGP_KEY_END:
-		if (!vublk_cli_options_get(&arguments->options, "socket-path") &&
-		    !vublk_cli_options_get(&arguments->options, "fd"))
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "give --socket-path or --fd, see --help");
+		check(state, arguments);
 		break;
 	case ARGP_KEY_ARG:
 		vublk_cli_refuse_argument(state, value);
 		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return vublk_service_take_option(state, key, value, &arguments->service);
 	}
 	return 0;
 }
@@ -191,10 +206,10 @@ static error_t parse(int key, char *value, struct argp_state *state)
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse,
-	.doc = "Serve a file, a block device or memory as a disk on a vhost-user socket.\v"
-	       "SIGTERM and SIGINT end the program when all requests that it has taken are "
-	       "complete; a second one ends it immediately. SIGHUP makes it read the size of the "
-	       "image again.",
+	.doc = "Serve a file, a block device or memory as a disk on a vhost-user socket.\vSIGTERM "
+	       "and SIGINT end the program as soon as all requests that it has taken are complete; "
+	       "a second one ends it immediately. SIGHUP makes it read the size of the image "
+	       "again.",
 };
 
 /* --- signals --------------------------------------------------------------- */
@@ -214,43 +229,81 @@ static int process(void *backend, struct vublk_error *error)
 	return vublk_backend_process(backend, error);
 }
 
-static int run(struct vublk_control *control, struct vublk_error *error)
+static void set_notice_handler(void *backend, vublk_notice_fn *fn, void *opaque)
 {
-	if (!control)
-		return vublk_backend_run(served, error);
-	return vublk_control_run(control, vublk_backend_fd(served), process, error);
+	vublk_backend_set_notice_handler(backend, fn, opaque);
+}
+
+static bool is_handed_over(void *backend)
+{
+	return vublk_backend_is_handed_over(backend);
+}
+
+static int run(const struct arguments *arguments, struct vublk_cli_signals *signals,
+	       struct vublk_error *error)
+{
+	const struct vublk_service service = {
+		.command = COMMAND,
+		.commands = vublk_serve_commands,
+		.owner = served,
+		.fd = vublk_backend_fd(served),
+		.process = process,
+		.set_notice_handler = set_notice_handler,
+		.on_signal = on_signal,
+		.is_handed_over = is_handed_over,
+	};
+
+	return vublk_service_run(&service, &arguments->service, signals, error);
+}
+
+/* The following functions open `served`. They print a failure and return the exit status. */
+static int open_backend(const struct arguments *arguments, const struct vublk_log *log)
+{
+	struct vublk_error error = { 0 };
+
+	if (!vublk_backend_open(arguments->options.list, log, &served, &error))
+		return VUBLK_EXIT_DONE;
+	vublk_cli_options_rename(&arguments->options, aliases, &error);
+	return vublk_cli_fail_open(COMMAND, &error);
+}
+
+static int take_backend(struct arguments *arguments, const struct vublk_log *log,
+			struct vublk_upgrade_extra *extra)
+{
+	struct vublk_error error = { 0 };
+	int fd = vublk_control_ask_for_upgrade(arguments->take_over, COMMAND, &error);
+
+	arguments->service.taken = extra;
+	if (fd >= 0 && !vublk_backend_take_over(fd, log, &served, extra, sizeof(*extra), &error))
+		return VUBLK_EXIT_DONE;
+	vublk_cli_fail(COMMAND, "cannot take over: %s", error.text);
+	return VUBLK_EXIT_FAILED;
 }
 
 int vublk_cmd_serve(int argc, char **argv)
 {
-	struct arguments arguments = { .control_mode = VUBLK_CONTROL_DEFAULT_MODE };
+	struct arguments arguments = { 0 };
 	struct vublk_log log = { .fn = vublk_cli_log, .opaque = (void *)COMMAND };
+	struct vublk_upgrade_extra extra = { .num_fds = 0 };
 	struct vublk_error error = { 0 };
-	struct vublk_control *control = NULL;
 	struct vublk_cli_signals signals;
-	int r = 0;
+	int r, status;
 
+	vublk_service_options_init(&arguments.service);
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
 	/*
-	 * A signal that arrives during the start stays pending until there is a back-end to stop.
+	 * A signal that comes during the start stays pending until there is a back-end that the
+	 * handler can stop.
 	 */
 	vublk_cli_signals_init(&signals, SIGHUP);
-	if (vublk_backend_open(arguments.options.list, &log, &served, &error)) {
-		vublk_cli_options_rename(&arguments.options, aliases, &error);
-		return vublk_cli_fail_open(COMMAND, &error);
-	}
-	if (arguments.control)
-		r = vublk_control_open(arguments.control, arguments.control_mode, COMMAND,
-				       vublk_serve_commands, served, &control, &error);
-	if (!r) {
-		vublk_cli_signals_handle(&signals, on_signal);
-		r = run(control, &error);
-		vublk_cli_signals_hold(&signals);
-	}
+	status = arguments.take_over ? take_backend(&arguments, &log, &extra) :
+				       open_backend(&arguments, &log);
+	if (status != VUBLK_EXIT_DONE)
+		return status;
+	r = run(&arguments, &signals, &error);
 	if (r)
 		vublk_cli_fail(COMMAND, "%s", error.text);
-	vublk_control_close(control);
 	vublk_backend_free(served);
 	return r ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE;
 }

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * SIGTERM and SIGINT for the commands that keep running; see signals.h. The demo and
- * chaos have other needs and other handlers.
+ * SIGTERM and SIGINT for the commands that keep running; see signals.h. The demo and chaos have
+ * handlers of their own.
  *
- * Key idea: the handler of the first signal restores the default action of both, so the
- * second one kills the process even if its storage or its back-end hangs.
+ * Key idea: the handler restores the default action of both signals when the first signal comes. So
+ * the second signal ends the process, even if the storage or the back-end hangs.
  */
 #include "cli/signals.h"
 
 #include <stddef.h>
 
 /*
- * The default action of each of these would end the program, and with it a guest's disk.
- * SIGXFSZ reports a write past the file size limit, which also fails with EFBIG: an I/O
- * error of one request.
+ * Signals to ignore, because the default action of each would end the program, and with it a
+ * guest's disk. SIGXFSZ reports a write past the file size limit. Such a write also fails with
+ * EFBIG, so only one request fails with an I/O error.
  */
 static const int ignored[] = { SIGPIPE, SIGUSR1, SIGUSR2, SIGXFSZ };
 

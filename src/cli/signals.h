@@ -3,9 +3,9 @@
 #define VUBLK_CLI_SIGNALS_H
 
 /*
- * The signals of commands that run until they are done or told to stop. In all of them
- * the first SIGTERM or SIGINT asks for an orderly end, and the second one, of either
- * kind, ends the process immediately.
+ * The signals of commands that run until they are done or told to stop. In each of these commands
+ * the first SIGTERM or SIGINT asks for an orderly end. A second signal, SIGTERM or SIGINT, ends the
+ * process immediately.
  */
 
 #include <signal.h>
@@ -14,30 +14,33 @@
 
 struct vublk_cli_signals {
 	sigset_t ours;
-	sigset_t before; /* the process's mask before `ours` was blocked */
+	sigset_t before; /* the signal mask before `ours` was blocked */
 };
 
 /*
- * Blocks SIGTERM, SIGINT and `another` (0: none), so that they stay pending until there
- * is an object that a handler can stop. Ignores SIGPIPE, SIGUSR1, SIGUSR2 and SIGXFSZ.
+ * Blocks SIGTERM, SIGINT and the signal `another` (0: none), which stay pending until there is an
+ * object that a handler can stop. Ignores SIGPIPE, SIGUSR1, SIGUSR2 and SIGXFSZ.
  */
 void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another);
 
 /*
- * Installs `handler` and unblocks the signals; a pending one is delivered immediately.
- * Interrupted system calls are restarted.
+ * Installs `handler` for the blocked signals and unblocks them. A pending signal is delivered
+ * immediately. Interrupted system calls are restarted.
  */
 void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number));
 
-/* Blocks the signals again, before the object is freed. */
+/* Blocks the signals again. Must be called before the object is freed. */
 void vublk_cli_signals_hold(struct vublk_cli_signals *signals);
 
 /* --- bench, copy: a flag that the command checks ----------------------------------- */
 
-/* After this call the first SIGTERM or SIGINT only sets the flag. */
+/*
+ * After this call the first SIGTERM or SIGINT only sets the flag that vublk_cli_signals_caught()
+ * returns.
+ */
 void vublk_cli_signals_catch(void);
 
-/* The number of the signal that was caught; 0: none. */
+/* Returns the number of the signal that was caught, or 0 if no signal was caught. */
 int vublk_cli_signals_caught(void);
 
 #endif

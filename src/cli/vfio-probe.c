@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Recognizes a vfio-user socket. This is not a vfio-user client: it sends one VERSION
- * message and looks at the header of the answer.
+ * Recognizes a vfio-user socket. This file is not a vfio-user client: it only sends one VERSION
+ * message and reads the header of the answer.
  *
  * vfio-user specification 0.9.2, "Header" and "VFIO_USER_VERSION".
  */

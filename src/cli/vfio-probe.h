@@ -5,10 +5,10 @@
 #include <stdbool.h>
 
 /*
- * Whether a vfio-user server listens at the socket. The probe asks for the server's version and
- * waits VUBLK_VFIO_PROBE_MS for the answer. It is used to explain why vhost-user has failed at the
- * socket, but not after a timeout: a server that is busy with another client would read the message
- * later.
+ * Returns whether a vfio-user server listens at the socket `path`. Requests the server's version,
+ * and waits up to VUBLK_VFIO_PROBE_MS for the answer. A caller uses this to explain why vhost-user
+ * has failed at the socket. Must not be called after a timeout, because a server that is busy with
+ * another client would read the message later.
  */
 #define VUBLK_VFIO_PROBE_MS 500
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The configuration space: a copy of the back-end's config in which the device sets its own number
- * of queues and limit of segments, corrects sizes that make no sense, and zeroes the fields of
- * features that are not offered. The messages are in frontend/config.c.
+ * The configuration space that the driver sees. This is a copy of the back-end's config, in which
+ * the device sets its own number of queues, lowers the limit of segments if necessary, corrects I/O
+ * sizes that make no sense, and zeroes the fields of features that are not offered. The messages
+ * are in frontend/config.c.
  *
- * Key idea: the back-end's values are checked first. A block size or a capacity that no disk has
- * makes the device refuse the back-end; an optional limit that makes no sense disables its feature.
+ * Key idea: the back-end's values are checked first. If the block size or the capacity is
+ * impossible, the device refuses the back-end. If the field of an optional feature makes no sense,
+ * the device does not offer that feature.
  *
  * virtio 1.3, section 5.2.4; vhost-user "VHOST_USER_GET_CONFIG" and "_SET_CONFIG".
  */
@@ -42,8 +44,8 @@ static int check_capacity(const struct virtio_blk_config *config, struct vublk_e
 	if (sectors <= (uint64_t)MAX_CAPACITY_SECTORS)
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "the back-end's config says a capacity of %" PRIu64
-			       " sectors, at most %" PRIu64 " are possible", sectors,
+			       "the back-end reports a capacity of %" PRIu64 " sectors; the "
+			       "maximum is %" PRIu64, sectors,
 			       (uint64_t)MAX_CAPACITY_SECTORS);
 }
 
@@ -57,8 +59,8 @@ static int check_block_size(const struct vublk_device *device,
 	     bytes <= MAX_BLOCK_BYTES))
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "the back-end's config says a block size of %u bytes; it must be a "
-			       "power of two from %u to %u", bytes, VUBLK_SECTOR_BYTES,
+			       "the back-end reports a block size of %u bytes; expected a power of "
+			       "two from %u to %u", bytes, VUBLK_SECTOR_BYTES,
 			       MAX_BLOCK_BYTES);
 }
 
@@ -69,7 +71,10 @@ static uint32_t block_bytes_of(const struct vublk_device *device,
 						       VUBLK_SECTOR_BYTES;
 }
 
-/* Whether a physical block has a possible size. Drivers keep the size in bytes in 32 bits. */
+/*
+ * Returns whether the size of a physical block is possible. Drivers keep that size, in bytes, in 32
+ * bits.
+ */
 static bool is_physical_block_sensible(const struct vublk_device *device,
 				       const struct virtio_blk_config *config)
 {
@@ -79,7 +84,10 @@ static bool is_physical_block_sensible(const struct vublk_device *device,
 	       block_bytes << config->physical_block_exp <= MAX_PHYSICAL_BLOCK_BYTES;
 }
 
-/* Returns the features whose config fields are invalid. The disk can be used without them. */
+/*
+ * Returns the offered features whose config fields make no sense, and without which the disk can be
+ * used.
+ */
 static uint64_t senseless_features(const struct vublk_device *device,
 				   const struct virtio_blk_config *config)
 {
@@ -95,8 +103,9 @@ static uint64_t senseless_features(const struct vublk_device *device,
 }
 
 /*
- * Stops offering these features. This fails if the driver may rely on one of them: during a
- * reconnection a feature that it has accepted, and while the device is connected any feature.
+ * Stops offering `features`. Error: EPROTO if the driver may rely on one of them. In REALIZING it
+ * relies on none, in RECONNECTING on those that it has accepted, and in any other state on all that
+ * were offered.
  */
 static int withdraw_features(struct vublk_device *device, uint64_t features,
 			     struct vublk_error *error)
@@ -107,27 +116,28 @@ static int withdraw_features(struct vublk_device *device, uint64_t features,
 			device->state == VUBLK_DEVICE_RECONNECTING ? device->acked_features :
 			UINT64_MAX))
 		return vublk_error_set(error, EPROTO,
-				       "the back-end's config has no sensible value for %s any more",
+				       "the back-end no longer reports a valid value for %s in its "
+				       "configuration",
 				       vublk_feature_name((unsigned)__builtin_ctzll(features)));
 	vublk_log(&device->log, VUBLK_LOG_DEBUG,
-		  "the back-end's config has no sensible value for %s; the feature is not offered",
+		  "the back-end reports no valid value for %s in its configuration, so the device "
+		  "does not offer this feature",
 		  vublk_feature_name((unsigned)__builtin_ctzll(features)));
 	device->features &= ~features;
 	return 0;
 }
 
-static void limit_seg_max(const struct vublk_device *device, struct virtio_blk_config *config)
+static void limit_seg_max(uint64_t size, struct virtio_blk_config *config)
 {
-	unsigned size = (unsigned)device->settings.queue_size;
-	uint32_t room = size > 2 ? size - 2 : 1; /* header and status */
+	uint32_t room = size > 2 ? (uint32_t)size - 2 : 1; /* 2: the header and the status */
 
 	if (le32toh(config->seg_max) > room)
 		config->seg_max = htole32(room);
 }
 
 /*
- * Whether the driver has not accepted indirect descriptors, or, before it accepts features, is not
- * offered them.
+ * Returns whether requests cannot use indirect descriptors: the driver has not accepted the feature
+ * or, if it has accepted no features yet, is not offered it.
  */
 static bool lacks_indirect(const struct vublk_device *device)
 {
@@ -137,10 +147,22 @@ static bool lacks_indirect(const struct vublk_device *device)
 }
 
 /*
- * Corrects a preferred I/O size, which is a number of blocks, to 0 (unknown) unless it is a
- * multiple of the physical block; otherwise requests of that size would be slow. A size of one
- * block says nothing, and Windows would split its requests because of it. The size in bytes must
- * fit in the 32 bits in which drivers keep it.
+ * Returns the entries of the smaller of the driver's ring and the back-end's. A request has to fit
+ * in both.
+ */
+static uint64_t smallest_ring(const struct vublk_device *device)
+{
+	const struct vublk_device_settings *settings = &device->settings;
+
+	return settings->shadow == VUBLK_SHADOW_OFF ? settings->queue_size :
+	       VUBLK_MIN(settings->queue_size, settings->shadow_queue_size);
+}
+
+/*
+ * Corrects a preferred I/O size of `blocks` blocks: returns that size, or 0 (unknown) in three
+ * cases. A size that is not a multiple of the physical block would make requests slow. A size of
+ * one block says nothing, and would make Windows split its requests. A size of 4 GiB and more does
+ * not fit in the 32 bits in which drivers keep it.
  */
 static uint32_t io_blocks(uint32_t blocks, unsigned physical_block_exp, uint32_t block_bytes)
 {
@@ -158,7 +180,7 @@ static void correct_topology(const struct vublk_device *device, struct virtio_bl
 	config->min_io_size = htole16((uint16_t)io_blocks(le16toh(config->min_io_size), exp,
 							  block_bytes));
 	config->opt_io_size = htole32(io_blocks(le32toh(config->opt_io_size), exp, block_bytes));
-	/* The first aligned block is within the first physical block. */
+	/* The first aligned block must lie within the first physical block. */
 	if (config->alignment_offset >> exp)
 		config->alignment_offset = 0;
 }
@@ -169,7 +191,7 @@ static void put_own_values(const struct vublk_device *device, struct virtio_blk_
 	if (offers(device, VIRTIO_BLK_F_TOPOLOGY))
 		correct_topology(device, config);
 	if (device->settings.seg_max_adjust)
-		limit_seg_max(device, config);
+		limit_seg_max(device->settings.queue_size, config);
 	vublk_device_shadow_limit(device, config);
 }
 
@@ -204,7 +226,10 @@ void vublk_device_bump_config_generation(struct vublk_device *device)
 
 static void begin_read(struct vublk_device *device);
 
-/* The driver wrote wce itself, so it needs no interrupt for the new value. */
+/*
+ * Returns whether two configs differ in more than the byte `wce`. The driver wrote that byte
+ * itself, so it needs no interrupt if only `wce` has changed.
+ */
 static bool differs_beyond_wce(const uint8_t *a, const uint8_t *b)
 {
 	return memcmp(a, b, VUBLK_BLK_WCE_OFFSET) ||
@@ -219,7 +244,10 @@ static void report_write(struct vublk_device *device, const struct vublk_error *
 		device->ops->config_written(device->bus, error);
 }
 
-/* An answer of success may only mean "received". The value that is read back decides. */
+/*
+ * Ends a write to the config. The write has succeeded if the value was read back: a back-end may
+ * answer a write without adopting the value. `read_error` NULL: the config was read.
+ */
 static void end_write(struct vublk_device *device, const struct vublk_error *read_error)
 {
 	struct vublk_error error;
@@ -228,8 +256,9 @@ static void end_write(struct vublk_device *device, const struct vublk_error *rea
 		report_write(device, read_error);
 	} else if (device->config[VUBLK_BLK_WCE_OFFSET] != device->config_write_wce) {
 		vublk_error_set(&error, EIO,
-				"the back-end has not adopted the value %u that was written to "
-				"the config field wce: it is still %u", device->config_write_wce,
+				"the back-end ignored the value %u that was written to the "
+				"configuration field wce: it still reports %u",
+				device->config_write_wce,
 				device->config[VUBLK_BLK_WCE_OFFSET]);
 		report_write(device, &error);
 	} else {
@@ -237,7 +266,10 @@ static void end_write(struct vublk_device *device, const struct vublk_error *rea
 	}
 }
 
-/* Makes the config that was read the config that the driver sees. True: the bus has to be told. */
+/*
+ * Makes the driver's config from `config`, which was read from the back-end. *result is 0, or the
+ * error if `config` is refused. Returns whether to call config_changed().
+ */
 static bool publish(struct vublk_device *device, const uint8_t *config,
 		    struct vublk_error *error, int *result)
 {
@@ -275,13 +307,16 @@ static void on_config(void *opaque, const uint8_t *config, unsigned bytes,
 		tell = publish(device, whole, &error, &r);
 		if (r < 0)
 			vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-				  "a changed config is ignored: %s", error.text);
+				  "ignored a change of the back-end's configuration: %s",
+				  error.text);
 	}
 	device->config_read = VUBLK_DEVICE_READ_NONE;
 	if (device->config_read_again)
 		begin_read(device);
 	if (confirming)
 		end_write(device, r < 0 ? &error : NULL);
+	if (tell && device->life == life)
+		vublk_device_notify_config(device);
 	if (tell && device->life == life && device->ops->config_changed)
 		device->ops->config_changed(device->bus);
 }
@@ -295,7 +330,10 @@ static void begin_read(struct vublk_device *device)
 	vublk_frontend_read_config(&device->frontend, on_config, device);
 }
 
-/* There is one read at a time. Any number of changes during a read cause one more read. */
+/*
+ * Only one read is under way at a time. However often the config changes during a read, one more
+ * read follows.
+ */
 void vublk_device_refresh_config(struct vublk_device *device)
 {
 	if (device->config_read == VUBLK_DEVICE_READ_NONE && vublk_device_is_connected(device))
@@ -304,7 +342,10 @@ void vublk_device_refresh_config(struct vublk_device *device)
 		device->config_read_again = true;
 }
 
-/* A back-end does not report changes while no ring is started. */
+/*
+ * Polling is necessary in STOPPED even if the back-end can report changes, because it does not
+ * report them while no ring is started.
+ */
 void vublk_device_watch_config(struct vublk_device *device)
 {
 	uint64_t interval_ns = device->settings.config_poll_ms * UINT64_C(1000000);
@@ -328,8 +369,8 @@ void vublk_device_on_config_timer(void *opaque)
 /* --- the bus reads and writes --------------------------------------------------------- */
 
 /*
- * A driver without indirect descriptors cannot send a request of more segments than its ring has
- * entries, and the driver of Linux hangs if seg_max permits such a request.
+ * Lowers seg_max for a driver without indirect descriptors. Such a driver cannot send a request of
+ * more segments than its ring has entries, and the driver of Linux hangs if seg_max permits one.
  */
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
 			      unsigned bytes)
@@ -338,7 +379,7 @@ void vublk_device_config_read(const struct vublk_device *device, unsigned offset
 
 	memcpy(config, device->config, sizeof(config));
 	if (lacks_indirect(device))
-		limit_seg_max(device, (struct virtio_blk_config *)config);
+		limit_seg_max(smallest_ring(device), (struct virtio_blk_config *)config);
 	for (unsigned i = 0; i < bytes; i++)
 		to[i] = vublk_range_within(offset, i + 1, sizeof(config)) ? config[offset + i] : 0;
 }
@@ -365,16 +406,18 @@ static int check_write(const struct vublk_device *device, unsigned offset, const
 {
 	if (offset != VUBLK_BLK_WCE_OFFSET || bytes != 1)
 		return vublk_error_set(error, EINVAL,
-				       "the driver wrote %u bytes at offset %u of the config; only the "
-				       "byte at %u (wce) is writable", bytes, offset,
+				       "the driver wrote %u bytes at offset %u of the "
+				       "configuration; only the byte at offset %u (wce) is "
+				       "writable", bytes, offset,
 				       VUBLK_BLK_WCE_OFFSET);
 	if (*data > 1)
 		return vublk_error_set(error, EINVAL,
-				       "the config field wce is 0 or 1, not %u", *data);
+				       "the driver wrote %u to the configuration field wce; "
+				       "expected 0 or 1", *data);
 	if (!(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE)))
 		return vublk_error_set(error, ENOTSUP,
-				       "the driver wrote to the config field wce, but "
-				       "VIRTIO_BLK_F_CONFIG_WCE was not negotiated");
+				       "the driver wrote to the configuration field wce without "
+				       "having negotiated VIRTIO_BLK_F_CONFIG_WCE");
 	return 0;
 }
 
@@ -387,9 +430,11 @@ int vublk_device_config_write(struct vublk_device *device, unsigned offset, cons
 		return r;
 	if (!vublk_device_is_connected(device))
 		return vublk_error_set(error, ENOTCONN,
-				       "the config cannot be written: there is no back-end");
+				       "cannot write the configuration, because no back-end is "
+				       "connected");
 	if (device->config_write != VUBLK_DEVICE_WRITE_NONE)
-		return vublk_error_set(error, EBUSY, "a write to the config is already under way");
+		return vublk_error_set(error, EBUSY, "cannot write the configuration, because an "
+				       "earlier write is still under way");
 	device->config_write_wce = *(const uint8_t *)data;
 	if (device->config_write_wce == device->config[VUBLK_BLK_WCE_OFFSET])
 		return 0;

@@ -3,8 +3,8 @@
 #define VUBLK_DEVICE_DEFAULTS_H
 
 /*
- * The default of reconnect-ms on every bus. The device itself does not reconnect by default,
- * because only the owner of the rings knows whether the requests can wait.
+ * The default of reconnect-ms on every bus of this library. The device's own default is 0, because
+ * only the bus knows whether requests can wait for another back-end.
  */
 #define VUBLK_DEVICE_RECONNECT_MS "1000"
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device as an object: new, free, process, get_info. The code here only connects the other
- * files.
+ * The device as an object: new, free, process, get_info. The other files do the work.
  *
- * Key idea: start reading at state.c, which has the states. link/ finds a back-end and handles its
- * loss; rings/ starts, stops and resumes the rings; save/ moves a device to another process.
+ * Key idea: begin to read at state.c, which has the states. link/ finds a back-end and handles its
+ * loss; rings/ starts, stops and resumes the rings; save/ saves and loads the state of a device;
+ * upgrade/ hands a device over to another process.
  */
 #include "device/device.h"
 
@@ -25,7 +25,7 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, v
 	int r;
 
 	if (!made)
-		return vublk_error_set_errno(error, ENOMEM, "cannot make a device");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate a device");
 	r = vublk_struct_in(&made->bus_ops, sizeof(made->bus_ops), ops, ops_bytes,
 			    "vublk_device_bus_ops", error);
 	if (!r)
@@ -47,6 +47,10 @@ int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, v
 	made->keepalive_timer.fn = vublk_device_on_keepalive_timer;
 	made->keepalive_timer.opaque = made;
 	made->shadow.fault.fd = -1;
+	vublk_device_statistics_init(made);
+	made->shadow.side_area.fd = -1;
+	vublk_device_exchange_init(made);
+	vublk_device_trace_init(made);
 	vublk_device_dirty_log_init(made);
 	vublk_device_settings_init(&made->settings);
 	vublk_device_connect_init(made);
@@ -59,7 +63,9 @@ void vublk_device_free(struct vublk_device *device)
 	if (!device)
 		return;
 	vublk_device_unrealize(device);
+	vublk_device_statistics_deinit(device);
 	vublk_fd_close(&device->lent_fd);
+	vublk_device_trace_deinit(device);
 	vublk_loop_deinit(&device->loop);
 	free(device);
 }
@@ -76,7 +82,10 @@ int vublk_device_process(struct vublk_device *device)
 	return r < 0 ? r : 0;
 }
 
-/* What depends on the back-end, or on the plane in its place. */
+/*
+ * Returns the protocol features that a bus may offer to its VMM. They depend on the back-end, and
+ * on whether the plane is in the data path.
+ */
 static uint64_t bus_protocol_features(const struct vublk_device *device)
 {
 	uint64_t drains = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT) |
@@ -108,7 +117,7 @@ void vublk_device_get_info(const struct vublk_device *device, struct vublk_devic
 	};
 
 	_Static_assert(sizeof(all.backend_config) == sizeof(device->backend_config), "all of it");
-	strcpy(all.chardev, device->settings.chardev);
+	strcpy(all.chardev, vublk_device_path(device));
 	if (device->num_queues)
 		memcpy(all.backend_config, device->backend_config, sizeof(all.backend_config));
 	vublk_struct_out(info, info_bytes, &all, sizeof(all));

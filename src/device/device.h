@@ -6,14 +6,22 @@
  * The declarations that the files of this folder share. The interface for a bus is
  * <vublk/device.h>.
  *
- * A callback of the bus may unrealize the device. So a function that calls a callback does so last,
- * or checks afterwards that device->life still has the same value.
+ * A callback of the bus may unrealize the device. So a function that calls a callback must do so
+ * last, or check afterwards that device->life still has the same value.
  *
- * No two files call each other, directly or through others (tests/lint checks). A file that
- * finishes something for which a start or a stop may be waiting posts an update
+ * "The plane" is the request plane (src/plane), which has the shadow rings. "Error: EINVAL" means
+ * that the function returns -EINVAL and fills `error` with a sentence. Times whose names end in _ns
+ * are on the clock of vublk_now_ns().
+ *
+ * No two files call each other, directly or through others; tests/lint checks this. When an
+ * operation ends for which a start or a stop may be waiting, its file posts an update
  * (vublk_device_post_update()) instead of calling start-stop.c.
  */
+#include "device/exchange.h"
+#include "device/link/paths.h"
+#include "device/notice.h"
 #include "frontend/frontend.h"
+#include "plane/mirror-state.h"
 #include "plane/thread.h"
 #include "util/fault.h"
 #include "util/log.h"
@@ -21,38 +29,47 @@
 #include "util/watch.h"
 
 #include <vublk/device.h>
+#include <vublk/limit.h>
+#include <vublk/trace.h>
 
 /* The events of a device. The table in state.c says which state follows. */
 enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus calls vublk_device_realize() */
 	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, and the config is valid */
-	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try failed */
-	VUBLK_DEVICE_EVENT_START,          /* the driver is ready, and the VM runs */
-	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed all messages */
-	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, or a start that cannot continue */
+	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last permitted try has failed */
+	VUBLK_DEVICE_EVENT_START,          /* the device begins to hand the rings to the back-end */
+	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed the whole start */
+	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, exchange of the path, or a failed
+					      start */
 	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has returned the rings */
 	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
 	VUBLK_DEVICE_EVENT_RECONNECT,      /* a new connection is open */
-	VUBLK_DEVICE_EVENT_RECONNECTED,    /* the handshake is done, and the back-end offers enough */
+	VUBLK_DEVICE_EVENT_RECONNECTED,    /* the handshake is done, and the back-end is suitable */
 	VUBLK_DEVICE_EVENT_UNREALIZE,      /* the bus calls vublk_device_unrealize() */
 	VUBLK_DEVICE_NUM_EVENTS,
 };
 
-/* The values of the properties. Their names and defaults are in properties.c. */
+/* The values of the properties. properties.c has their names and defaults. */
 struct vublk_device_settings {
-	char chardev[sizeof(((struct vublk_device_info *)0)->chardev)];
-	bool server; /* listen at chardev; false: connect to it */
+	/* in order of preference; empty from the first one that is not set */
+	char chardevs[VUBLK_MAX_PATHS][sizeof(((struct vublk_device_info *)0)->chardev)];
+	uint64_t failover_ms; /* how long the device tries each path in an outage */
+	char fence[8]; /* none or exit */
+	bool server; /* the device listens at its only path; false: it connects */
 	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: as many as the back-end has */
 	uint64_t num_queues_limit;
 	uint64_t queue_size;
 	uint64_t request_timeout_ms;
 	uint64_t realize_retries;
 	uint64_t config_poll_ms;
-	uint64_t keepalive_ms;          /* 0: never; VUBLK_DEVICE_AUTO */
-	uint64_t reconnect_ms;          /* 0: a lost back-end is not looked for */
+	uint64_t keepalive_ms;          /* 0: no keepalive; or VUBLK_DEVICE_AUTO */
+	uint64_t reconnect_ms;          /* 0: the device does not look for another back-end */
 	uint64_t reconnect_deadline_ms; /* 0: no deadline */
-	bool inflight; /* effective if the device reconnects, or with inflight_migration */
+	bool inflight; /* used only if the device reconnects, or with inflight_migration */
 	bool inflight_migration;
+	char mirror_state[VUBLK_MIRROR_STATE_PATH_BYTES]; /* the path of the file; empty: none */
+	char unflushed[8]; /* auto or replay */
+	uint64_t replay_mib;
 	bool warn_unflushed;
 	bool config_wce;
 	bool discard;
@@ -60,16 +77,21 @@ struct vublk_device_settings {
 	bool event_idx;
 	bool indirect_desc;
 	bool seg_max_adjust;
-	bool read_only;        /* shown to the driver as read-only, whatever the back-end offers */
-	uint64_t features_off; /* bits that are not offered */
-	char serial[VUBLK_BLK_ID_BYTES + 1]; /* for a bus that answers GET_ID; empty: the back-end's */
-	bool skip_get_vring_base; /* on forced shutdown */
-	bool shadow;              /* the request plane is in the data path */
+	bool read_only;        /* the driver sees a read-only disk, whatever the back-end offers */
+	uint64_t features_off; /* virtio bits that are not offered to the driver */
+	char serial[VUBLK_BLK_ID_BYTES + 1]; /* the answer to GET_ID; empty: the back-end's own */
+	bool skip_get_vring_base; /* a forced shutdown does not stop the rings */
+	enum vublk_shadow shadow; /* when the request plane is in the data path */
+	bool statistics;          /* requests that pass through the plane are counted */
+	uint64_t slow_request_ms; /* 0: slow requests are not reported */
+	uint64_t shadow_queue_size; /* entries of each shadow ring; VUBLK_DEVICE_AUTO: as many as
+				       the driver's ring has */
+	struct vublk_limits limits; /* may change while the disk is in use (limits.c) */
 };
 
 #define VUBLK_DEVICE_AUTO UINT64_MAX
 
-/* Whether a device with these settings looks for another back-end, or waits for one. */
+/* Returns whether a device with these settings looks or waits for another back-end after a loss. */
 static inline bool vublk_device_will_reconnect(const struct vublk_device_settings *settings)
 {
 	return settings->reconnect_ms || settings->server;
@@ -81,70 +103,74 @@ enum vublk_device_config_read {
 };
 
 /*
- * The phases of a write to the config. The write has succeeded when the new value has been read
- * back.
+ * The phases of a write to the config. A write succeeds when the device reads the new value back.
  */
 enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_NONE,
 	VUBLK_DEVICE_WRITE_SENT,
-	VUBLK_DEVICE_WRITE_ACCEPTED,   /* waiting for a read that begins after the answer */
-	VUBLK_DEVICE_WRITE_CONFIRMING, /* that read is under way */
-	VUBLK_DEVICE_WRITE_RESTORING,  /* restores a loaded value; the bus does not wait for it */
+	VUBLK_DEVICE_WRITE_ACCEPTED,   /* the back-end has answered; the value must now be read
+					  back */
+	VUBLK_DEVICE_WRITE_CONFIRMING, /* the value is being read back */
+	VUBLK_DEVICE_WRITE_RESTORING,  /* restores a saved value; the bus is not told */
 };
 
 /* An outage, and the search for another back-end (outage.c, reconnect.c). */
 struct vublk_device_reconnect {
 	uint64_t lost_ns;  /* when the outage began; 0: no outage */
 	uint64_t tried_ns; /* when the last try began */
-	uint64_t pause_ms; /* pause before the next try; doubled each time, up to a limit */
-	unsigned refusals; /* tries in this outage that reached a back-end which did not start */
-	unsigned short_runs; /* back-ends in a row that started and were lost within reconnect-ms */
+	uint64_t pause_ms; /* the pause before the next try; doubles with each try, up to a limit */
+	unsigned refusals; /* tries that reached a back-end but did not end the outage; 0 again when
+			      a socket appears or the path changes */
+	unsigned short_runs; /* how many back-ends in a row started and were lost within
+				reconnect-ms */
 	struct vublk_error refusal;  /* why the last try failed */
-	uint32_t logged_reasons[16]; /* checksums of the sentences logged in this outage */
+	uint32_t logged_reasons[16]; /* checksums of the reasons that were logged in this outage */
 	unsigned num_logged_reasons;
 	bool warned_unflushed;
 	bool config_changed;        /* the new back-end's config differs from the lost one's */
-	struct vublk_watch watch; /* for a new file in the socket's directory */
-	bool logged_unwatched;    /* logged that inotify is not available */
+	struct vublk_watch watch; /* watches the socket's directory for a new file */
+	bool logged_unwatched;    /* the lack of inotify has been logged */
 };
 
-/* The socket to which back-ends connect, with the property server (listen.c). */
+/* The socket at which the device listens for back-ends, with the property server (listen.c). */
 struct vublk_device_listener {
 	int fd;     /* -1: not listening */
-	ino_t file; /* inode of the socket at chardev's path */
-	struct vublk_loop_source source; /* in the loop while the device waits for a back-end */
+	ino_t file; /* inode of the file at chardev's path; 0: not this process's */
+	ino_t taken_file; /* in an upgrade: `file`, once this process owns the device */
+	struct vublk_loop_source source; /* polled only while the device waits for a back-end */
 };
 
-/* What the device knows about the rings after the last back-end, until the rings run again. */
+/* Where the rings resume at the next start. */
 enum vublk_device_resume {
-	VUBLK_DEVICE_RESUME_NOTHING, /* each ring's base is known */
-	VUBLK_DEVICE_RESUME_NOTIFY,  /* likewise, but a kick or a call may have been lost */
-	VUBLK_DEVICE_RESUME_INFLIGHT, /* likewise, and the requests in the in-flight area are to be
-	                                 executed */
-	VUBLK_DEVICE_RESUME_RINGS,   /* the back-end was lost with the rings: each may resume at its
-	                                used index */
-	VUBLK_DEVICE_RESUME_NEVER,   /* requests could be lost: the driver has to reset */
+	VUBLK_DEVICE_RESUME_NOTHING, /* at their bases, which are known */
+	VUBLK_DEVICE_RESUME_NOTIFY,  /* at their bases; a kick or a call may have been lost */
+	VUBLK_DEVICE_RESUME_INFLIGHT, /* at their bases; the in-flight area has requests */
+	VUBLK_DEVICE_RESUME_RINGS,   /* at their used indices, if the next back-end knows which
+					requests were begun, or none was outstanding */
+	VUBLK_DEVICE_RESUME_NEVER,   /* nowhere: the driver has to reset the device */
 };
 
 /*
- * The states of a legacy driver's kick before DRIVER_OK, which starts the device (early-kick.c).
- * The numbers are part of saved states.
+ * Whether a legacy driver has kicked before DRIVER_OK (early-kick.c). Saved states have the
+ * numbers.
  */
 enum vublk_device_early_kick {
 	VUBLK_DEVICE_KICK_NONE = 0,
 	VUBLK_DEVICE_KICK_STARTS = 1,
-	VUBLK_DEVICE_KICK_REFUSED = 2, /* the queues that are set up cannot be started */
+	VUBLK_DEVICE_KICK_REFUSED = 2, /* the kick came, but the queues that are set up cannot be
+					  started */
 	VUBLK_DEVICE_NUM_EARLY_KICKS,
 };
 
 /* The phases of the dirty log (dirty-log.c). */
 enum vublk_device_dirty_phase {
 	VUBLK_DEVICE_DIRTY_OFF,
-	VUBLK_DEVICE_DIRTY_ON,       /* writes of rings that run or start are logged */
+	VUBLK_DEVICE_DIRTY_ON,       /* the log is on, also for rings that start later */
 	VUBLK_DEVICE_DIRTY_TO_START, /* the bus wants the log on; the device waits until the rings
 	                                have started or stopped */
 	VUBLK_DEVICE_DIRTY_STARTING, /* messages to switch the log on are under way */
-	VUBLK_DEVICE_DIRTY_UNDOING,  /* refused: messages to switch the log off are under way */
+	VUBLK_DEVICE_DIRTY_UNDOING,  /* the back-end refused the log: messages to switch the log
+					off are under way */
 	VUBLK_DEVICE_DIRTY_TO_STOP,  /* the bus wants the log off; the device waits until the rings
 	                                have started or stopped */
 	VUBLK_DEVICE_DIRTY_STOPPING, /* messages to switch the log off are under way */
@@ -152,95 +178,136 @@ enum vublk_device_dirty_phase {
 
 struct vublk_device_dirty {
 	enum vublk_device_dirty_phase phase;
-	struct vublk_device_dirty_log log; /* fd owned; -1: no log */
-	uint64_t *bitmap;           /* mapped by the first read; NULL before */
-	struct vublk_fault fault;   /* set when the owner of the file has truncated it */
+	struct vublk_device_dirty_log log; /* fd is owned by the device; fd -1: no log */
+	uint64_t *bitmap;           /* mapped when the log is first read; NULL before that */
+	struct vublk_fault fault;   /* set when the log's file was truncated */
 	struct vublk_error refusal; /* why the back-end refused the log, in phase UNDOING */
 };
 
-/* The request plane, with the property shadow (shadow.c). */
+/* The request plane in this device, with the property shadow (shadow.c). */
 struct vublk_device_shadow {
-	struct vublk_plane_thread *thread; /* NULL: off */
-	struct vublk_plane_memory *memory; /* the mapping that the plane uses; NULL: not attached */
-	struct vublk_memory_part area;     /* the in-flight area, while attached */
-	struct vublk_fault fault;          /* of the mapping */
+	struct vublk_plane_thread *thread; /* NULL: not made yet */
+	struct vublk_plane_memory *memory; /* the guest's memory as the plane maps it; NULL: the
+					      plane does not have the driver's rings */
+	struct vublk_memory_part area;     /* the in-flight area, while the plane has the driver's
+					      rings */
+	struct vublk_fault fault;          /* set when the guest's memory or `area` was truncated */
 	struct vublk_loop_source fault_source;
-	unsigned max_segments; /* of a request; constant */
-	struct vublk_plane_side *side; /* of the present connection; NULL: not made */
-	struct vublk_frontend_memory regions; /* the guest's, borrowed, and the side's */
+	unsigned max_segments; /* room of a request for data; constant */
+	bool adds_flush; /* FLUSH is negotiated with the back-end, although the driver has not
+			    accepted it (replay.c) */
+	struct vublk_plane_side *side; /* the plane's rings for the present connection; NULL: not
+					  made yet */
+	struct vublk_frontend_memory regions; /* the guest's regions (descriptors borrowed) and the
+						 region of `side` */
+	/* In-flight area for back-ends that need one. Nothing reads it. */
+	struct vublk_device_inflight side_area;
+	unsigned num_broken; /* how many queues the driver broke since the last attach */
+	/* for an upgrade: the plane is made from the state of another process, whose plane has ... */
+	bool is_taken, takes_rings, takes_side;
 	struct vublk_loop_timer timer; /* armed while a stop waits for requests */
-	bool is_overdue; /* the stop waits no longer */
+	bool is_overdue; /* the stop has exceeded its deadline */
 	void (*drained)(struct vublk_device *device);
+};
+
+/* A pause that the operator asks for (pause.c). */
+struct vublk_device_pause {
+	bool is_wanted;
+	bool stops; /* the rings must stop; false until outstanding requests are complete */
+};
+
+/* The trace of requests (trace.c). */
+struct vublk_device_trace {
+	struct vublk_plane_trace *ring; /* atomic pointer; NULL: there has been no trace */
+	bool is_wanted;                 /* there is a trace: the plane writes records to `ring` */
+	struct vublk_loop_timer timer;  /* armed while there is a trace; expires when the trace has
+					   not been read for too long */
 };
 
 struct vublk_device {
 	enum vublk_device_state state;
 	uint64_t life; /* changes with each realize and unrealize */
 	struct vublk_device_bus_ops bus_ops;
-	const struct vublk_device_bus_ops *ops; /* &bus_ops */
+	const struct vublk_device_bus_ops *ops; /* points to `bus_ops`, the copy of the callbacks */
 	void *bus;
 	struct vublk_log log;
 	struct vublk_log_limit limit; /* for lines that drivers and back-ends can cause */
 	struct vublk_loop loop;
-	struct vublk_loop_task update_task; /* vublk_device_update() */
+	struct vublk_loop_task update_task; /* calls vublk_device_update() */
 	struct vublk_device_settings settings;
 
 	struct vublk_frontend frontend;
-	struct vublk_loop_timer connect_timer; /* the next try to realize or to reconnect */
-	unsigned tries; /* number of tries to realize */
-	int lent_fd;    /* the bus's connection for the next try, duplicated; -1: none */
-	bool is_lent;   /* realized on a lent connection: there is no other try */
+	struct vublk_loop_timer connect_timer; /* expires when the next try to realize or to
+						  reconnect is due */
+	unsigned tries; /* how many rounds through the paths realize has begun */
+	int lent_fd;    /* for the next try: lent by the bus, or made by a switch; -1: none */
+	bool is_lent;   /* realize uses a lent connection, so it makes only one try */
 	struct vublk_device_reconnect reconnect;
+	struct vublk_device_notices notices;
+	struct vublk_device_paths paths;
+	struct vublk_device_fence fence;
+	struct vublk_device_switch path_switch;
+	struct vublk_mirror_state *mirror_state; /* NULL: there is no state file */
+	struct vublk_device_mirror mirror;
+	struct vublk_device_statistics statistics;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
-	struct vublk_device_inflight inflight; /* of the driver's session, until reset; fd owned;
-	                                          -1: no area */
-	struct vublk_error failure; /* why rings are stopped for good; code 0: no failure */
+	struct vublk_device_inflight inflight; /* of the driver's session, until a reset; the device
+						  owns fd; fd -1: no area */
+	struct vublk_error failure; /* why the start has failed; code 0: it has not */
 
-	/* what the driver sees and sets */
+	/* the driver's side: what it sees and sets */
 	unsigned num_queues;
-	uint64_t features; /* offered */
+	uint64_t features; /* offered to the driver */
 	uint64_t acked_features;
-	bool has_acked_features; /* a legacy driver may have accepted no bit */
+	bool has_acked_features; /* a legacy driver may accept no feature at all */
 	uint8_t status;
 	enum vublk_device_early_kick early_kick;
-	bool is_shutting_down; /* forced shutdown: no other back-end is looked for */
-	bool vm_running; /* set by the bus; kept over realize and unrealize */
-	bool drains;     /* also set by the bus and kept */
-	bool leaves_requests; /* the last stop did not wait for requests in the in-flight area */
+	bool is_shutting_down; /* a forced shutdown: the device looks for no other back-end */
+	bool vm_running; /* set by the bus; survives realize and unrealize */
+	struct vublk_device_pause pause; /* set by the operator; survives realize and unrealize */
+	bool drains;     /* stops wait for all requests; survives like vm_running */
+	bool leaves_requests; /* the last stop may leave requests in the area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
-	uint8_t backend_config[VUBLK_BLK_CONFIG_BYTES]; /* from which `config` was made */
+	uint8_t backend_config[VUBLK_BLK_CONFIG_BYTES]; /* the back-end's own; `config` is made
+							   from it */
 	uint32_t config_generation;
 
-	/* config requests that are under way */
+	/* reads and writes of the config that are under way */
 	enum vublk_device_config_read config_read;
 	struct vublk_loop_timer config_timer; /* reads the config again if the back-end reports no
 	                                         changes */
-	bool config_read_again; /* the config changed during a read */
+	bool config_read_again; /* the config changed during a read, so another read follows */
 	enum vublk_device_config_write config_write;
 	uint8_t config_write_wce;
 
-	struct vublk_loop_timer keepalive_timer; /* while the rings run */
+	struct vublk_loop_timer keepalive_timer; /* armed while the rings run */
 
 	struct vublk_device_dirty dirty;
 	struct vublk_device_shadow shadow;
-	bool memory_change_under_way; /* the bus changed it; the back-end has not confirmed yet */
-	bool inflight_under_way; /* the back-end makes an area for the bus; no start meanwhile */
-	bool has_tight_areas;    /* the last area that a back-end made had no padding */
+	struct vublk_device_exchange exchange;
+	struct vublk_device_trace trace;
+	bool memory_change_under_way; /* the back-end has not confirmed the bus's change of the
+					 memory yet */
+	bool inflight_under_way; /* the back-end is making an area for the bus; no start begins */
+	bool has_tight_areas;    /* the last in-flight area that a back-end made had no padding */
 	struct vublk_device_inflight made_inflight;
-	struct vublk_frontend_memory memory; /* the device owns its descriptors */
+	struct vublk_frontend_memory memory; /* the device owns the descriptors of the regions */
 
 	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
 	uint16_t *bases;                   /* num_queues: the avail index at which each queue
 	                                      resumes */
-	int32_t *lost_avail;               /* num_queues: the avail index at the loss; -1: unknown */
-	struct vublk_frontend_queue *rings; /* the rings that the back-end has or is given */
+	int32_t *lost_avail;               /* num_queues: avail index at the loss; -1: unknown */
+	struct vublk_frontend_queue *rings; /* num_rings: the rings that the back-end has or is
+					       being given */
 	unsigned num_rings;
-	struct vublk_loop_source *kick_sources; /* num_queues: watched for early kicks */
-	uint8_t *notifiers_changed; /* num_queues: what the back-end does not have yet (notifiers.c) */
-	struct vublk_frontend_notifier *notifiers; /* sent and not confirmed */
+	struct vublk_loop_source *kick_sources; /* num_queues: watch the kick descriptors for
+						   early kicks */
+	uint8_t *notifiers_changed; /* num_queues: which descriptors the back-end does not have yet
+				       (notifiers.c) */
+	struct vublk_frontend_notifier *notifiers; /* sent to the back-end, but not confirmed */
 	unsigned num_notifiers;
-	struct vublk_device_ring_error *ring_errors; /* one for each ring */
+	struct vublk_device_ring_error *ring_errors; /* one for each element of `rings` */
 	unsigned num_ring_errors;
 };
 
@@ -248,69 +315,92 @@ struct vublk_device {
 
 const char *vublk_device_event_name(enum vublk_device_event event);
 /*
- * Returns the state that the table has for the event; -1: the event does not occur in this state.
+ * Returns the state that follows `event` in `state` according to the table; -1: `event` does not
+ * occur in `state`.
  */
 int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_event event);
-/* The only function that changes the state. False: the event does not occur in this state. */
+/*
+ * Changes the state as the table says, and logs `why` (may be NULL). Returns false if `event` does
+ * not occur in the present state. Apart from this function, only vublk_device_adopt_state() changes
+ * the state.
+ */
 bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
 			       const char *why);
-/* Whether the device is connected: its state is one of STOPPED to STOPPING. */
+/*
+ * Puts a device that is taken over from another process (upgrade/) into `state`, which it had
+ * there.
+ */
+void vublk_device_adopt_state(struct vublk_device *device, enum vublk_device_state state);
+/*
+ * Returns whether the device is connected, that is, in one of the states from STOPPED to STOPPING.
+ */
 bool vublk_device_is_connected(const struct vublk_device *device);
-/* Whether the driver has set DRIVER_OK, or a legacy driver has kicked before DRIVER_OK. */
+/* Returns whether the driver has set DRIVER_OK, or its early kick has started the device. */
 bool vublk_device_is_driver_ready(const struct vublk_device *device);
 /*
- * Whether the driver is ready and the VM runs, so that the rings should run as soon as there is a
- * back-end.
+ * Returns whether the rings should run as soon as there is a back-end: the driver is ready, the VM
+ * runs, and no pause of the operator has to stop the rings.
  */
 bool vublk_device_should_run(const struct vublk_device *device);
-/* Likewise, or a pause waits for requests that only a back-end can complete (shadow.c). */
+/*
+ * Returns whether the rings should run, or the plane has requests or unstable writes for which a
+ * stop waits, and which only a back-end can complete (shadow.c).
+ */
 bool vublk_device_needs_backend(const struct vublk_device *device);
-/* Whether the back-end has the rings, or is being given or asked for them. */
+/* Returns whether the back-end has the rings, or is being given or asked for them. */
 bool vublk_device_backend_has_rings(const struct vublk_device *device);
 /*
- * Returns EBUSY and a sentence unless the driver's set-up may be changed. It may be changed if the
- * rings are not out and no back-end will be given the rings as they are.
+ * Checks that the driver's set-up may be changed: the device is realized, neither the back-end nor
+ * the plane has the rings, and the rings will not resume as they are. Error: EBUSY and a sentence,
+ * in which `what` names the change.
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);
-/* Returns EBUSY, and a sentence that names both states, unless the device is in `state`. */
+/* Checks that the device is in `state`. Error: EBUSY and a sentence about the operation `what`. */
 int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
 			 const char *what, struct vublk_error *error);
 
 /* --- properties.c ------------------------------------------------------------------ */
 
 void vublk_device_settings_init(struct vublk_device_settings *settings);
-/* Checks that need more than one value: combinations, and ranges that depend on others. */
+/* Checks what is left until realize, such as combinations of properties. Error: EINVAL. */
 int vublk_device_settings_check(const struct vublk_device_settings *settings,
 				struct vublk_error *error);
 
 /* --- features.c -------------------------------------------------------------------- */
 
 uint64_t vublk_device_offer_features(const struct vublk_device *device);
-/* The features that the properties hide from the driver, whether or not the back-end has them. */
+/* Returns the features that `settings` hides from the driver if the back-end offers them. */
 uint64_t vublk_device_hidden_features(const struct vublk_device_settings *settings);
-/* Checks the property features-off; EINVAL and a sentence if it has a bit that cannot be hidden. */
+/*
+ * Checks the property features-off. Error: EINVAL and a sentence if it has a bit that cannot be
+ * hidden, or hides MQ from a device with several queues.
+ */
 int vublk_device_check_features_off(const struct vublk_device_settings *settings,
 				    struct vublk_error *error);
-/* Zeroes the config fields of the features that are not offered. */
+/* Zeroes in `config` the fields of the features that are not offered, except `wce`. */
 void vublk_device_clear_fields(const struct vublk_device *device,
 			       uint8_t config[VUBLK_BLK_CONFIG_BYTES]);
-/* Whether the driver has accepted its features without VERSION_1. */
+/* Returns whether the driver has accepted its features, and VERSION_1 is not among them. */
 bool vublk_device_has_legacy_driver(const struct vublk_device *device);
-/* The driver's accepted features in the form in which the back-end is given them. */
+/*
+ * Returns the features for the back-end: VERSION_1, and the accepted ones that it has offered. May
+ * include FLUSH without the driver's acceptance (vublk_device_replay_begin_start()).
+ */
 uint64_t vublk_device_session_features(const struct vublk_device *device);
 
 /* --- config.c ---------------------------------------------------------------------- */
 
 /*
- * Checks a config from the back-end and stores it as the device's own, with the device's
- * number of queues and limits. EPROTO and a sentence if the config is absurd.
+ * Checks `config`, which the back-end sent, and makes the driver's config from it. Stops offering
+ * optional features whose fields make no sense, if the driver does not rely on them. Error: EPROTO
+ * and a sentence if `config` cannot be used. Then the driver's config stays as it was.
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
-/* Called when the config that the driver sees has changed. */
+/* Must be called when the config that the driver sees has changed. */
 void vublk_device_bump_config_generation(struct vublk_device *device);
-/* Begins to poll the config if the back-end cannot report changes. */
+/* Arms the timer that polls the config, unless the back-end reports changes at present. */
 void vublk_device_watch_config(struct vublk_device *device);
 void vublk_device_on_config_timer(void *opaque);
 
@@ -318,64 +408,106 @@ void vublk_device_on_config_timer(void *opaque);
 
 void vublk_device_memory_deinit(struct vublk_frontend_memory *memory);
 
-/* Returns the number of regions of the guest's memory for which the back-end has room. */
+/* --- memory-room.c ----------------------------------------------------------------- */
+
+/*
+ * Returns the number of regions that a bus should offer for the guest's memory: all that the
+ * back-end accepts, or one less if the property shadow permits the plane.
+ */
 unsigned vublk_device_memory_slots(const struct vublk_device *device);
+/* Returns the number of regions that the back-end accepts at present for the guest's memory. */
+unsigned vublk_device_memory_room(const struct vublk_device *device);
+/* Checks that the plane's region fits next to the guest's regions. Error: ENOSPC or EINVAL. */
+int vublk_device_memory_check_shadow(const struct vublk_device *device, struct vublk_error *error);
+/*
+ * Checks that all regions of `memory` end below the address of the plane's region. Error: EINVAL.
+ */
+int vublk_device_memory_check_plane(const struct vublk_frontend_memory *memory,
+				    struct vublk_error *error);
 
 /* --- queue.c ----------------------------------------------------------------------- */
 
 int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_queues_deinit(struct vublk_device *device);
-/* Forgets what the driver set up. The bases stay readable. */
+/* Forgets the driver's set-up of all queues, except the bases, which can still be read. */
 void vublk_device_queues_reset(struct vublk_device *device);
-/* Checks whether a queue's size and alignment are possible; EINVAL and a sentence if not. */
+/* Checks the size of `queue` and the alignment of its ring. Error: EINVAL and a sentence. */
 int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
 			     const struct vublk_device_queue *queue, struct vublk_error *error);
-/* Checks whether each queue's ring lies in the memory; EINVAL and a sentence if not. */
+/*
+ * Checks that the ring of each queue that is set up lies in `memory`. Error: EINVAL and a sentence.
+ */
 int vublk_device_queues_check(const struct vublk_device *device,
 			      const struct vublk_frontend_memory *memory,
 			      struct vublk_error *error);
-/* Checks whether the driver's set-up can be started; EINVAL or ENOTCONN and a sentence if not. */
+/*
+ * Checks that the rings can be started as they are set up: there is or will be a back-end, the
+ * features are accepted, and the rings are in the memory. Error: EINVAL or ENOTCONN and a sentence.
+ */
 int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
-/* Fills device->rings with the queues that are set up. */
+/* Fills device->rings with the queues that are set up, as the direct path needs them. */
 void vublk_device_queues_collect(struct vublk_device *device);
-/* Stores the index at which each returned ring resumes; device->rings is empty afterwards. */
+/* Copies the base of each element of device->rings to device->bases, and empties device->rings. */
 void vublk_device_queues_store_bases(struct vublk_device *device);
 /*
- * Stops watching the kick descriptors; called before one is replaced. The next update watches them
- * again. Idempotent.
+ * Stops watching the kick descriptors until the next update. Must be called when one of them has
+ * been replaced, because the bus may close the old one. Idempotent.
  */
 void vublk_device_unwatch_kicks(struct vublk_device *device);
 
+/* --- link/paths.c; the other functions are in link/paths.h --------------------------- */
+
+/* Returns the path of the back-end that is connected or tried. */
+static inline const char *vublk_device_path(const struct vublk_device *device)
+{
+	return device->settings.chardevs[device->paths.active];
+}
+
 /* --- link/connect.c ---------------------------------------------------------------- */
 
-/* Initializes the connect timer, the listener, the socket watch and the front-end. */
+/*
+ * Initializes the front-end and all of link/: the connect timer, listener, watch, fence and switch.
+ */
 void vublk_device_connect_init(struct vublk_device *device);
 
 /* --- link/realize.c ---------------------------------------------------------------- */
 
-/* Called in state REALIZING when the handshake is done, and when the try failed. */
+/* Called in state REALIZING when the handshake is done, and when a try has failed, respectively. */
 void vublk_device_realize_negotiated(struct vublk_device *device);
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error);
 
+/* --- link/mirror-state.c ------------------------------------------------------------- */
+
+/* Opens the file of the property mirror-state. Without one, does nothing. */
+int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_error *error);
+void vublk_device_mirror_state_close(struct vublk_device *device);
+/*
+ * Checks that the back-end that has been connected has the disk that the file says is up to date.
+ * Error: ESTALE. Without a file, returns 0.
+ */
+int vublk_device_mirror_state_check(const struct vublk_device *device, struct vublk_error *error);
+
 /* --- link/loss.c ------------------------------------------------------------- */
 
-/* Called when the back-end was lost while the device was connected. */
+/* Called when the back-end of a connected device is lost. */
 void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error *error);
 
 /* --- link/reconnect.c -------------------------------------------------------------- */
 
-/*
- * Called when the back-end has just been lost. Looks for another back-end if the properties say so.
- */
+/* Called at the loss of a back-end. Begins to look for another one, if the device reconnects. */
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
 /*
- * Called when, with the property server, the connect timer expires before a back-end has connected.
+ * With the property server: called when the connect timer expires in an outage. Ends the search at
+ * the deadline of the outage; before the deadline, listens again.
  */
 void vublk_device_reconnect_overdue(struct vublk_device *device);
-/* Called when the handshake is done, and when the try failed. */
+/* Called in an outage when a handshake is done, and when a try has failed, respectively. */
 void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
-/* Called when the socket's directory has changed: makes the next try now. */
+/*
+ * Called when a new try may succeed: a socket has appeared, or the process that had the rings has
+ * ended. Makes the next try immediately, and makes later pauses short again.
+ */
 void vublk_device_reconnect_wake(struct vublk_device *device);
 
 /* --- link/outage.c ----------------------------------------------------------------- */
@@ -383,29 +515,36 @@ void vublk_device_reconnect_wake(struct vublk_device *device);
 #define VUBLK_DEVICE_SHORTEST_PAUSE_MS 1
 
 void vublk_device_outage_begin(struct vublk_device *device, uint64_t now);
-/* Ends the outage: makes no further try, and forgets the failed ones. Idempotent. */
+/*
+ * Ends the outage: cancels the next try, forgets the failed ones, and reports the end. Idempotent.
+ */
 void vublk_device_outage_end(struct vublk_device *device);
-/* The time at which the device stops looking for a back-end; UINT64_MAX: there is no such time. */
+/*
+ * Returns when the search for a back-end ends, on the clock of vublk_now_ns(); UINT64_MAX: never.
+ */
 uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
-/* Returns the pause before the next try. The pause after that is longer. */
+/* Returns the pause before the next try, and doubles the one that follows, up to a limit. */
 uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
-/* Logs why a try failed: each reason once per outage. */
+/* Logs and reports why a try failed, each reason once per outage. Keeps the last reason. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error);
 
 /* --- link/listen.c ----------------------------------------------------------------- */
 
 int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error);
-/* Removes the socket and its file. Idempotent. */
+/* Closes the socket and removes its file. Idempotent. */
 void vublk_device_listener_close(struct vublk_device *device);
-/* Start and stop waiting for one connection. Both calls are idempotent. */
+/* Start and stop polling the socket for the next connection. Both are idempotent. */
 void vublk_device_listen(struct vublk_device *device);
 void vublk_device_unlisten(struct vublk_device *device);
-/* Takes the connection and stops listening; negative: there is no connection. */
+/*
+ * Accepts a connection, and stops polling. Returns the connection, or a negative errno: EAGAIN if
+ * no connection waits; otherwise polling begins again after a pause.
+ */
 int vublk_device_listener_accept(struct vublk_device *device);
 
 /* --- link/socket-watch.c ----------------------------------------------------------- */
 
-/* Watches for a new socket at chardev's path. Idempotent. */
+/* Watches for a new socket at the active path. Idempotent. */
 void vublk_device_watch_socket(struct vublk_device *device);
 void vublk_device_unwatch_socket(struct vublk_device *device);
 /* Stops watching and frees the watch. Idempotent. */
@@ -414,112 +553,140 @@ void vublk_device_close_watch(struct vublk_device *device);
 /* --- link/compat.c ----------------------------------------------------------------- */
 
 /*
- * Adopts the new back-end's offer if this offer is enough for the features that the driver has
- * accepted. Otherwise nothing changes, and the sentence names what is missing.
+ * Adopts the new back-end's offer (features, number of queues, config) if it is enough for the
+ * driver, for a dirty log that is on, and for the writes that the plane keeps. Otherwise nothing
+ * changes, and the sentence of the error says what is missing.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
 
-/* What a driver relies on: the features that it accepted and the config that it has read. */
+/* What a driver relies on: the features that it has accepted, and the config that it has read. */
 struct vublk_device_reliance {
 	bool has_accepted;
 	uint64_t accepted;
-	bool was_read_only;    /* the driver was offered RO; false: no, or unknown */
+	bool was_read_only;    /* the driver was offered RO; false: not offered, or unknown */
 	const uint8_t *config; /* NULL: unknown */
 };
 
-/*
- * Checks whether the device's present offer satisfies the driver; ENOTSUP or EROFS and a sentence
- * if not.
- */
+/* Checks that the device's present offer satisfies `reliance`. Error: ENOTSUP or EROFS. */
 int vublk_device_check_reliance(const struct vublk_device *device,
 				const struct vublk_device_reliance *reliance,
 				struct vublk_error *error);
 
 /* --- link/keepalive.c -------------------------------------------------------------- */
 
-/*
- * Called when the rings run: begins to check regularly that the back-end answers, if the properties
- * say so.
- */
+/* Called when the rings begin to run. Begins to check at intervals that the back-end answers. */
 void vublk_device_keepalive_begin(struct vublk_device *device);
 void vublk_device_on_keepalive_timer(void *opaque);
 
 /* --- rings/start-stop.c ------------------------------------------------------------ */
 
-/* Starts or stops the rings if they are not as the driver and the VM want them. */
+/*
+ * Compares the state of the rings with what the driver, the VM and the operator want, and begins
+ * what is due: a start, a stop, an exchange of the path. May call the bus's callbacks.
+ */
 void vublk_device_update(struct vublk_device *device);
 void vublk_device_on_update_task(void *opaque);
 /*
- * Calls vublk_device_update() later, from the loop, for files that start-stop.c calls. Unrealize
- * cancels this.
+ * Calls vublk_device_update() later, from the loop. The files that start-stop.c calls use this
+ * function, because they must not call start-stop.c. Unrealize cancels the call.
  */
 static inline void vublk_device_post_update(struct vublk_device *device)
 {
 	vublk_loop_post(&device->loop, &device->update_task);
 }
-/* Forgets the driver's session: features, queues, in-flight area. */
+/* Forgets the driver's session: accepted features, queues, in-flight area, rings of the plane. */
 void vublk_device_end_session(struct vublk_device *device);
 
 /* --- rings/early-kick.c ------------------------------------------------------------ */
 
 /*
- * Watches the kicks of a legacy driver while a kick would start the device. Only updates call this.
+ * Watches the kick descriptors if a kick would start the device, and otherwise stops watching them.
+ * Only vublk_device_update() calls this function.
  */
 void vublk_device_watch_kicks(struct vublk_device *device);
 /*
- * Called when a kick has come. True: the kick makes the driver ready. Posts an update; may call the
- * bus.
+ * Called when a kick has arrived. Returns true if the kick is a legacy driver's first one before
+ * DRIVER_OK and makes the driver ready. If its queues cannot be started, calls needs_reset().
  */
 bool vublk_device_take_early_kick(struct vublk_device *device);
 
 /* --- rings/notifiers.c ------------------------------------------------------------- */
 
-/* Called when the rings run: sends the descriptors that have been changed meanwhile. */
+/*
+ * Sends the descriptors that the back-end does not have yet, if the rings run and no stop is due.
+ * With the plane, ends the pending changes instead; may call the bus's callbacks.
+ */
 void vublk_device_notifiers_send(struct vublk_device *device);
 /*
- * Called when the rings were returned or lost: the next start hands over the present descriptors.
+ * Called when the rings were returned or lost. Signals the call descriptors that have changed, and
+ * forgets all pending changes, because the next start hands over the present descriptors.
  */
 void vublk_device_notifiers_settle(struct vublk_device *device);
-/* Signals each ring's kick or call descriptor once, in case a notification was lost. */
+/* Makes the next update send each direct ring's kick descriptor again, and then signal it. */
+void vublk_device_notifiers_renew_kicks(struct vublk_device *device);
+/* Signal the kick or the call descriptor of each ring, in case a notification was lost. */
 void vublk_device_kick_rings(struct vublk_device *device);
 void vublk_device_call_rings(struct vublk_device *device);
 
 /* --- rings/ring-error.c ------------------------------------------------------------ */
 
 /*
- * Called when only a reset by the driver can help: logs the reason and tells the bus, which may
- * unrealize the device.
+ * Called when the driver has to reset the device. Logs the reason, reports it to the program, and
+ * tells the bus, which may unrealize the device.
  */
 void vublk_device_raise_needs_reset(struct vublk_device *device, const struct vublk_error *error);
 /*
- * The first function gives each ring an eventfd for its errors and watches it; the second closes
- * these eventfds and is idempotent.
+ * The first function gives each ring an eventfd on which the back-end reports errors, and watches
+ * these eventfds. The second function closes them, and is idempotent.
  */
 int vublk_device_ring_errors_watch(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_ring_errors_unwatch(struct vublk_device *device);
+/* Returns whether the eventfd of rings[i] is watched, that is, the ring is not reported broken. */
+bool vublk_device_ring_error_is_watched(const struct vublk_device *device, unsigned i);
+/*
+ * For an upgrade: gives the next element of device->rings the eventfd `fd`, which the back-end
+ * already has, and watches `fd` if `is_watched`. Owns `fd`, even on failure. Error: EINVAL if that
+ * ring is not the one of queue `index`, or `fd` is negative; ENOMEM.
+ */
+int vublk_device_ring_error_adopt(struct vublk_device *device, unsigned index, int fd,
+				  bool is_watched, struct vublk_error *error);
 
 /* --- rings/inflight.c -------------------------------------------------------------- */
 
-/* Whether the back-end records the requests that it has begun in an area for the next back-end. */
+/*
+ * Returns whether the back-end records in an in-flight area which requests it has begun. With the
+ * plane these are the plane's requests, and the area is of no use to another back-end.
+ */
+bool vublk_device_backend_records(const struct vublk_device *device);
+/* Returns whether the back-end records the driver's requests in an in-flight area. */
 bool vublk_device_uses_inflight(const struct vublk_device *device);
-/* Whether the back-end or the plane records the requests that were begun. */
+/*
+ * Returns whether the back-end or the plane records in an in-flight area which requests were begun.
+ */
 bool vublk_device_records_requests(const struct vublk_device *device);
 /*
- * Tells the front-end which protocol features of the in-flight area to accept in the next
- * handshake.
+ * Tells the front-end which protocol features of in-flight areas to accept in the next handshake.
  */
 void vublk_device_ask_for_inflight(struct vublk_device *device);
-/* Closes the session's area. Idempotent. */
+/* Closes the in-flight area of the driver's session. Idempotent. */
 void vublk_device_drop_inflight(struct vublk_device *device);
 
 /* --- rings/indices.c --------------------------------------------------------------- */
 
-/* Reads the indices of a queue that is set up, in the memory that is set. */
+/*
+ * Reads the used and avail index of queue `index`, which must be set up, from the guest's memory.
+ */
 int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
 			      uint16_t *avail, struct vublk_error *error);
 /*
- * An upper bound on the number of incomplete requests, from the ring's indices. After a loss, only
- * requests that the lost back-end may have seen are counted.
+ * Reads avail_event of queue `index`, which must be set up: the avail index at which the back-end
+ * wants the next kick, if EVENT_IDX was accepted.
+ */
+int vublk_device_read_avail_event(const struct vublk_device *device, unsigned index,
+				  uint16_t *event, struct vublk_error *error);
+/*
+ * Returns an upper bound on the number of incomplete requests of a ring with these indices. After a
+ * loss, counts only requests that the lost back-end may have seen.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail);
@@ -527,140 +694,105 @@ uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsig
 /* --- rings/resume.c ---------------------------------------------------------------- */
 
 /*
- * Called when the rings have been returned: stores their bases, and whether the back-end left
- * requests incomplete.
+ * Called when the back-end has returned device->rings. If the driver's rings are back, stores their
+ * bases, and whether the in-flight area may have requests.
  */
 void vublk_device_rings_are_back(struct vublk_device *device);
-/*
- * Called when the back-end that had the rings has just been lost: records the avail index of each
- * ring.
- */
+/* Called at the loss of a back-end that had the rings. Records each ring's avail index. */
 void vublk_device_note_loss(struct vublk_device *device);
 /*
- * Decides whether this back-end can continue the rings as they were left, and at which index. EIO
- * and a sentence if requests could be lost or executed twice.
+ * Decides at which index each ring resumes with the present back-end. Error: EIO and a sentence if
+ * requests could be lost or executed twice.
  */
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
 
 /* --- rings/handover.c -------------------------------------------------------------- */
 
 /*
- * Called when a back-end has taken the area: areas that are made without a back-end get the layout
- * of this area.
+ * Called when a back-end has accepted the in-flight area. Remembers the area's layout for areas
+ * that the device makes without a back-end.
  */
-void vublk_device_note_inflight_layout(struct vublk_device *device);
+void vublk_device_note_inflight_layout(struct vublk_device *device,
+				       const struct vublk_device_inflight *area);
+/* Stores in `begun` how many requests the session's in-flight area records as begun. */
+int vublk_device_count_inflight(const struct vublk_device *device, unsigned *begun,
+				struct vublk_error *error);
 
 /* --- rings/undrained.c ------------------------------------------------------------- */
 
 /*
- * The number of requests that the back-end had taken and not completed when it returned the ring.
+ * Returns how many requests before the base of the ring are incomplete. There are such requests if
+ * the back-end returned the ring without completing them. `used` is the ring's present used index.
  */
 uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigned index,
 				      uint16_t used);
-/*
- * Called when the rings have been returned by a stop that waits for all requests: warns if the
- * back-end did not wait.
- */
+/* Called after a stop that waits for all requests. Warns if requests are still incomplete. */
 void vublk_device_warn_undrained(struct vublk_device *device);
 /*
- * Called when a back-end that had no rings has just been lost: records whether it had left requests
- * incomplete.
+ * Called when a back-end that had no rings has just been lost. Records whether that back-end had
+ * left requests incomplete.
  */
 void vublk_device_note_loss_at_rest(struct vublk_device *device);
 
-/* --- rings/shadow.c ---------------------------------------------------------------- */
+/* --- trace.c ----------------------------------------------------------------------- */
 
-/* Makes the plane, if the property is on and the number of queues is known. */
-int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error);
-/* Lowers seg_max of a back-end's config to what the plane has room for, or will have. */
-void vublk_device_shadow_limit(const struct vublk_device *device,
-			       struct virtio_blk_config *config);
-/* Drops the driver's rings and frees everything. Idempotent. */
-void vublk_device_shadow_deinit(struct vublk_device *device);
-/* Whether the plane is in the data path. */
-static inline bool vublk_device_is_shadowed(const struct vublk_device *device)
-{
-	return device->shadow.thread;
-}
-/* Whether the plane has the driver's rings. */
-static inline bool vublk_device_shadow_is_attached(const struct vublk_device *device)
-{
-	return device->shadow.memory;
-}
-/* Whether the plane gives requests to a back-end: from the end of a start to the stop. */
-bool vublk_device_shadow_has_backend(const struct vublk_device *device);
-/* Whether the driver waits for requests in the plane. */
-bool vublk_device_shadow_has_requests(const struct vublk_device *device);
+void vublk_device_trace_init(struct vublk_device *device);
+/* Frees the ring of records. The plane must have ended. Idempotent. */
+void vublk_device_trace_deinit(struct vublk_device *device);
 
-/* Called by a start, in this order; without the plane they do nothing. */
-int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error *error);
-/* Adds the plane's memory to the table for the back-end again, because the guest's has changed. */
-int vublk_device_shadow_refresh(struct vublk_device *device, struct vublk_error *error);
-const struct vublk_frontend_memory *vublk_device_shadow_memory(const struct vublk_device *device);
-void vublk_device_shadow_collect(struct vublk_device *device); /* after queues_collect() */
-int vublk_device_shadow_attach(struct vublk_device *device, struct vublk_error *error);
-int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *error);
+/* --- rings/pause.c ----------------------------------------------------------------- */
 
 /*
- * Takes no more requests. True: `drained` (may be NULL) is called when the driver has got back all
- * requests. If that takes too long, the back-end counts as lost; without a back-end, an update
- * returns the rings.
+ * Begins or ends a pause of the operator. vublk_device_is_paused() becomes true when no request is
+ * outstanding and the rings have stopped. Idempotent.
  */
-bool vublk_device_shadow_stop(struct vublk_device *device,
-			      void (*drained)(struct vublk_device *device));
-/* Takes requests again after a stop that was not needed. */
-void vublk_device_shadow_resume(struct vublk_device *device);
-/* The back-end has returned the plane's rings, or is not to use them any more. */
-void vublk_device_shadow_part(struct vublk_device *device);
-/* Stores the bases and returns the driver's rings, whose requests are complete. */
-void vublk_device_shadow_return(struct vublk_device *device);
-/* Returns the driver's rings, whose requests do not matter any more. Idempotent. */
-void vublk_device_shadow_drop(struct vublk_device *device);
-/*
- * Called when the back-end is lost. False: the deadline of a stop has passed, so which requests were
- * executed is unknown.
- */
-bool vublk_device_shadow_lose(struct vublk_device *device);
-/* Maps the memory that was set while rings run, when the back-end has it. */
-int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);
-/* Gives the plane the driver's present descriptors of a queue. */
-int vublk_device_shadow_set_notifiers(struct vublk_device *device, unsigned index,
-				      struct vublk_error *error);
-/* Switches logging on, with this bitmap, or off (NULL). */
-void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint64_t bytes);
+void vublk_device_set_paused(struct vublk_device *device, bool paused);
+bool vublk_device_is_pausing(const struct vublk_device *device);
+bool vublk_device_is_paused(const struct vublk_device *device);
+/* Called by vublk_device_update(): decides whether the rings must stop for the pause now. */
+void vublk_device_pause_apply(struct vublk_device *device);
 
 /* --- rings/dirty-log.c ------------------------------------------------------------- */
 
 void vublk_device_dirty_log_init(struct vublk_device *device);
-/* Switches the dirty log off without telling the back-end. Idempotent. */
+/*
+ * Called when the rings run. Ends a change of the log that the bus requested, if the plane has made
+ * the change or cannot make it. May call the bus's callbacks.
+ */
+void vublk_device_dirty_log_settle(struct vublk_device *device);
+/* Switches the dirty log off and frees it, without telling the back-end. Idempotent. */
 void vublk_device_dirty_log_drop(struct vublk_device *device);
-/* The log of rings that are started; NULL: they are not logged. */
+/*
+ * Returns the log with which rings are to be started, or NULL if their writes are not to be logged.
+ */
 const struct vublk_device_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device);
-/* Called when the rings run: begins the change that the bus requested meanwhile. */
+/* Called when the rings begin to run. Begins a change of the log that waited for the start. */
 void vublk_device_dirty_log_started(struct vublk_device *device);
 /*
- * Called when the rings do not run any more: ends the change that the bus requested. May call the
- * bus.
+ * Called when the rings have stopped. Ends a pending change of the log. May call the bus's
+ * callbacks.
  */
 void vublk_device_dirty_log_stopped(struct vublk_device *device);
 /*
- * Called when a back-end that had the rings is lost: marks the pages that it may have written last.
+ * Called when a back-end that had the rings is lost. Marks the pages of the used rings, to which
+ * the back-end may have written without marking them.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device);
-/* Whether messages about the log are under way. Until they end, the rings are not stopped. */
+/* Returns whether messages about the log are under way. A stop waits for their end. */
 bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
-/* Checks whether the log covers this memory; EINVAL and a sentence if not. */
+/* Checks that a log that is on is long enough for `memory`. Error: EINVAL and a sentence. */
 int vublk_device_dirty_log_check(const struct vublk_device *device,
 				 const struct vublk_frontend_memory *memory,
 				 struct vublk_error *error);
-/*
- * Gives the plane the bitmap, if the log is on. Without the plane it does nothing. ENOMEM: the
- * bitmap cannot be mapped.
- */
+/* Gives the plane the bitmap, if the log is on and the plane is in the data path. Error: ENOMEM. */
 int vublk_device_dirty_log_give(struct vublk_device *device, struct vublk_error *error);
-/* Checks whether the back-end can log; ENOTSUP and a sentence ("it cannot ...") if not. */
+/*
+ * Checks that the back-end or the plane can log. Error: ENOTSUP and a sentence ("it cannot ...").
+ */
 int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 					 struct vublk_error *error);
+
+#include "device/shadow.h"
 
 #endif

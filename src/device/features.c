@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The virtio features that the device offers and those that the driver has accepted. Names of
- * feature bits are in virtio/blk-format.c.
+ * The virtio features that the device offers, and those that the driver has accepted. The names of
+ * the bits are in virtio/blk-format.c.
  *
  * Key idea: a feature is offered if it is in the list below, the back-end offers it, and no
  * property hides it. Features that the device does not support (packed rings, in-order, ring reset,
  * translation, notification data) are not in the list. The exception is RO, which the property
- * read-only adds. The device sends the back-end only features that the back-end has offered.
+ * read-only adds to the offer. Of the features that the driver accepts, the device sends the
+ * back-end only those that the back-end has offered.
  */
 #include "device/device.h"
 
@@ -46,8 +47,8 @@ static const unsigned device_bits[] = {
 	{ bit, offsetof(struct virtio_blk_config, first), offsetof(struct virtio_blk_config, next) }
 
 /*
- * The config fields of each feature, from `begin` to before `end`. A feature whose fields the
- * back-end does not have cannot be offered.
+ * The config fields of each feature: the bytes from `begin` up to, but not including, `end`. A
+ * feature is offered only if the back-end's config is long enough to contain these fields.
  */
 static const struct {
 	unsigned bit;
@@ -64,7 +65,10 @@ static const struct {
 	{ VUBLK_BLK_F_SECURE_ERASE, 60, 72 },
 };
 
-/* Requests that change the disk; vublk serve --read-only does not offer them either. */
+/*
+ * Features for requests that change the disk. A read-only device hides them, as a read-only `vublk
+ * serve` does.
+ */
 #define WRITING_FEATURES \
 	(VUBLK_BIT(VIRTIO_BLK_F_DISCARD) | VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) | \
 	 VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE))
@@ -96,9 +100,9 @@ uint64_t vublk_device_hidden_features(const struct vublk_device_settings *settin
 }
 
 /*
- * A hidden feature is like one that the driver declines, and a driver may decline each of them
- * except two: VERSION_1, without which the device uses no back-end, and RO, without which it
- * would write.
+ * To the back-end, a hidden feature looks like one that the driver has declined. A driver may
+ * decline every feature except two: VERSION_1, without which the device does not use a back-end,
+ * and RO, without which a driver would write to a read-only disk.
  */
 int vublk_device_check_features_off(const struct vublk_device_settings *settings,
 				    struct vublk_error *error)
@@ -110,14 +114,15 @@ int vublk_device_check_features_off(const struct vublk_device_settings *settings
 	if (settings->features_off & ~hideable) {
 		vublk_features_list(settings->features_off & ~hideable, names);
 		return vublk_error_set(error, EINVAL,
-				       "features-off has %s, which the device either needs or never "
-				       "offers: leave it out", names);
+				       "features-off contains %s, which the device either requires "
+				       "or never offers; remove it from features-off", names);
 	}
 	if (settings->features_off & VUBLK_BIT(VIRTIO_BLK_F_MQ) &&
 	    settings->num_queues != VUBLK_DEVICE_AUTO && settings->num_queues > 1)
 		return vublk_error_set(error, EINVAL,
 				       "features-off hides VIRTIO_BLK_F_MQ, without which a driver "
-				       "uses one queue, and num-queues is %u: set it to 1",
+				       "uses only one queue, but num-queues is %u; set num-queues "
+				       "to 1",
 				       (unsigned)settings->num_queues);
 	return 0;
 }
@@ -137,8 +142,8 @@ uint64_t vublk_device_offer_features(const struct vublk_device *device)
 }
 
 /*
- * The byte `wce` is never zeroed, because after a reconnection the device compares it with the
- * back-end's.
+ * The byte `wce` keeps its value even if its feature is not offered, because after a reconnection
+ * the device compares this byte with that of the next back-end.
  */
 void vublk_device_clear_fields(const struct vublk_device *device,
 			       uint8_t config[VUBLK_BLK_CONFIG_BYTES])
@@ -155,9 +160,9 @@ uint64_t vublk_device_features(const struct vublk_device *device)
 }
 
 /*
- * On a little-endian machine the rings and requests of a legacy driver are those of a modern
- * one. So the back-end is told that the driver is modern, because some back-ends accept no
- * other.
+ * Whether legacy and modern drivers use the same format of rings and requests: they do on a
+ * little-endian machine. There the device tells the back-end that every driver is modern, because
+ * some back-ends accept no legacy driver.
  */
 static const bool legacy_is_the_same = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
@@ -169,9 +174,15 @@ bool vublk_device_has_legacy_driver(const struct vublk_device *device)
 
 uint64_t vublk_device_session_features(const struct vublk_device *device)
 {
-	/* The back-end may not know RO, or has a reason not to offer it. */
-	return (device->acked_features & device->frontend.info.features) |
-	       VUBLK_BIT(VIRTIO_F_VERSION_1);
+	uint64_t features = device->acked_features;
+
+	if (device->shadow.adds_flush)
+		features |= VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+	/*
+	 * Leaves out features that the back-end has not offered: RO may come from the property
+	 * read-only.
+	 */
+	return (features & device->frontend.info.features) | VUBLK_BIT(VIRTIO_F_VERSION_1);
 }
 
 static int check_acked(const struct vublk_device *device, uint64_t features,
@@ -184,12 +195,12 @@ static int check_acked(const struct vublk_device *device, uint64_t features,
 		return 0;
 	if (!unknown)
 		return vublk_error_set(error, ENOTSUP,
-				       "the driver did not accept VIRTIO_F_VERSION_1; a legacy "
-				       "driver is supported on little-endian machines only");
+				       "the driver did not accept VIRTIO_F_VERSION_1; legacy "
+				       "drivers are supported only on little-endian machines");
 	bit = (unsigned)__builtin_ctzll(unknown);
 	return vublk_error_set(error, EINVAL,
 			       "the driver accepted feature bit %u (%s), which was not offered "
-			       "(0x%" PRIx64 ")", bit,
+			       "(offered: 0x%" PRIx64 ")", bit,
 			       vublk_feature_name(bit) ? vublk_feature_name(bit) : "no name",
 			       device->features);
 }

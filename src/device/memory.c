@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Keeps the guest's memory as the bus gives it: checks the table, duplicates its descriptors, and
- * keeps both until the next table replaces them. The messages are in frontend/memory.c.
+ * The guest's memory: checks the table that the bus gives, duplicates its descriptors, and keeps
+ * the table until the next one replaces it. The messages are in frontend/memory.c.
  *
- * Key idea: a back-end whose rings do not run is given the memory with the next start. Only
- * the removal of all memory is sent immediately.
+ * Key idea: while the rings do not run, the back-end gets new memory only with the next start. The
+ * exception is the removal of all memory, which takes effect immediately.
  */
 #include "device/device.h"
 
@@ -34,15 +34,17 @@ static int check_region(const struct vublk_memory_region *region, unsigned index
 			struct vublk_error *error)
 {
 	if (!region->size_bytes)
-		return vublk_error_set(error, EINVAL, "memory region %u is empty", index);
+		return vublk_error_set(error, EINVAL, "memory region %u is empty; expected a size "
+				       "of at least 1 byte", index);
 	if (region->reserved[0] || region->reserved[1])
-		return vublk_error_set(error, EINVAL, "memory region %u: reserved members must be 0",
+		return vublk_error_set(error, EINVAL, "memory region %u has a reserved member that "
+				       "is not 0",
 				       index);
 	if (region->size_bytes - 1 > UINT64_MAX - region->guest_addr ||
 	    !vublk_range_within(region->fd_offset, region->size_bytes, INT64_MAX))
 		return vublk_error_set(error, EINVAL,
-				       "memory region %u (0x%" PRIx64 ", %" PRIu64 " bytes) runs over "
-				       "the end of the address space", index, region->guest_addr,
+				       "memory region %u (at 0x%" PRIx64 ", %" PRIu64 " bytes) "
+				       "exceeds the address space", index, region->guest_addr,
 				       region->size_bytes);
 	return 0;
 }
@@ -60,43 +62,25 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 	return 0;
 }
 
-/* The guest's memory must end below the addresses that the plane has in the back-end's table. */
-static int check_plane(const struct vublk_device *device,
-		       const struct vublk_frontend_memory *memory, struct vublk_error *error)
-{
-	for (unsigned i = 0; i < memory->num_regions && device->settings.shadow; i++) {
-		const struct vublk_memory_region *region = &memory->regions[i].region;
-
-		if (region->guest_addr + (region->size_bytes - 1) >= VUBLK_PLANE_REGION_ADDR)
-			return vublk_error_set(error, EINVAL,
-					       "memory region %u (0x%" PRIx64 ", %" PRIu64 " bytes) "
-					       "reaches the addresses of the shadow rings, from 0x%"
-					       PRIx64 " on", i, region->guest_addr,
-					       region->size_bytes, VUBLK_PLANE_REGION_ADDR);
-	}
-	return 0;
-}
-
-unsigned vublk_device_memory_slots(const struct vublk_device *device)
-{
-	unsigned slots = vublk_frontend_memory_slots(&device->frontend);
-
-	/* One of them is for the memory of the plane's rings. */
-	return device->settings.shadow && slots ? slots - 1 : slots;
-}
-
 static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		       struct vublk_error *error)
 {
+	/* A table that does not grow is not the reason if the back-end has too few slots. */
+	bool has_plane = num_regions > device->memory.num_regions ?
+			 vublk_device_plane_will_need_slot(device) :
+			 vublk_device_plane_needs_slot(device);
 	unsigned slots = VUBLK_MEMORY_MAX_REGIONS;
 
 	if (vublk_device_is_connected(device))
-		slots = vublk_device_memory_slots(device);
+		slots = vublk_frontend_memory_slots(&device->frontend);
+	if (has_plane && slots)
+		slots--;
 	if (num_regions <= slots)
 		return 0;
 	return vublk_error_set(error, ENOSPC,
-			       "%u memory regions are more than the back-end accepts (%u); use fewer, "
-			       "larger ones", num_regions, slots);
+			       "the guest's memory has %u regions, but the back-end accepts only %u%s; use "
+			       "fewer, larger regions", num_regions, slots,
+			       has_plane ? ", because the shadow rings need one" : "");
 }
 
 /* --- the table --------------------------------------------------------------------------- */
@@ -112,7 +96,7 @@ static int take_region(struct vublk_frontend_memory *memory,
 
 	if (fd < 0)
 		return vublk_error_set_errno(error, errno,
-					     "cannot keep the descriptor %d of memory region %u",
+					     "cannot duplicate descriptor %d of memory region %u",
 					     region->fd, index);
 	r = vublk_memory_file_check(fd, region->fd_offset, region->size_bytes, &file, error);
 	if (r < 0) {
@@ -135,7 +119,7 @@ static int take_table(struct vublk_frontend_memory *memory,
 
 	memory->regions = calloc(num_regions ? num_regions : 1, sizeof(*memory->regions));
 	if (!memory->regions)
-		return vublk_error_set_errno(error, ENOMEM, "cannot keep a memory table");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate a memory table");
 	for (unsigned i = 0; i < num_regions && !r; i++) {
 		r = check_region(&regions[i], i, error);
 		if (!r)
@@ -158,7 +142,8 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 		return;
 	}
 	device->memory_change_under_way = false;
-	vublk_device_post_update(device); /* a start or a stop may have waited for this change */
+	vublk_device_post_update(device); /* a start or a stop may wait for the end of this
+					     change */
 	if (device->ops->memory_changed)
 		device->ops->memory_changed(device->bus, error);
 }
@@ -166,11 +151,12 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 static int check_state(const struct vublk_device *device, struct vublk_error *error)
 {
 	/*
-	 * A removal is permitted while the rings do not run: the next start waits for the end of
-	 * the removal.
+	 * While the rings do not run, another change is permitted during a removal: it takes effect
+	 * with the next start, which waits until the removal has ended.
 	 */
 	if (device->memory_change_under_way && device->state == VUBLK_DEVICE_RUNNING)
-		return vublk_error_set(error, EBUSY, "a change of the memory is already under way");
+		return vublk_error_set(error, EBUSY, "another change of the guest's memory is "
+				       "still under way");
 	switch (device->state) {
 	case VUBLK_DEVICE_STOPPED:
 	case VUBLK_DEVICE_RUNNING:
@@ -184,10 +170,10 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
- * If a new connection can be made, all memory is removed by closing the present one. Back-ends with
- * libvhost-user remember the rings that lay in removed memory. When memory is added again region by
- * region, and the rings are not in the first region, these back-ends close the connection in the
- * middle of a start.
+ * Returns whether the device removes all memory by closing the connection and making a new one.
+ * This avoids a fault of libvhost-user: back-ends with it remember where in removed memory their
+ * rings were. If the device then adds memory region by region, and the first region does not
+ * contain the rings, such a back-end closes the connection in the middle of a start.
  */
 static bool hangs_up(const struct vublk_device *device)
 {
@@ -206,9 +192,10 @@ static void hang_up(struct vublk_device *device)
 }
 
 /*
- * A back-end whose rings do not run is given the memory with the next start. But the removal
- * of all memory must not wait, because the owner of the memory may need it back. Without
- * memory slots the protocol has no message for that.
+ * Returns whether a table of `num_regions` regions takes effect immediately. While the rings do not
+ * run, new memory waits for the next start. But the removal of all memory must not wait, because
+ * its owner may need it for something else. A back-end without memory slots has no message for
+ * that.
  */
 static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
 {
@@ -245,8 +232,8 @@ int vublk_device_set_memory(struct vublk_device *device,
 	if (r < 0)
 		return r;
 	r = take_table(&memory, regions, num_regions, error);
-	if (!r)
-		r = check_plane(device, &memory, error);
+	if (!r && vublk_device_plane_will_need_slot(device))
+		r = vublk_device_memory_check_plane(&memory, error);
 	if (!r)
 		r = vublk_device_dirty_log_check(device, &memory, error);
 	if (!r && (running || vublk_device_is_driver_ready(device)))
@@ -264,8 +251,9 @@ int vublk_device_set_memory(struct vublk_device *device,
 		hang_up(device);
 		return 0;
 	}
+	vublk_device_exchange_cancel(device);
 	device->memory_change_under_way = true;
-	/* A request must not use memory while the back-end maps it anew. */
+	/* No request may use memory while the back-end maps it again, so the plane stops first. */
 	if (!running || !vublk_device_shadow_stop(device, send_memory))
 		send_memory(device);
 	return 1;

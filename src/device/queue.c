@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queues as the driver set them up, and the checks before the queues are handed to the
- * back-end. The code here never reads a ring.
+ * The queues as the driver has set them up, and the checks before they are handed to the back-end.
+ * This file never reads the memory of a ring.
  *
  * Key idea: there are three arrays. `queues` has the driver's set-up, `bases` the index at which
- * each queue resumes, and `rings` the copy that the back-end has been given or is being given.
+ * each queue resumes, and `rings` the set-up that the back-end has or is being given, without the
+ * queues that are not used.
  */
 #include "device/device.h"
 
@@ -38,7 +39,8 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 	    device->notifiers_changed && device->kick_sources && device->notifiers)
 		return 0;
 	vublk_device_queues_deinit(device);
-	return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", device->num_queues);
+	return vublk_error_set_errno(error, ENOMEM, "cannot allocate %u queues",
+				     device->num_queues);
 }
 
 void vublk_device_queues_deinit(struct vublk_device *device)
@@ -92,14 +94,16 @@ int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
 	if (!vublk_is_power_of_two(queue->size) || queue->size < VUBLK_MIN_QUEUE_SIZE ||
 	    queue->size > max)
 		return vublk_error_set(error, EINVAL,
-				       "queue %u: its size must be a power of two from %u to %u, not %u",
+				       "queue %u: the size must be a power of two from %u to %u, "
+				       "not %u",
 				       index, VUBLK_MIN_QUEUE_SIZE, max, queue->size);
 	if (queue->desc_addr % VRING_DESC_ALIGN_SIZE ||
 	    queue->avail_addr % VRING_AVAIL_ALIGN_SIZE ||
 	    queue->used_addr % VRING_USED_ALIGN_SIZE)
 		return vublk_error_set(error, EINVAL,
-				       "queue %u: the ring's parts at 0x%" PRIx64 ", 0x%" PRIx64
-				       " and 0x%" PRIx64 " are not aligned to 16, 2 and 4 bytes", index,
+				       "queue %u: the parts of the ring are at 0x%" PRIx64 ", "
+				       "0x%" PRIx64 " and 0x%" PRIx64 "; expected addresses "
+				       "aligned to 16, 2 and 4 bytes", index,
 				       queue->desc_addr, queue->avail_addr, queue->used_addr);
 	return 0;
 }
@@ -114,7 +118,8 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 	if (r < 0)
 		return r;
 	if (index >= device->num_queues)
-		return vublk_error_set(error, EINVAL, "there is no queue %u; the device has %u", index,
+		return vublk_error_set(error, EINVAL, "there is no queue %u; the device has %u",
+				       index,
 				       device->num_queues);
 	r = vublk_struct_needs(struct vublk_device_queue, call_fd, given, given_bytes, error);
 	if (given && !r)
@@ -126,7 +131,10 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 		return r;
 	before = device->queues[index];
 	device->queues[index] = queue;
-	/* If the driver has set DRIVER_OK already, there is no later check. */
+	/*
+	 * If the driver is ready already, the check at DRIVER_OK has passed, and this is the only
+	 * one.
+	 */
 	if (vublk_device_is_driver_ready(device))
 		r = vublk_device_queues_check(device, &device->memory, error);
 	if (r < 0)
@@ -185,8 +193,9 @@ int vublk_device_queues_check(const struct vublk_device *device,
 		     is_in_memory(memory, queue->used_addr, vublk_split_used_bytes(queue->size))))
 			continue;
 		return vublk_error_set(error, EINVAL,
-				       "queue %u: the ring's parts at 0x%" PRIx64 ", 0x%" PRIx64
-				       " and 0x%" PRIx64 " are not in the memory that was set", i,
+				       "queue %u: the parts of the ring, at 0x%" PRIx64 ", "
+				       "0x%" PRIx64 " and 0x%" PRIx64 ", are not all in the "
+				       "guest's memory", i,
 				       queue->desc_addr, queue->avail_addr, queue->used_addr);
 	}
 	return 0;
@@ -196,14 +205,15 @@ int vublk_device_check_start(const struct vublk_device *device, struct vublk_err
 {
 	if (device->state == VUBLK_DEVICE_LOST && !device->reconnect.lost_ns)
 		return vublk_error_set(error, ENOTCONN,
-				       "the device cannot start: it has lost its back-end");
+				       "the device cannot start, because it has lost its back-end");
 	if (!device->has_acked_features)
 		return vublk_error_set(error, EINVAL,
-				       "the device cannot start: the driver has not accepted its "
-				       "features");
+				       "the device cannot start, because the driver has not "
+				       "accepted features");
 	if (!device->memory.num_regions)
 		return vublk_error_set(error, EINVAL,
-				       "the device cannot start: no memory has been set");
+				       "the device cannot start, because the guest's memory has "
+				       "not been set");
 	return vublk_device_queues_check(device, &device->memory, error);
 }
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The states of a device, the table of transitions, and functions that answer questions about the
- * state. The file that causes an event also does what the event requires.
+ * state. The code that causes an event also takes the actions that follow from it.
  *
- * Key idea: the state changes in one function only, by the table. docs/device-states.md is a
- * drawing of the table; a test generates it again and compares.
+ * Key idea: only vublk_device_change_state() changes the state, and it follows the table. The
+ * exception is a device that is taken over from another process. docs/device-states.md is a drawing
+ * of the table; a test generates the drawing again and compares the two.
  */
 #include "device/device.h"
 
@@ -42,9 +43,9 @@ static const char *const event_names[VUBLK_DEVICE_NUM_EVENTS] = {
 #define ON(event, state) [VUBLK_DEVICE_EVENT_##event] = VUBLK_DEVICE_##state + 1
 
 /*
- * An entry is the next state plus one; 0: the event does not occur in this state. A start that was
- * overtaken by a reset, or that the back-end refused in part, leads to STOPPING, because rings that
- * were handed over have to be stopped in any case.
+ * An entry is the next state plus one; 0: the event does not occur in this state. A start that
+ * cannot continue (a reset, a pause, a refusal by the back-end) leads to STOPPING, because rings
+ * that were handed over have to be stopped in any case.
  */
 static const unsigned char transitions[VUBLK_DEVICE_NUM_STATES][VUBLK_DEVICE_NUM_EVENTS] = {
 	[VUBLK_DEVICE_CREATED] = {
@@ -116,6 +117,13 @@ bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_ev
 	return true;
 }
 
+void vublk_device_adopt_state(struct vublk_device *device, enum vublk_device_state state)
+{
+	vublk_log(&device->log, VUBLK_LOG_DEBUG, "device: %s, taken over -> %s",
+		  state_names[device->state], state_names[state]);
+	device->state = state;
+}
+
 enum vublk_device_state vublk_device_state(const struct vublk_device *device)
 {
 	return device->state;
@@ -134,7 +142,7 @@ bool vublk_device_is_driver_ready(const struct vublk_device *device)
 
 bool vublk_device_should_run(const struct vublk_device *device)
 {
-	return device->vm_running && vublk_device_is_driver_ready(device);
+	return device->vm_running && !device->pause.stops && vublk_device_is_driver_ready(device);
 }
 
 bool vublk_device_backend_has_rings(const struct vublk_device *device)
@@ -148,12 +156,13 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 {
 	if (device->state == state)
 		return 0;
-	return vublk_error_set(error, EBUSY, "%s is possible when the device is %s; it is %s",
+	return vublk_error_set(error, EBUSY, "%s is only possible while the device is %s; it is %s",
 			       what, state_names[state], state_names[device->state]);
 }
 
 /*
- * Whether the VM is paused, so that the rings do not resume by themselves, and each base is known.
+ * Returns whether the VM is paused and each base is known. Then the rings do not resume by
+ * themselves, and a change of the set-up loses no request.
  */
 static bool is_at_rest(const struct vublk_device *device)
 {
@@ -169,12 +178,14 @@ int vublk_device_require_set_up(const struct vublk_device *device, const char *w
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
 	if (vublk_device_shadow_is_attached(device))
 		return vublk_error_set(error, EBUSY,
-				       "%s is possible after a reset: the driver waits for requests, and "
-				       "the rings stay as they are until then", what);
+				       "%s is possible only after the driver has reset the device, "
+				       "because its rings have requests that the next back-end "
+				       "completes", what);
 	if (vublk_device_will_reconnect(&device->settings) && vublk_device_is_driver_ready(device) &&
 	    !is_at_rest(device))
 		return vublk_error_set(error, EBUSY,
-				       "%s is possible after a reset: the rings resume when a back-end is "
-				       "connected again", what);
+				       "%s is possible only after the driver has reset the device, "
+				       "because its rings are in use and resume when a back-end "
+				       "connects", what);
 	return 0;
 }

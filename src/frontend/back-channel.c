@@ -5,8 +5,8 @@
  * proto/vhost-user/back-channel.c.
  *
  * Key idea: a disk works without this channel. So a failure closes the channel and never the
- * connection: an invalid message closes the channel, a request that is not served is refused, and
- * the log lines about either are limited.
+ * connection: an invalid message closes the channel, and a request that is not served is refused.
+ * The number of log lines about such messages is limited.
  *
  * Specification: "Back-end communication", "VHOST_USER_SET_BACKEND_REQ_FD".
  */
@@ -24,20 +24,23 @@
 static void abandon(struct vublk_frontend *frontend, const char *why)
 {
 	vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING,
-			  "the back channel is closed: %s; the back-end can no longer report that "
-			  "the disk's configuration changed", why);
+			  "closed the back channel: %s; the back-end can no longer report changes "
+			  "of the disk's configuration", why);
 	vublk_frontend_close_back_channel(frontend);
 	frontend->ops->back_channel_closed(frontend->opaque);
 }
 
-/* ENOTCONN is no cause for a warning: a back-end closes the channel when it ends. */
+/*
+ * Called when the channel has failed. ENOTCONN is no reason for a warning, because a back-end
+ * closes the channel when it ends.
+ */
 static void on_failed(struct vublk_frontend *frontend, const struct vublk_error *error)
 {
 	if (error->code != ENOTCONN) {
 		abandon(frontend, error->text);
 		return;
 	}
-	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "the back channel is closed");
+	vublk_log(frontend->log, VUBLK_LOG_DEBUG, "the back-end closed the back channel");
 	vublk_frontend_close_back_channel(frontend);
 	frontend->ops->back_channel_closed(frontend->opaque);
 }
@@ -70,7 +73,7 @@ static int check_served(const struct vublk_vu_message *message, struct vublk_err
 
 	if (r < 0 || message->header.request == VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG)
 		return r;
-	return vublk_error_set(error, ENOTSUP, "%s is not served",
+	return vublk_error_set(error, ENOTSUP, "%s is not supported",
 			       vublk_vu_request_name(VUBLK_VU_TO_FRONTEND,
 						     message->header.request));
 }
@@ -82,13 +85,16 @@ static void serve(struct vublk_frontend *frontend, const struct vublk_vu_message
 
 	if (r < 0)
 		vublk_log_limited(frontend->log, frontend->limit, VUBLK_LOG_WARNING,
-				  "back channel: %s", error.text);
+				  "refused a message on the back channel: %s", error.text);
 	answer(frontend, message, r < 0);
 	if (!r)
 		frontend->ops->config_changed(frontend->opaque);
 }
 
-/* A callback may have closed the channel; in that case the channel's source is in no loop. */
+/*
+ * Receives messages. A callback may close the back channel, which sets the loop of its source to
+ * NULL.
+ */
 static void receive(struct vublk_frontend *frontend)
 {
 	struct vublk_frontend_back_channel *backend = &frontend->back_channel;
@@ -126,14 +132,12 @@ static void on_channel(void *opaque, uint32_t events)
 	receive(frontend);
 }
 
-/*
- * --- giving the back-end its end ----------------------------------------------------------------
- */
+/* --- giving the back-end its end ------------------------------------------------------------ */
 
 static void on_handed_over(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
 	if (reply->payload.u64)
-		abandon(opaque, "the back-end refused it (SET_BACKEND_REQ_FD)");
+		abandon(opaque, "the back-end refused its end of the channel (SET_BACKEND_REQ_FD)");
 }
 
 static void send_other_end(struct vublk_frontend *frontend, int fd)
@@ -151,24 +155,33 @@ static void send_other_end(struct vublk_frontend *frontend, int fd)
 	vublk_frontend_ask(frontend, &message, sizeof(uint64_t), on_handed_over, frontend, 0);
 }
 
-void vublk_frontend_open_back_channel(struct vublk_frontend *frontend)
+int vublk_frontend_adopt_back_channel(struct vublk_frontend *frontend, int fd,
+				      struct vublk_error *error)
 {
 	struct vublk_frontend_back_channel *backend = &frontend->back_channel;
+	int r;
+
+	vublk_channel_init(&backend->channel, fd);
+	backend->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = frontend };
+	r = vublk_loop_add(frontend->loop, &backend->source, fd, EPOLLIN, error);
+	if (r < 0)
+		vublk_channel_deinit(&backend->channel);
+	return r;
+}
+
+void vublk_frontend_open_back_channel(struct vublk_frontend *frontend)
+{
 	struct vublk_error error;
 	int ends[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
-		vublk_error_set_errno(&error, errno, "cannot make the back channel");
+		vublk_error_set_errno(&error, errno, "cannot create the back channel");
 		vublk_frontend_fail(frontend, &error);
 		return;
 	}
-	vublk_channel_init(&backend->channel, ends[0]);
-	backend->source = (struct vublk_loop_source){ .fn = on_channel, .opaque = frontend };
-	if (vublk_loop_add(frontend->loop, &backend->source, ends[0], EPOLLIN, &error) < 0) {
-		vublk_channel_deinit(&backend->channel);
+	if (vublk_frontend_adopt_back_channel(frontend, ends[0], &error) < 0)
 		vublk_frontend_fail(frontend, &error);
-	} else {
+	else
 		send_other_end(frontend, ends[1]);
-	}
 	vublk_fd_close(&ends[1]);
 }

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A batch is a set of messages that belong together. They are sent without waiting for the answer
- * to each, and done() is called once, when the last message is answered. The owner of a batch
- * decides which messages the batch consists of.
+ * A batch is a set of messages that belong together. The front-end sends them without waiting for
+ * the answer to each one, and calls done() once, when the last message has been answered. The owner
+ * of a batch decides which messages are in it.
  *
- * Key idea: a batch is a number of pieces, each of which can be sent by its index. The next
- * piece is sent while few answers are outstanding, and each answer lets further pieces be
- * sent. So 256 queues take a few round trips, and the messages exceed neither the room in the
- * socket nor the limit of descriptors in transit.
+ * Key idea: a batch consists of pieces, and the owner can send each piece by its index. The next
+ * piece is sent if few answers are outstanding, and after each answer further pieces may follow. So
+ * 256 queues take a few round trips, and the messages exceed neither the room in the socket nor the
+ * limit of descriptors in transit.
  *
  * If the back-end does not confirm messages (no REPLY_ACK), a batch sends GET_FEATURES as a barrier
  * instead: requests are answered in order, so when the barrier is answered, the back-end has read
- * all messages before it. That is worth as much as a confirmation, because some back-ends confirm
- * every message.
+ * all messages before it. The barrier says as much as confirmations do, because some back-ends
+ * confirm every message, even one that failed.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */
@@ -24,10 +24,13 @@
 #include <inttypes.h>
 #include <stdarg.h>
 
-/* While this many answers are outstanding, the next piece has to wait. */
+/*
+ * No further piece is sent while this many answers are outstanding; the second limit is for batches
+ * without confirmations (no REPLY_ACK).
+ */
 #define MAX_WAITING 32
 #define MAX_WAITING_BARRIERS 4
-#define MESSAGES_PER_BARRIER 64 /* messages per barrier if nothing is confirmed */
+#define MESSAGES_PER_BARRIER 64 /* if nothing is confirmed */
 
 static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
@@ -48,14 +51,20 @@ static bool is_complete(const struct vublk_frontend_batch *batch)
 	       (batch->next_piece == batch->num_pieces || batch->refusal.code);
 }
 
-/* Without confirmations only barriers are answered, and each of them covers many messages. */
+/*
+ * Returns the number of outstanding answers at which no further piece is sent. Without
+ * confirmations only barriers are answered, and each barrier covers many messages.
+ */
 static unsigned max_waiting(const struct vublk_frontend_batch *batch)
 {
 	return vublk_frontend_has(batch->frontend, VUBLK_VU_F_REPLY_ACK) ? MAX_WAITING :
 									   MAX_WAITING_BARRIERS;
 }
 
-/* Sends the pieces that may be sent now. batch->frontend is NULL once the connection has failed. */
+/*
+ * Sends pieces until the limit of outstanding answers is reached, the batch is refused, or no piece
+ * is left. If a send fails, the connection fails, which sets batch->frontend to NULL.
+ */
 static void pump(struct vublk_frontend_batch *batch)
 {
 	while (batch->frontend && batch->next_piece < batch->num_pieces &&
@@ -85,7 +94,7 @@ void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 	batch->unconfirmed = 0;
 	batch->refusal.code = 0;
 	pump(batch);
-	if (batch->frontend && !batch->num_waiting) /* so that done() is called from the loop */
+	if (batch->frontend && !batch->num_waiting) /* so that the loop calls done() */
 		send_barrier(batch);
 }
 
@@ -116,7 +125,7 @@ static void on_confirmation(void *opaque, unsigned tag, struct vublk_vu_message 
 
 	if (reply->payload.u64) {
 		vublk_frontend_batch_refuse(batch, EIO,
-					    "the back-end refused %s (it answered %" PRIu64 ")",
+					    "the back-end refused %s (it replied %" PRIu64 ")",
 					    vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
 								  reply->header.request),
 					    reply->payload.u64);

@@ -21,7 +21,8 @@
 #define LONG_CONFIG_FEATURES (VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE) | VUBLK_BIT(VUBLK_BLK_F_ZONED))
 
 /*
- * Requests begin with the second size. The first one follows if its additional fields are in use.
+ * The sizes that are requested. The second one comes first. The first one follows if the back-end
+ * offers a feature whose fields lie beyond the second one.
  */
 static const unsigned sizes[] = {
 	VUBLK_BLK_CONFIG_BYTES,
@@ -54,7 +55,10 @@ static void finish(struct vublk_frontend *frontend, const struct vublk_error *er
 	done(read->opaque, read->data, read->num_bytes, error);
 }
 
-/* Returns the number of config bytes in the answer; 0: the back-end refuses the size. */
+/*
+ * Returns the number of config bytes in the answer, which is `asked`. Returns 0 if the back-end
+ * refuses this size, and -EPROTO if the answer has another size.
+ */
 static int check_size(const struct vublk_vu_message *reply, unsigned asked,
 		      struct vublk_error *error)
 {
@@ -64,8 +68,8 @@ static int check_size(const struct vublk_vu_message *reply, unsigned asked,
 		return 0;
 	if (bytes != VUBLK_VU_CONFIG_HEADER_BYTES + asked)
 		return vublk_error_set(error, EPROTO,
-				       "the answer to GET_CONFIG has a payload of %u bytes, where %u "
-				       "or none are expected", bytes,
+				       "the answer to GET_CONFIG has a payload of %u bytes; "
+				       "expected %u or 0", bytes,
 				       VUBLK_VU_CONFIG_HEADER_BYTES + asked);
 	return (int)asked;
 }
@@ -81,8 +85,8 @@ static void on_refused_size(struct vublk_frontend *frontend, unsigned size_index
 		ask(frontend, size_index + 1);
 	} else {
 		vublk_error_set(&error, EPROTO,
-				"the back-end answers GET_CONFIG with nothing, even when it is "
-				"asked for the capacity alone");
+				"the back-end answers each GET_CONFIG with an empty configuration, "
+				"even if only the capacity is requested");
 		finish(frontend, &error);
 	}
 }
@@ -111,7 +115,10 @@ static void on_config_reply(void *opaque, unsigned size_index, struct vublk_vu_m
 		finish(frontend, NULL);
 }
 
-/* If the back-end has answered a size before, requests begin with that size. */
+/*
+ * Returns the index of the size to request first: the size that the back-end has accepted before;
+ * if there is none, VUBLK_BLK_CONFIG_OLD_BYTES.
+ */
 static unsigned first_size(const struct vublk_frontend *frontend)
 {
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(sizes); i++)

@@ -16,10 +16,11 @@
 #include "util/error.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 
-/* Messages that are received before other descriptors of the loop get their turn. */
+/* The number of messages that are received before other descriptors of the loop get their turn. */
 #define MESSAGES_PER_TURN 64
 
 struct vublk_frontend_expected {
@@ -48,7 +49,8 @@ static const char *const event_names[VUBLK_FRONTEND_NUM_EVENTS] = {
 	[VUBLK_FRONTEND_EVENT_CLOSED] = "was closed",
 };
 
-#define NEXT(state) (VUBLK_FRONTEND_##state + 1) /* 0: the event does not occur */
+#define NEXT(state) (VUBLK_FRONTEND_##state + 1) /* 0 in the table: the event does not occur in that
+						    state */
 
 static const unsigned char transitions[VUBLK_FRONTEND_NUM_STATES][VUBLK_FRONTEND_NUM_EVENTS] = {
 	[VUBLK_FRONTEND_CLOSED] = {
@@ -83,7 +85,10 @@ int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_fronte
 	return transitions[state][event] - 1;
 }
 
-/* The only function that changes the state. False: the event has no meaning in this state. */
+/*
+ * The only function that changes the state. Returns false if the event does not occur in this
+ * state.
+ */
 static bool change_state(struct vublk_frontend *frontend, enum vublk_frontend_event event,
 			 const char *why)
 {
@@ -117,7 +122,10 @@ void vublk_frontend_close_back_channel(struct vublk_frontend *frontend)
 	vublk_channel_deinit(&frontend->back_channel.channel);
 }
 
-/* No done() is called: lost() tells the owner, or the owner itself closed the connection. */
+/*
+ * Ends everything that is under way: outstanding answers, batches and the back channel. No done()
+ * is called: either lost() tells the owner, or the owner itself has closed the connection.
+ */
 static void drop_everything(struct vublk_frontend *frontend)
 {
 	vublk_loop_timer_disarm(&frontend->deadline);
@@ -162,11 +170,20 @@ void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_err
 	vublk_loop_post(frontend->loop, &frontend->lost_task);
 }
 
+/* Returns whether the peer has closed the connection. */
+static bool has_closed(int fd)
+{
+	struct pollfd look = { .fd = fd, .events = POLLRDHUP };
+
+	return poll(&look, 1, 0) == 1;
+}
+
 static void on_lost_task(void *opaque)
 {
 	struct vublk_frontend *frontend = opaque;
 	struct vublk_error error = frontend->failure;
 
+	frontend->peer_has_closed = has_closed(frontend->channel.fd);
 	vublk_frontend_close(frontend);
 	frontend->ops->lost(frontend->opaque, &error);
 }
@@ -208,7 +225,8 @@ static int expect(struct vublk_frontend *frontend, uint32_t request, unsigned mi
 	struct vublk_error error;
 
 	if (!expected) {
-		vublk_error_set_errno(&error, ENOMEM, "cannot wait for the answer to %s",
+		vublk_error_set_errno(&error, ENOMEM, "cannot allocate memory to wait for the "
+				      "answer to %s",
 				      vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
 		vublk_frontend_fail(frontend, &error);
 		return -ENOMEM;
@@ -260,7 +278,8 @@ static int check_reply(const struct vublk_frontend *frontend,
 
 	if (!expected)
 		return vublk_error_set(error, EPROTO,
-				       "the back-end sent %s (number %u), but no answer was outstanding",
+				       "the back-end sent %s (number %u), but the device was not "
+				       "waiting for an answer",
 				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
 							     reply->header.request),
 				       reply->header.request);
@@ -285,25 +304,31 @@ static void on_reply(struct vublk_frontend *frontend, struct vublk_vu_message *r
 	free(expected);
 }
 
-/* The sentence names the answer that was outstanding when the connection ended. */
+/*
+ * Fails the connection with `error`. Prepends the request whose answer was outstanding, if there is
+ * one.
+ */
 static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *error)
 {
 	uint32_t request = frontend->expected ? frontend->expected->request : 0;
 
-	/* yc-libvhost-server knows the message by the number that it had in a draft. */
+	/* yc-libvhost-server uses the number that GET_VRING_BASE_SKIP_DRAIN had in a draft. */
 	if (request == VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN)
-		vublk_error_prepend(error, "waiting for the answer to GET_VRING_BASE_SKIP_DRAIN, which is "
-				    "message %u (for a back-end that takes 44 for it, set "
-				    "inflight-migration=off)", request);
+		vublk_error_prepend(error, "no answer to GET_VRING_BASE_SKIP_DRAIN, which is "
+				    "message %u (if the back-end expects this message as number "
+				    "44, set inflight-migration=off)", request);
 	else if (request)
-		vublk_error_prepend(error, "waiting for the answer to %s",
+		vublk_error_prepend(error, "no answer to %s",
 				    vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request));
 	if (request)
 		frontend->explain_loss(frontend, request, error);
 	vublk_frontend_fail(frontend, error);
 }
 
-/* A callback may close the connection and even open another; in that case the turn ends. */
+/*
+ * Receives messages. A callback may close the connection, which ends the turn. If the callback also
+ * opens another connection, the turn continues on that one.
+ */
 static void receive(struct vublk_frontend *frontend)
 {
 	for (unsigned i = 0; i < MESSAGES_PER_TURN && is_open(frontend); i++) {
@@ -326,8 +351,8 @@ static void flush(struct vublk_frontend *frontend)
 	int r = vublk_channel_flush(&frontend->channel, &error);
 
 	/*
-	 * Messages that the peer sent before it closed the connection are still to be read, because
-	 * one of them may be the reason.
+	 * If the back-end has closed the connection, the front-end still reads the messages that it
+	 * sent before, because one of them may explain the loss.
 	 */
 	if (r < 0 && error.code != ENOTCONN)
 		vublk_frontend_fail(frontend, &error);
@@ -348,8 +373,9 @@ static void on_socket(void *opaque, uint32_t events)
 /* --- deadlines, checked ---------------------------------------------------------- */
 
 /*
- * The loop may run late, which is not the back-end's fault. So messages in the socket are read
- * first.
+ * Called when the oldest deadline has passed. The loop may run late, which is not the back-end's
+ * fault, so this function first reads the messages in the socket. It fails the connection only if
+ * none of them is an answer.
  */
 static void on_deadline(void *opaque)
 {
@@ -368,9 +394,9 @@ static void on_deadline(void *opaque)
 			"the back-end did not answer %s within %u ms; %s, or raise "
 			"request-timeout-ms",
 			vublk_vu_request_name(VUBLK_VU_TO_BACKEND, frontend->expected->request),
-			frontend->timeout_ms, frontend->num_answers ? "see whether it hangs" :
-			"see whether another front-end (a VM, for example) holds the disk, because a "
-			"back-end serves one at a time, or whether it hangs");
+			frontend->timeout_ms, frontend->num_answers ? "check whether it hangs" :
+			"check whether it hangs or serves another front-end (a VM, for example), "
+			"because a back-end serves only one at a time");
 	vublk_frontend_fail(frontend, &error);
 }
 
@@ -403,6 +429,7 @@ int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *p
 	frontend->timeout_ms = timeout_ms;
 	frontend->num_answers = 0;
 	frontend->round_trips = 0;
+	frontend->start.any_kick = false;
 	frontend->info = (struct vublk_frontend_info){ 0 };
 	change_state(frontend, VUBLK_FRONTEND_EVENT_OPENED, path);
 	return 0;
@@ -412,4 +439,14 @@ void vublk_frontend_set_negotiated(struct vublk_frontend *frontend)
 {
 	change_state(frontend, VUBLK_FRONTEND_EVENT_NEGOTIATED, NULL);
 	frontend->ops->negotiated(frontend->opaque);
+}
+
+int vublk_frontend_adopt(struct vublk_frontend *frontend, int fd, const char *path,
+			 unsigned timeout_ms, struct vublk_error *error)
+{
+	int r = vublk_frontend_attach(frontend, fd, path, timeout_ms, error);
+
+	if (!r)
+		change_state(frontend, VUBLK_FRONTEND_EVENT_NEGOTIATED, "by another process");
+	return r;
 }

@@ -17,9 +17,9 @@
 #include <inttypes.h>
 
 /*
- * To accept the bitmap, some back-ends answer with the number 0, and some with an empty payload.
- * libvhost-user, and so qemu-storage-daemon, returns the first number of the request, which is the
- * size of the bitmap.
+ * Called when the back-end has answered SET_LOG_BASE. To accept the bitmap, some back-ends answer
+ * with the number 0, and some with an empty payload. libvhost-user, and so qemu-storage-daemon,
+ * returns the first number of the request, which is the size of the bitmap.
  */
 static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
@@ -30,8 +30,8 @@ static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *rep
 	if (reply->header.size >= sizeof(reply->payload.u64) && reply->payload.u64 &&
 	    !(dirty_log && reply->payload.u64 == dirty_log->size_bytes))
 		vublk_frontend_batch_refuse(batch, EIO,
-					    "the back-end refused SET_LOG_BASE (it answered %" PRIu64
-					    ")", reply->payload.u64);
+					    "the back-end refused SET_LOG_BASE (it replied "
+					    "%" PRIu64 ")", reply->payload.u64);
 	vublk_frontend_batch_answered(batch);
 }
 
@@ -49,7 +49,10 @@ void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 	vublk_frontend_batch_ask(batch, &message, 0, on_base_set);
 }
 
-/* The pieces are: the bitmap if the log is on, the features, and each queue's addresses. */
+/*
+ * Sends a piece of the batch: first the bitmap if the log is on, then the features, then each
+ * queue's addresses.
+ */
 static void send_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_dirty_log_change *change = owner;

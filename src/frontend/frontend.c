@@ -3,8 +3,9 @@
  * Initializes the front-end and opens it on a socket. The connection itself is in connection.c, and
  * the handshake that the opening begins is in negotiate.c.
  *
- * Key idea: this file alone knows both the connection and the steps that use it. When a connection
- * is lost, it calls `explain_loss`, so that a step can add to the error what it knows.
+ * Key idea: only this file knows both the connection and the steps that use it. So connection.c
+ * calls explain_loss() through a pointer when a connection is lost, and a step can add to the error
+ * what it knows.
  */
 #include "frontend/frontend.h"
 
@@ -12,7 +13,10 @@
 
 #include <errno.h>
 
-/* The back-end hung up instead of answering `request`: a step may know the reason. */
+/*
+ * Called when receiving fails while the answer to `request` is outstanding. The step that sent the
+ * request may know the reason.
+ */
 static void explain_loss(const struct vublk_frontend *frontend, uint32_t request,
 			 struct vublk_error *error)
 {

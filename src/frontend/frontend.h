@@ -5,6 +5,7 @@
 #include "proto/vhost-user/channel.h"
 #include "util/log.h"
 #include "util/loop.h"
+#include "util/sections.h"
 #include "virtio/blk-format.h"
 
 #include <vublk/device.h>
@@ -12,24 +13,23 @@
 #include <vublk/memory.h>
 
 /*
- * The front-end of a vhost-user connection: the messages of a device to its back-end.
- * No call waits. Each request that has an answer has a deadline, after which the connection
- * counts as lost.
+ * The front-end of a vhost-user connection: the messages of a device to its back-end. No call
+ * waits. Each request that has an answer has a deadline, after which the connection counts as lost.
  *
- * There is one way to fail: an event that breaks the connection (a send that fails, a reply
- * that violates a rule, a deadline, the peer's end of file) turns every later call into a
- * no-op, and ops->lost() is called once, from the loop and never from inside a call. After
- * lost() there is no other callback: no done() follows.
+ * There is one way to fail. An event that breaks the connection (a send that fails, a reply that
+ * violates a rule, a missed deadline, the peer's end of file) turns every later call into a no-op.
+ * The loop then calls ops->lost() once, never from inside a call. After lost() no other callback
+ * follows, and no done().
  */
 
-/* The default of the time that a back-end may take to answer a request. */
+/* The default time limit for each answer of the back-end. */
 #define VUBLK_FRONTEND_DEFAULT_TIMEOUT_MS 5000
 
 enum vublk_frontend_state {
 	VUBLK_FRONTEND_CLOSED,      /* no connection */
 	VUBLK_FRONTEND_NEGOTIATING, /* the handshake is under way */
 	VUBLK_FRONTEND_READY,       /* the device's requests may be sent */
-	VUBLK_FRONTEND_FAILED,      /* broken; lost() is about to be called */
+	VUBLK_FRONTEND_FAILED,      /* broken; lost() will be called */
 	VUBLK_FRONTEND_NUM_STATES,
 };
 
@@ -43,22 +43,24 @@ enum vublk_frontend_event {
 
 struct vublk_frontend;
 
-/* Called from the loop only; each may close the front-end. */
+/* The owner's functions, called only from the loop. Each may close the front-end. */
 struct vublk_frontend_ops {
-	/* The handshake is done: frontend->info and the config are known. */
+	/* The handshake is done. frontend->info and frontend->config are valid. */
 	void (*negotiated)(void *opaque);
 	/* The connection is lost and has been closed. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
-	/* The back-end reports, at any time, that its config has changed. */
+	/* The back-end has reported that its config has changed. This may happen at any time. */
 	void (*config_changed)(void *opaque);
-	/* The back channel is closed: the back-end can no longer report changes of the config. */
+	/*
+	 * The back channel is closed, so the back-end can no longer report changes of its config.
+	 */
 	void (*back_channel_closed)(void *opaque);
 };
 
-/* The back-end's answers about itself. */
+/* What the handshake has found out about the back-end. */
 struct vublk_frontend_info {
 	uint64_t features;
-	uint64_t protocol_features;          /* offered */
+	uint64_t protocol_features;          /* those that it offers */
 	uint64_t accepted_protocol_features;
 	uint32_t max_queues;
 	uint32_t memory_slots;
@@ -68,37 +70,45 @@ struct vublk_frontend_info {
 /* A request whose answer is outstanding. */
 struct vublk_frontend_expected;
 
-/* `reply` is valid during the call; its descriptors are closed afterwards unless they are taken. */
+/*
+ * Called with the answer to a request. `opaque` and `tag` are those of vublk_frontend_ask().
+ * `reply` is valid only during the call. Afterwards the front-end closes the descriptors in `reply`
+ * that the function did not take.
+ */
 typedef void vublk_frontend_reply_fn(void *opaque, unsigned tag,
 				     struct vublk_vu_message *reply);
 
 /*
- * Messages that belong together. They are sent in pieces; a piece waits while many answers to
- * earlier pieces are outstanding, so that the messages do not fill the socket of a back-end that
- * reads slowly.
+ * A batch: messages that belong together (batch.c). They are sent in pieces. A piece waits while
+ * many answers to earlier pieces are outstanding, so that the messages do not fill the socket of a
+ * back-end that reads slowly.
  */
 struct vublk_frontend_batch {
-	struct vublk_frontend *frontend; /* NULL: not under way */
-	/* Sends the messages of piece `index` with vublk_frontend_batch_...(). */
+	struct vublk_frontend *frontend; /* NULL: the batch is not under way */
+	/*
+	 * Sends the messages of piece `index`, each with vublk_frontend_batch_send(),
+	 * _send_confirmed() or _ask().
+	 */
 	void (*send_piece)(void *owner, unsigned index);
 	/*
-	 * Called when a message of the piece was refused; `first`: no message was refused before.
-	 * May be NULL.
+	 * Called when the back-end's confirmation refuses a message of piece `index`. `first`: no
+	 * earlier message of the batch was refused. May be NULL.
 	 */
 	void (*refused)(void *owner, unsigned index, bool first);
 	void *owner;
-	/* Called when all messages are answered. `error` is the first refusal, or NULL. */
+	/* Called when all messages have been answered. `error` is the first refusal, or NULL. */
 	void (*done)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned num_pieces, next_piece;
-	unsigned unconfirmed;    /* messages since the last one that has an answer */
-	unsigned num_waiting;    /* answers that are outstanding */
+	unsigned unconfirmed;    /* messages sent since the last one that gets an answer */
+	unsigned num_waiting;    /* how many answers are outstanding */
 	struct vublk_error refusal;
 };
 
 /* A region of memory. Regions with the same device and inode number are in the same file. */
 struct vublk_frontend_region {
-	struct vublk_memory_region region; /* fd: borrowed from the device; not used in the shadow */
+	struct vublk_memory_region region; /* fd is borrowed from the device, and not used in
+					      `shadow` */
 	uint64_t file_device, file_inode;
 };
 
@@ -109,17 +119,20 @@ struct vublk_frontend_memory {
 
 struct vublk_frontend_memory_change {
 	struct vublk_frontend_batch batch;
-	/* the regions that the back-end has, as far as is known */
+	/* the regions that the back-end was given and has not refused */
 	struct vublk_frontend_region shadow[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_shadow;
-	/* the messages: removals first, then additions; or one whole table */
+	/*
+	 * the changes to send: one message per removal, then one per addition; or all additions in
+	 * one message, which is the whole table
+	 */
 	unsigned num_removals;
 	struct vublk_frontend_region removals[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_additions;
 	struct vublk_frontend_region additions[VUBLK_MEMORY_MAX_REGIONS];
 };
 
-/* A queue as the back-end is told of it. Addresses are guest addresses. */
+/* A queue as the messages describe it. All addresses are guest addresses. */
 struct vublk_frontend_queue {
 	uint16_t index;
 	uint16_t size;
@@ -130,11 +143,10 @@ struct vublk_frontend_queue {
 
 struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
-	bool any_kick; /* a kick descriptor has been sent: the back-end may work on the ring from
-	                  that time on */
-	bool skips_drain; /* the stop uses GET_VRING_BASE_SKIP_DRAIN */
+	bool any_kick; /* a SET_VRING_KICK was sent, so the back-end may work on that ring */
+	bool skips_drain; /* the rings are stopped by GET_VRING_BASE_SKIP_DRAIN */
 	unsigned num_queues;
-	struct vublk_frontend_queue *queues; /* borrowed until done */
+	struct vublk_frontend_queue *queues; /* borrowed until done() */
 };
 
 /* A kick or call descriptor that replaces another while the rings run. */
@@ -146,12 +158,12 @@ struct vublk_frontend_notifier {
 
 struct vublk_frontend_notifiers {
 	struct vublk_frontend_batch batch;
-	const struct vublk_frontend_notifier *changes; /* borrowed until done */
+	const struct vublk_frontend_notifier *changes; /* borrowed until done() */
 };
 
 struct vublk_frontend_inflight {
 	struct vublk_frontend_batch batch;
-	struct vublk_device_inflight *area; /* borrowed until done, like the queues */
+	struct vublk_device_inflight *area; /* borrowed until done(), as are the queues */
 	const struct vublk_frontend_queue *queues;
 	unsigned num_queues;
 	void (*done)(void *opaque, const struct vublk_error *error);
@@ -161,10 +173,10 @@ struct vublk_frontend_inflight {
 struct vublk_frontend_dirty_log_change {
 	struct vublk_frontend_batch batch;
 	uint64_t features;
-	const struct vublk_frontend_queue *queues; /* borrowed until done */
+	const struct vublk_frontend_queue *queues; /* borrowed until done() */
 };
 
-/* The part of the set-up that concerns all queues: the features that the driver accepted. */
+/* The part of a start that concerns the whole device: the features that the driver accepted. */
 struct vublk_frontend_session {
 	struct vublk_frontend_batch batch;
 	uint64_t features;
@@ -174,10 +186,10 @@ typedef void vublk_frontend_config_fn(void *opaque, const uint8_t *config, unsig
 				      const struct vublk_error *error);
 
 struct vublk_frontend_config_read {
-	unsigned size_index;     /* into the sizes that are tried */
+	unsigned size_index;     /* the size that was requested last (config.c) */
 	unsigned num_bytes;      /* received so far */
 	uint8_t data[VUBLK_BLK_CONFIG_BYTES];
-	vublk_frontend_config_fn *done; /* NULL: not under way */
+	vublk_frontend_config_fn *done; /* NULL: no read is under way */
 	void *opaque;
 };
 
@@ -195,34 +207,38 @@ struct vublk_frontend {
 	struct vublk_log_limit *limit; /* the owner's, which outlives connections */
 	unsigned timeout_ms;
 	/*
-	 * Called when the back-end hung up instead of answering `request`: prepends to the error
-	 * what the reason may be, if a reason is known (frontend.c).
+	 * Called when receiving fails while the answer to `request` is outstanding, usually because
+	 * the back-end hung up. Prepends the probable reason to `error`, if one is known
+	 * (frontend.c).
 	 */
 	void (*explain_loss)(const struct vublk_frontend *frontend, uint32_t request,
 			     struct vublk_error *error);
-	/* The owner sets these two before it opens the front-end. */
-	bool wants_inflight; /* accept INFLIGHT_SHMFD */
-	bool wants_undrained_stops; /* accept GET_VRING_BASE_INFLIGHT and _SKIP_DRAIN, too */
+	/* set by the owner before it opens the front-end */
+	bool wants_inflight; /* the handshake accepts INFLIGHT_SHMFD */
+	bool wants_undrained_stops; /* the handshake accepts GET_VRING_BASE_INFLIGHT and
+				       _SKIP_DRAIN, too */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
 	struct vublk_loop_timer deadline;
 	struct vublk_loop_task lost_task;
 	struct vublk_error failure;
+	bool peer_has_closed; /* when the connection was lost, the back-end had closed its end */
 
 	struct vublk_frontend_expected *expected; /* oldest first */
 	struct vublk_frontend_expected **expected_end;
 	uint64_t num_answers;
-	unsigned round_trips; /* for the log: requests that were sent while no answer was outstanding */
+	unsigned round_trips; /* for the log: how many requests were sent while no answer was
+				 outstanding */
 
 	struct vublk_frontend_info info;
 	struct vublk_frontend_config_read config_read;
-	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* as read in the handshake */
+	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* the config that the handshake has read */
 	struct vublk_frontend_memory_change memory;
 	struct vublk_frontend_session session;
 	struct vublk_frontend_inflight inflight;
 	struct vublk_frontend_rings start, stop;
-	const struct vublk_device_dirty_log *dirty_log; /* the device's; NULL: off */
+	const struct vublk_device_dirty_log *dirty_log; /* the device's; NULL: the log is off */
 	struct vublk_frontend_dirty_log_change dirty_log_change;
 	struct vublk_frontend_notifiers notifiers;
 	struct vublk_frontend_batch config_write;
@@ -230,70 +246,67 @@ struct vublk_frontend {
 	struct vublk_frontend_back_channel back_channel;
 };
 
-/*
- * --- life (frontend.c; close, fail and has: connection.c)
- * ------------------------------------------------------
- */
+/* --- life (frontend.c; close, fail and has: connection.c) ----------------------------------- */
 
-/* All arguments except `frontend` are borrowed. */
+/* Initializes `frontend`, without a connection. All other arguments are borrowed. */
 void vublk_frontend_init(struct vublk_frontend *frontend, struct vublk_loop *loop,
 			 const struct vublk_log *log, struct vublk_log_limit *limit,
 			 const struct vublk_frontend_ops *ops,
 			 void *opaque);
 
 /*
- * Connects to the Unix socket at `path` and begins the handshake. After a failure nothing has
- * changed. State CLOSED.
+ * Connects to the Unix socket at `path` and begins the handshake. The state must be CLOSED. A
+ * failure changes nothing.
  */
 int vublk_frontend_open(struct vublk_frontend *frontend, const char *path, unsigned timeout_ms,
 			struct vublk_error *error);
 
 /*
- * Begins the handshake on a socket that is already connected and non-blocking; `path` is for the
- * log. Takes ownership of `fd`, also on failure. State CLOSED.
+ * Begins the handshake on a socket that is connected and non-blocking. `path` is for the log. Takes
+ * ownership of `fd`, even on failure. The state must be CLOSED.
  */
 int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *path,
 			   unsigned timeout_ms, struct vublk_error *error);
 
-/* Closes the connection, in any state and from any callback; no callback follows. Idempotent. */
+/* Closes the connection in any state; callbacks may call this. No callback follows. Idempotent. */
 void vublk_frontend_close(struct vublk_frontend *frontend);
 
-/* Abandons the connection for the reason given: lost() follows. */
+/* Breaks the connection because of `error`; lost() follows. A no-op if no connection is open. */
 void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_error *error);
 
 bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol_feature);
 
-/* Whether no answer is outstanding. */
+/* Returns whether no answer is outstanding. */
 static inline bool vublk_frontend_is_idle(const struct vublk_frontend *frontend)
 {
 	return !frontend->expected;
 }
 
 /*
- * Whether the back-end can report that its config changed, that is, whether the back channel is
- * open.
+ * Returns whether the back-end can report changes of its config, that is, whether the back channel
+ * is open.
  */
 static inline bool vublk_frontend_reports_config(const struct vublk_frontend *frontend)
 {
 	return frontend->back_channel.source.loop;
 }
 
-/* Whether the back-end has memory that it was given on this connection and that was not removed. */
+/* Returns whether the back-end has at least one memory region on this connection. */
 static inline bool vublk_frontend_has_memory(const struct vublk_frontend *frontend)
 {
 	return frontend->memory.num_shadow;
 }
 
 /*
- * Whether the last start has sent a kick descriptor, so that the back-end may have worked on a ring
- * since.
+ * Returns whether the last start on this connection has sent a SET_VRING_KICK. If so, the back-end
+ * may have worked on a ring.
  */
 static inline bool vublk_frontend_may_have_begun(const struct vublk_frontend *frontend)
 {
 	return frontend->start.any_kick;
 }
 
-/* The parts of init and open that concern the connection (connection.c). */
+/* These functions are the parts of init and open that concern the connection (connection.c). */
 void vublk_frontend_init_connection(struct vublk_frontend *frontend);
 int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *path,
 			  unsigned timeout_ms, struct vublk_error *error);
@@ -304,52 +317,67 @@ int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *p
 void vublk_frontend_send(struct vublk_frontend *frontend, struct vublk_vu_message *message);
 
 /*
- * Sends a request whose answer has at least `min_bytes` of payload. A shorter answer, or the
- * answer to another request, breaks the connection, and `fn` is not called.
+ * Sends a request, and calls `fn` with `opaque` and `tag` when the answer has arrived. If the
+ * answer has fewer than `min_bytes` bytes of payload, or belongs to another request, the connection
+ * fails, and `fn` is not called.
  */
 void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message *message,
 			unsigned min_bytes, vublk_frontend_reply_fn *fn, void *opaque,
 			unsigned tag);
 
 /*
- * Checks that the back-end does not hang: sends a request that every back-end answers immediately.
+ * Sends a request that every back-end answers immediately. A back-end that hangs misses the
+ * deadline, so the connection fails.
  */
 void vublk_frontend_ping(struct vublk_frontend *frontend);
 
 /* --- batches (batch.c) ------------------------------------------------------------ */
 
-/* The caller has set owner, send_piece and refused of the batch; this function sets the others. */
+/*
+ * Begins a batch. The caller must have set batch->owner, send_piece and refused; this function sets
+ * the other members. The loop calls done(). A no-op unless the state is READY.
+ */
 void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 				struct vublk_frontend_batch *batch, unsigned num_pieces,
 				void (*done)(void *opaque, const struct vublk_error *error),
 				void *opaque);
-/* From send_piece(): a request that has no answer. */
+/* Called by send_piece(): sends a request that has no answer. */
 void vublk_frontend_batch_send(struct vublk_frontend_batch *batch,
 			       struct vublk_vu_message *message);
-/* From send_piece(): a request that the back-end confirms if it can (REPLY_ACK). */
+/* Called by send_piece(): sends a request that the back-end confirms if it can (REPLY_ACK). */
 void vublk_frontend_batch_send_confirmed(struct vublk_frontend_batch *batch,
 					 struct vublk_vu_message *message);
-/* From send_piece(): a request with an answer of its own, which `fn` may treat as a refusal. */
+/*
+ * Called by send_piece(): sends a request that has an answer of its own. `fn` gets the batch as
+ * `opaque`. It may call vublk_frontend_batch_refuse(), and must end with
+ * vublk_frontend_batch_answered().
+ */
 void vublk_frontend_batch_ask(struct vublk_frontend_batch *batch,
 			      struct vublk_vu_message *message, unsigned min_bytes,
 			      vublk_frontend_reply_fn *fn);
-/* From a reply function, as its last call: counts the answer. The last answer calls done(). */
+/*
+ * Called by a reply function, at its end: counts the answer, and sends the pieces that have waited
+ * for it. After the last answer it calls done().
+ */
 void vublk_frontend_batch_answered(struct vublk_frontend_batch *batch);
-/* From a reply function: notes that the answer is a refusal. The first refusal is kept. */
+/* Called by a reply function: records that the answer is a refusal. The first refusal is kept. */
 void vublk_frontend_batch_refuse(struct vublk_frontend_batch *batch, int code,
 				 const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* --- steps ------------------------------------------------------------------------ */
 
-/* The handshake, which vublk_frontend_open() begins (negotiate.c). */
+/* Begins the handshake. Called by vublk_frontend_open_fd() (negotiate.c). */
 void vublk_frontend_negotiate(struct vublk_frontend *frontend);
-/* The end of the handshake (connection.c). */
+/* Called at the end of the handshake: enters READY and calls ops->negotiated() (connection.c). */
 void vublk_frontend_set_negotiated(struct vublk_frontend *frontend);
 
-/* How many regions the back-end takes (memory.c). */
+/*
+ * Returns how many memory regions the device may give to the back-end: as many as the back-end
+ * accepts, but at most VUBLK_MEMORY_MAX_REGIONS (memory.c).
+ */
 unsigned vublk_frontend_memory_slots(const struct vublk_frontend *frontend);
 /*
- * Tells the back-end how the memory has changed. `memory` and its descriptors are borrowed
+ * Tells the back-end that the memory is now `memory`. The descriptors of the regions are borrowed
  * until done() (memory.c).
  */
 void vublk_frontend_set_memory(struct vublk_frontend *frontend,
@@ -358,27 +386,28 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 			       void *opaque);
 
 /*
- * Called when a back-end hung up when it was given memory: prepends to the error the first region
- * that the back-end may not accept, if there is such a region (memory.c).
+ * Called when a back-end refused memory, or hung up instead of accepting it. Some back-ends refuse
+ * a region that does not consist of whole pages. If the change adds such a region, the function
+ * prepends a description of the first one to `error` (memory.c).
  */
 void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 				   struct vublk_error *error);
 
 /*
- * Tells the back-end the features that the driver accepted. All messages are sent before the
- * call returns, so the memory may be set without waiting for done(). With a dirty log (NULL:
- * no log) the back-end logs its writes; the log is borrowed until vublk_frontend_set_dirty_log()
- * or the end of the connection (vring.c).
+ * Tells the back-end the features that the driver accepted. All messages are sent before the call
+ * returns, so the caller may set the memory without waiting for done(). The back-end logs its
+ * writes in `dirty_log`; NULL: it does not log them. The log is borrowed until the next call of
+ * this function or of vublk_frontend_set_dirty_log(), or until the end of the connection (vring.c).
  */
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
 				  const struct vublk_device_dirty_log *dirty_log,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
- * Gives the back-end the in-flight area, after the session and before the memory. If area->fd is
- * -1, the back-end makes the area first: the caller has set num_queues and queue_size of the area,
- * and the front-end sets fd, size_bytes and offset when the back-end has answered. INFLIGHT_SHMFD
- * has been negotiated (inflight.c).
+ * Gives the back-end the in-flight area. The caller must have begun the session, and must not have
+ * set the memory. If area->fd is -1, the back-end first makes the area: the caller must have set
+ * area->num_queues and area->queue_size, and the front-end sets the area's fd, size_bytes and
+ * offset when the back-end has answered. INFLIGHT_SHMFD must have been negotiated (inflight.c).
  */
 void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 struct vublk_device_inflight *area,
@@ -386,36 +415,39 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Lets the back-end make a new area, as the previous function does if area->fd is -1, but does not
- * give the area to the back-end afterwards. `area` is borrowed until done(). Not permitted while
- * vublk_frontend_set_inflight() is under way (inflight.c).
+ * Asks the back-end to make a new in-flight area, as vublk_frontend_set_inflight() does if area->fd
+ * is -1, but does not give the area to the back-end afterwards. `area` is borrowed until done(). No
+ * call of vublk_frontend_set_inflight() may be under way (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 				 struct vublk_device_inflight *area,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Called when a back-end refused the area, or hung up when it was given the area: prepends to the
- * error what may be wrong (inflight.c).
+ * Called when a back-end refused the in-flight area, or hung up instead of accepting it. Prepends
+ * the probable reason to `error` (inflight.c).
  */
 void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 				     struct vublk_error *error);
 /*
- * Hands the rings over, after the session and the memory. The queues are borrowed until
- * done() (vring.c).
+ * Gives the back-end the rings. The caller must have begun the session and set the memory. `queues`
+ * is borrowed until done() (vring.c).
  */
 void vublk_frontend_start_rings(struct vublk_frontend *frontend,
 				struct vublk_frontend_queue *queues, unsigned num_queues,
 				void (*done)(void *opaque, const struct vublk_error *error),
 				void *opaque);
-/* Replaces descriptors of rings that run. One call at a time (vring.c). */
+/*
+ * Replaces kick and call descriptors while the rings run. Only one call may be under way (vring.c).
+ */
 void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
 				  const struct vublk_frontend_notifier *changes, unsigned count,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
- * Switches the dirty log on while the rings run, or off with NULL; `features` are those of the
- * session. LOG_SHMFD has been negotiated. One call at a time (dirty-log.c).
+ * Switches the dirty log on while the rings run; with a NULL `dirty_log`, off. `features` are those
+ * of the session. LOG_SHMFD must have been negotiated. Only one call may be under way
+ * (dirty-log.c).
  */
 void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 				  const struct vublk_device_dirty_log *dirty_log,
@@ -425,29 +457,35 @@ void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 				  void *opaque);
 /* --- messages of more than one step (messages.c) ----------------------------------- */
 
-/* Sends a request that carries a number, and has it confirmed. */
+/* Sends a request whose payload is `value`. The back-end confirms the request if it can. */
 void vublk_frontend_send_u64(struct vublk_frontend_batch *batch, uint32_t request, uint64_t value);
-/* Sends a request that carries a queue index and a number; only SET_VRING_ENABLE is confirmed. */
+/*
+ * Sends a request whose payload is a queue `index` and the number `num`. The back-end confirms only
+ * SET_VRING_ENABLE, if it can.
+ */
 void vublk_frontend_send_state(struct vublk_frontend_batch *batch, uint32_t request,
 			       unsigned index, unsigned num);
-/* If frontend->dirty_log is set, the features and the addresses' flags turn the dirty log on. */
+/*
+ * These functions send the features and a queue's addresses. If frontend->dirty_log is set, both
+ * messages turn the log on.
+ */
 void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features);
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 				   const struct vublk_frontend_queue *queue);
 
-/* Gives the back-end the bitmap (dirty-log.c). */
+/* Sends the descriptor, size and offset of the dirty log's bitmap (dirty-log.c). */
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 				  const struct vublk_device_dirty_log *dirty_log);
 /*
- * Whether a stop of the rings may leave disk requests in the in-flight area. `drains` says whether
- * the caller wants the stop to wait until these requests are complete; a back-end that has
- * GET_VRING_BASE_INFLIGHT alone cannot be told to wait.
+ * Returns whether a stop of the rings may leave disk requests in the in-flight area. `drains` says
+ * whether the caller wants the stop to wait until these requests are complete. A back-end with
+ * GET_VRING_BASE_INFLIGHT but without GET_VRING_BASE_SKIP_DRAIN cannot be told to wait.
  */
 bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains);
 /*
- * Stops the rings; afterwards the base of each queue is the index at which its ring resumes. Disk
- * requests that the back-end had begun are complete, unless vublk_frontend_leaves_requests() is
- * true.
+ * Stops the rings. At done(), the base in each of `queues` is the index at which that ring resumes.
+ * The disk requests that the back-end had begun are then complete, unless
+ * vublk_frontend_leaves_requests() is true.
  */
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,
@@ -455,25 +493,57 @@ void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       void (*done)(void *opaque, const struct vublk_error *error),
 			       void *opaque);
 
-/* Reads as much of the config as the back-end has. One call at a time (config.c). */
+/* Reads as much of the config as the back-end has. Only one call may be under way (config.c). */
 void vublk_frontend_read_config(struct vublk_frontend *frontend, vublk_frontend_config_fn *done,
 				void *opaque);
-/* Sets the write cache. EIO: the back-end refused. One call at a time (config.c). */
+/*
+ * Switches the back-end's write cache on (`wce` 1) or off (0). done() gets EIO if the back-end
+ * refuses. Only one call may be under way (config.c).
+ */
 void vublk_frontend_write_wce(struct vublk_frontend *frontend, uint8_t wce,
 			      void (*done)(void *opaque, const struct vublk_error *error),
 			      void *opaque);
 
-/*
- * Opens a socket pair and gives the back-end the other end (back-channel.c; close: connection.c).
- */
+/* Opens a socket pair, and sends one end to the back-end (back-channel.c; close: connection.c). */
 void vublk_frontend_open_back_channel(struct vublk_frontend *frontend);
 void vublk_frontend_close_back_channel(struct vublk_frontend *frontend);
+
+/* --- for another process that takes over (handover.c) ---------------------------------- */
+
+/* Returns why the connection cannot be handed over now, as a static string, or NULL if it can. */
+const char *vublk_frontend_handover_obstacle(const struct vublk_frontend *frontend);
+/* Writes a section `back-end`, and a section `back-end-memory` per memory region. */
+void vublk_frontend_give(const struct vublk_frontend *frontend, struct vublk_sections_writer *to);
+/*
+ * These functions read the sections that vublk_frontend_give() writes. The first function reads
+ * `back-end` and opens the front-end if it was connected. The state must be CLOSED. The second one
+ * reads a section `back-end-memory`.
+ */
+int vublk_frontend_take(struct vublk_frontend *frontend, struct vublk_section *from,
+			const char *path, unsigned timeout_ms, struct vublk_error *error);
+int vublk_frontend_take_region(struct vublk_frontend *frontend, struct vublk_section *from,
+			       struct vublk_error *error);
+/*
+ * Opens the front-end on a connection whose handshake is done; connection.c. Takes ownership of
+ * `fd`.
+ */
+int vublk_frontend_adopt(struct vublk_frontend *frontend, int fd, const char *path,
+			 unsigned timeout_ms, struct vublk_error *error);
+/*
+ * Uses `fd`, of which it takes ownership, as the front-end's end of the back channel
+ * (back-channel.c).
+ */
+int vublk_frontend_adopt_back_channel(struct vublk_frontend *frontend, int fd,
+				      struct vublk_error *error);
 
 /* --- for tests and logs ------------------------------------------------------------- */
 
 const char *vublk_frontend_state_name(enum vublk_frontend_state state);
 const char *vublk_frontend_event_name(enum vublk_frontend_event event);
-/* The state that the table has for the event; -1: the event does not occur in this state. */
+/*
+ * Returns the state that follows `state` after `event`, or -1 if the event does not occur in this
+ * state.
+ */
 int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_frontend_event event);
 
 #endif

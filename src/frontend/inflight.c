@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-flight area, in which a back-end records the requests that it has begun: the first
- * back-end makes the area, and each back-end is given it. The content of the area is never read
- * here.
+ * The in-flight area, in which a back-end records the requests that it has begun. The first
+ * back-end makes the area, and the front-end gives it to each back-end. This file never reads the
+ * content of the area.
  *
- * Key idea: the order is one that every known back-end accepts. The area is given after the
- * features, because they determine its layout, and after the size of each queue, because for
- * some back-ends a queue without a size does not exist. The numbers of queues and entries are
- * those of our request, because some back-ends leave them out of the answer.
+ * Key idea: the order is one that every known back-end accepts. The area is sent after the
+ * features, because they determine its layout. It is sent after the size of each queue, because for
+ * some back-ends a queue without a size does not exist. The numbers of queues and entries are those
+ * of the front-end's GET_INFLIGHT_FD, because some back-ends leave them out of the answer.
  *
  * Specification: "Inflight I/O tracking".
  */
@@ -44,7 +44,7 @@ static void send_area(struct vublk_frontend_inflight *inflight)
 	vublk_frontend_batch_send_confirmed(&inflight->batch, &message);
 }
 
-/* The pieces are: each queue's size, and after them the area. */
+/* Sends a piece of the batch: first each queue's size, then the area. */
 static void send_set_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_inflight *inflight = owner;
@@ -62,10 +62,11 @@ void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 {
 	const struct vublk_device_inflight *area = frontend->inflight.area;
 
-	vublk_error_prepend(error, "it does not accept the in-flight area of %" PRIu64 " bytes for %u "
-			    "queues of %u entries, which may have another layout than its own: "
-			    "start the back-end that made the area, or one like it, or reset the "
-			    "device", area->size_bytes, area->num_queues, area->queue_size);
+	vublk_error_prepend(error, "the back-end refused an in-flight area of %" PRIu64 " bytes "
+			    "for %u queues of %u entries, possibly because its own layout differs: "
+			    "start the back-end that created the area, or one of the same kind, or "
+			    "reset the device",
+			    area->size_bytes, area->num_queues, area->queue_size);
 }
 
 static void on_area_refused(void *owner, unsigned index, bool first)
@@ -87,12 +88,12 @@ static void hand_over(struct vublk_frontend *frontend)
 				   inflight->done, inflight->opaque);
 }
 
-/*
- * --- letting the back-end make it
- * ------------------------------------------------------------------------
- */
+/* --- letting the back-end make it ----------------------------------------------------------- */
 
-/* A back-end that mapped an area beyond the end of its file would get SIGBUS. */
+/*
+ * Returns whether the area lies within its file. A back-end that accessed an area beyond the end of
+ * the file would get SIGBUS.
+ */
 static bool is_usable(int fd, const struct vublk_vu_inflight *answer)
 {
 	struct vublk_memory_file file;
@@ -114,11 +115,12 @@ static void on_area(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 		inflight->area->offset = answer->mmap_offset;
 	} else {
 		vublk_frontend_batch_refuse(batch, EPROTO,
-					    "the answer to GET_INFLIGHT_FD says %" PRIu64
-					    " bytes at offset %" PRIu64 ", but has %s; to do without the "
-					    "in-flight area, set inflight to off", answer->mmap_size,
+					    "the answer to GET_INFLIGHT_FD announces an in-flight "
+					    "area of %" PRIu64 " bytes at offset %" PRIu64 ", but "
+					    "comes with %s; set inflight=off to use no in-flight "
+					    "area", answer->mmap_size,
 					    answer->mmap_offset,
-					    fd < 0 ? "no descriptor" : "no file of that size");
+					    fd < 0 ? "no descriptor" : "a file that is too small");
 	}
 	vublk_frontend_batch_answered(batch);
 }

@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tells the back-end which memory to map. With CONFIGURE_MEM_SLOTS regions are added and removed
- * one by one, and only changes are sent; without this feature the whole table, of up to eight
- * regions, is sent.
+ * Tells the back-end which memory to map. With the protocol feature CONFIGURE_MEM_SLOTS regions are
+ * added and removed one by one, and only changes are sent. Without it each change sends the whole
+ * table, which has up to eight regions.
  *
- * Key idea: the shadow is a copy of the table that the back-end has. A region in it is
- * identified by its address and its file, not by the number of its descriptor. The user address
- * in a message is the guest address, because the back-end only translates it and never uses it
- * as a pointer.
+ * Key idea: `shadow` is a copy of the table that the back-end has. A region in it is identified by
+ * its address and its file, not by the number of its descriptor. The user address in a message is
+ * the guest address, because the back-end only translates it and never uses it as a pointer.
  *
- * Specification: "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG",
- * "VHOST_USER_REM_MEM_REG", "VHOST_USER_GET_MAX_MEM_SLOTS".
+ * Specification: "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG", "VHOST_USER_REM_MEM_REG",
+ * "VHOST_USER_GET_MAX_MEM_SLOTS".
  */
 #include "frontend/frontend.h"
 
@@ -55,7 +54,7 @@ static bool contains(const struct vublk_frontend_region *regions, unsigned num_r
 	return false;
 }
 
-/* Copies the regions of `from` that are not in `in`. */
+/* Copies to `missing` the regions of `from` that are not in `in`. Returns their number. */
 static unsigned collect_missing(struct vublk_frontend_region *missing,
 				const struct vublk_frontend_region *from, unsigned num_from,
 				const struct vublk_frontend_region *in, unsigned num_in)
@@ -80,7 +79,10 @@ static void remove_from_shadow(struct vublk_frontend_memory_change *change,
 
 /* --- refusals ----------------------------------------------------------------------- */
 
-/* The protocol does not require regions of whole pages, but some back-ends do. */
+/*
+ * Returns whether the region consists of whole pages. The protocol does not require that, but some
+ * back-ends do.
+ */
 static bool is_whole_pages(const struct vublk_memory_region *region)
 {
 	uint64_t page_mask = (uint64_t)sysconf(_SC_PAGESIZE) - 1;
@@ -88,15 +90,18 @@ static bool is_whole_pages(const struct vublk_memory_region *region)
 	return !((region->guest_addr | region->size_bytes | region->fd_offset) & page_mask);
 }
 
-/* Prepends the region that was refused to the error. */
+/*
+ * Prepends a description of `region`, which was refused or may be the reason of a refusal, to
+ * `error`.
+ */
 static void explain(const struct vublk_frontend_region *region, struct vublk_error *error)
 {
-	vublk_error_prepend(error, "the memory region of %" PRIu64 " bytes at guest address 0x%"
-			    PRIx64 " and offset %" PRIu64 " of its file%s", region->region.size_bytes,
+	vublk_error_prepend(error, "the memory region of %" PRIu64 " bytes at guest address "
+			    "0x%" PRIx64 " and file offset %" PRIu64 "%s",
+			    region->region.size_bytes,
 			    region->region.guest_addr, region->region.fd_offset,
 			    is_whole_pages(&region->region) ? "" :
-			    ", which is not made of whole pages and which this back-end may "
-			    "not accept for that reason");
+			    " (it does not consist of whole pages, which some back-ends require)");
 }
 
 void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
@@ -113,7 +118,10 @@ void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 
 /* --- region by region -------------------------------------------------------------- */
 
-/* `fd`: the file of a region that is added; -1 for one that is removed. */
+/*
+ * Sends `request` for one region. `fd` is the file of a region to add; -1: the region is to be
+ * removed.
+ */
 static void send_region(struct vublk_frontend_batch *batch, uint32_t request,
 			const struct vublk_memory_region *region, int fd)
 {
@@ -143,9 +151,10 @@ static void send_change(void *owner, unsigned index)
 }
 
 /*
- * A region whose removal was refused is removed from the shadow all the same, because nothing
- * else can be done with it. After a refusal no further piece is sent, so the back-end does not have
- * the regions that the unsent pieces would have added.
+ * Called when the back-end refused a removal or an addition. Corrects `shadow`, which
+ * vublk_frontend_set_memory() set as if no change could be refused. A refused addition is removed
+ * from `shadow`, as are all additions that were not sent, because after a refusal no further piece
+ * is sent. A refused removal needs no correction, because the device has no use for such a region.
  */
 static void on_change_refused(void *owner, unsigned index, bool first)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages that more than one step sends, each as part of a batch. Messages that only one step
- * sends are in the step's own file; wire format and checks are in proto/vhost-user.
+ * The messages that more than one step sends, each as part of a batch. A message that only one step
+ * sends is in that step's file. The wire format and its checks are in proto/vhost-user.
  *
- * Key idea: most requests carry one number, or one number per queue. The part of
- * a message that concerns the dirty log is derived from frontend->dirty_log, so a step need not
- * know whether the log is on.
+ * Key idea: most requests have one number, or one number per queue. The part of a message that
+ * concerns the dirty log follows from frontend->dirty_log, so a step does not have to know whether
+ * the log is on.
  *
  * Specification: "Front-end message types".
  */
@@ -46,7 +46,10 @@ void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t f
 	vublk_frontend_send_u64(batch, VUBLK_VU_SET_FEATURES, features);
 }
 
-/* The log address of a used ring is its guest address, which we also send as its user address. */
+/*
+ * The log address of a used ring is its guest address. The front-end sends the same number as its
+ * user address.
+ */
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 				   const struct vublk_frontend_queue *queue)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The handshake, which finds out what the back-end is and can do. SET_FEATURES is not part of the
+ * The handshake, which finds out what the back-end offers. SET_FEATURES is not part of the
  * handshake, because no driver has accepted features yet.
  *
- * Key idea: there are three round trips: the first for the features, the second for the protocol
- * features, and the third for everything that depends on these. Only protocol features that are
- * implemented here are accepted.
+ * Key idea: there are three round trips: one for the features, one for the protocol features, and
+ * one for everything that depends on these. Only protocol features that are implemented here are
+ * accepted.
  *
  * Specification: "Feature negotiation", "Multiple queue support".
  */
@@ -47,7 +47,7 @@ static void on_queue_num(void *opaque, unsigned tag, struct vublk_vu_message *re
 	struct vublk_frontend *frontend = opaque;
 
 	if (!reply->payload.u64) {
-		fail(frontend, EPROTO, "the back-end says that it has no queues (GET_QUEUE_NUM)");
+		fail(frontend, EPROTO, "the back-end reports 0 queues (GET_QUEUE_NUM)");
 		return;
 	}
 	frontend->info.max_queues = (uint32_t)VUBLK_MIN(reply->payload.u64, (uint64_t)UINT32_MAX);
@@ -59,14 +59,14 @@ static void on_memory_slots(void *opaque, unsigned tag, struct vublk_vu_message 
 
 	if (!reply->payload.u64) {
 		fail(frontend, EPROTO,
-		     "the back-end says that it has no memory slots (GET_MAX_MEM_SLOTS)");
+		     "the back-end reports 0 memory slots (GET_MAX_MEM_SLOTS)");
 		return;
 	}
 	frontend->info.memory_slots = (uint32_t)VUBLK_MIN(reply->payload.u64,
 							  (uint64_t)UINT32_MAX);
 }
 
-/* The last answer of the handshake. */
+/* Called with the last answer of the handshake. */
 static void on_config(void *opaque, const uint8_t *config, unsigned bytes,
 		      const struct vublk_error *error)
 {
@@ -112,8 +112,9 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 
 	if (!(offered & VUBLK_BIT(VUBLK_VU_F_CONFIG))) {
 		fail(frontend, ENOTSUP,
-		     "the back-end does not offer the protocol feature CONFIG (bit 9), without "
-		     "which the size of the disk cannot be read; is it a back-end for block devices?");
+		     "the back-end does not offer the protocol feature CONFIG (bit 9), which is "
+		     "needed to read the size of the disk; check that it is a back-end for block "
+		     "devices");
 		return;
 	}
 	frontend->info.protocol_features = offered;
@@ -121,7 +122,7 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 	if (frontend->wants_inflight)
 		frontend->info.accepted_protocol_features |=
 			offered & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
-	/* A stop can leave requests only if there is an in-flight area to leave them in. */
+	/* Without an in-flight area a stop cannot leave disk requests incomplete. */
 	if (frontend->wants_undrained_stops &&
 	    vublk_frontend_has(frontend, VUBLK_VU_F_INFLIGHT_SHMFD))
 		frontend->info.accepted_protocol_features |=
@@ -144,14 +145,14 @@ static void on_features(void *opaque, unsigned tag, struct vublk_vu_message *rep
 	frontend->info.features = offered;
 	if (!(offered & VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES))) {
 		fail(frontend, ENOTSUP,
-		     "the back-end does not offer protocol features (feature bit 30), without which "
-		     "the disk's configuration cannot be read");
+		     "the back-end does not offer protocol features (feature bit 30), which are "
+		     "needed to read the disk's configuration");
 		return;
 	}
 	if (!(offered & VUBLK_BIT(VIRTIO_F_VERSION_1))) {
 		fail(frontend, ENOTSUP,
-		     "the back-end does not offer VIRTIO_F_VERSION_1 (feature bit 32); a back-end that "
-		     "only knows legacy virtio is not supported");
+		     "the back-end does not offer VIRTIO_F_VERSION_1 (feature bit 32), and legacy "
+		     "back-ends are not supported");
 		return;
 	}
 	ask(frontend, VUBLK_VU_GET_PROTOCOL_FEATURES, on_protocol_features);

@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Hands the rings to the back-end, stops them, and replaces their eventfds while they run.
- * device/rings/start-stop.c decides when.
+ * Gives the rings to the back-end, stops them, and replaces their eventfds while they run.
+ * device/rings/start-stop.c decides when to start and stop them.
  *
- * Key idea: the order is one that every known back-end accepts. The features come first,
- * because they determine the layout of the rings; then sizes, addresses and eventfds of all
- * queues; then SET_VRING_ENABLE, because some back-ends begin as soon as they have what they need.
- * Kick and call eventfds are sent again at each start, because some back-ends close them when a
- * ring stops. All queues are stopped together, because for some back-ends the first stop stops
- * everything.
+ * Key idea: the order is one that every known back-end accepts. The features come first, because
+ * they determine the layout of the rings; then sizes, addresses and eventfds of all queues; then
+ * SET_VRING_ENABLE, because some back-ends begin as soon as they have what they need. Kick and call
+ * eventfds are sent again at each start, because some back-ends close them when a ring stops. All
+ * queues are stopped together, because for some back-ends the first stop stops everything.
  *
  * A stop either waits for the disk requests that the back-end has begun or leaves them in the
- * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the message says which.
- * With GET_VRING_BASE_INFLIGHT alone, as in earlier versions of the specification, GET_VRING_BASE
- * leaves the requests in the area.
+ * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the front-end chooses one of
+ * the two by the message that it sends. With GET_VRING_BASE_INFLIGHT alone, as in earlier versions
+ * of the specification, GET_VRING_BASE leaves the requests in the area.
  *
  * Specification: "Ring states", "Starting and stopping".
  */
@@ -31,7 +30,10 @@
 
 /* --- messages ------------------------------------------------------------------- */
 
-/* Without a kick descriptor the back-end polls; without a call descriptor the driver polls. */
+/*
+ * Sends an eventfd of queue `index`. If `fd` is -1, the message says that there is no eventfd:
+ * without a kick descriptor the back-end polls, and without a call descriptor the driver polls.
+ */
 static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
 			 int fd)
 {
@@ -55,9 +57,9 @@ static void on_features_status(void *opaque, unsigned tag, struct vublk_vu_messa
 
 	if (!(reply->payload.u64 & VIRTIO_CONFIG_S_FEATURES_OK))
 		vublk_frontend_batch_refuse(batch, EPROTO,
-					    "the back-end does not accept the features that it "
-					    "offered itself (its status is 0x%" PRIx64
-					    ", without FEATURES_OK)", reply->payload.u64);
+					    "the back-end rejects features that it offered itself "
+					    "(after SET_FEATURES its status is 0x%" PRIx64 ", "
+					    "without FEATURES_OK)", reply->payload.u64);
 	vublk_frontend_batch_answered(batch);
 }
 
@@ -74,7 +76,10 @@ static void send_features_ok(struct vublk_frontend_batch *batch)
 
 /* --- session -------------------------------------------------------------------------- */
 
-/* This batch ends before the memory, because the in-flight area is given between the two. */
+/*
+ * Sends the only piece of the session's batch. The batch does not include the memory, because the
+ * in-flight area may have to be sent before the memory.
+ */
 static void send_session(void *owner, unsigned index)
 {
 	struct vublk_frontend_session *session = owner;
@@ -114,10 +119,13 @@ static void send_queue(struct vublk_frontend_rings *rings,
 	send_eventfd(batch, VUBLK_VU_SET_VRING_ERR, queue->index, queue->err_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_KICK, queue->index, queue->kick_fd);
-	rings->any_kick |= batch->frontend != NULL; /* not if the connection broke before */
+	rings->any_kick |= batch->frontend != NULL; /* false if the connection broke before */
 }
 
-/* The pieces are: each queue, each queue's enable, and the status if STATUS was negotiated. */
+/*
+ * Sends a piece of the batch. The first pieces set up one queue each, and the next ones enable one
+ * queue each. If STATUS was negotiated, one more piece sets the status.
+ */
 static void send_start_piece(void *owner, unsigned index)
 {
 	struct vublk_frontend_rings *rings = owner;
@@ -175,7 +183,8 @@ static void on_notifier_refused(void *owner, unsigned index, bool first)
 
 	if (first)
 		vublk_error_prepend(&notifiers->batch.refusal,
-				    "queue %u cannot get another descriptor while its ring runs",
+				    "queue %u: cannot replace a kick or call descriptor while the "
+				    "ring runs",
 				    notifiers->changes[index].queue);
 }
 
@@ -204,8 +213,9 @@ static void on_vring_base(void *opaque, unsigned tag, struct vublk_vu_message *r
 
 	if (state->index != queue->index || state->num > UINT16_MAX)
 		vublk_frontend_batch_refuse(batch, EPROTO,
-					    "the answer to GET_VRING_BASE of queue %u is about "
-					    "queue %u, with the base %u (at most 65535 is possible)",
+					    "the answer to GET_VRING_BASE of queue %u names queue "
+					    "%u and index %u; expected the same queue and an index "
+					    "of at most 65535",
 					    queue->index, state->index, state->num);
 	else
 		queue->base = (uint16_t)state->num;
@@ -225,7 +235,8 @@ static void ask_base(struct vublk_frontend_rings *rings, const struct vublk_fron
 }
 
 /*
- * The pieces are: each queue's disable, each queue's base, and the status if STATUS was negotiated.
+ * Sends a piece of the batch. The first pieces disable one queue each, and the next ones ask for
+ * one queue's base each. If STATUS was negotiated, one more piece clears the status.
  */
 static void send_stop_piece(void *owner, unsigned index)
 {

@@ -4,9 +4,10 @@
  * themselves are in driver.c.
  *
  * Key idea: calls wait in a queue, and the bus's thread runs them one after another. A call that
- * cannot end immediately sets inproc->await to the event of the device that ends it. That event,
- * or the loss of the back-end, finishes the call. Only one call runs at a time, so an event always
- * belongs to the present call. If a caller waits for its call, the call's ended() wakes it.
+ * cannot end immediately sets inproc->await to the event of the device for which it waits. That
+ * event, or the loss of the back-end, finishes the call. Only one call runs at a time, so an event
+ * always belongs to the present call. If a caller waits for its call, the function ended() of the
+ * call wakes it.
  */
 #include "inproc/private.h"
 
@@ -25,8 +26,8 @@ int vublk_inproc_check_wait(const struct vublk_inproc *inproc, struct vublk_erro
 	if (!vublk_inproc_is_own_thread(inproc))
 		return 0;
 	return vublk_error_set(error, EBUSY,
-			       "this call waits for the disk's own thread and cannot be "
-			       "made on it: make it from another thread, not from a handler");
+			       "this call waits for the disk's own thread and cannot be made from "
+			       "it; make it from another thread, not from a handler");
 }
 
 void vublk_inproc_calls_init(struct vublk_inproc *inproc)
@@ -68,12 +69,15 @@ void vublk_inproc_cancel(struct vublk_inproc *inproc, struct vublk_inproc_call *
 struct waiting_call {
 	struct vublk_inproc_call call;
 	struct vublk_inproc *inproc;
-	bool ended; /* under inproc->lock, like result and error */
+	bool ended; /* protected by inproc->lock, as are result and error */
 	int result;
 	struct vublk_error error;
 };
 
-/* The caller may return, and end the life of the call, as soon as the lock is free. */
+/*
+ * Wakes a caller that waits. As soon as the lock is free, the caller may return. `call`, which is
+ * on the caller's stack, then no longer exists.
+ */
 static void wake_caller(struct vublk_inproc_call *call, int result,
 			const struct vublk_error *error)
 {
@@ -109,7 +113,10 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 
 /* --- on the bus's thread -------------------------------------------------------------- */
 
-/* Does not run the next call itself, because the device may be in the middle of an event. */
+/*
+ * Ends the present call. Does not run the next call itself, because the device may be in the middle
+ * of an event.
+ */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error)
 {
@@ -162,7 +169,7 @@ void vublk_inproc_on_call(void *opaque)
 	bool canceled = false;
 
 	if (inproc->call)
-		return; /* its end posts this task again */
+		return; /* the end of that call posts this task again */
 	inproc->call = take_first(inproc, &canceled);
 	if (!inproc->call)
 		return;
@@ -170,7 +177,7 @@ void vublk_inproc_on_call(void *opaque)
 		run(inproc);
 		return;
 	}
-	vublk_error_set(&error, ECANCELED, "the call was canceled before it began");
+	vublk_error_set(&error, ECANCELED, "the call was canceled before it started");
 	vublk_inproc_finish_call(inproc, -ECANCELED, &error);
 }
 

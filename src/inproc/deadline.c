@@ -3,17 +3,19 @@
  * The option request-deadline-ms, the longest time that a request may take. src/blk/deadline.c
  * finds overdue requests.
  *
- * Key idea: only the driver knows its requests, so the bus's thread asks it at intervals, and a
- * request itself pays nothing for its deadline. A request's time runs from its submission, over all
- * back-ends. If a request is overdue, there are three cases:
+ * Key idea: only the driver knows its requests, so the bus's thread asks the driver at intervals
+ * whether a request is overdue, and a deadline adds no cost to a request itself. The time of a
+ * request runs from its submission, over all back-ends. If a request is overdue, there are three
+ * cases:
  *   - The connected back-end has had the rings for a whole deadline, so it counts as hung. It has
  *     to return the rings, and is disconnected if it does not. The loss is permanent.
- *   - The connected back-end was found later, so earlier back-ends used up a part of the request's
- *     time. It has to return the rings, the requests fail, and it then executes later requests.
+ *   - The connected back-end got the rings later, so earlier back-ends or an outage used up a part
+ *     of the request's time. The back-end has to return the rings, the requests fail, and the
+ *     back-end then executes later requests.
  *   - In an outage no connected back-end has the requests, so they fail as they do after
  *     fail-after-ms.
- * With a connected back-end the requests fail only after it has returned the rings, so that the
- * requests' buffers are no longer in use, as far as the bus can ensure this.
+ * With a connected back-end the requests fail only after the back-end has returned the rings, so
+ * that the requests' buffers are no longer in use, as far as the bus can ensure that.
  */
 #include "inproc/private.h"
 
@@ -36,12 +38,13 @@ static void give_up_requests(struct vublk_inproc *inproc)
 	bool hung = connected && inproc->num_looks > VUBLK_INPROC_LOOKS_PER_DEADLINE;
 	struct vublk_error error;
 
-	vublk_error_set(&error, ETIME, "a request was not completed within %u ms "
-			"(request-deadline-ms), %s; which requests were executed is not known",
+	vublk_error_set(&error, ETIME, "a request did not complete within %u ms "
+			"(request-deadline-ms), %s; the requests that fail may or may not have "
+			"been executed",
 			(unsigned)inproc->request_deadline_ms,
 			hung ? "so the back-end counts as hung" :
-			connected ? "because back-ends before the present one were lost" :
-				    "and no back-end is connected");
+			connected ? "because earlier back-ends were lost" :
+				    "because no back-end is connected");
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR, "%s", error.text);
 	if (hung)
 		vublk_inproc_on_broken_ring(inproc, &error);
@@ -51,7 +54,10 @@ static void give_up_requests(struct vublk_inproc *inproc)
 		vublk_inproc_fail_requests(inproc, &error);
 }
 
-/* A start has a deadline of its own; requests are checked after the start. */
+/*
+ * Returns whether the bus may act on an overdue request. It must not do so during a start: a start
+ * has a deadline of its own, and requests are checked after it.
+ */
 static bool may_give_up(const struct vublk_inproc *inproc)
 {
 	if (inproc->failure.code || inproc->expiry.code)

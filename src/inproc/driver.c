@@ -4,8 +4,8 @@
  * runs them on the bus's thread.
  *
  * Key idea: each call is a pair of functions. do_...() runs on the bus's thread, which owns the
- * device; the public function after it runs on the caller's thread. The function waits, unless it
- * only begins the call (vublk_inproc_begin_...).
+ * device. The public function after it runs on the caller's thread, and waits for the end of the
+ * call unless its name is vublk_inproc_begin_....
  *
  * The initialisation follows virtio 1.3, section 3.1.1.
  */
@@ -22,12 +22,13 @@
 
 /* --- queues, start and stop ------------------------------------------------------------ */
 
-/*
- * The driver's own part begins at a multiple of this number, which may be less than a system page.
- */
+/* The alignment of the driver's own part, which may be less than a page of the system. */
 #define PAGE_BYTES 4096
 
-/* The offsets of one queue's parts within the queue's share of the shared memory. */
+/*
+ * The offsets of a queue's parts in the queue's share of the shared memory, and the size of this
+ * share.
+ */
 struct layout {
 	uint64_t avail, used, extra, bytes;
 };
@@ -109,7 +110,8 @@ int vublk_inproc_set_up(struct vublk_inproc *inproc, uint64_t features, uint64_t
 	inproc->set_up = (struct vublk_inproc_set_up){ features, extra_bytes };
 	inproc->queues = calloc(inproc->num_queues, sizeof(*inproc->queues));
 	if (!inproc->queues)
-		return vublk_error_set(error, ENOMEM, "no memory for %u queues", inproc->num_queues);
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for %u queues",
+				       inproc->num_queues);
 	for (unsigned i = 0; i < inproc->num_queues; i++)
 		inproc->queues[i].kick_fd = inproc->queues[i].call_fd = -1;
 	r = vublk_inproc_memory_make_rings(&inproc->memory, inproc->num_queues * layout.bytes, error);
@@ -169,8 +171,8 @@ int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_er
 /* --- memory ------------------------------------------------------------------------------- */
 
 /*
- * The device accepts no memory during a start or stop. True: the call runs again after the start or
- * stop.
+ * Returns whether a start or stop is under way, during which the device accepts no memory. If so,
+ * the call runs again afterwards.
  */
 static bool has_to_settle(struct vublk_inproc *inproc)
 {
@@ -183,8 +185,8 @@ static bool has_to_settle(struct vublk_inproc *inproc)
 }
 
 /*
- * Gives the device the present set of regions. Returns 0: done; 1: the device is telling the
- * back-end.
+ * Gives the device the present set of regions. Returns 0 if the change is complete, 1 if
+ * memory_changed() will report the result, or a negative errno.
  */
 static int hand_over_memory(struct vublk_inproc *inproc, struct vublk_error *error)
 {
@@ -210,7 +212,7 @@ static int do_add_region(struct vublk_inproc *inproc, void *opaque, struct vublk
 				    error);
 	if (r)
 		return r;
-	region->fd = -1; /* inproc->memory owns it now */
+	region->fd = -1; /* inproc->memory owns the descriptor now */
 	return hand_over_memory(inproc, error);
 }
 

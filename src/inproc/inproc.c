@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The core of the in-process bus: its thread, its options, and the callbacks of the device. The
- * data path does not pass through here: the driver (src/blk) uses the bus's memory and eventfds
+ * The core of the in-process bus: its thread, its options, and the callbacks of the device.
+ * Requests do not pass through here: the driver (src/blk) uses the bus's memory and eventfds
  * directly.
  *
  * Key idea: one thread owns the device. calls.c runs the driver's calls on that thread, driver.c
@@ -44,8 +44,8 @@ static void on_realized(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * The start that the driver asked for has ended. The starts during an outage are not reported in
- * this way.
+ * Called when the start that the driver requested has ended. The bus makes the starts during an
+ * outage itself, and does not report them in this way.
  */
 static void end_start(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
@@ -66,7 +66,7 @@ static void on_started(void *opaque)
 	vublk_inproc_settled(inproc);
 }
 
-/* If there is an error, the device calls lost() next. */
+/* Called when the rings have stopped. If there is an error, the device calls lost() next. */
 static void on_stopped(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_inproc *inproc = opaque;
@@ -75,7 +75,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 		vublk_inproc_end(inproc, &inproc->failure);
 	else if (!error && inproc->await != VUBLK_INPROC_AWAIT_STOPPED &&
 		 vublk_inproc_restart_expired(inproc))
-		return; /* a call that waits for the stop now waits for the start */
+		return; /* a call that waited for the stop waits for the new start */
 	end_start(inproc, error ? error : &inproc->failure);
 	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STOPPED, error);
 	if (!error)
@@ -83,9 +83,10 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * An added region that the back-end refused is dropped again. A removal always succeeds: if the
- * back-end could not be told, it is lost. If requests wait for the next back-end, that back-end is
- * given all regions, so adding a region succeeds, too.
+ * Called when the device has changed the memory. If the back-end refused an added region, the
+ * region is dropped again. A removal always succeeds: if the back-end could not be told, it is
+ * lost. If requests wait for the next back-end, adding a region succeeds as well, because that
+ * back-end gets all regions.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
@@ -116,8 +117,8 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Tells the driver first. Then ends the present call if it waits for an event that cannot come any
- * more.
+ * Called when the back-end is lost. First tells the driver. Then ends the present call if the call
+ * waits for an event that can no longer occur.
  */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
@@ -200,7 +201,9 @@ static void *run(void *opaque)
 	return NULL;
 }
 
-/* Blocks signals in the bus's thread, so that the application's own threads handle them. */
+/*
+ * Starts the bus's thread with signals blocked, so that the application's own threads handle them.
+ */
 static int start_thread(struct vublk_inproc *inproc, struct vublk_error *error)
 {
 	sigset_t all, before;
@@ -224,6 +227,7 @@ static int do_quit(struct vublk_inproc *inproc, void *args, struct vublk_error *
 	vublk_loop_timer_disarm(&inproc->fail_timer);
 	vublk_loop_timer_disarm(&inproc->kick_timer);
 	vublk_loop_timer_disarm(&inproc->deadline_timer);
+	vublk_loop_timer_disarm(&inproc->driver_timer);
 	vublk_device_unrealize(inproc->device);
 	inproc->quit = true;
 	return 0;
@@ -233,20 +237,16 @@ static int do_quit(struct vublk_inproc *inproc, void *args, struct vublk_error *
 
 static const struct vublk_property own_options[] = {
 	{ "fail-after-ms", "number", "0",
-	  "how long requests wait for another back-end after a loss; then requests fail with "
-	  "ETIMEDOUT until a back-end is found; 0: without limit" },
-	{ "unflushed", "string", "auto",
-	  "how to treat writes that a lost back-end had completed and no flush had made stable: "
-	  "trust (it kept them), fail (they may be lost: the next flush fails), auto (trust a "
-	  "back-end with an in-flight area, which is made to survive)" },
+	  "after the loss of a back-end, how long requests wait for another one before they fail "
+	  "with ETIMEDOUT; 0: no limit" },
 	{ "request-deadline-ms", "number", "0",
-	  "how long a request may take, over all back-ends: after that requests fail with ETIME, "
-	  "and a back-end that had it for all that time counts as hung and is disconnected; 0: "
-	  "without limit" },
+	  "how long a request may take, over all back-ends, before requests fail with ETIME; a "
+	  "back-end that had the request for all that time counts as hung and is disconnected; 0: "
+	  "no limit" },
 	{ "statistics", "bool", "off", "count requests, bytes, errors and latencies of each queue" },
 	{ "fd", "number", NULL,
-	  "descriptor of a Unix stream socket that is connected to the back-end, instead of a path; "
-	  "there is no reconnection then" },
+	  "descriptor of a Unix stream socket that is connected to the back-end, instead of a "
+	  "path; the disk then cannot reconnect" },
 	{ NULL },
 };
 
@@ -262,14 +262,16 @@ const struct vublk_property *vublk_inproc_options(void)
 
 static int set_unflushed(struct vublk_inproc *inproc, const char *value, struct vublk_error *error)
 {
-	static const char *const words[VUBLK_INPROC_NUM_UNFLUSHED] = { "auto", "trust", "fail" };
+	static const char *const words[VUBLK_INPROC_NUM_UNFLUSHED] = {
+		"auto", "trust", "fail", "replay",
+	};
 
 	for (unsigned i = 0; value && i < VUBLK_INPROC_NUM_UNFLUSHED; i++)
 		if (!strcmp(value, words[i])) {
 			inproc->unflushed = i;
 			return 0;
 		}
-	return vublk_error_set(error, EINVAL, "unflushed must be auto, trust or fail, not '%s'",
+	return vublk_error_set(error, EINVAL, "unflushed must be auto, trust, fail or replay, not '%s'",
 			       value ? value : "");
 }
 
@@ -288,18 +290,19 @@ static int set_option(struct vublk_inproc *inproc, const struct vublk_option *op
 {
 	if (!strcmp(option->name, "chardev"))
 		return vublk_error_set(error, EINVAL,
-				       "chardev is not an option here: the path names the socket");
+				       "chardev is not an option here, because the path argument "
+				       "names the socket");
 	if (!strcmp(option->name, own_options[0].name))
 		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
 				       &inproc->fail_after_ms, error);
-	if (!strcmp(option->name, own_options[1].name))
+	if (!strcmp(option->name, "unflushed"))
 		return set_unflushed(inproc, option->value, error);
-	if (!strcmp(option->name, own_options[2].name))
+	if (!strcmp(option->name, own_options[1].name))
 		return vublk_parse_u64(option->name, option->value, 0, UINT32_MAX,
 				       &inproc->request_deadline_ms, error);
-	if (!strcmp(option->name, own_options[3].name))
+	if (!strcmp(option->name, own_options[2].name))
 		return vublk_parse_bool(option->name, option->value, &inproc->statistics, error);
-	if (!strcmp(option->name, own_options[4].name))
+	if (!strcmp(option->name, own_options[3].name))
 		return set_connection(inproc, option->value, error);
 	return vublk_device_set_property(inproc->device, option->name, option->value, error);
 }
@@ -313,7 +316,8 @@ static const char *find_option(const struct vublk_option *options, const char *n
 }
 
 /*
- * With server the device reconnects in its own way, and with a lent connection it cannot reconnect.
+ * Returns whether the bus may set its own default of reconnect-ms. With the option server the
+ * device reconnects in its own way, and with the option fd it cannot reconnect.
  */
 static bool may_connect_again(const struct vublk_option *options)
 {
@@ -327,12 +331,33 @@ static int set_chardev(struct vublk_inproc *inproc, const char *path, const char
 
 	if (!path || !*path) {
 		if (!fd)
-			return vublk_error_set(error, EINVAL, "cannot open a disk: give the path of "
-					       "its socket, or a connected descriptor (option fd)");
+			return vublk_error_set(error, EINVAL, "cannot open a disk without a "
+					       "socket; pass the path of a socket, or a connected "
+					       "descriptor (option fd)");
 		snprintf(name, sizeof(name), "descriptor %s", fd);
 		path = name;
 	}
 	return vublk_device_set_property(inproc->device, "chardev", path, error);
+}
+
+/*
+ * Sets the options that unflushed=replay implies. There must be no in-flight area, because the next
+ * back-end would execute the requests in it before it gets the kept writes.
+ */
+static int set_replay(struct vublk_inproc *inproc, struct vublk_error *error)
+{
+	uint64_t mib;
+	char value[24];
+	int r = vublk_device_set_property(inproc->device, "inflight", "off", error);
+
+	if (!r)
+		r = vublk_device_get_property(inproc->device, "replay-mib", value, sizeof(value),
+					      error);
+	if (!r)
+		r = vublk_parse_u64("replay-mib", value, 1, UINT32_MAX, &mib, error);
+	if (!r)
+		inproc->replay_bytes = mib << 20;
+	return r;
 }
 
 static int set_properties(struct vublk_inproc *inproc, const char *path,
@@ -340,13 +365,15 @@ static int set_properties(struct vublk_inproc *inproc, const char *path,
 {
 	int r = set_chardev(inproc, path, find_option(options, "fd"), error);
 
-	if (!r) /* the driver knows which of its writes were flushed, and logs the warning itself */
+	if (!r) /* the driver itself warns, because it knows which writes were flushed */
 		r = vublk_device_set_property(inproc->device, "warn-unflushed", "off", error);
 	if (!r && may_connect_again(options))
 		r = vublk_device_set_property(inproc->device, "reconnect-ms", VUBLK_DEVICE_RECONNECT_MS,
 					      error);
 	for (; !r && options && options->name; options++)
 		r = set_option(inproc, options, error);
+	if (!r && inproc->unflushed == VUBLK_INPROC_UNFLUSHED_REPLAY)
+		r = set_replay(inproc, error);
 	return r;
 }
 
@@ -378,7 +405,7 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	int r;
 
 	if (!inproc)
-		return vublk_error_set(error, ENOMEM, "no memory for a disk");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a disk");
 	r = vublk_loop_init(&inproc->loop, error);
 	if (r) {
 		free(inproc);
@@ -395,9 +422,11 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	inproc->kick_timer.opaque = inproc;
 	inproc->deadline_timer.fn = vublk_inproc_on_deadline_timer;
 	inproc->deadline_timer.opaque = inproc;
+	inproc->driver_timer.fn = handlers->timer;
+	inproc->driver_timer.opaque = handlers->opaque;
 	vublk_inproc_memory_init(&inproc->memory);
 	vublk_inproc_calls_init(inproc);
-	*out = inproc; /* set before the thread calls a handler that uses it */
+	*out = inproc; /* before the thread calls a handler that uses it */
 	r = open_device(inproc, path, options, error);
 	if (r) {
 		vublk_inproc_free(inproc);
@@ -462,9 +491,19 @@ const char *vublk_inproc_serial(const struct vublk_inproc *inproc)
 
 bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc)
 {
-	return inproc->unflushed == VUBLK_INPROC_UNFLUSHED_TRUST ||
+	return inproc->unflushed == VUBLK_INPROC_UNFLUSHED_TRUST || inproc->replay_bytes ||
 	       (inproc->unflushed == VUBLK_INPROC_UNFLUSHED_AUTO &&
 		vublk_device_is_tracked(inproc->device));
+}
+
+uint64_t vublk_inproc_replay_bytes(const struct vublk_inproc *inproc)
+{
+	return inproc->replay_bytes;
+}
+
+void vublk_inproc_set_timer(struct vublk_inproc *inproc, uint64_t delay_ns)
+{
+	vublk_loop_timer_arm(&inproc->loop, &inproc->driver_timer, vublk_now_ns() + delay_ns);
 }
 
 const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *inproc, unsigned index)

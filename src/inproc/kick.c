@@ -4,9 +4,9 @@
  *
  * Key idea: the driver kicks by write(2) on an eventfd that it shares with the back-end, because
  * nothing else is as fast. A back-end that clears O_NONBLOCK and fills the counter blocks the
- * application's thread in that write. An honest back-end never fills a counter of 64 bits. So
- * the bus's thread checks the counters regularly. If one is full, it clears the counter, which
- * unblocks the writer, and disconnects the back-end.
+ * application's thread in that write. An honest back-end never fills a counter of 64 bits. So the
+ * bus's thread checks the counters at intervals. If one is full, it clears the counter, which
+ * unblocks the thread, and disconnects the back-end.
  */
 #include "inproc/private.h"
 
@@ -18,10 +18,13 @@
 #include <sched.h>
 
 #define LOOK_NS UINT64_C(1000000000)
-#define LOOK_AGAIN_NS UINT64_C(1000000) /* after a full counter was found */
+#define LOOK_AGAIN_NS UINT64_C(1000000) /* when the counters are checked again after one was full */
 #define UNBLOCKS_PER_LOOK 16
 
-/* Clears the counters that are full. Returns the first queue that had one; -1: there was none. */
+/*
+ * Clears the counters of kick eventfds that are full. Returns the first queue whose counter was
+ * full, or -1 if no counter was full.
+ */
 static int unblock_kicks(const struct vublk_inproc *inproc)
 {
 	int found = -1;

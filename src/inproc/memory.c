@@ -4,10 +4,10 @@
  * which guest addresses. The lookup of buffers is in regions.c.
  *
  * Key idea: the guest addresses are invented. They start at 4 GiB and increase, with a gap after
- * each region, and no address is used twice. So the back-end does not learn our own addresses,
- * an access past the end of a region is an error, and a late access to a removed region never
- * reaches another region. The memory of the rings is not in the table in which buffers are
- * looked up, so a request cannot use it as a buffer.
+ * each region, and no address is given to two regions. So the back-end does not learn this
+ * process's addresses, an access past the end of a region is an error, and a late access to a
+ * removed region never reaches another region. The memory of the rings is not in the table in which
+ * buffers are looked up, so a request cannot use it as a buffer.
  */
 #include "inproc/memory.h"
 
@@ -40,7 +40,7 @@ void vublk_inproc_memory_deinit(struct vublk_inproc_memory *memory)
 	memory->rings = NULL;
 }
 
-/* Takes ownership of the descriptor. */
+/* Appends a region, and takes ownership of its descriptor. Returns its guest address. */
 static uint64_t append(struct vublk_inproc_memory *memory, void *host, uint64_t bytes, int fd,
 		       uint64_t fd_offset)
 {
@@ -54,7 +54,7 @@ static uint64_t append(struct vublk_inproc_memory *memory, void *host, uint64_t 
 	return addr;
 }
 
-/* Makes a memfd of `bytes`, and maps it. */
+/* Makes a memfd of `bytes` bytes, and maps it. */
 static int make_shared(uint64_t bytes, char **mapped, int *out_fd, struct vublk_error *error)
 {
 	VUBLK_FD int fd = vublk_memfd_new("vublk-rings", bytes, error);
@@ -110,13 +110,16 @@ static int check_alignment(const void *address, uint64_t bytes, uint64_t fd_offs
 	if (bytes && !(((uintptr_t)address | bytes | fd_offset) & (page - 1)))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "cannot register %" PRIu64 " bytes at %p from offset %" PRIu64
-			       " of their file: all three must be multiples of the page "
-			       "size %" PRIu64 ", and the length not 0",
+			       "cannot register %" PRIu64 " bytes at %p from offset %" PRIu64 " of "
+			       "their file: expected multiples of the page size (%" PRIu64 ") for "
+			       "all three, and at least one page",
 			       bytes, address, fd_offset, page);
 }
 
-/* The back-end gets the descriptor and could truncate the file, so the file has to be sealed. */
+/*
+ * Checks that the file is sealed. The back-end gets the descriptor, and could truncate a file that
+ * is not sealed.
+ */
 static int check_seal(int fd, const void *address, struct vublk_error *error)
 {
 	int seals = fcntl(fd, F_GET_SEALS);
@@ -124,9 +127,9 @@ static int check_seal(int fd, const void *address, struct vublk_error *error)
 	if (seals >= 0 && seals & F_SEAL_SHRINK)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "the back-end could truncate the memory at %p, which would raise SIGBUS "
-			       "in this process: use a memfd that is sealed against shrinking "
-			       "(fcntl F_ADD_SEALS, F_SEAL_SHRINK)", address);
+			       "the back-end could truncate the memory at %p, which would raise "
+			       "SIGBUS in this process; use a memfd that is sealed against "
+			       "shrinking (fcntl F_ADD_SEALS, F_SEAL_SHRINK)", address);
 }
 
 int vublk_inproc_memory_prepare(const void *address, uint64_t bytes, int fd, uint64_t fd_offset,
@@ -154,16 +157,16 @@ static int check_room(const struct vublk_inproc_memory *memory, unsigned slots,
 	unsigned most = VUBLK_MIN(slots, (unsigned)VUBLK_MEMORY_MAX_REGIONS);
 
 	if (bytes > LAST_ADDR - memory->next_addr)
-		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64
-				       " bytes: not enough guest addresses are left", bytes);
+		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes: the free "
+				       "guest addresses are not enough", bytes);
 	if (vublk_inproc_regions_check(&memory->table, address, bytes) == -EINVAL)
 		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes at %p: "
-				       "they overlap memory that is registered already",
+				       "they overlap memory that is already registered",
 				       bytes, address);
 	if (memory->num_regions >= most)
 		return vublk_error_set(error, ENOSPC,
-				       "no memory slot is left: the back-end has %u, and all are "
-				       "in use; register fewer, larger pieces", most);
+				       "cannot register more memory: all %u memory slots of the "
+				       "back-end are in use; register fewer, larger pieces", most);
 	return 0;
 }
 
@@ -189,7 +192,7 @@ int vublk_inproc_memory_remove(struct vublk_inproc_memory *memory, void *address
 		i++;
 	if (i >= memory->num_regions)
 		return vublk_error_set(error, EINVAL,
-				       "no memory is registered that begins at %p", address);
+				       "no registered memory starts at %p", address);
 	vublk_inproc_regions_remove(&memory->table, address);
 	vublk_fd_close(&memory->regions[i].fd);
 	memory->num_regions--;

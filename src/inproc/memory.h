@@ -12,11 +12,11 @@
 
 /*
  * All memory that the in-process bus shares with a back-end: the memory of the rings, and the
- * regions that the application added. It belongs to the bus's thread; other threads read only the
- * table.
+ * regions that the application added. Only the bus's thread uses this struct, except that other
+ * threads read `table`.
  */
 struct vublk_inproc_memory {
-	char *rings; /* one shared memory for all queues; NULL: not made yet */
+	char *rings; /* one shared memory for the rings of all queues; NULL: not made yet */
 	uint64_t rings_bytes;
 	uint64_t rings_addr;
 
@@ -35,26 +35,27 @@ void vublk_inproc_memory_deinit(struct vublk_inproc_memory *memory);
 int vublk_inproc_memory_make_rings(struct vublk_inproc_memory *memory, uint64_t bytes,
 				   struct vublk_error *error);
 /*
- * Replaces the memory of the rings by new, zeroed memory at the same guest address. A back-end
+ * Replaces the memory of the rings with new, zeroed memory at the same guest address. A back-end
  * that has mapped the old memory cannot access the new one. ENOMEM, EMFILE: the old memory stays.
  */
 int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 				    struct vublk_error *error);
 
-/* Zeroes the memory of the rings, which no back-end uses at the moment. */
+/* Zeroes the memory of the rings. No back-end may be using it. */
 void vublk_inproc_memory_clear_rings(struct vublk_inproc_memory *memory);
 /*
  * Makes those checks of a new region that do not depend on other regions, and stores a duplicate of
- * `fd` in `out_fd`. Any thread. EINVAL: the region is not aligned or not sealed against shrinking;
- * EBADF, EMFILE: `fd` cannot be duplicated.
+ * `fd` in `out_fd`. Any thread may call this. EINVAL: the region is not aligned or not sealed
+ * against shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
  */
 int vublk_inproc_memory_prepare(const void *address, uint64_t bytes, int fd, uint64_t fd_offset,
 				int *out_fd, struct vublk_error *error);
 /*
- * Adds or removes a region, which has passed the checks above. On success the memory owns `fd`. An
- * added region enters the table when the back-end has confirmed it:
- * vublk_inproc_memory_changed(true); false drops the region again. A removed region leaves the
- * table immediately. `slots` is the number of regions that the back-end can have.
+ * These functions add a region that has passed vublk_inproc_memory_prepare(), and remove one. If
+ * the addition succeeds, `memory` owns `fd`. vublk_inproc_memory_changed() ends an addition: if
+ * `known`, the back-end has confirmed the region, which enters the table; otherwise the region is
+ * dropped again. A removed region leaves the table immediately. `slots` is the number of regions
+ * that the back-end can have.
  */
 int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
 			    uint64_t bytes, int fd, uint64_t fd_offset,

@@ -5,7 +5,7 @@
  *
  * Key idea: the driver keeps its requests, so it can issue them again. Without an in-flight area
  * the rings do not say which requests the lost back-end had begun. In that case the bus resets the
- * device and sets it up with rings in memory that no back-end has seen, and the driver adds the
+ * device, sets it up with rings in memory that no back-end has seen, and the driver adds the
  * requests that were not completed. The old rings are never read again, so a lost back-end that is
  * still alive can write to them without effect.
  */
@@ -18,7 +18,10 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 
-/* If fail-after-ms expires during a start, the bus checks this often whether the start is done. */
+/*
+ * If fail-after-ms passes during a start, the bus checks at this interval whether the start is
+ * done.
+ */
 #define STARTING_PAUSE_MS 10
 
 static const char *const link_names[VUBLK_INPROC_NUM_LINKS] = {
@@ -38,7 +41,7 @@ static const char *const event_names[VUBLK_INPROC_NUM_EVENTS] = {
 
 #define ON(event, link) [VUBLK_INPROC_EVENT_##event] = VUBLK_INPROC_##link + 1
 
-/* An entry is the next link plus one; 0: the event has no effect. */
+/* An entry is the next state of the link plus one; 0: the event has no effect. */
 static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_EVENTS] = {
 	[VUBLK_INPROC_OPENING] = {
 		ON(STARTED, UP),
@@ -46,7 +49,7 @@ static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_
 	},
 	[VUBLK_INPROC_UP] = {
 		ON(LOST, OUTAGE),
-		ON(TIMED_OUT, FAILING), /* request-deadline-ms; the rings were reclaimed */
+		ON(TIMED_OUT, FAILING), /* by request-deadline-ms: the rings were reclaimed */
 		ON(ENDED, DEAD),
 	},
 	[VUBLK_INPROC_OUTAGE] = {
@@ -98,8 +101,9 @@ void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *err
 /* --- new rings -------------------------------------------------------------------------- */
 
 /*
- * After requests have expired, the back-end has returned the rings and does not use their memory
- * any more, so the bus keeps that memory. In the other cases the rings get new memory.
+ * Resets the device and sets it up with new rings. After requests have expired, the back-end has
+ * returned the rings and no longer uses their memory, so the bus keeps and clears that memory. In
+ * the other cases the rings get new memory.
  */
 static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 {
@@ -113,9 +117,9 @@ static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 }
 
 /*
- * `refusal`: the error with which the driver's requests fail; NULL: the driver adds them to the
- * new rings, which the device hands to the next back-end, or to the back-end that it has just
- * found.
+ * Replaces the rings and tells the driver. `refusal` is the error with which the driver has to fail
+ * its requests. NULL: the driver adds its requests to the new rings, which the next back-end gets,
+ * or the back-end that has just been found.
  */
 static void renew_rings(struct vublk_inproc *inproc, const struct vublk_error *refusal)
 {
@@ -130,7 +134,7 @@ static void renew_rings(struct vublk_inproc *inproc, const struct vublk_error *r
 					    VIRTIO_CONFIG_S_DRIVER_OK, &error);
 	if (!r)
 		return;
-	vublk_error_prepend(&error, "the rings cannot be set up for another back-end");
+	vublk_error_prepend(&error, "cannot set up the rings for another back-end");
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR, "%s", error.text);
 	vublk_inproc_end(inproc, &error);
 }
@@ -166,7 +170,10 @@ bool vublk_inproc_restart_expired(struct vublk_inproc *inproc)
 	return true;
 }
 
-/* A start that is under way is not interrupted: its own deadline ends it. */
+/*
+ * Called when fail-after-ms has passed. A start that is under way is not interrupted, because its
+ * own deadline ends it.
+ */
 void vublk_inproc_on_fail_timer(void *opaque)
 {
 	struct vublk_inproc *inproc = opaque;
@@ -179,8 +186,9 @@ void vublk_inproc_on_fail_timer(void *opaque)
 	if (inproc->link != VUBLK_INPROC_OUTAGE)
 		return;
 	vublk_error_set(&error, ETIMEDOUT,
-			"no back-end has been connected for %u ms (fail-after-ms), and which "
-			"requests were executed is not known; the device still tries to reconnect",
+			"no back-end has been connected for %u ms (fail-after-ms); the requests "
+			"that fail may or may not have been executed; the device still tries to "
+			"reconnect",
 			(unsigned)inproc->fail_after_ms);
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	vublk_inproc_fail_requests(inproc, &error);
@@ -192,7 +200,7 @@ bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc)
 	       !inproc->failure.code && vublk_device_reconnects(inproc->device);
 }
 
-/* The loss of a back-end whose rings never ran does not begin another outage. */
+/* Called when a back-end is lost. If this back-end never ran the rings, no new outage begins. */
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
 	bool was_reset = inproc->expiry.code;
@@ -219,8 +227,8 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 	vublk_loop_timer_disarm(&inproc->fail_timer);
 	vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_STARTED, NULL);
 	/*
-	 * The back-end may have been lost after it published a completion and before it sent the
-	 * call.
+	 * The back-end may have been lost after it published a completion but before it signalled
+	 * it.
 	 */
 	for (unsigned i = 0; i < inproc->num_queues && was_out; i++)
 		vublk_eventfd_signal(inproc->queues[i].call_fd);
@@ -229,8 +237,9 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 }
 
 /*
- * Reclaims the rings before the driver is notified, so that the back-end no longer touches the
- * buffers when the driver fails the requests.
+ * Called when a ring is broken, or the present back-end counts as hung or hostile. Reclaims the
+ * rings before it tells the driver, so that the back-end no longer touches the buffers when the
+ * driver fails the requests.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
@@ -244,8 +253,9 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk
 }
 
 /*
- * There are two causes. If a new back-end cannot continue the rings as they are, the driver issues
- * its requests again on new rings. Otherwise the present back-end has reported a broken ring.
+ * Called when the device needs a reset, for one of two reasons. Either a new back-end cannot
+ * continue the rings as they are; in that case the driver issues its requests again on new rings.
+ * Or the present back-end has reported a broken ring.
  */
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error)
 {

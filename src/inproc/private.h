@@ -2,9 +2,7 @@
 #ifndef VUBLK_INPROC_PRIVATE_H
 #define VUBLK_INPROC_PRIVATE_H
 
-/*
- * Declares the bus and its calls for the files of this folder; the driver's interface is inproc.h.
- */
+/* The bus and its calls, for the files of this folder. The driver's interface is inproc.h. */
 
 #include "inproc/inproc.h"
 #include "inproc/memory.h"
@@ -14,42 +12,42 @@
 
 #include <pthread.h>
 
-/* The event of the device that ends the present call. */
+/* The event of the device for which the present call waits. */
 enum vublk_inproc_await {
 	VUBLK_INPROC_AWAIT_NOTHING,
 	VUBLK_INPROC_AWAIT_STARTED,
 	VUBLK_INPROC_AWAIT_STOPPED,
 	VUBLK_INPROC_AWAIT_MEMORY,
 	VUBLK_INPROC_AWAIT_CONFIG,
-	VUBLK_INPROC_AWAIT_SETTLED, /* no start or stop is under way: the call runs again */
+	VUBLK_INPROC_AWAIT_SETTLED, /* no start or stop is under way, so the call runs again */
 };
 
-/* The state of the link to the back-end. */
+/* The states of the link to the back-end. */
 enum vublk_inproc_link {
-	VUBLK_INPROC_OPENING, /* not started yet; a loss fails the open */
+	VUBLK_INPROC_OPENING, /* the rings have not run yet, so a loss fails the opening */
 	VUBLK_INPROC_UP,
 	VUBLK_INPROC_OUTAGE,  /* the device looks for another back-end; requests wait */
 	VUBLK_INPROC_FAILING, /* like OUTAGE, but requests fail */
-	VUBLK_INPROC_DEAD,    /* no request completes any more */
+	VUBLK_INPROC_DEAD,    /* no further request completes */
 	VUBLK_INPROC_NUM_LINKS,
 };
 
 enum vublk_inproc_link_event {
 	VUBLK_INPROC_EVENT_STARTED,   /* the rings run */
-	VUBLK_INPROC_EVENT_LOST,      /* the connection broke */
-	VUBLK_INPROC_EVENT_TIMED_OUT, /* fail-after-ms */
-	VUBLK_INPROC_EVENT_ENDED,     /* the device does not look for a back-end any more */
+	VUBLK_INPROC_EVENT_LOST,      /* the connection ended */
+	VUBLK_INPROC_EVENT_TIMED_OUT, /* fail-after-ms or request-deadline-ms has passed */
+	VUBLK_INPROC_EVENT_ENDED,     /* the device no longer looks for a back-end */
 	VUBLK_INPROC_NUM_EVENTS,
 };
 
 /*
- * Whether a lost back-end is trusted to have kept writes that it completed and no flush made
- * stable.
+ * Whether a lost back-end is trusted to have kept completed writes that no flush had made stable.
  */
 enum vublk_inproc_unflushed {
-	VUBLK_INPROC_UNFLUSHED_AUTO, /* if it has an in-flight area */
+	VUBLK_INPROC_UNFLUSHED_AUTO, /* trusted if it has an in-flight area */
 	VUBLK_INPROC_UNFLUSHED_TRUST,
 	VUBLK_INPROC_UNFLUSHED_FAIL,
+	VUBLK_INPROC_UNFLUSHED_REPLAY, /* the driver has a copy */
 	VUBLK_INPROC_NUM_UNFLUSHED,
 };
 
@@ -59,7 +57,7 @@ struct vublk_inproc_set_up {
 };
 
 struct vublk_inproc {
-	/* constant after open; queues and set_up: after set_up */
+	/* constant after open; the queues and set_up after vublk_inproc_set_up() */
 	struct vublk_inproc_handlers handlers;
 	struct vublk_log_limit limit; /* used by the bus's thread */
 	pthread_t thread;
@@ -73,10 +71,11 @@ struct vublk_inproc {
 	uint64_t fail_after_ms; /* 0: requests wait without limit */
 	uint64_t request_deadline_ms; /* 0: no deadline */
 	bool statistics; /* the driver's queues have statistics */
-	char serial[VUBLK_BLK_ID_BYTES + 1]; /* empty: the back-end's */
+	char serial[VUBLK_BLK_ID_BYTES + 1]; /* empty: the back-end's serial is used */
 	enum vublk_inproc_unflushed unflushed;
+	uint64_t replay_bytes; /* 0: unflushed is not replay */
 
-	/* the bus's thread */
+	/* used by the bus's thread */
 	struct vublk_loop loop;
 	struct vublk_loop_source device_source;
 	struct vublk_device *device;
@@ -85,29 +84,32 @@ struct vublk_inproc {
 	struct vublk_loop_timer fail_timer;
 	struct vublk_loop_timer kick_timer;
 	struct vublk_loop_timer deadline_timer;
+	struct vublk_loop_timer driver_timer;
 	bool quit;
-	struct vublk_error failure; /* why the rings are being reclaimed; code 0: they are not */
-	struct vublk_error expiry;  /* like failure, but the rings will start again */
-	unsigned num_looks;         /* checks of the deadline since the rings of this back-end started */
+	struct vublk_error failure; /* why the rings are being reclaimed for good; code 0: they
+				       are not */
+	struct vublk_error expiry;  /* the same, if the rings will start again afterwards */
+	unsigned num_looks;         /* checks of the deadline since this back-end started the
+				       rings */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
-	struct vublk_inproc_call *call; /* the present call; NULL: no call is running */
+	struct vublk_inproc_call *call; /* the call that is being run; NULL: there is none */
 
 	struct vublk_loop_task call_task; /* posted when there may be a call to run */
 
-	/* under lock */
+	/* protected by the lock */
 	pthread_mutex_t lock;
-	pthread_cond_t call_ended; /* a caller that waits may continue */
-	struct vublk_inproc_call *calls; /* those that wait for their turn, in order */
+	pthread_cond_t call_ended; /* signalled when a caller that waits may continue */
+	struct vublk_inproc_call *calls; /* calls that have not begun, in order */
 	struct vublk_inproc_call **calls_end;
-	struct vublk_error asked_failure; /* the error given to vublk_inproc_fail() */
+	struct vublk_error asked_failure; /* the error that was passed to vublk_inproc_fail() */
 	struct vublk_loop_task fail_task; /* posted by vublk_inproc_fail() */
 };
 
 /*
- * Runs `fn` on the bus's thread and waits until the call has ended. `fn` returns 0: the call is
- * done; 1: an event of the device ends the call (inproc->await); or a negative errno. EBUSY: the
- * caller is on that thread.
+ * Runs `fn` on the bus's thread and waits until the call has ended. `fn` returns 0 if the call is
+ * done, 1 if an event of the device ends it (inproc->await), or a negative errno. EBUSY: the caller
+ * is on the bus's thread.
  */
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
@@ -116,73 +118,79 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 
 void vublk_inproc_calls_init(struct vublk_inproc *inproc);
 /*
- * Queues a call, whose ended() is set; `ahead`: before all calls that have not begun. Any thread;
- * does not wait.
+ * Adds a call, whose ended() must be set, to the queue of calls. `ahead`: before all calls that
+ * have not begun. Any thread may call this function, which does not wait.
  */
 void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
 			     bool ahead, vublk_inproc_call_fn *fn, void *args);
-/*
- * Called on the bus's thread: ends the present call. `error` may be NULL. Does nothing if there is
- * no call.
- */
+/* Ends the present call, if there is one. Called on the bus's thread. `error` may be NULL. */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error);
-/* Ends the present call if it waits for this event. */
+/*
+ * Ends the present call if the call waits for the event `await`. `error` NULL: the call succeeds.
+ */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
-/* No start or stop is under way any more: runs a call again that waited for that. */
+/*
+ * Called when a start or stop has ended. If the present call waits for that, runs the call again.
+ */
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
 /* --- driver.c ---------------------------------------------------------------- */
 
-/*
- * Called after a reset: sets features, memory and queues, so that the device is ready for
- * DRIVER_OK.
- */
+/* Called after a reset. Sets features, memory and queues, so that only DRIVER_OK is missing. */
 int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /* --- outage.c ---------------------------------------------------------------- */
 
-/* The only function that changes the link. False: the event has no effect in this state. */
+/*
+ * The only function that changes the state of the link. Returns false if the event has no effect.
+ */
 bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_link_event event,
 			      const char *why);
-/* Whether the requests wait for another back-end after the loss of a back-end. */
+/* Returns whether requests wait for another back-end after a loss. */
 bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc);
-/* Events that the device reports. */
+/* These are called for events that the device reports. */
 void vublk_inproc_on_started(struct vublk_inproc *inproc);
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
-/* Reported by the driver: the back-end broke a ring. */
+/*
+ * Called when a ring is broken, or the back-end counts as hung or hostile: reclaims the rings for
+ * good.
+ */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * Called while a back-end is connected: the requests in flight fail, and the same back-end executes
- * later requests.
+ * Called while a back-end is connected. Begins to fail the requests in flight: the back-end first
+ * has to return the rings, and later executes other requests on new rings.
  */
 void vublk_inproc_expire_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * The back-end has returned the rings. True: the bus had reclaimed them because requests expired,
- * and now starts the rings again.
+ * Called when the back-end has returned the rings. If the bus had reclaimed them because requests
+ * expired, fails these requests, starts new rings and returns true.
  */
 bool vublk_inproc_restart_expired(struct vublk_inproc *inproc);
-/* Called when no request completes any more; tells the driver, but only once. */
+/* Makes the link DEAD: no further request completes. Calls the handler gave_up(), but only once. */
 void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_fail_timer(void *opaque);
 /*
- * Called during an outage: requests in flight fail, and new requests fail until a back-end is
+ * Called during an outage. Fails the requests in flight, and new requests until a back-end is
  * found.
  */
 void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
 
 /* --- deadline.c ---------------------------------------------------------------- */
 
-/* Starts to ask the driver, at regular intervals, whether a request is overdue. */
+/* Begins to ask the driver at intervals whether a request is overdue. */
 void vublk_inproc_watch_deadline(struct vublk_inproc *inproc);
 void vublk_inproc_on_deadline_timer(void *opaque);
 
 /* --- kick.c ---------------------------------------------------------------- */
 
-/* Starts to unblock, within a second, driver threads that the back-end blocks in a kick. */
+/*
+ * Begins to check at intervals for threads of the driver that the back-end blocks in a kick. The
+ * check unblocks such a thread within about a second.
+ */
 void vublk_inproc_watch_kicks(struct vublk_inproc *inproc);
 void vublk_inproc_on_kick_timer(void *opaque);
 

@@ -49,8 +49,9 @@ static bool contains(const struct vublk_inproc_region *region, uint64_t host)
 }
 
 /*
- * Searches entries that may be changing. The count never exceeds the array, so a torn read can at
- * worst find a wrong entry, and the caller's check of the sequence detects that.
+ * Searches the entries, which may be changing. The count never exceeds the array. So reading
+ * entries in the middle of a change can at worst find a wrong entry, and the caller's check of the
+ * sequence detects that.
  */
 static struct vublk_inproc_region search(const struct vublk_inproc_regions *regions, uint64_t host)
 {
@@ -70,9 +71,8 @@ static struct vublk_inproc_region search(const struct vublk_inproc_regions *regi
 	return (struct vublk_inproc_region){ 0 };
 }
 
-uint64_t vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
-				     struct vublk_inproc_region_cache *cache, const void *address,
-				     uint64_t *guest_addr)
+bool vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
+				 struct vublk_inproc_region_cache *cache, const void *address)
 {
 	unsigned sequence = vublk_load_acquire(&regions->sequence); /* A */
 	uint64_t host = (uintptr_t)address;
@@ -91,12 +91,11 @@ uint64_t vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
 			continue;
 		}
 		if (!region.bytes)
-			return 0;
+			return false;
 		cache->region = region;
 		cache->sequence = sequence;
 	}
-	*guest_addr = cache->region.guest_addr + (host - cache->region.host);
-	return cache->region.bytes - (host - cache->region.host);
+	return true;
 }
 
 /* --- the writer -------------------------------------------------------------- */

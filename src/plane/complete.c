@@ -2,8 +2,9 @@
 /*
  * This file takes completions from the back-end's rings and returns them to the driver.
  *
- * Key idea: of a completion, only the status and a disk identifier come from the back-end, and each
- * is read once. The used length that the driver sees is computed from the request.
+ * Key idea: in a completed request, the plane reads only two things that the back-end wrote, the
+ * status and the disk identifier, and reads each once. It computes the used length for the driver
+ * from the request.
  */
 #include "plane/plane.h"
 
@@ -18,20 +19,15 @@ static void copy_id(struct vublk_plane *plane, const struct vublk_plane_slot *sl
 		    const struct vublk_plane_shared_slot *shared)
 {
 	char id[VUBLK_BLK_ID_BYTES];
-	size_t at = 0;
 
 	memcpy(id, shared->id, sizeof(id));
-	for (unsigned i = 0; i < slot->num_segments && at < sizeof(id); i++) {
-		size_t n = VUBLK_MIN((size_t)slot->segments[i].bytes, sizeof(id) - at);
-		void *to = vublk_memory_map_guest(plane->map, slot->segments[i].addr, n);
-
-		if (to)
-			memcpy(to, id + at, n);
-		at += n;
-	}
+	vublk_plane_write_id(plane, slot, id);
 }
 
-/* A status that the specification does not define is a failure. */
+/*
+ * Returns the back-end's status; an I/O error if virtio does not define that status, or if memory
+ * was truncated.
+ */
 static uint8_t read_status(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			   const struct vublk_plane_shared_slot *shared)
 {
@@ -42,27 +38,53 @@ static uint8_t read_status(struct vublk_plane *plane, const struct vublk_plane_s
 	if (VUBLK_UNLIKELY(status > VIRTIO_BLK_S_UNSUPP)) {
 		vublk_log_limited(plane->log, plane->limit, VUBLK_LOG_WARNING,
 				  "queue %u: the back-end completed a request of type %u with the "
-				  "unknown status %u; the driver is told of an I/O error",
+				  "unknown status %u; the driver gets an I/O error",
 				  slot->queue, slot->type, status);
 		return VIRTIO_BLK_S_IOERR;
 	}
 	return status;
 }
 
-static void complete(struct vublk_plane *plane, struct vublk_plane_side_queue *queue,
-		     struct vublk_plane_slot *slot)
+/* Completes a request while writes are kept, or while there is a mirror. */
+static VUBLK_NOINLINE void complete_guarded(struct vublk_plane *plane, struct vublk_plane_slot *slot,
+					    uint8_t status)
 {
-	const struct vublk_plane_shared_slot *shared = &queue->memory->slots[slot->head];
+	if (plane->mirror && !vublk_plane_mirror_completed(plane, slot, status))
+		return;
+	if (plane->replay && !vublk_plane_replay_completed(plane, slot, status))
+		return;
+	vublk_plane_end(plane, slot, status);
+}
+
+static VUBLK_ALWAYS_INLINE void complete(struct vublk_plane *plane,
+					 struct vublk_plane_side_queue *queue, uint16_t token,
+					 bool is_guarded)
+{
+	const struct vublk_plane_shared_slot *shared = &queue->memory->slots[token];
+	struct vublk_plane_slot *slot = queue->slots[token];
 	uint8_t status = read_status(plane, slot, shared);
 
 	if (VUBLK_UNLIKELY(slot->type == VIRTIO_BLK_T_GET_ID) && status == VIRTIO_BLK_S_OK)
 		copy_id(plane, slot, shared);
-	vublk_plane_end(plane, slot, status);
+	if (VUBLK_UNLIKELY(is_guarded))
+		complete_guarded(plane, slot, status);
+	else
+		vublk_plane_end(plane, slot, status);
+}
+
+/* If `token` belongs to one of the plane's own requests, handles its completion and returns true. */
+static bool took_own(struct vublk_plane *plane, const struct vublk_plane_side_queue *queue,
+		     uint16_t token)
+{
+	if (plane->replay && vublk_plane_replay_took(plane, queue, token))
+		return true;
+	return plane->mirror && vublk_plane_mirror_copies_took(plane, queue, token);
 }
 
 static unsigned complete_queue(struct vublk_plane *plane, unsigned index, unsigned max)
 {
 	struct vublk_plane_side_queue *queue = &plane->side->queues[index];
+	const bool is_guarded = plane->replay || plane->mirror;
 	struct vublk_error error;
 	uint16_t token = 0;
 	uint32_t bytes;
@@ -73,8 +95,10 @@ static unsigned complete_queue(struct vublk_plane *plane, unsigned index, unsign
 		return 0;
 	while (n < max && (r = vublk_driver_ring_take_inline(&queue->ring, &token, &bytes,
 							     &error)) == 1) {
-		complete(plane, queue, &plane->queues[index].slots[token]);
 		n++;
+		if (VUBLK_UNLIKELY(is_guarded) && took_own(plane, queue, token))
+			continue;
+		complete(plane, queue, token, is_guarded);
 	}
 	if (VUBLK_UNLIKELY(r < 0)) {
 		plane->side->is_broken = true;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Maps the guest's memory for the plane. */
+/* This file maps the guest's memory for the plane. */
 #include "plane/memory.h"
 
 #include "util/error.h"

@@ -3,8 +3,9 @@
 #define VUBLK_PLANE_MEMORY_H
 
 /*
- * A mapping of the guest's memory for the plane. It never changes; other memory needs another
- * mapping. The VMM holds the files, too, and may truncate them, so the mappings are guarded.
+ * The plane's mapping of the guest's memory. A mapping never changes: when the guest's memory
+ * changes, the device makes a new one. The VMM can truncate the files, so the mapping is guarded
+ * against SIGBUS (util/fault.h).
  */
 #include "util/memory-file.h"
 #include "virtio/memory-map.h"
@@ -14,14 +15,16 @@
 
 struct vublk_plane_memory {
 	struct vublk_memory_map map;
-	struct vublk_memory_part *parts; /* one for each region, in no order */
+	struct vublk_memory_part *parts; /* one per region, in no particular order */
 };
 
-/* Maps these regions. `fault` outlives the mapping. ENOMEM, EINVAL and those of mmap(). */
+/*
+ * Maps `regions`. `fault` has to outlive the mapping. Errors: ENOMEM, EINVAL and those of mmap().
+ */
 int vublk_plane_memory_new(const struct vublk_memory_region *regions, unsigned num_regions,
 			   struct vublk_fault *fault, struct vublk_plane_memory **memory,
 			   struct vublk_error *error);
-/* NULL is a no-op. */
+/* Unmaps and frees the mapping. Does nothing if it is NULL. */
 void vublk_plane_memory_free(struct vublk_plane_memory *memory);
 
 #endif

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * This file has the driver's side of the plane: it takes over the rings in the guest's memory and
- * returns them. Requests are in take.c, submit.c and complete.c; the back-end's side is in side.c.
+ * later returns them to the driver. take.c, submit.c and complete.c handle the requests, and side.c
+ * has the back-end's side.
  *
- * Key idea: the driver's rings stay attached while back-ends come and go. The driver notices an
- * outage only because its requests take longer.
+ * Key idea: the driver's rings stay attached when one back-end is lost and another takes its place.
+ * The driver notices an outage only because its requests take longer.
  */
 #include "plane/plane.h"
 
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/loop.h"
+#include "virtio/ring-handover.h"
 #include "virtio/split.h"
 
 #include <errno.h>
@@ -30,9 +33,11 @@ int vublk_plane_init(struct vublk_plane *plane, unsigned num_queues, unsigned ma
 		.max_segments = max_segments,
 		.num_queues = num_queues,
 		.queues = calloc(num_queues, sizeof(*plane->queues)),
+		.now_ns = vublk_now_ns,
 	};
 	if (!plane->queues)
-		return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", num_queues);
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate %u queues",
+					     num_queues);
 	for (unsigned i = 0; i < num_queues; i++)
 		plane->queues[i].index = i;
 	return 0;
@@ -40,6 +45,8 @@ int vublk_plane_init(struct vublk_plane *plane, unsigned num_queues, unsigned ma
 
 void vublk_plane_deinit(struct vublk_plane *plane)
 {
+	vublk_plane_keep_deinit(plane);
+	vublk_plane_mirror_free(plane);
 	free(plane->queues);
 	plane->queues = NULL;
 }
@@ -64,16 +71,26 @@ static void free_queue(struct vublk_plane_queue *queue)
 	free(queue->slots);
 	free(queue->segments);
 	free(queue->ranges);
+	free(queue->waiters);
+	free(queue->counts);
+	free(queue->times);
 	*queue = (struct vublk_plane_queue){ .index = queue->index };
 }
 
-/* The arrays for long requests are large, but only the parts that are used become resident. */
+/*
+ * Allocates the records of a queue's requests. The arrays for long requests are large, but the
+ * kernel provides only those pages that are used.
+ */
 static int make_slots(struct vublk_plane *plane, struct vublk_plane_queue *queue, unsigned size)
 {
 	queue->slots = calloc(size, sizeof(*queue->slots));
 	queue->segments = calloc((size_t)size * plane->max_segments, sizeof(*queue->segments));
 	queue->ranges = calloc((size_t)size * VUBLK_PLANE_MAX_RANGES, sizeof(*queue->ranges));
-	if (!queue->slots || !queue->segments || !queue->ranges)
+	queue->waiters = calloc(size, sizeof(*queue->waiters));
+	queue->counts = calloc(size, sizeof(*queue->counts));
+	queue->times = calloc(size, sizeof(*queue->times));
+	if (!queue->slots || !queue->segments || !queue->ranges || !queue->waiters || !queue->counts ||
+	    !queue->times)
 		return -ENOMEM;
 	for (unsigned i = 0; i < size; i++) {
 		queue->slots[i].queue = (uint16_t)queue->index;
@@ -82,43 +99,72 @@ static int make_slots(struct vublk_plane *plane, struct vublk_plane_queue *queue
 	return 0;
 }
 
-static int attach_queue(struct vublk_plane *plane, struct vublk_plane_queue *queue,
-			const struct vublk_plane_setup *setup, uint64_t features,
-			const struct vublk_memory_map *map, struct vublk_error *error)
+/* Makes the device end of a queue in the ring `memory`. */
+typedef int begin_fn(struct vublk_plane_queue *queue, const struct vublk_plane_setup *setup,
+		     uint64_t features, const struct vublk_split_ring *memory,
+		     struct vublk_error *error);
+
+static int begin_queue(struct vublk_plane_queue *queue, const struct vublk_plane_setup *setup,
+		       uint64_t features, const struct vublk_split_ring *memory,
+		       struct vublk_error *error)
 {
 	uint16_t base = setup->base;
+	int r = vublk_inflight_queue_begin(&queue->inflight, setup->inflight,
+					   setup->inflight_entries, memory, setup->size,
+					   vublk_load_acquire(&memory->used->idx), /* B */
+					   &base, &queue->pending, error);
+
+	if (!r)
+		r = vublk_device_ring_init(&queue->ring, memory, setup->size, base, features,
+					   error);
+	if (!r)
+		vublk_device_ring_disable_kicks(&queue->ring);
+	return r;
+}
+
+/* Like begin_queue(), but changes neither the ring nor the in-flight area. */
+static int adopt_queue(struct vublk_plane_queue *queue, const struct vublk_plane_setup *setup,
+		       uint64_t features, const struct vublk_split_ring *memory,
+		       struct vublk_error *error)
+{
+	queue->inflight.region = setup->inflight;
+	return vublk_device_ring_adopt(&queue->ring, memory, setup->size, features, error);
+}
+
+static int attach_queue(struct vublk_plane *plane, struct vublk_plane_queue *queue,
+			const struct vublk_plane_setup *setup, uint64_t features,
+			const struct vublk_memory_map *map, begin_fn *begin,
+			struct vublk_error *error)
+{
 	struct vublk_split_ring memory;
 	int r = find_ring(setup, map, &memory, error);
 
 	if (r < 0)
 		return r;
 	if (make_slots(plane, queue, setup->size) < 0)
-		return vublk_error_set(error, ENOMEM, "no memory for %u requests", setup->size);
-	r = vublk_inflight_queue_begin(&queue->inflight, setup->inflight, setup->inflight_entries,
-				       &memory, setup->size,
-				       vublk_load_acquire(&memory.used->idx), /* B */
-				       &base, &queue->pending, error);
-	if (!r)
-		r = vublk_device_ring_init(&queue->ring, &memory, setup->size, base, features,
-					   error);
+		return vublk_error_set(error, ENOMEM, "cannot allocate %u requests", setup->size);
+	r = begin(queue, setup, features, &memory, error);
 	if (r < 0)
 		return r;
 	queue->setup = *setup;
 	queue->phase = VUBLK_PLANE_QUEUE_TAKING;
-	vublk_device_ring_disable_kicks(&queue->ring);
 	return 0;
 }
 
-int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
-		       uint64_t features, const struct vublk_memory_map *map,
-		       const struct vublk_fault *fault, struct vublk_error *error)
+static int attach(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
+		  uint64_t features, const struct vublk_memory_map *map,
+		  const struct vublk_fault *fault, begin_fn *begin, struct vublk_error *error)
 {
-	int r = 0;
+	unsigned num_slots = 0;
+	int r;
 
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		num_slots += setups[i].size;
+	r = vublk_order_init(&plane->order, num_slots + VUBLK_PLANE_MIRROR_COPIES, error);
 	for (unsigned i = 0; i < plane->num_queues && !r; i++) {
 		if (!setups[i].size)
 			continue;
-		r = attach_queue(plane, &plane->queues[i], &setups[i], features, map, error);
+		r = attach_queue(plane, &plane->queues[i], &setups[i], features, map, begin, error);
 		if (r < 0)
 			vublk_error_prepend(error, "queue %u", i);
 	}
@@ -129,19 +175,45 @@ int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup
 	plane->map = map;
 	plane->fault = fault;
 	plane->takes = true;
-	for (unsigned i = 0; i < plane->num_queues; i++)
+	plane->driver_flushes = features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+	return 0;
+}
+
+int vublk_plane_adopt(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
+		      uint64_t features, const struct vublk_memory_map *map,
+		      const struct vublk_fault *fault, struct vublk_error *error)
+{
+	return attach(plane, setups, features, map, fault, adopt_queue, error);
+}
+
+int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
+		       uint64_t features, const struct vublk_memory_map *map,
+		       const struct vublk_fault *fault, struct vublk_error *error)
+{
+	int r = attach(plane, setups, features, map, fault, begin_queue, error);
+
+	for (unsigned i = 0; i < plane->num_queues && !r; i++)
 		if (plane->queues[i].pending.count)
 			vublk_plane_take_again(plane, &plane->queues[i]);
-	return 0;
+	return r;
 }
 
 void vublk_plane_detach(struct vublk_plane *plane)
 {
+	if (plane->hooks & VUBLK_PLANE_HOOK_TIME)
+		for (struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next)
+			vublk_plane_count_drop(plane, slot);
+	if (plane->replay)
+		vublk_plane_keep_reset(plane);
+	if (plane->mirror)
+		vublk_plane_mirror_detach(plane);
 	for (unsigned i = 0; i < plane->num_queues; i++)
 		free_queue(&plane->queues[i]);
 	plane->first = plane->last = NULL;
-	plane->num_held = plane->num_submitted = 0;
-	plane->overlap = (struct vublk_blk_overlap){ 0 };
+	plane->num_held = plane->num_submitted = plane->limits.num_waiting = 0;
+	for (unsigned kind = 0; kind < VUBLK_PLANE_NUM_KINDS; kind++)
+		plane->limits.num_of_kind[kind] = 0;
+	vublk_order_deinit(&plane->order);
 	plane->takes = false;
 	plane->map = NULL;
 	plane->fault = NULL;
@@ -153,9 +225,9 @@ uint16_t vublk_plane_base(const struct vublk_plane *plane, unsigned index)
 	return vublk_device_ring_base(&plane->queues[index].ring);
 }
 
-/* --- another mapping ----------------------------------------------------------- */
+/* --- a change of the guest's memory ------------------------------------------------ */
 
-static bool is_in(const struct vublk_memory_map *map, const struct vublk_plane_slot *slot)
+bool vublk_plane_is_mapped(const struct vublk_memory_map *map, const struct vublk_plane_slot *slot)
 {
 	for (unsigned i = 0; i < slot->num_segments; i++)
 		if (!vublk_memory_map_guest(map, slot->segments[i].addr, slot->segments[i].bytes))
@@ -163,16 +235,19 @@ static bool is_in(const struct vublk_memory_map *map, const struct vublk_plane_s
 	return vublk_memory_map_guest(map, slot->status_addr, 1);
 }
 
-/* The driver has removed memory that a request was using. */
+/* Fails the requests whose buffers are not in the new mapping. */
 static void end_lost_requests(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *next;
 
+	vublk_plane_forget_writes(plane);
 	for (struct vublk_plane_slot *slot = plane->first; slot; slot = next) {
 		next = slot->next;
-		if (!is_in(plane->map, slot))
+		if (!vublk_plane_is_mapped(plane->map, slot))
 			vublk_plane_end(plane, slot, VIRTIO_BLK_S_IOERR);
 	}
+	vublk_plane_begin_writes_again(plane);
+	vublk_plane_sort_held(plane);
 	vublk_plane_publish(plane);
 }
 

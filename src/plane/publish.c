@@ -2,8 +2,8 @@
 /*
  * This file makes chains and completions visible to the other end of their ring.
  *
- * Key idea: they are published in batches, with one store of an index and at most one notification
- * for each ring. The kernel is entered only for a peer that wants to be notified.
+ * Key idea: a batch costs each ring one store of an index and at most one notification. A
+ * notification is a system call, and is sent only if the other end wants it.
  */
 #include "plane/plane.h"
 
@@ -16,7 +16,7 @@ static void notify(const struct vublk_plane *plane, int fd)
 	if (VUBLK_UNLIKELY(vublk_load_relaxed(&plane->is_careful)))
 		vublk_eventfd_signal(fd);
 	else
-		vublk_eventfd_write(fd); /* vublk_eventfd_unblock() frees it */
+		vublk_eventfd_write(fd); /* may block; vublk_eventfd_unblock() ends that */
 }
 
 static void publish_queue(const struct vublk_plane *plane, struct vublk_plane_queue *queue)
@@ -32,25 +32,51 @@ static void publish_queue(const struct vublk_plane *plane, struct vublk_plane_qu
 		notify(plane, queue->setup.call_fd);
 }
 
-void vublk_plane_publish(struct vublk_plane *plane)
+static void publish_side(const struct vublk_plane *plane, struct vublk_plane_side *side)
 {
-	for (unsigned i = 0; i < plane->num_queues; i++)
-		publish_queue(plane, &plane->queues[i]);
-	for (unsigned i = 0; plane->side && i < plane->side->num_queues; i++) {
-		struct vublk_plane_side_queue *queue = &plane->side->queues[i];
+	for (unsigned i = 0; i < side->num_queues; i++) {
+		struct vublk_plane_side_queue *queue = &side->queues[i];
 
 		if (queue->ring.size && vublk_driver_ring_publish(&queue->ring))
 			notify(plane, queue->kick_fd);
 	}
 }
 
+void vublk_plane_publish(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < plane->num_queues; i++)
+		publish_queue(plane, &plane->queues[i]);
+	if (plane->side)
+		publish_side(plane, plane->side);
+	if (VUBLK_UNLIKELY(vublk_plane_mirror_is_active(plane->mirror)))
+		publish_side(plane, plane->mirror->target);
+}
+
+static VUBLK_ALWAYS_INLINE void push(struct vublk_plane_queue *queue, uint16_t head, uint32_t bytes)
+{
+	vublk_inflight_queue_push(&queue->inflight, head);
+	vublk_device_ring_push_inline(&queue->ring, head, bytes);
+	queue->pushed++;
+}
+
+/*
+ * Publishes a batch that is as long as the ring, because the driver has reused entries too early,
+ * and begins the next batch.
+ */
+static VUBLK_NOINLINE void publish_and_push(struct vublk_plane *plane,
+					    struct vublk_plane_queue *queue, uint16_t head,
+					    uint32_t bytes)
+{
+	publish_queue(plane, queue);
+	push(queue, head, bytes);
+}
+
+/* Calls no other function, so it has no registers to save. */
 void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
 		      uint32_t bytes)
 {
-	/* A driver that reuses entries too early must not make the batch longer than the ring. */
-	if (queue->pushed >= queue->ring.size)
-		publish_queue(plane, queue);
-	vublk_inflight_queue_push(&queue->inflight, head);
-	vublk_device_ring_push(&queue->ring, head, bytes);
-	queue->pushed++;
+	if (VUBLK_UNLIKELY(queue->pushed >= queue->ring.size))
+		publish_and_push(plane, queue, head, bytes);
+	else
+		push(queue, head, bytes);
 }

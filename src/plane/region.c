@@ -11,13 +11,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* A position in the region. Before the memory exists, only the offsets count. */
+/* Data that begins at a page needs no copy in back-ends that use O_DIRECT. */
+#define BOUNCE_ALIGN 4096
+
+/*
+ * A position in the region. `host` is NULL during the first layout, which only computes offsets,
+ * before the memory exists.
+ */
 struct layout {
 	char *host;
 	uint64_t offset;
 };
 
-/* Reserves the next `bytes`, on cache lines of their own. */
+/* Reserves the next `bytes` bytes, which share no cache line with other parts. */
 static void *reserve(struct layout *layout, uint64_t bytes, uint64_t *addr)
 {
 	uint64_t at = layout->offset;
@@ -28,8 +34,8 @@ static void *reserve(struct layout *layout, uint64_t bytes, uint64_t *addr)
 }
 
 /*
- * The parts that every request uses are next to each other; the parts that few requests use follow,
- * so that their pages are not touched.
+ * Lays out one queue. The parts that every request uses come first. The parts that few requests use
+ * follow, because pages that are never touched cost no memory.
  */
 static void lay_out_queue(struct layout *layout, struct vublk_plane_region_queue *queue,
 			  unsigned size)
@@ -40,7 +46,28 @@ static void lay_out_queue(struct layout *layout, struct vublk_plane_region_queue
 	queue->slots = reserve(layout, size * sizeof(*queue->slots), &queue->slots_addr);
 }
 
-static void lay_out(struct vublk_plane_region *region, unsigned size, struct layout *layout)
+static void lay_out_own(struct vublk_plane_region *region, struct layout *layout)
+{
+	region->own = reserve(layout, VUBLK_PLANE_NUM_OWN * sizeof(*region->own),
+			      &region->own_addr);
+	layout->offset = vublk_round_up(layout->offset, BOUNCE_ALIGN);
+	region->bounce = reserve(layout, VUBLK_PLANE_NUM_OWN * VUBLK_PLANE_BOUNCE_BYTES,
+				 &region->bounce_addr);
+}
+
+/* The memory of the mirror costs nothing as long as there is none. */
+static void lay_out_mirror(struct vublk_plane_region *region, struct layout *layout)
+{
+	region->copies = reserve(layout, VUBLK_PLANE_MIRROR_COPIES * sizeof(*region->copies),
+				 &region->copies_addr);
+	layout->offset = vublk_round_up(layout->offset, BOUNCE_ALIGN);
+	region->chunks = reserve(layout, (uint64_t)VUBLK_PLANE_MIRROR_CHUNK *
+				 (VUBLK_PLANE_MIRROR_CHUNKS + VUBLK_PLANE_MIRROR_COPIES),
+				 &region->chunks_addr);
+}
+
+static void lay_out(struct vublk_plane_region *region, unsigned size, bool has_own,
+		    struct layout *layout)
 {
 	for (unsigned i = 0; i < region->num_queues; i++)
 		lay_out_queue(layout, &region->queues[i], size);
@@ -52,36 +79,63 @@ static void lay_out(struct vublk_plane_region *region, unsigned size, struct lay
 		queue->tables = reserve(layout, (uint64_t)size * region->long_table *
 					sizeof(*queue->tables), &queue->tables_addr);
 	}
+	if (has_own)
+		lay_out_own(region, layout);
+	lay_out_mirror(region, layout);
 }
 
-int vublk_plane_region_init(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
-			    unsigned long_table, struct vublk_error *error)
+/* Makes the file, or checks the file that the region already has. */
+static int make_file(struct vublk_plane_region *region, struct vublk_error *error)
+{
+	if (region->fd >= 0)
+		return vublk_memfd_check(region->fd, region->bytes, error);
+	region->fd = vublk_memfd_new("vublk-shadow", region->bytes, error);
+	return region->fd < 0 ? region->fd : 0;
+}
+
+/* Makes the region in the file `fd`; -1: in a new file. */
+static int make(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
+		unsigned long_table, bool has_own, int fd, struct vublk_error *error)
 {
 	struct layout layout = { 0 };
+	int r;
 
 	*region = (struct vublk_plane_region){
-		.fd = -1,
+		.fd = fd,
 		.long_table = long_table,
 		.num_queues = num_queues,
 		.queues = calloc(num_queues, sizeof(*region->queues)),
 	};
 	if (!region->queues)
-		return vublk_error_set_errno(error, ENOMEM, "cannot make shadow rings");
-	lay_out(region, size, &layout);
+		return vublk_error_set_errno(error, ENOMEM, "cannot create shadow rings");
+	lay_out(region, size, has_own, &layout);
 	region->bytes = vublk_round_up(layout.offset, VUBLK_PLANE_REGION_ALIGN);
-	region->fd = vublk_memfd_new("vublk-shadow", region->bytes, error);
-	if (region->fd >= 0)
+	r = make_file(region, error);
+	if (!r)
 		region->host = vublk_map_shared(region->fd, 0, region->bytes, error);
 	if (!region->host) {
-		int r = region->fd < 0 ? region->fd : -ENOMEM;
-
-		vublk_error_prepend(error, "cannot make shadow rings");
-		vublk_plane_region_deinit(region);
-		return r;
+		vublk_error_prepend(error, "cannot create shadow rings");
+		return r < 0 ? r : -ENOMEM;
 	}
 	layout = (struct layout){ .host = region->host };
-	lay_out(region, size, &layout);
+	lay_out(region, size, has_own, &layout);
 	return 0;
+}
+
+int vublk_plane_region_adopt(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
+			     unsigned long_table, bool has_own, int fd, struct vublk_error *error)
+{
+	int r = make(region, num_queues, size, long_table, has_own, fd, error);
+
+	if (r < 0)
+		vublk_plane_region_deinit(region);
+	return r;
+}
+
+int vublk_plane_region_init(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
+			    unsigned long_table, bool has_own, struct vublk_error *error)
+{
+	return vublk_plane_region_adopt(region, num_queues, size, long_table, has_own, -1, error);
 }
 
 void vublk_plane_region_deinit(struct vublk_plane_region *region)

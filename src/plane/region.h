@@ -3,39 +3,74 @@
 #define VUBLK_PLANE_REGION_H
 
 /*
- * The memory of the shadow rings: what the plane shares with one back-end in addition to the
- * guest's memory.
+ * The memory of the shadow rings, which the plane shares with one back-end. The back-end gets it in
+ * addition to the guest's memory.
  *
  * Key idea: each back-end gets a file of its own, so a lost back-end that is still alive cannot
- * reach the headers of the next one. The file lies far above the guest's addresses. The
- * plane writes everything in it before the back-end may read it. What the back-end writes there
- * (used rings, status bytes, disk identifiers) is read once and checked.
+ * reach the headers of the next one. The file's guest address is far above the guest's memory. The
+ * plane writes every part of the file before the back-end may read it. The plane reads what the
+ * back-end writes there (used rings, status bytes, disk identifiers) once, and checks it.
  */
 #include "virtio/blk-format.h"
 #include "virtio/ring.h"
+#include "virtio/write-replay.h"
 
 #include <vublk/error.h>
 
 #include <linux/virtio_blk.h>
+#include <stdbool.h>
 
-/* Above every physical address. Some back-ends register memory in units of 2 MiB. */
+/* This address is above every physical address. Some back-ends register memory in units of 2 MiB. */
 #define VUBLK_PLANE_REGION_ADDR (UINT64_C(1) << 53)
 #define VUBLK_PLANE_REGION_ALIGN (UINT64_C(2) << 20)
 
-/* Entries of the table that each slot has near its header, which are enough for most requests. */
+/*
+ * Changes with every change of the layout of the region, because another process may take the
+ * region over while it is in use.
+ */
+#define VUBLK_PLANE_REGION_LAYOUT 1
+
+/* The number of entries in the short table next to each slot's header. Most requests fit in it. */
 #define VUBLK_PLANE_SHORT_TABLE 8
-/* Ranges of one discard, write zeroes or secure erase. */
+/* The largest number of ranges of one discard, write zeroes or secure erase. */
 #define VUBLK_PLANE_MAX_RANGES 32
 
-/* The part of a request that the back-end sees, in addition to the data. */
+/* The number of the plane's own requests: writes, and as the last one a flush. */
+#define VUBLK_PLANE_NUM_OWN (VUBLK_WRITE_REPLAY_SLOTS + 1)
+/* The size of the memory for the data of each of these writes. */
+#define VUBLK_PLANE_BOUNCE_BYTES VUBLK_WRITE_REPLAY_BYTES
+
+/*
+ * The mirror (mirror.h) copies the data of writes to chunks of a pool. It copies so many regions of
+ * the disk at the same time, each with a chunk of its own.
+ */
+#define VUBLK_PLANE_MIRROR_CHUNK 65536u
+#define VUBLK_PLANE_MIRROR_CHUNKS 128u
+#define VUBLK_PLANE_MIRROR_COPIES 8u
+
+/*
+ * The parts of a request that the plane shares in this memory. The data stays in the guest's
+ * memory.
+ */
 struct vublk_plane_shared_slot {
 	struct virtio_blk_outhdr header;
 	uint8_t status;
-	char id[VUBLK_BLK_ID_BYTES]; /* the answer to GET_ID */
+	char id[VUBLK_BLK_ID_BYTES]; /* the result of GET_ID */
 	struct vring_desc table[VUBLK_PLANE_SHORT_TABLE] __attribute__((aligned(16)));
 };
 
-/* One queue's part of the region. Slots are numbered like the entries of the ring. */
+/* One of the plane's own requests. */
+struct vublk_plane_shared_own {
+	struct virtio_blk_outhdr header;
+	uint8_t status;
+	struct virtio_blk_discard_write_zeroes range;
+	struct vring_desc table[3] __attribute__((aligned(16)));
+};
+
+/*
+ * One queue's part of the region. Slot N belongs to the request with token N on the back-end's ring
+ * (submit.c).
+ */
 struct vublk_plane_region_queue {
 	struct vublk_split_ring ring;
 	uint64_t desc_addr, avail_addr, used_addr;
@@ -51,18 +86,37 @@ struct vublk_plane_region {
 	int fd;
 	uint64_t bytes;
 	char *host;
-	unsigned long_table; /* entries of a slot's long table */
+	unsigned long_table; /* number of entries of a slot's long table */
 	unsigned num_queues;
 	struct vublk_plane_region_queue *queues;
+	struct vublk_plane_shared_own *own; /* VUBLK_PLANE_NUM_OWN of them; NULL: none */
+	uint64_t own_addr;
+	char *bounce; /* VUBLK_PLANE_BOUNCE_BYTES per own request */
+	uint64_t bounce_addr;
+	struct vublk_plane_shared_own *copies; /* VUBLK_PLANE_MIRROR_COPIES requests of the mirror */
+	uint64_t copies_addr;
+	char *chunks; /* VUBLK_PLANE_MIRROR_CHUNKS of the pool, then one per copy */
+	uint64_t chunks_addr;
 };
 
 /*
- * Makes the memory for queues of `size` entries, with tables of `long_table` entries. Only pages
- * that are used become resident. ENOMEM and others.
+ * Makes the memory for queues of `size` entries, with long tables of `long_table` entries, and, if
+ * `has_own` is set, for the plane's own requests. Pages that are never touched cost no memory.
+ * Errors: ENOMEM and others.
  */
 int vublk_plane_region_init(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
-			    unsigned long_table, struct vublk_error *error);
-/* Idempotent on a region that was zeroed with fd -1. */
+			    unsigned long_table, bool has_own, struct vublk_error *error);
+/*
+ * Like vublk_plane_region_init(), but uses the file `fd`, in which another process has made such a
+ * region. Owns `fd`, even on failure. Changes nothing in the file. Error: EINVAL if the file is not
+ * for a region of this size.
+ */
+int vublk_plane_region_adopt(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
+			     unsigned long_table, bool has_own, int fd, struct vublk_error *error);
+/*
+ * Unmaps the memory and closes its file. Does nothing if the region is zeroed and its fd is -1, or
+ * on a second call.
+ */
 void vublk_plane_region_deinit(struct vublk_plane_region *region);
 
 #endif

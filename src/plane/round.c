@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file has a round of the plane's thread, and what it does before and after a sleep. */
+/* This file has one round of the plane's thread, and the steps before and after a sleep. */
 #include "plane/plane.h"
 
-/* A larger batch means fewer notifications; a smaller one begins the first request earlier. */
+#include "util/compiler.h"
+
+/* A larger batch needs fewer notifications; with a smaller batch the first request begins earlier. */
 #define BATCH 64
 
 void vublk_plane_stop(struct vublk_plane *plane)
@@ -11,6 +13,7 @@ void vublk_plane_stop(struct vublk_plane *plane)
 	for (unsigned i = 0; i < plane->num_queues; i++)
 		if (plane->queues[i].phase != VUBLK_PLANE_QUEUE_UNUSED)
 			vublk_device_ring_enable_kicks(&plane->queues[i].ring);
+	vublk_plane_pass_all(plane);
 }
 
 void vublk_plane_resume(struct vublk_plane *plane)
@@ -30,13 +33,34 @@ static unsigned take_all(struct vublk_plane *plane)
 	return n;
 }
 
+static unsigned work_on_replay(struct vublk_plane *plane)
+{
+	unsigned n = vublk_plane_replay_work(plane);
+
+	if (VUBLK_UNLIKELY(plane->replay->fails_flushes) &&
+	    (plane->num_held || plane->limits.num_waiting) &&
+	    vublk_plane_replay_fail_flushes(plane)) {
+		vublk_plane_sort_held(plane);
+		n++;
+	}
+	return n;
+}
+
 bool vublk_plane_work(struct vublk_plane *plane)
 {
 	unsigned n = vublk_plane_complete(plane, BATCH);
 
-	if (plane->num_held)
+	if (VUBLK_UNLIKELY(plane->replay))
+		n += work_on_replay(plane);
+	if (VUBLK_UNLIKELY(plane->mirror))
+		n += vublk_plane_mirror_work(plane);
+	if (plane->num_held) {
+		n += plane->has_ended; /* what is submitted has to be published */
 		vublk_plane_submit_held(plane);
+	}
 	n += take_all(plane);
+	if (VUBLK_UNLIKELY(plane->limits.num_waiting))
+		n += vublk_plane_pass(plane);
 	if (n)
 		vublk_plane_publish(plane);
 	return n;
@@ -44,28 +68,48 @@ bool vublk_plane_work(struct vublk_plane *plane)
 
 /* --- sleeping ------------------------------------------------------------------------ */
 
-/* Without a back-end the chains stay in the rings, and their kicks are of no interest. */
+/* Returns false if a back-end has completed a request already. */
+static bool enable_calls(struct vublk_plane_side *side)
+{
+	bool quiet = true;
+
+	for (unsigned i = 0; i < side->num_queues; i++)
+		if (side->queues[i].ring.size &&
+		    !vublk_driver_ring_enable_calls(&side->queues[i].ring))
+			quiet = false;
+	return quiet;
+}
+
+static void disable_calls(struct vublk_plane_side *side)
+{
+	for (unsigned i = 0; i < side->num_queues; i++)
+		if (side->queues[i].ring.size)
+			vublk_driver_ring_disable_calls(&side->queues[i].ring);
+}
+
+/* Without a back-end no chain is taken, so kicks are not needed. */
 static bool wants_kicks(const struct vublk_plane *plane, const struct vublk_plane_queue *queue)
 {
 	return plane->takes && plane->side && queue->phase == VUBLK_PLANE_QUEUE_TAKING;
 }
 
+/*
+ * If a queue's requests wait for room on the back-end's ring, a kick would be of no use: the queue
+ * waits for a completion.
+ */
 bool vublk_plane_enable_notifications(struct vublk_plane *plane)
 {
 	bool quiet = true;
 
 	for (unsigned i = 0; i < plane->num_queues; i++)
 		if (wants_kicks(plane, &plane->queues[i]) &&
+		    vublk_plane_room(plane, &plane->queues[i]) &&
 		    !vublk_device_ring_enable_kicks(&plane->queues[i].ring))
 			quiet = false;
-	if (!plane->side || plane->side->is_broken)
-		return quiet;
-	for (unsigned i = 0; i < plane->side->num_queues; i++) {
-		struct vublk_driver_ring *ring = &plane->side->queues[i].ring;
-
-		if (ring->size && !vublk_driver_ring_enable_calls(ring))
-			quiet = false;
-	}
+	if (plane->side && !plane->side->is_broken)
+		quiet &= enable_calls(plane->side);
+	if (VUBLK_UNLIKELY(vublk_plane_mirror_is_active(plane->mirror)))
+		quiet &= enable_calls(plane->mirror->target);
 	return quiet;
 }
 
@@ -74,7 +118,8 @@ void vublk_plane_disable_notifications(struct vublk_plane *plane)
 	for (unsigned i = 0; i < plane->num_queues; i++)
 		if (wants_kicks(plane, &plane->queues[i]))
 			vublk_device_ring_disable_kicks(&plane->queues[i].ring);
-	for (unsigned i = 0; plane->side && i < plane->side->num_queues; i++)
-		if (plane->side->queues[i].ring.size)
-			vublk_driver_ring_disable_calls(&plane->side->queues[i].ring);
+	if (plane->side)
+		disable_calls(plane->side);
+	if (VUBLK_UNLIKELY(vublk_plane_mirror_is_active(plane->mirror)))
+		disable_calls(plane->mirror->target);
 }

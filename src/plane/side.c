@@ -3,7 +3,7 @@
  * This file has the back-end's side of the plane: its memory, its rings, and what happens to the
  * requests when the back-end is lost.
  *
- * Key idea: a side belongs to one connection. After a loss nothing of it is used again.
+ * Key idea: a side belongs to one connection. After a loss, no part of the side is used again.
  */
 #include "plane/plane.h"
 
@@ -13,51 +13,66 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
 /* --- life -------------------------------------------------------------------- */
 
-static int make_queue(struct vublk_plane_side *side, unsigned index, struct vublk_error *error)
+static int make_queue(struct vublk_plane_side *side, unsigned index, unsigned size,
+		      struct vublk_error *error)
 {
 	struct vublk_plane_side_queue *queue = &side->queues[index];
-	int bad;
 
 	queue->memory = &side->region.queues[index];
+	queue->slots = calloc(size, sizeof(struct vublk_plane_slot *));
+	return queue->slots ? 0 : vublk_error_set_errno(error, ENOMEM, "cannot create shadow rings");
+}
+
+static int make_notifiers(struct vublk_plane_side_queue *queue, struct vublk_error *error)
+{
+	int bad;
+
 	queue->kick_fd = vublk_eventfd_new();
 	queue->call_fd = vublk_eventfd_new();
 	bad = VUBLK_MIN(queue->kick_fd, queue->call_fd);
 	if (bad < 0)
-		return vublk_error_set_errno(error, -bad, "cannot make an eventfd for a ring");
+		return vublk_error_set_errno(error, -bad, "cannot create an eventfd for a shadow "
+					     "ring");
 	return 0;
 }
 
 static int make_queues(struct vublk_plane_side *side, unsigned num_queues, unsigned size,
-		       unsigned max_segments, struct vublk_error *error)
+		       unsigned max_segments, bool has_own, int fd, struct vublk_error *error)
 {
 	int r;
 
+	side->region.fd = fd;
 	side->queues = calloc(num_queues, sizeof(*side->queues));
 	if (!side->queues)
-		return vublk_error_set_errno(error, ENOMEM, "cannot make shadow rings");
+		return vublk_error_set_errno(error, ENOMEM, "cannot create shadow rings");
 	for (unsigned i = 0; i < num_queues; i++)
 		side->queues[i].kick_fd = side->queues[i].call_fd = -1;
 	side->num_queues = num_queues;
-	/* header and status are in the table, too */
-	r = vublk_plane_region_init(&side->region, num_queues, size, max_segments + 2, error);
+	side->size = size;
+	/* 2: the header and the status have entries in the table, too */
+	r = vublk_plane_region_adopt(&side->region, num_queues, size, max_segments + 2, has_own, fd,
+				     error);
 	for (unsigned i = 0; i < num_queues && !r; i++)
-		r = make_queue(side, i, error);
+		r = make_queue(side, i, size, error);
 	return r;
 }
 
-int vublk_plane_side_new(unsigned num_queues, unsigned size, unsigned max_segments,
-			 struct vublk_plane_side **result, struct vublk_error *error)
+int vublk_plane_side_adopt(unsigned num_queues, unsigned size, unsigned max_segments, bool has_own,
+			   int fd, struct vublk_plane_side **result, struct vublk_error *error)
 {
 	struct vublk_plane_side *side = calloc(1, sizeof(*side));
 	int r;
 
-	if (!side)
-		return vublk_error_set_errno(error, ENOMEM, "cannot make shadow rings");
-	side->region.fd = -1;
-	r = make_queues(side, num_queues, size, max_segments, error);
+	if (!side) {
+		vublk_fd_close(&fd);
+		return vublk_error_set_errno(error, ENOMEM, "cannot create shadow rings");
+	}
+	r = make_queues(side, num_queues, size, max_segments, has_own, fd, error);
 	if (r < 0) {
 		vublk_plane_side_free(side);
 		return r;
@@ -66,12 +81,29 @@ int vublk_plane_side_new(unsigned num_queues, unsigned size, unsigned max_segmen
 	return 0;
 }
 
+int vublk_plane_side_new(unsigned num_queues, unsigned size, unsigned max_segments, bool has_own,
+			 struct vublk_plane_side **result, struct vublk_error *error)
+{
+	struct vublk_plane_side *side;
+	int r = vublk_plane_side_adopt(num_queues, size, max_segments, has_own, -1, &side, error);
+
+	for (unsigned i = 0; i < num_queues && !r; i++) {
+		r = make_notifiers(&side->queues[i], error);
+		if (r < 0)
+			vublk_plane_side_free(side);
+	}
+	if (!r)
+		*result = side;
+	return r;
+}
+
 void vublk_plane_side_free(struct vublk_plane_side *side)
 {
 	if (!side)
 		return;
 	for (unsigned i = 0; i < side->num_queues; i++) {
 		vublk_driver_ring_deinit(&side->queues[i].ring);
+		free(side->queues[i].slots);
 		vublk_fd_close(&side->queues[i].kick_fd);
 		vublk_fd_close(&side->queues[i].call_fd);
 	}
@@ -80,16 +112,25 @@ void vublk_plane_side_free(struct vublk_plane_side *side)
 	free(side);
 }
 
+void vublk_plane_side_clear(struct vublk_plane_side *side)
+{
+	struct vublk_plane_region *region = &side->region;
+
+	if (madvise(region->host, region->bytes, MADV_REMOVE) < 0)
+		memset(region->host, 0, region->bytes);
+}
+
 int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes, uint64_t features,
 			   struct vublk_error *error)
 {
 	int r = 0;
 
 	side->is_broken = false;
+	side->features = features;
 	for (unsigned i = 0; i < side->num_queues && !r; i++) {
 		struct vublk_plane_side_queue *queue = &side->queues[i];
 
-		vublk_driver_ring_deinit(&queue->ring); /* and size 0: the queue is not used */
+		vublk_driver_ring_deinit(&queue->ring); /* also sets the size to 0: the queue is not used */
 		if (!sizes[i])
 			continue;
 		r = vublk_driver_ring_init(&queue->ring, &queue->memory->ring, sizes[i], 0, features,
@@ -100,12 +141,16 @@ int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes,
 	return r;
 }
 
-/* --- coming and going --------------------------------------------------------- */
+/* --- start and loss ----------------------------------------------------------- */
 
 void vublk_plane_set_side(struct vublk_plane *plane, struct vublk_plane_side *side)
 {
 	plane->side = side;
-	plane->has_ended = true; /* nothing was submitted before */
+	if (plane->mirror)
+		vublk_plane_mirror_set_source(plane);
+	if (plane->replay)
+		vublk_plane_replay_begin(plane);
+	plane->has_ended = true; /* all held requests may be ready */
 	vublk_plane_submit_held(plane);
 	vublk_plane_publish(plane);
 }
@@ -116,10 +161,18 @@ void vublk_plane_lose_side(struct vublk_plane *plane)
 		return;
 	while (vublk_plane_complete(plane, VUBLK_RING_MAX_SIZE))
 		;
+	if (plane->mirror) {
+		vublk_plane_mirror_take(plane);
+		vublk_plane_mirror_lose_source(plane);
+	}
 	for (struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next)
-		slot->state = VUBLK_PLANE_SLOT_HELD;
+		if (slot->state == VUBLK_PLANE_SLOT_SUBMITTED)
+			slot->state = VUBLK_PLANE_SLOT_HELD;
 	plane->num_held += plane->num_submitted;
 	plane->num_submitted = 0;
+	if (plane->replay)
+		vublk_plane_replay_end(plane);
 	plane->side = NULL;
+	vublk_plane_sort_held(plane);
 	vublk_plane_publish(plane);
 }

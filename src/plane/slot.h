@@ -3,48 +3,62 @@
 #define VUBLK_PLANE_SLOT_H
 
 /*
- * A request of the plane, from the driver's ring to the back-end's and back.
+ * A slot: the plane's record of one request. It begins when the plane takes the request from the
+ * driver's ring, and ends with the completion.
  *
  * Key idea: a slot has, in private memory, everything that is needed to submit the request again to
- * another back-end. It holds guest addresses only, so it does not depend on where the guest's
- * memory is mapped.
+ * another back-end. A slot contains guest addresses and no pointers into the guest's memory, so the
+ * guest's memory can be mapped elsewhere between two submissions.
  */
+#include "plane/mirror.h"
+#include "plane/order.h"
+#include "plane/replay.h"
 #include "virtio/ring.h"
 
 #include <linux/virtio_blk.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Data segments within the slot; longer requests use the queue's array. */
+/* The number of data segments that fit in a slot itself. Longer requests use the queue's array. */
 #define VUBLK_PLANE_SHORT_SEGMENTS 4
 
 enum vublk_plane_slot_state {
 	VUBLK_PLANE_SLOT_FREE,
-	VUBLK_PLANE_SLOT_HELD,      /* taken from the driver, and not on the back-end's ring */
+	VUBLK_PLANE_SLOT_HELD,      /* taken from the driver; may be put on the back-end's ring */
+	VUBLK_PLANE_SLOT_WAITING,   /* taken from the driver; held back until the limits allow it
+				       (limit.h) */
 	VUBLK_PLANE_SLOT_SUBMITTED, /* on the back-end's ring */
 };
 
 struct vublk_plane_slot {
-	/* all requests that are not free, in the order in which they were taken */
+	/* The list of all slots that are not free, in the order in which the requests were taken. */
 	struct vublk_plane_slot *next, *previous;
+	struct vublk_plane_slot *next_ready; /* the next request of the queue that waits only for
+						room on the ring */
 	enum vublk_plane_slot_state state;
 	uint16_t queue;
 	uint16_t head; /* of the driver's chain; also the number of the slot */
-	bool is_write; /* it changes the disk, at `offset`, or at `ranges` */
-	bool is_wide;  /* it may change any part of the disk */
-	bool may_wait; /* an earlier write to the same place may be outstanding */
+	bool is_write; /* the request changes the disk, at `offset` */
 
-	uint32_t type;
-	uint32_t priority;
-	uint64_t sector;
-	uint64_t offset, bytes;  /* of the disk, if is_write and there are no ranges */
-	uint32_t written_bytes;  /* the used length if it succeeds */
+	union {
+		struct virtio_blk_outhdr header; /* as the driver made it */
+		struct {
+			uint32_t type, priority;
+			uint64_t sector;
+		};
+	};
+	uint64_t offset, bytes;  /* the place on the disk, if is_write; it includes all ranges */
+	uint32_t written_bytes;  /* the used length if the request succeeds */
 	uint64_t status_addr;
 
-	unsigned num_ranges; /* DISCARD, WRITE_ZEROES, SECURE_ERASE */
+	unsigned num_ranges; /* of DISCARD, WRITE_ZEROES and SECURE_ERASE */
 	unsigned num_segments;
 	struct vublk_ring_buffer *segments; /* data, in guest addresses */
+	enum vublk_plane_copy copy; /* state of the copy in the log of completed writes */
+	uint64_t flush_mark;        /* for a flush, its mark in that log */
 	struct vublk_ring_buffer short_segments[VUBLK_PLANE_SHORT_SEGMENTS];
+	struct vublk_order_write order; /* if is_write */
+	struct vublk_plane_mirrored mirrored;
 };
 
 #endif

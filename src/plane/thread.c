@@ -1,101 +1,52 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file is the thread of a plane, and the calls of its owner.
+ * This file has the plane's thread, and the calls with which the owner (the device) controls it.
  *
- * Key idea: the owner's thread hands the plane's thread one call at a time and waits for it. While
- * it waits, it frees the plane's thread from a write to an eventfd that a peer keeps full. Events
- * travel the other way as tasks of the owner's loop; a call that makes an event meaningless cancels
- * it.
+ * Key idea: the owner's thread hands the plane's thread one call at a time and waits until the call
+ * is done. The plane's thread may be blocked because a peer keeps an eventfd full; in that case the
+ * waiting thread clears the eventfd. The plane's thread reports events as tasks of the owner's loop.
+ * A call that makes an event meaningless cancels the task.
  */
-#include "plane/thread.h"
+#include "plane/thread-private.h"
 
 #include "util/atomic.h"
 #include "util/checked.h"
 #include "util/compiler.h"
 #include "util/error.h"
 #include "util/fd.h"
-#include "worker/worker.h"
 
 #include <errno.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <time.h>
 
-/* How long the owner waits before it looks for full eventfds. A call takes some microseconds. */
+/*
+ * How long the owner waits for the end of a call before it looks for full eventfds. A call usually
+ * takes some microseconds.
+ */
 #define PATIENCE_NS 10000000
-
-struct queue_thread {
-	struct vublk_plane_thread *thread;
-	unsigned index;
-
-	/* the plane's thread */
-	struct vublk_loop_source kick_source, call_source; /* of the driver, of the back-end */
-
-	/* both, by the task */
-	struct vublk_loop_task broke_task;
-	struct vublk_error broke;
-
-	/* the owner's */
-	int call_fd; /* the driver's; -1: none */
-};
-
-struct vublk_plane_thread {
-	struct vublk_worker worker; /* first */
-
-	/* constant */
-	struct vublk_loop *owner;
-	const struct vublk_plane_thread_ops *ops;
-	void *opaque;
-
-	/* the plane's thread */
-	struct vublk_plane plane __attribute__((aligned(VUBLK_CACHE_LINE)));
-	bool drains; /* drained_task is posted when no request is left */
-	unsigned num_polled; /* queues without a kick descriptor */
-
-	/* from the plane's thread to the owner */
-	struct vublk_loop_task drained_task, side_broke_task;
-	struct vublk_error side_broke;
-
-	/* the owner's */
-	bool is_attached;
-	struct vublk_plane_side *side; /* NULL: none */
-	unsigned num_queues;
-	struct queue_thread *queues;
-};
+/*
+ * The shortest sleep while requests wait for the limits. Requests that may pass during this sleep
+ * pass together after it.
+ */
+#define SHORTEST_PASS_NS 200000
 
 /* --- calls ---------------------------------------------------------------------- */
 
-struct call {
-	struct vublk_loop_task task;
-	struct vublk_plane_thread *thread;
-	int (*fn)(struct vublk_plane_thread *thread, struct call *call);
-	sem_t done;
-	bool is_done; /* atomic, because TSan does not know sem_clockwait() */
-	int result;
-	struct vublk_error *error;
-
-	/* arguments, as the function needs them */
-	const struct vublk_plane_setup *setups;
-	const struct vublk_plane_memory *memory;
-	const struct vublk_fault *fault;
-	const struct vublk_dirty_log *log;
-	struct vublk_plane_side *side;
-	uint64_t features;
-	unsigned index;
-	int kick_fd, call_fd;
-};
-
 static void on_call(void *opaque)
 {
-	struct call *call = opaque;
+	struct vublk_plane_thread_call *call = opaque;
 
 	call->result = call->fn(call->thread, call);
 	vublk_store_release(&call->is_done, true);
-	sem_post(&call->done); /* the owner may free the call from here on */
+	sem_post(&call->done); /* the owner may free the call after this */
 }
 
-/* A peer that fills an eventfd once may do so for each of the thread's next writes. */
+/*
+ * Unblocks the plane's thread if it is blocked in a write because a peer has filled the eventfd.
+ * The peer may fill the eventfd again, so from then on the thread signals all eventfds without
+ * blocking.
+ */
 static void unblock(struct vublk_plane_thread *thread)
 {
 	bool was_full = false;
@@ -104,12 +55,14 @@ static void unblock(struct vublk_plane_thread *thread)
 		was_full |= vublk_eventfd_unblock(thread->queues[i].call_fd);
 		if (thread->side)
 			was_full |= vublk_eventfd_unblock(thread->side->queues[i].kick_fd);
+		if (thread->target)
+			was_full |= vublk_eventfd_unblock(thread->target->queues[i].kick_fd);
 	}
 	if (was_full)
 		vublk_store_relaxed(&thread->plane.is_careful, true);
 }
 
-static void wait_for(struct vublk_plane_thread *thread, sem_t *done)
+void vublk_plane_thread_wait_for(struct vublk_plane_thread *thread, sem_t *done)
 {
 	struct timespec until;
 
@@ -127,15 +80,17 @@ static void wait_for(struct vublk_plane_thread *thread, sem_t *done)
 	}
 }
 
-static int execute(struct vublk_plane_thread *thread, struct call *call,
-		   int (*fn)(struct vublk_plane_thread *thread, struct call *call))
+int vublk_plane_thread_execute(struct vublk_plane_thread *thread,
+			       struct vublk_plane_thread_call *call, vublk_plane_thread_fn *fn)
 {
 	call->task = (struct vublk_loop_task){ .fn = on_call, .opaque = call };
 	call->thread = thread;
 	call->fn = fn;
+	if (thread->is_parked)
+		return fn(thread, call);
 	sem_init(&call->done, 0, 0);
 	vublk_loop_post(&thread->worker.loop, &call->task);
-	wait_for(thread, &call->done);
+	vublk_plane_thread_wait_for(thread, &call->done);
 	(void)vublk_load_acquire(&call->is_done);
 	sem_destroy(&call->done);
 	return call->result;
@@ -147,7 +102,7 @@ static void on_side_broke(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_plane_thread *thread = opaque;
 
-	thread->side_broke = *error; /* once for each side */
+	thread->side_broke = *error; /* the plane reports this once per side */
 	vublk_loop_post(thread->owner, &thread->side_broke_task);
 }
 
@@ -155,13 +110,41 @@ static void on_queue_broke(void *opaque, unsigned index, const struct vublk_erro
 {
 	struct vublk_plane_thread *thread = opaque;
 
-	thread->queues[index].broke = *error; /* once until the queue is attached again */
+	thread->queues[index].broke = *error; /* the plane reports this once, until the queue is
+						 attached again */
 	vublk_loop_post(thread->owner, &thread->queues[index].broke_task);
+}
+
+static void on_flush_failed(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	vublk_loop_post(thread->owner, &thread->flush_failed_task);
+}
+
+static void on_mirror_failed(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	for (unsigned i = 0; i < thread->num_queues; i++)
+		vublk_loop_remove(&thread->queues[i].target_source);
+	thread->mirror_failed = *error; /* the plane reports this once per mirror */
+	vublk_loop_post(thread->owner, &thread->mirror_failed_task);
+}
+
+static void on_mirror_synced(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	vublk_loop_post(thread->owner, &thread->mirror_synced_task);
 }
 
 static const struct vublk_plane_ops plane_ops = {
 	.side_broke = on_side_broke,
 	.queue_broke = on_queue_broke,
+	.flush_failed = on_flush_failed,
+	.mirror_failed = on_mirror_failed,
+	.mirror_synced = on_mirror_synced,
 };
 
 static void tell_drained(void *opaque)
@@ -179,12 +162,34 @@ static void tell_side_broke(void *opaque)
 	thread->ops->side_broke(thread->opaque, &error);
 }
 
+static void tell_flush_failed(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	thread->ops->flush_failed(thread->opaque);
+}
+
 static void tell_queue_broke(void *opaque)
 {
-	struct queue_thread *queue = opaque;
+	struct vublk_plane_thread_queue *queue = opaque;
 	struct vublk_error error = queue->broke;
 
 	queue->thread->ops->queue_broke(queue->thread->opaque, queue->index, &error);
+}
+
+static void tell_mirror_failed(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+	struct vublk_error error = thread->mirror_failed;
+
+	thread->ops->mirror_failed(thread->opaque, &error);
+}
+
+static void tell_mirror_synced(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	thread->ops->mirror_synced(thread->opaque);
 }
 
 /* --- the plane's thread ------------------------------------------------------------ */
@@ -194,21 +199,64 @@ static struct vublk_plane_thread *thread_of(struct vublk_worker *worker)
 	return (struct vublk_plane_thread *)worker;
 }
 
+/* Waits until the owner lets the thread continue (park.c). */
+static VUBLK_COLD void wait_parked(struct vublk_plane_thread *thread)
+{
+	if (!thread->begins_parked) {
+		vublk_plane_publish(&thread->plane);
+		vublk_store_release(&thread->has_parked, true);
+		sem_post(&thread->parked);
+	}
+	thread->begins_parked = false;
+	while (sem_wait(&thread->unpark) < 0 && errno == EINTR)
+		;
+	thread->parks = false;
+}
+
 static bool work(struct vublk_worker *worker)
 {
 	struct vublk_plane_thread *thread = thread_of(worker);
-	bool worked = vublk_plane_work(&thread->plane);
+	bool worked;
 
-	if (VUBLK_UNLIKELY(thread->drains) && !vublk_plane_outstanding(&thread->plane)) {
+	if (VUBLK_UNLIKELY(thread->parks))
+		wait_parked(thread);
+	worked = vublk_plane_work(&thread->plane);
+	if (VUBLK_UNLIKELY(thread->drains) && vublk_plane_is_settled(&thread->plane)) {
 		thread->drains = false;
 		vublk_loop_post(thread->owner, &thread->drained_task);
 	}
 	return worked;
 }
 
+/* Only ends the sleep: the next round lets the request pass. */
+static void on_pass_timer(void *opaque)
+{
+}
+
+static void arm_pass_timer(struct vublk_plane_thread *thread)
+{
+	uint64_t next = vublk_plane_next_pass_ns(&thread->plane);
+
+	if (thread->plane.mirror)
+		next = VUBLK_MIN(next, vublk_plane_mirror_next_ns(&thread->plane));
+
+	if (next == UINT64_MAX)
+		vublk_loop_timer_disarm(&thread->pass_timer);
+	else
+		vublk_loop_timer_arm(&thread->worker.loop, &thread->pass_timer,
+				     VUBLK_MAX(next, vublk_now_ns() + SHORTEST_PASS_NS));
+}
+
 static bool enable_notifications(struct vublk_worker *worker)
 {
-	return vublk_plane_enable_notifications(&thread_of(worker)->plane);
+	struct vublk_plane_thread *thread = thread_of(worker);
+
+	if (VUBLK_UNLIKELY(thread->plane.limits.num_waiting || thread->plane.mirror ||
+			   thread->pass_timer.loop))
+		arm_pass_timer(thread);
+	if (VUBLK_UNLIKELY(thread->plane.replay))
+		thread->worker.retry_ms = vublk_plane_replay_sleep_ms(&thread->plane);
+	return vublk_plane_enable_notifications(&thread->plane);
 }
 
 static void disable_notifications(struct vublk_worker *worker)
@@ -224,10 +272,13 @@ static enum vublk_worker_wait waits_for(const struct vublk_worker *worker)
 		return VUBLK_WAIT_NOTHING;
 	if (thread->num_polled && thread->plane.takes)
 		return VUBLK_WAIT_UNSIGNALLED;
-	return thread->plane.num_submitted ? VUBLK_WAIT_DISK : VUBLK_WAIT_DRIVER;
+	if (thread->plane.num_submitted)
+		return VUBLK_WAIT_DISK;
+	/* The limits make the driver wait, so its next request is not urgent. */
+	return thread->plane.limits.num_waiting ? VUBLK_WAIT_NOTHING : VUBLK_WAIT_DRIVER;
 }
 
-/* The owner's thread sets everything up. */
+/* Has nothing to do, because the owner's thread sets everything up. */
 static int set_up(struct vublk_worker *worker, struct vublk_error *error)
 {
 	return 0;
@@ -235,6 +286,7 @@ static int set_up(struct vublk_worker *worker, struct vublk_error *error)
 
 static void tear_down(struct vublk_worker *worker)
 {
+	vublk_loop_timer_disarm(&thread_of(worker)->pass_timer);
 }
 
 static const struct vublk_worker_ops worker_ops = {
@@ -246,26 +298,26 @@ static const struct vublk_worker_ops worker_ops = {
 	.waits_for = waits_for,
 };
 
-/* A notification has no content; the next round looks at the rings. */
-static void on_notification(struct vublk_loop_source *source, uint32_t events)
+/* A notification only wakes the thread; the next round looks at the rings. */
+void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events)
 {
-	/* A descriptor that can give no more of them, such as the end of a pipe, stays readable. */
+	/* A descriptor that can give no more signals, such as the end of a pipe, stays readable. */
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(source->fd) < 0)
 		vublk_loop_remove(source);
 }
 
 static void on_kick(void *opaque, uint32_t events)
 {
-	on_notification(&((struct queue_thread *)opaque)->kick_source, events);
+	vublk_plane_thread_notified(&((struct vublk_plane_thread_queue *)opaque)->kick_source, events);
 }
 
 static void on_call_signal(void *opaque, uint32_t events)
 {
-	on_notification(&((struct queue_thread *)opaque)->call_source, events);
+	vublk_plane_thread_notified(&((struct vublk_plane_thread_queue *)opaque)->call_source, events);
 }
 
-static int watch(struct vublk_plane_thread *thread, struct vublk_loop_source *source, int fd,
-		 struct vublk_error *error)
+int vublk_plane_thread_watch(struct vublk_plane_thread *thread, struct vublk_loop_source *source,
+			     int fd, struct vublk_error *error)
 {
 	vublk_loop_remove(source);
 	if (fd < 0)
@@ -273,7 +325,7 @@ static int watch(struct vublk_plane_thread *thread, struct vublk_loop_source *so
 	return vublk_loop_add(&thread->worker.loop, source, fd, EPOLLIN, error);
 }
 
-static void count_polled(struct vublk_plane_thread *thread)
+void vublk_plane_thread_count_polled(struct vublk_plane_thread *thread)
 {
 	thread->num_polled = 0;
 	for (unsigned i = 0; i < thread->num_queues; i++)
@@ -281,7 +333,7 @@ static void count_polled(struct vublk_plane_thread *thread)
 			thread->num_polled++;
 }
 
-static int do_detach(struct vublk_plane_thread *thread, struct call *call)
+static int do_detach(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	for (unsigned i = 0; i < thread->num_queues; i++)
 		vublk_loop_remove(&thread->queues[i].kick_source);
@@ -291,51 +343,55 @@ static int do_detach(struct vublk_plane_thread *thread, struct call *call)
 	return 0;
 }
 
-static int do_attach(struct vublk_plane_thread *thread, struct call *call)
+static int do_attach(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	int r = vublk_plane_attach(&thread->plane, call->setups, call->features,
 				   &call->memory->map, call->fault, call->error);
 
 	for (unsigned i = 0; i < thread->num_queues && !r; i++)
 		if (call->setups[i].size)
-			r = watch(thread, &thread->queues[i].kick_source, call->setups[i].kick_fd,
-				  call->error);
+			r = vublk_plane_thread_watch(thread, &thread->queues[i].kick_source,
+						     call->setups[i].kick_fd, call->error);
 	if (r < 0)
 		do_detach(thread, call);
-	count_polled(thread);
+	vublk_plane_thread_count_polled(thread);
 	return r;
 }
 
-static int do_set_memory(struct vublk_plane_thread *thread, struct call *call)
+static int do_set_memory(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	return vublk_plane_set_map(&thread->plane, &call->memory->map, call->fault, call->error);
 }
 
-static int do_set_log(struct vublk_plane_thread *thread, struct call *call)
+static int do_set_log(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	vublk_plane_set_dirty_log(&thread->plane, call->log);
 	return 0;
 }
 
-static int do_set_notifiers(struct vublk_plane_thread *thread, struct call *call)
+static int do_set_notifiers(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	struct vublk_plane_setup *setup = &thread->plane.queues[call->index].setup;
-	int r = watch(thread, &thread->queues[call->index].kick_source, call->kick_fd, call->error);
+	struct vublk_loop_source *source = &thread->queues[call->index].kick_source;
+	int r = vublk_plane_thread_watch(thread, source, call->kick_fd, call->error);
 
 	if (r < 0) {
-		watch(thread, &thread->queues[call->index].kick_source, setup->kick_fd, NULL);
+		vublk_plane_thread_watch(thread, source, setup->kick_fd, NULL);
 		return r;
 	}
 	setup->kick_fd = call->kick_fd;
 	setup->call_fd = call->call_fd;
-	count_polled(thread);
-	/* The old call descriptor may have been signalled meanwhile; kicks are looked for anyway. */
+	vublk_plane_thread_count_polled(thread);
+	/*
+	 * A signal may have gone to the old call descriptor. The old kick descriptor does not
+	 * matter, because the next round looks at the rings.
+	 */
 	if (call->call_fd >= 0)
 		vublk_eventfd_signal(call->call_fd);
 	return 0;
 }
 
-static int do_lose_side(struct vublk_plane_thread *thread, struct call *call)
+static int do_lose_side(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	for (unsigned i = 0; i < thread->num_queues; i++)
 		vublk_loop_remove(&thread->queues[i].call_source);
@@ -343,13 +399,13 @@ static int do_lose_side(struct vublk_plane_thread *thread, struct call *call)
 	return 0;
 }
 
-static int do_set_side(struct vublk_plane_thread *thread, struct call *call)
+static int do_set_side(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < thread->num_queues && !r; i++)
-		r = watch(thread, &thread->queues[i].call_source, call->side->queues[i].call_fd,
-			  call->error);
+		r = vublk_plane_thread_watch(thread, &thread->queues[i].call_source,
+					     call->side->queues[i].call_fd, call->error);
 	if (r < 0) {
 		do_lose_side(thread, call);
 		return r;
@@ -358,28 +414,84 @@ static int do_set_side(struct vublk_plane_thread *thread, struct call *call)
 	return 0;
 }
 
-static int do_stop(struct vublk_plane_thread *thread, struct call *call)
+static int do_stop(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	vublk_plane_stop(&thread->plane);
 	thread->drains = true;
 	return 0;
 }
 
-static int do_resume(struct vublk_plane_thread *thread, struct call *call)
+static int do_resume(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	vublk_plane_resume(&thread->plane);
 	thread->drains = false;
 	return 0;
 }
 
-static int do_count(struct vublk_plane_thread *thread, struct call *call)
+static int do_set_limits(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	vublk_plane_set_limits(&thread->plane, call->limits);
+	return 0;
+}
+
+static int do_set_policy(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	vublk_plane_set_policy(&thread->plane, call->policy);
+	return 0;
+}
+
+static int do_set_trace(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	vublk_plane_set_trace(&thread->plane, call->trace);
+	return 0;
+}
+
+static int do_fail_next_flush(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	vublk_plane_fail_next_flush(&thread->plane);
+	return 0;
+}
+
+static int do_count_waiting(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	return (int)thread->plane.limits.num_waiting;
+}
+
+static int do_count(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	return (int)vublk_plane_outstanding(&thread->plane);
 }
 
-static int do_get_base(struct vublk_plane_thread *thread, struct call *call)
+static int do_set_counts(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	vublk_plane_set_counts(&thread->plane, call->statistics, call->slow_ns);
+	return 0;
+}
+
+static int do_find_slow(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	return vublk_plane_find_slow(&thread->plane, call->slow);
+}
+
+static int do_get_base(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	return vublk_plane_base(&thread->plane, call->index);
+}
+
+static int do_keep_writes(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	return vublk_plane_keep_writes(&thread->plane, call->bytes, call->error);
+}
+
+static int do_find_end_of_kept(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	call->bytes = vublk_plane_keep_end(&thread->plane);
+	return 0;
+}
+
+static int do_check_settled(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	return vublk_plane_is_settled(&thread->plane);
 }
 
 /* --- the owner's calls ------------------------------------------------------------- */
@@ -396,11 +508,11 @@ int vublk_plane_thread_attach(struct vublk_plane_thread *thread,
 			      const struct vublk_plane_memory *memory,
 			      const struct vublk_fault *fault, struct vublk_error *error)
 {
-	struct call call = {
+	struct vublk_plane_thread_call call = {
 		.setups = setups, .features = features, .memory = memory, .fault = fault,
 		.error = error,
 	};
-	int r = execute(thread, &call, do_attach);
+	int r = vublk_plane_thread_execute(thread, &call, do_attach);
 
 	if (r < 0)
 		return r;
@@ -412,11 +524,11 @@ int vublk_plane_thread_attach(struct vublk_plane_thread *thread,
 
 void vublk_plane_thread_detach(struct vublk_plane_thread *thread)
 {
-	struct call call = { 0 };
+	struct vublk_plane_thread_call call = { 0 };
 
 	if (!thread->is_attached)
 		return;
-	execute(thread, &call, do_detach);
+	vublk_plane_thread_execute(thread, &call, do_detach);
 	cancel_events(thread);
 	thread->is_attached = false;
 	for (unsigned i = 0; i < thread->num_queues; i++)
@@ -427,26 +539,26 @@ int vublk_plane_thread_set_memory(struct vublk_plane_thread *thread,
 				  const struct vublk_plane_memory *memory,
 				  const struct vublk_fault *fault, struct vublk_error *error)
 {
-	struct call call = { .memory = memory, .fault = fault, .error = error };
+	struct vublk_plane_thread_call call = { .memory = memory, .fault = fault, .error = error };
 
-	return execute(thread, &call, do_set_memory);
+	return vublk_plane_thread_execute(thread, &call, do_set_memory);
 }
 
 void vublk_plane_thread_set_dirty_log(struct vublk_plane_thread *thread,
 				      const struct vublk_dirty_log *log)
 {
-	struct call call = { .log = log };
+	struct vublk_plane_thread_call call = { .log = log };
 
-	execute(thread, &call, do_set_log);
+	vublk_plane_thread_execute(thread, &call, do_set_log);
 }
 
 int vublk_plane_thread_set_notifiers(struct vublk_plane_thread *thread, unsigned index, int kick_fd,
 				     int call_fd, struct vublk_error *error)
 {
-	struct call call = {
+	struct vublk_plane_thread_call call = {
 		.index = index, .kick_fd = kick_fd, .call_fd = call_fd, .error = error,
 	};
-	int r = execute(thread, &call, do_set_notifiers);
+	int r = vublk_plane_thread_execute(thread, &call, do_set_notifiers);
 
 	if (!r)
 		thread->queues[index].call_fd = call_fd;
@@ -456,11 +568,11 @@ int vublk_plane_thread_set_notifiers(struct vublk_plane_thread *thread, unsigned
 int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_plane_side *side,
 				struct vublk_error *error)
 {
-	struct call call = { .side = side, .error = error };
+	struct vublk_plane_thread_call call = { .side = side, .error = error };
 	int r;
 
-	thread->side = side; /* the plane's thread may be blocked in its first kick */
-	r = execute(thread, &call, do_set_side);
+	thread->side = side; /* set first, because the first kick may block and unblock() needs the side */
+	r = vublk_plane_thread_execute(thread, &call, do_set_side);
 	if (r < 0)
 		thread->side = NULL;
 	return r;
@@ -468,11 +580,11 @@ int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_
 
 void vublk_plane_thread_lose_side(struct vublk_plane_thread *thread)
 {
-	struct call call = { 0 };
+	struct vublk_plane_thread_call call = { 0 };
 
 	if (!thread->side)
 		return;
-	execute(thread, &call, do_lose_side);
+	vublk_plane_thread_execute(thread, &call, do_lose_side);
 	vublk_loop_cancel(thread->owner, &thread->side_broke_task);
 	thread->side = NULL;
 }
@@ -484,40 +596,117 @@ bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread)
 
 void vublk_plane_thread_stop(struct vublk_plane_thread *thread)
 {
-	struct call call = { 0 };
+	struct vublk_plane_thread_call call = { 0 };
 
-	execute(thread, &call, do_stop);
+	vublk_plane_thread_execute(thread, &call, do_stop);
 }
 
 void vublk_plane_thread_resume(struct vublk_plane_thread *thread)
 {
-	struct call call = { 0 };
+	struct vublk_plane_thread_call call = { 0 };
 
-	execute(thread, &call, do_resume);
+	vublk_plane_thread_execute(thread, &call, do_resume);
 	vublk_loop_cancel(thread->owner, &thread->drained_task);
 }
 
 unsigned vublk_plane_thread_outstanding(struct vublk_plane_thread *thread)
 {
-	struct call call = { 0 };
+	struct vublk_plane_thread_call call = { 0 };
 
-	return (unsigned)execute(thread, &call, do_count);
+	return (unsigned)vublk_plane_thread_execute(thread, &call, do_count);
+}
+
+void vublk_plane_thread_set_limits(struct vublk_plane_thread *thread,
+				   const struct vublk_limits *limits)
+{
+	struct vublk_plane_thread_call call = { .limits = limits };
+
+	vublk_plane_thread_execute(thread, &call, do_set_limits);
+}
+
+void vublk_plane_thread_set_policy(struct vublk_plane_thread *thread,
+				   const struct vublk_plane_policy *policy)
+{
+	struct vublk_plane_thread_call call = { .policy = policy };
+
+	vublk_plane_thread_execute(thread, &call, do_set_policy);
+}
+
+void vublk_plane_thread_set_trace(struct vublk_plane_thread *thread,
+				  struct vublk_plane_trace *trace)
+{
+	struct vublk_plane_thread_call call = { .trace = trace };
+
+	vublk_plane_thread_execute(thread, &call, do_set_trace);
+}
+
+void vublk_plane_thread_fail_next_flush(struct vublk_plane_thread *thread)
+{
+	struct vublk_plane_thread_call call = { 0 };
+
+	vublk_loop_cancel(thread->owner, &thread->flush_failed_task); /* of an earlier failure */
+	vublk_plane_thread_execute(thread, &call, do_fail_next_flush);
+}
+
+unsigned vublk_plane_thread_waiting(struct vublk_plane_thread *thread)
+{
+	struct vublk_plane_thread_call call = { 0 };
+
+	return (unsigned)vublk_plane_thread_execute(thread, &call, do_count_waiting);
+}
+
+bool vublk_plane_thread_is_settled(struct vublk_plane_thread *thread)
+{
+	struct vublk_plane_thread_call call = { 0 };
+
+	return vublk_plane_thread_execute(thread, &call, do_check_settled);
+}
+
+int vublk_plane_thread_keep_writes(struct vublk_plane_thread *thread, uint64_t bytes,
+				   struct vublk_error *error)
+{
+	struct vublk_plane_thread_call call = { .bytes = bytes, .error = error };
+
+	return vublk_plane_thread_execute(thread, &call, do_keep_writes);
+}
+
+uint64_t vublk_plane_thread_end_of_kept(struct vublk_plane_thread *thread)
+{
+	struct vublk_plane_thread_call call = { 0 };
+
+	vublk_plane_thread_execute(thread, &call, do_find_end_of_kept);
+	return call.bytes;
+}
+
+void vublk_plane_thread_set_counts(struct vublk_plane_thread *thread,
+				   struct vublk_statistics *statistics, uint64_t slow_ns)
+{
+	struct vublk_plane_thread_call call = { .statistics = statistics, .slow_ns = slow_ns };
+
+	vublk_plane_thread_execute(thread, &call, do_set_counts);
+}
+
+bool vublk_plane_thread_find_slow(struct vublk_plane_thread *thread, struct vublk_plane_slow *slow)
+{
+	struct vublk_plane_thread_call call = { .slow = slow };
+
+	return vublk_plane_thread_execute(thread, &call, do_find_slow);
 }
 
 uint16_t vublk_plane_thread_base(struct vublk_plane_thread *thread, unsigned index)
 {
-	struct call call = { .index = index };
+	struct vublk_plane_thread_call call = { .index = index };
 
-	return (uint16_t)execute(thread, &call, do_get_base);
+	return (uint16_t)vublk_plane_thread_execute(thread, &call, do_get_base);
 }
 
 /* --- life ---------------------------------------------------------------------------- */
 
 static void init_queue(struct vublk_plane_thread *thread, unsigned index)
 {
-	struct queue_thread *queue = &thread->queues[index];
+	struct vublk_plane_thread_queue *queue = &thread->queues[index];
 
-	*queue = (struct queue_thread){
+	*queue = (struct vublk_plane_thread_queue){
 		.thread = thread,
 		.index = index,
 		.kick_source = { .fn = on_kick, .opaque = queue },
@@ -530,6 +719,8 @@ static void init_queue(struct vublk_plane_thread *thread, unsigned index)
 static void free_thread(struct vublk_plane_thread *thread)
 {
 	vublk_plane_deinit(&thread->plane);
+	sem_destroy(&thread->parked);
+	sem_destroy(&thread->unpark);
 	free(thread->queues);
 	free(thread);
 }
@@ -544,16 +735,17 @@ static int init(struct vublk_plane_thread *thread, unsigned num_queues, unsigned
 		return r;
 	thread->queues = calloc(num_queues, sizeof(*thread->queues));
 	if (!thread->queues)
-		return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues", num_queues);
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate %u queues",
+					     num_queues);
 	for (unsigned i = 0; i < num_queues; i++)
 		init_queue(thread, i);
 	return 0;
 }
 
-int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, struct vublk_loop *loop,
-			   const struct vublk_plane_thread_ops *ops, void *opaque,
-			   const struct vublk_log *log, struct vublk_plane_thread **result,
-			   struct vublk_error *error)
+int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, bool is_parked,
+			   struct vublk_loop *loop, const struct vublk_plane_thread_ops *ops,
+			   void *opaque, const struct vublk_log *log,
+			   struct vublk_plane_thread **result, struct vublk_error *error)
 {
 	struct vublk_plane_thread *thread = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*thread));
 	int r;
@@ -565,9 +757,18 @@ int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, struct vu
 		.ops = ops,
 		.opaque = opaque,
 		.num_queues = num_queues,
+		.is_parked = is_parked,
+		.parks = is_parked,
+		.begins_parked = is_parked,
 		.drained_task = { .fn = tell_drained, .opaque = thread },
 		.side_broke_task = { .fn = tell_side_broke, .opaque = thread },
+		.flush_failed_task = { .fn = tell_flush_failed, .opaque = thread },
+		.mirror_failed_task = { .fn = tell_mirror_failed, .opaque = thread },
+		.mirror_synced_task = { .fn = tell_mirror_synced, .opaque = thread },
+		.pass_timer.fn = on_pass_timer,
 	};
+	sem_init(&thread->parked, 0, 0);
+	sem_init(&thread->unpark, 0, 0);
 	r = init(thread, num_queues, max_segments, log, error);
 	if (!r)
 		r = vublk_worker_start(&thread->worker, &worker_ops, VUBLK_POLL_ADAPTIVE, error);
@@ -587,5 +788,6 @@ void vublk_plane_thread_free(struct vublk_plane_thread *thread)
 	vublk_plane_thread_detach(thread);
 	vublk_worker_stop(&thread->worker);
 	cancel_events(thread);
+	vublk_loop_cancel(thread->owner, &thread->flush_failed_task);
 	free_thread(thread);
 }

@@ -3,12 +3,13 @@
 #define VUBLK_PLANE_THREAD_H
 
 /*
- * A plane and the thread that runs it. The calls here are for the owner's thread, the one that runs
- * the owner's loop.
+ * A plane and the thread that runs it. The owner (the device) calls the functions below, on the
+ * thread that runs the owner's loop.
  *
- * Key idea: each call is executed by the plane's thread between two rounds, and returns when it is
- * done; a round is short. A peer that keeps the thread in a write to a full eventfd is thwarted by
- * the waiting caller. Only draining takes as long as the back-end needs, so its end is a callback.
+ * Key idea: the plane's thread executes each call between two rounds, and the caller waits until the
+ * call is done. The wait is short, because a round is short. If a peer blocks the plane's thread by
+ * keeping an eventfd full, the waiting caller clears the eventfd. Only draining takes as long as the
+ * back-end needs, so a callback reports its end.
  */
 #include "plane/memory.h"
 #include "plane/plane.h"
@@ -16,25 +17,54 @@
 
 struct vublk_plane_thread;
 
-/* Called on the owner's thread, from the owner's loop; not after the call that it belongs to. */
+/*
+ * Callbacks, which the owner's loop calls on the owner's thread. A function below that makes a
+ * callback meaningless cancels it.
+ */
 struct vublk_plane_thread_ops {
-	/* After vublk_plane_thread_stop(): the driver has got back every request. */
+	/*
+	 * After vublk_plane_thread_stop(): every request is complete, and every kept write is
+	 * stable.
+	 */
 	void (*drained)(void *opaque);
-	/* The back-end broke a ring. The owner disconnects it. */
+	/* The back-end broke a ring, so the owner has to disconnect it. */
 	void (*side_broke)(void *opaque, const struct vublk_error *error);
-	/* The driver broke a ring; the queue takes no more chains. */
+	/* The driver broke a ring, so the plane takes no more chains from that queue. */
 	void (*queue_broke)(void *opaque, unsigned index, const struct vublk_error *error);
+	/* A flush of the driver has failed because of vublk_plane_thread_fail_next_flush(). */
+	void (*flush_failed)(void *opaque);
+	/*
+	 * The mirror has ended because of `error`. The owner must call
+	 * vublk_plane_thread_end_mirror() before it frees the target.
+	 */
+	void (*mirror_failed)(void *opaque, const struct vublk_error *error);
+	/* The target has the same data as the back-end, for the first time. */
+	void (*mirror_synced)(void *opaque);
 };
 
-/* All arguments except the result are borrowed. ENOMEM and others. */
-int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, struct vublk_loop *loop,
-			   const struct vublk_plane_thread_ops *ops, void *opaque,
-			   const struct vublk_log *log, struct vublk_plane_thread **thread,
-			   struct vublk_error *error);
-/* Detaches and ends the thread. Does not free a side. NULL is a no-op. */
+/*
+ * Makes a plane and starts its thread, parked (see below) if `is_parked`. `loop` is the owner's. `loop`, `ops`, `opaque` and `log` are
+ * borrowed until vublk_plane_thread_free(). Errors: ENOMEM and others.
+ */
+int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, bool is_parked,
+			   struct vublk_loop *loop, const struct vublk_plane_thread_ops *ops,
+			   void *opaque, const struct vublk_log *log,
+			   struct vublk_plane_thread **thread, struct vublk_error *error);
+/*
+ * Makes the plane keep completed writes, up to `bytes` in total, until a flush has made them
+ * stable; see replay.h. Must be called at most once, before the first attach.
+ */
+int vublk_plane_thread_keep_writes(struct vublk_plane_thread *thread, uint64_t bytes,
+				   struct vublk_error *error);
+/* Returns the end of the part of the disk that the kept writes touch; 0 if no write is kept. */
+uint64_t vublk_plane_thread_end_of_kept(struct vublk_plane_thread *thread);
+/*
+ * Detaches the driver's rings, ends the thread and frees the plane. Stops using the side, which
+ * stays the caller's. There must be no mirror. `thread` NULL: no-op.
+ */
 void vublk_plane_thread_free(struct vublk_plane_thread *thread);
 
-/* See plane.h. The memory is borrowed until detach or set_memory. */
+/* See vublk_plane_attach(). The memory is borrowed until detach() or set_memory(). */
 int vublk_plane_thread_attach(struct vublk_plane_thread *thread,
 			      const struct vublk_plane_setup *setups, uint64_t features,
 			      const struct vublk_plane_memory *memory,
@@ -45,29 +75,127 @@ int vublk_plane_thread_set_memory(struct vublk_plane_thread *thread,
 				  const struct vublk_fault *fault, struct vublk_error *error);
 void vublk_plane_thread_set_dirty_log(struct vublk_plane_thread *thread,
 				      const struct vublk_dirty_log *log);
-/* Replaces the driver's descriptors of a queue, which are signalled once; -1: none. */
+/*
+ * Replaces the driver's descriptors of a queue; -1: no descriptor. The new call descriptor is
+ * signalled once, because a signal may have gone to the old one.
+ */
 int vublk_plane_thread_set_notifiers(struct vublk_plane_thread *thread, unsigned index, int kick_fd,
 				     int call_fd, struct vublk_error *error);
 
-/* The side is borrowed until lose_side(). */
+/* See vublk_plane_set_side(). The side is borrowed until vublk_plane_thread_lose_side(). */
 int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_plane_side *side,
 				struct vublk_error *error);
-/* NULL side before: a no-op. side_broke() does not follow. */
+/*
+ * See vublk_plane_lose_side(). Does nothing without a side. side_broke() is not called afterwards.
+ */
 void vublk_plane_thread_lose_side(struct vublk_plane_thread *thread);
 
 bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread);
 
 /*
- * Takes no more chains. drained() follows when the driver has got back every request, perhaps
- * after another back-end has executed some of them.
+ * Stops taking chains. drained() is called when every request is complete and every kept write is
+ * stable. That may be after another back-end has executed some of the requests.
  */
 void vublk_plane_thread_stop(struct vublk_plane_thread *thread);
-/* Takes chains again. drained() does not follow any more. */
+/* Undoes vublk_plane_thread_stop(): takes chains again. drained() is not called any more. */
 void vublk_plane_thread_resume(struct vublk_plane_thread *thread);
 
-/* The requests that the driver has not got back. */
+/* Returns the number of requests that were taken from the driver and are not complete. */
 unsigned vublk_plane_thread_outstanding(struct vublk_plane_thread *thread);
-/* The avail index of the next chain. The queue is attached. */
+/* See vublk_plane_set_limits(). */
+void vublk_plane_thread_set_limits(struct vublk_plane_thread *thread,
+				   const struct vublk_limits *limits);
+/* See vublk_plane_set_policy(). */
+void vublk_plane_thread_set_policy(struct vublk_plane_thread *thread,
+				   const struct vublk_plane_policy *policy);
+/* See vublk_plane_fail_next_flush(). */
+void vublk_plane_thread_fail_next_flush(struct vublk_plane_thread *thread);
+/* See vublk_plane_set_trace(). `trace` is borrowed until the next call. */
+void vublk_plane_thread_set_trace(struct vublk_plane_thread *thread,
+				  struct vublk_plane_trace *trace);
+/* Returns the number of requests that wait for the limits. */
+unsigned vublk_plane_thread_waiting(struct vublk_plane_thread *thread);
+/*
+ * Returns whether no request is outstanding, and every completed write is stable or was never kept.
+ */
+bool vublk_plane_thread_is_settled(struct vublk_plane_thread *thread);
+/* Returns the avail index of the chain to take next. The queue must be attached. */
 uint16_t vublk_plane_thread_base(struct vublk_plane_thread *thread, unsigned index);
+
+/* See vublk_plane_set_counts(). The memory is borrowed. */
+void vublk_plane_thread_set_counts(struct vublk_plane_thread *thread,
+				   struct vublk_statistics *statistics, uint64_t slow_ns);
+bool vublk_plane_thread_find_slow(struct vublk_plane_thread *thread, struct vublk_plane_slow *slow);
+
+/* --- park.c: another process ------------------------------------------------------------ */
+
+/*
+ * The first function waits until the thread is parked: it waits between two rounds, and reads no
+ * descriptor. Then the owner may use the plane, and the functions above act immediately. The second
+ * function lets the thread continue. Both are idempotent.
+ */
+void vublk_plane_thread_park(struct vublk_plane_thread *thread);
+void vublk_plane_thread_unpark(struct vublk_plane_thread *thread);
+bool vublk_plane_thread_is_parked(const struct vublk_plane_thread *thread);
+
+/* The thread must be parked when one of these functions is called. */
+
+struct vublk_plane *vublk_plane_thread_plane(struct vublk_plane_thread *thread);
+/*
+ * Returns why the plane cannot be handed over now, as a static string, or NULL if it can.
+ * `num_broken`: the number of queues for which queue_broke() was called.
+ */
+const char *vublk_plane_thread_obstacle(const struct vublk_plane_thread *thread,
+					unsigned num_broken);
+/*
+ * Stops using the rings of the driver and of the back-end, without any effect on them, because they
+ * belong to another process. Then lets the thread continue.
+ */
+void vublk_plane_thread_abandon(struct vublk_plane_thread *thread);
+/*
+ * These give the plane rings that the plane of another process has. They have no effect on the rings,
+ * and signal no descriptor. If one of them fails, the caller must free the thread. The arguments are
+ * those of vublk_plane_thread_set_side(), ..._attach() and ..._set_notifiers().
+ */
+int vublk_plane_thread_adopt_side(struct vublk_plane_thread *thread, struct vublk_plane_side *side,
+				  struct vublk_error *error);
+int vublk_plane_thread_adopt(struct vublk_plane_thread *thread,
+			     const struct vublk_plane_setup *setups, uint64_t features,
+			     const struct vublk_plane_memory *memory,
+			     const struct vublk_fault *fault, struct vublk_error *error);
+int vublk_plane_thread_adopt_notifiers(struct vublk_plane_thread *thread, unsigned index,
+				       int kick_fd, int call_fd, struct vublk_error *error);
+
+/* --- thread-mirror.c ---------------------------------------------------------------------- */
+
+/*
+ * See vublk_plane_mirror_begin(). The target is borrowed until vublk_plane_thread_end_mirror(). The
+ * mirror survives losses of the back-end, and attach() and detach().
+ */
+int vublk_plane_thread_begin_mirror(struct vublk_plane_thread *thread,
+				    const struct vublk_plane_mirror_setup *setup,
+				    struct vublk_error *error);
+/*
+ * See vublk_plane_mirror_record(). mirror_failed() is called if the state file fails.
+ */
+int vublk_plane_thread_record_for_mirror(struct vublk_plane_thread *thread,
+					 struct vublk_mirror_state *state, struct vublk_error *error);
+/*
+ * Ends the mirror. Its callbacks are not called any more. If writes were marked in a state file, the
+ * plane does not use the file any more, and submits no write until the next mirror begins or
+ * vublk_plane_thread_release_writes() is called. Idempotent.
+ */
+void vublk_plane_thread_end_mirror(struct vublk_plane_thread *thread);
+/* Called when the state file says that there is no mirror. Idempotent. */
+void vublk_plane_thread_release_writes(struct vublk_plane_thread *thread);
+/* Does nothing without a mirror. */
+void vublk_plane_thread_set_mirror_rate(struct vublk_plane_thread *thread, uint64_t rate);
+void vublk_plane_thread_get_mirror(struct vublk_plane_thread *thread,
+				   struct vublk_plane_mirror_info *info);
+/*
+ * Must be called before vublk_plane_thread_lose_side() if the back-end may have lost completed
+ * writes that were not flushed. With a mirror, these are copied again from the next back-end.
+ */
+void vublk_plane_thread_note_loss(struct vublk_plane_thread *thread);
 
 #endif

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Disconnects clients that send nothing, or only a part of a message; see message-timeout.h. */
+/*
+ * This file disconnects clients that send nothing, or only part of a message, while another client
+ * waits; see message-timeout.h.
+ */
 #include "proto/message-timeout.h"
 
 #include "util/error.h"
@@ -8,7 +11,7 @@
 #include <inttypes.h>
 #include <sys/epoll.h>
 
-/* The time limit has expired, and another client waits. */
+/* Called when the time limit has expired and another client waits. */
 static void on_next(void *opaque, uint32_t events)
 {
 	struct vublk_message_timeout *timeout = opaque;
@@ -16,12 +19,14 @@ static void on_next(void *opaque, uint32_t events)
 
 	vublk_message_timeout_end(timeout);
 	if (timeout->had_message)
-		vublk_error_set(&error, ETIMEDOUT, "it has sent %zu bytes of a message, but not the "
-				"rest within %" PRIu64 " ms (%s), and another client waits",
+		vublk_error_set(&error, ETIMEDOUT, "it sent %zu bytes of a message but did not "
+				"complete the message within %" PRIu64 " ms (%s), and another "
+				"client is waiting",
 				timeout->in_bytes, timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
 	else
-		vublk_error_set(&error, ETIMEDOUT, "it has sent no message for %" PRIu64 " ms (%s), "
-				"and another client waits", timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
+		vublk_error_set(&error, ETIMEDOUT, "it sent no message within %" PRIu64 " ms (%s), "
+				"and another client is waiting",
+				timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
 	timeout->expired(timeout->opaque, &error);
 }
 
@@ -29,7 +34,7 @@ static void on_timer(void *opaque)
 {
 	struct vublk_message_timeout *timeout = opaque;
 
-	/* If the loop has no room for one more descriptor, try again later. */
+	/* If the loop cannot watch another descriptor now, try again after the same time. */
 	if (vublk_loop_add(timeout->loop, &timeout->next_source, timeout->listen_fd, EPOLLIN, NULL))
 		vublk_loop_timer_arm(timeout->loop, &timeout->timer,
 				     vublk_now_ns() + timeout->ms * UINT64_C(1000000));

@@ -17,37 +17,38 @@
 #define VUBLK_MESSAGE_TIMEOUT_NAME "message-timeout-ms"
 #define VUBLK_MESSAGE_TIMEOUT_DEFAULT "10000"
 #define VUBLK_MESSAGE_TIMEOUT_TEXT                                                            \
-	"How long a client may send no message, or half of one, while another waits; 0: forever"
+	"How long a client may send nothing, or only a part of a message, while another waits; 0: no limit"
 #define VUBLK_MESSAGE_TIMEOUT_MAX_MS 86400000
 
 struct vublk_message_timeout {
 	struct vublk_loop *loop;
-	int listen_fd;    /* borrowed; the next client waits there; -1: no socket */
+	int listen_fd;    /* where the next client waits, borrowed; -1: there is no such socket */
 	uint64_t ms;      /* 0: no limit */
 	bool had_message;
-	size_t in_bytes;  /* received of an incomplete message */
+	size_t in_bytes;  /* bytes of an incomplete message that have arrived */
 	struct vublk_loop_timer timer;
-	struct vublk_loop_source next_source; /* listen_fd; in the loop after the time limit */
-	/* Called once; ends the connection. */
+	struct vublk_loop_source next_source; /* for listen_fd; in the loop after the time limit */
+	/* Called at most once, when the limit is exceeded. Must end the connection. */
 	void (*expired)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 };
 
 /*
- * Call it when a client has connected. Until vublk_message_timeout_end(), nothing else in the loop
- * may watch `listen_fd`. The arguments are borrowed until then.
+ * Called when a client has connected. `ms` is the limit; 0: no limit. Until
+ * vublk_message_timeout_end() the arguments are borrowed, and no other source of the loop may watch
+ * `listen_fd`.
  */
 void vublk_message_timeout_begin(struct vublk_message_timeout *timeout, struct vublk_loop *loop,
 				 int listen_fd, uint64_t ms,
 				 void (*expired)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Call it after each attempt to receive. `is_complete`: a message is complete; otherwise `in_bytes`
- * bytes of the next message have arrived so far.
+ * Called after each attempt to receive. `is_complete`: the attempt completed a message. If not,
+ * `in_bytes` bytes of the next message have arrived so far.
  */
 void vublk_message_timeout_note(struct vublk_message_timeout *timeout, bool is_complete,
 				size_t in_bytes);
-/* Call it when the connection is closed. Idempotent; a no-op for a zeroed struct. */
+/* Called when the connection is closed. Idempotent; a no-op for a zeroed struct. */
 void vublk_message_timeout_end(struct vublk_message_timeout *timeout);
 
 #endif

@@ -24,9 +24,9 @@
 #include <unistd.h>
 
 #define MAX_MODE 0777
-#define MAX_GROUP (UINT32_MAX - 1) /* -1 means "no change" to chown() */
+#define MAX_GROUP (UINT32_MAX - 1) /* chown() takes the group -1 as "no change" */
 #define FIRST_GROUP_BYTES 1024
-#define MAX_GROUP_BYTES (4u << 20) /* for a group with very many members */
+#define MAX_GROUP_BYTES (4u << 20) /* large enough for a group with very many members */
 
 /* --- values -------------------------------------------------------------------------- */
 
@@ -83,8 +83,9 @@ int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access
 			return vublk_error_set_errno(error, ENOMEM, "cannot look up the group '%s'",
 						     text);
 		if (r < 0)
-			return vublk_error_set(error, EINVAL, VUBLK_SOCKET_GROUP_NAME " must be a "
-					       "group's name or number, but there is no group '%s'",
+			return vublk_error_set(error, EINVAL, VUBLK_SOCKET_GROUP_NAME " must be "
+					       "the name or number of a group; there is no group "
+					       "'%s'",
 					       text ? text : "");
 	}
 	access->group = group;
@@ -97,13 +98,16 @@ int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access
 static int group_failed(const struct vublk_socket_access *access, int code,
 			struct vublk_error *error)
 {
-	return vublk_error_set_errno(error, code, "cannot give the socket to group %u%s",
-				     (unsigned)access->group, code == EPERM ? ", because only root "
-				     "and the members of a group may do that" : "");
+	return vublk_error_set_errno(error, code, "cannot change the socket's group to %u%s",
+				     (unsigned)access->group, code == EPERM ? " (only root and "
+									      "members of that "
+									      "group may do "
+									      "this)" : "");
 }
 
 /*
- * Changes the group of a socket without a file, for which the kernel checks the same permission.
+ * Tries the change on a new socket that has no file. The kernel checks the same permission as for a
+ * socket's file.
  */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error)
 {
@@ -121,7 +125,7 @@ static int set_mode(int fd, mode_t mode)
 {
 	char name[40];
 
-	/* fchmod() refuses O_PATH descriptors. */
+	/* fchmod() refuses O_PATH descriptors, so use the descriptor's path in /proc. */
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
 	return chmod(name, mode);
 }
@@ -136,11 +140,11 @@ int vublk_socket_access_apply(const struct vublk_socket_access *access, const ch
 		return 0;
 	fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "cannot open the socket '%s' that was "
-					     "just created", path);
+		return vublk_error_set_errno(error, errno, "cannot open the new socket '%s'", path);
 	if (!S_ISSOCK(st.st_mode))
-		return vublk_error_set(error, EEXIST, "another file has replaced the socket '%s'; "
-				       "choose a directory that only trusted users can write to",
+		return vublk_error_set(error, EEXIST, "another file replaced the new socket '%s'; "
+				       "choose a directory in which only trusted users can create "
+				       "files",
 				       path);
 	if (access->has_group && fchownat(fd, "", (uid_t)-1, access->group, AT_EMPTY_PATH) < 0)
 		return group_failed(access, errno, error);

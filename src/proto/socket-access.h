@@ -2,7 +2,10 @@
 #ifndef VUBLK_PROTO_SOCKET_ACCESS_H
 #define VUBLK_PROTO_SOCKET_ACCESS_H
 
-/* The permissions and the group of a listening socket's file, which decide who may connect. */
+/*
+ * The permissions and the group of a listening socket's file. They decide which processes may
+ * connect.
+ */
 #include <vublk/error.h>
 
 #include <stdbool.h>
@@ -14,27 +17,31 @@
 #define VUBLK_SOCKET_GROUP_NAME "socket-group"
 #define VUBLK_SOCKET_GROUP_TEXT "Group of the socket's file, a name or a number"
 
-/* All zero: umask and directory decide, as for any new file. */
+/* If all members are zero, the umask and the directory decide, as for any new file. */
 struct vublk_socket_access {
 	bool has_mode, has_group;
 	mode_t mode;
 	gid_t group;
 };
 
-/* EINVAL: the mode is not octal or is above 0777, or no group has this name. */
+/*
+ * These functions parse the permissions (octal) and the group (a name or a number) into `access`.
+ * EINVAL: the mode is not octal or is above 0777, or no group has this name.
+ */
 int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access *access,
 				   struct vublk_error *error);
 int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access *access,
 				    struct vublk_error *error);
 
 /*
- * Checks, before the socket is created, that this process may give it to the group; EPERM if not.
+ * Checks, before the socket is created, that this process may give it to the group in `access`.
+ * EPERM: the process may not.
  */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error);
 
 /*
- * Sets the mode and the group of the socket that is bound at `path`. Call it between bind() and
- * listen(), because the kernel refuses every connection until listen().
+ * Sets the mode and the group of the socket that is bound at `path`. Must be called between bind()
+ * and listen(), because the kernel refuses every connection before listen().
  */
 int vublk_socket_access_apply(const struct vublk_socket_access *access, const char *path,
 			      struct vublk_error *error);

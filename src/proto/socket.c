@@ -10,6 +10,7 @@
 
 #include "util/error.h"
 #include "util/fd.h"
+#include "util/peer.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,11 +27,12 @@ static int fill_address(struct sockaddr_un *address, const char *path, struct vu
 	size_t bytes = path ? strlen(path) : 0;
 
 	if (!bytes)
-		return vublk_error_set(error, EINVAL, "the path of the socket is empty");
+		return vublk_error_set(error, EINVAL, "the path of the socket is empty; give a "
+				       "path");
 	if (bytes >= sizeof(address->sun_path))
 		return vublk_error_set(error, ENAMETOOLONG,
-				       "the path of the socket has %zu bytes, but at most %zu are "
-				       "possible; use a shorter or a relative one: '%s'", bytes,
+				       "the path of the socket has %zu bytes, but the maximum is "
+				       "%zu; use a shorter or a relative path: '%s'", bytes,
 				       sizeof(address->sun_path) - 1, path);
 	memset(address, 0, sizeof(*address));
 	address->sun_family = AF_UNIX;
@@ -45,7 +47,7 @@ static int new_socket(struct vublk_error *error)
 	return fd < 0 ? vublk_error_set_errno(error, errno, "cannot create a socket") : fd;
 }
 
-/* Returns 0 or an errno value. EAGAIN: the listener's backlog is full. */
+/* Tries to connect. Returns 0 or a positive errno value; EAGAIN: the listener's backlog is full. */
 static int try_connect(int fd, const struct sockaddr_un *address)
 {
 	return connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? errno : 0;
@@ -56,11 +58,11 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 	switch (code) {
 	case ENOENT:
 		return vublk_error_set(error, code,
-				       "there is no socket '%s'; check the path, and that the "
-				       "back-end has been started", path);
+				       "the socket '%s' does not exist; check the path, and start "
+				       "the back-end if it is not running", path);
 	case ECONNREFUSED:
 		return vublk_error_set(error, code,
-				       "no process listens at the socket '%s'; start the back-end",
+				       "no process listens on the socket '%s'; start the back-end",
 				       path);
 	case ENOTSOCK:
 		return vublk_error_set(error, code, "'%s' is not a socket", path);
@@ -68,8 +70,8 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 		return vublk_error_set(error, code, "'%s' is not a stream socket", path);
 	case EAGAIN:
 		return vublk_error_set(error, code,
-				       "too many clients already wait at the socket '%s'; "
-				       "try again later", path);
+				       "cannot connect to the socket '%s', because too many other "
+				       "clients are waiting; try again later", path);
 	default:
 		return vublk_error_set_errno(error, code, "cannot connect to the socket '%s'",
 					     path);
@@ -77,8 +79,8 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 }
 
 /*
- * connect() fails in the same way for every type of file that is not a socket, so this function
- * looks at the type.
+ * Checks that the file is a socket. connect() itself fails in the same way for every other type of
+ * file.
  */
 static int check_is_socket(const char *path, struct vublk_error *error)
 {
@@ -150,24 +152,29 @@ static int bind_failed(int code, const char *path, struct vublk_error *error)
 				       "another path", path);
 	case EADDRINUSE:
 		return vublk_error_set(error, code,
-				       "a process already listens at the socket '%s'; stop it or "
+				       "another process listens on the socket '%s'; stop it or "
 				       "choose another path", path);
 	case ENOENT:
 		return vublk_error_set(error, code,
-				       "cannot listen at the socket '%s' because its directory does "
-				       "not exist; create it or choose another path", path);
+				       "cannot listen on the socket '%s' because its directory "
+				       "does not exist; create the directory or choose another "
+				       "path", path);
 	case EACCES:
 	case EROFS:
 		return vublk_error_set_errno(error, code,
-					     "cannot create the socket '%s' in its directory; choose "
-					     "a directory that this user can write to", path);
+					     "cannot create the socket '%s' in its directory; "
+					     "choose a directory in which this user can create "
+					     "files", path);
 	default:
-		return vublk_error_set_errno(error, code, "cannot listen at the socket '%s'",
+		return vublk_error_set_errno(error, code, "cannot listen on the socket '%s'",
 					     path);
 	}
 }
 
-/* Checks that a socket file has no listener. Only ECONNREFUSED proves that it has none. */
+/*
+ * Checks that no process listens at a socket file. As long as the file exists, only ECONNREFUSED
+ * proves that.
+ */
 static int probe(const struct sockaddr_un *address, const char *path, struct vublk_error *error)
 {
 	VUBLK_FD int fd = new_socket(error);
@@ -178,7 +185,7 @@ static int probe(const struct sockaddr_un *address, const char *path, struct vub
 	code = try_connect(fd, address);
 	switch (code) {
 	case ECONNREFUSED:
-	case ENOENT: /* removed in the meantime */
+	case ENOENT: /* the file was removed in the meantime */
 		return 0;
 	case 0:
 	case EAGAIN:
@@ -236,8 +243,8 @@ int vublk_socket_check_listen(const char *path, struct vublk_error *error)
 		return r;
 	split_path(&address, directory, &name);
 	if (!name[0])
-		return vublk_error_set(error, EISDIR, "cannot listen at '%s' because it names a "
-				       "directory; add the name of the socket", path);
+		return vublk_error_set(error, EISDIR, "cannot listen on '%s' because it is a "
+				       "directory; append the name of the socket", path);
 	if (stat(directory, &st) < 0)
 		return bind_failed(errno, path, error);
 	if (!S_ISDIR(st.st_mode))
@@ -267,7 +274,7 @@ bool vublk_socket_is_same(const char *a, const char *b)
 	       !strcmp(names[0], names[1]);
 }
 
-/* `fd` is bound at `path`. A failure removes the file. */
+/* Makes the socket `fd`, which is bound at `path`, listen. A failure removes the file. */
 static int begin_to_listen(int fd, const char *path, const struct vublk_socket_access *access,
 			   struct vublk_error *error)
 {
@@ -311,6 +318,12 @@ int vublk_socket_listen_with(const char *path, const struct vublk_socket_access 
 	return r < 0 ? r : vublk_fd_steal(&fd);
 }
 
+void vublk_socket_listen_again(int fd)
+{
+	if (fd >= 0)
+		listen(fd, BACKLOG);
+}
+
 ino_t vublk_socket_file(const char *path)
 {
 	struct stat st;
@@ -338,6 +351,13 @@ int vublk_socket_accept(int listen_fd, struct vublk_error *error)
 	return vublk_error_set_errno(error, errno, "cannot accept a connection");
 }
 
+int64_t vublk_socket_peer_pid(int fd)
+{
+	struct ucred peer = { 0 };
+
+	return vublk_peer_credentials(fd, &peer) < 0 ? 0 : peer.pid;
+}
+
 static int get_option(int fd, int option, int *value)
 {
 	socklen_t bytes = sizeof(*value);
@@ -355,16 +375,16 @@ int vublk_socket_check_connected(int fd, struct vublk_error *error)
 	if (!code)
 		code = get_option(fd, SO_TYPE, &type);
 	if (code == ENOTSOCK)
-		return vublk_error_set(error, ENOTSOCK, "descriptor %d is not a socket: a connected "
-				       "Unix stream socket is needed", fd);
+		return vublk_error_set(error, ENOTSOCK, "descriptor %d is not a socket; expected a "
+				       "connected Unix stream socket", fd);
 	if (code)
-		return vublk_error_set(error, EINVAL, "descriptor %d cannot be used: %s", fd,
+		return vublk_error_set(error, EINVAL, "cannot use descriptor %d: %s", fd,
 				       strerrordesc_np(code));
 	if (domain != AF_UNIX || type != SOCK_STREAM)
-		return vublk_error_set(error, EINVAL, "descriptor %d is a socket of another kind: a "
-				       "connected Unix stream socket is needed", fd);
+		return vublk_error_set(error, EINVAL, "descriptor %d is another kind of socket; "
+				       "expected a connected Unix stream socket", fd);
 	if (getpeername(fd, (struct sockaddr *)&peer, &bytes) < 0)
-		return vublk_error_set(error, ENOTCONN, "the socket of descriptor %d is not connected: "
-				       "connect it to the back-end first", fd);
+		return vublk_error_set(error, ENOTCONN, "the socket of descriptor %d is not "
+				       "connected; connect it to the back-end first", fd);
 	return 0;
 }

@@ -33,9 +33,52 @@ ssize_t vublk_stream_send(int fd, const struct msghdr *msg)
 	return n < 0 ? -errno : n;
 }
 
+union control {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(sizeof(int) * VUBLK_STREAM_MAX_FDS)];
+};
+
+static void attach_fds(struct msghdr *msg, union control *control, const int *fds,
+		       unsigned num_fds)
+{
+	struct cmsghdr *cmsg;
+
+	memset(control, 0, sizeof(*control));
+	msg->msg_control = control;
+	msg->msg_controllen = CMSG_SPACE(sizeof(int) * num_fds);
+	cmsg = CMSG_FIRSTHDR(msg);
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int) * num_fds);
+	memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * num_fds);
+}
+
+ssize_t vublk_stream_send_message(int fd, const struct vublk_stream_message *message,
+				  size_t offset)
+{
+	size_t of_header = VUBLK_MIN(offset, message->header_bytes);
+	size_t of_payload = offset - of_header;
+	struct iovec parts[] = {
+		{ (char *)message->header + of_header, message->header_bytes - of_header },
+		{ (char *)message->payload, 0 },
+	};
+	struct msghdr msg = { .msg_iov = parts, .msg_iovlen = VUBLK_ARRAY_SIZE(parts) };
+	union control control;
+
+	if (message->payload_bytes > of_payload)
+		parts[1] = (struct iovec){ (char *)message->payload + of_payload,
+					   message->payload_bytes - of_payload };
+	if (!offset && message->num_fds)
+		attach_fds(&msg, &control, message->fds, message->num_fds);
+	return vublk_stream_send(fd, &msg);
+}
+
 /* --- descriptors ----------------------------------------------------------------------------- */
 
-/* Stores the received descriptors, closes those without room, and returns how many arrived. */
+/*
+ * Stores the received descriptors in `place`, which has room for `max`, and closes the others.
+ * Returns how many arrived.
+ */
 static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, struct msghdr *msg)
 {
 	unsigned arrived = 0;
@@ -59,28 +102,28 @@ static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, 
 }
 
 /*
- * The kernel drops descriptors if the control buffer or this process's table of descriptors is
- * full. The control buffer has room for max_fds descriptors, so if fewer have arrived, the table
- * was full.
+ * Checks that no descriptor was lost. The kernel drops descriptors if the control buffer or this
+ * process's table of descriptors is full. The control buffer has room for max_fds descriptors. So
+ * if the kernel dropped descriptors and fewer than max_fds have arrived, the table was full.
  */
 static int check_fds(unsigned before, unsigned arrived, bool is_truncated,
 		     const struct vublk_stream_format *format, struct vublk_error *error)
 {
 	if (is_truncated && arrived < format->max_fds)
 		return vublk_error_set(error, EMFILE,
-				       "file descriptors that the %s sent were lost, probably "
-				       "because this process has too many open; "
-				       "raise its limit (ulimit -n)", format->peer);
+				       "file descriptors from the %s were lost, probably because "
+				       "this process has too many open files; raise the limit "
+				       "(ulimit -n)", format->peer);
 	if (is_truncated || before + arrived > format->max_fds)
 		return vublk_error_set(error, EPROTO,
-				       "a message came with more than %u file descriptors",
+				       "a message has too many file descriptors; the maximum is %u",
 				       format->max_fds);
 	return 0;
 }
 
 /* --- receiving -------------------------------------------------------------------------------- */
 
-/* The error says where in a message the connection ended. */
+/* Fails with a sentence that says where in a message the connection ended. */
 static int connection_ended(const char *what, const struct vublk_stream_format *format,
 			    const struct vublk_stream_reader *reader, const void *header,
 			    struct vublk_error *error)
@@ -92,13 +135,14 @@ static int connection_ended(const char *what, const struct vublk_stream_format *
 				       what);
 	if (reader->header_bytes < format->header_bytes)
 		return vublk_error_set(error, ENOTCONN,
-				       "the %s %s the connection inside a message, after %zu of the "
-				       "%zu bytes of its header", format->peer, what,
+				       "the %s %s the connection in the middle of a message, after "
+				       "%zu of the %zu bytes of its header", format->peer, what,
 				       reader->header_bytes, format->header_bytes);
 	format->name(header, name, sizeof(name));
 	return vublk_error_set(error, ENOTCONN,
-			       "the %s %s the connection inside %s, after %zu of the %zu bytes of "
-			       "its payload", format->peer, what, name, reader->payload_bytes,
+			       "the %s %s the connection in the middle of %s, after %zu of the %zu "
+			       "bytes of its payload",
+			       format->peer, what, name, reader->payload_bytes,
 			       reader->expected_bytes);
 }
 
@@ -112,7 +156,7 @@ static int receive_failed(int code, const struct vublk_stream_format *format,
 	return connection_ended(code ? "reset" : "closed", format, reader, header, error);
 }
 
-/* Returns the missing rest of the header or, if the header is complete, of the payload. */
+/* Returns the missing part of the header or, if the header is complete, of the payload. */
 static struct iovec missing_part(const struct vublk_stream_format *format,
 				 const struct vublk_stream_reader *reader,
 				 const struct vublk_stream_place *place)
@@ -125,19 +169,19 @@ static struct iovec missing_part(const struct vublk_stream_format *format,
 }
 
 /*
- * Receives bytes of the missing part and their descriptors. Returns the number of bytes; 0: none
- * have arrived.
+ * Receives bytes of the missing part and the descriptors that come with them. Returns the number of
+ * bytes, or 0 if none have arrived; negative errno: the stream has failed.
  */
 static ssize_t receive(int fd, const struct vublk_stream_format *format,
 		       const struct vublk_stream_reader *reader,
 		       const struct vublk_stream_place *place, struct vublk_error *error)
 {
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int) * VUBLK_STREAM_MAX_FDS)];
-	} control;
+	union control control;
 	struct iovec part = missing_part(format, reader, place);
-	/* The room is for exactly max_fds descriptors, so that the kernel reports a surplus. */
+	/*
+	 * The control buffer has room for exactly max_fds descriptors, so that the kernel reports
+	 * it if there are more.
+	 */
 	struct msghdr msg = {
 		.msg_iov = &part,
 		.msg_iovlen = 1,
@@ -160,7 +204,7 @@ static ssize_t receive(int fd, const struct vublk_stream_format *format,
 	return r < 0 ? r : n;
 }
 
-/* The header is complete: takes the size of the payload from it. */
+/* Called when the header is complete. Sets the expected size of the payload. */
 static int begin_payload(const struct vublk_stream_format *format,
 			 struct vublk_stream_reader *reader, const void *header,
 			 struct vublk_error *error)
@@ -170,7 +214,8 @@ static int begin_payload(const struct vublk_stream_format *format,
 	if (bytes < 0)
 		return (int)bytes;
 	if ((size_t)bytes > format->max_payload_bytes)
-		return vublk_error_set(error, EPROTO, "a payload of %zd bytes; at most %zu are possible",
+		return vublk_error_set(error, EPROTO, "a message announces a payload of %zd bytes; "
+				       "expected at most %zu",
 				       bytes, format->max_payload_bytes);
 	reader->expected_bytes = (size_t)bytes;
 	return 0;
@@ -183,7 +228,10 @@ static bool is_complete(const struct vublk_stream_format *format,
 	       reader->payload_bytes == reader->expected_bytes;
 }
 
-/* Returns 1 if bytes have arrived, otherwise 0. */
+/*
+ * Receives what has arrived of the header, or of the payload. Returns 1 if bytes have arrived, 0 if
+ * not, or a negative errno.
+ */
 static int advance(int fd, const struct vublk_stream_format *format,
 		   struct vublk_stream_reader *reader, const struct vublk_stream_place *place,
 		   struct vublk_error *error)
@@ -213,7 +261,8 @@ int vublk_stream_read(int fd, const struct vublk_stream_format *format,
 		return vublk_error_set(error, ENOTCONN, "the connection is closed");
 	if (reader->failure)
 		return vublk_error_set(error, reader->failure,
-				       "nothing more is received after an earlier failure");
+				       "cannot receive from this connection, because an earlier "
+				       "message was invalid");
 	do {
 		r = advance(fd, format, reader, place, error);
 		if (r < 0) {

@@ -18,60 +18,84 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-#define VUBLK_STREAM_MAX_FDS 16 /* the most that any protocol here sends with a message */
+#define VUBLK_STREAM_MAX_FDS 16 /* the largest number that any protocol here sends with one
+				   message */
 
-/* The messages of a protocol. */
+/* The format of a protocol's messages. */
 struct vublk_stream_format {
-	const char *peer; /* the other end's name in errors */
+	const char *peer; /* what error sentences call the other end */
 	size_t header_bytes;
 	size_t max_payload_bytes;
-	unsigned max_fds; /* per message; at most VUBLK_STREAM_MAX_FDS */
+	unsigned max_fds; /* in one message; at most VUBLK_STREAM_MAX_FDS */
 	/*
-	 * The payload's size according to a complete header; negative errno: no such message
-	 * exists.
+	 * Returns the payload's size according to a complete header. Negative errno: no message has
+	 * such a header.
 	 */
 	ssize_t (*payload_bytes)(const void *header, struct vublk_error *error);
-	/* Writes the message's name to `text`, as in "the peer disconnected inside NAME". */
+	/*
+	 * Writes the message's name to `text`, for sentences such as "the peer disconnected inside
+	 * NAME".
+	 */
 	void (*name)(const void *header, char *text, size_t text_bytes);
 };
 
-/* The buffers into which a message is received; borrowed. */
+/* The caller's buffers into which a message is received. */
 struct vublk_stream_place {
 	void *header;
-	void *payload; /* of max_payload_bytes */
-	int *fds;      /* of max_fds */
+	void *payload; /* has room for the largest payload */
+	int *fds;      /* has room for max_fds descriptors */
 	unsigned *num_fds;
 };
 
-/* How much of a message has been received. A zeroed reader is at the start of a message. */
+/* How much of a message has been received. A zeroed reader is at the beginning of a message. */
 struct vublk_stream_reader {
 	size_t header_bytes, payload_bytes; /* received so far */
-	size_t expected_bytes;              /* of the payload, once the header is complete */
-	int failure;                        /* errno value that ended receiving; 0: none */
+	size_t expected_bytes;              /* the payload's size; known when the header is
+					       complete */
+	int failure;                        /* the errno value that ended receiving; 0: receiving
+					       has not ended */
 };
 
 /* Makes the socket non-blocking and CLOEXEC. */
 void vublk_stream_init(int fd);
 
-/* Returns the number of bytes sent, or a negative errno; -EAGAIN: the socket is full. */
+/*
+ * Sends without blocking. Returns the number of bytes sent, or a negative errno; -EAGAIN: the
+ * socket is full.
+ */
 ssize_t vublk_stream_send(int fd, const struct msghdr *msg);
 
+/* A message to send. The struct owns nothing. */
+struct vublk_stream_message {
+	const void *header, *payload;
+	size_t header_bytes, payload_bytes;
+	const int *fds;
+	unsigned num_fds; /* at most VUBLK_STREAM_MAX_FDS */
+};
+
 /*
- * Receives the next part of a message, and never more than one message, because the
- * descriptors of the next one would arrive with its first byte. Returns 1 if the message is
- * complete and the reader is ready for the next one; 0 if the rest of the message has not arrived.
+ * Sends the bytes of the message that begin at `offset`, like vublk_stream_send(). The descriptors
+ * go with the first byte of the message. `offset` must be smaller than the message.
+ */
+ssize_t vublk_stream_send_message(int fd, const struct vublk_stream_message *message,
+				  size_t offset);
+
+/*
+ * Receives the next part of a message. It never receives more than one message, because the
+ * descriptors of the next message would arrive with its first byte. Returns 1 if the message is
+ * complete and the reader is ready for the next one, and 0 if the rest of the message has not
+ * arrived.
  *
- * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection;
- * EPROTO: a header that no message has, or too many descriptors; EMFILE: descriptors were lost
- * because this process has no room for them; or another errno of the kernel. After a failure
- * the descriptors are closed, and every further call fails, because the position of the next
- * message is unknown.
+ * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection; EPROTO: a
+ * header that no message has, or too many descriptors; EMFILE: descriptors were lost because this
+ * process has no room for them; or another errno of the kernel. After a failure the descriptors are
+ * closed, and every further call fails, because the position of the next message is unknown.
  */
 int vublk_stream_read(int fd, const struct vublk_stream_format *format,
 		      struct vublk_stream_reader *reader, const struct vublk_stream_place *place,
 		      struct vublk_error *error);
 
-/* The bytes of the incomplete message that have been received. */
+/* Returns how many bytes of an incomplete message have been received. */
 size_t vublk_stream_reader_bytes(const struct vublk_stream_reader *reader);
 
 #endif

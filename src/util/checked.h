@@ -15,15 +15,15 @@
 	((type *)((char *)(pointer) - offsetof(type, member)))
 
 /*
- * Whether [offset, offset + length) lies within [0, size), without overflow.
- * Only this function adds an offset and a length that a peer sent.
+ * Returns whether [offset, offset + length) lies within [0, size), without overflow. No other
+ * function may add an offset and a length that a peer sent.
  */
 static inline bool vublk_range_within(uint64_t offset, uint64_t length, uint64_t size)
 {
 	return length <= size && offset <= size - length;
 }
 
-/* Whether [a, a + a_length) and [b, b + b_length) share a byte. */
+/* Returns whether [a, a + a_length) and [b, b + b_length) share a byte. */
 static inline bool vublk_ranges_overlap(uint64_t a, uint64_t a_length,
 					uint64_t b, uint64_t b_length)
 {
@@ -36,8 +36,8 @@ static inline bool vublk_is_power_of_two(uint64_t n)
 }
 
 /*
- * The next multiple of `unit` (a power of two); the caller makes sure that n + unit does not
- * overflow.
+ * Returns the smallest multiple of `unit` that is not less than `n`. `unit` must be a power of two,
+ * and n + unit must not overflow.
  */
 static inline uint64_t vublk_round_up(uint64_t n, uint64_t unit)
 {

@@ -4,13 +4,13 @@
  *
  * Key idea: O_NONBLOCK belongs to the open file description, which the peer shares. The peer may
  * clear the flag and fill the counter at any time, so neither the flag nor poll() makes read() or
- * write() safe. RWF_NOWAIT makes a single read non-blocking. A write has no such flag, but the
- * completion of an asynchronous read signals an eventfd from inside the kernel, which never waits.
- * We read the eventfd itself, with a buffer that is too short, so the read fails and changes
- * nothing.
+ * write() safe. RWF_NOWAIT makes a single read non-blocking. There is no such flag for a write. But
+ * the completion of an asynchronous read can signal an eventfd from inside the kernel, which never
+ * waits. The read is of the eventfd itself, with a buffer that is too short, so it fails and
+ * changes nothing.
  *
- * Such a signal costs 1.0 us, and write() costs 0.4 us. Where the difference matters, write() is
- * used, and another thread frees a blocked writer by reading the eventfd, which makes room.
+ * Such a signal costs 1.0 us, and write() costs 0.4 us. Where the difference matters, callers use
+ * write(), and another thread frees a blocked writer by reading the eventfd, which makes room.
  */
 #include "util/fd.h"
 
@@ -52,14 +52,17 @@ void vublk_eventfd_write(int fd)
 	while (n < 0 && errno == EINTR);
 }
 
-/* A timerfd, or Linux before 5.8, does not support RWF_NOWAIT; O_NONBLOCK must suffice there. */
+/*
+ * Returns whether the errno value `code` says that RWF_NOWAIT is not supported: by the file (a
+ * timerfd), or by the kernel (before Linux 5.8). In that case O_NONBLOCK must suffice.
+ */
 static bool is_flag_unsupported(int code)
 {
 	return code == EOPNOTSUPP || code == ENOSYS;
 }
 
 /*
- * This function makes the system call itself, because glibc falls back to preadv() for unknown
+ * This function makes the system call directly, because glibc falls back to preadv() for unknown
  * flags.
  */
 int vublk_eventfd_clear(int fd)
@@ -90,10 +93,10 @@ bool vublk_eventfd_unblock(int fd)
 /* --- signalling through the kernel ------------------------------------------------------ */
 
 #define CONTEXT_EVENTS 64
-#define MAX_TRIES 100 /* while other threads use all events */
+#define MAX_TRIES 100 /* how often to try again while other threads use all events */
 #define RING_MAGIC 0xa10a10a1u
 
-/* The header that the kernel maps; see fs/aio.c. The events follow it. */
+/* The header of the ring that the kernel maps; see fs/aio.c. The events follow it. */
 struct ring {
 	uint32_t id, num_events, head, tail, magic;
 };
@@ -101,17 +104,17 @@ struct ring {
 enum { UNTRIED, READY, UNAVAILABLE };
 
 /*
- * There is one context per process. It is created when it is first needed and never destroyed,
- * because its destruction takes milliseconds. Any thread may use it.
+ * The asynchronous I/O context. There is one per process. It is created when it is first needed and
+ * never destroyed, because its destruction takes milliseconds. Any thread may use it.
  */
 static struct {
 	pthread_mutex_t lock; /* held while the context is created */
-	unsigned state; /* S: `context` is stored before READY, and loaded after READY was seen */
-	bool forks;     /* forget_context() is registered */
+	unsigned state; /* S: `context` is stored before READY, and loaded after READY */
+	bool forks;     /* forget_context() has been registered for fork() */
 	aio_context_t context;
 } asynchronous = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-/* A child of fork() has no context. */
+/* Called after fork(), in the child, because a child does not inherit the context. */
 static void forget_context(void)
 {
 	pthread_mutex_init(&asynchronous.lock, NULL);
@@ -143,8 +146,8 @@ static bool has_context(void)
 }
 
 /*
- * The completions carry no information; they only have to be removed from the ring. The kernel
- * stores the tail after the completions before it.
+ * Removes the completions from the ring. They carry no information. The kernel stores the tail
+ * after the completions that precede it.
  */
 static void drop_completions(void)
 {
@@ -158,7 +161,10 @@ static void drop_completions(void)
 		syscall(SYS_io_getevents, asynchronous.context, 0, 8, events, &now);
 }
 
-/* False: `fd` is not an eventfd, or asynchronous I/O is not available. */
+/*
+ * Signals `fd` by an asynchronous read. Returns false if `fd` is not an eventfd, if asynchronous
+ * I/O is not available, or if other threads use all events.
+ */
 static bool signal_by_completion(int fd)
 {
 	struct iocb read_nothing = {
@@ -194,7 +200,10 @@ static void take_sigpipe(const sigset_t *before)
 		sigtimedwait(&sigpipe, NULL, &now);
 }
 
-/* Suppresses SIGPIPE if the pipe has no reader, because the application might not ignore it. */
+/*
+ * Writes to a pipe. Suppresses SIGPIPE if the pipe has no reader, because the application might not
+ * ignore it.
+ */
 static void signal_pipe(int fd)
 {
 	struct iovec part = { (void *)&one, sizeof(one) };
@@ -236,7 +245,10 @@ static void name_in_proc(int fd, char *path, size_t bytes)
 	snprintf(path, bytes, "/proc/self/fd/%d", fd);
 }
 
-/* Without /proc, accepts any file without a type: write() fails on all but an eventfd. */
+/*
+ * Returns whether `fd` is an eventfd. If /proc is not mounted, every anonymous inode (no S_IFMT bits)
+ * counts as one. A wrong guess does no harm, because a write() to another kind of these fails.
+ */
 static bool is_eventfd(int fd)
 {
 	static const char wanted[] = "anon_inode:[eventfd]";
@@ -255,7 +267,7 @@ int vublk_eventfd_check(int fd, struct vublk_error *error)
 {
 	if (!is_eventfd(fd))
 		return vublk_error_set(error, EPROTO, "the descriptor is not an eventfd");
-	/* If the peer is honest, this flag makes vublk_eventfd_unblock() unnecessary. */
+	/* With an honest peer, this flag makes vublk_eventfd_unblock() unnecessary. */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	return 0;
 }
@@ -270,8 +282,8 @@ int vublk_callfd_check(int *fd, struct vublk_error *error)
 	name_in_proc(*fd, path, sizeof(path));
 	own = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 	if (own < 0)
-		return vublk_error_set_errno(error, errno, "the descriptor is a pipe that cannot be "
-					     "opened for writing without waiting");
+		return vublk_error_set_errno(error, errno, "the descriptor is a pipe that cannot "
+					     "be opened for writing without blocking");
 	vublk_fd_close(fd);
 	*fd = own;
 	return 0;

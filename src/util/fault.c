@@ -39,20 +39,20 @@
 #endif
 
 struct range {
-	struct range *next; /* set once */
-	unsigned version;   /* odd: being changed */
+	struct range *next; /* set once, before the entry is in the list */
+	unsigned version;   /* odd while the entry is being changed */
 	uintptr_t start;
-	uintptr_t bytes; /* 0: unused */
+	uintptr_t bytes; /* 0: the entry is unused */
 	uintptr_t page_bytes;
 	struct vublk_fault *fault;
 	unsigned kind;
 };
 
 static struct range *ranges; /* atomic; entries are reused and never freed */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held while entries are changed */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held while an entry is changed */
 static bool managed_elsewhere;
 static bool installed;
-static struct sigaction before; /* set before the handler is installed */
+static struct sigaction before; /* the previous handler, stored before this one is installed */
 
 /* --- the ranges ------------------------------------------------------------- */
 
@@ -67,7 +67,7 @@ static void change(struct range *range, const struct range *to)
 	vublk_store_release(&range->version, range->version + 1); /* F */
 }
 
-/* Copies the entry. Returns false if the entry changed during the copy. */
+/* Copies an entry. Returns false if it changed during the copy. */
 static bool copy(const struct range *range, struct range *to)
 {
 	to->version = vublk_load_acquire(&range->version); /* F */
@@ -126,8 +126,8 @@ static void record(const struct range *range, uintptr_t address)
 
 /*
  * Records the fault before it replaces the page, so that a thread that reads the empty page also
- * finds the record. Replacing one page splits the mapping; if the process has too many mappings for
- * that, the whole mapping is replaced.
+ * finds the record. Replacing one page splits the mapping. If the process has too many mappings for
+ * a split, the handler replaces the whole mapping.
  */
 bool vublk_sigbus_repair(int code, const void *fault_address)
 {
@@ -136,7 +136,8 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 	struct range range;
 	bool repaired;
 
-	if (code <= 0 || !find(address, &range)) /* sent by a process, or not a guarded address */
+	if (code <= 0 || !find(address, &range)) /* a process sent the signal, or the address is
+						    not guarded */
 		return false;
 	record(&range, address);
 	repaired = replace(address & ~(range.page_bytes - 1), range.page_bytes) ||
@@ -146,8 +147,8 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 }
 
 /*
- * Calls the previous handler. If there is none, restores the default action, which takes effect
- * when this handler returns and the faulting access is repeated.
+ * Calls the previous handler. If there was none, restores the default action, which takes effect
+ * when this handler returns and the access faults again.
  */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
@@ -207,10 +208,15 @@ const char *vublk_fault_name(const struct vublk_fault *fault)
 
 	if (kinds & VUBLK_FAULT_MEMORY)
 		return "the guest's memory";
-	return kinds & VUBLK_FAULT_INFLIGHT ? "the in-flight area" : "the dirty log";
+	if (kinds & VUBLK_FAULT_INFLIGHT)
+		return "the in-flight area";
+	return kinds & VUBLK_FAULT_DIRTY_LOG ? "the dirty log" : "the mirror's state file";
 }
 
-/* A part of a huge page cannot be replaced. */
+/*
+ * Returns the page size of the file. The handler replaces whole pages of this size, because a part
+ * of a huge page cannot be replaced.
+ */
 static uintptr_t page_bytes_of(int fd)
 {
 	struct statfs fs;
@@ -237,7 +243,7 @@ int vublk_fault_guard(void *address, uint64_t bytes, int fd, struct vublk_fault 
 	install();
 	r = add(&range);
 	pthread_mutex_unlock(&lock);
-	return r ? vublk_error_set(error, ENOMEM, "no memory to guard a mapping") : 0;
+	return r ? vublk_error_set(error, ENOMEM, "cannot allocate memory to guard a mapping") : 0;
 }
 
 void vublk_fault_unguard(const void *address)

@@ -20,37 +20,45 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Which of an owner's mappings lost a page. */
+/* The kinds of memory that can lose a page. */
 enum vublk_fault_kind {
 	VUBLK_FAULT_MEMORY = 1,    /* a region of guest memory */
 	VUBLK_FAULT_INFLIGHT = 2,  /* the in-flight area */
 	VUBLK_FAULT_DIRTY_LOG = 4, /* the dirty log */
+	VUBLK_FAULT_MIRROR_STATE = 8, /* the state file of a mirror */
 };
 
-/* The record of one owner; it outlives the owner's guarded mappings. */
+/* The record of one owner. It must outlive the owner's guarded mappings. */
 struct vublk_fault {
-	unsigned kinds;    /* any thread, atomic: vublk_fault_kind bits */
+	unsigned kinds;    /* bits of vublk_fault_kind; any thread, atomic */
 	uintptr_t address; /* the first address that faulted; any thread, atomic */
-	int fd;            /* an eventfd that is signalled at the first fault; -1: none */
+	int fd;            /* an eventfd, signalled at the first fault; -1: there is none */
 };
 
-/* Whether a page was lost. Cheap: one relaxed load. */
+/* Returns whether a page was lost. This is cheap: one relaxed load. */
 static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 {
 	return vublk_load_relaxed(&fault->kinds);
 }
 
-/* The first kind that was lost, as words for a message: "the guest's memory". */
+/*
+ * Returns which kind of memory has lost a page, as words for a message, such as "the guest's
+ * memory". If several kinds have, returns the first of them in vublk_fault_kind. A page must have
+ * been lost.
+ */
 const char *vublk_fault_name(const struct vublk_fault *fault);
 
 /*
- * Guards a mapping of `fd`. At a fault, the handler replaces one page, of the page size of that
+ * Guards a mapping of `fd`. At a fault, the handler replaces one page, of the page size of the
  * file. The first call installs the SIGBUS handler, unless the program handles SIGBUS itself
- * (<vublk/sigbus.h>). -ENOMEM.
+ * (<vublk/sigbus.h>). -ENOMEM: there is no memory.
  */
 int vublk_fault_guard(void *address, uint64_t bytes, int fd, struct vublk_fault *fault,
 		      enum vublk_fault_kind kind, struct vublk_error *error);
-/* Call it before unmapping. Ignores a mapping that is not guarded. */
+/*
+ * Ends the guard of a mapping. Must be called before unmapping. A no-op for a mapping that is not
+ * guarded.
+ */
 void vublk_fault_unguard(const void *address);
 
 #endif

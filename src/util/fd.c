@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* These functions keep the rule that each descriptor has one owner at any time. */
+/* Closes and passes on descriptors, so that each descriptor has one owner at any time. */
 #include "util/fd.h"
 
 #include <errno.h>

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* A descriptor that closes itself when its scope ends: `VUBLK_FD int fd = -1;` */
+/* Closes the descriptor when its scope ends: `VUBLK_FD int fd = -1;` */
 #define VUBLK_FD __attribute__((cleanup(vublk_fd_close)))
 
 /* Closes *fd if it is a descriptor (>= 0) and sets it to -1. Preserves errno. */
@@ -21,13 +21,13 @@ int vublk_fd_steal(int *fd);
 
 /* --- eventfds; eventfd.c -------------------------------------------------------------- */
 
-/* A non-blocking, CLOEXEC eventfd with count 0; a negative errno on failure. */
+/* Returns a non-blocking, CLOEXEC eventfd with count 0, or a negative errno. */
 int vublk_eventfd_new(void);
 
 /*
- * Makes an eventfd readable; if its counter is full, it is readable already. Never blocks, whatever
- * a peer that holds the descriptor does. Any thread may call this, but not a signal handler. A
- * descriptor of another kind, such as a pipe, gets 8 bytes if it has room, also without blocking.
+ * Makes an eventfd readable. If its counter is full, it is readable already. Never blocks, whatever
+ * a peer that holds the descriptor does. Any thread may call this, but not a signal handler. If the
+ * descriptor is of another kind, such as a pipe, writes 8 bytes if there is room.
  */
 void vublk_eventfd_signal(int fd);
 
@@ -39,27 +39,30 @@ void vublk_eventfd_signal(int fd);
 void vublk_eventfd_write(int fd);
 
 /*
- * Frees a thread that is blocked in vublk_eventfd_write(): clears the counter if it is full.
- * Returns true if the counter was full, a state that honest use would take centuries to reach. The
- * peer may fill it again before the writer continues, so the caller repeats this until the writer
- * has returned.
+ * Frees a thread that is blocked in vublk_eventfd_write(), by clearing the counter if it is full.
+ * Returns whether the counter was full, a state that honest use would take centuries to reach. The
+ * peer may fill the counter again before the writer continues, so the caller must repeat the call
+ * until the writer has returned.
  */
 bool vublk_eventfd_unblock(int fd);
 
 /*
- * Clears the counter. Returns 1 if the eventfd was signalled, 0 if it was not, or a negative errno
- * if `fd` cannot be read and so can never be signalled (-EPIPE: a pipe without a writer). Never
- * blocks.
+ * Clears the counter without blocking. Returns 1 if the eventfd was signalled, and 0 if it was not.
+ * Returns a negative errno if `fd` cannot be read, so that no signal can be received (-EPIPE: a
+ * pipe without a writer).
  */
 int vublk_eventfd_clear(int fd);
 
-/* Checks that a descriptor from a peer is an eventfd, and makes it non-blocking. 0 or -EPROTO. */
+/*
+ * Checks that a descriptor from a peer is an eventfd, and makes it non-blocking. Returns 0 or
+ * -EPROTO.
+ */
 int vublk_eventfd_check(int fd, struct vublk_error *error);
 
 /*
- * Like vublk_eventfd_check(), but for a descriptor that we only signal. A pipe is accepted, too,
- * because User Mode Linux sends one; the function replaces it with a descriptor whose open file
- * description is our own.
+ * Like vublk_eventfd_check(), but for a descriptor that this process only signals. It may also be a
+ * pipe, because User Mode Linux sends one. The function replaces a pipe with a descriptor whose
+ * open file description belongs to this process alone.
  */
 int vublk_callfd_check(int *fd, struct vublk_error *error);
 

@@ -26,7 +26,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A locked byte means: the program does this (HELD), or other programs must not (UNSHARED). */
+/*
+ * A lock on the byte HELD_BASE + permission means that the program uses this permission; a lock on
+ * UNSHARED_BASE + permission means that other programs must not use it.
+ */
 #define HELD_BASE 100
 #define UNSHARED_BASE 200
 
@@ -40,7 +43,11 @@ enum permission {
 #define NUM_PERMISSIONS 4
 #define BIT(permission) (1u << (permission))
 
-#define LOCK_TRIES 100
+/*
+ * How often a busy image is tried, for 3 seconds in all. After a program was killed, the kernel may
+ * release its files later, because io_uring ends its requests in the background.
+ */
+#define LOCK_TRIES 300
 #define LOCK_PAUSE_NS 10000000
 
 struct image {
@@ -48,8 +55,8 @@ struct image {
 	unsigned flags;
 	const struct vublk_log *log;
 	int fd;
-	int claim; /* a reader's O_EXCL descriptor while the image is being opened, or -1 */
-	bool is_claimed; /* in use by the kernel, so waiting does not help */
+	int claim; /* a reader's O_EXCL descriptor while the image is being opened; -1: none */
+	bool is_claimed; /* a mount or a loop device uses the image, so waiting does not help */
 };
 
 /* --- block devices ----------------------------------------------------------- */
@@ -62,7 +69,10 @@ static bool is_device(const char *source, dev_t device)
 	       st.st_rdev == device;
 }
 
-/* The mount point of the file system on `device`, as in /proc/self/mountinfo. */
+/*
+ * Finds in /proc/self/mountinfo where the file system on `device` is mounted, and stores the path
+ * in `where`. Returns false if the file system is not mounted.
+ */
 static bool find_mount(dev_t device, char where[256])
 {
 	FILE *file = fopen("/proc/self/mountinfo", "re");
@@ -76,8 +86,8 @@ static bool find_mount(dev_t device, char where[256])
 			   where) != 3)
 			continue;
 		/*
-		 * Btrfs and some other file systems report a device number of their own, so the
-		 * mount's source is compared, too.
+		 * Btrfs and some other file systems report a device number of their own. So compare
+		 * the mount's source, too.
 		 */
 		dash = strstr(line, " - ");
 		found = makedev(major_number, minor_number) == device ||
@@ -112,13 +122,13 @@ static int open_failed(const struct image *image, int code, struct vublk_error *
 
 	return vublk_error_set_errno(error, code, "cannot open the image '%s'%s", image->path,
 				     may_read && (code == EACCES || code == EROFS) ?
-				     " for writing (read-only may help)" : "");
+				     " for writing (try read-only)" : "");
 }
 
 /*
- * O_NONBLOCK keeps open() from waiting for the other end of a pipe; check_kind() then refuses the
- * pipe. O_EXCL without O_CREAT affects block devices only. A reader keeps its exclusive descriptor
- * only while the image is being opened.
+ * Opens the image. O_NONBLOCK keeps open() from waiting for the other end of a pipe; check_kind()
+ * refuses the pipe later. O_EXCL without O_CREAT affects only block devices. A reader keeps its
+ * exclusive descriptor only while the image is being opened.
  */
 static int open_node(struct image *image, struct vublk_error *error)
 {
@@ -145,7 +155,8 @@ static int check_kind(const struct image *image, struct vublk_error *error)
 	struct stat st;
 
 	if (fstat(image->fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "cannot examine '%s'", image->path);
+		return vublk_error_set_errno(error, errno, "cannot read the status of '%s'",
+					     image->path);
 	if (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))
 		return 0;
 	return vublk_error_set(error, ENOTBLK, "'%s' is neither a file nor a block device",
@@ -154,7 +165,7 @@ static int check_kind(const struct image *image, struct vublk_error *error)
 
 /* --- loop devices ----------------------------------------------------------------- */
 
-/* The first line of a file in sysfs. */
+/* Reads the first line of a file in sysfs. */
 static bool read_line(const char *path, char *line, size_t bytes)
 {
 	FILE *file = fopen(path, "re");
@@ -167,7 +178,10 @@ static bool read_line(const char *path, char *line, size_t bytes)
 	return found;
 }
 
-/* Whether the loop device's use of the image conflicts with ours. */
+/*
+ * Returns whether the loop device that has this `backing_file` in sysfs uses the image, and this
+ * program or the loop device writes to it.
+ */
 static bool is_loop_of(const char *backing_file, const struct stat *image, bool we_write)
 {
 	const size_t folder_bytes = strlen(backing_file) - strlen("loop/backing_file");
@@ -183,8 +197,8 @@ static bool is_loop_of(const char *backing_file, const struct stat *image, bool 
 }
 
 /*
- * A loop device takes no lock on its file, although a file system on the loop device may be
- * mounted.
+ * Checks that no loop device uses the image, unless both sides only read. A loop device takes no
+ * lock on its file, even if a file system on the loop device is mounted.
  */
 static int check_loops(struct image *image, struct vublk_error *error)
 {
@@ -219,7 +233,7 @@ static struct flock byte_lock(short type, unsigned byte)
 	};
 }
 
-/* Whether another program has locked the byte, shared or exclusively. */
+/* Returns whether another program has locked the byte, shared or exclusively. */
 static bool is_locked(const struct image *image, unsigned byte)
 {
 	struct flock lock = byte_lock(F_WRLCK, byte);
@@ -236,15 +250,15 @@ static int image_is_busy(const struct image *image, struct vublk_error *error)
 		return vublk_error_set(error, EBUSY, "'%s' is in use by a program that writes to "
 				       "it, such as a virtual machine or a back-end; stop that "
 				       "program first", image->path);
-	return vublk_error_set(error, EBUSY, "'%s' is in use by a program that permits no other "
-			       "program to %s it; stop that program first%s", image->path,
+	return vublk_error_set(error, EBUSY, "'%s' is in use by a program that does not allow "
+			       "others to %s it; stop that program first%s", image->path,
 			       we_write ? "write to" : "read",
 			       we_write && !we_replace ? ", or use the image read-only" : "");
 }
 
 /*
  * Takes a read lock on the byte of each permission. -EAGAIN: another program has locked one of the
- * bytes exclusively; any other error: the file cannot be locked.
+ * bytes exclusively. Any other error: the file cannot be locked.
  */
 static int mark(const struct image *image, unsigned base, unsigned permissions)
 {
@@ -279,8 +293,8 @@ static int lock_image(const struct image *image, struct vublk_error *error)
 	if (!r)
 		r = mark(image, UNSHARED_BASE, unshared);
 	if (r && r != -EAGAIN) {
-		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' cannot be locked on its file "
-			  "system (%s); make sure that no other program writes to it",
+		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' cannot be locked on its file system "
+			  "(%s); make sure that no other program writes to it",
 			  image->path, strerrordesc_np(-r));
 		return 0;
 	}
@@ -291,7 +305,7 @@ static int lock_image(const struct image *image, struct vublk_error *error)
 
 /* --- formats ------------------------------------------------------------------- */
 
-/* The first bytes of images in formats other than raw. */
+/* The first bytes of images whose format is not raw. */
 static const struct {
 	const char *format;
 	unsigned offset;
@@ -321,7 +335,10 @@ static const char *format_of(int fd)
 	return NULL;
 }
 
-/* A guest can write anything to a raw disk, so the first bytes only cause a warning. */
+/*
+ * Warns if the image looks like another format. It is only a warning, because a guest can write
+ * anything to a raw disk.
+ */
 static void warn_of_format(const struct image *image)
 {
 	const char *format = format_of(image->fd);
@@ -329,12 +346,12 @@ static void warn_of_format(const struct image *image)
 	if (!format)
 		return;
 	if (image->flags & VUBLK_IMAGE_REPLACE)
-		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' begins like a %s image; it is "
+		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' looks like a %s image and will be "
 			  "overwritten with raw data", image->path, format);
 	else
-		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' begins like a %s image, but is "
-			  "used as raw data; if it is one, convert it first (qemu-img convert "
-			  "-O raw)", image->path, format);
+		vublk_log(image->log, VUBLK_LOG_WARNING, "'%s' looks like a %s image but is used "
+			  "as raw data; if it is one, convert it first (qemu-img convert -O raw)",
+			  image->path, format);
 }
 
 /* --- the call -------------------------------------------------------------------- */

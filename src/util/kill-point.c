@@ -18,12 +18,14 @@
 #include <unistd.h>
 
 #define VARIABLE "VUBLK_KILL_POINT"
+#define SIGNAL_VARIABLE "VUBLK_KILL_SIGNAL"
 
 static const char *const *all_names;
-static const char *chosen;  /* one of them; NULL: none */
-static unsigned times_left; /* any thread */
+static const char *chosen;  /* an element of the list of names; NULL: none */
+static int number = SIGKILL;
+static unsigned times_left; /* how many more passes of `chosen` until the kill; any thread */
 
-/* The entry of the list with these characters, or NULL. */
+/* Returns the name in the list that has these characters, or NULL. */
 static const char *find_name(const char *name, size_t length)
 {
 	for (const char *const *entry = all_names; *entry; entry++)
@@ -34,13 +36,23 @@ static const char *find_name(const char *name, size_t length)
 
 static int refuse_name(const char *name, struct vublk_error *error)
 {
-	char all[256] = "";
+	char all[512] = "";
 
 	for (const char *const *entry = all_names; *entry; entry++)
 		snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%s",
 			 entry != all_names ? ", " : "", *entry);
 	return vublk_error_set(error, EINVAL, VARIABLE " must be one of %s, with :N for the N-th "
 			       "time, not '%s'", all, name);
+}
+
+static int read_signal(struct vublk_error *error)
+{
+	const char *value = getenv(SIGNAL_VARIABLE);
+	uint64_t chosen_number = SIGKILL;
+	int r = value ? vublk_parse_u64(SIGNAL_VARIABLE, value, 1, SIGRTMAX, &chosen_number, error) : 0;
+
+	number = (int)chosen_number;
+	return r;
 }
 
 int vublk_kill_points_init(const char *const *names, struct vublk_error *error)
@@ -51,6 +63,8 @@ int vublk_kill_points_init(const char *const *names, struct vublk_error *error)
 
 	if (!value)
 		return 0;
+	if (read_signal(error) < 0)
+		return -EINVAL;
 	all_names = names;
 	length = strcspn(value, ":");
 	if (value[length] &&
@@ -73,5 +87,5 @@ void vublk_kill_point(const char *name)
 		abort();
 	}
 	if (point == chosen && !__atomic_sub_fetch(&times_left, 1, __ATOMIC_RELAXED))
-		kill(getpid(), SIGKILL);
+		kill(getpid(), number);
 }

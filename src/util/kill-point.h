@@ -7,20 +7,24 @@
  * the state that is left. Only the test program tests/kill/vublk-kill has them
  * (-DVUBLK_KILL_POINTS); elsewhere the calls compile to nothing.
  *
- * A point is known by its name. Each part of vublk that has points lists them when it starts, as
- * src/backend/backend.c does; code that several parts use has points in each of their lists.
+ * A point is identified by its name. Each part of vublk that has points lists them when it starts,
+ * as src/backend/backend.c does; code that several parts use has points in each of their lists.
  */
 #include <vublk/error.h>
 
 #ifdef VUBLK_KILL_POINTS
 
 /*
- * Reads VUBLK_KILL_POINT from the environment, NAME or NAME:N: the process is killed when a thread
- * passes that point for the N-th time (default 1). `names` is static and ends with NULL. EINVAL: no
- * such name.
+ * Reads VUBLK_KILL_POINT from the environment: NAME or NAME:N. The process is killed when a thread
+ * passes that point for the N-th time (default 1). With VUBLK_KILL_SIGNAL=NUMBER the process gets
+ * that signal instead of SIGKILL. `names` is static and ends with NULL. EINVAL: there is no such
+ * name or signal.
  */
 int vublk_kill_points_init(const char *const *names, struct vublk_error *error);
-/* `name` is in the list; the program aborts if it is not. */
+/*
+ * Marks the point `name`. Kills the process if VUBLK_KILL_POINT asks for that. If VUBLK_KILL_POINT
+ * is set and the name is not in the list, the program aborts.
+ */
 void vublk_kill_point(const char *name);
 
 #else

@@ -35,7 +35,7 @@ static bool is_word(char c)
 	return isalnum((unsigned char)c) || c == '_' || c == '-' || c == '.';
 }
 
-/* FNV-1a over the line, except for words that contain a digit. */
+/* Returns an FNV-1a hash of the line without words that contain a digit. */
 static uint32_t hash_kind(const char *line)
 {
 	uint32_t hash = 2166136261u;
@@ -61,8 +61,8 @@ static bool is_over(const struct vublk_log_kind *kind, uint64_t now)
 }
 
 /*
- * Returns the row of this kind. If the kind has none, it gets a free or expired row; if there is no
- * such row either, it shares the last row.
+ * Returns the row of the kind of line with this `hash`. A kind without a row gets a free or expired
+ * row. If there is no such row, the kind shares the last row.
  */
 static struct vublk_log_kind *find_kind(struct vublk_log_limit *limit, uint32_t hash, uint64_t now)
 {
@@ -101,8 +101,8 @@ void vublk_log_limited(const struct vublk_log *log, struct vublk_log_limit *limi
 	kind = find_kind(limit, hash_kind(line), now);
 	if (is_over(kind, now)) {
 		if (kind->left_out)
-			vublk_log(log, level, "%u lines like the next were left out",
-				  kind->left_out);
+			vublk_log(log, level, "left out %u more line%s like the next",
+				  kind->left_out, kind->left_out == 1 ? "" : "s");
 		kind->window_start_ns = now;
 		kind->said = 0;
 		kind->left_out = 0;

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Passes one line to `log` (may be NULL), if its level includes it. */
+/* Passes one line to `log` (may be NULL), if the log's level includes it. */
 void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
@@ -28,7 +28,7 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
 struct vublk_log_kind {
 	uint64_t window_start_ns;
 	uint32_t hash;
-	uint32_t said; /* lines that passed in this window; 0: the row is free */
+	uint32_t said; /* lines that were passed in this interval; 0: the row is free */
 	uint32_t left_out;
 };
 

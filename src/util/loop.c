@@ -145,8 +145,8 @@ static struct vublk_loop_task *take_task(struct vublk_loop *loop)
 }
 
 /*
- * Runs at most one batch of tasks per round, so that tasks that post themselves again do not
- * starve the descriptors.
+ * Runs at most VUBLK_LOOP_BATCH tasks per call, so that the descriptors get their turn even if
+ * tasks post themselves again.
  */
 static void on_wake_fd(void *opaque, uint32_t events)
 {

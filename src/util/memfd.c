@@ -12,10 +12,11 @@
 #include <inttypes.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define MAX_READS 1000 /* then a word that a peer keeps changing cannot be read */
+#define MAX_READS 1000 /* after this many reads, the word counts as changing all the time */
 
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 {
@@ -26,12 +27,25 @@ int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 					     name);
 	if (ftruncate(fd, (off_t)bytes) < 0)
 		return vublk_error_set_errno(error, errno,
-					     "cannot size the shared memory '%s' to %" PRIu64
-					     " bytes", name, bytes);
+					     "cannot set the size of the shared memory '%s' to "
+					     "%" PRIu64 " bytes", name, bytes);
 	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return vublk_error_set_errno(error, errno, "cannot seal the shared memory '%s'",
 					     name);
 	return vublk_fd_steal(&fd);
+}
+
+int vublk_memfd_check(int fd, uint64_t bytes, struct vublk_error *error)
+{
+	int seals = fd < 0 ? -1 : fcntl(fd, F_GET_SEALS);
+	struct stat st;
+
+	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) < 0)
+		return vublk_error_set(error, EINVAL, "it is no memfd with a sealed size");
+	if ((uint64_t)st.st_size != bytes)
+		return vublk_error_set(error, EINVAL, "it has %" PRIu64 " bytes instead of %" PRIu64,
+				       (uint64_t)st.st_size, bytes);
+	return 0;
 }
 
 void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_error *error)
@@ -62,7 +76,10 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
 	return NULL;
 }
 
-/* For files without read(), such as device memory. Maps the whole region; see the header. */
+/*
+ * Reads a word by mapping the whole region. For a file that read() does not support, such as device
+ * memory.
+ */
 static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 		   struct vublk_error *error)
 {
@@ -72,15 +89,17 @@ static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint
 
 	if (address == MAP_FAILED)
 		return vublk_error_set_errno(error, errno,
-					     "cannot read the memory, and cannot map %" PRIu64
-					     " bytes of it at offset %" PRIu64, bytes, start);
+					     "cannot read the memory by read() and cannot map "
+					     "%" PRIu64 " bytes of it at offset %" PRIu64,
+					     bytes, start);
 	r = vublk_fault_guard(address, bytes, fd, &fault, VUBLK_FAULT_MEMORY, error);
 	if (!r)
 		*word = vublk_load_acquire((const uint16_t *)(address + offset));
 	vublk_unmap(address, bytes);
 	if (vublk_fault_happened(&fault))
-		return vublk_error_set(error, EIO, "the memory's file does not have offset %" PRIu64
-				       ": has its owner truncated it?", start + offset);
+		return vublk_error_set(error, EIO, "the memory's file does not have offset "
+				       "%" PRIu64 "; its owner may have truncated it",
+				       start + offset);
 	return r;
 }
 
@@ -94,7 +113,7 @@ static ssize_t read_u16(int fd, uint64_t at, uint16_t *word)
 	return n;
 }
 
-/* The kernel may copy byte by byte, so a value counts if two successive reads agree. */
+/* The kernel may copy byte by byte, so a value counts only if two successive reads agree. */
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error)
 {
@@ -113,9 +132,10 @@ int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offse
 	if (n < 0)
 		return map_u16(fd, start, bytes, offset, word, error);
 	if (n < (ssize_t)sizeof(now))
-		return vublk_error_set(error, EIO, "the memory's file ends before offset %" PRIu64
-				       "; has its owner truncated it?", start + offset + 2);
-	return vublk_error_set(error, EIO, "the memory at offset %" PRIu64 " keeps changing",
+		return vublk_error_set(error, EIO, "the memory's file ends before offset "
+				       "%" PRIu64 "; its owner may have truncated it",
+				       start + offset + 2);
+	return vublk_error_set(error, EIO, "the memory at offset %" PRIu64 " changes all the time",
 			       start + offset);
 }
 

@@ -19,13 +19,20 @@
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error);
 
 /*
- * Maps a part of a shared file read-write; NULL and errno on failure. vublk_unmap() unmaps it.
+ * Checks that `fd`, which another process has sent, is a file of `bytes` bytes that
+ * vublk_memfd_new() has made. Error: EINVAL, also if the file could be truncated.
+ */
+int vublk_memfd_check(int fd, uint64_t bytes, struct vublk_error *error);
+
+/*
+ * Maps part of a shared file for reading and writing. On failure returns NULL and sets errno. The
+ * caller must unmap the part with vublk_unmap().
  */
 void *vublk_map_shared(int fd, uint64_t offset, uint64_t bytes, struct vublk_error *error);
 
 /*
- * Like vublk_map_shared(), but for a file that a peer also holds: the mapping survives if the peer
- * removes its pages, which `fault` (util/fault.h) records as `kind`.
+ * Like vublk_map_shared(), but for a file that a peer also holds. The mapping survives if the peer
+ * removes its pages; `fault` (util/fault.h) then records `kind`.
  */
 void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fault *fault,
 			enum vublk_fault_kind kind, struct vublk_error *error);
@@ -40,17 +47,17 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error);
 
-#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* the is_blank() functions check at most this much */
+#define VUBLK_BLANK_BYTES (UINT64_C(1) << 20) /* the is_blank() functions check no more than this */
 
 /*
- * Whether the first MiB is all zeros. Once a VM runs, the start of its memory is no longer all
- * zeros, unless the VM uses a private copy of that memory. The second function reads a memory file;
- * it returns false for other files.
+ * These functions return whether the first `count` bytes, but at most the first MiB, are all zeros.
+ * When a VM runs, the start of its memory does not stay all zeros, unless the VM uses a private
+ * copy of that memory. The second function reads a memory file, and returns false for other files.
  */
 bool vublk_memory_is_blank(const void *bytes, uint64_t count);
 bool vublk_file_is_blank(int fd, uint64_t offset, uint64_t count);
 
-/* Unmaps a mapping of either kind. NULL and 0 bytes are a no-op. */
+/* Unmaps memory from either map function. NULL or 0 bytes: a no-op. */
 void vublk_unmap(void *address, uint64_t bytes);
 
 #endif

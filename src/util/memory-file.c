@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file decides which files may be memory that a peer shares, and maps parts of them.
+ * Decides which files may be memory that a peer shares, and maps parts of them.
  *
- * Key idea: memory must lie within its file, because an access past the end would be a bus error
- * later. So the size has to be known. fstat() has the size of a regular file; sysfs has the size
- * of a DAX device, as well as the alignment that mappings of the device need.
+ * Key idea: memory must lie within its file, because an access past the end would raise SIGBUS
+ * later. So the size has to be known. fstat() has the size of a regular file. sysfs has the size of
+ * a DAX device, and the alignment that mappings of the device need.
  */
 #include "util/memory-file.h"
 
@@ -39,7 +39,7 @@ static bool is_of_subsystem_dax(int folder)
 	return n >= 4 && !strcmp(&target[n - 4], "/dax");
 }
 
-/* Reads a decimal number from a file of sysfs; 0 if this fails. */
+/* Reads a decimal number from a file in sysfs. Returns 0 if the file cannot be read. */
 static uint64_t read_number(int folder, const char *name)
 {
 	VUBLK_FD int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
@@ -52,7 +52,7 @@ static uint64_t read_number(int folder, const char *name)
 	return strtoull(text, NULL, 10);
 }
 
-/* Returns whether the character device is a DAX device. */
+/* Returns whether the character device is a DAX device. If so, fills in its size and alignment. */
 static bool examine_dax(dev_t device, struct vublk_memory_file *file)
 {
 	VUBLK_FD int folder = -1;
@@ -75,16 +75,17 @@ static int examine(int fd, struct vublk_memory_file *file, struct vublk_error *e
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "cannot examine its descriptor %d", fd);
+		return vublk_error_set_errno(error, errno, "cannot read the status of descriptor "
+					     "%d", fd);
 	*file = (struct vublk_memory_file){
 		.size_bytes = (uint64_t)st.st_size,
-		.align = (uint64_t)st.st_blksize, /* the page size for huge pages */
+		.align = (uint64_t)st.st_blksize, /* the page size, also for huge pages */
 		.device = st.st_dev,
 		.inode = st.st_ino,
 	};
 	if (!S_ISREG(st.st_mode) && !(S_ISCHR(st.st_mode) && examine_dax(st.st_rdev, file)))
-		return vublk_error_set(error, EINVAL, "its descriptor is not a memory file: expected "
-				       "a file (memfd, hugetlbfs, tmpfs) or a DAX device");
+		return vublk_error_set(error, EINVAL, "descriptor %d is not a memory file; expected a "
+				       "file (memfd, hugetlbfs, tmpfs) or a DAX device", fd);
 	if (file->align < page || file->align > MAX_ALIGN || !vublk_is_power_of_two(file->align))
 		file->align = page;
 	return 0;
@@ -97,8 +98,8 @@ int vublk_memory_file_check(int fd, uint64_t offset, uint64_t bytes,
 
 	if (r < 0 || vublk_range_within(offset, bytes, file->size_bytes))
 		return r;
-	return vublk_error_set(error, EINVAL, "it has %" PRIu64 " bytes at offset %" PRIu64
-			       " of its file, which has %" PRIu64, bytes, offset,
+	return vublk_error_set(error, EINVAL, "it needs %" PRIu64 " bytes at offset %" PRIu64 " of "
+			       "its file, which has only %" PRIu64 " bytes", bytes, offset,
 			       file->size_bytes);
 }
 

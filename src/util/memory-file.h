@@ -16,23 +16,27 @@
  */
 struct vublk_memory_file {
 	uint64_t size_bytes;
-	uint64_t align; /* a mapping begins at a multiple of this, and has a multiple of it as size */
-	dev_t device;   /* both identify the file */
+	uint64_t align; /* mappings begin at multiples of this, and have multiples of it as sizes */
+	dev_t device;   /* device number and inode identify the file */
 	ino_t inode;
 };
 
 /*
- * Examines the file of `fd`, and checks that it has `bytes` bytes at `offset`. -EINVAL: it has not,
- * or is no memory file. The sentence calls the object "it"; the caller prepends the object's name.
+ * Stores in `file` what is known about the file of `fd`, and checks that the file has `bytes` bytes
+ * at `offset`. -EINVAL: the file does not have these bytes, or is not a memory file. The sentence
+ * calls the object "it"; the caller prepends the object's name.
  */
 int vublk_memory_file_check(int fd, uint64_t offset, uint64_t bytes,
 			    struct vublk_memory_file *file, struct vublk_error *error);
 
-/* A mapped part of a memory file. `mapping` NULL: not mapped. vublk_unmap() unmaps `mapping`. */
+/*
+ * A mapped part of a memory file. `mapping` NULL: the part is not mapped. The owner must unmap
+ * `mapping` with vublk_unmap().
+ */
 struct vublk_memory_part {
 	void *mapping;
 	uint64_t mapping_bytes;
-	char *start; /* of the part; the mapping may begin before it */
+	char *start; /* the start of the part; the mapping may begin before it */
 };
 
 /*

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Parses the values of options and properties; see option.h. Because all values are parsed here,
- * their rules and error sentences agree. (The vublk tool has its own parser for its command line:
+ * Parses the values of options and properties; see option.h. All of them are parsed here, so the
+ * rules and error sentences agree. (The vublk tool has a parser of its own for its command line:
  * src/cli/cli.h.)
  */
 #include "util/option.h"
@@ -16,7 +16,11 @@
 #include <string.h>
 #include <strings.h>
 
-/* Digits only: strtoull() alone would accept a sign and leading blanks. */
+/*
+ * Parses the number at the start of `text`, decimal or with 0x. `end` is the first character after
+ * it. The text must begin with a digit, because strtoull() alone would accept a sign and leading
+ * blanks.
+ */
 static int parse_digits(const char *text, uint64_t *value, const char **end)
 {
 	char *stop;
@@ -43,7 +47,10 @@ int vublk_parse_u64(const char *name, const char *text, uint64_t min, uint64_t m
 	return 0;
 }
 
-/* The exponent of the power of two that the suffix stands for; -1: no such suffix. */
+/*
+ * Returns the exponent of the power of two for which the suffix stands, or -1 if there is no such
+ * suffix.
+ */
 static int suffix_shift(const char *suffix)
 {
 	static const char units[] = "kmgt";
@@ -69,8 +76,8 @@ int vublk_parse_bytes(const char *name, const char *text, uint64_t min, uint64_t
 	if (shift < 0 || number > UINT64_MAX >> shift || number << shift < min ||
 	    number << shift > max)
 		return vublk_error_set(error, EINVAL,
-				       "%s must be a size from %" PRIu64 " to %" PRIu64
-				       " bytes (k, M, G, T allowed), not '%s'",
+				       "%s must be a size from %" PRIu64 " to %" PRIu64 " bytes "
+				       "(suffixes k, M, G, T are allowed), not '%s'",
 				       name, min, max, text ? text : "");
 	*value = number << shift;
 	return 0;

@@ -12,15 +12,15 @@
  * that names the option, the values that are permitted, and the value that was given.
  */
 
-/* A whole number from min to max, decimal or with 0x. */
+/* Parses a whole number from min to max, decimal or with 0x. */
 int vublk_parse_u64(const char *name, const char *text, uint64_t min, uint64_t max,
 		    uint64_t *value, struct vublk_error *error);
 
-/* A size in bytes from min to max; a suffix k, M, G, T (powers of 1,024) is permitted. */
+/* Parses a size in bytes from min to max. A suffix k, M, G, T (powers of 1,024) is permitted. */
 int vublk_parse_bytes(const char *name, const char *text, uint64_t min, uint64_t max,
 		      uint64_t *value, struct vublk_error *error);
 
-/* on/off, true/false, yes/no, 1/0. */
+/* Parses on/off, true/false, yes/no or 1/0. */
 int vublk_parse_bool(const char *name, const char *text, bool *value, struct vublk_error *error);
 
 #endif

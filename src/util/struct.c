@@ -20,9 +20,10 @@ static int check_tail(const char *tail, size_t bytes, const char *name, struct v
 	for (size_t i = 0; i < bytes; i++)
 		if (tail[i])
 			return vublk_error_set(error, EINVAL,
-					       "struct %s has a member set that this version of "
-					       "libvublk does not know: the program was built for a "
-					       "newer library", name);
+					       "struct %s sets a member that this version of "
+					       "libvublk does not know; use the version of "
+					       "libvublk for which the program was built, or a "
+					       "newer one", name);
 	return 0;
 }
 
@@ -48,8 +49,8 @@ int vublk_struct_check_bytes(size_t given_bytes, size_t least_bytes, const char 
 {
 	if (given_bytes >= least_bytes)
 		return 0;
-	return vublk_error_set(error, EINVAL, "%s is given with %zu bytes, which do not contain its "
-			       "member %s: pass the struct's sizeof", type, given_bytes, member);
+	return vublk_error_set(error, EINVAL, "%s has %zu bytes, which do not contain its member "
+			       "%s; pass the sizeof of the struct", type, given_bytes, member);
 }
 
 void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes)

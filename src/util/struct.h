@@ -12,17 +12,17 @@
  */
 
 /*
- * Copies the program's struct `given` of `given_bytes` into `own`, and zeroes the members that the
- * program's struct lacks; if `given` is NULL, it zeroes all members. EINVAL: the program has set a
- * member that this library lacks; the sentence calls the struct `name`, and `own` is untouched.
+ * Copies the program's struct `given` of `given_bytes` to `own`, and zeroes the members that the
+ * program's struct lacks. `given` NULL: zeroes all members. EINVAL: the program has set a member
+ * that this library lacks; the sentence calls the struct `name`, and `own` is untouched.
  */
 int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given_bytes,
 		    const char *name, struct vublk_error *error);
 
 /*
- * EINVAL: `given`, a `type` of `given_bytes`, ends before the end of `member`. Call it before
- * vublk_struct_in() if 0 is a valid value of the member, as it is for a file descriptor. If `given`
- * is NULL, the result is 0.
+ * Checks that `given`, a `type` of `given_bytes`, has `member`. EINVAL: it ends before the end of
+ * the member. Called before vublk_struct_in() if 0 is a valid value of the member, as it is for a
+ * descriptor. `given` NULL: the result is 0.
  */
 #define vublk_struct_needs(type, member, given, given_bytes, error) \
 	vublk_struct_check_bytes((given) ? (given_bytes) : sizeof(type), \
@@ -32,7 +32,7 @@ int vublk_struct_check_bytes(size_t given_bytes, size_t least_bytes, const char 
 			     const char *member, struct vublk_error *error);
 
 /*
- * Copies `own` into the program's struct, and zeroes the members that this library lacks. If
+ * Copies `own` to the program's struct, and zeroes the members that this library lacks. If
  * `given_bytes` is 0, the call is a no-op, and `given` may be NULL.
  */
 void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes);

@@ -2,12 +2,13 @@
 /*
  * Watches for files to appear; see watch.h.
  *
- * Key idea: every watch adds the instance to its own loop. The loop that wakes first reads the
- * events of all watches and posts a task to the loop of each watch that an event concerns; the
- * other loops find nothing to read. So no watch depends on another watch's thread.
+ * Key idea: all watches share one inotify instance, and each watch adds the instance to its own
+ * loop. The loop that wakes first reads the events of all watches, and posts a task to the loop of
+ * each watch that an event concerns. The other loops find nothing to read. So no watch depends on
+ * another watch's thread.
  *
- * Watches of one directory share one kernel watch, which is removed with the last of them.
- * Lock order: this file's lock, then a loop's. Callbacks run while neither is held.
+ * Watches of one directory share one kernel watch, which is removed with the last of them. Lock
+ * order: this file's lock, then a loop's. Callbacks run while neither is held.
  */
 #include "util/watch.h"
 
@@ -25,8 +26,8 @@
 #define VANISHES (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)
 
 /*
- * The number of reads is limited, so that a directory with a constant stream of events does not
- * occupy the loop.
+ * The number of reads per call is limited, so that a directory with a constant stream of events
+ * does not occupy the loop.
  */
 #define READS_PER_CALL 16
 
@@ -50,7 +51,10 @@ static void after_fork(void)
 	pthread_mutex_unlock(&shared.lock);
 }
 
-/* If the child read events of the parent's instance, the parent would not receive them. */
+/*
+ * The child must not use the parent's inotify instance, because the parent would miss the events
+ * that the child reads.
+ */
 static void after_fork_in_child(void)
 {
 	vublk_fd_close(&shared.fd);
@@ -67,7 +71,10 @@ static void prepare_for_fork(void)
 
 /* --- events --------------------------------------------------------------------------- */
 
-/* After an overflow any event may be missing, so every watch reports both kinds. */
+/*
+ * Delivers an event to the watches of its directory. After an overflow any event may be missing, so
+ * each watch reports that its file has appeared and that its directory has vanished.
+ */
 static void deliver(const struct inotify_event *event)
 {
 	for (struct vublk_watch *watch = shared.watches; watch; watch = watch->next) {
@@ -196,12 +203,12 @@ int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const 
 	if (watch->loop)
 		return 0;
 	if (strlen(path) >= sizeof(watch->name))
-		return vublk_error_set(error, ENAMETOOLONG, "cannot watch for '%s': the path is too "
+		return vublk_error_set(error, ENAMETOOLONG, "cannot watch '%s': the path is too "
 				       "long", path);
 	snprintf(directory, sizeof(directory), "%.*s", slash ? (int)(name - path) : 1,
 		 slash ? path : ".");
 	strcpy(watch->name, name);
-	watch->loop = loop; /* before the first event can be delivered */
+	watch->loop = loop; /* set before the first event can be delivered */
 	r = add_watch(watch, directory, error);
 	if (!r)
 		r = vublk_loop_add(loop, &watch->source, shared.fd, EPOLLIN, error);

@@ -12,38 +12,45 @@
 #define VUBLK_WATCH_PATH_BYTES 256
 
 struct vublk_watch {
-	struct vublk_loop *loop; /* NULL: not watching */
+	struct vublk_loop *loop; /* NULL: the watch is not started */
 	/*
-	 * The file appeared. `vanished`: the directory was removed or renamed (or events were
-	 * lost); stop and start the watch again to watch the directory to which the path leads now.
+	 * Called when a file has appeared at the path. `vanished`: the file's directory was removed
+	 * or renamed, or events were lost. In that case the owner must stop and start the watch, to
+	 * watch the directory to which the path now leads.
 	 */
 	void (*fn)(void *opaque, bool vanished);
 	void *opaque;
-	bool is_open;            /* counts as a user of the instance */
+	bool is_open;            /* the watch is counted as a user of the instance */
 	unsigned generation;     /* of the instance; changes at fork() */
-	struct vublk_loop_source source; /* the instance */
+	struct vublk_loop_source source; /* for the inotify instance */
 	struct vublk_loop_task task;
 
-	/* under the lock in watch.c while the watch is started */
+	/* protected by the lock in watch.c while the watch is started */
 	struct vublk_watch *next;
 	int descriptor; /* the kernel watch of the directory */
 	char name[VUBLK_WATCH_PATH_BYTES];
 	bool appeared, vanished;
 };
 
-/* `watch` is zeroed before this call. `fn` will be called from the watch's loop. */
+/* Initializes `watch`, which must be zeroed. `fn` will be called from the loop of the watch. */
 void vublk_watch_init(struct vublk_watch *watch, void (*fn)(void *opaque, bool vanished),
 		      void *opaque);
 /*
- * Starts watching; a no-op for a watch that is started. EMFILE: no instance is left; ENOSPC: no
+ * Starts the watch. A no-op if it is started. EMFILE: no inotify instance is left; ENOSPC: no
  * kernel watch is left; ENOENT and others: the directory cannot be watched. After a failure `fn` is
  * not called, and the caller may try again.
  */
 int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const char *path,
 		      struct vublk_error *error);
-/* Stops watching and calling `fn`. The instance stays open: closing it takes milliseconds. */
+/*
+ * Stops the watch; `fn` is not called afterwards. The inotify instance stays open, because closing
+ * it takes milliseconds.
+ */
 void vublk_watch_stop(struct vublk_watch *watch);
-/* Like vublk_watch_stop(), but the last watch of the process closes the instance. Idempotent. */
+/*
+ * Like vublk_watch_stop(), but the last watch of the process closes the inotify instance.
+ * Idempotent.
+ */
 void vublk_watch_close(struct vublk_watch *watch);
 
 #endif

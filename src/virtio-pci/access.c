@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Passes a driver's accesses to the BARs and to the configuration space on to the file that
- * implements the register.
+ * implements the register. This file also has the window: a part of the configuration space through
+ * which firmware accesses any BAR without mapping it.
  *
- * Key idea: this file calls all files with registers, and none of them calls this file. So the
- * window is also here: the part of the configuration space through which firmware accesses any BAR
- * without mapping it.
+ * Key idea: this file calls all files with registers, and none of them calls this file. The window
+ * is here because it can reach every register.
  *
  * virtio 1.3, section 4.1.4.
  */
@@ -50,7 +50,7 @@ static void write_modern(struct vublk_virtio_pci *pci, uint64_t offset, const vo
 	case VUBLK_VIRTIO_PCI_PAGE_DEVICE:
 		vublk_virtio_pci_write_device_config(pci, within, data, bytes);
 		break;
-	case VUBLK_VIRTIO_PCI_PAGE_NOTIFY: /* the offset and the value both name the queue */
+	case VUBLK_VIRTIO_PCI_PAGE_NOTIFY: /* the offset names the queue, and so does the value */
 		vublk_virtio_pci_notify(pci, (unsigned)(within / VUBLK_VIRTIO_PCI_NOTIFY_MULTIPLIER));
 		break;
 	default:
@@ -91,7 +91,10 @@ struct window {
 	uint32_t offset, bytes;
 };
 
-/* False: the driver has selected no valid part of a BAR. */
+/*
+ * Stores in `window` the part of a BAR that the driver has selected. Returns false if this part is
+ * not valid.
+ */
 static bool find_window(const struct vublk_virtio_pci *pci, struct window *window)
 {
 	unsigned cap = pci->pci_cfg_cap;
@@ -106,8 +109,9 @@ static bool find_window(const struct vublk_virtio_pci *pci, struct window *windo
 }
 
 /*
- * An access reaches the BAR only if it is within the data field. A program that dumps the whole
- * configuration space also reads this field, and must not affect the device.
+ * Returns whether an access to the configuration space reaches the BAR, that is, whether it lies
+ * within the data field of the window. A program that dumps the whole configuration space also
+ * reads this field, and must not affect the device.
  */
 static bool is_window_access(const struct vublk_virtio_pci *pci, uint64_t offset, unsigned bytes)
 {
@@ -128,10 +132,7 @@ static void access_window(struct vublk_virtio_pci *pci, bool is_write)
 		vublk_virtio_pci_bar_read(pci, window.bar, window.offset, data, window.bytes);
 }
 
-/*
- * --- the configuration space
- * ---------------------------------------------------------------------------------
- */
+/* --- the configuration space ---------------------------------------------------------------- */
 
 void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Keeps track of the operation that the driver has to wait for, of holds of the rings, and of
- * whether the device needs a reset. The operations themselves are in virtio-pci.c and queue.c.
+ * Keeps track of three things: the operation that the driver has to wait for, the holds that keep
+ * the rings stopped, and whether the device needs a reset. The operations themselves are in
+ * virtio-pci.c and queue.c.
  *
- * Key idea: only one function changes `busy`, according to a table, and it calls the owner when
- * the operation ends.
+ * Key idea: only one function changes `busy`, according to a table, and it calls the owner when the
+ * operation ends.
  */
 #include "virtio-pci/private.h"
 
@@ -12,7 +13,10 @@
 
 #define MAY(to) (1u << VUBLK_VIRTIO_PCI_##to)
 
-/* The permitted transitions: a reset overrides other operations, and a bus reset also a reset. */
+/*
+ * Which operation may follow which. A reset overrides other operations, and a bus reset overrides a
+ * reset, too.
+ */
 static const unsigned char busy_transitions[VUBLK_VIRTIO_PCI_NUM_BUSY] = {
 	[VUBLK_VIRTIO_PCI_IDLE] = MAY(RESETTING) | MAY(RESETTING_BUS) | MAY(WRITING_CONFIG) |
 				  MAY(CHANGING_QUEUE),
@@ -63,7 +67,7 @@ bool vublk_virtio_pci_is_driven(const struct vublk_virtio_pci *pci)
 void vublk_virtio_pci_on_failure(struct vublk_virtio_pci *pci, const struct vublk_error *error)
 {
 	vublk_log_limited(pci->log, &pci->log_limit, VUBLK_LOG_WARNING,
-			  "the driver has to reset the device: %s", error->text);
+			  "the driver must reset the device: %s", error->text);
 	pci->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
 	if (vublk_virtio_pci_is_driven(pci))
 		vublk_virtio_pci_raise_config(pci);

@@ -3,8 +3,9 @@
  * The common configuration: the registers with which a modern driver negotiates features and sets
  * up queues. The registers of a legacy driver are in legacy-config.c.
  *
- * Key idea: a read has no side effect, so each read fills the structure, and copies the bytes from
- * it. A write addresses one register; the table has a function for each register.
+ * Key idea: a read has no side effect, so each read fills the whole structure and copies the
+ * requested bytes from it. A write addresses one register; the table has a function for each
+ * register.
  *
  * virtio 1.3, section 4.1.4.3.
  */
@@ -29,7 +30,7 @@ static bool has(const struct vublk_virtio_pci *pci, unsigned feature)
 	return pci->driver_features & VUBLK_BIT(feature);
 }
 
-/* The 32 bits of `features` that the selector chooses; only two selectors are valid. */
+/* Returns the half of `features` that the selector chooses. Only selectors 0 and 1 are valid. */
 static uint32_t window(uint64_t features, uint32_t select)
 {
 	return select < 2 ? (uint32_t)(features >> (32 * select)) : 0;
@@ -90,7 +91,7 @@ static void write_driver_feature_select(struct vublk_virtio_pci *pci, uint32_t v
 	pci->driver_feature_select = value;
 }
 
-/* Bits that are not offered read back as zero. After FEATURES_OK, writes are ignored. */
+/* Bits that were not offered read back as zero. After FEATURES_OK, writes are ignored. */
 static void write_driver_feature(struct vublk_virtio_pci *pci, uint32_t value)
 {
 	unsigned shift = 32 * (pci->driver_feature_select & 1);
@@ -102,8 +103,8 @@ static void write_driver_feature(struct vublk_virtio_pci *pci, uint32_t value)
 }
 
 /*
- * Returns the selected queue if it is disabled, because its other registers are writable only while
- * it is disabled.
+ * Returns the selected queue if it exists and is disabled, otherwise NULL. The size, the addresses
+ * and the enable register of a queue are writable only while the queue is disabled.
  */
 static struct vublk_virtio_pci_queue *disabled_queue(struct vublk_virtio_pci *pci)
 {

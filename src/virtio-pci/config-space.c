@@ -17,7 +17,7 @@
 #define DEVICE_MODERN (0x1040 + VIRTIO_ID_BLOCK)
 #define DEVICE_TRANSITIONAL 0x1001
 #define SUBSYSTEM_MODERN 0x1100
-#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass, as on other virtio disks */
+#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass, as of other virtio disks */
 #define FIRST_CAPABILITY 0x40
 
 #define MSIX_BYTES PCI_CAP_MSIX_SIZEOF
@@ -93,7 +93,7 @@ static void put_bars(struct vublk_virtio_pci *pci)
 		PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH);
 }
 
-/* Links a capability into the list. Returns the offset for the next one. */
+/* Adds a capability to the list. Returns the offset of the next one. */
 static unsigned put_capability(struct vublk_virtio_pci *pci, unsigned offset, uint8_t id,
 			       unsigned bytes)
 {
@@ -116,7 +116,10 @@ static unsigned put_virtio_capability(struct vublk_virtio_pci *pci, unsigned off
 	return put_capability(pci, offset, PCI_CAP_ID_VNDR, bytes);
 }
 
-/* The driver selects the part of a BAR that the window shows: it writes BAR, offset and length. */
+/*
+ * Adds the capability with the window. A driver writes BAR, offset and length to select the part of
+ * a BAR that the window shows.
+ */
 static unsigned put_window(struct vublk_virtio_pci *pci, unsigned offset)
 {
 	unsigned end = put_virtio_capability(pci, offset, VIRTIO_PCI_CAP_PCI_CFG, 0,

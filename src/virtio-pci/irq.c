@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Interrupts: the vector of each event, pending interrupts, and INTx for drivers without
- * MSI-X. Changes of vectors and masks are in routing.c.
+ * Interrupts: the vector of each event, pending interrupts, and INTx for drivers without MSI-X.
+ * Changes of vectors and masks are in routing.c.
  *
  * Key idea: the back-end signals an eventfd for each call of a queue. While the queue's vector has
  * an eventfd and is not masked, the back-end signals the vector's eventfd directly. Otherwise it
@@ -9,8 +9,8 @@
  * the ISR.
  *
  * The mask bits in the MSI-X table have no effect here. They are set after a reset, and a client
- * that emulates MSI-X itself never clears them: it masks a vector by removing the vector's eventfd.
- * The Function Mask bit, which masks all vectors, does have an effect.
+ * that emulates MSI-X itself never clears them. Such a client masks a vector by removing the
+ * vector's eventfd. The Function Mask bit, which masks all vectors, does have an effect.
  *
  * virtio 1.3, sections 4.1.4.5 and 4.1.5; PCI 3.0, section 6.8.
  */

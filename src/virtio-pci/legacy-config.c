@@ -34,7 +34,7 @@ _Static_assert(offsetof(struct legacy_config, isr) == VIRTIO_PCI_ISR, "layout");
 _Static_assert(offsetof(struct legacy_config, queue_vector) == VIRTIO_MSI_QUEUE_VECTOR, "layout");
 _Static_assert(sizeof(struct legacy_config) == VIRTIO_PCI_CONFIG_OFF(1), "layout");
 
-/* Where the device's own config begins. */
+/* Returns the offset at which the device's own config begins. */
 static unsigned header_bytes(const struct vublk_virtio_pci *pci)
 {
 	return VIRTIO_PCI_CONFIG_OFF(vublk_virtio_pci_msix_is_enabled(pci));
@@ -88,8 +88,8 @@ static void write_features(struct vublk_virtio_pci *pci, uint32_t value)
 }
 
 /*
- * The three parts of the ring follow each other, the used ring on the next page boundary.
- * Writing page 0 resets the device.
+ * Sets up the selected queue at the page `value`, or resets the device if `value` is 0. The three
+ * parts of the ring follow each other; the used ring begins at the next page boundary.
  */
 static void write_queue_pfn(struct vublk_virtio_pci *pci, uint32_t value)
 {
@@ -119,7 +119,7 @@ static const struct vublk_virtio_pci_register registers[] = {
 	{ VIRTIO_PCI_QUEUE_SEL, 2, vublk_virtio_pci_write_queue_select },
 	{ VIRTIO_PCI_QUEUE_NOTIFY, 2, write_queue_notify },
 	{ VIRTIO_PCI_STATUS, 1, vublk_virtio_pci_write_status },
-	/* These two exist only while MSI-X is enabled. */
+	/* The next two exist only while MSI-X is enabled. */
 	{ VIRTIO_MSI_CONFIG_VECTOR, 2, vublk_virtio_pci_write_config_vector },
 	{ VIRTIO_MSI_QUEUE_VECTOR, 2, vublk_virtio_pci_write_queue_vector },
 };

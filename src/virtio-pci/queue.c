@@ -4,9 +4,9 @@
  * driver is ready, or a single queue after its own reset. The registers of the queues are in
  * common-config.c and legacy-config.c, their states in queue-state.c.
  *
- * Key idea: the device accepts or drops a queue only while no ring runs. So to change a
- * single queue, the rings are held. When the back-end has returned them, the change is made,
- * and the other rings resume where they were.
+ * Key idea: the device accepts or drops a queue only while no ring runs. So the model holds the
+ * rings to change a single queue. When the back-end has returned the rings, the model makes the
+ * change, and the other rings resume where they stopped.
  *
  * virtio 1.3, sections 2.6.1 and 4.1.4.3.
  */
@@ -142,8 +142,9 @@ bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * No call is lost between the two eventfds, because the device signals the new eventfd once when it
- * gets it. The device has the queue, so it does not refuse the change.
+ * Chooses the eventfd for the queue's calls, if the device has the queue. No call is lost between
+ * the old and the new eventfd, because the device signals the new one once. The device does not
+ * refuse the change of a queue that it has.
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Helpers for the files with registers: the sizes of the BARs, the selected queue, and copying
- * parts of a register file.
+ * Helpers for the files that implement registers: the sizes of the BARs, the selected queue, and
+ * reads and writes of a group of registers.
  *
- * Key idea: a register file is a structure for reads and a table of functions for writes.
+ * Key idea: a group of registers is a structure for reads and a table of functions for writes.
  */
 #include "virtio-pci/private.h"
 
 #include <string.h>
 
-#define LEGACY_BAR_BYTES 128 /* registers and the device's config */
+#define LEGACY_BAR_BYTES 128 /* the registers and the device's own config */
 #define MSIX_BAR_BYTES (4 * VUBLK_VIRTIO_PCI_PAGE_BYTES)
 #define MODERN_BAR_BYTES (VUBLK_VIRTIO_PCI_NUM_PAGES * VUBLK_VIRTIO_PCI_PAGE_BYTES)
 

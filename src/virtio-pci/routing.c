@@ -11,7 +11,7 @@
 
 #include "util/fd.h"
 
-/* Reroutes the calls of all queues that have this vector. */
+/* Chooses again where the calls of all queues with this vector go. */
 static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
 {
 	for (unsigned i = 0; i < pci->num_queues; i++)
@@ -19,7 +19,7 @@ static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
 			vublk_virtio_pci_queue_route(&pci->queues[i]);
 }
 
-/* Closes the vector's old eventfd after the queues have been rerouted from it. */
+/* Replaces a vector's eventfd. The old eventfd is closed after the queues use the new one. */
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd)
 {
 	int before;

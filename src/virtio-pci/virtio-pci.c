@@ -20,7 +20,7 @@
 
 /* Features that only a legacy driver can use. */
 #define LEGACY_FEATURES (VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) | VUBLK_BIT(VIRTIO_F_ANY_LAYOUT))
-/* Features that this transport implements itself, without the device. */
+/* Features that this transport implements without the device. */
 #define TRANSPORT_FEATURES VUBLK_BIT(VIRTIO_F_RING_RESET)
 
 /* --- reset ------------------------------------------------------------------------------------ */
@@ -49,8 +49,9 @@ static bool is_resetting(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * The reset waits for a write to the config, so that a driver that reads the config after its reset
- * does not see the config change because of that write.
+ * Ends a reset if the back-end has returned the rings and no write to the config is in progress.
+ * Without the second condition, a driver that reads the config after its reset could see the config
+ * change because of that write.
  */
 static void try_finish_reset(struct vublk_virtio_pci *pci)
 {
@@ -90,8 +91,9 @@ static bool knows_no_features_ok(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * Gives the device features, queues and memory when the driver is ready. Does nothing if the
- * first kick of a legacy driver has already done so.
+ * Called when the driver is ready: gives the device the queues, the memory and, for a driver
+ * without FEATURES_OK, the features. A no-op if the first kick of a legacy driver has already led
+ * to this call.
  */
 static int prepare_start(struct vublk_virtio_pci *pci, struct vublk_error *error)
 {
@@ -116,8 +118,8 @@ static int check_features_ok(struct vublk_virtio_pci *pci, struct vublk_error *e
 	if (pci->driver_features & VUBLK_BIT(VIRTIO_F_VERSION_1))
 		return accept_features(pci, error);
 	return vublk_error_set(error, EPROTO,
-			       "it lacks VIRTIO_F_VERSION_1, which only a legacy driver may leave out, "
-			       "but a legacy driver does not set FEATURES_OK");
+			       "the driver did not accept VIRTIO_F_VERSION_1 but set FEATURES_OK, "
+			       "which a legacy driver does not do");
 }
 
 static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
@@ -129,7 +131,7 @@ static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
 	if (bits & ~pci->status & VIRTIO_CONFIG_S_FEATURES_OK &&
 	    check_features_ok(pci, &error) < 0) {
 		vublk_log_limited(pci->log, &pci->log_limit, VUBLK_LOG_WARNING,
-				  "the driver's choice of features is refused: %s", error.text);
+				  "refused the driver's features: %s", error.text);
 		bits &= (uint8_t)~VIRTIO_CONFIG_S_FEATURES_OK;
 	}
 	pci->status |= bits;
@@ -142,8 +144,8 @@ static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
 }
 
 /*
- * A driver sets bits of the status, and clears all of them by writing 0, which is a reset. A write
- * during a reset comes too early and is ignored.
+ * A driver sets bits of the status, or writes 0, which is a reset and clears all bits. During a
+ * reset other writes are ignored.
  */
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint32_t value)
 {
@@ -155,7 +157,10 @@ void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint32_t value)
 		write_bits(pci, status & (uint8_t)~VIRTIO_CONFIG_S_NEEDS_RESET);
 }
 
-/* A legacy driver may kick before DRIVER_OK and expects its requests to be served. */
+/*
+ * Starts the device for a legacy driver that kicks `queue` before DRIVER_OK and expects its
+ * requests to be served.
+ */
 static void start_on_kick(struct vublk_virtio_pci *pci, unsigned queue)
 {
 	struct vublk_error error;
@@ -169,7 +174,7 @@ static void start_on_kick(struct vublk_virtio_pci *pci, unsigned queue)
 		vublk_device_kick(pci->device, queue);
 }
 
-/* A kick before the rings run is not lost, because the eventfd keeps it. */
+/* A kick before the rings run is not lost, because it stays in the eventfd. */
 void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue)
 {
 	if (queue >= pci->num_queues || !vublk_virtio_pci_queue_is_enabled(&pci->queues[queue]))
@@ -184,8 +189,8 @@ void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue)
 /* --- the device's own config ------------------------------------------------------------------ */
 
 /*
- * The generation changes with the first read that shows a new config, so that a driver notices when
- * its reads mix two versions of the config.
+ * Reads the device's own config. The generation changes with the first read that shows a new
+ * config, so that a driver notices when its reads mix two versions of the config.
  */
 void vublk_virtio_pci_read_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
 					 void *data, unsigned bytes)
@@ -211,7 +216,7 @@ void vublk_virtio_pci_write_device_config(struct vublk_virtio_pci *pci, uint64_t
 	r = vublk_device_config_write(pci->device, (unsigned)offset, data, bytes, &error);
 	if (r < 0)
 		vublk_log_limited(pci->log, &pci->log_limit, VUBLK_LOG_WARNING,
-				  "a write to the config was ignored: %s", error.text);
+				  "ignored a write to the configuration: %s", error.text);
 	pci->writes_config = r > 0;
 	if (r > 0)
 		vublk_virtio_pci_set_busy(pci, VUBLK_VIRTIO_PCI_WRITING_CONFIG);
@@ -248,7 +253,7 @@ static int check_vectors(unsigned num_vectors, struct vublk_error *error)
 {
 	if (num_vectors <= VUBLK_VIRTIO_PCI_MAX_VECTORS)
 		return 0;
-	return vublk_error_set(error, EINVAL, "%u MSI-X vectors are too many; at most %u are possible",
+	return vublk_error_set(error, EINVAL, "%u MSI-X vectors were requested; the maximum is %u",
 			       num_vectors, VUBLK_VIRTIO_PCI_MAX_VECTORS);
 }
 
@@ -266,7 +271,7 @@ int vublk_virtio_pci_new(struct vublk_device *device, struct vublk_loop *loop,
 		return r;
 	pci = calloc(1, sizeof(*pci) + num_queues * sizeof(pci->queues[0]));
 	if (!pci)
-		return vublk_error_set(error, ENOMEM, "no memory for a PCI device");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a PCI device");
 	pci->device = device;
 	pci->loop = loop;
 	pci->log = log;

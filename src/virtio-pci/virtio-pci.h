@@ -34,42 +34,45 @@
 struct vublk_virtio_pci;
 
 struct vublk_virtio_pci_options {
-	bool transitional;    /* 1af4:1001 with BAR0, for legacy drivers too; else 1af4:1042 */
-	unsigned num_vectors; /* MSI-X; 0: one per queue and one for the config, up to the maximum */
+	bool transitional;    /* 1af4:1001 with BAR0, which a legacy driver can also use; false:
+				 1af4:1042 */
+	unsigned num_vectors; /* of MSI-X; 0: one per queue and one for the config, up to the
+				 maximum */
 };
 
 /* Callbacks of the owner. */
 struct vublk_virtio_pci_ops {
 	/*
-	 * The driver is ready: the owner gives the device the guest's memory, unless the
-	 * device already has the memory. After a failure the driver has to reset the device.
+	 * Called when the driver is ready. The owner must give the device the guest's memory,
+	 * unless the device already has it. After a failure the driver has to reset the device.
 	 */
 	int (*before_start)(void *opaque, struct vublk_error *error);
-	/* vublk_virtio_pci_is_busy() has become false. */
+	/* Called when vublk_virtio_pci_is_busy() has become false. */
 	void (*idle)(void *opaque);
 };
 
 /*
- * `device` is realized. `ops`, `device`, `loop` and `log` (may be NULL) are borrowed
- * until vublk_virtio_pci_free(), which the owner calls before the device is freed.
+ * Makes a model of `device`, which must be realized. `ops`, `device`, `loop` and `log` (may be
+ * NULL) are borrowed until vublk_virtio_pci_free(). The owner must free the model before the
+ * device.
  */
 int vublk_virtio_pci_new(struct vublk_device *device, struct vublk_loop *loop,
 			 const struct vublk_log *log,
 			 const struct vublk_virtio_pci_options *options,
 			 const struct vublk_virtio_pci_ops *ops, void *opaque,
 			 struct vublk_virtio_pci **pci, struct vublk_error *error);
-/* Call it when the rings are stopped or the device is unrealized. NULL is a no-op. */
+/* Frees the model. The rings must be stopped, or the device unrealized. NULL is a no-op. */
 void vublk_virtio_pci_free(struct vublk_virtio_pci *pci);
 
 /* --- accesses of a driver ---------------------------------------------------------------- */
 
-/* The size of a BAR in bytes; 0: the device has no such BAR. */
+/* Returns the size of a BAR in bytes, or 0 if the device has no such BAR. */
 uint32_t vublk_virtio_pci_bar_bytes(const struct vublk_virtio_pci *pci, unsigned bar);
 
 /*
- * Any offset and size is permitted: bytes without a register read as zero, and a write that a
- * register does not accept is ignored. A caller that wants to report an access beyond the BAR has
- * to check the offset and size itself.
+ * These functions execute a driver's access. Any offset and size is permitted: bytes without a
+ * register read as zero, and a write that no register accepts is ignored. A caller that wants to
+ * report an access beyond the BAR has to check the offset and size itself.
  */
 void vublk_virtio_pci_config_read(struct vublk_virtio_pci *pci, uint64_t offset, void *data,
 				  unsigned bytes);
@@ -87,8 +90,8 @@ void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint
 void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci);
 
 /*
- * Whether an operation is still in progress that the driver expects to be complete at its next
- * access, such as a reset or a write to the config. An owner that can delay the driver's next
+ * Returns whether an operation is still in progress that the driver expects to be complete at its
+ * next access, such as a reset or a write to the config. An owner that can delay the driver's next
  * access delays it until the idle callback.
  */
 bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
@@ -96,8 +99,8 @@ bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 /* --- interrupts ------------------------------------------------------------------------ */
 
 /*
- * An interrupt is a signal to an eventfd. An interrupt that is raised while its vector has no
- * eventfd, or is masked, stays pending until the vector has one and is unmasked. The model owns the
+ * Interrupts are signals to eventfds. An interrupt that is raised while its vector has no eventfd,
+ * or is masked, stays pending until the vector has an eventfd and is unmasked. The model owns the
  * eventfds, which have to be non-blocking; -1: no eventfd.
  */
 unsigned vublk_virtio_pci_num_vectors(const struct vublk_virtio_pci *pci);
@@ -106,8 +109,8 @@ void vublk_virtio_pci_mask_vector(struct vublk_virtio_pci *pci, unsigned vector,
 void vublk_virtio_pci_raise_vector(struct vublk_virtio_pci *pci, unsigned vector);
 
 /*
- * INTx is level-triggered, but an eventfd carries only edges. So each signal also masks INTx, and
- * unmasking INTx signals again if the level is still high.
+ * These functions are for INTx, which is level-triggered, whereas an eventfd carries only edges. So
+ * each signal also masks INTx, and unmasking INTx signals again if the level is still high.
  */
 void vublk_virtio_pci_set_intx_fd(struct vublk_virtio_pci *pci, int fd);
 void vublk_virtio_pci_mask_intx(struct vublk_virtio_pci *pci, bool masked);
@@ -118,10 +121,10 @@ void vublk_virtio_pci_raise_intx(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_stopped(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_changed(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_on_config_written(struct vublk_virtio_pci *pci);
-/* The device needs a reset, or has lost its back-end permanently. */
+/* Called when the device needs a reset, or has lost its back-end permanently. */
 void vublk_virtio_pci_on_failure(struct vublk_virtio_pci *pci, const struct vublk_error *error);
 
-/* Whether the driver has set DRIVER_OK. */
+/* Returns whether the driver has set DRIVER_OK. */
 bool vublk_virtio_pci_is_driven(const struct vublk_virtio_pci *pci);
 
 /*
@@ -134,9 +137,9 @@ bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 
 /*
  * The owner holds the rings while it changes memory that they may be using. A hold stops the rings,
- * and the last release lets them resume; each hold needs one release. vublk_virtio_pci_hold()
- * returns 0 if the rings are stopped, and 1 if they are still being stopped; in that case the
- * device's stopped() callback follows.
+ * and the release of the last hold lets them resume. Each hold needs one release.
+ * vublk_virtio_pci_hold() returns 0 if the rings are stopped, and 1 if they are still being
+ * stopped; in that case the device's stopped() callback follows.
  */
 int vublk_virtio_pci_hold(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_release(struct vublk_virtio_pci *pci);

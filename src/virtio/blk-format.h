@@ -16,7 +16,7 @@
 #define VUBLK_SECTOR_BYTES 512
 #define VUBLK_SECTOR_SHIFT 9
 
-/* Bits of the specification that kernel headers lack, or that only newer kernel headers have. */
+/* Feature bits that no kernel header has, or that only newer kernel headers have. */
 #define VUBLK_BLK_F_LIFETIME 15
 #define VUBLK_BLK_F_SECURE_ERASE 16
 #define VUBLK_BLK_F_ZONED 17
@@ -24,7 +24,7 @@
 #define VUBLK_VIRTIO_F_NOTIFICATION_DATA 38
 #define VUBLK_VIRTIO_F_RING_RESET 40
 
-/* The configuration space with every field of virtio 1.3. */
+/* The size of the configuration space with every field of virtio 1.3. */
 #define VUBLK_BLK_CONFIG_BYTES 96
 /*
  * The size of the configuration space of older peers, which ends with write_zeroes_may_unmap and
@@ -35,15 +35,16 @@
 #define VUBLK_BLK_WCE_OFFSET 32
 #define VUBLK_BLK_ID_BYTES 20
 
-/* Room for the names and numbers of some feature bits; a longer list is cut. */
+/* The size of the text that vublk_features_list() writes. A longer list is truncated. */
 #define VUBLK_FEATURE_LIST_BYTES 400
 
 /* Writes the names and numbers of the bits in `features`, separated by commas. */
 void vublk_features_list(uint64_t features, char text[VUBLK_FEATURE_LIST_BYTES]);
 /*
- * Parses a set of feature bits: a number (0x2000), or names joined by + (discard+topology), in
- * upper or lower case, with or without the prefix VIRTIO_BLK_F_, VIRTIO_RING_F_ or VIRTIO_F_. An
- * empty text is the empty set. EINVAL and one sentence, which begins with `name`.
+ * Parses a set of feature bits: a number (0x2000), or names joined by + (discard+topology). Names
+ * may be in upper or lower case, with or without the prefix VIRTIO_BLK_F_, VIRTIO_RING_F_ or
+ * VIRTIO_F_. An empty text is the empty set. EINVAL: the text is wrong; the error sentence begins
+ * with `name`.
  */
 int vublk_features_parse(const char *name, const char *text, uint64_t *features,
 			 struct vublk_error *error);

@@ -8,7 +8,7 @@
  *
  * Key idea: the driver chooses the framing. So the header is taken from the front of the readable
  * buffers and the status byte from the end of the writable ones; the data is what remains. The
- * header is copied, because the driver can change it meanwhile.
+ * header is copied, because the driver can change it at any time.
  */
 #include "util/checked.h"
 #include "util/compiler.h"
@@ -22,7 +22,7 @@
 
 _Static_assert(VUBLK_BLK_HEADER_BYTES == 16, "wire size");
 
-/* A part of a chain's buffers. `guest_addrs` belongs to the iovecs, or is NULL. */
+/* Some of a chain's buffers. `guest_addrs` has the guest address of each iovec, or is NULL. */
 struct vublk_blk_buffers {
 	struct iovec *iov;
 	uint64_t *guest_addrs;
@@ -51,7 +51,10 @@ static inline void vublk_blk_drop_first(struct vublk_blk_buffers *buffers)
 		buffers->guest_addrs++;
 }
 
-/* Copies the first `bytes` and removes them from the buffers, which have at least as many. */
+/*
+ * Copies the first `bytes` bytes of the buffers to `to`, and removes these bytes from the buffers.
+ * The buffers must have at least as many bytes.
+ */
 static inline void vublk_blk_take_front(struct vublk_blk_buffers *buffers, void *to, size_t bytes)
 {
 	char *at = to;
@@ -72,7 +75,10 @@ static inline void vublk_blk_take_front(struct vublk_blk_buffers *buffers, void 
 	}
 }
 
-/* Takes the header; most drivers use a separate descriptor for it. */
+/*
+ * Removes the header from the buffers and copies it to `header`. The buffers must have at least the
+ * bytes of a header. Most drivers use a separate descriptor for the header.
+ */
 static inline void vublk_blk_take_header(struct vublk_blk_buffers *readable,
 					 struct virtio_blk_outhdr *header)
 {
@@ -84,7 +90,7 @@ static inline void vublk_blk_take_header(struct vublk_blk_buffers *readable,
 	vublk_blk_drop_first(readable);
 }
 
-/* Removes the last byte of the buffers, which are not empty, and returns its address. */
+/* Removes the last byte of the buffers and returns its address. The buffers must not be empty. */
 static inline uint8_t *vublk_blk_take_status(struct vublk_blk_buffers *writable)
 {
 	struct iovec *last = &writable->iov[writable->num - 1];

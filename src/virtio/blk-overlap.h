@@ -18,7 +18,7 @@
 
 #define VUBLK_BLK_OVERLAP_SHIFT 12
 #define VUBLK_BLK_OVERLAP_BUCKETS 4096 /* neighbouring units have neighbouring buckets */
-#define VUBLK_BLK_OVERLAP_MAX_UNITS 16 /* of a narrow write */
+#define VUBLK_BLK_OVERLAP_MAX_UNITS 16 /* a write with more units is wide */
 
 struct vublk_blk_overlap {
 	unsigned num_wide;
@@ -56,7 +56,10 @@ static inline void vublk_blk_overlap_count(struct vublk_blk_overlap *overlap, ui
 		*vublk_blk_overlap_bucket(overlap, units.first + i) += (uint32_t)change;
 }
 
-/* A write is added when it is put on the ring, and removed when it is complete. `bytes` is not 0. */
+/*
+ * The first function is called when a write is put on the ring, the second one when the write is
+ * complete. `bytes` must not be 0.
+ */
 static inline void vublk_blk_overlap_add(struct vublk_blk_overlap *overlap, uint64_t offset,
 					 uint64_t bytes)
 {
@@ -69,7 +72,10 @@ static inline void vublk_blk_overlap_remove(struct vublk_blk_overlap *overlap, u
 	vublk_blk_overlap_count(overlap, offset, bytes, -1);
 }
 
-/* False: no write on the ring touches the range. True: a write may touch it. */
+/*
+ * Returns false if no write on the ring touches the range, and true if a write on the ring may
+ * touch it.
+ */
 static inline bool vublk_blk_overlap_is_possible(struct vublk_blk_overlap *overlap,
 						 uint64_t offset, uint64_t bytes)
 {

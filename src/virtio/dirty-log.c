@@ -2,10 +2,10 @@
 /*
  * Marks guest pages in the dirty log.
  *
- * Key idea: the front-end clears a bit and then copies the page (pair L). If we only tested
- * a bit that is already set, the test could overtake our write to the page and see the bit
- * before the front-end clears it, and the copy would lack the write. So each bit is set every
- * time, by a sequentially consistent operation.
+ * Key idea: the front-end clears a bit and then copies the page (pair L). It would be wrong to skip
+ * a bit that is already set: the load of the bit could overtake this end's write to the page. Then
+ * the front-end could clear the bit after the load and copy the page before the write, and the copy
+ * would lack the write. So each bit is set every time, by a sequentially consistent operation.
  */
 #include "virtio/dirty-log.h"
 
@@ -15,7 +15,8 @@
 
 static uint64_t count_pages(const struct vublk_dirty_log *log)
 {
-	return log->bytes * PAGES_PER_BYTE; /* no overflow: a bitmap that is mapped is small enough */
+	return log->bytes * PAGES_PER_BYTE; /* no overflow, because a mapped bitmap is small
+					       enough */
 }
 
 bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes)
@@ -23,7 +24,7 @@ bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, ui
 	return vublk_range_within(addr, bytes, count_pages(log) * VUBLK_DIRTY_PAGE_BYTES);
 }
 
-/* The bits from `first` to `last` that are in the byte of `first`. */
+/* Returns a mask of the bits from `first` to `last` that are in the same byte as `first`. */
 static uint8_t mask_of(uint64_t first, uint64_t last)
 {
 	unsigned from = first % PAGES_PER_BYTE;
@@ -48,7 +49,10 @@ void vublk_dirty_log_mark(const struct vublk_dirty_log *log, uint64_t addr, uint
 	}
 }
 
-/* The region that contains `host`, trying `*hint` first; NULL: no region. */
+/*
+ * Returns the region that contains `host`, or NULL if no region does. Tries region number *hint
+ * first.
+ */
 static const struct vublk_memory_map_region *region_of(const struct vublk_memory_map *map,
 						       const char *host, unsigned *hint)
 {

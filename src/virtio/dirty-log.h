@@ -12,24 +12,27 @@
 /*
  * The front-end's bitmap of the guest pages that a device has written to. It has one bit per page,
  * from guest address 0 ("Migration" of the vhost-user specification). The front-end clears bits
- * while we set them.
+ * while the device sets them.
  */
 struct vublk_dirty_log {
-	uint8_t *bits; /* NULL: no log */
+	uint8_t *bits; /* NULL: there is no log */
 	uint64_t bytes;
 };
 
-/* Whether every page of [addr, addr + bytes) has its bit. */
+/* Returns whether every page of [addr, addr + bytes) has a bit in the log. */
 bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes);
 
 /*
- * Marks the pages of [addr, addr + bytes). Call this function after the writes, because the
- * front-end clears a bit and then copies the page. Skips pages without a bit; the caller checks
- * vublk_dirty_log_covers() first.
+ * Marks the pages of [addr, addr + bytes). Must be called after the writes, because the front-end
+ * clears a bit and then copies the page. Skips pages that have no bit, so the caller must have
+ * checked vublk_dirty_log_covers().
  */
 void vublk_dirty_log_mark(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes);
 
-/* Marks the pages of iovecs with host addresses. Each iovec lies within one region of `map`. */
+/*
+ * Marks the pages of iovecs, which have host addresses. Each iovec must lie within one region of
+ * `map`.
+ */
 void vublk_dirty_log_mark_iov(const struct vublk_dirty_log *log,
 			      const struct vublk_memory_map *map, const struct iovec *iov,
 			      unsigned num_iov);

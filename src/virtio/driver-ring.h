@@ -8,19 +8,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A private record per descriptor, because the device can write the shared memory. */
+/* A private record per descriptor, because the device can write to the shared memory. */
 struct vublk_driver_slot {
-	uint64_t serial; /* of the chain that begins here; UINT64_MAX: none */
-	uint64_t table;  /* the indirect table of the descriptor in the ring; 0: not known */
-	uint16_t next;   /* of the free list, and of a chain in use */
-	uint16_t tail;   /* like the fields below, of the chain that begins here */
+	uint64_t serial; /* of the chain that begins here; UINT64_MAX: no chain begins here */
+	uint64_t table;  /* the indirect table to which the descriptor in the ring points; 0: not
+			    known */
+	uint16_t next;   /* the next slot in the free list, or in a chain that is in use */
+	uint16_t tail;   /* the last slot of the chain that begins here; `count` and `token` are
+			    of this chain, too */
 	uint16_t count;
 	uint16_t token;
-	uint16_t table_count; /* with `table` */
+	uint16_t table_count; /* how many descriptors `table` has */
 };
 
 /*
- * The fields are private; see virtio/ring.h for the calls. The counters start at the base and
+ * The fields are private; see virtio/ring.h for the functions. The counters start at the base and
  * never wrap; their low 16 bits are the indices of the ring.
  *
  *   taken <= completed <= published <= added
@@ -28,7 +30,8 @@ struct vublk_driver_slot {
 struct vublk_driver_ring {
 	struct vublk_split_ring memory;
 	struct vublk_driver_slot *slots;
-	uint32_t *heads; /* what each entry of the avail ring contains, or ..._HEAD_UNKNOWN */
+	uint32_t *heads; /* the content of each entry of the avail ring, or
+			    VUBLK_DRIVER_RING_HEAD_UNKNOWN */
 	unsigned size;
 	uint16_t mask; /* size - 1 */
 	uint16_t free_head;
@@ -37,29 +40,40 @@ struct vublk_driver_ring {
 	bool has_indirect;
 	uint64_t taken;     /* completions given to the caller */
 	uint64_t completed; /* the device's used index when it was last read */
-	uint64_t published; /* chains that the device can see */
+	uint64_t published; /* chains that were made visible to the device */
 	uint64_t added;     /* chains that the caller added */
-	uint16_t used_event;  /* as written to the ring, like the flags below */
+	uint16_t used_event;  /* what the ring has in this field; the same holds for the flags
+				 below */
 	uint16_t avail_flags;
-	bool kicked;        /* a publish has happened since init; the first one always kicks */
+	bool kicked;        /* chains were published before; the first publish always wants a
+			       kick */
 	struct vublk_error broken; /* code 0: the device has kept the rules */
 };
 
 /*
- * Call this function when the ring gets another device. The previous device may have overwritten
- * the driver's parts, so the function discards the record of what the ring contains.
+ * Called before a new device takes over the ring. Discards the record of what the driver's parts of
+ * the ring contain, because the previous device may have overwritten them.
  */
 void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 
 #define VUBLK_DRIVER_RING_HEAD_UNKNOWN UINT32_MAX
 
-/* The serial of a slot at which no outstanding chain begins. */
+/* The serial of a slot at which no chain begins. */
 #define VUBLK_DRIVER_RING_NONE UINT64_MAX
 
-/* The rare cases of the functions below; split-driver.c defines them. */
+/* The rare cases of the functions below. They are in split-driver.c. */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error);
 int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 			     struct vublk_error *error);
+
+/*
+ * Returns the number of the descriptor at which the next chain will begin. No outstanding chain
+ * begins there, so a caller may use the number as the token of the next chain.
+ */
+static inline uint16_t vublk_driver_ring_next_head(const struct vublk_driver_ring *ring)
+{
+	return ring->free_head;
+}
 
 /* Makes the chain of `count` descriptors from `head` to `tail` available. */
 static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint16_t head,
@@ -82,11 +96,11 @@ static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint
 }
 
 /*
- * Does what vublk_driver_ring_add() does, for an indirect table that is already written: `count`
- * descriptors at guest address `addr`. Requires a free descriptor, and that INDIRECT_DESC was
- * negotiated. A caller that reuses tables in the order of completions gets the same descriptor for
- * the same table each time. Then the descriptor is not written again, and its cache line stays with
- * the device.
+ * Like vublk_driver_ring_add(), but for an indirect table that is already written: `count`
+ * descriptors at guest address `addr`. The ring must have a free descriptor, and INDIRECT_DESC must
+ * have been negotiated. A caller that reuses tables in the order of completions gets the same
+ * descriptor for the same table each time. Then the descriptor is not written again, and its cache
+ * line stays with the device.
  */
 static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, uint64_t addr,
 					       unsigned count, uint16_t token)
@@ -104,22 +118,25 @@ static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, u
 	vublk_driver_ring_append(ring, head, head, 1, token);
 }
 
-/* Whether a completion can be taken without reading the used index again. */
+/*
+ * Returns whether a completion is left of those that were seen when the used index was last read.
+ * Does not read the used index.
+ */
 static inline bool vublk_driver_ring_has_seen(const struct vublk_driver_ring *ring)
 {
 	return ring->taken != ring->completed;
 }
 
-/* Does what vublk_driver_ring_has_completion() does, for a caller that polls. */
+/* Like vublk_driver_ring_has_completion(), inline for a caller that polls. */
 static inline bool vublk_driver_ring_has_completion_inline(const struct vublk_driver_ring *ring)
 {
-	/* Relaxed, because nothing depends on it: take() looks again. */
+	/* A relaxed load is enough, because take() looks again. */
 	return vublk_load_relaxed(&ring->memory.used->idx) != (uint16_t)ring->taken;
 }
 
 /*
- * Gets the token of the next completion. False: the next completion has not been seen. The token is
- * only a hint, because the completion is checked when it is taken.
+ * Stores the token of the next completion. Returns false if no completion is known without another
+ * look at the used index. The token is only a hint: take() checks the completion.
  */
 static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, uint16_t *token)
 {
@@ -132,7 +149,7 @@ static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, 
 	return true;
 }
 
-/* Does what vublk_driver_ring_take() does, for a caller that takes many completions in a loop. */
+/* Like vublk_driver_ring_take(), inline for a caller that takes many completions in a loop. */
 static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, uint16_t *token,
 						uint32_t *bytes, struct vublk_error *error)
 {

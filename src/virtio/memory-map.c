@@ -32,7 +32,7 @@ static bool wraps(uint64_t addr, uint64_t bytes)
 	return bytes - 1 > UINT64_MAX - addr;
 }
 
-/* The region that contains `addr`, or NULL. */
+/* Returns the region that contains `addr`, or NULL. */
 static const struct vublk_memory_map_region *find(const struct vublk_memory_map *map,
 						  uint64_t addr)
 {
@@ -84,7 +84,10 @@ void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, u
 	return NULL;
 }
 
-/* Translates the part of [addr, addr + bytes) that lies in the first region, or returns -EFAULT. */
+/*
+ * Translates the first part of [addr, addr + bytes): the bytes that lie in the region of `addr`.
+ * -EFAULT: no region contains `addr`.
+ */
 static int first_part(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
 		      struct iovec *part)
 {
@@ -135,7 +138,7 @@ int vublk_memory_map_read(const struct vublk_memory_map *map, uint64_t addr, voi
 		if (ret < 0)
 			return ret;
 		memcpy(at, part.iov_base, part.iov_len);
-		/* From here on only the copy is used, never the shared bytes. */
+		/* Keeps the compiler from reading the shared bytes again instead of the copy. */
 		__asm__ volatile("" ::: "memory");
 		at += part.iov_len;
 		addr += part.iov_len;

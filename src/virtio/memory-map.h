@@ -7,37 +7,42 @@
 #include <sys/uio.h>
 
 /*
- * The memory that a driver shares with a device: regions with a guest address, a user address (in
- * the front-end's address space; never dereferenced) and a host address. The device end accesses
- * only host addresses that this map returns.
+ * A region of the memory that a driver shares with a device. It has a guest address, a user address
+ * (in the front-end's address space; never dereferenced) and a host address. The device end
+ * accesses only host addresses that the functions below return.
  *
- * A map in use does not change; it is replaced by a new one.
+ * A map that is in use never changes. A new map replaces it.
  */
 struct vublk_memory_map_region {
 	uint64_t guest_addr;
 	uint64_t user_addr;
 	uint64_t size_bytes;
-	char *host;        /* mapped by the owner of the map */
+	char *host;        /* mapped by the map's owner */
 };
 
 struct vublk_memory_map {
-	unsigned num_regions; /* sorted by guest_addr, no two overlap */
+	unsigned num_regions; /* sorted by guest_addr; no two regions overlap */
 	struct vublk_memory_map_region *regions;
 };
 
 /*
- * Sorts the last region in; the regions before it are sorted. Returns the place that it now has.
- * The owner has checked the region: it is not empty, does not wrap, and overlaps no other.
+ * Moves the last region to its sorted place, and returns its new index. The regions before it must
+ * be sorted. The caller must have checked that the region is not empty, does not wrap, and overlaps
+ * no other.
  */
 unsigned vublk_memory_map_place(struct vublk_memory_map *map);
 
-/* The host address of [addr, addr + bytes) if this range lies in ONE region, otherwise NULL. */
+/*
+ * These return the host address of the guest or user addresses [addr, addr + bytes) if the range
+ * lies in one region; otherwise NULL.
+ */
 void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 
 /*
- * The host address if the range lies in the region with this number, otherwise NULL. Callers try
- * the region of the previous address first, because most addresses are in that region.
+ * Returns the host address of [addr, addr + bytes) if the range lies in region `number`; otherwise
+ * NULL. Callers try the region of the previous address first, because most addresses are in that
+ * region.
  */
 static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map, unsigned number,
 					      uint64_t addr, uint64_t bytes)
@@ -54,19 +59,22 @@ static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map
 	return region->host + offset;
 }
 
-/* Looks in all regions, and stores the number of the region that was found for the next lookup. */
+/*
+ * Like vublk_memory_map_guest(), but also stores the number of the region that it has found, for
+ * vublk_memory_map_guest_in().
+ */
 void *vublk_memory_map_guest_find(const struct vublk_memory_map *map, unsigned *number,
 				  uint64_t addr, uint64_t bytes);
 
 /*
- * Translates [addr, addr + bytes), which may span several adjoining regions, into at most
- * `max` iovecs. Returns their number; -EFAULT if a byte is in no region or the length is 0;
- * -E2BIG if `max` is too small.
+ * Translates [addr, addr + bytes), which may span several adjacent regions, to at most `max`
+ * iovecs. Returns their number. -EFAULT: a byte is in no region, or the length is 0; -E2BIG: `max`
+ * is too small.
  */
 int vublk_memory_map_iov(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
 			 struct iovec *iov, unsigned max);
 
-/* Copies [addr, addr + bytes), which may span regions, to private memory. 0 or -EFAULT. */
+/* Copies [addr, addr + bytes), which may span regions, to private memory. Returns 0 or -EFAULT. */
 int vublk_memory_map_read(const struct vublk_memory_map *map, uint64_t addr, void *to,
 			  uint64_t bytes);
 

@@ -3,12 +3,12 @@
 #define VUBLK_VIRTIO_RING_H
 
 /*
- * Virtqueues (virtio 1.3, section 2.6 and following): the driver end adds descriptor chains
- * and takes completions, and the device end takes chains and pushes completions. The calls do
- * not depend on the layout; each layout has one file per end. No call allocates (except init),
- * locks, or enters the kernel.
+ * Virtqueues (virtio 1.3, section 2.6 and following). The driver end adds descriptor chains and
+ * takes completions. The device end takes chains and pushes completions. The functions do not
+ * depend on the layout of the ring; each layout has one file per end. No function except init
+ * allocates memory. None locks or makes a system call.
  *
- * One thread at a time uses each end.
+ * Only one thread at a time may use an end of a ring.
  */
 
 #include "virtio/memory-map.h"
@@ -21,12 +21,13 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define VUBLK_RING_MAX_SIZE 1024 /* the largest that our devices accept */
+#define VUBLK_RING_MAX_SIZE 1024 /* the largest size that vublk's devices accept */
 
 /*
- * Descriptors in the largest indirect table that our devices accept. The specification's limit
- * is the queue size, which drivers exceed (Linux puts up to seg_max + 2 buffers into a table
- * whatever the queue size). preadv() takes 1024 data buffers; header and status are extra.
+ * The largest number of descriptors in an indirect table that vublk's devices accept. The
+ * specification's limit is the queue size, but drivers exceed it (Linux puts up to seg_max + 2
+ * buffers into a table, whatever the queue size is). preadv() accepts 1024 data buffers; header and
+ * status come in addition.
  */
 #define VUBLK_RING_MAX_INDIRECT (1024 + 2)
 
@@ -41,91 +42,93 @@ struct vublk_split_ring {
 	struct vring_used *used;
 };
 
-/* Bytes of each part for `size` entries, including the event indices. */
+/*
+ * These return the size in bytes of each part of a ring with `size` entries. The sizes include the
+ * event indices.
+ */
 uint64_t vublk_split_desc_bytes(unsigned size);
 uint64_t vublk_split_avail_bytes(unsigned size);
 uint64_t vublk_split_used_bytes(unsigned size);
 
 /* --- driver end ------------------------------------------------------------ */
 
-/* One buffer of a chain, in addresses that the device understands. */
+/* One buffer of a chain. `addr` is an address that the device can translate. */
 struct vublk_ring_buffer {
 	uint64_t addr;
 	uint32_t bytes;
 };
 
-/* An indirect table of the caller for one chain, in memory that the device can access. */
+/* The caller's indirect table for one chain, in memory that the device can access. */
 struct vublk_ring_indirect {
-	struct vring_desc *table; /* NULL: use the ring's own descriptors */
+	struct vring_desc *table; /* NULL: the ring's own descriptors are used */
 	uint64_t addr;
 };
 
-struct vublk_driver_ring; /* defined in virtio/driver-ring.h, embedded by its user */
+struct vublk_driver_ring; /* see virtio/driver-ring.h; embedded in the user's struct */
 
 /*
- * Makes an empty ring: writes the indices and flags in the shared memory, including those of
- * the device, because no device runs yet. `size` is a power of two up to VUBLK_RING_MAX_SIZE;
- * `features` are the negotiated ones (EVENT_IDX, INDIRECT_DESC). `base` is the first avail (and
- * used) index: 0 for a new ring. Calls are enabled. ENOMEM, EINVAL.
+ * Makes an empty ring, with calls enabled. Writes the indices and flags in the shared memory,
+ * including those of the device, so no device may use the ring yet. `size` is a power of two up to
+ * VUBLK_RING_MAX_SIZE. Of the negotiated `features`, EVENT_IDX and INDIRECT_DESC matter. `base` is
+ * the first avail and used index: 0 for a new ring. Errors: ENOMEM, EINVAL.
  */
 int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
 			   unsigned size, uint16_t base, uint64_t features,
 			   struct vublk_error *error);
 void vublk_driver_ring_deinit(struct vublk_driver_ring *ring);
 /*
- * Makes the ring empty again, with the same size and features in other memory; outstanding
- * chains are forgotten. The base is 0, calls are enabled.
+ * Makes the ring empty again, in other memory, with the same size and features, and forgets
+ * outstanding chains. The base is 0, and calls are enabled.
  */
 void vublk_driver_ring_reset(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory);
 
 /*
- * Adds a chain of `num_out` buffers that the device reads, then `num_in` that it
- * writes. `token` (below the ring's size) comes back with the completion; the
- * caller has at most one chain outstanding for each token. -ENOSPC when there
- * are too few free descriptors, -ENOTSUP for an indirect table when INDIRECT_DESC
- * was not negotiated, -EINVAL for a chain without buffers. The table has room for
- * all the buffers and belongs to the device until the completion. The device does
- * not see the chain before publish.
+ * Adds a chain of `num_out` buffers that the device reads, followed by `num_in` buffers that the
+ * device writes. The completion has the same `token`, which must be below the ring's size; at most
+ * one chain per token may be outstanding. The table of `indirect` (may be NULL) must have room for
+ * all buffers, and belongs to the device until the completion. The device does not see the chain
+ * before vublk_driver_ring_publish(). -ENOSPC: there are too few free descriptors; -ENOTSUP: an
+ * indirect table was given, but INDIRECT_DESC was not negotiated; -EINVAL: the chain has no buffer.
  */
 int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_ring_buffer *buffers,
 			  unsigned num_out, unsigned num_in,
 			  const struct vublk_ring_indirect *indirect, uint16_t token);
 
 /*
- * Makes the added chains visible to the device. True: the device wants a kick for them; the
- * caller must kick, because this is reported only once.
+ * Makes the added chains visible to the device. Returns whether the device wants a kick for them.
+ * If so, the caller must kick the device, because later calls do not report it again.
  */
 bool vublk_driver_ring_publish(struct vublk_driver_ring *ring);
 
 /*
- * Takes one completion. 1: `token`, and the `bytes` that the device claims to have written,
- * which are not checked; 0: no completion; -EPROTO: the device broke the ring (an id that is
- * out of range or not outstanding, an index that jumps). The sentence says how, and each later
- * call fails in the same words.
+ * Takes one completion. Returns 1 if there is one, and stores its `token` and in `bytes` how many
+ * bytes the device claims to have written (not checked). Returns 0 if there is no completion.
+ * -EPROTO: the device broke the ring (an id that is out of range or not outstanding, or an index
+ * that jumps). `error` says how, and each later call fails with the same error.
  */
 int vublk_driver_ring_take(struct vublk_driver_ring *ring, uint16_t *token, uint32_t *bytes,
 			   struct vublk_error *error);
 
-/* Whether a completion waits. This function looks at the used index only. */
+/* Returns whether there is a completion. Looks only at the used index. */
 bool vublk_driver_ring_has_completion(const struct vublk_driver_ring *ring);
 
 /*
- * Enables calls. False: a completion already waits, and the caller takes it instead of
- * sleeping; calls stay enabled, and one more call may come. Even while calls are disabled a call
- * may come: with EVENT_IDX once in 65536 completions.
+ * Enables calls. Returns false if there is a completion already; the caller must then take it
+ * before it sleeps. In that case calls stay enabled, so a call may still come. A call may come even
+ * while calls are disabled: with EVENT_IDX, once in 65536 completions.
  */
 bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring);
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring);
 
-/* The number of chains that were added and whose completions were not taken. */
+/* Returns the number of chains that were added and whose completions have not been taken. */
 unsigned vublk_driver_ring_outstanding(const struct vublk_driver_ring *ring);
 
 /* --- device end ------------------------------------------------------------ */
 
 /*
- * A copied and translated chain: the device may read `iov[0 .. num_out)` and write
- * `iov[num_out .. num_out + num_in)`. The caller provides the array, with room for `max_iov`, and
- * may provide another one for the guest address of each iovec.
+ * A chain, copied and translated. The device may read `iov[0 .. num_out)` and write `iov[num_out ..
+ * num_out + num_in)`. The caller provides the array `iov`, with room for `max_iov` elements, and
+ * may provide an array of the same size for the guest address of each iovec.
  */
 struct vublk_chain {
 	uint16_t head; /* identifies the chain for vublk_device_ring_push() */
@@ -133,17 +136,18 @@ struct vublk_chain {
 	uint64_t out_bytes, in_bytes;
 	unsigned max_iov;
 	struct iovec *iov;
-	uint64_t *guest_addrs; /* NULL: not wanted */
+	uint64_t *guest_addrs; /* NULL: the caller does not want them */
 };
 
 struct vublk_dirty_log;
-struct vublk_device_ring; /* defined in virtio/device-ring.h, embedded by its user */
+struct vublk_device_ring; /* see virtio/device-ring.h; embedded in the user's struct */
 
 /*
- * Makes the device end of a ring in the driver's memory; `memory` has the ring's host addresses.
- * `base` is the avail index to continue at (SET_VRING_BASE); the used index is read
- * from the ring. `features` are the negotiated ones (EVENT_IDX, INDIRECT_DESC,
- * NOTIFY_ON_EMPTY). Kicks are enabled. ENOMEM, EINVAL.
+ * Initializes the device's end of a ring in the driver's memory. `memory` has the ring's host
+ * addresses.
+ * `base` is the avail index at which to continue (SET_VRING_BASE); the used index is read from the
+ * ring. Of the negotiated `features`, EVENT_IDX, INDIRECT_DESC and NOTIFY_ON_EMPTY matter. Kicks
+ * are enabled. Errors: ENOMEM, EINVAL.
  */
 int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
 			   unsigned size, uint16_t base, uint64_t features,
@@ -151,60 +155,68 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 void vublk_device_ring_deinit(struct vublk_device_ring *ring);
 
 /*
- * Starts to mark writes to the used ring in `log`, as if the ring were at guest address `log_addr`.
- * The log is borrowed until deinit, and has to cover the whole used ring. The call itself marks the
- * whole used ring, because init has written to it, and an earlier device end may have died before
- * it marked its writes. `log` NULL: writes are not marked any more.
+ * Begins to mark writes to the used ring in `log`, where the ring is at guest address `log_addr`.
+ * The log is borrowed until deinit or the next call, and must cover the whole used ring. This
+ * function itself marks the whole used ring, because init has written to that ring, and because an
+ * earlier device end may have died before it marked its writes. `log` NULL: stops marking.
  */
 void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_dirty_log *log,
 			   uint64_t log_addr);
 
-/* Uses the same ring at other host addresses, because the driver's memory was mapped again. */
+/*
+ * Continues to use the same ring at other host addresses. Called when the driver's memory has been
+ * mapped elsewhere.
+ */
 void vublk_device_ring_move(struct vublk_device_ring *ring, const struct vublk_split_ring *memory);
 
 /*
- * Takes the next available chain into `chain`. 1: taken; 0: no chain is available.
- * -EBADMSG: the chain is malformed (an address outside memory, a loop, a wrong indirect table,
- * too many segments): only chain->head is valid, and the caller pushes it with length 0 or
- * stops the queue; the sentence says what is wrong. -EPROTO: the ring is broken (the avail
- * index jumped by more than the size, or a head is out of range or already taken): the queue
- * must stop, and each later call fails in the same words. Chains taken before can be pushed.
+ * Takes the next available chain into `chain`. Returns 1 if one was taken, and 0 if none is
+ * available. -EBADMSG: the chain is malformed (an address outside of the memory, a loop, a wrong
+ * indirect table, too many segments). Then only chain->head is valid, and the caller must push this
+ * head with length 0 or stop the queue; `error` says what is wrong. -EPROTO: the ring is broken
+ * (the avail index jumped by more than the size, or a head is out of range or already taken). Then
+ * the caller must stop the queue, and each later call fails with the same error. Chains that were
+ * taken before can still be pushed.
  */
 int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   struct vublk_chain *chain, struct vublk_error *error);
 
 /*
- * Takes, like vublk_device_ring_take(), the chain at `head`, which a previous device end took and
- * did not complete (in-flight recovery). The avail index does not move, so the `base` of init must
- * count these chains as taken: the used index plus the number in flight. -EPROTO: `head` is out of
- * range or already taken; that does not break the ring.
+ * Like vublk_device_ring_take(), but takes the chain at `head`, which a previous device end took
+ * and did not complete (in-flight recovery). The position in the avail ring does not change, so the
+ * `base` of init must count these chains as taken: the base is the used index plus the number of
+ * chains in flight. -EPROTO: `head` is out of range or already taken, which does not break the
+ * ring.
  */
 int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 				 const struct vublk_memory_map *map, uint16_t head,
 				 struct vublk_chain *chain, struct vublk_error *error);
 
-/* Whether a chain is available. This function does not take the chain. */
+/* Returns whether a chain is available, without taking it. */
 bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring);
 
-/* Completes a taken chain. The driver does not see the completion before publish. */
+/*
+ * Adds the completion of a taken chain, with `bytes` as its used length. The driver does not see
+ * the completion before vublk_device_ring_publish().
+ */
 void vublk_device_ring_push(struct vublk_device_ring *ring, uint16_t head, uint32_t bytes);
 
 /*
- * Makes the pushed completions visible to the driver. True: the driver wants a call for them;
- * the caller must call, because this is reported only once.
+ * Makes the pushed completions visible to the driver. Returns whether the driver wants a call for
+ * them. If so, the caller must call the driver, because later calls do not report it again.
  */
 bool vublk_device_ring_publish(struct vublk_device_ring *ring);
 
 /*
- * Enables kicks. False: a chain already waits, and the caller takes it instead of sleeping. As
- * with calls, a kick may come while they are disabled.
+ * Enables kicks. Returns false if a chain is available already; the caller must then take it before
+ * it sleeps. A kick may come even while kicks are disabled.
  */
 bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring);
 void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring);
 
-/* The avail index of the next chain to take (GET_VRING_BASE). */
+/* Returns the avail index of the next chain to take (GET_VRING_BASE). */
 uint16_t vublk_device_ring_base(const struct vublk_device_ring *ring);
-/* The used index that was last published. */
+/* Returns the used index that was published last. */
 uint16_t vublk_device_ring_used(const struct vublk_device_ring *ring);
 
 #endif

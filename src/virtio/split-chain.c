@@ -3,13 +3,15 @@
  * Reads a descriptor chain at the device end (virtio 1.3, sections 2.7.5 and 2.7.7). Every request
  * takes this path.
  *
- * Key idea: each descriptor is read once, whole, and only the copy is checked and used. A loop
- * without function calls, which runs in registers, reads the usual chain. Any other chain, rare or
- * malformed, is read again from its head, and nothing of the first attempt is used. This second
- * walk handles all cases, finds the regions of the buffers, and writes the error sentences.
+ * Key idea: each descriptor is read once, as a whole, and only the copy is checked and used. There
+ * are three readers, from the fastest to the most general: for the chain of most requests, for usual
+ * chains (a loop without function calls, whose variables fit into registers), and for any chain. A
+ * chain that one of them does not accept is read by the next one again from its head, and nothing of
+ * the first attempt is used. The last reader handles all cases, finds the regions of the buffers, and
+ * writes the error sentences.
  *
- * The loop and the walk are bounded by the ring's size, the table's length, and the caller's
- * iovecs.
+ * The ring's size, the table's length and the number of the caller's iovecs limit the loop and the
+ * walk.
  */
 #include "virtio/split-chain.h"
 
@@ -20,81 +22,242 @@
 #include <errno.h>
 #include <inttypes.h>
 
-/* "A descriptor chain longer than 2^32 bytes in total" is forbidden (2.7.5.2). */
+/* Virtio forbids a descriptor chain that is longer than 2^32 bytes in total (2.7.5.2). */
 #define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
-
-/* Where the ring remembers the region of the chain's buffer number `filled`. */
-static inline unsigned *near_of(struct vublk_device_ring *ring, unsigned filled)
-{
-	return &ring->near[VUBLK_MIN(filled, VUBLK_DEVICE_RING_NEAR - 1u)];
-}
 
 /* --- the usual chain ------------------------------------------------------- */
 
-/*
- * Returns the indirect table in place if it is contiguous, aligned and consists of whole
- * descriptors, otherwise NULL.
- */
-static VUBLK_ALWAYS_INLINE const struct vring_desc *usual_table(
-	const struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-	struct vring_desc desc)
-{
-	void *host = vublk_memory_map_guest_in(map, ring->near[0], desc.addr, desc.len);
+/* The state of the loop that reads a usual chain. The compiler keeps all of it in registers. */
+struct usual {
+	const struct vring_desc *table;
+	unsigned count;      /* number of entries in the table */
+	uint64_t addr, rest; /* of the descriptor that was read last: the words of vring_desc */
+	struct iovec *iov;   /* the next iovec to fill */
+	const struct iovec *end;
+	uint64_t *guest_addr;
+	uint64_t bytes;
+};
 
-	if (!ring->has_indirect || !desc.len || desc.len % sizeof(desc) ||
-	    desc.len > VUBLK_RING_MAX_INDIRECT * sizeof(desc) ||
-	    (uintptr_t)host % sizeof(uint64_t))
-		return NULL;
-	return host;
+static VUBLK_ALWAYS_INLINE uint16_t flags_of(const struct usual *usual)
+{
+	return (uint16_t)(usual->rest >> 32);
+}
+
+static VUBLK_ALWAYS_INLINE bool read_usual_desc(struct usual *usual, uint64_t index)
+{
+	const uint64_t *words;
+
+	if (index >= usual->count)
+		return false;
+	words = (const uint64_t *)&usual->table[index];
+	usual->addr = vublk_load_relaxed(&words[0]);
+	usual->rest = vublk_load_relaxed(&words[1]);
+	return true;
 }
 
 /*
- * Reads a chain of readable and then writable buffers, each in the same region as the previous
- * chain's buffer at this position. False: it is another kind of chain; only `chain` was
- * written.
+ * Translates the buffer [addr, addr + bytes). Returns false unless the buffer lies in `region`. A
+ * buffer of 0 bytes lies in no region.
  */
-static VUBLK_ALWAYS_INLINE bool read_usual(struct vublk_device_ring *ring,
-					  const struct vublk_memory_map *map,
+static VUBLK_ALWAYS_INLINE bool translate_in(const struct vublk_memory_map_region *region,
+					     uint64_t addr, uint64_t bytes, char **host)
+{
+	uint64_t first = addr - region->guest_addr, last;
+
+	if (__builtin_add_overflow(first, bytes - 1, &last) || last >= region->size_bytes)
+		return false;
+	*host = region->host + first;
+	return true;
+}
+
+/* Translates the buffer of the descriptor that was read last. */
+static VUBLK_ALWAYS_INLINE bool translate_usual(const struct vublk_memory_map_region *region,
+						const struct usual *usual, char **host)
+{
+	return translate_in(region, usual->addr, (uint32_t)usual->rest, host);
+}
+
+static VUBLK_ALWAYS_INLINE bool add_usual(const struct vublk_memory_map_region *region,
+					  struct usual *usual, bool wants_guest)
+{
+	char *host;
+
+	if (usual->iov == usual->end || !translate_usual(region, usual, &host))
+		return false;
+	if (wants_guest)
+		*usual->guest_addr++ = usual->addr;
+	usual->bytes += (uint32_t)usual->rest;
+	*usual->iov++ = (struct iovec){ host, (uint32_t)usual->rest };
+	return true;
+}
+
+/*
+ * Adds the buffer of the descriptor that was read last, and reads the next descriptor. Returns
+ * false if the chain is not a usual one.
+ */
+static VUBLK_ALWAYS_INLINE bool add_usual_and_read(const struct vublk_memory_map_region *region,
+						   struct usual *usual, bool wants_guest)
+{
+	return add_usual(region, usual, wants_guest) && read_usual_desc(usual, usual->rest >> 48);
+}
+
+/*
+ * Enters the indirect table of the descriptor that was read last. Returns false unless the table
+ * lies in one region, is aligned, consists of whole descriptors and is not too long.
+ */
+static VUBLK_ALWAYS_INLINE bool enter_usual(const struct vublk_device_ring *ring,
+					    struct usual *usual)
+{
+	uint32_t bytes = (uint32_t)usual->rest;
+	char *host;
+
+	if (!ring->has_indirect || bytes % sizeof(struct vring_desc) ||
+	    bytes > VUBLK_RING_MAX_INDIRECT * sizeof(struct vring_desc) ||
+	    !translate_usual(ring->near[VUBLK_NEAR_HEAD], usual, &host) ||
+	    (uintptr_t)host % sizeof(uint64_t))
+		return false;
+	usual->table = (const struct vring_desc *)host;
+	usual->count = bytes / sizeof(struct vring_desc);
+	return read_usual_desc(usual, 0);
+}
+
+/*
+ * Reads a usual chain: at least one readable buffer, then at least one writable one, and all
+ * buffers in the regions that the ring remembers. Returns false if the chain is of another kind;
+ * then only `chain` and its arrays were written to.
+ */
+static VUBLK_ALWAYS_INLINE bool read_usual(const struct vublk_device_ring *ring,
 					  struct vublk_chain *chain, bool wants_guest)
 {
-	const struct vring_desc *table = ring->memory.desc;
-	struct vring_desc desc = vublk_split_read_desc(&table[chain->head]);
-	unsigned count = ring->size, filled = 0, num_out = 0;
-	uint64_t in_bytes = 0, out_bytes = 0;
+	const struct vublk_memory_map_region *first = ring->near[VUBLK_NEAR_HEAD];
+	struct usual usual = {
+		.table = ring->memory.desc, .count = ring->size,
+		.iov = chain->iov, .guest_addr = chain->guest_addrs,
+	};
+	struct iovec *writable;
 
-	if (desc.flags == VRING_DESC_F_INDIRECT) {
-		table = usual_table(ring, map, desc);
-		if (!table)
+	if (!read_usual_desc(&usual, chain->head))
+		return false;
+	if (flags_of(&usual) == VRING_DESC_F_INDIRECT) {
+		if (!enter_usual(ring, &usual))
 			return false;
-		count = desc.len / sizeof(desc);
-		desc = vublk_split_read_desc(&table[0]);
+		first = ring->near[VUBLK_NEAR_FIRST];
 	}
-	for (;; desc = vublk_split_read_desc(&table[desc.next])) {
-		void *host = vublk_memory_map_guest_in(map, *near_of(ring, filled), desc.addr,
-						       desc.len);
+	usual.end = usual.iov + VUBLK_MIN(chain->max_iov, usual.count);
+	if (flags_of(&usual) != VRING_DESC_F_NEXT || !add_usual_and_read(first, &usual, wants_guest))
+		return false;
+	while (flags_of(&usual) == VRING_DESC_F_NEXT)
+		if (!add_usual_and_read(ring->near[VUBLK_NEAR_MIDDLE], &usual, wants_guest))
+			return false;
+	writable = usual.iov;
+	chain->out_bytes = usual.bytes;
+	while (flags_of(&usual) == (VRING_DESC_F_NEXT | VRING_DESC_F_WRITE))
+		if (!add_usual_and_read(ring->near[VUBLK_NEAR_MIDDLE], &usual, wants_guest))
+			return false;
+	if (flags_of(&usual) != VRING_DESC_F_WRITE ||
+	    !add_usual(ring->near[VUBLK_NEAR_LAST], &usual, wants_guest))
+		return false;
+	chain->num_out = (unsigned)(writable - chain->iov);
+	chain->num_in = (unsigned)(usual.iov - writable);
+	chain->in_bytes = usual.bytes - chain->out_bytes;
+	return usual.bytes <= CHAIN_MAX_BYTES;
+}
 
-		if (!host || !desc.len || filled == chain->max_iov || filled == count)
-			return false;
-		if (wants_guest)
-			chain->guest_addrs[filled] = desc.addr;
-		chain->iov[filled++] = (struct iovec){ host, desc.len };
-		if (desc.flags & VRING_DESC_F_WRITE) {
-			in_bytes += desc.len;
-		} else {
-			out_bytes += desc.len;
-			if (++num_out != filled)
-				return false;
-		}
-		if (!(desc.flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)))
-			break;
-		if (desc.flags & VRING_DESC_F_INDIRECT || desc.next >= count)
-			return false;
-	}
-	chain->num_out = num_out;
-	chain->num_in = filled - num_out;
-	chain->out_bytes = out_bytes;
-	chain->in_bytes = in_bytes;
-	return out_bytes + in_bytes <= CHAIN_MAX_BYTES;
+/* --- the chain of most requests -------------------------------------------- */
+
+/*
+ * Reads entry `i` of the table to the same entry of `iov` and, if `wants_guest` is set, of `guest`.
+ * The entry's flags, except for those in `ignored`, and its field `next` must be `wanted` (the
+ * upper half of its second word), and its buffer must lie in `region`. Stores the entry's flags.
+ * The results go to memory immediately, so few registers are needed.
+ */
+static VUBLK_ALWAYS_INLINE bool fill(const struct vublk_memory_map_region *region,
+				     const struct vring_desc *table, unsigned i, uint64_t ignored,
+				     uint64_t wanted, struct iovec *iov, uint64_t *guest,
+				     bool wants_guest, unsigned *flags)
+{
+	const uint64_t *words = (const uint64_t *)&table[i];
+	uint64_t addr = vublk_load_relaxed(&words[0]);
+	uint64_t rest = vublk_load_relaxed(&words[1]);
+	char *host;
+
+	if ((rest >> 32 & ~ignored) != wanted ||
+	    !translate_in(region, addr, (uint32_t)rest, &host))
+		return false;
+	iov[i] = (struct iovec){ host, (uint32_t)rest };
+	if (wants_guest)
+		guest[i] = addr;
+	*flags = (uint16_t)(rest >> 32);
+	return true;
+}
+
+/*
+ * Reads a chain of three buffers in an indirect table, in this order: a header, data and a status.
+ * Returns false if the chain is of another kind; then only the arrays of `chain` were written to.
+ */
+static VUBLK_ALWAYS_INLINE bool read_three(const struct vublk_device_ring *ring, uint16_t head,
+					   struct vublk_chain *chain, bool wants_guest)
+{
+	const uint64_t *words = (const uint64_t *)&ring->memory.desc[head];
+	uint64_t addr = vublk_load_relaxed(&words[0]);
+	uint64_t rest = vublk_load_relaxed(&words[1]);
+	uint64_t *guest = chain->guest_addrs;
+	const uint64_t next_of_status = UINT64_C(0xffff0000);
+	const struct vring_desc *table;
+	struct iovec *iov = chain->iov;
+	uint64_t data_in, bytes;
+	unsigned flags, is_read;
+	char *host;
+
+	if ((uint16_t)(rest >> 32) != VRING_DESC_F_INDIRECT || (uint32_t)rest != 3 * sizeof(*table) ||
+	    !ring->has_indirect || chain->max_iov < 3 ||
+	    !translate_in(ring->near[VUBLK_NEAR_HEAD], addr, 3 * sizeof(*table), &host) ||
+	    (uintptr_t)host % sizeof(uint64_t))
+		return false;
+	table = (const struct vring_desc *)host;
+	if (!fill(ring->near[VUBLK_NEAR_FIRST], table, 0, 0, VRING_DESC_F_NEXT | 1 << 16, iov,
+		  guest, wants_guest, &flags) ||
+	    !fill(ring->near[VUBLK_NEAR_LAST], table, 2, next_of_status, VRING_DESC_F_WRITE, iov,
+		  guest, wants_guest, &flags) ||
+	    !fill(ring->near[VUBLK_NEAR_MIDDLE], table, 1, VRING_DESC_F_WRITE,
+		  VRING_DESC_F_NEXT | 2 << 16, iov, guest, wants_guest, &flags))
+		return false;
+	is_read = flags / VRING_DESC_F_WRITE;
+	data_in = is_read ? iov[1].iov_len : 0;
+	bytes = iov[0].iov_len + iov[1].iov_len + iov[2].iov_len;
+	chain->num_out = 2 - is_read;
+	chain->num_in = 1 + is_read;
+	chain->in_bytes = data_in + iov[2].iov_len;
+	chain->out_bytes = bytes - chain->in_bytes;
+	return bytes <= CHAIN_MAX_BYTES;
+}
+
+/* --- regions ------------------------------------------------------------------- */
+
+VUBLK_COLD void vublk_split_forget_regions(struct vublk_device_ring *ring,
+					   const struct vublk_memory_map *map)
+{
+	static const struct vublk_memory_map_region nowhere;
+
+	ring->near_regions = map->regions;
+	ring->near_count = map->num_regions;
+	for (unsigned i = 0; i < VUBLK_NUM_NEARS; i++)
+		ring->near[i] = map->num_regions ? &map->regions[0] : &nowhere;
+}
+
+/*
+ * Translates [addr, addr + bytes). Returns NULL unless the range lies in one region, which the ring
+ * then remembers for `which`.
+ */
+static void *find_and_remember(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
+			       enum vublk_device_ring_near which, uint64_t addr, uint64_t bytes)
+{
+	unsigned number;
+	void *host = vublk_memory_map_guest_find(map, &number, addr, bytes);
+
+	if (host)
+		ring->near[which] = &map->regions[number];
+	return host;
 }
 
 /* --- refusals -------------------------------------------------------------- */
@@ -113,18 +276,18 @@ static int refuse_buffer(int cause, const struct vublk_chain *chain, const struc
 				       "the chain at descriptor %u has more than %u segments",
 				       chain->head, chain->max_iov);
 	return vublk_error_set(error, EBADMSG,
-			       "the chain at descriptor %u has a buffer of %u bytes at 0x%" PRIx64
-			       ", which is not within the driver's memory", chain->head, desc->len,
-			       (uint64_t)desc->addr);
+			       "the chain at descriptor %u has a buffer of %u bytes at "
+			       "0x%" PRIx64 ", which is outside the driver's memory",
+			       chain->head, desc->len, (uint64_t)desc->addr);
 }
 
 /* --- any chain ------------------------------------------------------------- */
 
-/* The descriptors that a chain is read from: the ring's, then perhaps an indirect table. */
+/* The descriptors from which a chain is read: first the ring's, then possibly an indirect table. */
 struct walk {
 	const struct vring_desc *table;
 	unsigned count;
-	unsigned left; /* descriptors that may still follow; a chain with more has a loop */
+	unsigned left; /* how many descriptors may still follow; a longer chain has a loop */
 	unsigned index;
 	bool is_indirect;
 };
@@ -138,16 +301,25 @@ static void note_guest(struct vublk_chain *chain, unsigned filled, int n, uint64
 	}
 }
 
+static enum vublk_device_ring_near which_buffer(const struct walk *walk, unsigned filled,
+						const struct vring_desc *desc)
+{
+	if (!filled)
+		return walk->is_indirect ? VUBLK_NEAR_FIRST : VUBLK_NEAR_HEAD;
+	return desc->flags & VRING_DESC_F_NEXT ? VUBLK_NEAR_MIDDLE : VUBLK_NEAR_LAST;
+}
+
 /*
- * Adds the iovecs of a buffer, and returns their number. If the buffer lies in one region, the
- * ring remembers the region's number.
+ * Adds the iovecs of a buffer. Returns their number, or a negative errno. If the buffer lies in one
+ * region, the ring remembers this region.
  */
 static int translate(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-		     struct vublk_chain *chain, const struct vring_desc *desc)
+		     struct vublk_chain *chain, const struct walk *walk,
+		     const struct vring_desc *desc)
 {
 	unsigned filled = chain->num_out + chain->num_in;
-	void *host = vublk_memory_map_guest_find(map, near_of(ring, filled), desc->addr,
-						 desc->len);
+	void *host = find_and_remember(ring, map, which_buffer(walk, filled, desc), desc->addr,
+				       desc->len);
 
 	if (!host || filled == chain->max_iov)
 		return vublk_memory_map_iov(map, desc->addr, desc->len, chain->iov + filled,
@@ -157,12 +329,12 @@ static int translate(struct vublk_device_ring *ring, const struct vublk_memory_m
 }
 
 /*
- * The specification gives a buffer of 0 bytes no meaning, and its address cannot be checked.
- * No known driver makes one, and QEMU refuses them, too.
+ * Adds a buffer. A buffer of 0 bytes is refused: the specification gives it no meaning, and its
+ * address cannot be checked. No known driver makes such a buffer, and QEMU refuses it, too.
  */
 static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-		      struct vublk_chain *chain, const struct vring_desc *desc,
-		      struct vublk_error *error)
+		      struct vublk_chain *chain, const struct walk *walk,
+		      const struct vring_desc *desc, struct vublk_error *error)
 {
 	bool is_writable = desc->flags & VRING_DESC_F_WRITE;
 	int n;
@@ -171,7 +343,7 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 		return refuse(chain, "an empty buffer", error);
 	if (!is_writable && chain->num_in)
 		return refuse(chain, "a readable buffer after a writable one", error);
-	n = translate(ring, map, chain, desc);
+	n = translate(ring, map, chain, walk, desc);
 	if (n < 0)
 		return refuse_buffer(n, chain, desc, error);
 	note_guest(chain, chain->num_out + chain->num_in, n, desc->addr);
@@ -187,12 +359,15 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 	return 0;
 }
 
-/* Returns the table in place, or a copy if the table spans regions or is not aligned. */
+/*
+ * Returns the indirect table, or a copy if the table spans regions or is not aligned, or NULL if it
+ * is not in the memory.
+ */
 static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 					   const struct vublk_memory_map *map,
 					   const struct vring_desc *desc)
 {
-	void *host = vublk_memory_map_guest_find(map, near_of(ring, 0), desc->addr, desc->len);
+	void *host = find_and_remember(ring, map, VUBLK_NEAR_HEAD, desc->addr, desc->len);
 
 	if (host && !((uintptr_t)host % sizeof(uint64_t)))
 		return host;
@@ -200,7 +375,10 @@ static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 										   ring->table;
 }
 
-/* Ignores the flag WRITE and the field next of a descriptor with a table (2.7.5.3.2). */
+/*
+ * Continues with the indirect table of `desc`. Ignores the flag WRITE and the field `next` of
+ * `desc` (2.7.5.3.2).
+ */
 static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		       const struct vublk_chain *chain, const struct vring_desc *desc,
 		       struct walk *walk, struct vublk_error *error)
@@ -209,7 +387,7 @@ static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory
 	const char *wrong = NULL;
 
 	if (!ring->has_indirect)
-		wrong = "but INDIRECT_DESC was not negotiated";
+		wrong = "although INDIRECT_DESC was not negotiated";
 	else if (walk->is_indirect)
 		wrong = "inside an indirect table";
 	else if (desc->flags & VRING_DESC_F_NEXT)
@@ -219,7 +397,7 @@ static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory
 	else if (desc->len / sizeof(*desc) > VUBLK_RING_MAX_INDIRECT)
 		wrong = "that is longer than any request needs";
 	else if (!(table = find_table(ring, map, desc)))
-		wrong = "that is not within the driver's memory";
+		wrong = "that is outside the driver's memory";
 	if (wrong)
 		return vublk_error_set(error, EBADMSG, "the chain at descriptor %u has an indirect "
 				       "table %s (%u bytes at 0x%" PRIx64 ")", chain->head, wrong,
@@ -233,7 +411,10 @@ static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory
 	return 0;
 }
 
-/* Reads the descriptor at walk->index. 1: it was the last; 0: continue. */
+/*
+ * Reads the descriptor at walk->index, and adds its buffer or enters its indirect table. Returns 1
+ * if the descriptor was the last one, and 0 if the chain continues.
+ */
 static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		struct vublk_chain *chain, struct walk *walk, struct vublk_error *error)
 {
@@ -247,14 +428,16 @@ static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *m
 	desc = vublk_split_read_desc(&walk->table[walk->index]);
 	if (desc.flags & VRING_DESC_F_INDIRECT)
 		return enter_table(ring, map, chain, &desc, walk, error);
-	r = add_buffer(ring, map, chain, &desc, error);
+	r = add_buffer(ring, map, chain, walk, &desc, error);
 	if (r < 0)
 		return r;
 	if (!(desc.flags & VRING_DESC_F_NEXT))
 		return 1;
 	if (desc.next >= walk->count)
-		return vublk_error_set(error, EBADMSG, "the chain at descriptor %u continues at "
-				       "descriptor %u of %u", chain->head, desc.next, walk->count);
+		return vublk_error_set(error, EBADMSG, "descriptor %u of the chain at descriptor "
+				       "%u has %u as its next descriptor, but the table has only "
+				       "%u descriptors",
+				       walk->index, chain->head, desc.next, walk->count);
 	walk->index = desc.next;
 	return 0;
 }
@@ -278,16 +461,29 @@ static VUBLK_COLD int read_any(struct vublk_device_ring *ring, const struct vubl
 	return r;
 }
 
-int vublk_split_read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
-			   uint16_t head, struct vublk_chain *chain, struct vublk_error *error)
+static VUBLK_NOINLINE int read_other(struct vublk_device_ring *ring,
+				     const struct vublk_memory_map *map,
+				     struct vublk_chain *chain, struct vublk_error *error)
 {
 	bool is_usual;
 
-	chain->head = head;
-	/* Two copies of the loop, because most device ends need no guest addresses. */
 	if (chain->guest_addrs)
-		is_usual = read_usual(ring, map, chain, true);
+		is_usual = read_usual(ring, chain, true);
 	else
-		is_usual = read_usual(ring, map, chain, false);
+		is_usual = read_usual(ring, chain, false);
 	return is_usual ? 1 : read_any(ring, map, chain, error);
+}
+
+/*
+ * There are two copies of the code, because most device ends need no guest addresses. The other
+ * chains are read by a function that is called last, so this one has few registers to save.
+ */
+int vublk_split_read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
+			   uint16_t head, struct vublk_chain *chain, struct vublk_error *error)
+{
+	chain->head = head;
+	if (chain->guest_addrs ? read_three(ring, head, chain, true) :
+				 read_three(ring, head, chain, false))
+		return 1;
+	return read_other(ring, map, chain, error);
 }

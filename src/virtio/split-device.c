@@ -12,10 +12,12 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "virtio/ring-handover.h"
 #include "virtio/split-chain.h"
 #include "virtio/split.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 
 /* --- init ------------------------------------------------------------------ */
@@ -28,9 +30,9 @@ static void init_memory(struct vublk_device_ring *ring)
 				ring->avail_event); /* C */
 }
 
-int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
-			   unsigned size, uint16_t base, uint64_t features,
-			   struct vublk_error *error)
+/* Makes the private part of the ring. Does not write to the shared memory. */
+static int make(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
+		unsigned size, uint16_t base, uint64_t features, struct vublk_error *error)
 {
 	struct vring_desc *table;
 	uint16_t used;
@@ -41,9 +43,11 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 		return ret;
 	table = calloc(1, VUBLK_RING_MAX_INDIRECT * sizeof(*table) + size);
 	if (!table)
-		return vublk_error_set(error, ENOMEM, "out of memory for a ring of %u entries",
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a ring of %u "
+				       "entries",
 				       size);
-	used = vublk_load_acquire(&memory->used->idx); /* B, paired with an earlier device end */
+	used = vublk_load_acquire(&memory->used->idx); /* B, for completions of an earlier device
+							  end */
 	*ring = (struct vublk_device_ring){
 		.memory = *memory,
 		.table = table,
@@ -55,12 +59,30 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 		.used = used,
 		.used_published = used,
 		.avail_event = base,
+		.near_count = UINT_MAX, /* no map has so many regions, so the first map counts as
+					   a new one */
 		.has_event_idx = features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX),
 		.has_indirect = features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC),
 		.has_notify_on_empty = features & VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY),
 	};
-	init_memory(ring);
 	return 0;
+}
+
+int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
+			   unsigned size, uint16_t base, uint64_t features,
+			   struct vublk_error *error)
+{
+	int ret = make(ring, memory, size, base, features, error);
+
+	if (!ret)
+		init_memory(ring);
+	return ret;
+}
+
+int vublk_device_ring_adopt(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
+			    unsigned size, uint64_t features, struct vublk_error *error)
+{
+	return make(ring, memory, size, 0, features, error);
 }
 
 void vublk_device_ring_deinit(struct vublk_device_ring *ring)
@@ -74,15 +96,13 @@ void vublk_device_ring_deinit(struct vublk_device_ring *ring)
 void vublk_device_ring_move(struct vublk_device_ring *ring, const struct vublk_split_ring *memory)
 {
 	ring->memory = *memory;
-	for (unsigned i = 0; i < VUBLK_DEVICE_RING_NEAR; i++)
-		ring->near[i] = 0;
 }
 
 /* --- the dirty log --------------------------------------------------------- */
 
 #define USED_FLAGS_AND_INDEX_BYTES offsetof(struct vring_used, ring)
 
-/* Call it after the write. */
+/* Marks `bytes` at `offset` of the used ring in the dirty log. Must be called after the write. */
 static void mark(const struct vublk_device_ring *ring, uint64_t offset, uint64_t bytes)
 {
 	if (VUBLK_UNLIKELY(ring->dirty_log))
@@ -115,7 +135,10 @@ void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_di
 
 /* --- taking ---------------------------------------------------------------- */
 
-/* Returns the error in ring->broken, and makes each later take() leave its fast path and fail. */
+/*
+ * Copies ring->broken to `error`. Makes each later take() fail, because without a known chain
+ * take() comes here again.
+ */
 static int break_ring(struct vublk_device_ring *ring, struct vublk_error *error)
 {
 	ring->seen = ring->next;
@@ -132,8 +155,8 @@ static int read_chain(struct vublk_device_ring *ring, const struct vublk_memory_
 }
 
 /*
- * Reads the driver's avail index. Returns 1: chains are available; 0: no chain is available; or
- * -EPROTO.
+ * Reads the driver's avail index. Returns 1 if chains are available and 0 if none is; -EPROTO: the
+ * ring is broken.
  */
 static int look(struct vublk_device_ring *ring, struct vublk_error *error)
 {
@@ -144,7 +167,7 @@ static int look(struct vublk_device_ring *ring, struct vublk_error *error)
 	index = vublk_load_acquire(&ring->memory.avail->idx); /* A acquire */
 	if (VUBLK_UNLIKELY((uint16_t)(index - ring->next) > ring->size)) {
 		vublk_error_set(&ring->broken, EPROTO,
-				"the driver moved the avail index from %u to %u, by more than the "
+				"the driver moved the avail index from %u to %u, which exceeds the "
 				"ring's %u entries", ring->next, index, ring->size);
 		return break_ring(ring, error);
 	}
@@ -157,51 +180,78 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 {
 	if (VUBLK_UNLIKELY(head >= ring->size))
 		return vublk_error_set(error, EPROTO,
-				       "the driver made descriptor %u of a ring of %u available",
+				       "the driver made descriptor %u available, but the ring has "
+				       "only %u",
 				       head, ring->size);
 	if (VUBLK_UNLIKELY(ring->taken[head]))
 		return vublk_error_set(error, EPROTO,
-				       "the driver made the chain at descriptor %u available "
-				       "again before it was completed", head);
+				       "the driver made the chain at descriptor %u available again "
+				       "before the device completed it", head);
 	return 0;
 }
 
 /*
- * Prefetches the cache lines of the next chains while this one is served: the buffer or table
- * of the next chain's descriptor, and the descriptor of the chain after it. This is only a hint:
- * take() reads the values again.
+ * Prefetches cache lines of the two chains after the present one: the buffer or table of the next
+ * chain's first descriptor, and the first descriptor of the chain after that. This is only a hint,
+ * because take() reads the values again.
  */
-static void prefetch_next(const struct vublk_device_ring *ring, const struct vublk_memory_map *map)
+static VUBLK_ALWAYS_INLINE void prefetch_next(const struct vublk_device_ring *ring, uint16_t next)
 {
+	const struct vublk_memory_map_region *region = ring->near[VUBLK_NEAR_HEAD];
 	const struct vring_avail *avail = ring->memory.avail;
-	uint16_t head = vublk_load_relaxed(&avail->ring[ring->next & ring->mask]) & ring->mask;
-	uint16_t after = vublk_load_relaxed(&avail->ring[(ring->next + 1) & ring->mask]);
-	uint64_t addr = vublk_load_relaxed(&ring->memory.desc[head].addr);
+	const struct vring_desc *desc = ring->memory.desc;
+	unsigned mask = ring->mask;
+	unsigned head = vublk_load_relaxed(&avail->ring[next & mask]) & mask;
+	unsigned after = vublk_load_relaxed(&avail->ring[(next + 1u) & mask]) & mask;
+	uint64_t addr = vublk_load_relaxed(&desc[head].addr);
 
-	__builtin_prefetch(vublk_memory_map_guest_in(map, ring->near[0], addr, 1));
-	__builtin_prefetch(&ring->memory.desc[after & ring->mask]);
+	/* The address may be outside the region. */
+	__builtin_prefetch((const void *)((uintptr_t)region->host + (addr - region->guest_addr)));
+	__builtin_prefetch(&desc[after]);
 }
 
+static VUBLK_COLD int refuse_head(struct vublk_device_ring *ring, uint16_t head,
+				  struct vublk_error *error)
+{
+	check_head(ring, head, &ring->broken);
+	return break_ring(ring, error);
+}
+
+/* Takes a chain that is known to be available. */
+static VUBLK_ALWAYS_INLINE int take_seen(struct vublk_device_ring *ring,
+					 const struct vublk_memory_map *map,
+					 struct vublk_chain *chain, struct vublk_error *error)
+{
+	uint16_t next = ring->next;
+	uint16_t head = vublk_load_relaxed(&ring->memory.avail->ring[next & ring->mask]);
+
+	if (VUBLK_UNLIKELY(head >= ring->size || ring->taken[head]))
+		return refuse_head(ring, head, error);
+	ring->next = ++next;
+	if (next != ring->seen)
+		prefetch_next(ring, next);
+	return read_chain(ring, map, head, chain, error);
+}
+
+static VUBLK_NOINLINE int look_and_take(struct vublk_device_ring *ring,
+					const struct vublk_memory_map *map,
+					struct vublk_chain *chain, struct vublk_error *error)
+{
+	int ret = ring->next == ring->seen ? look(ring, error) : 1;
+
+	if (ret <= 0)
+		return ret;
+	vublk_split_use_map(ring, map);
+	return take_seen(ring, map, chain, error);
+}
+
+/* All other functions are called last, so this one has no registers to save. */
 int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   struct vublk_chain *chain, struct vublk_error *error)
 {
-	uint16_t head;
-
-	if (ring->next == ring->seen) {
-		int ret = look(ring, error);
-
-		if (ret <= 0)
-			return ret;
-	}
-	head = vublk_load_relaxed(&ring->memory.avail->ring[ring->next & ring->mask]);
-	if (VUBLK_UNLIKELY(head >= ring->size || ring->taken[head])) {
-		check_head(ring, head, &ring->broken);
-		return break_ring(ring, error);
-	}
-	ring->next++;
-	if (ring->next != ring->seen)
-		prefetch_next(ring, map);
-	return read_chain(ring, map, head, chain, error);
+	if (ring->next == ring->seen || !vublk_split_knows_map(ring, map))
+		return look_and_take(ring, map, chain, error);
+	return take_seen(ring, map, chain, error);
 }
 
 int vublk_device_ring_take_again(struct vublk_device_ring *ring,
@@ -210,12 +260,23 @@ int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 {
 	int ret = check_head(ring, head, error);
 
+	vublk_split_use_map(ring, map);
 	return ret < 0 ? ret : read_chain(ring, map, head, chain, error);
+}
+
+int vublk_device_ring_adopt_chain(struct vublk_device_ring *ring, uint16_t head,
+				  struct vublk_error *error)
+{
+	int ret = check_head(ring, head, error);
+
+	if (!ret)
+		ring->taken[head] = 1;
+	return ret;
 }
 
 bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring)
 {
-	/* Relaxed, because nothing depends on it: take() looks again. */
+	/* A relaxed load is enough, because take() looks again. */
 	return vublk_load_relaxed(&ring->memory.avail->idx) != ring->next;
 }
 
@@ -223,12 +284,7 @@ bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring)
 
 void vublk_device_ring_push(struct vublk_device_ring *ring, uint16_t head, uint32_t bytes)
 {
-	struct vring_used_elem *element = &ring->memory.used->ring[ring->used & ring->mask];
-
-	vublk_store_relaxed(&element->id, head);
-	vublk_store_relaxed(&element->len, bytes);
-	ring->taken[head & ring->mask] = 0;
-	ring->used++;
+	vublk_device_ring_push_inline(ring, head, bytes);
 }
 
 bool vublk_device_ring_publish(struct vublk_device_ring *ring)
@@ -246,8 +302,8 @@ bool vublk_device_ring_publish(struct vublk_device_ring *ring)
 		mark(ring, 0, USED_FLAGS_AND_INDEX_BYTES);
 	}
 	/*
-	 * The driver wants a call when no chain is left, whatever its other settings
-	 * (virtio 1.3, section 6.3, legacy).
+	 * With NOTIFY_ON_EMPTY, the driver wants a call when no chain is left, whatever its other
+	 * settings are (virtio 1.3, section 6.3, legacy).
 	 */
 	if (ring->has_notify_on_empty && !vublk_device_ring_has_chain(ring))
 		return true;
@@ -265,7 +321,7 @@ bool vublk_device_ring_publish(struct vublk_device_ring *ring)
 
 bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 {
-	/* An unchanged value need not be stored again: an earlier store of this kind wrote it. */
+	/* An unchanged value need not be stored again: the ring has it from an earlier store. */
 	if (ring->has_event_idx && ring->avail_event != ring->next) {
 		ring->avail_event = ring->next;
 		vublk_store_seq(vublk_split_avail_event(&ring->memory, ring->size),
@@ -282,8 +338,8 @@ bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring)
 {
 	/*
-	 * With EVENT_IDX the avail index is past the event index; the next kick is 65536 chains
-	 * away.
+	 * With EVENT_IDX nothing has to be written: the avail index has passed the event index, so
+	 * the next kick comes after 65536 chains.
 	 */
 	if (ring->has_event_idx || ring->used_flags)
 		return;

@@ -2,16 +2,17 @@
 /*
  * The driver end of a split virtqueue (virtio 1.3, section 2.7).
  *
- * Key idea: the device can write every byte of the shared memory, so this end never reads
- * back what it wrote there. Free descriptors, the links of chains and all indices are in
- * private memory. Only the used ring is read from shared memory, and it is checked against the
- * private copy. That is also fast, because the cache lines that the device writes are touched
- * once per batch.
+ * Key idea: the device can write to every byte of the shared memory, so this end never reads back
+ * what it wrote there. Free descriptors, the links of chains and all indices are in private memory.
+ * From shared memory, this end reads only the used ring, and checks it against the private memory.
+ * This design is also fast, because only once per batch does this end read cache lines that the
+ * device writes.
  */
 #include "virtio/driver-ring.h"
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "virtio/ring-handover.h"
 #include "virtio/split.h"
 
 #include <errno.h>
@@ -52,9 +53,9 @@ static void init_memory(struct vublk_driver_ring *ring, uint16_t base)
 	}
 }
 
-int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
-			   unsigned size, uint16_t base, uint64_t features,
-			   struct vublk_error *error)
+/* Makes the private part of an empty ring. Does not write to the shared memory. */
+static int make(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
+		unsigned size, uint16_t base, uint64_t features, struct vublk_error *error)
 {
 	struct vublk_driver_slot *slots;
 	int ret;
@@ -64,7 +65,8 @@ int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_sp
 		return ret;
 	slots = calloc(size, sizeof(*slots) + sizeof(*ring->heads));
 	if (!slots)
-		return vublk_error_set(error, ENOMEM, "out of memory for a ring of %u entries",
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a ring of %u "
+				       "entries",
 				       size);
 	*ring = (struct vublk_driver_ring){
 		.memory = *memory,
@@ -81,8 +83,24 @@ int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_sp
 		.used_event = base,
 	};
 	init_slots(ring);
-	init_memory(ring, base);
 	return 0;
+}
+
+int vublk_driver_ring_init(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
+			   unsigned size, uint16_t base, uint64_t features,
+			   struct vublk_error *error)
+{
+	int ret = make(ring, memory, size, base, features, error);
+
+	if (!ret)
+		init_memory(ring, base);
+	return ret;
+}
+
+int vublk_driver_ring_adopt(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
+			    unsigned size, uint64_t features, struct vublk_error *error)
+{
+	return make(ring, memory, size, 0, features, error);
 }
 
 void vublk_driver_ring_reset(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory)
@@ -116,7 +134,7 @@ static uint16_t buffer_flags(unsigned i, unsigned num_out, unsigned count)
 			  (i + 1 < count ? VRING_DESC_F_NEXT : 0));
 }
 
-/* The chain takes the first descriptors of the free list, which are already linked. */
+/* Writes the chain to the first descriptors of the free list, which are already linked. */
 static uint16_t write_direct(struct vublk_driver_ring *ring,
 			     const struct vublk_ring_buffer *buffers, unsigned num_out,
 			     unsigned count)
@@ -189,7 +207,11 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring)
 
 /* --- taking ---------------------------------------------------------------- */
 
-/* Returns the error in ring->broken, and makes each later take() leave its fast path and fail. */
+/*
+ * Fails with -EPROTO because the ring is broken, and copies ring->broken to `error` (may be NULL).
+ * Forgets the completions that were seen but not taken. So each later take() reads the used index
+ * again, finds that the ring is broken, and fails, too.
+ */
 static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
 	ring->completed = ring->taken;
@@ -199,7 +221,8 @@ static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 }
 
 /*
- * Reads the device's used index. Returns 1: completions wait; 0: no completion waits; or -EPROTO.
+ * Reads the device's used index. Returns 1 if there are completions and 0 if there are none;
+ * -EPROTO: the ring is broken.
  */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
@@ -211,10 +234,11 @@ int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *e
 	waiting = (uint16_t)(index - (uint16_t)ring->taken);
 	if (VUBLK_UNLIKELY(waiting > ring->published - ring->taken)) {
 		vublk_error_set(&ring->broken, EPROTO,
-				"the device moved the used index from %u to %u with only %u chains "
-				"outstanding; the ring is unusable until it is set up again",
+				"the device moved the used index from %u to %u, but only %u "
+				"chain%s outstanding; set up the ring again before it can be used",
 				(unsigned)(uint16_t)ring->taken, index,
-				(unsigned)(ring->published - ring->taken));
+				(unsigned)(ring->published - ring->taken),
+				ring->published - ring->taken == 1 ? "" : "s");
 		return break_ring(ring, error);
 	}
 	ring->completed = ring->taken + waiting;
@@ -226,12 +250,13 @@ int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 {
 	if (id >= ring->size)
 		vublk_error_set(&ring->broken, EPROTO,
-				"the device completed the descriptor %u of a ring of %u; the ring "
-				"is unusable until it is set up again", id, ring->size);
+				"the device completed descriptor %u, but the ring has only %u; set "
+				"up the ring again before it can be used", id, ring->size);
 	else
 		vublk_error_set(&ring->broken, EPROTO,
-				"the device completed the descriptor %u, at which no outstanding "
-				"chain begins; the ring is unusable until it is set up again", id);
+				"the device completed descriptor %u, which is not the start of an "
+				"outstanding chain; set up the ring again before it can be used",
+				id);
 	return break_ring(ring, error);
 }
 
@@ -252,7 +277,7 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 {
 	uint16_t taken = (uint16_t)ring->taken;
 
-	/* An unchanged value need not be stored again: an earlier store of this kind wrote it. */
+	/* An unchanged value need not be stored again: the ring has it from an earlier store. */
 	if (ring->has_event_idx && ring->used_event != taken) {
 		ring->used_event = taken;
 		vublk_store_seq(vublk_split_used_event(&ring->memory, ring->size), taken); /* D */
@@ -266,8 +291,8 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring)
 {
 	/*
-	 * With EVENT_IDX the used index is past the event index; the next call is 65536 chains
-	 * away.
+	 * With EVENT_IDX nothing has to be written: the used index has passed the event index, so
+	 * the next call comes after 65536 chains.
 	 */
 	if (ring->has_event_idx || ring->avail_flags)
 		return;

@@ -30,8 +30,8 @@ static int check_part(const char *name, const void *part, unsigned alignment,
 	if (part && (uintptr_t)part % alignment == 0)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "the ring's %s is at %p, where a multiple of %u is required; "
-			       "check the ring addresses that the driver set", name, part,
+			       "the ring's %s is at %p; expected a multiple of %u. Check the ring "
+			       "addresses that the driver set", name, part,
 			       alignment);
 }
 
@@ -42,8 +42,8 @@ int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 
 	if (!vublk_is_power_of_two(size) || size > VUBLK_RING_MAX_SIZE)
 		return vublk_error_set(error, EINVAL,
-				       "the ring has %u entries; the number has to be a power of two "
-				       "up to %u", size, VUBLK_RING_MAX_SIZE);
+				       "the ring has %u entries; expected a power of two up to %u",
+				       size, VUBLK_RING_MAX_SIZE);
 	ret = check_part("descriptor table", memory->desc, VRING_DESC_ALIGN_SIZE, error);
 	if (ret < 0)
 		return ret;
@@ -53,7 +53,7 @@ int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 	return check_part("used ring", memory->used, VRING_USED_ALIGN_SIZE, error);
 }
 
-/* A part of a ring that is being looked for. */
+/* One part of a ring, whose address is to be translated. */
 struct part {
 	const char *name;
 	uint64_t addr, bytes;
@@ -73,8 +73,8 @@ int vublk_split_ring_find(const struct vublk_memory_map *map, vublk_split_transl
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(parts); i++) {
 		hosts[i] = translate(map, parts[i].addr, parts[i].bytes);
 		if (!hosts[i])
-			return vublk_error_set(error, EFAULT, "its %s at 0x%" PRIx64 ", 0x%" PRIx64
-					       " bytes, is not within the shared memory",
+			return vublk_error_set(error, EFAULT, "the %s at 0x%" PRIx64 ", "
+					       "0x%" PRIx64 " bytes, is outside the shared memory",
 					       parts[i].name, parts[i].addr, parts[i].bytes);
 	}
 	*ring = (struct vublk_split_ring){ hosts[0], hosts[1], hosts[2] };

@@ -3,8 +3,8 @@
 #define VUBLK_VIRTIO_SPLIT_H
 
 /*
- * Access, for both ends of a split ring, to the fields that the other end may read or write
- * at the same time.
+ * For both ends of a split ring: access to the fields that the other end may read or write at the
+ * same time.
  *
  * Fields are little-endian (virtio 1.3, section 1.4), and only little-endian hosts are
  * supported.
@@ -29,20 +29,27 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rings are little-endian");
 
-/* Written by the driver: the used index after which it wants a call. */
+/*
+ * Returns the address of the field in which the driver stores the used index after which it wants a
+ * call.
+ */
 static inline uint16_t *vublk_split_used_event(const struct vublk_split_ring *ring, unsigned size)
 {
 	return &ring->avail->ring[size];
 }
 
-/* Written by the device: the avail index after which it wants a kick. */
+/*
+ * Returns the address of the field in which the device stores the avail index after which it wants
+ * a kick.
+ */
 static inline uint16_t *vublk_split_avail_event(const struct vublk_split_ring *ring, unsigned size)
 {
 	return (uint16_t *)&ring->used->ring[size];
 }
 
 /*
- * Descriptors are read by two loads and written by two stores, so no field is read twice or torn.
+ * These read a descriptor with two loads, and write it with two stores. So no field is read twice
+ * or torn.
  */
 static inline struct vring_desc vublk_split_read_desc(const struct vring_desc *desc)
 {
@@ -68,22 +75,28 @@ static inline void vublk_split_write_desc(struct vring_desc *desc, uint64_t addr
 			    bytes | (uint64_t)flags << 32 | (uint64_t)next << 48);
 }
 
-/* Checks size and alignments (virtio 1.3, section 2.7): EINVAL and a sentence. */
+/*
+ * Checks the size and the alignment of a ring (virtio 1.3, section 2.7). EINVAL: the size or the
+ * alignment is wrong.
+ */
 int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 			   struct vublk_error *error);
 
-/* Where the driver says that the parts of a ring are, in addresses of a memory map. */
+/* The addresses of the parts of a ring, as the driver or the front-end gives them. */
 struct vublk_split_addrs {
 	uint64_t desc, avail, used;
 };
 
-/* Translates an address: vublk_memory_map_guest() or vublk_memory_map_user(). */
+/*
+ * vublk_memory_map_guest() or vublk_memory_map_user(): returns the host address of one of these
+ * addresses; NULL: it is not in the memory.
+ */
 typedef void *vublk_split_translate_fn(const struct vublk_memory_map *map, uint64_t addr,
 				       uint64_t bytes);
 
 /*
- * Finds the parts of a ring of `size` entries and checks it. EFAULT and a sentence: a part is not
- * in the memory; EINVAL: as vublk_split_ring_check().
+ * Finds the parts of a ring of `size` entries, and checks them as vublk_split_ring_check() does.
+ * EFAULT: a part is not in the memory; EINVAL: the check failed.
  */
 int vublk_split_ring_find(const struct vublk_memory_map *map, vublk_split_translate_fn *translate,
 			  const struct vublk_split_addrs *addrs, unsigned size,

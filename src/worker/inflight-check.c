@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checks whether the requests that an in-flight area marks can belong to this ring. The
- * front-end supplies the area, which may belong to another ring. The marked requests are
- * executed again, so each must be a chain that the driver has made available.
+ * Checks whether the requests that an in-flight area marks can belong to a ring. The front-end
+ * supplies the area, so the area may belong to another ring. The marked requests are executed
+ * again, so each must be a chain that the driver has made available.
  *
  * Key idea: the used and avail indices of the ring say how many chains are outstanding. The chains
- * in flight are some of the outstanding chains, and the outstanding chains that are not in flight
- * are those made available last, because a back-end takes chains in order. So
+ * in flight are some of the outstanding chains. The other outstanding chains were made available
+ * last, because a back-end takes chains in order. So
  *   - no more chains are in flight than are outstanding;
- *   - none of them is among the entries that were not taken;
+ *   - none of the chains in flight is among the entries that were not taken;
  *   - each entry taken since the used index is in flight or was completed;
  *   - if the entry that made a chain available is still in the avail ring, the used ring has no
  *     completion of that chain after the entry;
  *   - in a ring that has not wrapped yet, that entry is still there, and the chain was made
  *     available exactly once more than it was completed.
- * In a ring that has wrapped nothing else can be checked, because later entries may have
+ * In a ring that has wrapped, nothing else can be checked, because later entries may have
  * overwritten the entry of a chain that takes long.
  */
 #include "worker/inflight.h"
@@ -28,18 +28,25 @@
 
 #define NEVER INT_MIN
 
-/* Positions are relative to the used index: the last completion is at -1. */
+/*
+ * What both rings say about the chains. Positions in the rings are relative to the used index: the
+ * last completion is at -1.
+ */
 struct history {
 	const struct vublk_split_ring *ring;
 	unsigned size;
 	uint16_t used;
-	int outstanding, taken; /* positions: end of the avail entries; first entry not taken */
+	int outstanding, taken; /* positions: the end of the avail entries, and the first entry
+				   that was not taken */
 	bool is_first_round;
 	struct {
 		bool in_flight;
-		int available, completed; /* the last position of each; NEVER */
-		int balance;              /* times available minus times completed */
-		int taken, completions;   /* how often: since the used index; in the used ring */
+		int available, completed; /* the last position at which the chain was made
+					     available, and completed; NEVER: none */
+		int balance;              /* how often the chain was made available, less how
+					     often it was completed */
+		int taken, completions;   /* how often the chain was taken at positions from 0
+					     on, and how often the used ring has it */
 	} heads[VUBLK_RING_MAX_SIZE];
 };
 
@@ -59,8 +66,8 @@ static uint32_t completed_at(const struct history *history, int position)
 }
 
 /*
- * Whether the used ring has not wrapped, that is, the slots after its index are still as the driver
- * initialised them.
+ * Returns whether the used ring has not wrapped yet: the entries from the used index on still have
+ * the zeroes with which the driver initialised them.
  */
 static bool is_used_ring_fresh(const struct history *history)
 {
@@ -73,7 +80,7 @@ static bool is_used_ring_fresh(const struct history *history)
 	return history->used < history->size;
 }
 
-/* Whether neither ring has wrapped, that is, both end in slots that are zero. */
+/* Returns whether neither ring has wrapped yet: both end in entries that are zero. */
 static bool is_first_round(const struct history *history, uint16_t avail)
 {
 	const struct vublk_split_ring *ring = history->ring;
@@ -122,10 +129,10 @@ static int check_not_taken(const struct history *history, struct vublk_error *er
 
 		if (head < history->size && history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
-					       "the in-flight area does not belong to this ring: it "
-					       "marks entry %u as in flight, but its number of "
-					       "requests in flight shows that this entry was not "
-					       "taken yet", head);
+					       "the in-flight area does not belong to this ring: "
+					       "it marks entry %u as in flight, but according to "
+					       "its number of requests in flight this entry has "
+					       "not been taken yet", head);
 	}
 	return 0;
 }
@@ -145,14 +152,16 @@ static int check_taken(const struct history *history, const struct vublk_infligh
 				       "the in-flight area does not belong to this ring: it marks "
 				       "entry %u as in flight, which %s", head,
 				       available == NEVER ? "the driver never made available" :
-				       "was completed since the driver last made it available");
+				       "the device has completed since the driver last made it "
+				       "available");
 	}
 	return 0;
 }
 
 /*
- * A chain that was taken since the used index and completed is in the used ring: at most
- * `size` chains are outstanding, so its completion is one of the last `size`.
+ * Checks that each chain that was taken since the used index, and is not in flight, has its
+ * completion in the used ring. That completion is one of the last `size`, because at most `size`
+ * chains are outstanding.
  */
 static int check_complete(const struct history *history, struct vublk_error *error)
 {
@@ -161,10 +170,10 @@ static int check_complete(const struct history *history, struct vublk_error *err
 
 		if (open > history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
-					       "the in-flight area does not belong to this ring: it "
-					       "does not have the request at entry %u, although its "
-					       "number of requests in flight shows that this entry "
-					       "was taken and is not completed", head);
+					       "the in-flight area does not belong to this ring: "
+					       "it does not mark entry %u as in flight, but "
+					       "according to its number of requests in flight this "
+					       "entry was taken and has not been completed", head);
 	}
 	return 0;
 }
@@ -184,9 +193,9 @@ int vublk_inflight_check(const struct vublk_inflight_pending *pending,
 	if (history.outstanding > (int)size || history.taken > history.outstanding)
 		return vublk_error_set(error, EPROTO,
 				       "the in-flight area does not belong to this ring: it marks "
-				       "%u requests as in flight, and the ring has %d outstanding "
-				       "(used index %u, avail index %u, %u entries)",
-				       pending->count, history.outstanding, used, avail, size);
+				       "%u request%s as in flight, but the ring has only %d "
+				       "outstanding (used index %u, avail index %u, %u entries)",
+				       pending->count, pending->count == 1 ? "" : "s", history.outstanding, used, avail, size);
 	history.is_first_round = is_first_round(&history, avail);
 	read_history(&history);
 	for (unsigned i = 0; i < pending->count; i++)

@@ -25,9 +25,9 @@
 /* --- recovery -------------------------------------------------------------- */
 
 /*
- * Finishes the record of the last batch, if the previous process died after it had published the
- * batch and before it had recorded the publication. The requests of the batch are complete, and the
- * list of the batch names them.
+ * Finishes the record of the last batch, in case the previous process died after it had published
+ * the batch and before it had recorded the publication. The requests of the batch are complete, and
+ * the list of the batch names them.
  */
 static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 			     uint16_t used_idx, struct vublk_error *error)
@@ -38,15 +38,15 @@ static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 	if (batch > size)
 		return vublk_error_set(error, EPROTO,
 				       "the in-flight area does not belong to this ring: its used "
-				       "index is %u and the ring's is %u, %u apart in a ring of "
-				       "%u entries",
+				       "index is %u, but the ring's is %u, and the difference of "
+				       "%u exceeds the ring's %u entries",
 				       vublk_load_relaxed(&region->used_idx), used_idx, batch,
 				       size);
 	for (; batch; batch--) {
 		if (head >= size)
 			return vublk_error_set(error, EPROTO,
-					       "the in-flight area's last batch names entry %u of "
-					       "%u", head, size);
+					       "the last batch in the in-flight area names entry "
+					       "%u of a ring of %u", head, size);
 		vublk_store_relaxed(&region->desc[head].inflight, 0);
 		head = vublk_load_relaxed(&region->desc[head].next);
 	}
@@ -67,7 +67,10 @@ static int compare_undone(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Fills `heads`, sorted by counter; returns the counter to continue with. */
+/*
+ * Fills `pending` with the requests in flight, sorted by counter. Returns the next value of the
+ * counter.
+ */
 static uint64_t collect_pending(const struct vublk_inflight_split *region, unsigned size,
 			     struct vublk_inflight_pending *pending)
 {
@@ -89,7 +92,7 @@ static uint64_t collect_pending(const struct vublk_inflight_split *region, unsig
 static void init_region(struct vublk_inflight_split *region, uint16_t desc_num,
 			uint16_t used_idx)
 {
-	/* The next region may follow without padding. */
+	/* Clear no more than this region, because the next region may follow without padding. */
 	memset(region, 0, vublk_inflight_split_least_bytes(desc_num));
 	region->desc_num = desc_num;
 	region->used_idx = used_idx;
@@ -131,24 +134,6 @@ int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 }
 
 /* --- while the queue runs -------------------------------------------------- */
-
-void vublk_inflight_queue_take(struct vublk_inflight_queue *queue, uint16_t head)
-{
-	if (!queue->region)
-		return;
-	vublk_store_relaxed(&queue->region->desc[head].counter, queue->counter++);
-	vublk_store_release(&queue->region->desc[head].inflight, 1); /* I */
-}
-
-void vublk_inflight_queue_push(struct vublk_inflight_queue *queue, uint16_t head)
-{
-	if (!queue->region)
-		return;
-	vublk_store_relaxed(&queue->region->desc[head].next, queue->last_batch_head);
-	vublk_store_release(&queue->region->last_batch_head, head); /* J */
-	queue->last_batch_head = head;
-	queue->batch[queue->num_batch++] = head;
-}
 
 void vublk_inflight_queue_publish(struct vublk_inflight_queue *queue, uint16_t used_idx)
 {

@@ -3,39 +3,44 @@
 #define VUBLK_WORKER_INFLIGHT_H
 
 /*
- * These functions record in a queue's region of a shared area which requests were taken, so that
- * the next process that runs the ring can repeat the requests that this process did not complete.
+ * The record of a queue's requests in flight, in the queue's region of an in-flight area. The next
+ * process that runs the ring uses the record to repeat the requests that this process did not
+ * complete.
  */
 #include "proto/vhost-user/inflight.h"
+#include "util/atomic.h"
 #include "virtio/ring.h"
 
 #include <vublk/error.h>
 
-/* One queue's region while the queue runs. */
+/* The record of one queue while the queue runs. */
 struct vublk_inflight_queue {
-	struct vublk_inflight_split *region; /* NULL: not tracked */
+	struct vublk_inflight_split *region; /* NULL: nothing is recorded */
 	uint64_t counter;
 	uint16_t last_batch_head;
 	unsigned num_batch;
-	uint16_t batch[VUBLK_RING_MAX_SIZE]; /* pushed, and not published yet */
+	uint16_t batch[VUBLK_RING_MAX_SIZE]; /* heads that were pushed, but not published yet */
 };
 
-/* The requests that the previous process did not complete: heads, in the order taken. */
+/*
+ * The requests that the previous process did not complete: the heads of their chains, in the order
+ * in which they were taken.
+ */
 struct vublk_inflight_pending {
 	unsigned count;
 	uint16_t heads[VUBLK_RING_MAX_SIZE];
 };
 
 /*
- * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: completes the
- * record of a batch that the previous process left incomplete, and finds the requests that the
- * previous process did not complete. `base` is the value of SET_VRING_BASE and becomes the index to
- * continue at.
+ * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: finishes the
+ * record of a batch that the previous process left unfinished, and stores in `pending` the requests
+ * that the previous process did not complete. `base` must have the value of SET_VRING_BASE, and
+ * gets the avail index at which to continue.
  *
- * `region` has `desc_num` entries, at least `size`, and stays mapped until the queue stops; the
- * distance to the next region may be that of any layout (vublk_inflight_split_stride()). NULL: the
- * queue is not tracked, and the functions below are no-ops. EPROTO: the region does not belong to
- * `ring`.
+ * `region` must have `desc_num` entries, at least `size`, and must stay mapped until the queue
+ * stops. The area may have any layout (vublk_inflight_split_stride()). `region` NULL: the queue is
+ * not tracked, and the functions for the queue below are no-ops. EPROTO: the region does not belong
+ * to `ring`.
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       struct vublk_inflight_split *region, uint16_t desc_num,
@@ -43,16 +48,41 @@ int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       uint16_t used_idx, uint16_t *base,
 			       struct vublk_inflight_pending *pending, struct vublk_error *error);
 
-/* Whether the driver of the ring can have these requests outstanding. inflight-check.c */
+/*
+ * Checks whether the requests of `pending` can be outstanding in a ring with the used index `used`.
+ * EPROTO: they cannot. In inflight-check.c.
+ */
 int vublk_inflight_check(const struct vublk_inflight_pending *pending,
 			      const struct vublk_split_ring *ring, unsigned size, uint16_t used,
 			      struct vublk_error *error);
 
-/* A chain was taken. */
-void vublk_inflight_queue_take(struct vublk_inflight_queue *queue, uint16_t head);
-/* Its completion was pushed, but not published yet. */
-void vublk_inflight_queue_push(struct vublk_inflight_queue *queue, uint16_t head);
-/* The pushed completions are published; the used index of the ring is now `used_idx`. */
+/* Called when a chain was taken. inflight.c explains the letters of the stores. */
+static inline void vublk_inflight_queue_take(struct vublk_inflight_queue *queue, uint16_t head)
+{
+	struct vublk_inflight_split *region = queue->region;
+
+	if (!region)
+		return;
+	vublk_store_relaxed(&region->desc[head].counter, queue->counter++);
+	vublk_store_release(&region->desc[head].inflight, 1); /* I */
+}
+
+/* Called when the completion of a chain is pushed, before it is published. */
+static inline void vublk_inflight_queue_push(struct vublk_inflight_queue *queue, uint16_t head)
+{
+	struct vublk_inflight_split *region = queue->region;
+
+	if (!region)
+		return;
+	vublk_store_relaxed(&region->desc[head].next, queue->last_batch_head);
+	vublk_store_release(&region->last_batch_head, head); /* J */
+	queue->last_batch_head = head;
+	queue->batch[queue->num_batch++] = head;
+}
+
+/*
+ * Called when the pushed completions were published, and the used index of the ring is `used_idx`.
+ */
 void vublk_inflight_queue_publish(struct vublk_inflight_queue *queue, uint16_t used_idx);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Adaptive polling; see poller.h. */
+/* This file implements adaptive polling; see poller.h. */
 #include "worker/poller.h"
 
 #include "util/checked.h"

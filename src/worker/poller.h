@@ -6,46 +6,60 @@
  * Adaptive polling: how long a worker looks for work before it sleeps.
  *
  * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. Short
- * sleeps suggest that this is so, and open and widen the polling window. But polling helps only if
- * work arrives within the window. No work arrives if the driver shares this core, because the
- * driver cannot run while the worker polls, or if the driver waits for longer than the window. So
- * several windows in a row without work turn polling off, for so many sleeps that trying again
- * costs almost nothing. Long sleeps close the window as well, so an idle disk costs one window.
+ * sleeps suggest that it does, so they open the polling window and widen it. But polling helps only
+ * if work arrives within the window. No work arrives if the driver shares the worker's core,
+ * because the driver cannot run while the worker polls, or if the driver pauses for longer than the
+ * window. So several windows in a row without work turn polling off, for so many sleeps that the
+ * next attempt costs almost nothing. Long sleeps close the window as well, so a disk that becomes
+ * idle costs one window.
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
  * because the two waits are independent: a request comes soon or not at all, but a disk always
- * takes about as long. The window for a disk is no longer than a sleep and a wake-up take, because
- * each request pays for it.
+ * takes about the same time. The window for a disk is no longer than a sleep and a wake-up take,
+ * because each request pays for it.
  */
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The window doubles from FIRST up to DRIVER or DISK, depending on what the poller is for. */
+/*
+ * The window doubles from FIRST_NS up to DRIVER_NS or DISK_NS, depending on what the worker waits
+ * for.
+ */
 #define VUBLK_POLLER_FIRST_NS 8000u
 #define VUBLK_POLLER_DRIVER_NS 64000u
 #define VUBLK_POLLER_DISK_NS 8000u
-/* After this many windows without work, polling is off for FIRST to LAST sleeps. */
+/*
+ * After MISSES windows in a row without work, polling is off for FIRST_SLEEPS to LAST_SLEEPS
+ * sleeps.
+ */
 #define VUBLK_POLLER_MISSES 4u
 #define VUBLK_POLLER_FIRST_SLEEPS 64u
 #define VUBLK_POLLER_LAST_SLEEPS 4096u
 
 struct vublk_poller {
 	uint64_t last_ns;   /* constant: the longest window */
-	uint64_t window_ns; /* 0: it sleeps immediately */
-	uint64_t began_ns;  /* while it polls: since when */
-	bool is_looking;    /* it polls, and no work has come yet */
-	unsigned misses;    /* windows without work, in a row */
-	unsigned sleeps_left; /* sleeps before the window is opened again */
-	unsigned next_sleeps; /* 0: VUBLK_POLLER_FIRST_SLEEPS */
+	uint64_t window_ns; /* the present window; 0: the worker sleeps immediately */
+	uint64_t began_ns;  /* when the window began; valid while is_looking */
+	bool is_looking;    /* the worker polls, and no work has come yet */
+	unsigned misses;    /* how many windows in a row had no work */
+	unsigned sleeps_left; /* for how many more sleeps polling is off */
+	unsigned next_sleeps; /* for how many sleeps the next misses turn polling off; 0:
+				 VUBLK_POLLER_FIRST_SLEEPS */
 };
 
-/* Whether polling has been useless lately; the driver probably runs on the same core. */
+/*
+ * Returns whether polling is off after windows without work. The usual reason is that the driver
+ * runs on the worker's core.
+ */
 static inline bool vublk_poller_is_useless(const struct vublk_poller *poller)
 {
 	return poller->sleeps_left;
 }
 
-/* No work: begins or continues the window; false: it is over. */
+/*
+ * Called when there is no work: begins or continues the window. Returns false if the window is
+ * over.
+ */
 static inline bool vublk_poller_looks(struct vublk_poller *poller, uint64_t now_ns)
 {
 	if (!poller->is_looking)
@@ -54,7 +68,7 @@ static inline bool vublk_poller_looks(struct vublk_poller *poller, uint64_t now_
 	return now_ns - poller->began_ns < poller->window_ns;
 }
 
-/* There is work. */
+/* Called when there is work: ends the window. */
 static inline void vublk_poller_found(struct vublk_poller *poller)
 {
 	if (!poller->is_looking)
@@ -64,9 +78,9 @@ static inline void vublk_poller_found(struct vublk_poller *poller)
 	poller->next_sleeps = 0;
 }
 
-/* No work came: the worker is about to sleep. */
+/* Called when the window is over without work, before the worker sleeps. */
 void vublk_poller_missed(struct vublk_poller *poller);
-/* The worker has slept for this long. */
+/* Called after each sleep, with its duration. */
 void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns);
 
 #endif

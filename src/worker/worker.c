@@ -2,10 +2,10 @@
 /*
  * The thread of a worker: its rounds, polling and sleep; see worker.h.
  *
- * Key idea: while there is work, notifications are disabled and the rings are polled; the event
- * loop, which has the descriptors and the posted tasks, runs only every few rounds. Before it
- * sleeps, the worker enables notifications and looks at the rings once more. The time for which it
- * polls before it sleeps is adaptive (poller.h).
+ * Key idea: while there is work, notifications are disabled and the worker polls the rings. The
+ * event loop, which has the descriptors and the posted tasks, runs only every few rounds. Before
+ * the worker sleeps, it enables notifications and looks at the rings once more. How long it polls
+ * before it sleeps is adaptive (poller.h).
  */
 #include "worker/worker.h"
 
@@ -16,8 +16,8 @@
 #include <semaphore.h>
 #include <signal.h>
 
-#define ROUNDS_BETWEEN_LOOKS 32 /* at the event loop, while there is work */
-#define PAUSES_BETWEEN_LOOKS 4  /* at the rings, while there is none */
+#define ROUNDS_BETWEEN_LOOKS 32 /* rounds with work between two looks at the event loop */
+#define PAUSES_BETWEEN_LOOKS 4  /* pauses without work between two looks at the rings */
 
 /* --- polling --------------------------------------------------------------- */
 
@@ -26,7 +26,7 @@ static struct vublk_poller *poller_of(struct vublk_worker *worker, enum vublk_wo
 	return wait == VUBLK_WAIT_DISK ? &worker->for_disk : &worker->for_driver;
 }
 
-/* Returns whether to stay awake although there was no work. */
+/* Returns whether the worker stays awake although there was no work. */
 static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wait)
 {
 	struct vublk_poller *poller;
@@ -44,14 +44,20 @@ static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wa
 	return vublk_poller_looks(poller, vublk_now_ns());
 }
 
-/* Polling without a pause would take the index's cache line from the driver that writes it. */
+/*
+ * Waits for a moment between two looks at a ring. Polling without a pause would take the cache line
+ * of the index away from the driver, which writes it.
+ */
 static void pause_for_a_moment(void)
 {
 	for (unsigned i = 0; i < PAUSES_BETWEEN_LOOKS; i++)
 		vublk_cpu_relax();
 }
 
-/* Ends polling, with or without a result. */
+/*
+ * Ends adaptive polling. `ends` is vublk_poller_found() if work has come, otherwise
+ * vublk_poller_missed().
+ */
 static void stop_looking(struct vublk_worker *worker, void (*ends)(struct vublk_poller *poller))
 {
 	if (worker->looking)
@@ -71,7 +77,7 @@ static void sleep_until_needed(struct vublk_worker *worker, enum vublk_worker_wa
 	if (worker->ops->enable_notifications(worker)) {
 		before = poller ? vublk_now_ns() : 0;
 		worker->is_asleep = true;
-		/* A process that was suspended (SIGSTOP) returns from the wait without an event. */
+		/* The wait can end without an event, for example after SIGSTOP and SIGCONT. */
 		if (!vublk_loop_process(&worker->loop,
 					worker->retry_ms ? (int)worker->retry_ms : -1))
 			vublk_loop_process(&worker->loop, 0);
@@ -103,7 +109,10 @@ static void run(struct vublk_worker *worker)
 
 /* --- life ------------------------------------------------------------------ */
 
-/* On the stack of the thread that starts a worker, until `done` is posted. */
+/*
+ * The arguments of the new thread, on the stack of the thread that starts it. Valid until `done` is
+ * posted.
+ */
 struct start {
 	struct vublk_worker *worker;
 	struct vublk_error *error;
@@ -131,7 +140,10 @@ static void *worker_main(void *opaque)
 	return NULL;
 }
 
-/* Blocks signals in the worker's thread, so that the application's own threads handle them. */
+/*
+ * Creates the worker's thread with signals blocked, so that the application's own threads handle
+ * them.
+ */
 static int create_thread(struct start *start)
 {
 	sigset_t all, before;

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A program that passes each struct that can grow to the library, and gets each back. It is
- * compiled against other headers than the library: either the library's structs are longer
- * (the library is newer) or the program's are (GROWN; the program is newer), by one member
- * `test_growth` at the end.
+ * A program that exchanges each struct that can grow with the library. It is compiled with other
+ * headers than the library. With GROWN the program is newer: its structs have one more member
+ * `test_growth` at the end. Without GROWN the library is newer, and has that member.
  *
- *   growth SOCKET    of a back-end
+ *   growth SOCKET    the socket of a back-end
  */
 #include <vublk/backend.h>
 #include <vublk/blk.h>
 #include <vublk/bus.h>
 #include <vublk/device.h>
+#include <vublk/limit.h>
+#include <vublk/notice.h>
+#include <vublk/trace.h>
 
 #include <errno.h>
 #include <poll.h>
@@ -35,16 +37,16 @@ static void check(bool holds, int line, const char *condition)
 	exit(1);
 }
 
-/* What the library must overwrite, and where it must not write. */
+/* A struct that the library must fill, and the bytes after it, to which it must not write. */
 #define FRAMED(type, name) struct { type it; char after[64]; } name; memset(&name, 0xa5, sizeof(name))
 #define CHECK_FRAME(name) do { for (unsigned i_ = 0; i_ < sizeof((name).after); i_++) \
 	CHECK((name).after[i_] == (char)0xa5); } while (0)
 
-/* A member that only the program has is 0 in what it gets, and must be 0 in what it gives. */
+/* A member that only the program has is 0 in structs from the library, and must be 0 in others. */
 #ifdef GROWN
 #define CHECK_ZEROED(name) CHECK((name).it.test_growth == 0)
 #define CHECK_REFUSED(name, call) do { (name).test_growth = 1; CHECK((call) == -EINVAL); \
-	CHECK(strstr(error.text, "newer library")); (name).test_growth = 0; } while (0)
+	CHECK(strstr(error.text, "or a newer one")); (name).test_growth = 0; } while (0)
 #else
 #define CHECK_ZEROED(name) ((void)0)
 #define CHECK_REFUSED(name, call) ((void)0)
@@ -100,7 +102,7 @@ static void use_backend(const char *path)
 	};
 	FRAMED(struct vublk_backend_info, info);
 	FRAMED(struct vublk_backend_queue_info, queue);
-	FRAMED(struct vublk_backend_stats, stats);
+	FRAMED(struct vublk_request_stats, stats);
 	struct vublk_backend *backend;
 
 	snprintf(own_path, sizeof(own_path), "%s-2", path);
@@ -111,7 +113,7 @@ static void use_backend(const char *path)
 	CHECK_FRAME(info);
 	CHECK(vublk_backend_get_queue_info(backend, 0, &queue.it, sizeof(queue.it)) == -EINVAL);
 	CHECK_FRAME(queue);
-	CHECK(!vublk_backend_get_stats(backend, 0, VUBLK_BACKEND_READ, &stats.it, sizeof(stats.it)));
+	CHECK(!vublk_backend_get_stats(backend, 0, VUBLK_REQUEST_READ, &stats.it, sizeof(stats.it)));
 	CHECK(!stats.it.count && !stats.it.in_flight);
 	CHECK_ZEROED(stats);
 	CHECK_FRAME(stats);
@@ -148,6 +150,16 @@ static void on_realized(void *bus, const struct vublk_error *why)
 	num_realized++;
 }
 
+static unsigned num_notices;
+
+/* `notice_bytes` is the size of the library's struct. The program's may be longer. */
+static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
+{
+	CHECK(notice_bytes >= offsetof(struct vublk_notice, back_end) + sizeof(notice->back_end));
+	CHECK(notice->kind == VUBLK_NOTICE_CONNECTED && notice->size_bytes == 1 << 20);
+	num_notices++;
+}
+
 static void on_started(void *bus)
 {
 	num_started++;
@@ -158,7 +170,7 @@ static void on_stopped(void *bus, const struct vublk_error *why)
 	num_stopped++;
 }
 
-/* The program's struct may be longer than the library's, which says how long its own is. */
+/* As in on_notice(), `area_bytes` is the size of the library's struct. */
 static void on_inflight_made(void *bus, const struct vublk_device_inflight *area, size_t area_bytes,
 			     const struct vublk_error *why)
 {
@@ -215,6 +227,29 @@ static void use_queue(struct vublk_device *device)
 	CHECK_FRAME(place);
 }
 
+static void use_limits(struct vublk_device *device)
+{
+	struct vublk_limits given = { .burst_ms = 7 };
+	FRAMED(struct vublk_limits, limits);
+
+	CHECK_REFUSED(given, vublk_device_set_limits(device, &given, sizeof(given), &error));
+	CHECK(!vublk_device_set_limits(device, &given, sizeof(given), &error));
+	vublk_device_get_limits(device, &limits.it, sizeof(limits.it));
+	CHECK(limits.it.burst_ms == 7);
+	CHECK_FRAME(limits);
+	CHECK_ZEROED(limits);
+}
+
+static void use_trace(const struct vublk_device *device)
+{
+	FRAMED(struct vublk_trace_info, info);
+
+	vublk_device_get_trace_info(device, &info.it, sizeof(info.it));
+	CHECK(!info.it.is_on && !info.it.number);
+	CHECK_FRAME(info);
+	CHECK_ZEROED(info);
+}
+
 static void use_dirty_log(struct vublk_device *device)
 {
 	struct vublk_device_dirty_log given = { .size_bytes = 4096 };
@@ -247,8 +282,10 @@ static void use_device(const char *path)
 	CHECK(!vublk_device_new(&ops, sizeof(ops), NULL, NULL, &device, &error));
 	CHECK(!vublk_device_set_property(device, "chardev", path, &error));
 	CHECK(!vublk_device_set_property(device, "reconnect-ms", "1000", &error)); /* for the area */
+	vublk_device_set_notice_handler(device, on_notice, NULL);
 	CHECK(!vublk_device_realize(device, &error));
 	run_until(device, &num_realized);
+	CHECK(num_notices == 1);
 	vublk_device_get_info(device, &info.it, sizeof(info.it));
 	CHECK(!strcmp(info.it.chardev, path) && info.it.backend_features);
 	CHECK_ZEROED(info);
@@ -256,6 +293,8 @@ static void use_device(const char *path)
 	CHECK(!vublk_device_set_memory(device, &memory, 1, &error));
 	use_areas(device);
 	use_queue(device);
+	use_limits(device);
+	use_trace(device);
 	use_dirty_log(device);
 	CHECK(!vublk_device_ack_features(device, vublk_device_features(device), &error));
 	CHECK(vublk_device_set_status(device, 0xf, &error) >= 0);

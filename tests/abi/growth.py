@@ -28,7 +28,7 @@ DISK_BYTES = 1 << 20
 
 
 def grow(folder):
-    """Adds a member to each struct that may grow; returns their names."""
+    """Adds a member to each struct that may grow, in the headers in `folder`. Returns the structs' names."""
     grown = set()
 
     def grow_one(match):
@@ -44,7 +44,7 @@ def grow(folder):
 
 
 def headers(case, name):
-    """A copy of all public headers, the generated one included."""
+    """Copies all public headers, including the generated one. Returns the folder."""
     folder = case.path(name) / 'vublk'
     folder.mkdir(parents=True)
     for path in [*(SOURCE / 'include/vublk').glob('*.h'), BUILD / 'include/vublk/version.h']:
@@ -69,7 +69,7 @@ def run(case, program):
 
 
 def each_struct_is_known(case):
-    """A struct is fixed, or it is passed with its size wherever it is passed."""
+    """Each struct either is in FIXED, or each function that gets or fills it also gets its size."""
     folder = headers(case, 'include')
     text = '\n'.join(re.sub(r'/\*.*?\*/', '', path.read_text(), flags=re.S) for path in folder.glob('*.h'))
     grown = grow(folder)

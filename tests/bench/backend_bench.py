@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Compares `vublk serve` with qemu-storage-daemon, measured by `vublk bench`. Both serve the same file
-(bypassing the page cache, with io_uring), and then nothing at all (null), which leaves the cost of the
-protocol and the rings. They take turns, round after round, and the median of the rounds is shown.
-`reconnect`, which belongs to the part `control`, is the time from a killed back-end's new socket to the
-first request that is completed after it.
+(with O_DIRECT and io_uring), and then a disk without storage (null), which leaves the cost of the
+protocol and the rings. They take turns, round after round, and the table shows the median of the rounds.
+reconnect() belongs to the part `control`: a back-end of a disk in use is killed and replaced.
 """
 import json
 import statistics
@@ -54,7 +53,7 @@ def show(name, results):
 
 
 def measure_backend(case, options, command_of, store, image, load):
-    """The other back-end does not run at that time, because it would hold the lock on the file and might poll."""
+    """Measures one back-end. Only this one runs, because another would lock the file, and might poll."""
     path = case.path('socket')
     path.unlink(missing_ok=True)
     child = case.start(command_of(options, path, store, image))
@@ -74,7 +73,7 @@ def compare(case, options, store, image):
 
 
 def reconnect(case, options, image):
-    """The time that a back-end takes from its start to the completion of a request, for a disk in use."""
+    """Prints the time from a new back-end's start to the first completed request, for a disk in use."""
     cells = []
     for command_of in (serve, daemon):
         path = case.path('socket')

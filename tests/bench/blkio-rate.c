@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The client for the comparison of back-ends, to which vublk's own client is compared, too:
- * libblkio's driver virtio-blk-vhost-user. One call of the library submits all new requests and
- * takes all completions.
+ * A client that uses libblkio's driver virtio-blk-vhost-user. Back-ends are compared with this
+ * client, and vublk's own client is compared to it. One call of libblkio submits all new requests
+ * and takes all completions.
  *
  *     blkio-rate SOCKET [options of `vublk bench`]
  *
- * The program loads the library when it starts, and declares the library's functions itself. So it
- * compiles without libblkio, which is installed in a different root directory from the compiler's.
+ * The program loads libblkio when it starts, and declares the functions itself. So it compiles
+ * without libblkio, which is installed in another root directory than the compiler.
  *
  * In poll mode the program uses one of libblkio's poll queues, on which a wait spins. With one
  * request in flight this is faster, and takes fewer instructions, than asking an ordinary queue
- * repeatedly for completions. With more requests it is as fast.
+ * repeatedly for completions. With more requests in flight both are equally fast.
  */
 #include "disk-rate.h"
 
@@ -25,7 +25,7 @@
 struct blkio;
 struct blkioq;
 
-/* The library's ABI: <blkio.h> of version 1. */
+/* libblkio's ABI, as in <blkio.h> of version 1. */
 struct blkio_mem_region {
 	void *addr;
 	size_t len;

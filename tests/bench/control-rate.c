@@ -9,9 +9,9 @@
  * The guest's memory has one page per queue, which contains all parts of the queue's ring; if
  * there are more regions than queues, it has one page per region. A hole follows each page.
  *
- * The program prints one line of JSON per start, with the times in microseconds since realize
- * began, and one line per round, with the resources that the process uses while all devices run,
- * in addition to those that it used before.
+ * The program prints JSON: one line per start, with the times in microseconds since realize began,
+ * and one line per round, with the additional resources that the process uses while all devices
+ * run.
  */
 #include <vublk/device.h>
 
@@ -42,7 +42,7 @@ struct arguments {
 	unsigned num_sockets;
 };
 
-/* The memory of the one VM that has all devices. */
+/* The memory of the VM. All devices share it. */
 struct ram {
 	struct vublk_memory_region regions[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_regions;
@@ -126,7 +126,7 @@ static void read_arguments(struct arguments *arguments, int argc, char **argv)
 
 /* --- the machine --------------------------------------------------------------- */
 
-/* The guest address of a page. Pages that are separate regions are not adjacent. */
+/* Returns the guest address of a page. If the pages are separate regions, a hole follows each. */
 static uint64_t page_addr(const struct ram *ram, unsigned page)
 {
 	return RAM_ADDR + (uint64_t)page * PAGE_BYTES * (ram->num_regions > 1 ? 2 : 1);
@@ -166,7 +166,7 @@ static void set_queue(struct unit *unit, unsigned index)
 	check(!vublk_device_set_queue(unit->device, index, &queue, sizeof(queue), &error), "a queue", &error);
 }
 
-/* What a driver does at boot. */
+/* Does what a driver does at boot. */
 static void boot(struct unit *unit)
 {
 	const uint64_t wanted = UINT64_C(1) << VIRTIO_F_VERSION_1;
@@ -208,7 +208,7 @@ static void on_stopped(void *bus, const struct vublk_error *failure)
 	((struct unit *)bus)->state = OFF;
 }
 
-/* The library logs how often it waited for an answer. */
+/* Finds the numbers of round trips in the library's log. */
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 {
 	struct unit *unit = opaque;

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The control path: how long a device takes to start (control-rate.c), with few and with many queues and
-memory regions; the resources that a hundred devices in one process need; and how long a disk in use has
-no back-end when its back-end is restarted. Times are given as the median and the worst.
+memory regions; the resources that a hundred devices in one process need; and the length of the outage of
+a disk in use when its back-end is restarted. Each time is given as the median and the maximum.
 """
 import contextlib
 import json
@@ -38,14 +38,14 @@ def milliseconds(starts, name):
 
 
 def show(title, starts):
-    """Prints a table row. The number of round trips is the same each time; the maximum would show an exception."""
+    """Prints a table row. All starts should need the same number of round trips, so the maximum is shown."""
     trips = [max(start[name] for start in starts) for name in ('handshake_trips', 'start_trips')]
     print(f'    {title:36}realized{milliseconds(starts, "realized_us"):27}  ready{milliseconds(starts, "started_us"):27}'
           f'  round trips {trips[0]} + {trips[1]}', flush=True)
 
 
 def start_of(tools, name, queues, regions):
-    """Starts one device per back-end, round after round."""
+    """Starts a device STARTS times, one start after the other, and prints the times."""
     with systems.processes(tools.temporary) as case:
         _, path = systems.start_backend(case, tools, entry(name, queues), None)
         starts, last = run(case, tools, [path], queues=queues, regions=regions, rounds=STARTS)
@@ -64,7 +64,7 @@ def starts(tools):
 
 
 def many(tools, queues):
-    """Starts many devices. Each has its own back-end, not pinned, because all of them start at the same time."""
+    """Starts DEVICES devices, each with a back-end of its own, and prints the resources that they use."""
     with contextlib.ExitStack() as stack:
         cases = [stack.enter_context(systems.processes(tools.temporary)) for _ in range(DEVICES)]
         paths = [systems.start_backend(case, tools, entry('vublk', queues), None)[1] for case in cases]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The costs of a request that can be counted: instructions, by callgrind (virtual machines seldom have
-hardware counters), and system calls, by strace. Both tools make the traced end many times slower, so no
-time is measured in these runs. The other end runs untraced and is always the faster one, so the traced
-end hardly ever waits for it. The counts of two runs of different length are subtracted, which removes
-the costs of start and end.
+The costs of a request that can be counted: callgrind counts instructions (virtual machines seldom have
+hardware counters), and strace counts system calls. Only one end, the back-end or the client, is traced.
+This makes it many times slower, so no time is measured in these runs, and the traced end hardly ever waits
+for the other one. The counts of two runs of different length are subtracted, which removes the costs of
+start and end.
 
-Two ends that poll make no system calls while both are awake, and then strace does not slow them. But if
-one of them fell asleep under strace, it would never catch up again. Therefore strace is attached when
-both are running, for a limited time, and its count is divided by their rate.
+Two ends that poll make no system calls while both are awake, so strace does not slow them. But an end that
+fell asleep under strace would stay slow. Therefore strace is attached to ends that are already running,
+for a limited time, and its count is divided by their rate.
 """
 import collections
 import re
@@ -22,7 +22,8 @@ from systems import (CLIENTS, CORES, SYSTEMS, environment_of, pinned, prepare, p
 
 # Per request, on average; None: not counted.
 Costs = collections.namedtuple('Costs', 'backend_instructions client_instructions backend_calls client_calls')
-# `words` returns the words before the traced command, for Tools and a log; `total` finds the count in the log.
+# `words` gets a Tools and the path of a log, and returns the words before the traced command. `total` is the
+# pattern that finds the count in the log.
 Tracer = collections.namedtuple('Tracer', 'program words total')
 REQUESTS = (2000, 12000)
 TRIES = 3  # with a client that polls: the smallest count is used, because waiting only adds instructions
@@ -39,7 +40,7 @@ TRACERS = {
 
 
 def total_of(case, tracer):
-    """Waits for the tracer's log, because a tracer may end after the traced program."""
+    """Waits for the total in the tracer's log and returns it. A tracer may end after the traced program."""
     log = case.path('traced')
     peer.wait_until(lambda: log.exists() and tracer.total.search(log.read_text()),
                     f'{tracer.program} says no total')
@@ -47,7 +48,7 @@ def total_of(case, tracer):
 
 
 def run_traced(tools, entry, image, tracer, end, requests):
-    """Counts the events of one end (`backend` or `client`) in a run of `requests`, with its start and end."""
+    """Returns the events of one end (`backend` or `client`) in a run of `requests`, including start and end."""
     with processes(tools.temporary) as case:
         words = tracer.words(tools, case.path('traced'))
         backend, path = start_backend(case, tools, entry, image, words if end == 'backend' else (),
@@ -62,7 +63,7 @@ def run_traced(tools, entry, image, tracer, end, requests):
 
 
 def attach(case, process):
-    """System calls per second of a process; None if tracing it is not permitted."""
+    """Returns the system calls per second of a process; None if tracing the process is not permitted."""
     start = time.monotonic()
     tracer = case.start(['strace', '-f', '-qq', '-c', '-U', 'calls,name', '-o', case.path('traced'), '-p', process.pid])
     if wait_for_end(tracer, ATTACHED_S):
@@ -73,7 +74,7 @@ def attach(case, process):
 
 
 def count_attached(tools, entry, image, end):
-    """System calls per request of two ends that poll."""
+    """Returns the system calls per request of one end, while both ends poll."""
     with processes(tools.temporary) as case:
         backend, path = start_backend(case, tools, entry, image)
         prepare(case, tools, entry.load, path)

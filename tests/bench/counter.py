@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A socket between two programs that forwards everything, descriptors included, and counts the messages.
-It adds latency, so only the number of messages is measured through it.
+A socket between two programs. It forwards all messages with their descriptors, and counts the messages.
+It adds latency, so no times are measured through it.
 """
 import collections
 import os
@@ -18,14 +18,14 @@ VFIO_USER = Protocol(struct.Struct('=HHIII'), lambda number, command, size, flag
 
 
 class Direction:
-    """Forwards whole messages, because the descriptors of a message belong to its first byte."""
+    """One direction of a connection. It forwards whole messages, so that descriptors stay with their message."""
 
     def __init__(self, protocol, source, sink):
         self.protocol, self.source, self.sink = protocol, source, sink
         self.messages = 0
 
     def receive(self, bytes_, descriptors):
-        """Receives exactly this number of bytes; returns None at the end of the connection."""
+        """Returns exactly this number of bytes, or None at the end of the connection. Extends `descriptors`."""
         pieces = b''
         while len(pieces) < bytes_:
             piece, more, _, _ = socket.recv_fds(self.source, bytes_ - len(pieces), MAX_DESCRIPTORS)
@@ -57,7 +57,7 @@ class Direction:
                 os.close(descriptor)
 
     def run(self):
-        """Forwards until one end closes the connection, and then closes the other end's."""
+        """Forwards until one end closes its connection, and then closes the connection to the other end."""
         try:
             while self.hand_on_message():
                 pass
@@ -86,7 +86,7 @@ class Counter:
         threading.Thread(target=self.accept, daemon=True).start()
 
     def messages(self):
-        """The number of messages in both directions, over all connections so far."""
+        """Returns the number of messages in both directions of all connections so far."""
         return sum(direction.messages for direction in self.directions)
 
     def accept(self):

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The run that all drivers have in common; see disk-rate.h. */
+/* The loop that all compared clients share; see disk-rate.h. */
 #include "disk-rate.h"
 
 #include <stdlib.h>

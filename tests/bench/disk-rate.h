@@ -3,9 +3,9 @@
 #define BENCH_DISK_RATE_H
 
 /*
- * The part that is the same for all clients that are compared: a loop that keeps a fixed number
- * of requests in flight, each with its own buffer, until the run ends. A client provides the few
- * functions that differ.
+ * The part that all compared clients share: a loop that keeps a fixed number of requests in
+ * flight, each with its own buffer, until the run ends. Each client provides a struct
+ * disk_rate_driver with the functions that differ between clients.
  */
 #include "rate.h"
 
@@ -18,20 +18,23 @@ struct disk_rate_done {
 	int result; /* 0, or a negative errno */
 };
 
-/* A failure ends the process with rate_fail(). */
+/* A function that fails ends the process with rate_fail(). */
 struct disk_rate_driver {
-	/* Connects to rate->path; returns the object for the other functions, and the disk's size. */
+	/* Connects to rate->path, stores the disk's size, and returns `disk` of the others. */
 	void *(*open)(const struct rate *rate, uint64_t *capacity_bytes);
 	/* Allocates memory that can be shared with the back-end. */
 	void *(*alloc)(void *disk, size_t bytes);
 	void (*read)(void *disk, uint64_t offset, void *buffer, size_t bytes, void *request);
 	void (*write)(void *disk, uint64_t offset, void *buffer, size_t bytes, void *request);
-	/* Submits the prepared requests and waits for at least one completion. */
+	/*
+	 * Submits the requests of read() and write(), and waits for at least one completion. Stores
+	 * up to `max` completions in `done`, and returns their number.
+	 */
 	unsigned (*wait)(void *disk, struct disk_rate_done *done, unsigned max);
 	void (*close)(void *disk);
 };
 
-/* A program's main(). */
+/* The main() of a client. Returns the exit status. */
 int disk_rate_main(const struct disk_rate_driver *driver, const char *doc, int argc, char **argv);
 
 #endif

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 One guest has one disk per door, each with its own `vublk serve`: QEMU connected directly, through the
-relay, and as a PCI device on vfio-user. The guest uses one disk after the other (guest-rate.c). Each
-round's rate is compared with the rate of the direct disk in the same round. There are two direct disks:
-the difference between them is the noise. The disks are in memory, because the doors are compared, not
-the storage.
+relay, through the relay with shadow rings, and as a PCI device on vfio-user. The guest uses one disk
+after the other (guest-rate.c). Each round's rate is compared with the rate of the direct disk in the same
+round. There are two direct disks: the difference between them is the noise. The disks are in memory,
+because the doors are compared, not the storage.
 
 On a busy machine, rates mean little. The processor time per request, in QEMU, device and back-end,
 means more, because it does not grow when other programs get their turns.
@@ -27,7 +27,8 @@ import qemu
 DISK_BYTES = 16 << 20
 AGAIN = 'again'
 # The disks that are compared: a name for the guest and the table, and the door.
-DISKS = [('direct', 'direct'), (AGAIN, 'direct'), ('relay', 'relay'), ('vfio-user', 'vfio-user')]
+DISKS = [('direct', 'direct'), (AGAIN, 'direct'), ('relay', 'relay'), ('shadow', 'relay-shadow'),
+         ('vfio-user', 'vfio-user')]
 BASE = DISKS[0][0]
 # The first version with a vfio-user client.
 VFIO_USER_SINCE = (10, 1)
@@ -37,12 +38,12 @@ Run = collections.namedtuple('Run', 'round disk load requests seconds messages w
 
 
 def processor_seconds(process):
-    """The processor time of all threads of a process, from its CPU clock in the kernel: clock_getcpuclockid(3)."""
+    """Returns the processor time of all threads of a process. For its CPU clock, see clock_getcpuclockid(3)."""
     return time.clock_gettime(~process.pid << 3 | 2)
 
 
 class NamedServe(peer.VublkServe):
-    """The guest finds the name in the disk's serial number."""
+    """`vublk serve` with a name as the disk's serial number, by which the guest recognizes the disk."""
 
     def start(self, case, image, name):
         return super().start(case, image, arguments=['-o', f'serial={name}'])
@@ -67,7 +68,7 @@ class Disk:
             self.counter, self.path = counter.Counter(path, self.path, protocol), path
 
     def arguments(self, number, which):
-        """The words for QEMU's command line."""
+        """Returns the words for QEMU's command line."""
         chardev = self.door.chardev(self.path, which)
         words = [] if chardev is None else [
             '-chardev', ','.join(['socket', f'id={self.name}-chardev',
@@ -77,20 +78,20 @@ class Disk:
                 '-device', json.dumps({'id': self.name, 'bus': f'slot-{number}', **device})]
 
     def wakes(self):
-        """How often the threads of the device's process have slept."""
+        """Returns how often the threads of the device's process have slept so far."""
         if not self.device:
             return 0
         return sum(int(re.search(r'^voluntary_ctxt_switches:\s*(\d+)', path.read_text(), re.M)[1])
                    for path in pathlib.Path(f'/proc/{self.device.pid}/task').glob('*/status'))
 
     def counts(self):
-        """The counts so far: messages, wakes, and seconds of processor time."""
+        """Returns the counts so far: messages, wakes, and seconds of processor time."""
         return (self.counter.messages() if self.counter else 0, self.wakes(),
                 sum(processor_seconds(process) for process in (self.backend, self.device) if process))
 
 
 class Meter:
-    """The counts since the last reading."""
+    """Reads the counts of disks and QEMU. Each reading returns the difference from the previous one."""
 
     def __init__(self, guest, disks):
         self.guest, self.disks = guest, {disk.name: disk for disk in disks}
@@ -98,7 +99,7 @@ class Meter:
         self.cpu = processor_seconds(guest.child)
 
     def read(self, name):
-        """The counts of the disk `name`, to which all of QEMU's time since the last run of any disk belongs."""
+        """Returns the counts of the disk `name`. QEMU's time since the previous reading belongs to this disk."""
         before, cpu = self.seen[name], self.cpu
         self.seen[name], self.cpu = self.disks[name].counts(), processor_seconds(self.guest.child)
         messages, wakes, seconds = (now - then for now, then in zip(self.seen[name], before))
@@ -106,7 +107,10 @@ class Meter:
 
 
 def runs_in(guest, disks, rounds):
-    """A disk's run ends with its line, and its next run comes after those of all others, so the counts are its own."""
+    """
+    Returns the runs of `rounds` rounds. The guest uses one disk after the other, and prints a line at the end of each
+    run. So all counts between two lines belong to one disk.
+    """
     guest.run('load', 'start')
     meter, runs = Meter(guest, disks), []
     while len(runs) == 0 or len(runs) % len(disks) or runs[-1].round < rounds:
@@ -138,7 +142,7 @@ def of(runs, disk, load):
 
 
 def rates(runs, disk, load=None):
-    """Groups the runs by round and load."""
+    """Returns the rate of each run of the disk, by round and load."""
     return {(run.round, run.load): run.requests / run.seconds for run in of(runs, disk, load)}
 
 
@@ -157,8 +161,8 @@ def cpu_ratio(runs, disk, load):
 
 def each_round(runs, disk, load=None):
     """
-    The ratios of the disk's rate to the direct disk's in the same round. Both rates are measured within a second
-    or two, so a longer disturbance affects both.
+    Returns, for each round, the ratio of the disk's rate to the direct disk's rate. Both rates are measured within a
+    second or two, so a longer disturbance affects both.
     """
     base = rates(runs, BASE, load)
     ratios = [rate / base[key] for key, rate in rates(runs, disk, load).items()]
@@ -200,7 +204,7 @@ def show(wanted, runs, counted):
 
 
 def compare_in(case, options, which):
-    """Returns every run, for programs."""
+    """Compares the doors in one QEMU, and returns all runs."""
     which.find_version()
     wanted = [(name, door) for name, door in DISKS if door != 'vfio-user' or which.version >= VFIO_USER_SINCE]
     print(f'a guest in {which}, by each way to a disk:', flush=True)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The load that runs in a guest to compare its disks: small requests at random places, bypassing
- * the page cache. It uses each disk for a moment and then the next one, round after round.
- * Therefore a disturbance of the machine affects all disks alike, and all disks meet the guest in
- * the same state.
+ * The load that runs in a guest to compare its disks: small requests at random places, without the
+ * page cache. In each round it uses each disk for a moment, one after the other. Therefore a
+ * disturbance of the machine affects all disks alike, and the guest is in the same state for all
+ * disks.
  *
  * It runs until it is killed. It prints one line per disk and moment, each with a single write().
  * ROUND counts from zero, and SERIAL is the serial that the host gave to the disk:
@@ -116,7 +116,7 @@ static unsigned reap(const struct disk *disk, struct io_event *events)
 	return (unsigned)n;
 }
 
-/* Waits for all requests that were submitted, and counts them. */
+/* Puts the load on the disk for a moment, waits for all requests, and prints their number. */
 static void run(unsigned round, const struct disk *disk, const struct load *load)
 {
 	struct iocb requests[MAX_DEPTH];
@@ -154,7 +154,7 @@ static void read_serial(struct disk *disk, char letter)
 	fclose(file);
 }
 
-/* False if there is no disk with that letter. */
+/* Opens the disk with that letter. Returns false if there is none. */
 static bool open_disk(struct disk *disk, char letter)
 {
 	char path[64];

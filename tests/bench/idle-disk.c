@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Keeps a disk open that was used a moment ago and is idle now. Back-end and device have just
- * served a load, so an end with adaptive polling has a reason to poll. The program prints "idle"
- * when the load is over, and then sleeps until a signal ends it.
+ * Puts a short load on a disk, and then keeps the disk open and idle. A back-end or device with
+ * adaptive polling may poll just after a load, so this shows whether it stops. The program prints
+ * "idle" when the load is over, and then sleeps until a signal ends it.
  *
  *     idle-disk SOCKET
  */

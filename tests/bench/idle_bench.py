@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The cost of an idle disk: memory, and the processor time of device and back-end, beginning a second after
-the last request. The goals are absolute limits, not ratios.
+The cost of an idle disk: memory, and the processor time of device and back-end, which is measured from one
+second after the last request on. The goals are absolute limits.
 """
 import pathlib
 import re
@@ -18,7 +18,7 @@ RESIDENT_KIB = 3072
 
 
 def finding(what, value, unit, limit=None):
-    """A result in the form of a duel's verdict; a result without a limit is only reported."""
+    """Returns a result in the form of a duel's verdict. A result without a limit is only reported."""
     return {'what': what, 'value': value, 'unit': unit, 'limit': limit,
             'is_met': None if limit is None else value <= limit}
 
@@ -52,7 +52,7 @@ def resident_kib(process):
 
 
 def resident(tools):
-    """Memory before any client connects, and with a disk that was used; also of the peers, to compare."""
+    """Measures a back-end's memory before a client connects and after a disk was used; of the peers, too."""
     findings = []
     for name, limit in ('vublk', RESIDENT_KIB), ('qsd newer', None), ('qsd', None):
         entry = Entry(name, None, LOAD)

@@ -12,14 +12,14 @@ BUSY_SHARE = 0.1  # of all processors; above it, figures are doubtful
 
 
 def processor_times():
-    """The busy time and the total time of all processors since the machine was started."""
+    """Returns the busy time and the total time of all processors since the machine was started."""
     with open('/proc/stat') as file:
         user, nice, system, idle, io_wait, *others = [int(word) for word in file.readline().split()[1:9]]
     return user + nice + system + sum(others), user + nice + system + idle + io_wait + sum(others)
 
 
 def busy_share():
-    """The share of the processors that other programs use now, including time stolen by other virtual machines."""
+    """Returns the share of all processors that is in use now, including time that other VMs have stolen."""
     before = processor_times()
     time.sleep(WATCH_S)
     busy, total = (now - then for now, then in zip(processor_times(), before))
@@ -37,7 +37,7 @@ def processor_name():
 
 
 def commit_of(root):
-    """The last commit, and whether there are later changes; a release archive has no commit."""
+    """Returns the last commit, marked if there are later changes. A release archive has no commit."""
     done = subprocess.run(['git', '-C', root, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'],
                           capture_output=True, text=True)
     return done.stdout.strip() or 'unknown'
@@ -56,7 +56,7 @@ def sentence(machine):
 
 
 def warning(machine):
-    """A warning about the figures, or an empty text."""
+    """Returns a warning about the figures, or an empty text if the machine is idle enough."""
     if machine['busy_share'] <= BUSY_SHARE:
         return ''
     return (f'WARNING: others use {machine["busy_share"]:.0%} of the processors: figures will be wrong, '

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Fills the memory, because all memory that was never written is one page of zeroes. */
+/* Allocates memory and fills it: all pages that were never written would share one zero page. */
 static char *allocate(size_t bytes)
 {
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
@@ -30,7 +30,7 @@ static void copy(struct rate *rate, char *disk, char *buffer)
 		memcpy(block, buffer, rate->block_bytes);
 	else
 		memcpy(buffer, block, rate->block_bytes);
-	__asm__ volatile("" ::: "memory"); /* or the compiler may remove copies that are never read */
+	__asm__ volatile("" ::: "memory"); /* keeps the compiler from removing unread copies */
 }
 
 static void run(struct rate *rate, char *disk, char *buffers)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a program and lets the kernel refuse its io_uring system calls. If one thread of a program
- * waits in io_uring, Valgrind stops all of its threads. Without io_uring, programs wait in epoll.
+ * Runs a command, and makes the kernel refuse its io_uring system calls. Under Valgrind, a thread
+ * that waits in io_uring stops all other threads of its program. Without io_uring, vublk's programs
+ * wait in epoll.
  *
  *     no-uring COMMAND...
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Options and report of the clients of the comparison; see rate.h. */
+/* The options, the clock and the report of the compared clients; see rate.h. */
 #include "rate.h"
 
 #include <inttypes.h>
@@ -22,7 +22,7 @@ enum {
 
 static const struct argp_option options[] = {
 	{ "rw", KEY_RW, "PATTERN", 0, "randread (default) or randwrite" },
-	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default 4k)" },
+	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default: 4k)" },
 	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight (default 32)" },
 	{ "mode", KEY_MODE, "MODE", 0, "event (default): sleep until the back-end calls; poll" },
 	{ "runtime", KEY_RUNTIME, "TIME", 0, "Time of the measurement (default 1s)" },
@@ -46,7 +46,7 @@ void rate_fail(const char *format, ...)
 
 /* --- options ------------------------------------------------------------------ */
 
-/* Whether the value is the second of two words; any other word ends the process. */
+/* Returns whether `value` is `second`. Ends the process if it is neither `first` nor `second`. */
 static bool is_second(struct argp_state *state, const char *option, const char *value,
 		      const char *first, const char *second)
 {
@@ -124,7 +124,7 @@ void rate_begin(struct rate *rate)
 	begin_run(rate, now);
 	if (!rate->ramp_ns)
 		return;
-	rate->is_ramp = true; /* after the ramp the run begins once more */
+	rate->is_ramp = true; /* rate_turn() begins the run again after the ramp */
 	rate->turn_ns = now + rate->ramp_ns;
 }
 
@@ -163,7 +163,7 @@ static double percent(const struct rate *rate, const struct timeval *time)
 	       (double)rate->runtime_ns;
 }
 
-/* The median and the 99th percentile are named as fio names them. */
+/* The keys of the median and of the 99th percentile are those of fio. */
 void rate_print(const struct rate *rate)
 {
 	const struct vublk_histogram *latency = &rate->latency_ns;

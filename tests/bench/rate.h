@@ -3,10 +3,10 @@
 #define BENCH_RATE_H
 
 /*
- * The parts that the compared clients share: options with the names and meanings that they have
- * in `vublk bench`, the clock, the latencies, and a report with those keys of bench's JSON that
- * tests/bench/systems.py reads. As in `vublk bench`, each request reads the clock once when it
- * starts, and all requests that complete together share one more reading.
+ * The parts that the compared clients share: options with the names and meanings of those of
+ * `vublk bench`, the clock, the latencies, and a report. The report has those keys of `vublk
+ * bench`'s JSON that tests/bench/systems.py reads. As in `vublk bench`, the clock is read once for
+ * each request that starts, and once for all requests that complete together.
  */
 #include "cli/cli.h"
 #include "cli/histogram.h"
@@ -21,34 +21,42 @@ struct rate {
 	uint32_t block_bytes;
 	unsigned depth;
 	uint64_t size_bytes;    /* of the memory that is copied; ignored for a disk */
-	uint64_t ramp_ns;
-	uint64_t runtime_ns;
-	uint64_t number_ios;    /* 0: no limit but the time */
+	uint64_t ramp_ns;       /* the time of the ramp, that is, before the measurement */
+	uint64_t runtime_ns;    /* rate_end() replaces it by the time that the run took */
+	uint64_t number_ios;    /* the run ends after this many requests; 0: at runtime_ns */
 
 	/* while it runs */
-	uint64_t random;
-	uint64_t begun;
-	uint64_t num_blocks;    /* of block_bytes each: among which rate_next_block() chooses */
+	uint64_t random;        /* the state of the random numbers */
+	uint64_t begun;         /* the number of requests; the client counts them */
+	uint64_t num_blocks;    /* the number of blocks of block_bytes; the client sets it */
 	uint64_t start_ns;
-	uint64_t turn_ns;       /* when the ramp is over; after the ramp: when the run is over */
+	uint64_t turn_ns;       /* the end of the ramp; after the ramp: the end of the run */
 	bool is_ramp;
 	struct vublk_histogram latency_ns;
-	struct rusage usage;    /* at the start; after the run: of the whole run */
+	struct rusage usage;    /* of the thread, at start_ns; rate_end() replaces it by the usage
+				   of the run */
 };
 
-/* Reads the command line; an error there ends the process. */
+/* Reads the command line into `rate`. An error in the command line ends the process. */
 void rate_parse(struct rate *rate, const char *usage, const char *doc, int argc, char **argv);
 
-/* Ends the process with a sentence, whose first word is the program's name. */
+/* Prints the program's name, a colon and the message, and ends the process. */
 void rate_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
+/* Starts the ramp, or the run if there is no ramp. */
 void rate_begin(struct rate *rate);
+/* Ends the run on the thread that called rate_begin(). */
 void rate_end(struct rate *rate);
+/* Prints the report. */
 void rate_print(const struct rate *rate);
 
-/* Called at turn_ns: ends the ramp and discards its numbers. False: the run is over. */
+/*
+ * Must be called when turn_ns is reached. In the ramp: discards the ramp's numbers, starts the run,
+ * and returns true. In the run: returns false, because the run is over.
+ */
 bool rate_turn(struct rate *rate, uint64_t now_ns);
 
+/* Returns whether the client must start another request. */
 static inline bool rate_wants_more(struct rate *rate, uint64_t now_ns)
 {
 	if (now_ns >= rate->turn_ns && !rate_turn(rate, now_ns))
@@ -56,7 +64,7 @@ static inline bool rate_wants_more(struct rate *rate, uint64_t now_ns)
 	return !rate->number_ios || rate->is_ramp || rate->begun < rate->number_ios;
 }
 
-/* xorshift64: three shifts, and good enough to choose blocks. */
+/* Returns a random number below num_blocks. It is made by xorshift64, which is fast. */
 static inline uint64_t rate_next_block(struct rate *rate)
 {
 	rate->random ^= rate->random << 13;

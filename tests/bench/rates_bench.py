@@ -32,7 +32,7 @@ class Figures:
         return statistics.median(values) if values else None
 
     def of(self, entry):
-        """The measurements of an entry, for report.py."""
+        """Returns the measurements of an entry, for report.py."""
         names = systems.Sample._fields
         rates = self.values(entry, 'iops')
         return {'system': entry.system, 'client': entry.client, 'load': entry.load._asdict(),
@@ -42,14 +42,14 @@ class Figures:
 
 
 def entries_of(point):
-    """Each entry once, in the order of the duels."""
+    """Returns each entry of the point once, in the order of the duels."""
     return list(dict.fromkeys(entry for duel in point.duels for entry in (duel.ours, duel.theirs)))
 
 
 # --- goals ----------------------------------------------------------------------------
 
 def names_of(duel):
-    """The words by which a report distinguishes the two entries."""
+    """Returns the names by which a report distinguishes the two entries."""
     ours, theirs = duel.ours, duel.theirs
     if ours.load.jobs != theirs.load.jobs:
         return [f'{end.load.jobs} queue{"s" * (end.load.jobs > 1)}' for end in (ours, theirs)]
@@ -57,7 +57,7 @@ def names_of(duel):
 
 
 def judge(figures, duel, goal):
-    """The outcome of a goal; its is_met is None if nothing could be compared."""
+    """Returns the outcome of a goal. Its `is_met` is None if a value is missing."""
     values = [figures.median(entry, goal.metric) for entry in (duel.ours, duel.theirs)]
     ratio = values[0] / values[1] if None not in values and values[1] else None
     is_least = goal.at_least is not None
@@ -69,7 +69,7 @@ def judge(figures, duel, goal):
 
 
 def judge_duel(figures, duel):
-    """If the first goal is missed, its alternative decides, if it has one; the alternative is always noted."""
+    """Returns the verdicts. If the first goal is missed, an alternative decides, which is always reported, too."""
     verdicts = [judge(figures, duel, goal) for goal in duel.goals if not goal.instead]
     for goal in duel.goals:
         if goal.instead:
@@ -84,7 +84,7 @@ def judge_duel(figures, duel):
 # --- the part -------------------------------------------------------------------------
 
 def count(tools, figures, entry, image):
-    """Counts the costs, or prints why they cannot be counted here; the rates are useful without them."""
+    """Counts the costs of an entry. If that is impossible here, only prints the reason."""
     try:
         figures.costs[entry] = costs.count_all(tools, entry, image)
     except peer.Failure as failure:
@@ -118,7 +118,7 @@ def measure_row(tools, stack, options, row):
 
 
 def version_of(case, tools, name):
-    """The version that a system prints; empty for one that scripts/bench did not start."""
+    """Returns the version that a system prints. It is empty for a system that scripts/bench does not start."""
     system = systems.SYSTEMS[name]
     if not system.command:
         return str(system.path or '')
@@ -127,7 +127,7 @@ def version_of(case, tools, name):
 
 
 def legend(case, tools, rows):
-    """The available systems, and the reasons why others are not available."""
+    """Prints and returns the version of each system, or the reason why the system is not available here."""
     entries = [entry for row in rows for point in row.points for entry in entries_of(point)]
     found = {}
     for entry in entries:

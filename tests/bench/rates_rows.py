@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The rows of the part `rates`: the systems that each row compares, and its goals. A goal is a limit for
-the ratio of our median to theirs.
+The rows of the part `rates`: the systems that each row compares, and the goals of the row. A goal is a limit
+for the ratio of our system's median to the other system's median.
 """
 import collections
 
@@ -11,8 +11,8 @@ from systems import Entry, Load
 DEPTHS = (1, 32, 128)
 PEERS = ['qsd newer', 'qsd']
 
-# A limit for the ratio of a metric, which is a field of systems.Sample or costs.Costs. A goal with
-# `instead` is an alternative: it is enough to reach it if the first goal is missed.
+# A limit for the ratio of a metric, which is a field of systems.Sample or costs.Costs. A goal with `instead`
+# is an alternative: if the first goal is missed, the alternative decides.
 Goal = collections.namedtuple('Goal', 'metric at_least at_most instead', defaults=[None, None, False])
 # Two entries, and the goals for their ratios.
 Duel = collections.namedtuple('Duel', 'ours theirs goals')
@@ -28,7 +28,7 @@ def rate(at_least):
 
 
 def against_peers(load, peers, goals, client='libblkio', off=None):
-    """Our back-end against each peer; with the goal `off`, also against our back-end with --poll=off."""
+    """Returns a point: our back-end against each peer, and with the goal `off` also against ours with --poll=off."""
     ours = Entry('vublk', client, load)
     duels = [Duel(ours, Entry(peer, client, load), goals) for peer in peers]
     if off:
@@ -49,7 +49,7 @@ def file_row(name, title, store, bounds, more=()):
 
 
 def driver_row():
-    """Our client against libblkio, on the same back-end."""
+    """Returns a row: our client against libblkio, on the same back-end."""
     points = []
     for system in 'vublk', PEERS[0]:
         for depth in DEPTHS:
@@ -76,7 +76,7 @@ def queues_row():
 
 
 def rows(sockets=()):
-    """All rows; a back-end that already listens at a socket is a peer in the rows without storage."""
+    """Returns all rows. Back-ends that already listen at `sockets` are peers in the rows without storage."""
     null_peers = [*PEERS, *sockets]
     cpu = Goal('backend_us', at_most=0.6, instead=True)
     return [

@@ -18,7 +18,7 @@ def number(value, form, unit=''):
 
 
 def pair(values, name, form):
-    """The values of both ends, as "back-end + client"."""
+    """Returns the values of both ends, as "back-end + client"."""
     return ' + '.join(number(values[f'{end}_{name}'], form) for end in ('backend', 'client'))
 
 
@@ -61,7 +61,7 @@ def print_findings(findings):
 
 
 def judged(found):
-    """All results that have a goal: the row, the place in it, and the verdict or finding."""
+    """Yields each result that has a goal: the row, the result's place in the row, and the verdict or finding."""
     for row in found['rows']:
         for point in row['points']:
             yield from ((row, point['title'], verdict) for verdict in point['verdicts'])
@@ -76,7 +76,7 @@ def print_summary(found):
 # --- Markdown -------------------------------------------------------------------------
 
 def verdict_cells(point, verdict):
-    """The cells of a verdict: the metric is a rate or a cost."""
+    """Returns the cells of a verdict, whose metric is a rate or a cost."""
     form = ',.0f' if verdict['metric'] == 'iops' or 'instructions' in verdict['metric'] else '.3f'
     values = [number(value, form) for value in verdict['values']]
     return [f'{point}: {verdict["ours"]} by {verdict["theirs"]}', METRICS[verdict['metric']], *values,
@@ -121,7 +121,7 @@ def figures_table(found):
 
 
 def markdown(found, about):
-    """`about` says when and where. In each pair the back-end comes first, then the client."""
+    """Returns the results as Markdown. `about` is the time and the machine. Pairs are "back-end + client"."""
     systems = [f'- {name}: {text}' for name, text in found['systems'].items()]
     return '\n'.join([f'{about}; {found["rounds"]} rounds of {found["runtime_ms"]} ms.', '', *systems, '',
                       *goals_table(found), 'All figures, those of a request as back-end + client:', '',
@@ -159,7 +159,7 @@ def bars(found):
 
 
 def plot(found, about, output):
-    """Returns the reason why there is no drawing, or an empty text."""
+    """Draws the results to the file `output`. Returns an empty text, or the reason why this is impossible."""
     chosen = bars(found)
     if not chosen or not shutil.which('gnuplot'):
         return 'there is no rate to draw' if not chosen else 'no gnuplot here'

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The systems that are compared: the table of back-ends, the table of clients, and how one of each is
-started and measured. To add a system, add a line to SYSTEMS or CLIENTS.
+The systems that are compared: the table of back-ends, the table of clients, and the functions that start
+and measure one of each. To add a system, add a line to SYSTEMS or CLIENTS.
 
-Each measurement starts its own back-end and ends it, because an idle back-end may poll, hold the lock on
-the image, or remember what it learnt from the load before.
+Each measurement starts a back-end of its own and ends it, because an idle back-end may poll, hold the lock
+on the image, or be adapted to an earlier load.
 """
 import collections
 import contextlib
@@ -20,14 +20,14 @@ import peer
 import qemu
 from door_bench import processor_seconds
 
-# The storage of a back-end (one of STORES), and its socket. With `is_awake` the back-end polls all the time if
-# it can, because the client is traced: otherwise the client's waiting would be counted.
+# A back-end: its storage (one of STORES), its socket, and so on. `is_awake` is set if the client is traced. Then
+# the back-end polls all the time if it can: otherwise the client would wait, and its waiting would be counted.
 Setup = collections.namedtuple('Setup', 'store path image size queues is_awake')
 # The load of a client; `cores` is one of CORES; each job has a queue and a thread.
 Load = collections.namedtuple('Load', 'store rw mode depth cores jobs', defaults=[1])
 # One side of a comparison: names in SYSTEMS and CLIENTS, and a Load.
 Entry = collections.namedtuple('Entry', 'system client load')
-# One measurement; a value that could not be counted is None. Times are per request.
+# One measurement. A value that could not be measured is None. Times are per request.
 Sample = collections.namedtuple(
     'Sample', 'iops p50_us p99_us backend_us client_us backend_switches client_switches '
               'backend_peak_kib client_peak_kib')
@@ -43,8 +43,8 @@ LISTENS = '00010000'  # the flag SO_ACCEPTCON in /proc/net/unix
 START_S = 0.05  # a client takes at most this time before its first request, on an idle machine
 
 
-# `command` returns the command line for a Setup; None: there is nothing to start. `which` is the QEMU
-# version of a daemon; `path` is the socket of a back-end that already listens.
+# `command` returns the command line for a Setup; None: no process is started. `which` is the QEMU of a
+# qemu-storage-daemon. `path` is the socket of a back-end that already listens.
 System = collections.namedtuple('System', 'command which path', defaults=[None, None])
 
 
@@ -62,7 +62,7 @@ def serve(*arguments):
 
 
 def storage_daemon(which):
-    """qemu-storage-daemon with an I/O thread, which polls for a while before it sleeps, as our back-end does."""
+    """Returns qemu-storage-daemon with an I/O thread that, like our back-end, polls for a while before it sleeps."""
     def command(tools, setup):
         node = {'null': f'driver=null-co,size={setup.size},read-zeroes=off',
                 'shm': f'driver=file,filename={setup.image},aio=io_uring',
@@ -76,7 +76,7 @@ def storage_daemon(which):
 
 
 def listening(path):
-    """A back-end that runs already, on unknown processors; it is assumed to store nothing (null)."""
+    """Returns a back-end that already runs, on unknown processors. It is assumed to have no storage (null)."""
     return System(None, path=path)
 
 
@@ -120,7 +120,7 @@ CLIENTS = {'libblkio': blkio_rate, 'libvublk': vublk_rate, 'vublk bench': vublk_
 
 
 class Tools:
-    """The paths: the tool, the folder of the programs of tests/bench, the images."""
+    """The paths of the tool `vublk`, of the programs of tests/bench, and of the images."""
 
     def __init__(self, options, folder):
         self.vublk = options.vublk
@@ -130,7 +130,7 @@ class Tools:
         self.size = options.size << 20
 
     def image(self, stack, store):
-        """Creates the image when it is first needed."""
+        """Returns the image of a store, and creates the image when it is first needed."""
         if store in self.folders and store not in self.images:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='vublk-', dir=self.folders[store]))
             self.images[store] = pathlib.Path(folder, 'disk')
@@ -139,7 +139,7 @@ class Tools:
 
 
 def fill(image, bytes_):
-    """Writes all blocks, because unwritten ones are read without disk access; reads warm the caches below."""
+    """Fills the image, because a read of a block that was never written needs no disk access."""
     chunk = os.urandom(1 << 20)
     with open(image, 'wb') as file:
         for _ in range(bytes_ >> 20):
@@ -164,7 +164,7 @@ def why_not(entry):
 
 @contextlib.contextmanager
 def processes(folder):
-    """A case for processes and their output. All are killed at the end, because a peer that hangs is not our failure."""
+    """A case for processes and their output. At the end it kills them: a peer that hangs must not fail the run."""
     with tempfile.TemporaryDirectory(prefix='run-', dir=folder) as inner:
         case = peer.Case(inner)
         try:
@@ -182,13 +182,13 @@ def environment_of(system):
 
 
 def is_listening(path):
-    """Whether a socket listens. It appears before it listens; if the program is traced, long before."""
+    """Returns whether a socket listens. The socket's file exists earlier, and much earlier in a traced program."""
     lines = pathlib.Path('/proc/net/unix').read_text().splitlines()
     return any(line.split()[3] == LISTENS for line in lines if line.endswith(f' {path}'))
 
 
 def start_backend(case, tools, entry, image, before=(), is_awake=False):
-    """`before` comes before the command, such as the words of a tracer. Returns process (or None) and socket."""
+    """Starts a back-end, with the words `before` before its command. Returns process (or None) and socket."""
     system, load, path = SYSTEMS[entry.system], entry.load, case.path('socket')
     if not system.command:
         return None, system.path
@@ -210,14 +210,14 @@ def peak_kib(process):
 
 
 def reading(process):
-    """The time, and the seconds of processor time and context switches of a process so far."""
+    """Returns the time, and the process's seconds of processor time and context switches so far."""
     if not process:
         return None
     return time.monotonic(), processor_seconds(process), status_of(process, r'ctxt_switches:\s*(\d+)')
 
 
 def wait_for_end(child, seconds):
-    """Whether the process ended within that time."""
+    """Waits up to `seconds`, and returns whether the process has ended."""
     try:
         child.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -239,7 +239,10 @@ def watch(client, backend, ramp_s, runtime_s):
 
 
 def per_request(watched, iops):
-    """Processor time in microseconds and context switches of the back-end, and the peaks of memory."""
+    """
+    Returns per request the back-end's processor time in microseconds and its context switches; and the peaks of
+    memory.
+    """
     if not watched or not watched[0] or not iops:
         return None, None, (watched[2] if watched else (None, None))
     begin, end, peaks = watched
@@ -248,7 +251,7 @@ def per_request(watched, iops):
 
 
 def report_of(case, client, out):
-    """The report of the client, which has ended."""
+    """Waits until the client has ended, and returns its report."""
     client.wait(peer.LIMIT_S)
     text = pathlib.Path(out.name).read_text()
     peer.check(client.returncode == 0, f'{" ".join(client.args)}: exit {client.returncode}\n'
@@ -270,7 +273,7 @@ def sample_of(job, way, watched):
 
 
 def prepare(case, tools, load, backend, path):
-    """Fills a memory disk: unwritten memory is one page of zeroes, and copying it costs less."""
+    """Fills a disk in memory, because unwritten memory is one page of zeroes, which is copied faster."""
     if load.store == 'memory' and backend:
         case.run([tools.vublk, 'bench', path, '--rw', 'write', '--bs', '1M', '--iodepth', '4',
                   '--number_ios', tools.size >> 20])
@@ -279,7 +282,7 @@ def prepare(case, tools, load, backend, path):
 
 
 def measure(tools, entry, image, ramp_ms, runtime_ms):
-    """One client's run on one back-end."""
+    """Measures one run of a client on a back-end, and returns a Sample."""
     load = entry.load
     with processes(tools.temporary) as case:
         backend, path = start_backend(case, tools, entry, image)

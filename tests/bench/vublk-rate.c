@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API as a client of the comparison, with as little code around it as libblkio has in
- * blkio-rate.c.
+ * A compared client that uses vublk's block API, with as little other code as blkio-rate.c has
+ * around libblkio.
  *
  *     vublk-rate SOCKET [options of `vublk bench`]
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A back-end that accepts everything; see the header. */
+/* A back-end that accepts all messages; see friendly-backend.h. */
 #include "friendly-backend.h"
 
 #include "fuzz.h"
@@ -72,7 +72,7 @@ static void answer(struct friendly_backend *backend, struct vublk_vu_message *me
 	fill(backend, message, &fd);
 	if (!backend->replace || backend->replace(backend->opaque, message))
 		(void)!vublk_channel_send(&backend->channel, message, NULL);
-	message->num_fds = 0; /* the message only borrowed it */
+	message->num_fds = 0; /* the message only borrowed `fd` */
 	vublk_fd_close(&fd);
 }
 

@@ -3,10 +3,10 @@
 #define VUBLK_TESTS_FUZZ_FRIENDLY_BACKEND_H
 
 /*
- * A back-end that accepts everything and does no I/O.
+ * A back-end that accepts all messages and does no I/O.
  *
- * Key idea: the back-end has no thread, so that a run can be repeated exactly. A target that needs
- * false answers sets `replace`, which may change an answer before it is sent, or suppress it.
+ * Key idea: the back-end has no thread, so that a run can be repeated exactly. A fuzz target that
+ * needs false answers sets `replace`, which can change or suppress each answer.
  */
 #include "proto/vhost-user/channel.h"
 
@@ -21,12 +21,12 @@ struct friendly_backend {
 	uint64_t protocol_features;
 	int request_fd; /* the back-end channel; -1: not open */
 
-	/* May be NULL. False: no answer is sent. */
+	/* Called before `answer` is sent. Returns false to suppress the answer. May be NULL. */
 	bool (*replace)(void *opaque, struct vublk_vu_message *answer);
 	void *opaque;
 };
 
-/* The default of protocol_features. */
+/* The value of protocol_features after friendly_backend_open(). */
 #define FRIENDLY_PROTOCOL_FEATURES \
 	(VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) | \
 	 VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS))
@@ -34,9 +34,9 @@ struct friendly_backend {
 /* Listens at a path that contains the process's id. */
 void friendly_backend_open(struct friendly_backend *backend);
 void friendly_backend_close(struct friendly_backend *backend);
-/* Does one step. False: there is nothing to do. */
+/* Accepts a connection, or handles one message or the connection's end. False: there is none. */
 bool friendly_backend_work(struct friendly_backend *backend);
-/* Closes the connection and continues to listen. */
+/* Closes the connection and the back-end channel, and continues to listen. */
 void friendly_backend_hang_up(struct friendly_backend *backend);
 
 #endif

@@ -8,7 +8,7 @@
  *   0xc0..0xff  a kick
  *
  * Key idea: for any input each answer is a well-formed reply, and the back-end ends when the
- * front-end disconnects. The sanitizers check that the back-end stays within its memory.
+ * front-end disconnects. The sanitizers detect invalid memory accesses of the back-end.
  */
 #include "fuzz.h"
 #include "peer.h"

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A vhost-user channel with a hostile peer. The input is a list of pieces: two bytes with the
- * number of bytes and of descriptors, then the bytes. Each piece is one sendmsg().
+ * A vhost-user channel with a hostile peer. The input is a list of pieces. Each begins with two
+ * bytes, the number of bytes and the number of descriptors, and continues with the bytes. Each
+ * piece is sent with one sendmsg().
  *
- * Key idea: for any input the received messages are the bytes that were sent, in order. Each
- * message has valid descriptors. Each check of a message gives a result, and an error has a
- * text. After an error nothing is received, and no descriptor leaks.
+ * Key idea: for any input the received messages are the bytes that were sent, in order, and the
+ * descriptors of each message are valid. Each error has a text. After an error no message is
+ * received. No descriptor leaks.
  */
 #include "fuzz.h"
 #include "peer.h"

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A client of the control socket: the first byte of the input says how many bytes arrive at a time,
- * the rest are the bytes.
+ * A hostile client of the control socket. The first byte of the input says how many bytes arrive
+ * together. The other bytes are what the client sends.
  *
- * Key idea: for any input the lines are those of the input, except those that are too long, which
- * are reported once each. A line is a request, blank, or refused with a sentence; and each answer
- * is one line of JSON that can be parsed.
+ * Key idea: for any input the lines that are received are those of the input, except for lines that
+ * are too long: each of these is reported once. A line is a request, blank, or refused with a
+ * sentence, and each answer is one line of valid JSON. The same bytes also select events to add and
+ * to take: a client gets each event once, in order, or is told that it has missed the event.
  */
 #include "fuzz.h"
 
 #include "cli/control/client.h"
+#include "cli/control/events.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,13 +19,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* The input. The next line is searched from `at` on; the input has been sent up to `sent`. */
+/* The input. The next line begins at offset `at`. The bytes before offset `sent` have been sent. */
 struct stream {
 	const uint8_t *data;
 	size_t size, at, sent;
 };
 
-/* Takes the line from the input; returns whether it is complete and not too long. */
+/* Takes the next line of the input, or the rest of the input. Returns false if it is too long. */
 static bool take_expected(struct stream *stream, const char **line, size_t *bytes)
 {
 	const uint8_t *start = stream->data + stream->at;
@@ -91,6 +93,53 @@ static bool has_more(int fd)
 	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
 }
 
+/* Checks an event's line. Returns how many events it reports: 1, or the number of missed events. */
+static uint64_t check_event(char *line, uint64_t sequence)
+{
+	struct json_object *object = json_tokener_parse(line), *value;
+	uint64_t count = 1;
+
+	FUZZ_CHECK(json_object_is_type(object, json_type_object));
+	FUZZ_CHECK(strchr(line, '\n') == line + strlen(line) - 1);
+	if (json_object_object_get_ex(object, "missed", &value))
+		count = json_object_get_uint64(value);
+	else
+		FUZZ_CHECK(json_object_object_get_ex(object, "sequence", &value) &&
+			   json_object_get_uint64(value) == sequence);
+	json_object_put(object);
+	free(line);
+	return count;
+}
+
+/*
+ * Checks the list of events. Each of the first bytes of the input either adds events of one kind or
+ * takes events. The reason of an added event is the rest of the input.
+ */
+static void check_events(const uint8_t *data, size_t size)
+{
+	struct vublk_control_events *events = vublk_control_events_new();
+	uint64_t next = 1, seen = 1;
+	char reason[600];
+	char *line;
+
+	FUZZ_CHECK(events);
+	for (size_t i = 0; i < size && i < 4; i++) {
+		const struct vublk_notice notice = {
+			.kind = data[i] % (VUBLK_NOTICE_NUM_KINDS + 1), .reason = reason,
+		};
+		size_t bytes = size - i < sizeof(reason) ? size - i : sizeof(reason) - 1;
+
+		memcpy(reason, data + i, bytes);
+		reason[bytes] = '\0';
+		for (unsigned n = data[i] & 0x80 ? 0 : 1 + data[i] * 4u; n; n--)
+			vublk_control_events_add(events, &notice, sizeof(notice));
+		for (unsigned n = data[i] & 7; n && (line = vublk_control_events_take(events, &next)); n--)
+			seen += check_event(line, seen);
+		FUZZ_CHECK(seen == next && next <= vublk_control_events_next(events));
+	}
+	vublk_control_events_free(events);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct stream stream = { .data = data + 1, .size = size ? size - 1 : 0 };
@@ -100,6 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size)
 		return 0;
+	check_events(data, size);
 	FUZZ_CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));
 	vublk_control_client_open(&client, fds[0]);
 	while (stream.sent < stream.size) {

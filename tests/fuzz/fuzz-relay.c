@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A relay between a hostile VMM and a hostile back-end, all in this thread. The back-end is
- * friendly-backend.c, except where the input replaces an answer. The input is a list of
- * records:
+ * A relay between a hostile VMM and a hostile back-end. One thread runs all three. The back-end is
+ * friendly-backend.c, but the input can replace its answers. The input is a list of records:
  *   0x00..0x5f  a message of the VMM: request, flags, payload size, descriptors (low nibble:
  *               the number; bits 4 and 5: the kind), then the payload
  *   0x60..0x67  the VMM disconnects, and another one connects
  *   0x68..0x7f  the VMM sets up two queues correctly and starts them
  *   0x80..0x9f  a write to the shared memory: offset (2 bytes), size, then the bytes
  *   0xa0..0xaf  a kick
- *   0xb0..0xcf  after as many good answers as the low 3 bits say, the back-end sends a false
- *               one: kind, size, then the bytes
+ *   0xb0..0xcf  the back-end gives a false answer after a number of good answers (low 3 bits):
+ *               kind, size, then the bytes
  *   0xd0..0xdf  an unexpected message of the back-end, on the main channel or on the back-end
- *               channel (bit 0), with the same fields as the VMM's
+ *               channel (bit 0), with the same fields as a message of the VMM
  *   0xe0..0xef  the back-end disconnects
  *   0xf0..0xff  a short wait
  *
@@ -107,7 +106,10 @@ static void describe_queue(struct world *world, unsigned index)
 	send_state(world, VUBLK_VU_SET_VRING_ENABLE, index, 1);
 }
 
-/* Starts two queues, with the protocol features that the relay always has and those in `record`. */
+/*
+ * Starts two queues as a good VMM does, with some protocol features always, and others if bits of
+ * `record` select them.
+ */
 static void start(struct world *world, uint8_t record)
 {
 	uint64_t protocol = VUBLK_BIT(VUBLK_VU_F_MQ) | VUBLK_BIT(VUBLK_VU_F_REPLY_ACK) |
@@ -200,8 +202,8 @@ static void wait_and_work(struct world *world, int ms)
 /* --- the world ------------------------------------------------------------------ */
 
 /*
- * The kernel takes ten times as long as an input to close an inotify instance. Without it, the
- * relay looks for its back-end by a timer.
+ * Closing an inotify instance takes ten times as long as the rest of a run. So this inotify_init1()
+ * fails, and the relay uses a timer to look for its back-end.
  */
 int __wrap_inotify_init1(int flags);
 int __wrap_inotify_init1(int flags)
@@ -243,7 +245,7 @@ static void open_world(struct world *world)
 	reconnect(world);
 }
 
-/* A VMM is served whatever the previous one and the back-end did. */
+/* Checks that the relay serves another VMM, whatever the previous one and the back-end did. */
 static void check_next_vmm(struct world *world)
 {
 	struct pollfd fd;
@@ -295,7 +297,7 @@ static void do_record(struct world *world)
 		wait_and_work(world, WAIT_MS);
 }
 
-/* The lowest free descriptor, which a leak would raise. */
+/* Returns the lowest free descriptor. A higher number than before shows a leak. */
 static int next_fd(void)
 {
 	int fd = dup(STDERR_FILENO), number = fd;

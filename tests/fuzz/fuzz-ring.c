@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A ring with a hostile peer, which may be either end. The first byte of the input selects the
- * features, the size, and our end. Operations follow: the low two bits of a byte select the
- * operation, and the other bits are a number.
+ * A ring with a hostile peer at one end. The tested code is at the other end ("our end"), which may
+ * be the driver's or the device's. The first byte of the input selects the features, the size, and
+ * our end. Operations follow: the low two bits of a byte select the operation, and the other bits
+ * are a number.
  *
- *   0 write: an offset (2 bytes), a length (1), and the bytes to write to the memory
- *   1 add the number to the peer's index
- *   2 our end takes up to that many elements, plus one
+ *   0 the peer writes to the memory: an offset (2 bytes), a length (1), and the bytes
+ *   1 the peer adds the number to its index
+ *   2 our end takes elements, at most one more than the number
  *   3 another operation of our end, selected by the number
  *
- * Key idea: rings and buffers are in one memory, whose guest addresses are the offsets in it. For
- * any contents, all segments lie in this memory, a head or token appears at most once, each failure
- * has a text, and a broken ring stays broken.
+ * Key idea: the ring and the buffers are in one memory, and a guest address is an offset in this
+ * memory. For any content, all segments lie in this memory, no head or token is returned twice,
+ * each failure has a text, and a broken ring stays broken.
  */
 #include "fuzz.h"
 

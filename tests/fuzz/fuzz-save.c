@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A hostile saved state: first the codec, then a device with friendly-backend.c. The first
- * byte of the input says whether the length and the checksum in the stream are corrected
- * (bit 0), and whether the VM runs afterwards (bit 1). The rest is the stream.
+ * A hostile saved state, which is given first to the codec and then to a device with
+ * friendly-backend.c. The first byte of the input says whether the length and the checksum in the
+ * stream are corrected (bit 0), and whether the VM runs after the load (bit 1). The rest is the
+ * stream.
  *
- * Key idea: a stream that is refused changes nothing. A stream that is accepted is the same
- * after it has been written and read again, and the device can be started and reset.
+ * Key idea: a stream that is refused has no effect. A stream that is accepted is the same after it
+ * has been decoded and encoded again, and the device can be started and reset.
  */
 #include "friendly-backend.h"
 #include "fuzz.h"
@@ -50,7 +51,7 @@ static void work(struct world *world)
 	}
 }
 
-/* The timer that realizes the device is due immediately, and may fire a little later. */
+/* Waits for the timer that realizes the device. It is due now, but may fire a little later. */
 static void realize(struct world *world)
 {
 	struct pollfd fd = { vublk_device_fd(world->device), POLLIN, 0 };
@@ -140,7 +141,7 @@ static void load(struct world *world, const void *stream, size_t bytes)
 	free(before);
 }
 
-/* A driver can reset the device whatever was loaded. */
+/* Checks that a driver can reset the device, whatever state was loaded. */
 static void check_reset(struct world *world)
 {
 	FUZZ_CHECK(!vublk_device_set_status(world->device, 0, NULL));

@@ -8,8 +8,8 @@
  *   0xc0..0xdf  a posted write to a register: region, offset (2 bytes), size, then the value
  *   0xe0..0xff  the VMM disconnects, and another one connects
  *
- * Key idea: for any input each answer is a well-formed reply, and the next client is served.
- * The sanitizers check that the bus stays within its memory.
+ * Key idea: for any input each answer is a well-formed reply, and the next VMM is served. The
+ * sanitizers detect invalid memory accesses of the bus.
  */
 #include "friendly-backend.h"
 #include "fuzz.h"
@@ -39,7 +39,7 @@ struct world {
 
 /* --- the loop --------------------------------------------------------------------------------- */
 
-/* Runs bus and back-end until they have nothing to do. */
+/* Runs bus and back-end until both have nothing to do. */
 static void work(struct world *world)
 {
 	struct pollfd fd = { vublk_bus_fd(world->bus), POLLIN, 0 };
@@ -120,7 +120,7 @@ static void reconnect(struct world *world)
 
 /* --- the world -------------------------------------------------------------------------------- */
 
-/* The timer that realizes the device is due immediately, and may fire a little later. */
+/* Waits for the timer that realizes the device. It is due now, but may fire a little later. */
 static void wait_for_bus(struct world *world)
 {
 	struct pollfd fd = { vublk_bus_fd(world->bus), POLLIN, 0 };
@@ -154,7 +154,7 @@ static void open_world(struct world *world)
 	reconnect(world);
 }
 
-/* A client is served whatever the previous one did. */
+/* Checks that the bus serves another VMM, whatever the previous one did. */
 static void check_next_client(struct world *world)
 {
 	struct pollfd fd;

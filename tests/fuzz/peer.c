@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Building blocks of a hostile peer; see the header. */
+/* Building blocks of a hostile peer; see peer.h. */
 #include "peer.h"
 
 #include "fuzz.h"

@@ -3,10 +3,11 @@
 #define VUBLK_TESTS_FUZZ_PEER_H
 
 /*
- * Building blocks of a hostile peer of a socket: the input as a stream of bytes, descriptors of
- * several kinds, and messages with any descriptors. The targets define what the bytes mean.
+ * Building blocks of a hostile peer at the other end of a socket: the fuzz input as a stream of
+ * bytes, descriptors of several kinds, and messages with any descriptors. The fuzz targets define
+ * what the bytes mean.
  *
- * Key idea: taking bytes never fails. Beyond the end of the input they are zero.
+ * Key idea: taking a byte never fails. Beyond the end of the input it is zero.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -21,20 +22,20 @@ struct fuzz_input {
 };
 
 uint8_t fuzz_take_byte(struct fuzz_input *input);
-/* A number of 16 bits, low byte first. */
+/* Takes a number of 16 bits, low byte first. */
 unsigned fuzz_take_two(struct fuzz_input *input);
-/* Copies up to `bytes` to `to`. Returns how many the input had. */
+/* Takes up to `bytes` bytes and copies them to `to`. Returns their number. */
 size_t fuzz_take_bytes(struct fuzz_input *input, void *to, size_t bytes);
 
 enum fuzz_fd {
-	FUZZ_FD_MEMORY, /* of FUZZ_MEMORY_BYTES */
+	FUZZ_FD_MEMORY, /* a memfd of FUZZ_MEMORY_BYTES */
 	FUZZ_FD_EVENT,
 	FUZZ_FD_SOCKET,
-	FUZZ_FD_OTHER_END, /* of that socket */
+	FUZZ_FD_OTHER_END, /* the other end of FUZZ_FD_SOCKET */
 	FUZZ_NUM_FDS,
 };
 
-/* The descriptors that a hostile peer sends, and its mapping of the memory. */
+/* The descriptors that a hostile peer sends, and the peer's mapping of FUZZ_FD_MEMORY. */
 struct fuzz_objects {
 	int fds[FUZZ_NUM_FDS];
 	uint8_t *memory;
@@ -42,20 +43,26 @@ struct fuzz_objects {
 
 void fuzz_objects_open(struct fuzz_objects *objects);
 void fuzz_objects_close(struct fuzz_objects *objects);
-/* Takes an offset, a size and bytes from the input, and writes the bytes to the memory. */
+/*
+ * Takes an offset (two bytes), a size (one byte) and that many bytes from the input, and writes the
+ * last ones to the memory at the offset.
+ */
 void fuzz_write_memory(struct fuzz_input *input, struct fuzz_objects *objects);
-/* The descriptor that a byte of the input selects: bits 4 and 5 are its kind. */
+/* Returns the descriptor whose kind is in bits 4 and 5 of `selector`. */
 int fuzz_select_fd(const struct fuzz_objects *objects, uint8_t selector);
 
 /*
- * Sends the parts as one message with `num_fds` times the descriptor `fd`. Returns the number of
- * bytes or -1, because the other end may have disconnected.
+ * Sends the parts as one message, which carries the descriptor `fd` `num_fds` times. Does not
+ * block. Returns the number of bytes sent; or -1, for example if the other end has disconnected.
  */
 ssize_t fuzz_send(int socket, struct iovec *parts, size_t num_parts, unsigned num_fds, int fd);
 
-/* Takes a vhost-user message and sends it: request, flags, size, descriptors, payload. */
+/*
+ * Takes a vhost-user message from the input and sends it. The input has its request, flags, size
+ * and descriptors (one byte each), and then its payload.
+ */
 void fuzz_send_vhost_user(struct fuzz_input *input, const struct fuzz_objects *objects, int socket);
-/* Receives what has arrived, and checks that it is well-formed vhost-user replies. */
+/* Receives all messages that have arrived. They must be well-formed vhost-user replies. */
 void fuzz_check_vhost_user_replies(int socket);
 
 #endif

@@ -3,8 +3,8 @@
  * Runs a fuzz target without a fuzzing engine: on all files of its corpus (the folder CORPUS), then
  * on a fixed series of mutations of these files.
  *
- * Key idea: a fuzzing engine finds more inputs, but this program needs only a compiler, and keeps
- * the errors that an engine has found from returning.
+ * Key idea: a fuzzing engine finds more inputs, but this program needs only a compiler. The corpus
+ * contains the inputs with which an engine has found errors, so their return is noticed.
  */
 #include "fuzz.h"
 #include "harness.h"
@@ -48,7 +48,7 @@ static void read_input(const char *name)
 	fclose(file);
 }
 
-/* Sorted, because the order of a folder differs between file systems, and mutations depend on it. */
+/* Reads the files in alphabetical order, because the mutations depend on the order of the files. */
 static void read_corpus(void)
 {
 	struct dirent **entries;
@@ -86,7 +86,7 @@ static void remove_range(struct input *input)
 	input->bytes -= count;
 }
 
-/* Inserts a part of some input, which may be this one, at a random place. */
+/* Inserts a part of a random input of the corpus into `input`, at a random place. */
 static void insert_range(struct input *input)
 {
 	const struct input *other = &corpus[random_below(num_inputs)];
@@ -121,7 +121,7 @@ static void mutate(struct input *input)
 	}
 }
 
-/* The copy has exactly the input's size, so that a sanitizer detects a read beyond it. */
+/* The target gets a copy of exactly the input's size, so that a sanitizer detects an overread. */
 static void run(const struct input *input)
 {
 	uint8_t *data = malloc(input->bytes ? input->bytes : 1);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The boot sector of a disk that firmware of the old kind loads. It reads the sector
- * after it by the firmware's own driver, prints that on the serial console, and again
- * and again: so requests are under way whenever the machine is reset.
+ * A boot sector for BIOS firmware. It reads the next sector with the firmware's driver and
+ * prints this sector on the serial console, in an endless loop. So requests are in flight at
+ * each moment at which the machine is reset.
  */
 	.code16
 	.globl _start

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What a guest does with its disk, and what an operator does with the guest meanwhile.
+Cases of a guest with one disk: the operations of the guest on the disk, and the operations of an operator on the
+guest.
 """
 import hashlib
 import os
@@ -41,7 +42,7 @@ class Machine(groups.Group):
     def boot(self, **options):
         return linux.Guest(self.case, self.way.qemu, self.queues, [self.disk], self.load, **options)
 
-    # Host and guest agree: the host reads the files from the image without the guest.
+    # The host reads the files from the image without the guest, and must get the same checksums.
     def check_sums(self, sums):
         for name, wanted in sums.items():
             copy = self.case.path('copy')
@@ -111,7 +112,7 @@ class FourQueues(Machine):
         linux.check_file_system(self.case, self.image)
 
     def discard(self):
-        """A range in the middle reads as zeroes, and the data around it stays."""
+        """After a discard or write zeroes, the range reads as zeroes, and the data around it is unchanged."""
         zeroes = sha256(bytes(4 << 20))
         for option in '-z', '':
             parts = self.guest.run('discard', option)['part']
@@ -122,7 +123,10 @@ class FourQueues(Machine):
             check(zeroes not in (parts[0], parts[2]), f'{option}: more than the range is zeroed')
 
     def grow(self):
-        """The disk grows, and the guest notices. The best of three times counts, because other guests boot, too."""
+        """
+        The disk grows, and the guest notices it. The best of three times counts, because other guests may use the
+        machine.
+        """
         if not self.way.backend.tells_growth:
             raise peer.Skip('this back-end does not announce that its disk has grown')
         delays = []
@@ -143,7 +147,7 @@ class FourQueues(Machine):
         if not self.way.backend.finishes_at_stop:
             raise peer.Skip('this back-end panics when it is stopped with requests under way')
         self.guest.start_load()
-        with self.disk.stopped_under_load():
+        with self.disk.stopped_under_load(self.guest):
             for _ in range(TIMES):
                 self.guest.qmp('stop')
                 self.guest.event('STOP')
@@ -153,12 +157,13 @@ class FourQueues(Machine):
             self.guest.stop_load()
 
     def reset(self):
-        """A reset in the middle of writes; the disk works afterwards."""
-        for _ in range(2):
+        """The guest is reset in the middle of writes. The disk works afterwards."""
+        with self.disk.stopped_under_load(self.guest):
+            for _ in range(2):
+                self.guest.start_load()
+                self.guest.reset()
             self.guest.start_load()
-            self.guest.reset()
-        self.guest.start_load()
-        self.guest.stop_load()
+            self.guest.stop_load()
 
     def plug(self):
         for _ in range(TIMES):
@@ -170,7 +175,7 @@ class FourQueues(Machine):
                   f'the guest sees {facts["sectors"]} sectors')
 
     def set_cache(self):
-        """The next front-end finds the write cache setting of the previous one."""
+        """The guest sets the write cache, and the next front-end finds the setting of the previous one."""
         for mode in 'write through', 'write back', 'write through':
             check(self.guest.run('cache', mode)['cache'] == [mode], f'the guest could not set {mode}')
         self.guest.power_off()
@@ -225,7 +230,7 @@ class DefaultQueues(Machine):
 
 
 class SmallQueue(Machine):
-    """Long requests on a queue that has room for 14 segments."""
+    """Long requests on a small queue, which has room for 14 segments per request."""
     queues = 1
     cases = [('a queue of 16 entries, no indirect descriptors', 'write_much')]
 
@@ -264,7 +269,7 @@ class ReadOnly(Machine):
 
 
 class PresentedReadOnly(ReadOnly):
-    """The back-end can write, discard and zero; the device's property hides that."""
+    """A writable back-end, whose writes, discards and write zeroes the property read-only of the device hides."""
     cases = [('a writable back-end is a read-only disk with read-only=on', 'look_at_policy')]
 
     @classmethod

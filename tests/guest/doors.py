@@ -14,7 +14,7 @@ from peer import check
 
 
 class Serve(peer.VublkServe):
-    """`vublk serve`; after its image has grown, a signal makes it read the size again."""
+    """`vublk serve`. When its image has grown, a signal makes it read the size again."""
     has_inflight = True
     has_legacy = True
     tells_growth = True
@@ -24,13 +24,14 @@ class Serve(peer.VublkServe):
     def __init__(self, program, qemu):
         super().__init__(program)
 
-    def start(self, case, image, is_shared=False, seg_max=None, **options):
+    def start(self, case, image, is_shared=False, seg_max=None, inflight=True, **options):
         arguments = ['-o', 'lock=off'] if is_shared else []
+        arguments += [] if inflight else ['-o', 'inflight=off']
         arguments += ['-o', f'seg-max={seg_max}'] if seg_max else []
         return super().start(case, image, arguments=arguments, **options)
 
     def start_second(self, disk):
-        """Starts one more back-end for the image, because each back-end has one front-end."""
+        """Starts one more back-end for the image of `disk`, because a back-end has only one front-end."""
         return self.start(disk.case, disk.image, queues=disk.queues, **disk.options)
 
     def stop_second(self, disk):
@@ -57,7 +58,7 @@ class Daemon(peer.StorageDaemon):
 
     def start(self, case, image, path=None, is_shared=False, **options):
         monitor = case.path(f'monitor-{len(case.children)}')
-        child, path = super().start(case, image, path=path, arguments=[
+        child, path = super().start(case, image, path=path, locking='off' if is_shared else 'auto', arguments=[
             '--chardev', f'socket,id=monitor,path={monitor},server=on,wait=off',
             '--monitor', 'chardev=monitor'], **options)
         child.monitor = monitor
@@ -81,7 +82,7 @@ class Daemon(peer.StorageDaemon):
         self.command(child, 'block_resize', **{'node-name': 'disk', 'size': bytes_})
 
     def start_second(self, disk):
-        """Makes one more export of the same daemon."""
+        """Makes one more export of the image in the same daemon."""
         path = disk.case.path(f'{disk.socket.name}-second')
         self.command(disk.child, 'block-export-add', **{
             'type': 'vhost-user-blk', 'id': path.name, 'node-name': 'disk', 'writable': True,
@@ -89,11 +90,11 @@ class Daemon(peer.StorageDaemon):
         return disk.child, path
 
     def stop_second(self, disk):
-        """Does nothing, because the daemon has the other export, too."""
+        """Does nothing, because the daemon must keep its other export."""
 
 
 class Own(Serve):
-    """Any other back-end, started by `script SOCKET IMAGE QUEUES`. `has` lists words of WORDS."""
+    """Any other back-end, started by `script SOCKET IMAGE QUEUES`. `has` lists its abilities, as keys of WORDS."""
     WORDS = {'inflight': 'has_inflight', 'legacy': 'has_legacy', 'growth': 'tells_growth', 'drains': 'finishes_at_stop',
              'unshared': 'says_unshared'}
 
@@ -103,7 +104,7 @@ class Own(Serve):
             setattr(self, attribute, word in has)
 
     def __call__(self, program, qemu):
-        """Makes an Own usable like the classes above, which are called when the QEMU is known."""
+        """Returns this object. So an Own can be called like the classes above, when the QEMU is known."""
         return self
 
     def start(self, case, image, queues=1, path=None, **options):
@@ -117,7 +118,7 @@ class Own(Serve):
 
 
 class Direct:
-    """QEMU's own front-end, connected to the back-end: the reference for the other doors."""
+    """QEMU's own front-end, which is connected to the back-end: the reference for the other doors."""
     name = 'direct'
     title = 'no device between'
     has_process = False
@@ -131,7 +132,7 @@ class Direct:
         self.program = program
 
     def start(self, case, backend, queues, options=()):
-        """Returns the process, if there is one, and the socket for QEMU."""
+        """Starts the door. Returns its process, or None if it needs no process, and the socket for QEMU."""
         return None, backend
 
     def chardev(self, path, qemu):
@@ -175,7 +176,7 @@ class VfioUser(Relay):
 
 
 class ShadowRelay(Relay):
-    """The relay with rings of its own, which keeps a record of each request."""
+    """The relay with shadow rings, through which it keeps a record of each request."""
     name = 'relay-shadow'
     title = 'relay with shadow rings'
     has_plane = True
@@ -194,7 +195,7 @@ BACKENDS = {'vublk-serve': Serve, 'storage-daemon': Daemon}
 
 
 class Disk:
-    """An image behind a back-end behind a door."""
+    """An image, the back-end that serves the image, and the door through which QEMU reaches the back-end."""
 
     def __init__(self, case, way, image, queues=1, name='disk', second_of=None, door_options=(),
                  **options):
@@ -207,7 +208,7 @@ class Disk:
         self.door, self.path = way.door.start(case, self.socket, queues, options=door_options)
 
     def arguments(self, qemu, **device):
-        """The words that add the disk to QEMU's command line."""
+        """Returns the words that add the disk to QEMU's command line."""
         chardev = self.way.door.chardev(self.path, qemu)
         words = [] if chardev is None else [
             '-chardev', ','.join(['socket', f'id={self.name}-chardev',
@@ -243,14 +244,16 @@ class Disk:
                                                path=self.socket, **self.options)
 
     @contextlib.contextmanager
-    def stopped_under_load(self):
+    def stopped_under_load(self, guest):
         """
         qemu-storage-daemon answers GET_VRING_BASE while requests are in flight, and panics when they end.
         The relay reports this to the guest or refuses the stop. The case would fail although vublk is correct, so it
-        is skipped.
+        is skipped as soon as the daemon has ended.
         """
         try:
+            guest.needed = self.child
             yield
+            guest.needed = None
         except peer.Failure:
             if 'Error writing eventfd' in self.case.output(self.child):
                 raise peer.Skip('this back-end panicked when it was stopped with requests under way') from None
@@ -260,7 +263,7 @@ class Disk:
         self.way.backend.grow(self.case, self.child, self.image, bytes_)
 
     def info(self):
-        """The back-end's description of its disk; requires that the back-end has no other front-end."""
+        """Returns the back-end's description of its disk. The back-end must have no other front-end."""
         return json.loads(self.case.run([self.way.program, 'info', self.socket, '--json']))
 
     def stop_door(self):
@@ -282,16 +285,16 @@ class Disk:
         self.way.backend.stop(self.case, self.child)
 
     def another(self):
-        """The same image through another connection, for a guest that moves to it."""
+        """Returns a Disk with the same image and another connection, for a guest that moves to the connection."""
         return Disk(self.case, self.way, self.image, self.queues, self.name, second_of=self, **self.options)
 
     def leave(self):
-        """Ends the connection to this disk after its guest has moved to another one."""
+        """Ends the connection to this disk. The guest must have moved to another disk."""
         self.stop_door()
         self.way.backend.stop_second(self)
 
     def descriptors(self):
-        """The open files of the process to which QEMU is connected."""
+        """Returns the open files of the process to which QEMU is connected."""
         folder = f'/proc/{(self.door or self.child).pid}/fd'
         targets = []
         for number in os.listdir(folder):
@@ -311,16 +314,16 @@ class Way:
         self.backend = BACKENDS[backend] if isinstance(backend, str) else backend
 
     def prepare(self):
-        """Raises peer.Skip if there is no such QEMU."""
+        """Finds the version of QEMU, and makes the back-end. Raises peer.Skip if there is no such QEMU."""
         self.qemu.find_version()
         self.backend = self.backend(self.program, self.qemu)
 
     def keeps_requests(self):
-        """Whether a driver that waits for requests does not notice the loss of a back-end."""
+        """Returns whether the loss of a back-end is hidden from a driver with outstanding requests."""
         return self.backend.has_inflight or self.door.has_plane
 
     def has_legacy(self):
-        """Whether a driver may use the interface from before virtio 1.0."""
+        """Returns whether a driver may use the legacy interface, that is, the one before virtio 1.0."""
         return self.door.has_legacy and self.backend.has_legacy
 
     def __str__(self):

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A program for EFI firmware: says on the serial console that it was loaded. It needs
- * nothing of the firmware, and runs wherever it is put; so its headers, which no linker
- * of ELF makes, are spelled out here (PE32+, one section that is the whole file).
+ * A program for EFI firmware. It prints on the serial console that it was loaded. It calls no
+ * function of the firmware, and runs at any address. Its headers (PE32+, with the whole file
+ * as one section) are written here, because a linker for ELF does not make such headers.
  */
 	.set	ALIGN, 0x200
 
@@ -24,7 +24,7 @@ optional:
 	.long	end - text, 0, 0	/* sizes of code, data, zeroed data */
 	.long	entry - _start
 	.long	text - _start
-	.quad	0			/* where it would like to be */
+	.quad	0			/* preferred load address: any */
 	.long	ALIGN, ALIGN
 	.word	0, 0, 0, 0, 0, 0
 	.long	0

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Firmware boots a machine from the disk: SeaBIOS a boot sector, OVMF a file in a FAT file system. Both use
-no interrupts and a single queue, and both stop using the device without a reset. So both differ from the
-driver of Linux.
+Firmware boots a machine from the disk: SeaBIOS boots a boot sector, and OVMF boots a file in a FAT file system.
+Unlike Linux, both use a single queue without interrupts, and do not reset the device when they stop using it.
 """
 import pathlib
 import shutil
@@ -21,7 +20,7 @@ SECTOR_BYTES = 512
 
 
 def assemble(case, name):
-    """Assembles a file of this folder; returns its bytes as they are in memory."""
+    """Assembles a file of this folder. Returns its machine code as it is in memory."""
     peer.need('as', 'objcopy')
     case.run(['as', '-o', case.path(f'{name}.o'), HERE / f'{name}.S'])
     case.run(['objcopy', '-O', 'binary', '-j', '.text', case.path(f'{name}.o'), case.path(name)])
@@ -29,7 +28,7 @@ def assemble(case, name):
 
 
 def make_boot_disk(case, name, text):
-    """Makes an image whose boot sector prints the text of the next sector."""
+    """Makes an image. The program in its boot sector prints `text`, which is in the second sector."""
     image = case.path(name)
     image.write_bytes(assemble(case, 'boot') + text.encode() + b'\n\0')
     with open(image, 'r+b') as file:
@@ -50,7 +49,7 @@ def make_efi_disk(case):
 
 
 class Bare(qemu.Process):
-    """A machine with nothing but firmware; its console is text."""
+    """A machine that runs only its firmware. The output of its console is kept as text."""
 
     def __init__(self, case, which, arguments, **memory):
         self.console = ''
@@ -107,7 +106,7 @@ class SeaBios(groups.Group):
 
 
 class NotShared(groups.Group):
-    """The firmware waits forever for its first read, so a log has to give the reason."""
+    """The guest's memory is not shared, so the firmware's first read never ends. A log must give the reason."""
     cases = [
         ('memory that is a private copy is named', 'private'),
         ('memory without a descriptor is named', 'anonymous'),
@@ -115,7 +114,7 @@ class NotShared(groups.Group):
 
     @classmethod
     def cases_for(cls, way):
-        """The cases; none if neither a process of vublk in between nor the back-end logs the reason."""
+        """Returns the cases. The list is empty if neither the door nor the back-end logs the reason."""
         return cls.cases if way.door.has_process or way.backend.says_unshared else []
 
     def expect(self, words, **memory):
@@ -133,7 +132,7 @@ class NotShared(groups.Group):
         self.expect(['probably not shared', 'shares no memory'])
 
     def anonymous(self):
-        self.expect(['shares no memory', "none of the guest's memory can be mapped"], memory_kind='ram')
+        self.expect(['shares no memory', "cannot map any of the guest's memory"], memory_kind='ram')
 
 
 class Ovmf(groups.Group):
@@ -159,9 +158,9 @@ class Ovmf(groups.Group):
         disk.stop()
 
     def boot_modern(self):
-        """Boots from a device behind a port, which is modern only."""
+        """Boots from a device behind a PCIe port. Such a device has no legacy interface."""
         self.boot('-device', 'pcie-root-port,id=slot-disk,chassis=1', bus='slot-disk')
 
     def boot_legacy(self):
-        """Boots from a device on the root bus, which is transitional: OVMF then prefers the old interface."""
+        """Boots from a device on the root bus. It is transitional, and OVMF then prefers the legacy interface."""
         self.boot()

@@ -23,19 +23,19 @@ class Group:
 
     @classmethod
     def cases_for(cls, way):
-        """The cases that make sense with this disk."""
+        """Returns the cases that are possible with this way."""
         return cls.cases
 
     def open(self):
         """Creates the machine that the cases share."""
 
     def last_words(self):
-        """The last output of each program: QEMUs, back-ends, and the doors in between."""
+        """Returns the last output of each program: QEMUs, back-ends, and doors."""
         return ''.join(f'\n{" ".join(child.args)[:200]}: {self.case.output(child)[-1000:]}'
                        for child in self.case.children)
 
     def drop(self):
-        """Cleans up whatever is left, in any state."""
+        """Ends all processes and removes the folder, in any state of the machine."""
         self.case.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -47,7 +47,7 @@ class Runner:
         self.obstacle = 'ok', ''
 
     def prepare(self):
-        """Prepares the way; if this fails, the failure is the outcome of each case."""
+        """Prepares the way. If this fails or is skipped, `obstacle` is the outcome of each case."""
         self.obstacle = peer.outcome_of(self.way.prepare)
 
     def run_case(self, kind, method):
@@ -68,7 +68,8 @@ class Runner:
             if outcome == 'ok':
                 outcome, remarks = peer.outcome_of(lambda: self.run_case(kind, method))
             if outcome == 'not ok' and self.group:
-                remarks += self.group.last_words()
+                # The reason comes again at the end, because a long text may be cut at its beginning.
+                remarks += f'{self.group.last_words()}\n{remarks.splitlines()[0] if remarks else ""}'
             self.number += 1
             name = f'{self.way}: {text} ({time.monotonic() - start:.0f} s)'
             peer.report(self.number, name, outcome, remarks)

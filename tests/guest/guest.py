@@ -19,7 +19,9 @@ import disk_cases  # noqa: E402
 import doors  # noqa: E402
 import firmware_cases  # noqa: E402
 import groups  # noqa: E402
+import memory_cases  # noqa: E402
 import migration_cases  # noqa: E402
+import operator_cases  # noqa: E402
 import outage_cases  # noqa: E402
 import qemu  # noqa: E402
 
@@ -27,7 +29,8 @@ GROUPS = [disk_cases.FourQueues, disk_cases.PluggedIn, disk_cases.OneQueue, disk
           disk_cases.ReadOnly, disk_cases.PresentedReadOnly,
           firmware_cases.SeaBios, firmware_cases.NotShared, firmware_cases.Ovmf,
           outage_cases.BackendKilled, outage_cases.HugePages, outage_cases.BackendKilledIdle,
-          outage_cases.BackendLost, outage_cases.RelayRestarted, outage_cases.QemuKilled, migration_cases.Moved]
+          outage_cases.BackendLost, outage_cases.RelayRestarted, outage_cases.QemuKilled, migration_cases.Moved,
+          memory_cases.Changing, operator_cases.Operated]
 
 
 def parse():

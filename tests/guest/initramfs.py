@@ -29,13 +29,13 @@ def kernel():
 
 
 def depends(module):
-    """The modules that a module needs, from its .modinfo section."""
+    """Returns the names of the modules that `module` needs, from its .modinfo section."""
     match = re.search(rb'\0depends=([\w,-]*)\0', b'\0' + module.read_bytes())
     return [name for name in match[1].decode().split(',') if name] if match else []
 
 
 def modules():
-    """The files to load, each after the modules that it needs."""
+    """Returns the files of the modules to load, each after the modules that it needs."""
     found = {path.stem.replace('-', '_'): path
              for path in (guest_folder() / 'lib/modules').rglob('*.ko')}
     ordered = []
@@ -63,7 +63,7 @@ def copy(source, tree, target):
 
 
 def make(folder, load=None, init='init'):
-    """Creates the memory disk in the folder and returns its path; `load` is the path of a program."""
+    """Creates the memory disk in `folder` and returns its path. `load` is the path of the load's program."""
     peer.need('busybox', 'cpio', *PROGRAMS)
     tree = folder / 'tree'
     search = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'

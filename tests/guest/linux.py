@@ -14,10 +14,10 @@ import peer
 import qemu
 from peer import check
 
-BOOT_LIMIT_S = 120
+BOOT_LIMIT_S = 300  # ends a deadlock only: a boot takes some seconds, and minutes on a busy machine
 MARK = 'vublk: '
-# Kernel messages about a disk that failed a request, or about a fault of the kernel.
-FAULTS = re.compile(r'I/O error|hung_task|blocked for more than|Kernel panic|EXT4-fs error')
+# Kernel messages about a disk that failed a request or completed it twice, or about a fault of the kernel.
+FAULTS = re.compile(r'I/O error|is not a head|hung_task|blocked for more than|Kernel panic|EXT4-fs error')
 
 scratch = []
 
@@ -29,7 +29,7 @@ def memory_disk(load):
 
 
 class Guest(qemu.Process):
-    """Output of the guest becomes `words`, and `facts` of the current job."""
+    """A QEMU with a Linux guest. The guest's output becomes `words`, and the `facts` of the current job."""
 
     def __init__(self, case, which, processors, disks, load, arguments=(), memory=''):
         self.case, self.qemu, self.load, self.memory = case, which, load, memory
@@ -51,8 +51,8 @@ class Guest(qemu.Process):
 
     def until_ready(self):
         """
-        In rare cases one of several emulated processors never leaves the kernel's own
-        start, in which the disk has no driver yet. That is not a fault of the disk.
+        Waits until the guest is up. In rare cases the kernel hangs on one of several emulated
+        processors before it has a driver for the disk. Then the guest is booted again.
         """
         self.until(lambda: 'ready' in self.words or self.hangs_before_init(), 'the guest is up')
         if 'ready' not in self.words:
@@ -105,7 +105,7 @@ class Guest(qemu.Process):
         return self.facts
 
     def run(self, job, *arguments):
-        """Gives the guest a job; returns its facts, each with a list of values."""
+        """Gives the guest a job, and waits until it ends. Returns its facts, each with a list of values."""
         self.begin(job, *arguments)
         return self.end()
 
@@ -118,18 +118,23 @@ class Guest(qemu.Process):
         self.listen_for_more()
 
     def stop_load(self):
-        """Stops the load, which reads once more everything that it wrote, and verifies it."""
+        """Stops the load, and waits until it has verified all blocks once more."""
         self.run('load', 'stop')
         self.last('verified')
 
+    def written(self):
+        """Returns how many writes the load has reported."""
+        self.catch_up()
+        return int(self.facts.get('writes', [0])[-1])
+
     def listen_for_more(self, writes=200):
-        """Waits until the load has done this many more writes than it last reported."""
-        written = int(self.last('writes')) if 'writes' in self.facts else 0
-        self.until(lambda: int(self.facts.get('writes', [0])[-1]) >= written + writes,
+        """Waits until the load has done this many more writes than it has reported."""
+        written = self.written()
+        self.until(lambda: self.written() >= written + writes,
                    f'the load writes on after {written} writes')
 
     def reset(self):
-        """A hard reset; returns when the guest is up again."""
+        """Resets the virtual machine. Returns when the guest is up again."""
         self.words, self.jobs = [], 0
         self.qmp('system_reset')
         self.event('RESET', lambda data: data.get('reason') == 'host-qmp-system-reset')
@@ -137,7 +142,7 @@ class Guest(qemu.Process):
         self.until_ready()
 
     def continue_for(self, source):
-        """Takes over the state of the source, whose guest has migrated to this QEMU."""
+        """Waits until this QEMU runs the guest that has migrated from `source`, and takes over its state."""
         self.event('RESUME')
         self.facts, self.words, self.jobs = source.facts, source.words, source.jobs
 

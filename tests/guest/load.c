@@ -3,11 +3,12 @@
  * A verified load for a guest. It writes blocks with O_DIRECT and reads them back. Each block
  * contains its number and its generation, which counts the writes to this block. Each thread has
  * its own slice of the disk and remembers the generation of each block in the slice. So a lost,
- * torn, misplaced or stale write shows when the block is read. A slow request is no fault; a failed
- * one is.
+ * torn, misplaced or stale write is found when the block is read. A failed request is a fault, and
+ * a slow one is not.
  *
- * It prints each line with a single write(), as init does: "writes=N" at intervals. After SIGTERM
- * it reads every block once more, and prints "verified=BLOCKS" as the last line.
+ * It prints each line with a single write(), as init does: "buffers=MIB", the physical address of
+ * the lowest buffer, and "writes=N" at intervals. After SIGTERM it reads every block once more, and
+ * prints "verified=BLOCKS" as the last line.
  *
  *     load DISK
  */
@@ -67,7 +68,7 @@ static uint64_t next_random(uint64_t *state)
 	return *state;
 }
 
-/* The content of a block follows from its number and its generation. */
+/* Fills the buffer `words` with the content of a block, which its number and generation define. */
 static void fill(uint64_t *words, uint64_t block, uint32_t generation)
 {
 	uint64_t state = (block << 32 | generation) * 0x9e3779b97f4a7c15u + 1;
@@ -160,11 +161,38 @@ static struct worker *start(unsigned number)
 
 	if (!worker || posix_memalign((void **)&worker->buffer, BLOCK_BYTES, MAX_RUN * BLOCK_BYTES))
 		fail("no memory");
+	memset(worker->buffer, 0, MAX_RUN * BLOCK_BYTES);
 	worker->number = number;
 	worker->random = 0x2545f4914f6cdd1du * (number + 1);
 	if (pthread_create(&worker->thread, NULL, work, worker))
 		fail("no thread");
 	return worker;
+}
+
+/* Returns the physical address of a page that is in memory, as pagemap of proc(5) has it. */
+static uint64_t physical_address(const void *at)
+{
+	size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+	int map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (map < 0 || pread(map, &entry, sizeof(entry),
+			     (off_t)((uintptr_t)at / page_bytes * sizeof(entry))) != sizeof(entry))
+		fail("cannot read pagemap: %s", strerror(errno));
+	close(map);
+	return (entry & ((UINT64_C(1) << 55) - 1)) * page_bytes;
+}
+
+static void say_where(struct worker *const *workers)
+{
+	uint64_t lowest = UINT64_MAX;
+
+	for (unsigned i = 0; i < NUM_THREADS; i++) {
+		uint64_t address = physical_address(workers[i]->buffer);
+
+		lowest = address < lowest ? address : lowest;
+	}
+	say("buffers=%lu", (unsigned long)(lowest >> 20));
 }
 
 int main(int argc, char **argv)
@@ -181,6 +209,7 @@ int main(int argc, char **argv)
 		fail("cannot open the disk: %s", strerror(errno));
 	for (unsigned i = 0; i < NUM_THREADS; i++)
 		workers[i] = start(i);
+	say_where(workers);
 	sigwait(&set, &number);
 	atomic_store(&is_over, true);
 	for (unsigned i = 0; i < NUM_THREADS; i++)

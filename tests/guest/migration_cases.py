@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A guest moves from one QEMU to another on this host while it writes. Each QEMU has its own door and its
-own connection to a back-end; both back-ends serve the same image.
+A guest moves from one QEMU to another on this host while it writes. Each QEMU has a door and a connection to a
+back-end of its own. Both back-ends serve the same image.
 """
 import disk_cases
 import doors
@@ -29,7 +29,7 @@ class Moved(disk_cases.Machine):
 
     def move(self):
         self.guest.start_load()
-        with self.disk.stopped_under_load():
+        with self.disk.stopped_under_load(self.guest):
             for _ in range(MOVES):
                 self.move_once()
                 self.guest.listen_for_more()
@@ -37,7 +37,7 @@ class Moved(disk_cases.Machine):
         self.disk.stop()
 
     def move_once(self):
-        """Moves the guest. The source runs until the target has all of its state; then the target owns the disk."""
+        """Moves the guest. It runs in the source until the target has its whole state, and then in the target."""
         source, source_disk = self.guest, self.disk
         self.disk = source_disk.another()
         path = self.case.path(f'migration-{len(self.case.children)}')

@@ -4,7 +4,9 @@ A process dies while the guest's requests are in flight: the back-end, which the
 QEMU, after which the other processes must serve the next QEMU.
 """
 import fcntl
+import json
 import pathlib
+import signal
 
 import disk_cases
 import doors
@@ -20,7 +22,7 @@ RESTARTS = 3
 
 
 class BackendKilled(disk_cases.Machine):
-    """With an in-flight area or shadow rings, the next back-end completes the requests of the killed one."""
+    """With an in-flight area or shadow rings, the next back-end completes the requests of a killed back-end."""
     cases = [(f'the back-end is killed {KILLS} times under a verified load', 'kill_under_load')]
 
     @classmethod
@@ -32,7 +34,7 @@ class BackendKilled(disk_cases.Machine):
         for number in range(KILLS):
             self.disk.kill()
             self.disk.start_again()
-            # The kill comes sometimes in the middle of a few requests, sometimes in the middle of many.
+            # So some kills come shortly after the last one, and others after many requests.
             self.guest.listen_for_more(1 if number % 2 else 100)
         self.guest.stop_load()
         self.files_survive()
@@ -40,7 +42,7 @@ class BackendKilled(disk_cases.Machine):
 
 
 def add_huge_pages(count):
-    """Changes the size of the host's pool of huge pages, which other tests use, too."""
+    """Changes the size of the host's pool of huge pages by `count`. Other tests use the pool, too."""
     with HUGE_PAGES.open('r+') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         before = int(file.read())
@@ -52,7 +54,7 @@ def add_huge_pages(count):
 
 
 class HugePages(disk_cases.Machine):
-    """Memory that can be mapped only in whole huge pages."""
+    """A guest whose memory can be mapped only in whole huge pages."""
     kills = 3
     pages = 0
     cases = [(f'the guest has huge pages, and the back-end is killed {kills} times', 'kill_under_load')]
@@ -89,7 +91,23 @@ class HugePages(disk_cases.Machine):
             add_huge_pages(-self.pages)
 
 
-class BackendKilledIdle(disk_cases.Machine):
+class WithoutRecord(disk_cases.Machine):
+    """No record of the requests survives the back-end. The case asks the device how many are outstanding."""
+    def open(self):
+        self.control = self.case.path('control')
+        self.image = disk_cases.make_image(self.case)
+        options = ['--control', self.control] if self.way.door.has_process else []
+        self.disk = doors.Disk(self.case, self.way, self.image, self.queues, door_options=options)
+        self.guest = self.boot()
+
+    def status(self):
+        return json.loads(self.case.run([self.way.program, 'ctl', self.control, 'status']))
+
+    def count_outstanding(self):
+        return sum(queue['outstanding'] or 0 for queue in self.status()['queues'])
+
+
+class BackendKilledIdle(WithoutRecord):
     """Without an in-flight area, the disk continues if no request is outstanding."""
     queues = 1
     cases = [(f'the back-end is killed {RESTARTS} times while nothing is outstanding', 'kill_idle')]
@@ -99,17 +117,26 @@ class BackendKilledIdle(disk_cases.Machine):
         return [] if way.keeps_requests() else cls.cases
 
     def kill_idle(self):
-        for _ in range(RESTARTS):
+        for number in range(1, RESTARTS + 1):
             self.guest.start_load()
             self.guest.stop_load()
+            if self.way.door.has_process:
+                check(self.count_outstanding() == 0, f'requests are outstanding without a load: {self.status()}')
             self.disk.kill()
             self.disk.start_again()
+            if self.way.door.has_process:
+                # Requests that the guest sends before the device notices the loss would count as outstanding.
+                peer.wait_until(lambda: self.has_returned(number), 'the device does not find the next back-end')
         self.files_survive()
         self.end()
 
+    def has_returned(self, outages):
+        back_end = self.status()['back_end']
+        return back_end['connected'] and back_end['outages'] >= outages
 
-class BackendLost(disk_cases.Machine):
-    """Without an in-flight area and with requests outstanding, the device asks for a reset and does not guess."""
+
+class BackendLost(WithoutRecord):
+    """Without an in-flight area, a back-end is lost with requests outstanding. The device asks for a reset."""
     cases = [('the back-end is killed under load: the device asks for a reset, in words', 'lose')]
 
     @classmethod
@@ -118,18 +145,21 @@ class BackendLost(disk_cases.Machine):
 
     def lose(self):
         self.guest.start_load()
+        # A stopped back-end completes nothing, so requests are outstanding when it dies.
+        self.disk.child.send_signal(signal.SIGSTOP)
+        peer.wait_until(lambda: self.count_outstanding() > 0, 'no request is outstanding under load')
         self.disk.kill()
         self.disk.start_again()
-        peer.wait_until(lambda: 'reset' in self.case.output(self.disk.door),
+        peer.wait_until(lambda: 'must reset the device' in self.case.output(self.disk.door),
                         'the device says nothing of a reset')
-        # The guest's only remedy is a reset.
+        # Only a reset makes the disk usable again.
         self.guest.reset()
         self.files_survive()
         self.end()
 
 
 class RelayRestarted(disk_cases.Machine):
-    """QEMU connects to the next relay, and passes the in-flight area to that relay."""
+    """When the relay ends, QEMU connects to the next relay, and passes the in-flight area to it."""
     restarts = 3
     cases = [(f'the relay is stopped {restarts} times by SIGTERM under a verified load', 'terminate'),
              (f'the relay is killed {restarts} times by SIGKILL under a verified load', 'kill')]
@@ -156,7 +186,7 @@ class RelayRestarted(disk_cases.Machine):
 
 
 class QemuKilled(groups.Group):
-    """Device and back-end keep running, and accept the next QEMU."""
+    """When QEMU is killed, device and back-end continue to run, and serve the next QEMU."""
     cases = [('QEMU is killed under load, and the next finds all in order', 'kill_qemu')]
 
     def open(self):
@@ -180,7 +210,10 @@ class QemuKilled(groups.Group):
         self.disk.stop()
 
     def wait_for_descriptors(self, before):
-        """The device closes the descriptors of a dead QEMU, but has one more, which watches its socket's directory."""
+        """
+        Waits until the device has closed the descriptors of a dead QEMU. It may keep one more than `before`, which
+        watches its socket's directory.
+        """
         allowed = before + (1 if self.way.door.has_process else 0)
         try:
             peer.wait_until(lambda: len(self.disk.descriptors()) <= allowed, '')

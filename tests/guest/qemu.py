@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The available QEMUs, and a QEMU process. The process inherits the sockets of its monitor (QMP) and of its
-serial console, so the tests need not wait for the sockets to appear.
+serial console, so the tests can use them immediately.
 
 The code here does not know the guest (linux.py), or where its disk comes from (doors.py).
 """
@@ -48,7 +48,7 @@ class Qemu:
         return f'QEMU {self.version[0]}.{self.version[1]}' if self.version else f'{self.name} QEMU'
 
     def reconnect(self):
-        """The option with which a character device reconnects; older QEMUs have it only in seconds."""
+        """Returns the option that makes a character device reconnect. In older QEMUs its unit is the second."""
         return {'reconnect-ms': 100} if self.version >= (9, 2) else {'reconnect': 1}
 
     def ovmf(self):
@@ -59,7 +59,7 @@ class Qemu:
 
 
 class NewerQemu(Qemu):
-    """The QEMU that scripts/setup unpacked; it runs with its own dynamic loader and libraries."""
+    """The QEMU that scripts/setup has unpacked. It runs with a dynamic loader and libraries of its own."""
     name = 'newer'
 
     def __init__(self):
@@ -80,11 +80,12 @@ QEMUS = {qemu.name: qemu for qemu in (Qemu, NewerQemu)}
 
 
 class Process:
-    """One QEMU process. Its monitor answers commands and reports events; its console is only read."""
+    """A QEMU process. Its monitor answers commands and reports events. Its console is only read."""
 
     def __init__(self, case, qemu, arguments, limit_s, memory='', memory_kind='memfd'):
         """`memory`: further options of the guest's memory, each after a comma."""
         self.case, self.limit_s = case, limit_s
+        self.needed = None  # a process; after its end, nothing else will happen
         self.monitor, self.events = b'', []
         self.command = qemu.program() + [
             *qemu.firmware, '-no-user-config', '-nodefaults', '-display', 'none',
@@ -105,7 +106,7 @@ class Process:
         self.qmp('qmp_capabilities')
 
     def hear_console(self, piece):
-        """Receives a piece of the console's output; overridden by a class that understands the guest."""
+        """Called with each piece of the console's output. A class that understands the guest overrides it."""
 
     def hear_monitor(self, piece):
         self.monitor += piece
@@ -113,11 +114,14 @@ class Process:
         self.events += [json.loads(line) for line in lines if line.strip()]
 
     def wait_for_input(self, end, what):
-        """Reads once; False when QEMU has closed both sockets."""
+        """Reads what arrives first, until the time `end`. Returns False when QEMU has closed both sockets."""
         if not self.selector.get_map():
             return False
-        ready = self.selector.select(max(0, end - time.monotonic()))
-        if not ready:
+        while not (ready := self.selector.select(min(1, max(0, end - time.monotonic())))):
+            if self.needed and self.needed.poll() is not None:
+                raise peer.Failure(f'the back-end ended before this: {what}{self.remarks()}')
+            if time.monotonic() < end:
+                continue
             raise peer.Failure(f'not in {self.limit_s} s: {what}{self.remarks()}{stall.evidence(self)}')
         for key, _ in ready:
             try:
@@ -130,6 +134,28 @@ class Process:
                 self.selector.unregister(key.fileobj)
         return True
 
+    def catch_up(self, limit_s=0):
+        """Reads what has arrived already. If nothing has arrived, waits for something until the time limit."""
+        while self.selector.get_map() and self.selector.select(limit_s):
+            self.wait_for_input(0, 'what has arrived')
+            limit_s = 0
+
+    def catch_up_for(self, seconds):
+        """Reads what arrives in this time."""
+        end = time.monotonic() + seconds
+        while self.selector.get_map() and time.monotonic() < end:
+            self.catch_up(max(0, end - time.monotonic()))
+
+    def wait_until(self, condition, sentence):
+        """
+        Like peer.wait_until(), but reads what QEMU and the guest say meanwhile. QEMU waits only briefly until there is
+        room in a socket, and then drops what the guest says.
+        """
+        end = time.monotonic() + peer.LIMIT_S
+        while not condition():
+            check(time.monotonic() < end and self.selector.get_map(), f'{sentence}{self.remarks()}')
+            self.catch_up(0.005)
+
     def until(self, condition, what):
         """Reads until the condition returns a true value, and returns that value."""
         end = time.monotonic() + self.limit_s
@@ -140,7 +166,7 @@ class Process:
         return found
 
     def remarks(self):
-        """The output that explains a failed case."""
+        """Returns the output that explains a failed case."""
         return f'\nQEMU: {self.case.output(self.child)}'
 
     def take_reply(self, *names):
@@ -166,7 +192,7 @@ class Process:
         return None
 
     def event(self, name, fits=lambda data: True):
-        """Waits for an event; an earlier event that no call has waited for is returned, too."""
+        """Waits for an event and returns it. It may have occurred earlier, if no other call has returned it."""
         return self.until(lambda: self.take_event(name, fits), f'the event {name}')
 
     def wait(self):

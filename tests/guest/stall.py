@@ -26,7 +26,7 @@ def read(path):
 
 
 def user_stacks(pid):
-    """The stacks of a process's threads, if a debugger is installed."""
+    """Returns the stacks of a process's threads, if gdb is installed."""
     if not shutil.which('gdb'):
         return '(no gdb here)'
     command = ['gdb', '-q', '-batch', '-p', str(pid), '-ex', 'set pagination off', '-ex', 'thread apply all bt 12']
@@ -50,7 +50,7 @@ def describe_process(child):
 
 
 class Monitor:
-    """Asks QEMU through its monitor, with a time limit; None if it does not answer."""
+    """Asks QEMU through its monitor, with a time limit. An answer is None if QEMU does not answer in time."""
 
     def __init__(self, process):
         self.process = process
@@ -75,7 +75,7 @@ class Monitor:
 
 
 def read_ring(memory, queue):
-    """Indices and event fields of a split ring, read from QEMU's memory, which contains the guest's."""
+    """Returns the indices and event fields of a split ring. `memory` is QEMU's memory, which includes the guest's."""
     size = queue['num']
     flags, avail = struct.unpack('<HH', os.pread(memory, 4, queue['avail']))
     used_event, = struct.unpack('<H', os.pread(memory, 2, queue['avail'] + 4 + 2 * size))
@@ -93,18 +93,19 @@ def describe_rings(process):
     memory = os.open(f'/proc/{process.child.pid}/mem', os.O_RDONLY)
     try:
         for device in devices:
-            status = monitor.ask('x-query-virtio-status', path=device['path']) or {}
-            for index in range(status.get('num-vqs', 0)):
-                queue = monitor.ask('x-query-virtio-vhost-queue-status', path=device['path'], queue=index)
-                if queue and queue.get('avail') and queue.get('used'):
+            # Not x-query-virtio-status, which knows the number of queues: an assertion ends QEMU 11.1 there.
+            index = 0
+            while queue := monitor.ask('x-query-virtio-vhost-queue-status', path=device['path'], queue=index):
+                if queue.get('avail') and queue.get('used'):
                     lines.append(f'{device["path"]} queue {index}: {read_ring(memory, queue)}')
+                index += 1
     finally:
         os.close(memory)
-    return lines or ['no ring is with a back-end']
+    return lines or ['no ring is with a back-end, or QEMU does not tell where the rings are']
 
 
 def evidence(process):
-    """All available evidence, as text."""
+    """Returns all available evidence as text."""
     lines = ['', 'Where everything stands:']
     try:
         lines += describe_rings(process)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Generated documents; see the header. */
+/* Generated documents; see drawing.h. */
 #include "drawing.h"
 
 #include "harness.h"

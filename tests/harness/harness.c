@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The runner of the test programs; see the header.
+ * The runner of the test programs; see harness.h.
  *
  * Key idea: each case runs in a process group of its own, and its descriptors, mappings,
  * threads and children are counted before and after it.
@@ -96,7 +96,10 @@ static struct resources count_resources(void)
 	};
 }
 
-/* A joined thread may still be listed in /proc for a moment. */
+/*
+ * Counts the resources, and waits up to a time limit for threads to disappear, because a joined
+ * thread may still be listed in /proc for a moment.
+ */
 static struct resources settled_resources(const struct resources *before)
 {
 	struct resources now = count_resources();
@@ -163,7 +166,8 @@ static void *do_nothing(void *opaque)
 }
 
 /*
- * The sanitizer starts its own thread with the program's first one, and that thread is not a leak.
+ * The sanitizer starts a thread of its own when the program starts its first thread. So the runner
+ * starts a thread before it counts, and the sanitizer's thread does not count as a leak.
  */
 static void start_sanitizer_thread(void)
 {
@@ -213,7 +217,10 @@ static void skip_reason(FILE *output, char *reason, size_t bytes)
 		}
 }
 
-/* Kills the whole process group, so that the children of the case end, too. */
+/*
+ * Waits until the case ends or its time is over. Then it kills the whole process group, so that the
+ * children of the case end, too.
+ */
 static int wait_for_case(pid_t pid, unsigned seconds)
 {
 	sigset_t child;

@@ -3,10 +3,10 @@
 #define VUBLK_TESTS_HARNESS_H
 
 /*
- * The runner of the test programs: cmocka's assertions, and each case in a process of its
- * own with a time limit and an empty scratch folder, which is removed afterwards. A case
- * that ends with one descriptor, mapped file, thread or child more than it began with has
- * failed. The output is TAP.
+ * The runner of the test programs. Cases use cmocka's assertions. Each case runs in a process of
+ * its own, with a time limit and an empty scratch folder, which is removed afterwards. A case fails
+ * if it ends with more descriptors, mapped files, threads or children than it began with. The
+ * output is TAP.
  *
  *   static void test_something(void **state) { assert_int_equal(1, 1); }
  *   int main(int argc, char **argv)
@@ -29,8 +29,8 @@
 #include "util/checked.h"
 
 /*
- * The limit only ends a deadlock, so it is long enough for a machine that also does other work. In
- * an instrumented build it is three times as long.
+ * The default time limit of a case. Its only purpose is to end a deadlock, so it is long enough for
+ * a busy machine. In an instrumented build all limits are three times as long.
  */
 #define VUBLK_TEST_SECONDS 120
 
@@ -43,22 +43,26 @@ struct vublk_test {
 #define VUBLK_TEST(fn) { #fn, fn, 0 }
 #define VUBLK_TEST_LONG(fn, seconds) { #fn, fn, seconds }
 
+/* Runs the selected cases and prints their results. Returns the exit status of the program. */
 int vublk_test_main(const struct vublk_test *tests, size_t count, int argc, char **argv);
 
-/* Ends the case as skipped; the reason is printed. */
+/* Ends the case as skipped, and prints the reason. */
 void vublk_test_skip(const char *reason) __attribute__((noreturn));
 
-/* The scratch folder of this case: absolute, short enough for a socket's path. */
+/*
+ * Returns the absolute path of this case's scratch folder, which is short enough that a socket in
+ * the folder can have a name.
+ */
 const char *vublk_test_folder(void);
 
-/* Open descriptors of this process. */
+/* Returns the number of open descriptors of this process. */
 unsigned vublk_test_count_fds(void);
-/* Mappings of this process that have a file behind them, memfds included. */
+/* Returns the number of this process's mappings of files, including memfds. */
 unsigned vublk_test_count_mappings(void);
 
 /*
- * Does what a peer can do: fills the eventfd, so that the next write(2) to it blocks, whatever its
- * flags were.
+ * Fills the eventfd and clears O_NONBLOCK, as a hostile peer can do, so that the next write(2) to
+ * the eventfd blocks.
  */
 void vublk_test_fill_eventfd(int fd);
 

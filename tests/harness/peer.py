@@ -14,6 +14,8 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -44,14 +46,25 @@ def check(condition, sentence):
         raise Failure(sentence)
 
 
+def check_no_reset(log):
+    """Checks that a device has not asked its driver for a reset, which would lose the driver's requests."""
+    check('must reset the device' not in log, f'the driver must reset the device: {log}')
+
+
 def need(*programs):
     for program in programs:
         if not shutil.which(program, path=os.environ.get('PATH', '') + ':/usr/sbin:/sbin'):
             raise Skip(f'no {program} here')
 
 
+def own_threads(pid):
+    """The threads of a process, without those that the kernel starts for io_uring, whose number depends on the load."""
+    return {int(path.parent.name) for path in pathlib.Path(f'/proc/{pid}/task').glob('*/comm')
+            if not path.read_text().startswith('iou-')}
+
+
 def wait_until(condition, sentence, limit_s=LIMIT_S):
-    """Waits for an event that no process announces, such as a socket that appears."""
+    """Polls `condition` until it is true. After the time limit, fails with `sentence`."""
     end = time.monotonic() + limit_s
     while not condition():
         check(time.monotonic() < end, sentence)
@@ -110,7 +123,7 @@ class Case:
         return Result(command, done)
 
     def run(self, command, **options):
-        """Runs a program that has to succeed, and returns its output."""
+        """Runs a program, which must succeed, and returns its output."""
         result = self.call(command, **options)
         check(result.code == 0, str(result))
         return result.out
@@ -124,7 +137,7 @@ class Case:
 
 
 class VublkServe:
-    """Our own back-end. It has to exit with 0."""
+    """Our own back-end. It must exit with 0."""
     name = 'vublk serve'
     write_back = True
 
@@ -132,7 +145,7 @@ class VublkServe:
         self.program = program
 
     def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None):
-        """With `path`, the new back-end replaces one that was killed. `queues` None: the default."""
+        """Returns the process and the socket. `path`: the socket of a killed back-end. `queues` None: the default."""
         check(form == 'raw', 'vublk serve knows raw files only')
         path = path or case.path(f'socket-{len(case.children)}')
         command = [self.program, 'serve', '--socket-path', path, '--blk-file', image,
@@ -152,12 +165,13 @@ class StorageDaemon:
     program, environment = ['qemu-storage-daemon'], {}
 
     def start(self, case, image, queues=1, read_only=False, arguments=(), form='raw', path=None,
-              block_bytes=512):
+              block_bytes=512, locking='auto'):
         need(self.program[0])
         path = path or case.path(f'socket-{len(case.children)}')
         on_off = 'on' if read_only else 'off'
         command = [*self.program,
-                   '--blockdev', f'driver=file,node-name=file,filename={image},read-only={on_off},discard=unmap',
+                   '--blockdev', f'driver=file,node-name=file,filename={image},read-only={on_off},discard=unmap,'
+                   f'locking={locking}',
                    '--blockdev', f'driver={form},node-name=disk,file=file,read-only={on_off},discard=unmap',
                    '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
                    f'addr.path={path},num-queues={queues},writable={"off" if read_only else "on"},'
@@ -169,8 +183,8 @@ class StorageDaemon:
 
     def stop(self, case, child):
         """
-        The daemon's signal handler sets a flag and wakes nothing: a SIGTERM that arrives between
-        the check of the flag and poll() has no effect until the next event, which need not come.
+        Repeats SIGTERM until the daemon ends. The daemon's signal handler only sets a flag, so a
+        SIGTERM that arrives between the check of the flag and poll() may have no effect.
         """
         end = time.monotonic() + LIMIT_S
         while child.poll() is None:
@@ -182,6 +196,13 @@ class StorageDaemon:
 def wait_for_socket(case, child, path):
     wait_until(lambda: path.is_socket() or child.poll() is not None, f'{path} does not appear')
     check(child.poll() is None, f'{child.args[0]} ended with {child.returncode}: {case.output(child)}')
+
+
+def server_pid(path):
+    """The process that the kernel names as the peer of a new connection to the socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        return struct.unpack('3i', client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
 
 
 def outcome_of(function):
@@ -213,7 +234,7 @@ def run_case(function, keep):
 
 
 def report(number, name, outcome, text):
-    """Prints the case's TAP line, after its remarks."""
+    """Prints the case's TAP line. If the case has failed, prints `text` as comments before it."""
     for line in text.splitlines() if outcome == 'not ok' else []:
         print(f'# {line}')
     suffix = f' # SKIP {text}' if outcome == 'skip' else ''

@@ -36,12 +36,12 @@ def one(root, name):
 
 
 def compilers():
-    """clang++ is there wherever clang is; it needs no C++ library for these headers."""
+    """Returns the compilers and their options. clang includes clang++, and the headers need no C++ library."""
     return [['gcc', '-std=c11', '-xc'], ['clang', '-std=c17', '-xc'], ['clang++', '-std=c++11', '-xc++']]
 
 
 def headers_stand_alone(case):
-    """Each is included first and alone, in C and in C++, by a strict compiler."""
+    """Each header compiles as the only include, in C and in C++, with a strict compiler."""
     root, include = install(case)
     headers = sorted(path.name for path in (include / 'vublk').iterdir())
     check({'blk.h', 'device.h', 'backend.h', 'error.h', 'image.h', 'memory.h', 'version.h'} <= set(headers), f'{headers}')
@@ -55,7 +55,7 @@ def headers_stand_alone(case):
 
 
 def programs_build(case):
-    """By pkg-config, and they run with the installed library and tool."""
+    """The examples build with pkg-config, and run with the installed library and tool."""
     root, _ = install(case)
     folder = one(root, 'vublk.pc').parent
     environment = {**os.environ, 'PKG_CONFIG_PATH': str(folder), 'PKG_CONFIG_SYSROOT_DIR': str(root)}
@@ -124,8 +124,8 @@ def readme_doors(case):
 
 def start_qemu(case, folder, script, which):
     """
-    It realizes its devices before it reads the monitor, and ends with 1 if it cannot. The monitor
-    takes the standard input, which -nographic would use for the serial port.
+    Starts QEMU and makes it quit. QEMU realizes its devices before it reads the monitor, and exits with 1
+    if that fails. The monitor uses standard input, which -nographic would give to the serial port.
     """
     program = ' '.join(map(str, [*which.program(), *which.firmware]))
     quit_now = ''.join(json.dumps({'execute': word}) for word in ('qmp_capabilities', 'quit'))
@@ -151,7 +151,7 @@ def examples(case):
 
 
 def the_program_finds_its_library(case):
-    """Wherever the two are installed, without environment variables."""
+    """The program finds its library in any install folder, without environment variables."""
     root, _ = install(case)
     environment = {name: value for name, value in os.environ.items() if name != 'LD_LIBRARY_PATH'}
     told = case.run([one(root, 'bin/vublk'), '--version'], env=environment)

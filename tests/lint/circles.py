@@ -4,10 +4,10 @@
 Finds the files of one layer that call each other in a circle.
 
 Key idea: file A uses file B if A's object file has an undefined symbol that B's object file
-defines. A function in a table counts as used by the file of the table. Files that reach each
-other in this graph form a circle: one of them cannot be read, tested or changed without the
-others. A circle is a fault unless the table KNOWN has exactly its files and a reason. An entry
-that no longer matches a circle is a fault, too.
+defines. A file with a table of functions uses these functions. Files that reach each other in
+this graph form a circle: none of them can be read, tested or changed without the others. A circle
+is a fault unless an entry of KNOWN has exactly its files and a reason. An entry that no longer
+matches a circle is a fault, too.
 
     circles.py SOURCE-ROOT BUILD-ROOT    TAP on standard output
 """
@@ -20,12 +20,12 @@ import tap
 # Layer, the files of the circle, and the reason why the circle is permitted.
 KNOWN = []
 
-# Compiled only for a test program, so src/ of the build folder has no object file of it.
+# Compiled only for a test program, so the build folder's src/ has no object file of these.
 NOT_IN_LIBRARY = {'util/kill-point.c'}
 
 
 def parse_symbols(lines):
-    """The lines of nm as two sets: defined global symbols and undefined ones."""
+    """Returns two sets from lines of nm: the defined global symbols and the undefined symbols."""
     defined, undefined = set(), set()
     for line in lines:
         *_, kind, name = line.split()
@@ -37,7 +37,7 @@ def parse_symbols(lines):
 
 
 def list_symbols(objects):
-    """Object file -> its lines of nm. nm runs once for all object files, because its start takes longest."""
+    """Returns object file -> its lines of nm. nm runs once for all object files, because its start is slow."""
     listed = subprocess.run(['nm', '-A', *objects], capture_output=True, text=True, check=True)
     listings = {path: [] for path in objects}
     for line in listed.stdout.splitlines():
@@ -46,22 +46,31 @@ def list_symbols(objects):
     return listings
 
 
+def alternative(name):
+    """Returns the other one of x.c and x-fallback.c, of which a build has only one."""
+    return name.replace('-fallback.c', '.c') if name.endswith('-fallback.c') else name.replace('.c', '-fallback.c')
+
+
+def find_object(build, name):
+    return sorted(build.glob(f'*.p/{name.replace("/", "_")}.o'))
+
+
 def read_layer(source, build):
-    """File name -> its symbols, and the sources without an object file."""
+    """Returns file name -> the file's symbols, and a list of the sources without an object file."""
     objects, missing = {}, []
     for path in sorted(source.rglob('*.c')):
         name = str(path.relative_to(source))
-        built = sorted(build.glob(f'*.p/{name.replace("/", "_")}.o'))
+        built = find_object(build, name)
         if built:
             objects[name] = str(built[0])
-        elif f'{source.name}/{name}' not in NOT_IN_LIBRARY:
+        elif f'{source.name}/{name}' not in NOT_IN_LIBRARY and not find_object(build, alternative(name)):
             missing.append(f'src/{source.name}/{name} has no object file in {build}')
     listings = list_symbols(objects.values())
     return {name: parse_symbols(listings[path]) for name, path in objects.items()}, missing
 
 
 def graph_of(files):
-    """File name -> {the file that it uses: the symbols}."""
+    """Returns file name -> {name of a file that it uses: the used symbols}."""
     owner = {symbol: name for name, (defined, _) in files.items() for symbol in defined}
     graph = {name: {} for name in files}
     for name, (_, undefined) in files.items():

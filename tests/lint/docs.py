@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Documents agree with the tree: generated parts are up to date, links lead somewhere,
-every source file that a document or a comment names exists, and C programs compile.
+every source file that a document or a comment names exists, quoted lines of the log are
+in the source, and C programs compile.
 
     docs.py [SOURCE-ROOT [BUILD-INCLUDES COMPILER...]]    TAP on standard output
 
@@ -23,6 +24,13 @@ LINK = re.compile(r'(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)')
 HEADING = re.compile(r'^#+ (.*)$', re.M)
 # A name such as `ring.h`, src/virtio/ring.h or src/virtio/*.c; not a glob of build results.
 NAMED = re.compile(r'(?<![\w/.<$*~-])((?:[\w*-][\w.*-]*/)*[\w*-]+\.(?:c|h|py|md|scd))\b(?![(\w-])')
+
+# A line of the log that a document quotes, without the name of the tool and the level.
+QUOTED = re.compile(r'vublk [a-z]+: (?:(?:warning|error): )?(.+)')
+LITERAL = r'"(?:[^"\\]|\\.)*"'
+LITERALS = re.compile(rf'{LITERAL}(?:\s*(?:{LITERAL}|PRI\w+))*')
+CONVERSION = re.compile(r'%[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh?|ll?|[zjt])?[a-zA-Z]')
+SHORTEST_MESSAGE = 7  # letters; a format with fewer matches too much
 
 # Names that are not in the tree, and why.
 ELSEWHERE = {
@@ -55,7 +63,7 @@ def where_faults(root, texts):
 
 
 def program_faults(root, texts, includes, compiler):
-    """Whole programs in documents, against the headers of the tree and those that the build makes."""
+    """Compiles the C programs in documents with the headers of the tree and of the build. Yields the faults."""
     for name, text in texts.items():
         for program in re.findall(r'^```c\n(.*?)^```', text, re.M | re.S) if name.endswith('.md') else []:
             if 'int main(' in program:
@@ -65,7 +73,7 @@ def program_faults(root, texts, includes, compiler):
 
 
 def anchors(text):
-    """The anchors of a document's headings, as GitHub makes them."""
+    """Yields the anchors of a document's headings, as GitHub makes them."""
     for heading in HEADING.findall(text):
         yield re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-')
 
@@ -98,7 +106,7 @@ def normal(parts):
 
 
 def comments(text):
-    """Only the comments of a C file, each at its line."""
+    """Returns the text of a C file with only its comments, each on the same line as before."""
     kept, end = [], 0
     for token in C_TOKEN.finditer(text):
         if token[0][0] == '/':
@@ -132,7 +140,41 @@ def name_faults(root, texts):
                     yield f'{name}:{number}: there is no file {word}'
 
 
-GOOD = {'docs/a.md': '# One thing\n', 'src/x/ring.c': 'int ring;', 'docs/where.table': ''}
+def message_patterns(texts):
+    """Returns a pattern for each message of the program, and whether the message ends with a cause."""
+    patterns = {}
+    for name, text in texts.items():
+        for match in LITERALS.finditer(text) if name.startswith('src/') and name.endswith(('.c', '.h')) else []:
+            pieces = re.findall(rf'{LITERAL}|PRI\w+', match[0])
+            message = ''.join(piece[1:-1] if piece[0] == '"' else 'd' for piece in pieces)
+            message = re.sub(r'^vublk [a-z]+: ', '', message.removesuffix(r'\n').replace(r'\"', '"'))
+            parts = [part.replace('%%', '%') for part in CONVERSION.split(message)]
+            if sum(map(str.isalpha, ''.join(parts))) >= SHORTEST_MESSAGE:
+                patterns['(.*)'.join(map(re.escape, parts))] = bool(re.search(r'(?:: |because )%s$', message))
+    return [(re.compile(pattern), has_cause) for pattern, has_cause in patterns.items()]
+
+
+def is_said(line, patterns):
+    """Returns whether the program can write the line: a message, its cause, and what was prepended to either."""
+    for pattern, has_cause in patterns:
+        match = pattern.fullmatch(line)
+        if match and (not has_cause or is_said(match[match.lastindex], patterns)):
+            return True
+    return any(is_said(line[end.end():], patterns) and
+               any(pattern.fullmatch(line[:end.start()]) for pattern, _ in patterns)
+               for end in re.finditer(': ', line))
+
+
+def quote_faults(root, texts):
+    patterns = message_patterns(texts)
+    for name, text in texts.items():
+        for number, line in enumerate(text.split('\n') if name.endswith(('.md', '.scd')) else [], 1):
+            quoted = QUOTED.fullmatch(line)
+            if quoted and not is_said(quoted[1], patterns):
+                yield f'{name}:{number}: the program does not write "{quoted[1]}": quote the words that it writes'
+
+
+GOOD = {'docs/a.md': '# One thing\n', 'src/x/ring.c': 'int ring; f("the disk waits: %s", "no process " "listens");', 'docs/where.table': ''}
 CHECKS = {
     'the generated documents are up to date': (generated_faults, None),
     'each file and name of docs/where.table exists':
@@ -140,6 +182,8 @@ CHECKS = {
     'each link leads to a file or a heading': (link_faults, {**GOOD, 'docs/b.md': '[x](a.md#another-thing)'}),
     'each file that a document or a comment names exists':
         (name_faults, {**GOOD, 'src/x/chain.c': '/* See gone.c. */'}),
+    'each line of the log that a document quotes is in the source':
+        (quote_faults, {**GOOD, 'docs/b.md': 'vublk device: warning: the disk waits: a process listens'}),
 }
 
 
@@ -149,7 +193,7 @@ def self_faults(check, bad, root):
     if not list(check(root, bad)):
         yield 'the check itself does not find a fault'
     good = {**GOOD, 'docs/where.table': '== G\nterm | src/x/ring.c | ring | sentence',
-            'docs/b.md': '[x](a.md#one-thing) [y](../src/x/ring.c)', 'src/x/chain.c': '/* See ring.c, x/ring.c. */ f("gone.c", gone.c)'}
+            'docs/b.md': '[x](a.md#one-thing) [y](../src/x/ring.c)\n\nvublk device: warning: the disk waits: no process listens', 'src/x/chain.c': '/* See ring.c, x/ring.c. */ f("gone.c", gone.c)'}
     yield from (f'the check itself finds what is right: {fault}' for fault in check(root, good))
 
 

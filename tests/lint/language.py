@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The part of the language rules that a program can find (HACKING.md, "Words"): phrases that
-a reader stumbles over, in comments, strings, documents and manual pages.
+Checks those language rules (HACKING.md, "Words") that a program can check. It finds phrases over
+which a reader stumbles, in comments, strings, documents and manual pages.
 
     language.py [SOURCE-ROOT]            TAP on standard output
     language.py SOURCE-ROOT PATH...      the faults in these files and folders only
 
-It is not a grammar checker: it knows a list of phrases, each with what to write instead.
+It is not a grammar checker: it has a list of phrases, each with the words to write instead.
 
-Key idea: a file becomes its prose, that is, everything a person reads. Code is replaced by
-a separator, so that no phrase matches across it, and a phrase may be wrapped over lines.
+Key idea: a file is reduced to its prose, that is, the text that a person reads. A separator
+replaces code, so that no phrase matches across code. A phrase may be wrapped over lines.
 """
 import io
 import pathlib
@@ -23,8 +23,8 @@ from style import files
 
 SEPARATOR = '\0'
 
-# Folders and files whose wording is not done yet, each with the reason. Remove an entry
-# as soon as it passes.
+# Folders and files whose wording must still be corrected, each with the reason. Remove an entry
+# as soon as its files pass.
 PENDING = {}
 
 # Never read: they contain the phrases on purpose.
@@ -39,7 +39,7 @@ PER = r'(?:request|queue|message|kick|ring|poll|batch|cycle|lane|case|call|core|
 VERB = r"(?:is|are|was|were|has|have|had|does|do|may|can|cannot|could|would|will|must|needs?|takes?|costs?|" \
        r"comes?|stays?|makes?|knows?|ends?)"
 
-# Phrase: (what to write instead, a line that it finds, a line that it must not find).
+# Phrase: (words to write instead, a line that the phrase must match, a line that it must not match).
 RULES = {
     r'\bin vain\b': ('without success', 'it looks in vain', 'it looks without success'),
     r'\bbesides?\b': ('next to, in addition to', 'what it needs besides', 'next to it'),
@@ -76,12 +76,12 @@ RULES = {
     r'\bonly the like\b|\bits like\b': ('a similar one', 'the kernel or its like', 'it is like that'),
     r'\b(?:does|do|did) (?:it|so) yet\b': ('still does it', 'not dead and does it yet', 'has not done it yet'),
 }
-# "At once" is correct only for things that happen together.
+# "At once" is correct only if it means "at the same time".
 AT_ONCE = re.compile(r'\bat once\b')
 TOGETHER = re.compile(r'\b(?:all|many|several|both|two|three|four|eight|every|threads|requests|queues|devices|disks|'
                       r'more|most|few|them|\d+)\b[^.;\0]{0,40}$')
 
-# Words that say nothing to a newcomer when they are a part of a name in C.
+# Words that, as a part of a name in C, have no meaning for a newcomer.
 NAME = re.compile(r'\b\w*?(?<![a-z])(?:luck|loans?|wish|wishes|liars?|patience|promise)(?![a-z])\w*')
 
 COMPILED = [(re.compile(pattern, 0 if 'W' in pattern or ' none' in pattern else re.I), text)
@@ -118,7 +118,7 @@ class Prose:
 
 
 def c_prose(text):
-    """Comments and string literals; literals that only white space separates are joined."""
+    """Returns the comments and string literals. Literals with only white space in between are joined."""
     prose, end = Prose(), 0
     for token in C_TOKEN.finditer(text):
         between, word = text[end:token.start()], token[0]
@@ -147,7 +147,7 @@ def python_prose(text):
 
 
 def text_prose(text):
-    """A document without its code, in blocks or in line; a blank line separates."""
+    """Returns a document without code blocks and inline code. A blank line separates."""
     prose, is_code = Prose(), False
     for number, line in enumerate(text.split('\n'), 1):
         if line.lstrip().startswith('```'):
@@ -164,7 +164,7 @@ def text_prose(text):
 
 
 def hash_prose(text):
-    """Shell and meson: comments and the strings of messages."""
+    """Returns the comments and strings of a shell script or a meson.build."""
     prose, last = Prose(), 0
     for number, line in enumerate(text.split('\n'), 1):
         found = re.match(r'\s*#+(.*)', line)
@@ -196,7 +196,7 @@ def faults(name, text):
 
 
 def name_faults(name, text):
-    """Names with such a word, each reported once."""
+    """Yields the names in C code that contain a word of NAME, each once."""
     if name.endswith(('.c', '.h')):
         code = C_TOKEN.sub(' ', text)
         for word in sorted(set(NAME.findall(code))):
@@ -208,7 +208,7 @@ def is_below(name, folders):
 
 
 def scan(root, wanted=()):
-    """Pairs of a file's name and its faults."""
+    """Yields pairs of a file's name and the file's faults."""
     for name, path in files(root, r'\.(md|scd)$'):
         if name not in SKIPPED and 'corpus/' not in name and (not wanted or is_below(name, wanted)):
             text = path.read_text()
@@ -216,7 +216,7 @@ def scan(root, wanted=()):
 
 
 def wrap_as(kind, line):
-    """The line as prose of such a file, broken at each space, so that it runs over lines."""
+    """Returns the line as prose of a file of this kind, wrapped at each space."""
     broken = line.split(' ')
     return {'c': '/*\n * ' + '\n * '.join(broken) + '\n */\n',
             'py': '# ' + '\n# '.join(broken) + '\n',
@@ -225,7 +225,7 @@ def wrap_as(kind, line):
 
 
 def self_faults():
-    """Each rule finds its bad line in each kind of file, and does not find its good one."""
+    """Yields each rule that misses its bad line in some kind of file, or matches its good line."""
     examples = [(bad, good) for _, bad, good in RULES.values()]
     examples += [('it ends at once', 'different threads use them at once')]
     for bad, good in examples:

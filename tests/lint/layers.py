@@ -20,16 +20,17 @@ import tap
 ALLOWED = {
     'src/util': [],
     'src/proto': ['util'],
+    'src/handover': ['util', 'proto'],
     'src/virtio': ['util'],
     'src/plane': ['util', 'virtio', 'worker'],
     'src/frontend': ['util', 'proto', 'virtio'],
     'src/device': ['util', 'proto', 'virtio', 'plane', 'frontend'],
     'src/virtio-pci': ['util', 'virtio'],
     'src/inproc': ['util', 'virtio', 'device'],
-    'src/bus': ['util', 'proto', 'virtio', 'device', 'virtio-pci'],
+    'src/bus': ['util', 'proto', 'handover', 'virtio', 'device', 'virtio-pci'],
     'src/blk': ['util', 'virtio', 'inproc'],
     'src/worker': ['util', 'proto', 'virtio'],
-    'src/backend': ['util', 'proto', 'virtio', 'worker'],
+    'src/backend': ['util', 'proto', 'handover', 'virtio', 'worker'],
     'src/cli': [],
     'plugins': [],
     'examples': [],
@@ -66,7 +67,7 @@ def include_faults(root, folder):
 
 
 def link_faults(root, folder):
-    """In a build file, a layer is called `virtio_pci` (dependency) or `lib_virtio_pci`."""
+    """Yields layers that a build file must not link. Their names there are `virtio_pci` or `lib_virtio_pci`."""
     allowed = {*ALLOWED[folder], folder.rsplit('/', 1)[-1]}
     for path in sorted((root / folder).rglob('meson.build')):
         text = re.sub(r'#.*', '', path.read_text())
@@ -84,7 +85,7 @@ def unknown_folders(root):
 
 
 def header_faults(root):
-    """An installed header must not include a header of the source tree."""
+    """Yields the includes of source tree headers in installed headers, which must have no such include."""
     for path in sources(root, 'include'):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             match = INCLUDE.match(line)

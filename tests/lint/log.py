@@ -3,7 +3,7 @@
 """
 Checks that no peer can fill the log.
 
-Key idea: a line above debug level is logged by vublk_log_limited(), and its limit is in an
+Key idea: each line above debug level must be logged by vublk_log_limited() with a limit in an
 object that outlives the peer's connection. Otherwise a peer would get a new limit with each
 connection.
 
@@ -19,12 +19,13 @@ import tap
 UNLIMITED = [
     ('src/backend/backend.c', 'listening on', 'once per start'),
     ('src/backend/engine/file/file.c', 'io_uring is not available', 'once per start'),
-    ('src/backend/engine/file/lost.c', 'so data that was acknowledged', 'once per image'),
+    ('src/backend/engine/file/lost.c', 'so completed writes may be lost', 'once per image'),
     ('src/bus/bus.c', 'listening on', 'once per start'),
     ('src/device/link/listen.c', 'waiting for a back-end', 'once per realize'),
 ]
 
-# The files that declare a limit, and the object to which the limit belongs.
+# The files that declare a vublk_log_limit, and the object that owns the limit. It must outlive a connection, because
+# otherwise a peer could reset the limit by connecting again.
 OWNERS = {
     'src/backend/backend.h': 'the server',
     'src/backend/engine/file/file.h': 'a queue of the engine, one per worker',
@@ -55,7 +56,7 @@ def line_of(text, offset):
 
 
 def words_of(call):
-    """The string literals of a call, joined."""
+    """Returns the string literals of a call, joined."""
     return ''.join(re.findall(r'"((?:[^"\\]|\\.)*)"', call))
 
 
@@ -98,7 +99,7 @@ CHECKS = {
 
 
 def faults_of(check, bad, files):
-    """The faults that a check finds in the tree, and one more if it does not find the fault that is made for it."""
+    """Returns the faults that `check` finds in the tree, and one more if it finds no fault in the text `bad`."""
     found = list(check(files))
     if not any(fault.startswith('bad.c:') for fault in check([('bad.c', bad)])):
         found.append('the check itself does not find a fault')

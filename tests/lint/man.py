@@ -31,7 +31,7 @@ def help_of(vublk, *words):
 
 
 def backslash_faults(name, text):
-    """Single backslashes at line ends: scdoc reads a backslash as an escape, also in a block of code."""
+    """Yields lines that end in a single backslash, which scdoc reads as an escape even in a block of code."""
     for number, line in enumerate(text.splitlines(), 1):
         if re.search(r'(?<!\\)\\$', line):
             yield f'{name}:{number}: the backslash at the end of the line is not in the page; write two'

@@ -29,18 +29,18 @@ def squeeze(text):
 
 
 def plain(roff):
-    """The text of a page without its requests, fonts and escapes."""
+    """Returns the text of a page without its requests, fonts and escapes."""
     roff = re.sub(r'^\.(?!\\).*$', '', roff, flags=re.M)
     return re.sub(r'\\f[BRI]|\\&', '', roff).replace('\\-', '-').replace('\\e', '\\')
 
 
 def public(folders):
-    """The text of each header."""
+    """Returns the name and the text of each header in the folders."""
     return {path.name: path.read_text() for folder in folders for path in sorted(pathlib.Path(folder).glob('*.h'))}
 
 
 def prototypes(texts):
-    """The name and declaration of each function, without comments."""
+    """Yields the name and the declaration of each function, without comments."""
     for text in texts:
         text = re.sub(r'/\*.*?\*/', '', text, flags=re.S)
         for declaration, name in re.findall(r'^((?!typedef|\s|#).*?\b(vublk_\w+)\([^;{]*\);)', text, re.M):
@@ -48,7 +48,7 @@ def prototypes(texts):
 
 
 def read(pages, name):
-    """The text of a page, or of the page for which it is an alias."""
+    """Returns the text of the page `name`, or of the page to which this one is an alias."""
     text = (pages / f'{name}.3').read_text()
     alias = re.fullmatch(r'\.so man3/(\S+)\n', text)
     return (pages / alias[1]).read_text() if alias else text
@@ -66,7 +66,7 @@ def faults(library, pages, texts):
 
 
 def shown(page, name):
-    """The names of the fields under a function's prototype on its page."""
+    """Returns the names of the fields that the page has under the prototype of the function `name`."""
     start = re.search(rf'^\\fB\w[^()\n]*\b{name}\(', page, re.M)
     rest = page[start.start():] if start else ''
     text = rest[:rest.index('\n.fi')] + re.split(r'^\.nf\n\\fB', rest[rest.index('\n.fi'):], flags=re.M)[0] if rest else ''
@@ -74,7 +74,7 @@ def shown(page, name):
 
 
 def not_shown(library, pages, texts):
-    """Pages that do not say on which threads a function may be called, or how it fails."""
+    """Yields the functions whose page does not tell the permitted threads, or the errors."""
     known = dict(prototypes(texts.values()))
     for name in sorted(symbols.exported(library) & set(known)):
         for field in {'Threads', 'Errors'} - shown(read(pages, name), name):
@@ -82,7 +82,7 @@ def not_shown(library, pages, texts):
 
 
 def unstated(header, text):
-    """The fields of a function that neither its comment nor the header's rule states."""
+    """Yields the fields of functions that neither the function's comment nor the header's rule has."""
     pairs = list(headers.split(text))
     defaults = next((rule for comment, _ in pairs if (rule := headers.rule(comment))), {})
     wanted = ['Errors', 'Threads'] + (['States'] if re.search(r'^struct vublk_\w+;', text, re.M) else [])
@@ -96,7 +96,7 @@ def unstated(header, text):
 
 
 def form_faults(header, text):
-    """Errors stand in the field, one per line, and <vublk/error.h> knows them."""
+    """Yields errors that are not in a row of the field Errors, and fields that are in the wrong order."""
     for comment, code in headers.split(text):
         lines, fields = headers.parts(comment)
         names = headers.functions(code)

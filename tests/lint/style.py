@@ -23,7 +23,7 @@ FUNCTION = re.compile(r'^(?P<head>\w[^;{}#]*?)\n\{\n(?P<body>.*?)^\}', re.S | re
 ERROR_OUTPUT = re.compile(r'(?<!const )struct vublk_error \*(\w+)')
 
 
-# Files that write to eventfds without a peer, and two files whose blocked writers another thread frees.
+# Files whose eventfds no peer has, and two files whose blocked writers another thread unblocks.
 EVENTFD_WRITERS = {
     'src/util/eventfd.c', 'src/util/loop.c', 'src/util/fault.c', 'src/bus/bus.c', 'src/backend/backend.c',
     'src/backend/queue-complete.c', 'src/blk/queue.c', 'src/plane/publish.c',
@@ -31,7 +31,7 @@ EVENTFD_WRITERS = {
 
 
 def files(root, more=r'(?!)'):
-    """Names and paths of the tree's sources, and of other files whose name matches `more`."""
+    """Yields the names and paths of the tree's sources, and of other files whose names match `more`."""
     listed = subprocess.run(['git', '-C', root, 'ls-files', '-co', '--exclude-standard'],
                             capture_output=True, text=True)
     if listed.returncode == 0:
@@ -53,7 +53,7 @@ def length_faults(name, lines):
 
 
 def function_faults(name, lines):
-    """Functions that are too long. Only the opening brace of a function is alone in the first column."""
+    """Yields functions that are too long. A line that is only an opening brace begins a function."""
     if not name.endswith(('.c', '.h')):
         return
     start = None
@@ -68,8 +68,8 @@ def function_faults(name, lines):
 
 def error_faults(name, lines):
     """
-    A `struct vublk_error *` that is not const is an output and may be NULL, so a function may
-    read it only after a check for NULL.
+    Yields reads of an error that the function has to fill. A `struct vublk_error *` that is not
+    const is an output and may be NULL, so a function may read it only after a check for NULL.
     """
     if not name.endswith('.c') or name.startswith('tests/'):
         return
@@ -83,7 +83,7 @@ def error_faults(name, lines):
 
 
 def eventfd_faults(name, lines):
-    """Plain writes to eventfds. A peer can make such a write block, unless another thread frees the writer."""
+    """Yields plain writes to eventfds. A peer can block such a write, unless another thread unblocks the writer."""
     if name in EVENTFD_WRITERS or not name.endswith('.c') or name.startswith('tests/'):
         return
     for number, line in enumerate(lines, 1):
@@ -109,7 +109,7 @@ CHECKS = {
 
 
 def faults_of(check, bad, contents):
-    """The faults that a check finds in the tree, and one more if it does not find the fault that is made for it."""
+    """Returns the faults that `check` finds in the tree, and one more if it finds no fault in the lines `bad`."""
     found = [fault for name, lines in contents for fault in check(name, lines)]
     if not list(check('bad.c', bad)):
         found.append('the check itself does not find a fault')

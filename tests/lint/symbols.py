@@ -26,7 +26,7 @@ def declared(folders):
 
 
 def exported(library):
-    """The exported functions, without the names of versions, such as VUBLK_0 (absolute symbols, type A)."""
+    """Returns the exported functions, without version names such as VUBLK_0, which are absolute symbols (A)."""
     listed = subprocess.run(['nm', '-D', '--defined-only', library], capture_output=True, text=True, check=True)
     rows = [line.split() for line in listed.stdout.splitlines()]
     return {row[2].split('@')[0] for row in rows if row[1] != 'A' and not row[2].startswith('__')}

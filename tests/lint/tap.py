@@ -3,7 +3,7 @@
 
 
 def report(cases):
-    """`cases` are pairs of a name and its faults. Returns the exit status."""
+    """Prints the results of `cases`, which are pairs of a name and a list of faults. Returns the exit status."""
     cases = list(cases)
     print(f'1..{len(cases)}')
     for number, (name, faults) in enumerate(cases, 1):

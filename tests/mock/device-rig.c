@@ -16,6 +16,7 @@
 
 #include <linux/virtio_config.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -106,23 +107,28 @@ static const struct vublk_device_bus_ops rig_ops = {
 	.dirty_log_changed = on_dirty_log_changed,
 };
 
+/* Any thread of the device may log. */
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 {
 	struct device_rig *rig = opaque;
 
-	if (!strncmp(text, "try ", 4)) {
+	pthread_mutex_lock(&log_lock);
+	if (!strncmp(text, "attempt ", strlen("attempt "))) {
 		rig->num_failed_tries++;
 		snprintf(rig->last_failed_try, sizeof(rig->last_failed_try), "%s", text);
 	}
 	sscanf(text, "the %*[a-z] took %u round trips", &rig->round_trips);
 	if (level <= VUBLK_LOG_WARNING)
 		rig->num_warnings++;
-	if (level <= VUBLK_LOG_INFO && strstr(text, "tries to reconnect at intervals"))
+	if (level <= VUBLK_LOG_INFO && strstr(text, "tries to reconnect periodically"))
 		rig->num_unwatched++;
 	if (level <= VUBLK_LOG_INFO)
 		snprintf(rig->last_line, sizeof(rig->last_line), "%s", text);
 	if (!rig->quiet)
 		printf("# %s\n", text);
+	pthread_mutex_unlock(&log_lock);
 }
 
 /* --- life --------------------------------------------------------------------------- */
@@ -273,7 +279,7 @@ static void make_memory(struct device_rig *rig)
 	assert_non_null(rig->memory);
 }
 
-/* The parts of ring `index`, as offsets in the memory. */
+/* The parts of the ring of queue `index`, as offsets in the memory. */
 static uint64_t desc_offset(unsigned index)
 {
 	return (uint64_t)index * RIG_QUEUE_BYTES;
@@ -313,6 +319,13 @@ void rig_set_indices(struct device_rig *rig, unsigned queue, uint16_t used, uint
 {
 	((struct vring_used *)(rig->memory + used_offset(queue)))->idx = used;
 	((struct vring_avail *)(rig->memory + avail_offset(queue)))->idx = avail;
+}
+
+void rig_set_avail_event(struct device_rig *rig, unsigned queue, uint16_t event)
+{
+	struct vring_used *used = (void *)(rig->memory + used_offset(queue));
+
+	*(uint16_t *)&used->ring[RIG_QUEUE_SIZE] = event;
 }
 
 static void set_queue(struct device_rig *rig, unsigned index)
@@ -400,9 +413,10 @@ static bool is_read(uint32_t type)
 }
 
 /*
- * A queue's data area has the header and the status byte, and one page later the data. Queues do
- * not share an area: the driver that orders their requests runs in this process, so the thread
- * sanitizer of a back-end in another process does not see that order.
+ * A queue's data area begins with the header and the status byte. The data follows one page later.
+ * Queues do not share an area: the order of their requests is established by the driver, in this
+ * process. The thread sanitizer of a back-end in another process does not see that order, so it
+ * would report a race.
  */
 static uint64_t data_offset(unsigned queue)
 {
@@ -442,6 +456,8 @@ uint8_t rig_finish(struct device_rig *rig, unsigned queue)
 	int r;
 
 	while (!(r = vublk_driver_ring_take(&rig->rings[queue], &token, &written, NULL))) {
+		if (!vublk_driver_ring_enable_calls(&rig->rings[queue]))
+			continue;
 		assert_true(poll(&call, 1, 20000) == 1);
 		vublk_eventfd_clear(rig->callfds[queue]);
 	}

@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_INOTIFY_LIMIT_H
 
 /*
- * inotify_init1() for programs that are linked with wrap_inotify: it counts its calls, and can fail
- * as if the user had no instance left.
+ * A replacement of inotify_init1() for programs that are linked with wrap_inotify. It counts its
+ * calls. If `inotify_is_used_up` is set, it fails as if the user had no inotify instance left.
  */
 #include <stdbool.h>
 

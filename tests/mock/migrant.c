@@ -37,8 +37,8 @@ enum work { IDLE, WRITING, READING };
 
 struct slot {
 	uint32_t work;
-	uint32_t generation; /* of the data that is on the disk or being written */
-	uint32_t buffer;     /* the buffer that is read into */
+	uint32_t generation; /* of the last data that the guest has written */
+	uint32_t buffer;     /* the buffer of the last read */
 };
 
 struct queue {
@@ -49,7 +49,7 @@ struct queue {
 struct guest {
 	struct queue queues[MIGRANT_QUEUES];
 	uint32_t next_buffer;
-	struct { uint32_t owner, generation; } buffers[MIGRANT_BUFFERS]; /* generation 0: nothing */
+	struct { uint32_t owner, generation; } buffers[MIGRANT_BUFFERS]; /* generation 0: no data */
 	uint64_t num_done;
 	uint32_t num_wrong;
 };
@@ -109,13 +109,16 @@ static unsigned owner_of(unsigned queue, unsigned slot)
 #define SPREAD UINT64_C(0x9e3779b97f4a7c15)
 #define GATHER UINT64_C(0xf1de83e19937733d) /* SPREAD * GATHER is 1 */
 
-/* Each word of each generation of each owner is different. */
+/* Returns word `index` of a page. The words of all owners, generations and indices are distinct. */
 static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
 {
 	return ((uint64_t)(owner + 1) << 32 | generation) * SPREAD + index;
 }
 
-/* Prints which data the page begins with, if it is data of a guest. */
+/*
+ * Prints the owner and the generation of the data at the start of the page, or its first word if no
+ * guest wrote it.
+ */
 static void describe(const uint64_t *page)
 {
 	uint64_t name = page[0] * GATHER;
@@ -183,7 +186,7 @@ static void publish(struct migrant *migrant, unsigned queue, unsigned slot)
 	struct queue *state = &guest_of(migrant)->queues[queue];
 
 	avail->ring[state->avail++ % MIGRANT_RING_SIZE] = htole16((uint16_t)(3 * slot));
-	/* Pairs with the back-end's load. */
+	/* Pairs with the back-end's load of the available index. */
 	vublk_store_release(&avail->idx, htole16(state->avail));
 	wrote(migrant, avail);
 	vublk_eventfd_signal(migrant->kicks[queue]);
@@ -201,7 +204,10 @@ static void begin_write(struct migrant *migrant, unsigned queue, unsigned slot)
 	publish(migrant, queue, slot);
 }
 
-/* Checks that a buffer has the data of `owner`, and says what is wrong otherwise. */
+/*
+ * Checks that a buffer has the data of `owner` and `generation`. Otherwise counts and prints
+ * `fault`.
+ */
 static void check_data(struct migrant *migrant, unsigned buffer, unsigned owner,
 		       uint32_t generation, const char *fault)
 {
@@ -214,7 +220,7 @@ static void check_data(struct migrant *migrant, unsigned buffer, unsigned owner,
 	describe(page);
 }
 
-/* The content of a buffer is checked before it is read into again. */
+/* Checks that a buffer still has the data that the guest has read into it, if there is any. */
 static void check_buffer(struct migrant *migrant, unsigned buffer)
 {
 	struct guest *guest = guest_of(migrant);
@@ -237,8 +243,8 @@ static bool is_being_read(const struct guest *guest, unsigned buffer)
 }
 
 /*
- * Returns the next buffer, and skips those of outstanding reads: one queue can read into all other
- * buffers while a read of the other queue is outstanding.
+ * Returns the next buffer that no outstanding read uses. The next one in turn may be in use: while
+ * a read of one queue is outstanding, the other queue may have used all other buffers.
  */
 static unsigned take_buffer(struct guest *guest)
 {
@@ -305,7 +311,7 @@ static unsigned collect_queue(struct migrant *migrant, unsigned queue)
 {
 	struct queue *state = &guest_of(migrant)->queues[queue];
 	struct vring_used *used = page_at(migrant, desc_page(queue) + 1);
-	/* Pairs with the back-end's store. */
+	/* Pairs with the back-end's store of the used index. */
 	uint16_t end = le16toh(vublk_load_acquire(&used->idx));
 	unsigned count = 0;
 

@@ -3,53 +3,62 @@
 #define VUBLK_TESTS_MIGRANT_H
 
 /*
- * A guest that migrates. All of its state is in its memory, so a copy of the memory is the guest.
- * It continuously writes its disk, reads it back, and remembers what it has read into which page.
- * So the guest notices, sooner or later, if the migration has changed a page of its memory. Writes
- * by its processor are marked here, as a VMM would see them. Writes by its disk go to pages of
- * their own and are not marked here.
+ * A guest that migrates. All of its state is in its memory, so a copy of the memory is a copy of
+ * the guest. It continuously writes its disk and reads it back, and remembers which data each page
+ * has received. So it detects, sooner or later, that a migration has changed such a page. The guest
+ * marks the pages that its processor writes in `written`, as a VMM would. Its disk writes to other
+ * pages, which the guest does not mark.
  */
 #include <stdbool.h>
 #include <stdint.h>
 
 #define MIGRANT_QUEUES 2
-#define MIGRANT_SLOTS 5 /* outstanding requests per queue: chains of three descriptors in a ring of sixteen */
+#define MIGRANT_SLOTS 5 /* maximum of requests per queue, each a chain of three descriptors */
 #define MIGRANT_RING_SIZE 16
-#define MIGRANT_BUFFERS 128 /* pages that are read into, in turn */
+#define MIGRANT_BUFFERS 128 /* pages into which the guest reads, in turn */
 #define MIGRANT_PAGE 4096
 #define MIGRANT_PAGES 256
 #define MIGRANT_BYTES (MIGRANT_PAGES * MIGRANT_PAGE)
 #define MIGRANT_GUEST_ADDR UINT64_C(0x40000000)
 #define MIGRANT_DISK_BYTES (MIGRANT_QUEUES * MIGRANT_SLOTS * MIGRANT_PAGE)
 
-/* The VMM's view: where the memory is, and which pages the guest's processor has written to. */
+/* The VMM's view of the guest: its memory, and which pages its processor has written. */
 struct migrant {
 	char *memory;
-	uint64_t written[MIGRANT_PAGES / 64]; /* cleared by the code that copies */
+	uint64_t written[MIGRANT_PAGES / 64]; /* a bitmap, cleared by the code that copies */
 	int kicks[MIGRANT_QUEUES];
 };
 
-/* Guest addresses of a queue's ring. */
+/* These return the guest addresses of the parts of a queue's ring. */
 uint64_t migrant_desc_addr(unsigned queue);
 uint64_t migrant_avail_addr(unsigned queue);
 uint64_t migrant_used_addr(unsigned queue);
 
-/* A new guest in zeroed memory. */
+/* Clears the memory, which must be mapped, and boots a new guest there. Marks all pages. */
 void migrant_boot(struct migrant *migrant);
-/* Fills each slot: afterwards all of them have a request outstanding. */
+/* Starts a write in each idle slot and kicks, so that every slot has a request outstanding. */
 void migrant_submit(struct migrant *migrant);
-/* Takes completed requests and checks their data; returns their number. */
+/*
+ * Takes completed requests and checks their status and data. Starts the read that follows a write.
+ * Returns the number of completions.
+ */
 unsigned migrant_collect(struct migrant *migrant);
-/* Whether no request is outstanding. */
+/* Returns whether no request is outstanding. */
 bool migrant_is_idle(const struct migrant *migrant);
-/* Requests that have completed since boot, and those with wrong data. */
+/*
+ * Return the number of requests that have completed since the boot, and the number of faults that
+ * the guest has found.
+ */
 uint64_t migrant_num_done(const struct migrant *migrant);
 unsigned migrant_num_wrong(const struct migrant *migrant);
-/* Checks every page that the guest has read from the disk and not reused since. */
+/* Checks every page into which the guest has read, unless a new read of that page has begun. */
 void migrant_verify(struct migrant *migrant);
-/* Whether the page was read into and will still be checked. */
+/* Returns whether the guest has read data into this page and will check the page again. */
 bool migrant_remembers(const struct migrant *migrant, unsigned page);
-/* Whether `page` is what the guest wrote last to the slot's page of the disk. */
+/*
+ * Returns whether `page` is equal to the last data that the guest wrote to the slot's page of the
+ * disk.
+ */
 bool migrant_owns(const struct migrant *migrant, unsigned queue, unsigned slot,
 		  const void *page);
 

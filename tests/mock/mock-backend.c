@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that does what a test tells it; see the header.
+ * A back-end that a test controls; see the header.
  *
- * Key idea: mock_pump() handles one request and returns, so the test decides between which two
- * messages something happens.
+ * Key idea: mock_pump_once() handles one request and returns, so a test can place an event between
+ * any two messages.
  */
 #include "harness.h"
 
@@ -104,7 +104,10 @@ void mock_forget(struct mock *mock)
 
 /* --- answers, valid and invalid ----------------------------------------------------------- */
 
-/* Sends the bytes with `given_fd`, or with `num_fds` descriptors that the message must not have. */
+/*
+ * Sends the bytes. `num_fds` > 0: with that many new descriptors, which the message must not have;
+ * otherwise with `given_fd`, unless that is -1.
+ */
 static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds, int given_fd)
 {
 	struct iovec iov = { (void *)bytes, num_bytes };
@@ -146,7 +149,7 @@ static void send_bytes(struct mock *mock, const struct vublk_vu_message *reply, 
 		 reply->num_fds ? reply->fds[0] : -1);
 }
 
-/* A generator of its own (xorshift64), so that every machine has the same numbers. */
+/* The mock's own generator (xorshift64) makes the same numbers on every machine. */
 static uint64_t next_random(struct mock *mock)
 {
 	uint64_t x = mock->fault.value;
@@ -158,7 +161,9 @@ static uint64_t next_random(struct mock *mock)
 	return x;
 }
 
-/* Changes one answer in eight, mostly in its header and first bytes, which matter most. */
+/*
+ * Changes one to three bytes of one answer in eight, in its header and at the start of its payload.
+ */
 static void scramble(struct mock *mock, struct vublk_vu_message *reply)
 {
 	if (next_random(mock) % 8)
@@ -281,7 +286,7 @@ static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *
 	answer(mock, &reply);
 }
 
-#define INFLIGHT_BYTES 8192 /* like a back-end that rounds up to pages */
+#define INFLIGHT_BYTES 8192 /* whole pages, to which some back-ends round up */
 
 static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflight *asked)
 {
@@ -292,7 +297,10 @@ static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflig
 	return mock->insists_on_area ? bytes : VUBLK_MAX(bytes, (uint64_t)INFLIGHT_BYTES);
 }
 
-/* Like some back-ends, the mock does not repeat the request's numbers in its answer. */
+/*
+ * Like some back-ends, the mock does not repeat the request's num_queues and queue_size in its
+ * answer.
+ */
 static void on_get_inflight(struct mock *mock, const struct vublk_vu_message *request)
 {
 	uint64_t bytes = area_bytes(mock, &request->payload.inflight);
@@ -333,7 +341,7 @@ static void take_inflight(struct mock *mock, const struct vublk_vu_message *requ
 		mock_hang_up(mock);
 }
 
-/* Answers that are not confirmations. False: the request has no such answer. */
+/* Answers a request whose answer is more than a confirmation. Returns false for other requests. */
 static bool answer_query(struct mock *mock, const struct vublk_vu_message *request)
 {
 	switch (request->header.request) {
@@ -416,6 +424,8 @@ static void note_effect(struct mock *mock, struct vublk_vu_message *request)
 		keep_fd(mock->err_fds, request);
 		break;
 	case VUBLK_VU_SET_VRING_BASE:
+		if (mock->keeps_base && !request->payload.state.index)
+			mock->base = (uint16_t)request->payload.state.num;
 		if (request->payload.state.index < VUBLK_ARRAY_SIZE(mock->given_bases))
 			mock->given_bases[request->payload.state.index] =
 				(uint16_t)request->payload.state.num;

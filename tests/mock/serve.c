@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A real back-end for the device's tests; see the header. */
+/* Starts a real back-end for tests; see the header. */
 #include "harness.h"
 
 #include "serve.h"

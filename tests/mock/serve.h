@@ -5,8 +5,9 @@
 #include <sys/types.h>
 
 /*
- * Starts a `vublk serve` of this build on a socket that listens or is connected already, so the
- * caller need not wait for it. Closes `fd`. Skips the case if the tool is not built.
+ * Starts `vublk serve` of this build with the socket `fd`, and closes `fd`. The socket must already
+ * listen or be connected, so the caller does not have to wait for the process. Returns its pid.
+ * Skips the case if the tool is not built.
  */
 pid_t serve_start(int fd, const char *disk, unsigned num_queues);
 

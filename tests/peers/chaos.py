@@ -10,6 +10,7 @@ VUBLK-KILL is the same program, which dies at the kill point that the environmen
 is one case per combination of back-end, queues and depth, which prints a line with its result.
 """
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -38,7 +39,10 @@ ALWAYS_TOLD = ('lost', 'repeated', 'stuck')
 
 # --- back-ends -----------------------------------------------------------------------------
 
-Backend = collections.namedtuple('Backend', 'name command points')
+# `relay` has the options of the `vublk device` through which the load runs. None: there is no such relay.
+Backend = collections.namedtuple('Backend', 'name command points relay format', defaults=(None, 'raw'))
+SHADOW = ('-o', 'shadow=on')
+REPLAY = (*SHADOW, '-o', 'unflushed=replay')
 
 
 def serve(program, path, image, queues, inflight):
@@ -46,20 +50,24 @@ def serve(program, path, image, queues, inflight):
             '-o', f'inflight={inflight}', '--quiet']
 
 
-def storage_daemon(_, path, image, queues):
-    peer.need('qemu-storage-daemon')
-    return ['qemu-storage-daemon', '--blockdev', f'driver=file,node-name=disk,filename={image},discard=unmap',
+def storage_daemon(_, path, image, queues, program=('qemu-storage-daemon',), format_='raw'):
+    peer.need(program[0])
+    return [*program, '--blockdev', f'driver=file,node-name=file,filename={image},discard=unmap',
+            '--blockdev', f'driver={format_},node-name=disk,file=file,discard=unmap',
             '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
             f'addr.path={path},num-queues={queues},writable=on']
 
 
 def kill_points(vublk_kill):
-    """The kill points, which the program lists when the environment names an unknown one."""
+    """
+    Returns the kill points that a request passes. `vublk_kill` lists all its kill points when the
+    environment names an unknown one. A take-over passes the others, and none happens here.
+    """
     command = [vublk_kill, 'serve', '--socket-path', '/none/socket', '--engine', 'null', '--size', '1M']
     done = subprocess.run(command, env={**os.environ, 'VUBLK_KILL_POINT': '?'}, capture_output=True, text=True)
     listed = re.search(r'must be one of (.*), with', done.stderr)
     check(listed, f'{vublk_kill} does not list its kill points: {done.stderr}')
-    return listed[1].split(', ')
+    return [point for point in listed[1].split(', ') if not point.startswith(('old-', 'new-'))]
 
 
 def backends(vublk_kill):
@@ -72,10 +80,22 @@ def backends(vublk_kill):
     ]
 
 
+def shadowed(vublk_kill):
+    """Back-ends without an in-flight area, behind a relay with shadow rings."""
+    return [backend._replace(name=f'{backend.name}, shadow rings', relay=SHADOW)
+            for backend in backends(vublk_kill) if backend.name != 'serve']
+
+
+def replayed():
+    """A back-end that keeps completed writes in its own memory, behind a relay that replays them."""
+    return Backend('qemu-storage-daemon qcow2, replay', functools.partial(storage_daemon, format_='qcow2'), [],
+                   REPLAY, 'qcow2')
+
+
 # --- a combination --------------------------------------------------------------------------
 
 class Sum:
-    """The sum of several reports, with a list of the times."""
+    """The sum of several reports, with a list of their reconnect times."""
 
     def __init__(self):
         self.count = collections.Counter()
@@ -99,29 +119,55 @@ class Sum:
 
 
 def run_chaos(case, vublk, path, command, queues, depth, arguments):
-    """Runs chaos; a fault fails the case with the report."""
+    """Runs chaos and returns its report. If chaos finds a fault, the case fails."""
     return json.loads(case.run([vublk, 'chaos', path, '--queues', queues, '--iodepth', depth, '--size', DISK // 2,
                                 *arguments, '--json', '--', *command], limit_s=300))
 
 
-def image_file(case, folder=None):
+def image_file(case, folder=None, format_='raw'):
     path = pathlib.Path(folder, 'disk') if folder else case.path('disk')
+    if format_ != 'raw':
+        peer.need('qemu-img')
+        case.run(['qemu-img', 'create', '-q', '-f', format_, path, DISK])
+        return path
     with open(path, 'wb') as file:
         file.truncate(DISK)
     return path
 
 
+def start_relay(case, vublk, path, options):
+    """Starts a `vublk device`, which waits for a back-end at `path`. Returns the process and its bus socket."""
+    relay = case.path(f'relay-{len(case.children)}')
+    return case.start([vublk, 'device', '--chardev', f'path={path},reconnect-ms=50', '--bus', f'vhost-user:{relay}',
+                       *options]), relay
+
+
+def stop_relay(case, child):
+    check(case.stop(child) == 0, f'the relay ended with {child.returncode}: {case.output(child)}')
+    peer.check_no_reset(case.output(child))
+
+
 def torment(case, vublk, vublk_kill, backend, queues, depth, kills, faults='kill', folder=None):
-    """Kills the back-end `kills` times at random times, and makes it die once at each kill point."""
-    image, path, total = image_file(case, folder), case.path('socket'), Sum()
+    """Kills the back-end `kills` times at random times, and makes it die once at each of its kill points."""
+    if backend.relay is None:
+        return torment_with(case, vublk, vublk_kill, backend, queues, depth, kills, faults, folder)
+    child, relay = start_relay(case, vublk, case.path('socket'), backend.relay)
+    total = torment_with(case, vublk, vublk_kill, backend, queues, depth, kills, faults, folder,
+                         ('--through', relay))
+    stop_relay(case, child)
+    return total
+
+
+def torment_with(case, vublk, vublk_kill, backend, queues, depth, kills, faults, folder, options=()):
+    image, path, total = image_file(case, folder, backend.format), case.path('socket'), Sum()
     command = backend.command(vublk, path, image, queues)
     total.add(run_chaos(case, vublk, path, command, queues, depth,
-                        ['--kills', kills, '--interval', INTERVAL, '--faults', faults]))
+                        ['--kills', kills, '--interval', INTERVAL, '--faults', faults, *options]))
     for point in backend.points:
         command = backend.command(vublk_kill, path, image, queues)
         report = run_chaos(case, vublk, path, command, queues, depth,
                            ['--kills', 1, '--faults', 'none', '--runtime', '1m',
-                            '--env', f'VUBLK_KILL_POINT={point}:{PASSES}'])
+                            '--env', f'VUBLK_KILL_POINT={point}:{PASSES}', *options])
         check(report['faults']['own'] == 1, f'the back-end did not die {point}: {report}')
         total.add(report)
     return total
@@ -144,7 +190,7 @@ def all_faults(vublk, vublk_kill, backend):
 
 
 def on_a_real_disk(vublk, vublk_kill, backend):
-    """A case with O_DIRECT, in which requests in the kernel can outlive the back-end."""
+    """Returns a case with O_DIRECT. There, requests in the kernel can outlive the back-end's process."""
     def case_function(case):
         with tempfile.TemporaryDirectory(prefix='vublk-', dir=DISK_FOLDER) as folder:
             print(f'# {backend.name}, in {DISK_FOLDER}: '
@@ -153,16 +199,28 @@ def on_a_real_disk(vublk, vublk_kill, backend):
 
 
 def volatile_cache(case, vublk):
-    """qcow2 keeps metadata in the daemon's memory: only flushed writes are guaranteed."""
-    peer.need('qemu-storage-daemon', 'qemu-img')
-    image, path = case.path('disk'), case.path('socket')
-    case.run(['qemu-img', 'create', '-q', '-f', 'qcow2', image, DISK])
-    command = ['qemu-storage-daemon', '--blockdev', f'driver=file,node-name=file,filename={image}',
-               '--blockdev', 'driver=qcow2,node-name=disk,file=file',
-               '--export', 'type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,'
-               f'addr.path={path},num-queues=2,writable=on']
+    """Only flushed writes are guaranteed, because qcow2 keeps metadata in the daemon's memory until a flush."""
+    path = case.path('socket')
+    command = storage_daemon(vublk, path, image_file(case, format_='qcow2'), 2, format_='qcow2')
     report = run_chaos(case, vublk, path, command, 2, 32, ['--kills', 20, '--interval', INTERVAL, '--volatile-cache'])
     print(f'# volatile cache: {report["forgotten_blocks"]} blocks fell back', flush=True)
+
+
+def replay(case, vublk):
+    """All completed writes are guaranteed. The smallest log flushes most often."""
+    path = case.path('socket')
+    for size in 64, 1:
+        command = storage_daemon(None, path, image_file(case, format_='qcow2'), 4, format_='qcow2')
+        report = run_chaos(case, vublk, path, command, 4, 32, ['--kills', 20, '--interval', INTERVAL,
+                                                               '-o', 'unflushed=replay', '-o', f'replay-mib={size}'])
+        print(f'# replay, {size} MiB: {report["requests"]}', flush=True)
+
+
+def replay_through_a_relay(case, vublk):
+    """All completed writes are guaranteed. The smallest log flushes most often."""
+    for size in 64, 1:
+        backend = replayed()._replace(relay=(*REPLAY, '-o', f'replay-mib={size}'))
+        print(f'# replay, {size} MiB: {torment(case, vublk, None, backend, 4, 32, 20)}', flush=True)
 
 
 # --- the command itself ----------------------------------------------------------------------
@@ -178,7 +236,7 @@ def start_chaos(case, vublk):
 
 
 def backends_left(case):
-    """The processes with the case's socket in their command line."""
+    """Returns the processes whose command line has the case's socket."""
     found = []
     for line in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
         try:
@@ -222,12 +280,12 @@ def in_use(case, vublk):
     """chaos does not touch a disk that another process serves."""
     child, path = peer.VublkServe(vublk).start(case, image_file(case))
     result = case.call([vublk, 'chaos', path, '--', 'sleep', '100'])
-    check(result.code == 1 and 'is already listening' in result.err, str(result))
+    check(result.code == 1 and 'another process listens' in result.err, str(result))
     case.stop(child)
 
 
 def use_memory():
-    """Puts the images in memory if possible, because the host's disk is not tested."""
+    """Puts the images in memory if possible, because the test is not about the host's disk."""
     if os.path.isdir(MEMORY_FOLDER):
         os.environ.setdefault('TMPDIR', MEMORY_FOLDER)
 
@@ -235,10 +293,13 @@ def use_memory():
 def cases(vublk, vublk_kill):
     listed = [(name, lambda case, function=function: function(case, vublk)) for name, function in (
         ('interrupted', interrupted), ('killed', killed), ('refusals', refusals), ('in use', in_use),
-        ('volatile cache', volatile_cache))]
+        ('volatile cache', volatile_cache), ('volatile cache: replay', replay),
+        ('volatile cache: replay through a relay', replay_through_a_relay))]
     for backend in backends(vublk_kill):
         listed += [combination(vublk, vublk_kill, backend, queues, depth) for queues in QUEUES for depth in DEPTHS]
         listed += [all_faults(vublk, vublk_kill, backend), on_a_real_disk(vublk, vublk_kill, backend)]
+    for backend in shadowed(vublk_kill):
+        listed += [combination(vublk, vublk_kill, backend, 4, 32), all_faults(vublk, vublk_kill, backend)]
     return listed
 
 

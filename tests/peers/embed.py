@@ -23,7 +23,7 @@ BLOCK_BYTES = 4096
 
 
 class Machine:
-    """The running example: each line on its standard input starts a round of its guest."""
+    """The example as a running process. Each line on its standard input starts a round of its guest."""
 
     def __init__(self, case, program, socket):
         self.case = case
@@ -55,7 +55,7 @@ def image_of_zeroes(case):
 
 
 def holds(image, byte):
-    """Round N of the guest wrote the N-th letter to the first block, and nothing else."""
+    """Checks that the first block contains only `byte`, and that the second one was not written."""
     with open(image, 'rb') as file:
         data = file.read(2 * BLOCK_BYTES)
     check(data == byte * BLOCK_BYTES + bytes(BLOCK_BYTES), f'the disk does not begin with {byte} {BLOCK_BYTES} times')
@@ -91,7 +91,7 @@ def config_interrupt(case, program, server):
 
 
 def outlives_its_backend(case, program, server):
-    """A round that starts without a back-end is completed by the next one."""
+    """A round that starts without a back-end is completed by the next back-end."""
     image = image_of_zeroes(case)
     child, socket = server.start(case, image)
     machine = Machine(case, program, socket)

@@ -46,7 +46,7 @@ def qemu_io(case, image, command, *arguments):
 
 
 def check_qemu_io(result, permitted):
-    # qemu-io 7.2 exits with 0 when it could not open the image.
+    # qemu-io 7.2 exits with 0 even if it could not open the image.
     check(("can't open" not in result.err) == permitted and 'error' not in result.err, str(result))
 
 
@@ -131,17 +131,17 @@ def an_image_of_another_format(case):
         child, _ = server.start(case, image)
         server.stop(case, child)
         told = case.output(child)
-        check(told.lower().count(f'begins like a {form} image') == 1, f'the warning about {form} is missing: {told}')
+        check(told.lower().count(f'looks like a {form} image') == 1, f'the warning about {form} is missing: {told}')
         os.truncate(target, image.stat().st_size)
         child, socket = server.start(case, target)
         result = case.call([VUBLK, 'copy', image, socket])
-        check(result.code == 0 and f'begins like a {form} image' in result.err.lower(), str(result))
+        check(result.code == 0 and f'looks like a {form} image' in result.err.lower(), str(result))
         server.stop(case, child)
         check(digest(target) == digest(image), f'{form} was not copied as it is')
 
 
 class Mounted:
-    """A file system on a loop device; both end with the process whose mount namespace it is in."""
+    """A file system on a loop device. Both end with the process in whose mount namespace it is mounted."""
 
     def __init__(self, case):
         peer.need('mkfs.ext2', 'mount', 'unshare', 'nsenter')
@@ -165,7 +165,7 @@ class Mounted:
 
 
 def a_mounted_device(case):
-    """A mounted device is refused in each role, even if the process does not see the mount."""
+    """serve and copy refuse a mounted block device, even if the mount is in another mount namespace."""
     mounted = Mounted(case)
     before = digest(mounted.image)
     server, other = peer.VublkServe(VUBLK), image_file(case)
@@ -184,7 +184,7 @@ def a_mounted_device(case):
 
 
 def a_device_with_two_users(case):
-    """A writer has a block device exclusively; readers share it."""
+    """A block device has either one writer or several readers."""
     peer.need('losetup')
     if os.geteuid():
         raise peer.Skip('only root can set up a loop device')
@@ -196,7 +196,7 @@ def a_device_with_two_users(case):
         refused(case, serve_command(case, device, '--read-only'), device, 'is in use')
         server.stop(case, writer)
         readers = [server.start(case, device, read_only=True)[0] for _ in range(2)]
-        refused(case, serve_command(case, device), device, 'permits no other program to write to it')
+        refused(case, serve_command(case, device), device, 'does not allow others to write to it')
         for reader in readers:
             server.stop(case, reader)
     finally:

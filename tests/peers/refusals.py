@@ -25,7 +25,7 @@ EITHER = FAILED + MISUSED
 
 
 def check_sentence(result, codes, *words):
-    """One line that names the command and says why."""
+    """Checks that the command has printed one line, which names the command and says why it failed."""
     check(result.code in codes, f'exit {" or ".join(map(str, codes))} was expected: {result}')
     lines = result.err.splitlines()
     check(len(lines) == 1, f'one sentence was expected: {result}')
@@ -50,14 +50,14 @@ def image_file(case, name='disk', size=8 * MIB, fill=b''):
 
 
 def uses_of(case, path):
-    """The commands that open a disk."""
+    """Returns the commands that open a disk."""
     source = image_file(case, 'source', MIB)
     return [['info', path], ['bench', path, '--rw', 'randread', '--runtime', '1'],
             ['copy', source, path], ['copy', path, case.path('target')]]
 
 
 def ticks_of(child):
-    """The processor time of a back-end, which grows when it works for a client."""
+    """Returns the processor time of a back-end, which grows while it works for a client."""
     fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -109,7 +109,7 @@ def device_paths(case):
                                (f'path={used},server=on', 'bus', 'listens'),
                                (absent, long, '107'), (absent, file, 'not a socket'),
                                (absent, deep, 'does not exist'), (absent, used, 'listens'),
-                               (absent, f'{case.folder}/', 'names a directory')):
+                               (absent, f'{case.folder}/', 'is a directory')):
         for kind in ('vhost-user', 'vfio-user'):
             refuse(case, FAILED, ['device', '--chardev', chardev, '--bus', f'{kind}:{os.path.join(case.folder, bus)}'], word)
     refuse(case, MISUSED, ['device', '--chardev', absent, '--bus', f'vhost-user:{absent}'], 'the same socket')
@@ -119,17 +119,17 @@ def device_paths(case):
 
 
 def device_properties(case):
-    """Values that contradict each other are misuse, found without a back-end."""
+    """Values that contradict each other are misuse, and are refused without a back-end."""
     refuse(case, MISUSED, ['device', '--chardev', case.path('absent'), '--bus', f'vhost-user:{case.path("bus")}',
                            '-o', 'reconnect-ms=0', '-o', 'reconnect-deadline-ms=5'], 'reconnect-ms')
 
 
 def chardev_that_becomes_a_file(case):
-    """The device waits as long as the path may become a socket, and no longer."""
+    """The device waits while there is no file at the path, and ends when the file is not a socket."""
     chardev = case.path('chardev')
     child = case.start([VUBLK, 'device', '--chardev', chardev, '--bus', f'vhost-user:{case.path("bus")}',
                         '-o', 'reconnect-ms=10'])
-    peer.wait_until(lambda: 'there is no socket' in case.output(child), 'the device does not wait')
+    peer.wait_until(lambda: 'does not exist' in case.output(child), 'the device does not wait')
     image_file(case, 'chardev')
     check(child.wait(peer.LIMIT_S) == 1, case.output(child))
     check('not a socket' in case.output(child), case.output(child))
@@ -142,7 +142,7 @@ def chaos_socket_that_is_a_file(case):
 # --- wrong programs at the socket ------------------------------------------------------------
 
 class Fake:
-    """A socket that does what `behave(connection)` says to each client."""
+    """A socket that calls `behave(connection)` for each client."""
 
     def __init__(self, case, behave=None):
         self.path = case.path('fake')
@@ -174,14 +174,14 @@ class Fake:
 
 
 def never_answers(case):
-    """The connection is never accepted: the time limit ends the command."""
+    """No process accepts the connection. The command ends at its time limit."""
     with Fake(case) as fake:
         for command in uses_of(case, fake.path):
             refuse(case, FAILED, [*command, '--timeout', '300ms'])
 
 
 def stops_answering(case):
-    """A back-end reads messages but never answers them."""
+    """The back-end reads messages and never answers. The command ends at its time limit."""
     def swallow(connection):
         while connection.recv(4096):
             pass
@@ -207,7 +207,7 @@ def answers_garbage(case):
 
 
 def closes_after_every_byte_count(case):
-    """A real back-end whose answers are cut after 1, 11, ... bytes in total."""
+    """The connection to a real back-end ends after 1, 11, ... bytes of answers in total."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case))
     cut = [0]
@@ -250,19 +250,19 @@ def dies_in_the_middle(case):
 
 
 def busy(child):
-    """Whether the back-end has used some processor time, so that it is serving."""
+    """Returns whether the back-end has used some processor time, which shows that it is serving."""
     fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
     return int(fields[11]) + int(fields[12]) > 20
 
 
 def a_vfio_user_socket(case):
-    """A socket of another protocol: the sentence names the protocol, and the kind of socket that is needed."""
+    """A socket has another protocol. The sentence names the protocol, and the kind of socket that is needed."""
     child, path = peer.VublkServe(VUBLK).start(case, image_file(case))
     door = case.path('door')
     device = case.start([VUBLK, 'device', '--chardev', path, '--bus', f'vfio-user:{door}'])
     peer.wait_for_socket(case, device, door)
     for command in uses_of(case, door):
-        refuse(case, FAILED, command, 'a vfio-user device listens', str(door), 'vhost-user-blk', command[0])
+        refuse(case, FAILED, command, 'the socket of a vfio-user device', str(door), 'vhost-user-blk', command[0])
     check(case.stop(device) == 0, case.output(device))
     check(case.stop(child) == 0, case.output(child))
 
@@ -327,18 +327,18 @@ def misuse_of_serve(case):
     for arguments, words in (
             (['--num-queues', '0'], 'from 1 to 256'), (['-o', 'num-queues=257'], 'from 1 to 256'),
             (['-o', 'steam=on'], 'steam'), (['-o', 'steam'], 'NAME=VALUE'), (['--poll', 'perhaps'], 'adaptive'),
-            (['--fd', '3'], 'exclude each other'), (['--size', '1M'], 'size'), (['-o', 'threads=0'], 'threads'),
+            (['--fd', '3'], 'cannot be used together'), (['--size', '1M'], 'size'), (['-o', 'threads=0'], 'threads'),
             (['--num-queues', '2', '-o', 'threads=3'], 'threads'), (['--engine', 'steam'], 'null'),
-            (['--engine', 'memory', '--size', '1M'], 'no file'),
-            (['--engine', 'memory', '--size', '1M'], 'leave out --blk-file'), (['--fd', '3'], '--socket-path and --fd'),
+            (['--engine', 'memory', '--size', '1M'], 'does not use a file'),
+            (['--engine', 'memory', '--size', '1M'], 'remove --blk-file'), (['--fd', '3'], '--socket-path and --fd'),
             (['--num-queues', '0'], '--num-queues must'), (['-o', 'num-queues=0'], ' num-queues must'),
             (['-o', 'steam=on'], '--list-options')):
         refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--blk-file', image, *arguments], words)
     for size in ('-1', '0', '1000', 'large'):
         refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--engine', 'null', '--size', size],
                '--size must')
-    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--engine', 'null'], 'give --size=')
-    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket')], 'give --blk-file=')
+    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket'), '--engine', 'null'], 'set --size=')
+    refuse(case, MISUSED, ['serve', '--socket-path', case.path('socket')], 'set --blk-file=')
     for wrong in (image_file(case, 'empty', 0), image_file(case, 'odd', 1000), case.path('missing'), case.folder,
                   '/dev/null'):
         refuse(case, FAILED, ['serve', '--socket-path', case.path('socket'), '--blk-file', wrong], str(wrong))
@@ -353,7 +353,7 @@ def misuse_of_device(case):
 
 
 def serve_a_wrong_descriptor(case):
-    """A descriptor that cannot carry the protocol, or on which no front-end can ever appear."""
+    """serve refuses a descriptor that cannot carry the protocol, or to which no front-end can connect."""
     image = image_file(case)
     tcp, unbound, packets, datagrams = (socket.socket(*kind) for kind in (
         (socket.AF_INET, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_STREAM),
@@ -420,7 +420,7 @@ def with_descriptors(case, count, arguments):
 
 
 def out_of_descriptors(case):
-    """For each number of descriptors the command works or fails with a sentence."""
+    """With each limit of open descriptors, a command works or fails with a sentence."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=4)
     refused = set()
@@ -437,7 +437,7 @@ def out_of_descriptors(case):
 
 
 def serve_out_of_descriptors(case):
-    """With too few descriptors to start, serve refuses to; with too few for a client, the client fails."""
+    """With too few descriptors for its start, serve fails. With too few for a client, only the client fails."""
     image, path = image_file(case), case.path('socket')
     served = refused = 0
     for count in range(4, 48, 2):
@@ -459,17 +459,17 @@ def serve_out_of_descriptors(case):
 
 
 def a_new_back_end_that_does_not_suit(case):
-    """While bench and copy wait, each reason for a refusal is printed once."""
-    unsuitable = [(1, [], 'it has 1 queue, but the device has 2'),
-                  (2, ['--read-only'], 'it is read-only, but the previous back-end was not'),
-                  (2, ['-o', 'logical-block-size=4096'], 'its config says 4096 for blk_size')]
+    """bench and copy refuse new back-ends that do not suit the disk, and print each reason once."""
+    unsuitable = [(1, [], 'the back-end has 1 queue, but the device has 2'),
+                  (2, ['--read-only'], 'the back-end is read-only, but the previous one was writable'),
+                  (2, ['-o', 'logical-block-size=4096'], 'the back-end reports 4096 for blk_size')]
     image, path = image_file(case, size=256 * MIB), case.path('socket')
     server = peer.VublkServe(VUBLK)
     waits = ['-o', 'reconnect-ms=5', '--num-queues', '2', '--stall-time', '10m']
     for command in (['copy', path, case.path('target'), '--requests', '1', '--request-size', '4k', *waits],
                     ['bench', path, '--numjobs', '2', '--rw', 'randread', '--iodepth', '1', '--number_ios', '50000', *waits]):
         child, _ = server.start(case, image, 2, path=path)
-        before = ticks_of(child)  # its start takes some, too, on a busy machine
+        before = ticks_of(child)  # on a busy machine, its start takes some processor time, too
         waiting = case.start([VUBLK, *command])
         peer.wait_until(lambda: ticks_of(child) > before + 10 or waiting.poll() is not None, 'nothing is read')
         case.stop(child, signal.SIGKILL)

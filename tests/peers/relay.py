@@ -44,7 +44,7 @@ def stop_relay(case, child, path):
 
 
 def many_queues(case):
-    """As many queues as the back-end by default, up to the limit in --help; more on request."""
+    """A relay has as many queues as its back-end by default, up to the limit in --help, and more on request."""
     backend = case.path('backend')
     server = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--num-queues', 256,
                          '--socket-path', backend])
@@ -54,7 +54,7 @@ def many_queues(case):
         child, path = start_relay(case, backend, *arguments)
         told = json.loads(case.run([VUBLK, 'info', path, '--json']))
         check(told['max_queues'] == queues, f'the relay has {told["max_queues"]} queues')
-        verify(case, path, '--num-queues', '128', '--iodepth', '2')
+        verify(case, path, '--num-queues', '128', '--iodepth', '2', '--timeout', '60s')
         stop_relay(case, child, path)
     case.stop(server)
 
@@ -65,7 +65,7 @@ def kill(child):
 
 
 def start_again(case, image, path, *arguments):
-    """Starts another back-end at the socket of a killed one."""
+    """Starts another back-end of the image at `path`, the socket of a killed back-end."""
     child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image, '--num-queues', QUEUES,
                         *arguments])
     return child
@@ -119,7 +119,7 @@ def killed(case, queues):
 
 
 def killed_without_an_area(case):
-    """Without an in-flight area the relay does not know which requests had begun, and says so."""
+    """Without an in-flight area the relay does not know which requests had begun, and reports this."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES, arguments=['-o', 'inflight=off'])
     relay, path = start_relay(case, socket)
@@ -128,7 +128,7 @@ def killed_without_an_area(case):
     kill(child)
     child = start_again(case, image, socket, '-o', 'inflight=off')
     check(bench.wait(peer.LIMIT_S) == 1, case.output(bench))
-    check('which of them it had begun is unknown' in case.output(relay), case.output(relay))
+    check('the device cannot tell which of them it had begun' in case.output(relay), case.output(relay))
     verify(case, path)
     stop_relay(case, relay, path)
     case.stop(child)
@@ -196,8 +196,8 @@ def backends_connect(case):
 
 def misuse(case):
     for words, sentence in (([], '--chardev=SOCKET'),
-                            (['--chardev', 'x'], 'give --bus'),
-                            (['--bus', 'vhost-user:x'], 'give --chardev'),
+                            (['--chardev', 'x'], '--bus, the socket for the VMM'),
+                            (['--bus', 'vhost-user:x'], '--chardev=SOCKET'),
                             (['--chardev', 'x', '--bus', 'pci:x'], "there is no bus 'pci:x'"),
                             (['--chardev', 'path=x,colour=red', '--bus', 'vhost-user:y'], "no property 'colour'; --list-properties"),
                             (['--chardev', 'x,colour=red', '--bus', 'vhost-user:y'], 'write path=x'),
@@ -237,7 +237,7 @@ def signals(case):
 
 
 def signals_that_do_not_end_it(case):
-    """Signals that are sent by mistake must not cost a guest its disk."""
+    """Signals that are often sent by mistake must not end the relay."""
     image = image_file(case)
     child, socket = peer.VublkServe(VUBLK).start(case, image, QUEUES)
     relay, path = start_relay(case, socket, '-o', 'config-poll-ms=0')
@@ -246,8 +246,8 @@ def signals_that_do_not_end_it(case):
             process.send_signal(number)
             verify(case, path)
             check(process.poll() is None, f'signal {number}: {case.output(process)}')
-    peer.wait_until(lambda: 'read again' in case.output(relay), 'SIGHUP does nothing')
-    # No ring is started, so the back-end does not report the new size: the relay has to ask.
+    peer.wait_until(lambda: 'configuration again' in case.output(relay), 'SIGHUP does nothing')
+    # While no ring runs, the back-end does not report the new size, so the relay must ask for it.
     os.truncate(image, 64 * MIB)
     child.send_signal(signal.SIGHUP)
 
@@ -278,7 +278,7 @@ def outage_is_shown(case):
 
 
 def info_while_in_use(case):
-    """The relay serves another client, so it reads the messages of `info` later: they must be vhost-user."""
+    """While the relay serves another client, it reads the messages of `info` later. They must be vhost-user."""
     child, socket = peer.VublkServe(VUBLK).start(case, image_file(case), QUEUES)
     relay, path = start_relay(case, socket)
     bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
@@ -293,7 +293,7 @@ def info_while_in_use(case):
 
 
 def listed_defaults(case):
-    """The list shows the defaults of the command."""
+    """The list of properties shows the defaults of the command, which depend on the bus."""
     for words, defaults in ((['device'], {'reconnect-ms': '1000', 'queue-size': '128'}),
                             (['device', '--bus', 'vhost-user:x'], {'reconnect-ms': '1000', 'queue-size': '1024'}),
                             (['device', '--bus', 'vfio-user:x'], {'request-timeout-ms': '3000', 'queue-size': '128'}),

@@ -5,7 +5,6 @@
 
     serve.py VUBLK [-l] [-k] [WORD...]
 """
-import ctypes
 import functools
 import json
 import os
@@ -17,6 +16,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
+import frozen  # noqa: E402
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
@@ -55,7 +55,7 @@ def start_bench(case, child, path):
 
 
 def serials(case):
-    """Padding is not part of a serial."""
+    """info shows a serial without its padding."""
     path = case.path('sock')
     for given, told in (('disk 1       ', 'disk 1'), ('  disk', 'disk'), ('   ', None)):
         child = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--socket-path', path,
@@ -111,7 +111,7 @@ def resized_by_signal(case):
 
 
 def resized_without_a_client(case):
-    """The log answers each SIGHUP, whether or not a front-end is connected."""
+    """Each SIGHUP causes a log line about the size, even if no front-end is connected."""
     server, image = peer.VublkServe(VUBLK), image_file(case)
     child, _ = server.start(case, image)
 
@@ -120,11 +120,11 @@ def resized_without_a_client(case):
         peer.wait_until(lambda: all(word in case.output(child).splitlines()[-1] for word in words),
                         f'{words} is never logged', 10)
 
-    rescan(f'the disk has {32 * MIB} bytes, as before')
+    rescan(f'the size of the disk is unchanged: {32 * MIB} bytes')
     os.truncate(image, 64 * MIB)
-    rescan(f'the disk has {64 * MIB} bytes now, {32 * MIB} before')
+    rescan(f'the size of the disk changed from {32 * MIB} to {64 * MIB} bytes')
     os.truncate(image, 1000)
-    rescan('the disk keeps its size', '1000 bytes')
+    rescan('cannot resize the disk', '1000 bytes')
     server.stop(case, child)
 
 
@@ -138,7 +138,7 @@ def ends_cleanly(case):
 
 
 def drains_under_load(case):
-    """SIGTERM during a client's writes: serve ends cleanly, and the client fails."""
+    """serve gets SIGTERM during a client's writes. It exits with 0, and the client fails."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case))
     bench = start_bench(case, child, path)
@@ -161,7 +161,7 @@ def clients_connect_and_disconnect(case):
 
 
 def killed_clients(case):
-    """A client dies with requests in flight; the next finds a disk that works."""
+    """Clients are killed with requests in flight. The disk works for the next client."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=2)
     for _ in range(5):
@@ -171,7 +171,7 @@ def killed_clients(case):
 
 
 def many_queues(case):
-    """There are enough queues for any guest; a program uses only a few by default."""
+    """By default there are enough queues for any guest, and a program uses only a few of them."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=None)
     told = info(case, path)
@@ -239,7 +239,7 @@ def garbage_on_the_socket(case):
 
 
 def a_busy_disk(case):
-    """A disk that another front-end uses looks like one that hangs; the error says so."""
+    """A back-end that serves another front-end does not answer. The error names this as a possible reason."""
     child, path = start_serve(case)
     with socket.socket(socket.AF_UNIX) as holder:
         holder.connect(str(path))
@@ -258,42 +258,23 @@ def start_serve(case, *arguments):
     return child, path
 
 
-class Frozen:
-    """Stops a thread of a child, as if its storage hung."""
-    SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
-
-    def __init__(self, thread):
-        self.thread = thread
-        for request in self.SEIZE, self.INTERRUPT:
-            check(ctypes.CDLL(None, use_errno=True).ptrace(request, thread, None, None) == 0,
-                  f'ptrace: {os.strerror(ctypes.get_errno())}')
-        os.waitpid(thread, self.WALL)
-
-    def has_ended(self):
-        pid, status = os.waitpid(self.thread, self.WALL | os.WNOHANG)
-        return pid and not os.WIFSTOPPED(status)
-
-    def wait_for_end(self):
-        peer.wait_until(self.has_ended, 'the thread does not end')
-
-
 def a_second_signal(case, second):
     """After the first signal serve logs that it waits for requests; the second signal ends it immediately."""
     child, path = start_serve(case, '-o', 'threads=1')
-    worker, = (int(thread) for thread in os.listdir(f'/proc/{child.pid}/task') if int(thread) != child.pid)
+    worker, = peer.own_threads(child.pid) - {child.pid}
     before = processor_ticks(child)
     case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])
     peer.wait_until(lambda: processor_ticks(child) > before + 20, 'the back-end is not used')
-    frozen = Frozen(worker)
+    stopped = frozen.Frozen(worker)
     child.send_signal(signal.SIGTERM)
     peer.wait_until(lambda: 'the stop waits for the storage' in case.output(child), 'serve does not say what it waits for')
     check(child.poll() is None, 'serve ended while a request was under way')
     child.send_signal(second)
     try:
-        frozen.wait_for_end()
+        stopped.wait_for_end()
     except peer.Failure:  # the child cannot die until its stopped thread has been waited for
         child.kill()
-        frozen.wait_for_end()
+        stopped.wait_for_end()
         raise
     check(child.wait(peer.LIMIT_S) == -second, case.output(child))
 

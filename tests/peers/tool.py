@@ -30,7 +30,7 @@ def image_file(case, size, name='disk'):
 
 
 def check_sentence(text, command, *words):
-    """The last line of the output is the one sentence of the command."""
+    """Checks that the last line of the output is the one sentence of the command."""
     last = text.splitlines()[-1] if text else ''
     check(last.startswith(f'vublk {command}: '), f'the last line is not a sentence of {command}:\n{text}')
     for word in words:
@@ -38,7 +38,7 @@ def check_sentence(text, command, *words):
 
 
 def ended(pid):
-    """Whether the process does not exist, or is a zombie."""
+    """Returns whether the process does not exist or is a zombie."""
     try:
         return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] in 'ZX'
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def demo_loses_its_backend(case):
 
 
 def demo_is_killed(case):
-    """Nothing removes the files after SIGKILL, but the back-end must end."""
+    """When the demo is killed by SIGKILL, its files stay, but its back-end must end."""
     child = start_demo(case, 4)
     backend = backend_of(case, child)
     case.stop(child, signal.SIGKILL)
@@ -106,7 +106,7 @@ def demo_is_killed(case):
 
 
 def processor_ticks(child):
-    """The processor time of a back-end, which grows when it works for a client."""
+    """Returns the processor time of a back-end, which grows while it works for a client."""
     fields = pathlib.Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -114,7 +114,7 @@ def processor_ticks(child):
 # --- bench and copy ----------------------------------------------------------------------
 
 def bench_is_interrupted(case):
-    """The report covers the time until the signal."""
+    """After a signal, the report covers the time until the signal."""
     child, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
     for number in (signal.SIGINT, signal.SIGTERM):
         before = processor_ticks(child)
@@ -130,7 +130,7 @@ def bench_is_interrupted(case):
 
 
 def start_slow_copy(case, path):
-    """Starts a copy with little in flight and waits until it has copied something."""
+    """Starts a copy with one small request in flight, and waits until it has reported progress."""
     read_end, write_end = os.pipe()
     child = case.start([VUBLK, 'copy', path, case.path('back'), '--requests', '1', '--request-size',
                         '4k', '--num-queues', '1', f'--progress={write_end}', '--stall-time', '300ms'],
@@ -140,7 +140,7 @@ def start_slow_copy(case, path):
         told = [pipe.readline(), pipe.readline()]
     check(told[0] == '0/100\n' and re.fullmatch(r'[1-9]\d?/100\n', told[1]),
           f'the progress was told as {told!r}: {case.output(child)}')
-    return child  # the progress is not read any more, which must not stop the copy
+    return child  # from now on no process reads the progress, which must not stop the copy
 
 
 def copy_is_interrupted(case):
@@ -154,13 +154,13 @@ def copy_is_interrupted(case):
 
 
 def a_stopped_backend(case):
-    """A back-end that hangs: the commands fail after the stall time."""
+    """If the back-end hangs, the commands fail after the stall time."""
     server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 1024 * MIB))
     copy = start_slow_copy(case, path)
     server.send_signal(signal.SIGSTOP)
     code = case.stop(copy, 0)
     check(code == 1, f'copy ended with {code}: {case.output(copy)}')
-    check_sentence(case.output(copy), 'copy', 'completed none of', 'for 300 ms', 'incomplete')
+    check_sentence(case.output(copy), 'copy', 'completed none of', 'within 300 ms', 'incomplete')
     server.send_signal(signal.SIGCONT)
     for mode in ('event', 'poll'):
         before = processor_ticks(server)
@@ -171,7 +171,7 @@ def a_stopped_backend(case):
         server.send_signal(signal.SIGSTOP)
         code = case.stop(bench, 0)
         check(code == 1, f'bench ended with {code}: {case.output(bench)}')
-        check(re.search('the back-end has completed none of .* for 300 ms', case.output(bench)),
+        check(re.search('the back-end completed none of .* within 300 ms', case.output(bench)),
               case.output(bench))
         server.send_signal(signal.SIGCONT)
     case.run([VUBLK, 'info', path])
@@ -201,9 +201,9 @@ def interrupted_without_a_backend(case):
 
 
 def bench_keeps_to_its_time_without_a_backend(case):
-    """Runs bench again until the back-end was lost before the time was over, which a busy machine may prevent."""
+    """bench ends at its time during an outage. The case repeats it until the outage has begun early enough."""
     image, text = image_file(case, 16 * MIB), ''
-    while 'the time was over during an outage' not in text:
+    while 'the measurement ended during an outage' not in text:
         server, path = peer.VublkServe(VUBLK).start(case, image)
         before = processor_ticks(server)
         child = case.start([VUBLK, 'bench', path, '--runtime', '3', '-o', 'reconnect-ms=1000', '--stall-time', '1h'])
@@ -216,7 +216,7 @@ def bench_keeps_to_its_time_without_a_backend(case):
 
 
 def another_disk(case):
-    """The next back-end serves another, smaller image: bench continues and warns."""
+    """The next back-end serves another, smaller image. bench prints a warning and continues."""
     server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
     before = processor_ticks(server)
     child = case.start([VUBLK, 'bench', path, '--runtime', '1h', '--time_based', '--size', '1M',

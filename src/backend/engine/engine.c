@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-/* Sets the requested block sizes, or refuses those that the image cannot have. */
+/* Sets the requested block sizes. Refuses sizes that the image cannot have. */
 static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engine_options *options,
 			   struct vublk_error *error)
 {
@@ -23,18 +23,18 @@ static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engin
 
 	if (block < geometry->min_block_bytes)
 		return vublk_error_set(error, EINVAL,
-				       "logical-block-size is %u bytes, and %s takes no requests of "
-				       "less than %u with O_DIRECT; use that size or cache=buffered",
+				       "logical-block-size is %u bytes, but O_DIRECT requests to "
+				       "%s need at least %u bytes; use that size or cache=buffered",
 				       block, engine->description, geometry->min_block_bytes);
 	if (physical < block)
 		return vublk_error_set(error, EINVAL,
-				       "physical-block-size is %u bytes, less than the logical "
-				       "block size of %u bytes", physical, block);
+				       "physical-block-size is %u bytes; expected at least the "
+				       "logical block size, %u bytes", physical, block);
 	if (geometry->size_bytes % block)
 		return vublk_error_set(error, EINVAL,
 				       "%s has %" PRIu64 " bytes, which is not a multiple of the "
-				       "logical block size of %u bytes; use a smaller block size, or "
-				       "make it %" PRIu64 " bytes large", engine->description,
+				       "logical block size of %u bytes; use a smaller block size, "
+				       "or resize it to %" PRIu64 " bytes", engine->description,
 				       geometry->size_bytes, block,
 				       vublk_round_up(geometry->size_bytes, block));
 	geometry->block_bytes = block;
@@ -76,16 +76,16 @@ bool vublk_engine_rescan(struct vublk_engine *engine, struct vublk_log_limit *li
 	engine->rescans++;
 	if (engine->ops->refresh && engine->ops->refresh(engine, &error)) {
 		vublk_log_limited(engine->log, limit, VUBLK_LOG_WARNING,
-				  "the disk keeps its size: %s", error.text);
+				  "cannot resize the disk: %s", error.text);
 		return false;
 	}
 	if (engine->geometry.size_bytes == before)
 		vublk_log_limited(engine->log, limit, VUBLK_LOG_INFO,
-				  "the disk has %" PRIu64 " bytes, as before", before);
+				  "the size of the disk is unchanged: %" PRIu64 " bytes", before);
 	else
-		vublk_log_limited(engine->log, limit, VUBLK_LOG_INFO, "the disk has %" PRIu64
-				  " bytes now, %" PRIu64 " before", engine->geometry.size_bytes,
-				  before);
+		vublk_log_limited(engine->log, limit, VUBLK_LOG_INFO,
+				  "the size of the disk changed from %" PRIu64 " to %" PRIu64
+				  " bytes", before, engine->geometry.size_bytes);
 	return engine->geometry.size_bytes != before;
 }
 
@@ -104,11 +104,12 @@ int vublk_engine_check_size(const char *name, const struct vublk_engine_options 
 {
 	if (options->path)
 		return vublk_error_set(error, EINVAL,
-				       "the engine %s has no file; leave out blk-file '%s'", name,
+				       "the engine %s does not use a file; remove blk-file '%s'",
+				       name,
 				       options->path);
 	if (!options->size_bytes)
 		return vublk_error_set(error, EINVAL,
-				       "the engine %s needs a size; give size=BYTES", name);
+				       "the engine %s needs a size; set size=BYTES", name);
 	if (options->size_bytes % 512)
 		return vublk_error_set(error, EINVAL,
 				       "size must be a multiple of 512 bytes, not %" PRIu64,

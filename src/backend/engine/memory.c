@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk in this process's memory. Its data is lost when the process ends, so a flush does
- * nothing. Pages that were never written, or were discarded, take no memory.
+ * A disk in this process's memory. Its data is lost when the process ends, so a flush does nothing.
+ * Pages that were never written, or were discarded, take no memory.
  *
  * Key idea: a copy at a random offset first waits for memory, and more than half of that time is
  * address translation. So each request is served only when the next one arrives or the batch ends,
- * and the disk's memory at its offset is prefetched in the meantime. And if the first write to an
- * extent of 2 MiB is a long one at the extent's start, the extent becomes one huge page, because
- * the rest of it will probably also be written. Other extents consist of small pages, so that a
- * short write takes only one.
+ * and the disk's memory at its offset is prefetched in the meantime. The memory consists of extents
+ * of 2 MiB. If the first write to an extent begins at its start and is long, the extent becomes one
+ * huge page, because the rest of it will probably also be written. Other extents consist of small
+ * pages, so that a short write takes only one.
  */
 #include "backend/engine/engine.h"
 
@@ -25,14 +25,14 @@
 #include <unistd.h>
 
 #define EXTENT_BYTES (UINT64_C(2) << 20)
-/* A first write of at least this length at the start of an extent makes it a huge page. */
+/* The shortest first write at the start of an extent that makes the extent a huge page. */
 #define HUGE_FROM_BYTES (UINT64_C(256) << 10)
 
 struct memory_engine {
 	struct vublk_engine engine;
 	char *bytes; /* aligned to an extent */
 	size_t page_bytes;
-	uint8_t *begun; /* per extent: whether it may have data; any worker, relaxed */
+	uint8_t *begun; /* one per extent: whether it may have data; any worker, relaxed */
 	void *mapping;
 	size_t mapping_bytes;
 };
@@ -40,11 +40,13 @@ struct memory_engine {
 struct memory_queue {
 	struct vublk_engine_queue queue;
 	struct vublk_engine_list done;
-	struct vublk_engine_io *last; /* submitted; served by the next submit() or by commit() */
+	struct vublk_engine_io *last; /* the last submitted request, which the next submit() or
+					 commit() serves */
 };
 
 /*
- * Maps the disk. It gets huge pages only where the engine wants them, whatever the system's policy.
+ * Maps the disk. Turns huge pages off for the whole mapping, so that the engine alone decides which
+ * extents get them.
  */
 static int map(struct memory_engine *memory, uint64_t bytes)
 {
@@ -72,7 +74,8 @@ static int memory_open(const struct vublk_engine_options *options, struct vublk_
 		return r;
 	memory = calloc(1, sizeof(*memory) + options->size_bytes / EXTENT_BYTES + 1);
 	if (!memory)
-		return vublk_error_set(error, ENOMEM, "no memory for the engine memory");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine "
+				       "memory");
 	memory->begun = (uint8_t *)&memory[1];
 	r = map(memory, options->size_bytes);
 	if (r) {
@@ -118,9 +121,9 @@ static void copy_out(char *from, const struct vublk_engine_io *io)
 }
 
 /*
- * Touches the first byte, which the request is about to write, to allocate the huge page.
- * Afterwards the madvise() is undone, because the kernel needs one more mapping for each range
- * whose advice differs from its neighbours'.
+ * Makes an extent a huge page by touching its first byte, which the request is about to write. Then
+ * the madvise() is undone, because the kernel needs one more mapping for each range whose advice
+ * differs from its neighbours'.
  */
 static void make_huge(char *extent)
 {
@@ -130,7 +133,10 @@ static void make_huge(char *extent)
 	madvise(extent, EXTENT_BYTES, MADV_NOHUGEPAGE);
 }
 
-/* Prepares the extents that this write is the first to reach. */
+/*
+ * Prepares the extents in the range that have no data yet: records that they may have data, and
+ * makes huge pages if that pays.
+ */
 static void begin_extents(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
 {
 	uint64_t end = offset + bytes;
@@ -156,7 +162,7 @@ static void copy_in(char *to, const struct vublk_engine_io *io)
 	}
 }
 
-/* Frees whole pages, which zeroes them, and clears the rest at both ends. */
+/* Zeroes a range: frees the whole pages in it, and clears the rest at both ends. */
 static void clear(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
 {
 	uint64_t end = offset + bytes;
@@ -235,7 +241,7 @@ static int memory_queue_new(struct vublk_engine *engine, struct vublk_engine_que
 
 	if (!memory)
 		return vublk_error_set(error, ENOMEM,
-				       "no memory for a queue of the engine memory");
+				       "cannot allocate memory for a queue of the engine memory");
 	memory->queue.ops = &memory_queue_ops;
 	memory->queue.engine = engine;
 	memory->queue.fd = -1;

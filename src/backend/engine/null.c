@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk that stores nothing: it discards writes, and reads leave the buffers unchanged. This
- * engine serves to measure everything except the storage, and is the example for a new engine.
+ * A disk that stores nothing: it ignores writes, and reads leave the buffers unchanged. With this
+ * disk, everything except the storage can be measured. This file is also the example for a new
+ * engine.
  */
 #include "backend/engine/engine.h"
 
@@ -26,7 +27,7 @@ static int null_open(const struct vublk_engine_options *options, struct vublk_en
 		return r;
 	null = calloc(1, sizeof(*null));
 	if (!null)
-		return vublk_error_set(error, ENOMEM, "no memory for the engine null");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine null");
 	null->geometry = (struct vublk_engine_geometry){
 		.size_bytes = options->size_bytes,
 		.block_bytes = 512,
@@ -68,13 +69,19 @@ static const struct vublk_engine_queue_ops null_queue_ops = {
 	.poll = null_poll,
 };
 
+static int null_image_fd(const struct vublk_engine *engine)
+{
+	return -1;
+}
+
 static int null_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
 			  struct vublk_error *error)
 {
 	struct null_queue *null = calloc(1, sizeof(*null));
 
 	if (!null)
-		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine null");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a queue of the "
+				       "engine null");
 	null->queue.ops = &null_queue_ops;
 	null->queue.engine = engine;
 	null->queue.fd = -1;
@@ -86,5 +93,6 @@ const struct vublk_engine_ops vublk_engine_null = {
 	.name = "null",
 	.open = null_open,
 	.close = null_close,
+	.image_fd = null_image_fd,
 	.queue_new = null_queue_new,
 };

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The in-flight area: GET_INFLIGHT_FD and SET_INFLIGHT_FD.
+ * The in-flight area: the messages GET_INFLIGHT_FD and SET_INFLIGHT_FD.
  *
  * Key idea: a back-end chooses the layout of an area, and may accept no other layout. So the
- * back-end makes the area, and the relay passes its answer on unchanged. Without a back-end the
- * device makes the area, so that a VMM need not wait.
+ * back-end makes the area, and the relay passes it to the VMM unchanged. Without a back-end the
+ * device makes the area, so that the VMM does not have to wait.
  */
 #include "bus/relay/messages.h"
 
@@ -23,7 +23,10 @@ static int check_inflight(const struct vublk_relay *relay, struct vublk_error *e
 				       vublk_device_queue_size(relay->device), error);
 }
 
-/* Front-ends differ in whether they send the padding; the reply has the size of the request. */
+/*
+ * Fills the reply with `area`, and takes ownership of its descriptor. The reply has the size of the
+ * request, because front-ends differ in whether they send the padding.
+ */
 static void answer_area(struct vublk_relay *relay, const struct vublk_device_inflight *area)
 {
 	vublk_fd_close(&relay->server.reply_fd);
@@ -73,7 +76,8 @@ void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_devi
 		area = *made;
 		area.fd = r = fcntl(made->fd, F_DUPFD_CLOEXEC, 0);
 		if (r < 0)
-			vublk_error_set_errno(&error, errno, "cannot keep the in-flight area");
+			vublk_error_set_errno(&error, errno, "cannot duplicate the descriptor of "
+					      "the in-flight area");
 		else
 			answer_area(relay, &area);
 	}
@@ -95,14 +99,20 @@ int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 	struct vublk_memory_file file;
 	int r = check_inflight(relay, error);
 
-	/* The layout is that of the back-end that made the area. */
+	/*
+	 * The back-end that made the area chose its layout, so check only for the least size and
+	 * for no alignment.
+	 */
 	if (!r)
 		r = vublk_vu_check_inflight_file(&relay->server.request, wire->num_queues *
 						 vublk_inflight_split_least_bytes(wire->queue_size),
 						 1, &file, error);
 	if (r < 0)
 		return r;
-	/* A different area means a different driver, even if the rings look the same. */
+	/*
+	 * A different area means that there is a different driver session, even if the rings look
+	 * the same.
+	 */
 	if (!is_same_file(relay->area.fd, relay->server.request.fds[0]))
 		relay->changes |= VUBLK_RELAY_RESET;
 	vublk_relay_drop_area(relay);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The callbacks with which the device informs the relay of events.
+ * The callbacks with which the device tells the relay of events.
  *
- * Key idea: the device may call back while the relay is calling it. So a callback only notes
- * what it was told, and lets the loop continue with the session.
+ * Key idea: the device may call back while the relay is calling it. So a callback only records what
+ * it was told, and wakes the loop, which then continues the session.
  */
 #include "bus/relay/relay.h"
 
@@ -15,7 +15,7 @@ static struct vublk_relay *relay_of(void *opaque)
 }
 
 /*
- * Notes the device's answer to this request. Returns false if the relay did not wait for the
+ * Records that the device has answered `request`. Returns false if the relay did not wait for that
  * answer.
  */
 static bool answered(struct vublk_relay *relay, enum vublk_relay_request request)
@@ -40,7 +40,8 @@ static void on_started(void *opaque)
 		return;
 	relay->device_status = 0;
 	/*
-	 * No config change is reported while no ring is started, so earlier ones are reported now.
+	 * While no ring is started, the relay does not report changes of the config. When a ring is
+	 * started, it reports the earlier changes.
 	 */
 	vublk_back_channel_set_suspended(&relay->server.back_channel,
 					 vublk_relay_is_suspended(relay));
@@ -87,7 +88,10 @@ static void on_config_changed(void *opaque)
 		vublk_back_channel_tell_config(&relay->server.back_channel);
 }
 
-/* A lost back-end has not refused the memory: the next back-end gets this memory with the rest. */
+/*
+ * A lost back-end has not refused the memory: the next back-end gets the memory together with the
+ * rest of the set-up.
+ */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_relay *relay = relay_of(opaque);
@@ -124,8 +128,8 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 	answered(relay, VUBLK_RELAY_ASKED_CONFIG);
 	if (error && is_own)
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
-				  "the back-end does not write through for a VMM that resumes a disk: "
-				  "%s", error->text);
+				  "cannot turn the back-end's write cache off for a VMM that "
+				  "resumes a disk: %s", error->text);
 	else if (error)
 		vublk_relay_fail(relay, error);
 	vublk_relay_wake(relay);

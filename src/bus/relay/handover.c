@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Hands the rings that the VMM has started over to the device, as one new session.
+ * Hands over to the device the rings that the VMM has started, as one new session.
  *
  * Key idea: a ring that cannot be handed over is withdrawn, so that the hand-over is not tried
  * again before the VMM sends another kick descriptor. One bad ring does not stop the other rings.
@@ -21,7 +21,7 @@
 
 /* --- one ring -------------------------------------------------------------- */
 
-/* Withdraws the ring until the VMM sends another kick descriptor. */
+/* Withdraws the ring, so that it does not start before the VMM sends another kick descriptor. */
 static void leave_out(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	vublk_relay_withdraw_queue(relay, queue);
@@ -39,14 +39,16 @@ static int check_area(const struct vublk_relay *relay, const struct vublk_relay_
 	    (queue->index < area->num_queues && queue->size <= area->queue_size))
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "queue %u of %u entries has no place in the in-flight area, which is for "
-			       "%u queues of %u entries", queue->index, queue->size, area->num_queues,
+			       "queue %u has %u entries, but the in-flight area is for %u queue%s "
+			       "of %u entries", queue->index, queue->size,
+			       area->num_queues, area->num_queues == 1 ? "" : "s",
 			       area->queue_size);
 }
 
 /*
- * An uncertain ring can start when no request is outstanding, or when the requests that were
- * left are complete.
+ * Returns whether the ring may start. An uncertain ring (reclaim.c) may start only if the VMM has
+ * set an in-flight area, if no request is outstanding, or if the requests that a stop had left are
+ * complete.
  */
 static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
@@ -62,9 +64,10 @@ static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queu
 		return true;
 	}
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
-			  "queue %u is not started: a back-end was lost with up to %u requests, and "
-			  "it is unknown which of them it had begun; the driver has to reset the "
-			  "device", queue->index, place.outstanding);
+			  "queue %u cannot start: a back-end was lost with up to %u request%s "
+			  "outstanding, and the device cannot tell which of them it had begun; the "
+			  "driver must reset the device", queue->index, place.outstanding,
+			  place.outstanding == 1 ? "" : "s");
 	vublk_relay_tell_needs_reset(relay);
 	return false;
 }
@@ -85,12 +88,13 @@ static int give_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue
 	ring->base = queue->base;
 	if ((queue->kick_fd >= 0) != (ring->kick_fd >= 0) ||
 	    (queue->call_fd >= 0) != (ring->call_fd >= 0))
-		return vublk_error_set_errno(error, errno, "queue %u's descriptors cannot be kept",
+		return vublk_error_set_errno(error, errno, "cannot duplicate the descriptors of "
+					     "queue %u",
 					     queue->index);
 	return vublk_device_set_queue(relay->device, queue->index, ring, sizeof(*ring), error);
 }
 
-/* Returns true if the ring is handed over. */
+/* Hands over one ring. Returns whether the device has it now. */
 static bool hand_over_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	struct vublk_device_queue ring;
@@ -111,7 +115,10 @@ static bool hand_over_queue(struct vublk_relay *relay, struct vublk_relay_queue 
 
 /* --- all of them ----------------------------------------------------------- */
 
-/* No single queue is at fault, so all of them wait for another kick descriptor. */
+/*
+ * Withdraws all rings until the VMM sends other kick descriptors, because no single ring is at
+ * fault.
+ */
 static void refuse_all(struct vublk_relay *relay, const struct vublk_error *error)
 {
 	vublk_relay_fail(relay, error);
@@ -120,7 +127,10 @@ static void refuse_all(struct vublk_relay *relay, const struct vublk_error *erro
 			leave_out(relay, &relay->queues[i]);
 }
 
-/* When the VMM has stopped its last ring, the device's own area is dropped. */
+/*
+ * If the VMM has stopped its last ring, drops the device's own in-flight area, ends the device's
+ * session and returns true.
+ */
 static bool drop_stale_area(struct vublk_relay *relay)
 {
 	if (relay->area.fd < 0 || relay->area_is_vmms)
@@ -148,10 +158,12 @@ static unsigned count_wanted(const struct vublk_relay *relay, bool *resumes)
 }
 
 /*
- * A driver may have turned the write cache off in an earlier session. The VMM does not repeat that
- * setting, and the back-end assumes that the VMM knows the setting, because the device has read the
- * config. So a session that begins with rings in use writes through until the VMM reads the config
- * or sets wce. 1: the device has been asked. -ENOTCONN: no back-end; the rings wait.
+ * If the rings were in use before (`resumes`) and the VMM has neither read nor set wce, makes the
+ * disk write through until the VMM sets wce. The reason: a driver may have turned the write cache
+ * off in an earlier session. The VMM does not repeat that setting, and the back-end assumes that
+ * the VMM knows the setting, because the device has read the config. Returns 1 if the device has
+ * been asked and will answer, 0 if the rings may start, and -ENOTCONN if the rings have to wait for
+ * a back-end.
  */
 static int write_through(struct vublk_relay *relay, bool resumes)
 {
@@ -168,12 +180,11 @@ static int write_through(struct vublk_relay *relay, bool resumes)
 		return 0;
 	relay->asked = VUBLK_RELAY_ASKED_WRITE_THROUGH;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_INFO,
-			  "the VMM resumes a disk without having read its config, so every write is "
-			  "durable until the VMM sets wce");
+			  "the VMM resumes a disk without having read its configuration; writes "
+			  "are durable until the VMM sets wce");
 	return 1;
 }
 
-/* True: something was done. */
 bool vublk_relay_hand_over(struct vublk_relay *relay)
 {
 	struct vublk_error error;

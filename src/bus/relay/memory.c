@@ -3,7 +3,7 @@
  * The VMM's memory table, and the translation of its user addresses to guest addresses.
  *
  * Key idea: a message whose change the back-end refuses must leave everything as it was. So a
- * change is a new table, and the old one stays until the message is done.
+ * change makes a new table, and the relay keeps the old table until the message is done.
  *
  * Specification: "Memory region description", "VHOST_USER_ADD_MEM_REG".
  */
@@ -38,10 +38,13 @@ static int make_room(struct vublk_relay_memory *memory, unsigned count,
 		.regions = calloc(count ? count : 1, sizeof(*memory->regions)),
 	};
 	return memory->regions ? 0 : vublk_error_set_errno(error, ENOMEM,
-							   "cannot keep a memory table");
+							   "cannot allocate a memory table");
 }
 
-/* Makes `memory` the current table. Keeps the previous one, unless an older one is already kept. */
+/*
+ * Makes `memory` the current table. Keeps the table from before the first pending change, for
+ * vublk_relay_memory_roll_back().
+ */
 static void change(struct vublk_relay *relay, const struct vublk_relay_memory *memory)
 {
 	if (relay->has_memory_before)
@@ -89,7 +92,7 @@ static int check(const struct vublk_relay_memory *memory, const struct vublk_vu_
 	return r;
 }
 
-/* Takes ownership of the descriptor `given`, even on failure. */
+/* Adds a region. Takes ownership of the descriptor `given`, even on failure. */
 static int add_region(struct vublk_relay_memory *memory, const struct vublk_vu_region *wire,
 		      int given, struct vublk_error *error)
 {
@@ -111,15 +114,16 @@ static int copy_region(struct vublk_relay_memory *memory, const struct vublk_rel
 	int fd = fcntl(region->fd, F_DUPFD_CLOEXEC, 0);
 
 	if (fd < 0)
-		return vublk_error_set_errno(error, errno, "cannot keep a memory region's descriptor");
+		return vublk_error_set_errno(error, errno, "cannot duplicate the descriptor of a "
+					     "memory region");
 	memory->regions[memory->num_regions] = *region;
 	memory->regions[memory->num_regions++].fd = fd;
 	return 0;
 }
 
 /*
- * Makes a copy of the table without the region `except` (UINT_MAX: with all regions), and with room
- * for one more.
+ * Makes `memory` a copy of the current table without the region `except` (UINT_MAX: with all
+ * regions), and with room for one more region.
  */
 static int copy(const struct vublk_relay *relay, unsigned except,
 		struct vublk_relay_memory *memory, struct vublk_error *error)
@@ -187,6 +191,23 @@ int vublk_relay_memory_remove(struct vublk_relay *relay, struct vublk_error *err
 	return vublk_vu_refuse_removal(&relay->server.request, error);
 }
 
+/* --- from another process ------------------------------------------------------ */
+
+int vublk_relay_memory_take(struct vublk_relay *relay, const struct vublk_vu_region *wire, int fd,
+			    struct vublk_error *error)
+{
+	struct vublk_relay_memory *memory = &relay->memory;
+	struct vublk_relay_region *regions =
+		realloc(memory->regions, (memory->num_regions + 1) * sizeof(*regions));
+
+	if (!regions) {
+		vublk_fd_close(&fd);
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate a memory table");
+	}
+	memory->regions = regions;
+	return add_region(memory, wire, fd, error);
+}
+
 /* --- for the device -------------------------------------------------------- */
 
 int vublk_relay_memory_give(struct vublk_relay *relay, struct vublk_error *error)
@@ -196,7 +217,7 @@ int vublk_relay_memory_give(struct vublk_relay *relay, struct vublk_error *error
 	int r;
 
 	if (!regions)
-		return vublk_error_set_errno(error, ENOMEM, "cannot keep a memory table");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate a memory table");
 	for (unsigned i = 0; i < count; i++) {
 		const struct vublk_relay_region *region = &relay->memory.regions[i];
 
@@ -243,7 +264,7 @@ bool vublk_relay_memory_find_ring(const struct vublk_relay *relay,
 			 &ring->used_addr);
 }
 
-/* --- memory that is not shared ------------------------------------------------- */
+/* --- the warning that memory is not shared ------------------------------------ */
 
 void vublk_relay_memory_check_shared(struct vublk_relay *relay)
 {

@@ -3,9 +3,9 @@
  * The table of a VMM's messages, and the messages about features, status, log and config. The
  * messages about rings, memory and the in-flight area are in files of their own.
  *
- * Key idea: a message has two functions. The first function notes what the message says. The second
- * function runs when the device matches the set-up: it does the rest of the work and fills the
- * reply.
+ * Key idea: each message has one or two functions. The first one records what the message says. The
+ * second one, if there is one, runs when the device matches the set-up: it does the rest of the
+ * work and fills the reply.
  *
  * Specification: "Front-end message types".
  */
@@ -30,13 +30,16 @@
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |                   \
 	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
-/* A VMM has to accept both features if stops leave requests in the in-flight area. */
+/* The VMM has to accept both features if stops leave requests in the in-flight area. */
 #define INFLIGHT_WITHOUT_DRAIN                                                                \
 	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
 
 /* --- features and status ----------------------------------------------------- */
 
-/* The VMM may accept the features that it was offered last, even if the back-end has changed. */
+/*
+ * The VMM may accept the features of the latest offer that it got, even if the back-end has changed
+ * since then.
+ */
 void vublk_relay_make_offer(struct vublk_relay *relay)
 {
 	const struct vublk_device_info *backend = &relay->bus->backend;
@@ -57,7 +60,7 @@ static int get_features(struct vublk_relay *relay, struct vublk_error *error)
 	return 0;
 }
 
-/* LOG_ALL takes effect when SET_LOG_BASE has said where to log. */
+/* LOG_ALL takes effect only after SET_LOG_BASE has said where the log is. */
 static int set_features(struct vublk_relay *relay, struct vublk_error *error)
 {
 	uint64_t features = relay->server.request.payload.u64;
@@ -85,9 +88,9 @@ static int get_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * If the back-end leaves requests in the area at each stop, the VMM has to know, because otherwise
- * it would take these requests for complete. With GET_VRING_BASE_SKIP_DRAIN the relay can ask for a
- * drain.
+ * Refuses the VMM's features if a stop leaves requests in the in-flight area and the VMM would take
+ * these requests for complete. With GET_VRING_BASE_SKIP_DRAIN the relay can ask the back-end to
+ * complete them.
  */
 static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 			   struct vublk_error *error)
@@ -99,8 +102,9 @@ static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 	    (features & INFLIGHT_WITHOUT_DRAIN) == INFLIGHT_WITHOUT_DRAIN)
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "the VMM does not accept GET_VRING_BASE_INFLIGHT, which this device was "
-			       "told to use: turn inflight-migration on in the VMM, or off here");
+			       "the VMM did not accept GET_VRING_BASE_INFLIGHT, which "
+			       "inflight-migration=on requires; turn inflight-migration on in the "
+			       "VMM, or off in this device");
 }
 
 static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *error)
@@ -115,16 +119,16 @@ static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * SET_OWNER begins a session, but here the connection itself is the session. RESET_OWNER is
- * deprecated. The descriptor of SET_LOG_FD could signal changes of the log, but the VMM can read
- * the log without such a signal.
+ * For messages that record nothing. Three of them have no effect at all. SET_OWNER begins a
+ * session, but here the connection is the session. RESET_OWNER is deprecated. The descriptor of
+ * SET_LOG_FD would signal changes of the log, but the VMM can read the log without such a signal.
  */
 static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 {
 	return 0;
 }
 
-/* Memory and notifiers belong to the VMM and stay. */
+/* Memory and notifiers belong to the VMM, so a reset does not remove them. */
 static int reset_device(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_reset(relay);
@@ -138,8 +142,8 @@ static int get_status(struct vublk_relay *relay, struct vublk_error *error)
 }
 
 /*
- * SET_STATUS 0 is sent when a driver resets the device, and when a VM is merely paused. In both
- * cases the rings are set up again before they run.
+ * A VMM sends SET_STATUS 0 when a driver resets the device, but also when the VM is paused. In both
+ * cases the VMM sets the rings up again before they run.
  */
 static int set_status(struct vublk_relay *relay, struct vublk_error *error)
 {
@@ -168,7 +172,10 @@ static int get_max_mem_slots(struct vublk_relay *relay, struct vublk_error *erro
 
 /* --- the dirty log --------------------------------------------------------------- */
 
-/* The contents of the log are kept. Running rings are paused for a change to another log. */
+/*
+ * Does not clear the bits that are already in the log. If logging is on, the relay stops the rings
+ * for the change to the new log.
+ */
 static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_vu_log *wire = &relay->server.request.payload.log;

@@ -4,8 +4,8 @@
 
 /*
  * The functions in the table of messages (messages.c) that are in other files. Each is named after
- * its message. The functions that note what a message says come first. The functions that act on a
- * message, when the device matches the set-up, follow.
+ * its message. First come the functions that record what a message says. The functions that act on
+ * a message, when the device matches the set-up, follow.
  */
 #include "bus/relay/relay.h"
 
@@ -18,7 +18,7 @@ int vublk_relay_set_vring_enable(struct vublk_relay *relay, struct vublk_error *
 int vublk_relay_set_vring_kick(struct vublk_relay *relay, struct vublk_error *error);
 int vublk_relay_set_vring_call(struct vublk_relay *relay, struct vublk_error *error);
 int vublk_relay_set_vring_err(struct vublk_relay *relay, struct vublk_error *error);
-/* GET_VRING_BASE and GET_VRING_BASE_SKIP_DRAIN. */
+/* For GET_VRING_BASE and GET_VRING_BASE_SKIP_DRAIN. */
 int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *error);
 
 int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *error);
@@ -32,7 +32,7 @@ int vublk_relay_get_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 /* --- memory.c ---------------------------------------------------------------- */
 
 /*
- * These functions take the descriptors, and keep the previous table until
+ * These functions take ownership of the message's descriptors, and keep the previous table until
  * vublk_relay_memory_commit() or vublk_relay_memory_roll_back().
  */
 int vublk_relay_memory_set(struct vublk_relay *relay, struct vublk_error *error);

@@ -3,15 +3,15 @@
  * Reclaims rings from the device: decides when that is necessary, and finds out where each ring
  * stopped and which of its requests may have been begun.
  *
- * Key idea: the device stops all rings together. So they are reclaimed in two steps: a pause,
- * after which every position is known, and the end of the device's session.
+ * Key idea: the device stops all rings together. So they are reclaimed in two steps: a pause, after
+ * which every position is known, and then the end of the device's session.
  *
  * Positions: a ring that a back-end returned continues where the back-end stopped. A ring that ran
  * when its back-end was lost continues at its used index, and the in-flight area says which of the
- * requests from there on the lost back-end had begun. The area is either the VMM's, which sets it
- * at each start, or the device's own, which is kept only for rings that the VMM has not stopped.
- * Without an area a ring with outstanding requests is uncertain: it can start again only when no
- * request is outstanding any more; otherwise the driver has to reset the device.
+ * following requests the lost back-end had begun. The area is either the VMM's, which sets it at
+ * each start, or the device's own, which is kept only for rings that the VMM has not stopped.
+ * Without an area, a ring with outstanding requests is uncertain: it can start again only when
+ * these requests are complete; otherwise the driver has to reset the device.
  */
 #include "bus/relay/relay.h"
 
@@ -37,7 +37,7 @@ static bool differs(const struct vublk_relay *relay, const struct vublk_relay_qu
 	       given.avail_addr != wanted.avail_addr || given.used_addr != wanted.used_addr;
 }
 
-/* Only the memory can change while rings run. */
+/* While rings run, the device accepts VUBLK_RELAY_MEMORY, but none of the other `changes`. */
 bool vublk_relay_must_reclaim(const struct vublk_relay *relay)
 {
 	if (relay->changes & ~(unsigned)VUBLK_RELAY_MEMORY)
@@ -50,7 +50,10 @@ bool vublk_relay_must_reclaim(const struct vublk_relay *relay)
 
 /* --- how ------------------------------------------------------------------- */
 
-/* Notes where the ring stopped. False: unknown, because the ring is in no memory. */
+/*
+ * Records where the ring stopped. Returns false if the position is uncertain, because the device
+ * cannot read the ring.
+ */
 static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	struct vublk_device_place place;
@@ -71,10 +74,13 @@ static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 	return true;
 }
 
-/* Notes the position of a ring that has stopped. True: the VMM wants it to run again. */
+/*
+ * Records the position of a ring that has stopped. Returns whether the VMM wants it to run again.
+ */
 static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
-	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the next driver may use the ring */
+	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the next driver sets the ring up
+							      again */
 	bool is_known = is_over || collect_place(relay, queue);
 
 	if (vublk_relay_is_drained(queue)) {
@@ -87,7 +93,7 @@ static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *qu
 	return vublk_relay_is_started(queue);
 }
 
-/* Keeps the device's own area if a ring that the area describes is to run again. */
+/* Keeps the device's own area if a ring that it describes will run again. */
 static void collect_area(struct vublk_relay *relay, bool is_needed)
 {
 	struct vublk_device_inflight area;
@@ -101,7 +107,7 @@ static void collect_area(struct vublk_relay *relay, bool is_needed)
 	relay->area = area;
 }
 
-/* After a reset the requests of the previous session do not matter. */
+/* After a reset, the requests of the previous session no longer matter. */
 void vublk_relay_mark_uncertain(struct vublk_relay *relay)
 {
 	for (unsigned i = 0; i < relay->num_queues; i++) {
@@ -114,7 +120,7 @@ void vublk_relay_mark_uncertain(struct vublk_relay *relay)
 	}
 }
 
-/* Features and area belong to the session, so the next session has to get them again. */
+/* The features and the area belong to the device's session, so the next session gets them again. */
 void vublk_relay_end_device_session(struct vublk_relay *relay)
 {
 	relay->changes &= ~(unsigned)VUBLK_RELAY_RESET;
@@ -129,7 +135,7 @@ void vublk_relay_close_handed(struct vublk_relay_queue *queue)
 	vublk_fd_close(&queue->handed_call_fd);
 }
 
-/* The rings have stopped: notes their positions and ends the session with the device. */
+/* Called when the rings have stopped: records their positions and ends the device's session. */
 static void collect(struct vublk_relay *relay)
 {
 	bool is_needed = false;
@@ -147,8 +153,9 @@ static void collect(struct vublk_relay *relay)
 }
 
 /*
- * Without GET_VRING_BASE_INFLIGHT a VMM takes all requests before the base for complete. With
- * GET_VRING_BASE_SKIP_DRAIN the VMM says for each ring whether these requests have to be complete.
+ * Returns whether the back-end has to complete all requests before it returns the rings. Without
+ * GET_VRING_BASE_INFLIGHT a VMM takes all requests before the base for complete. With
+ * GET_VRING_BASE_SKIP_DRAIN the VMM chooses for each ring whether its requests are completed.
  */
 static bool wants_drain(const struct vublk_relay *relay)
 {
@@ -168,7 +175,7 @@ void vublk_relay_reclaim(struct vublk_relay *relay)
 	}
 	vublk_relay_change_set(relay, VUBLK_RELAY_SET_PAUSE);
 	vublk_device_set_drains(relay->device, wants_drain(relay));
-	/* After a reset no request matters any more, so a pause would wait for nothing. */
+	/* After a reset no request matters, so there is no need to pause first. */
 	if (relay->changes & VUBLK_RELAY_RESET)
 		vublk_device_set_status(relay->device, 0, NULL);
 	else

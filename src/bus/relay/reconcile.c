@@ -3,8 +3,9 @@
  * Makes the device match the set-up that the VMM has made. This file has the order of the steps,
  * and those steps that are not about rings; reclaim.c and handover.c have the steps about rings.
  *
- * Key idea: step() compares the device with the set-up and removes the first difference. It is
- * called until there is no difference, or until it has to wait for the device.
+ * Key idea: step() compares the device with the set-up and removes the first difference.
+ * vublk_relay_settle() calls step() until there is no difference, or until the relay has to wait
+ * for the device.
  *
  * A VMM starts and stops each queue separately. The device starts and stops all of them together,
  * and resumes them without being told when it finds another back-end after a loss. So whenever the
@@ -13,6 +14,7 @@
  * rings run.
  */
 #include "bus/relay/relay.h"
+#include "device/link/mirror.h"
 
 #include "util/checked.h"
 #include "util/error.h"
@@ -78,13 +80,21 @@ void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error 
 	vublk_relay_fail(relay, error);
 }
 
-/* Turns logging on or off, also for running rings. Rings that start later log from their start. */
+/*
+ * Turns logging on or off, even for running rings. A ring that starts later is logged from its
+ * start.
+ *
+ * A mirror ends here, although the device would refuse the log: QEMU before 9.1 aborts, and the VM
+ * with it, if the log is refused.
+ */
 static void change_log(struct vublk_relay *relay)
 {
 	struct vublk_error error;
 	int r;
 
 	relay->changes &= ~(unsigned)VUBLK_RELAY_LOG;
+	if (!relay->is_logging)
+		vublk_device_mirror_end_for_migration(relay->device);
 	if (relay->is_logging)
 		r = vublk_device_dirty_log_stop(relay->device, &error);
 	else
@@ -99,7 +109,10 @@ static void change_log(struct vublk_relay *relay)
 
 /* --- kick and call descriptors --------------------------------------------- */
 
-/* Gives the device a duplicate, which stays valid when the VMM's descriptor is replaced. */
+/*
+ * Gives the device a duplicate of the descriptor `given`. The duplicate stays valid when the VMM
+ * replaces `given`.
+ */
 static void replace(struct vublk_relay *relay, struct vublk_relay_queue *queue, int given,
 		    int *handed,
 		    int (*set)(struct vublk_device *device, unsigned index, int fd,
@@ -110,7 +123,7 @@ static void replace(struct vublk_relay *relay, struct vublk_relay_queue *queue, 
 	int r;
 
 	if (given >= 0 && fd < 0) {
-		vublk_error_set_errno(&error, errno, "queue %u's descriptor cannot be kept",
+		vublk_error_set_errno(&error, errno, "cannot duplicate a descriptor of queue %u",
 				      queue->index);
 		vublk_relay_fail(relay, &error);
 		return;
@@ -127,7 +140,9 @@ static void replace(struct vublk_relay *relay, struct vublk_relay_queue *queue, 
 		relay->asked = VUBLK_RELAY_ASKED_NOTIFIERS;
 }
 
-/* True: a descriptor has changed. */
+/*
+ * Gives the device the descriptors that have changed. Returns false if no descriptor has changed.
+ */
 static bool change_notifiers(struct vublk_relay *relay)
 {
 	bool changed = false;
@@ -149,7 +164,7 @@ static bool change_notifiers(struct vublk_relay *relay)
 
 /* --- the order ------------------------------------------------------------- */
 
-/* Removes the first difference. False: there is no difference. */
+/* Removes the first difference. Returns false if there is no difference. */
 static bool step(struct vublk_relay *relay)
 {
 	if (relay->set == VUBLK_RELAY_SET_PAUSING ||

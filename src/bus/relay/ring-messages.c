@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages about one ring: SET_VRING_..., GET_VRING_BASE. They change what the VMM wants of the
- * ring (rings.c); reconcile.c tells the device later.
+ * The messages about one ring: SET_VRING_..., GET_VRING_BASE. They only record what the VMM wants
+ * (rings.c); reconcile.c tells the device later.
  *
  * Specification: "Starting and stopping rings", "Front-end message types".
  */
@@ -43,7 +43,7 @@ static bool is_same_place(const struct vhost_vring_addr *a, const struct vhost_v
 	       a->avail_user_addr == b->avail_user_addr && a->used_user_addr == b->used_user_addr;
 }
 
-/* VHOST_VRING_F_LOG has no effect: with the log on, the device has all used rings logged. */
+/* The flag VHOST_VRING_F_LOG has no effect: while the log is on, the device logs all used rings. */
 int vublk_relay_set_vring_addr(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vhost_vring_addr *addr = &relay->server.request.payload.addr;
@@ -93,7 +93,10 @@ int vublk_relay_set_vring_err(struct vublk_relay *relay, struct vublk_error *err
 
 /* --- start ----------------------------------------------------------------- */
 
-/* With STATUS all rings start together, when the driver is ready. */
+/*
+ * Called when the VMM has started or enabled a ring. Ends the delay of starts, unless the VMM has
+ * STATUS and the driver is not ready: all rings start together at DRIVER_OK.
+ */
 static void note_start(struct vublk_relay *relay)
 {
 	bool waits = relay->server.protocol_features & VUBLK_BIT(VUBLK_VU_F_STATUS) &&
@@ -152,8 +155,8 @@ int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *er
 }
 
 /*
- * After a migration the VM would resume from the used index, without the in-flight area, which
- * records the requests that were begun after that index. So the migration has to fail.
+ * Refuses to return a base during a migration while only the in-flight area says which requests
+ * were begun. After a migration the VM would resume from the used index, without the area.
  */
 static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 {
@@ -162,23 +165,26 @@ static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 
 	if (!count || !relay->is_logging || skips_drain(relay))
 		return 0;
-	return vublk_error_set(error, EIO, "queue %u cannot be stopped for a migration: its "
-			       "back-end %s %u requests outstanding, and the VMM does not migrate "
-			       "the in-flight area; wait until they are completed",
+	return vublk_error_set(error, EIO, "cannot stop queue %u for a migration: its back-end %s "
+			       "%u request%s outstanding, and the VMM does not migrate the "
+			       "in-flight area; try again when no request is outstanding",
 			       queue->index, queue->outstanding ? "was lost with" : "stopped with",
-			       count);
+			       count, count == 1 ? "" : "s");
 }
 
-/* Refuses if a lost back-end left requests in the area that no other back-end can execute now. */
+/*
+ * Refuses to drain if a lost back-end left requests in the area and there is no back-end that can
+ * execute them.
+ */
 static int check_drained(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vublk_relay_queue *queue = vublk_relay_concerned(relay);
 
 	if (!vublk_relay_has_left(relay, queue) || skips_drain(relay))
 		return 0;
-	return vublk_error_set(error, EIO, "queue %u cannot be stopped, because its requests are not "
-			       "complete: %u of them are in the in-flight area, and no back-end "
-			       "has executed them; wait until a back-end is connected",
+	return vublk_error_set(error, EIO, "cannot stop queue %u: no back-end has executed %u of "
+			       "its requests, which are in the in-flight area; try again when a "
+			       "back-end is connected",
 			       queue->index, queue->undrained);
 }
 
@@ -193,10 +199,11 @@ int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *er
 		return r;
 	if (queue->outstanding)
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
-				  "queue %u is stopped without a back-end: %u requests are "
+				  "queue %u was stopped without a back-end and with %u request%s "
 				  "outstanding, which %s", queue->index, queue->outstanding,
-				  relay->area_is_vmms ? "the VMM's in-flight area has" :
-				  "the driver has to abandon by a reset");
+				  queue->outstanding == 1 ? "" : "s", relay->area_is_vmms ?
+				  "the VMM's in-flight area contains" :
+				  "the driver must abandon with a reset");
 	relay->server.reply.payload.state.index = queue->index;
 	relay->server.reply.payload.state.num = queue->base;
 	relay->server.reply.header.size = sizeof(relay->server.reply.payload.state);

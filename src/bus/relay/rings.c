@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The rings as the VMM wants them: which rings are started, which are enabled, where they are, and
- * when starts are held. Nothing here informs the device; reconcile.c does so later.
+ * when starts are delayed. Nothing here informs the device; reconcile.c does so later.
  *
  * Key idea: when a VMM stops its queues one by one, the remaining queues would be restarted after
- * each stop. So starts are held for a moment after a queue was stopped, and with STATUS until
- * DRIVER_OK.
+ * each stop. So starts are delayed for a moment after a queue was stopped, and with the protocol
+ * feature STATUS until DRIVER_OK.
  */
 #include "bus/relay/relay.h"
 
@@ -25,7 +25,7 @@ int vublk_relay_queues_init(struct vublk_relay *relay, struct vublk_error *error
 	relay->server.num_queues = relay->num_queues;
 	relay->queues = calloc(relay->num_queues, sizeof(*relay->queues));
 	if (!relay->queues)
-		return vublk_error_set_errno(error, ENOMEM, "cannot keep %u queues",
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate %u queues",
 					     relay->num_queues);
 	for (unsigned i = 0; i < relay->num_queues; i++)
 		relay->queues[i] = (struct vublk_relay_queue){
@@ -82,8 +82,8 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay)
 }
 
 /*
- * Without GET_VRING_BASE_SKIP_DRAIN a VMM cannot ask for a drain that the back-end did not do by
- * itself.
+ * Without GET_VRING_BASE_SKIP_DRAIN a VMM cannot ask for the completion of requests that a back-end
+ * left.
  */
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
 {
@@ -92,8 +92,9 @@ bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_re
 }
 
 /*
- * QEMU disables a ring before it asks for the base, and only by asking says whether the drain
- * may be skipped. Disabling has already stopped the ring, and left requests in the in-flight area.
+ * QEMU disables a ring before it sends GET_VRING_BASE, and only that message says whether the drain
+ * may be skipped. When the message arrives, the ring may already have stopped and left requests in
+ * the in-flight area.
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
@@ -106,7 +107,7 @@ void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_
 		vublk_relay_release(relay);
 }
 
-/* --- the hold -------------------------------------------------------------- */
+/* --- delayed starts ----------------------------------------------------------- */
 
 void vublk_relay_hold(struct vublk_relay *relay)
 {
@@ -147,7 +148,10 @@ void vublk_relay_drop_area(struct vublk_relay *relay)
 	relay->area_is_vmms = false;
 }
 
-/* If the device has the ring, the device's descriptors stay until the ring is reclaimed. */
+/*
+ * Forgets the queue's set-up. If the device has the ring, the device's descriptors stay until the
+ * ring is reclaimed.
+ */
 static void reset_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	vublk_relay_withdraw_queue(relay, queue);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The course of a VMM's session, from its connection to its end. The messages are in
- * messages.c; reconcile.c makes the device match what they say.
+ * The course of a VMM's session, from its connection to its end. The messages are in messages.c;
+ * reconcile.c makes the device match what they say.
  *
- * Key idea: step() is called whenever progress may be possible, and advances the session as far
- * as it can without waiting. The device may call back while the relay is calling it, so a
- * callback only notes what it was told and wakes the session (device-events.c).
+ * Key idea: step() is called whenever progress may be possible, and advances the session as far as
+ * it can without waiting. The device may call back while the relay is calling it, so a callback
+ * only records what it was told and wakes the session (device-events.c).
  *
- * The relay reads nothing from the VMM while the VMM waits for an answer. That wait is bounded by
- * a deadline (request-timeout-ms): a back-end that exceeds it counts as lost, and the relay does
- * not wait for a lost back-end.
+ * The relay reads nothing from the VMM while the VMM waits for an answer. A deadline
+ * (request-timeout-ms) limits that wait: a back-end that exceeds it counts as lost, and the relay
+ * does not wait for a lost back-end.
  */
 #include "bus/relay/relay.h"
 
@@ -47,8 +47,8 @@ static void note_message(struct vublk_relay *relay)
 /* --- the course ---------------------------------------------------------------- */
 
 /*
- * Returns true if the device matches the set-up. If the device has refused a memory table, the
- * previous table is the current one again.
+ * Returns whether the device matches the set-up. If so, frees the memory table that was kept in
+ * case the device refused the new one.
  */
 static bool settle(struct vublk_relay *relay)
 {
@@ -58,16 +58,15 @@ static bool settle(struct vublk_relay *relay)
 	return true;
 }
 
-/*
- * Applies the changes that need no answer, because no message is waiting. Returns true on failure.
- */
+/* Applies changes that no message waits for. If that fails, closes the session and returns true. */
 static bool settle_unasked(struct vublk_relay *relay)
 {
 	if (!settle(relay) || !relay->result)
 		return false;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_ERROR,
-			  "the VMM's set-up is refused: %s; the connection is closed",
+			  "refused the VMM's configuration: %s; closed the connection",
 			  relay->error.text);
+	vublk_bus_notify_refused(relay->bus, &relay->error);
 	relay->result = 0;
 	vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_CLOSE);
 	return true;
@@ -115,7 +114,10 @@ static bool step_closing(struct vublk_relay *relay)
 	return true;
 }
 
-/* The back-end releases the VMM's memory after its rings, so that the VMM can free it. */
+/*
+ * Ends the session: the back-end returns the rings, and then releases the VMM's memory, so that the
+ * VMM can free it.
+ */
 static bool step_ending(struct vublk_relay *relay)
 {
 	if (!settle(relay))
@@ -160,10 +162,17 @@ static bool is_reading(const void *opaque)
 	return relay->state == VUBLK_RELAY_READING;
 }
 
-/* If a message is being served, it is the last one. */
+/* Called when the session has to end. If a message is being served, the session ends after it. */
 static void close_session(void *opaque)
 {
 	vublk_relay_change_session(opaque, VUBLK_RELAY_SESSION_CLOSE);
+}
+
+static void on_refused(void *opaque, const struct vublk_error *why)
+{
+	struct vublk_relay *relay = opaque;
+
+	vublk_bus_notify_refused(relay->bus, why);
 }
 
 static const struct vublk_vu_server_ops server_ops = {
@@ -171,6 +180,7 @@ static const struct vublk_vu_server_ops server_ops = {
 	.step = step,
 	.is_reading = is_reading,
 	.close = close_session,
+	.refused = on_refused,
 };
 
 static void on_wake(void *opaque)
@@ -190,7 +200,7 @@ static void on_hold_timer(void *opaque)
 
 /* --- life ------------------------------------------------------------------------ */
 
-static void free_relay(struct vublk_bus *bus)
+void vublk_relay_free(struct vublk_bus *bus)
 {
 	struct vublk_relay *relay = bus->client;
 
@@ -210,29 +220,24 @@ static void on_end(void *opaque)
 {
 	struct vublk_bus *bus = opaque;
 
-	free_relay(bus);
+	vublk_relay_free(bus);
 	vublk_bus_client_gone(bus);
 }
 
-static int begin(struct vublk_relay *relay, struct vublk_error *error)
+int vublk_relay_read_messages(struct vublk_relay *relay, struct vublk_error *error)
 {
-	int r = vublk_relay_queues_init(relay, error);
-
-	if (r < 0)
-		return r;
-	vublk_relay_make_offer(relay);
 	return vublk_vu_server_start(&relay->server, relay->bus->listen_fd,
 				     relay->bus->message_timeout_ms, error);
 }
 
-static int serve(struct vublk_bus *bus, int fd, struct vublk_error *error)
+int vublk_relay_new(struct vublk_bus *bus, int fd, struct vublk_error *error)
 {
 	struct vublk_relay *relay = calloc(1, sizeof(*relay));
 	int r;
 
 	if (!relay) {
 		vublk_fd_close(&fd);
-		return vublk_error_set_errno(error, ENOMEM, "cannot make a session");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate a session");
 	}
 	relay->bus = bus;
 	relay->device = bus->device;
@@ -244,34 +249,29 @@ static int serve(struct vublk_bus *bus, int fd, struct vublk_error *error)
 			     &bus->limit);
 	relay->server.peer = "VMM";
 	bus->client = relay;
-	r = begin(relay, error);
+	r = vublk_relay_queues_init(relay, error);
 	if (r < 0)
-		free_relay(bus);
+		vublk_relay_free(bus);
 	return r;
 }
 
-static void end_client(struct vublk_bus *bus)
+int vublk_relay_serve(struct vublk_bus *bus, int fd, struct vublk_error *error)
+{
+	int r = vublk_relay_new(bus, fd, error);
+
+	if (r < 0)
+		return r;
+	vublk_relay_make_offer(bus->client);
+	r = vublk_relay_read_messages(bus->client, error);
+	if (r < 0)
+		vublk_relay_free(bus);
+	return r;
+}
+
+void vublk_relay_end(struct vublk_bus *bus)
 {
 	struct vublk_relay *relay = bus->client;
 
 	close_session(relay);
 	vublk_relay_wake(relay);
 }
-
-static const struct vublk_property options[] = { VUBLK_BUS_OPTIONS, { NULL } };
-
-/* The largest size that the device supports, because the VMM chooses the actual one. */
-static const struct vublk_option defaults[] = {
-	{ "queue-size", "1024" },
-	{ NULL },
-};
-
-const struct vublk_bus_type vublk_bus_vhost_user = {
-	.name = "vhost-user",
-	.options = options,
-	.defaults = defaults,
-	.device_ops = &vublk_relay_device_ops,
-	.serve = serve,
-	.end = end_client,
-	.free_client = free_relay,
-};

@@ -137,9 +137,9 @@ static const char *const ring_event_names[VUBLK_RELAY_NUM_RING_EVENTS] = {
 #define ON(event, state) [VUBLK_RELAY_RING_##event] = VUBLK_RELAY_RING_##state + 1
 
 /*
- * A ring is handed over only when it is certain, so no state of a ring that the device has is
- * uncertain. A drain of a ring that is withdrawn and not handed changes nothing: the message is
- * refused if requests are left.
+ * A ring is handed over only if it is certain, so a ring that the device has is never uncertain.
+ * The event "drain" changes nothing for a withdrawn ring that the device does not have: if requests
+ * are left, the relay refuses the GET_VRING_BASE.
  */
 static const unsigned char
 ring_transitions[VUBLK_RELAY_NUM_RING_STATES][VUBLK_RELAY_NUM_RING_EVENTS] = {
@@ -202,7 +202,7 @@ int vublk_relay_next_state(const struct vublk_relay_machine *machine, unsigned s
 	return machine->transitions[state * machine->num_events + event] - 1;
 }
 
-/* Returns the next state, which may be the present one. */
+/* Returns the next state, which may be the same as before. */
 static unsigned change(const struct vublk_relay *relay, const struct vublk_relay_machine *machine,
 		       unsigned state, unsigned event, const char *object)
 {

@@ -3,9 +3,9 @@
 #define VUBLK_BUS_RELAY_STATE_H
 
 /*
- * The states of a VMM's session. Three things change independently: the session (which
- * message is served), the rings as a set (the device starts and stops all of them
- * together), and each ring (the VMM starts and stops each by itself).
+ * The states of a VMM's session. Three objects have a state of their own: the session (which
+ * message is served), the rings as a set (the device starts and stops all of them together), and
+ * each ring (the VMM starts and stops each one separately).
  *
  * docs/relay-states.md has the drawings and says what each state and event means.
  */
@@ -13,11 +13,12 @@
 enum vublk_relay_session_state {
 	VUBLK_RELAY_READING,       /* waits for a message */
 	VUBLK_RELAY_SETTLING,      /* a message waits until the device matches the set-up */
-	VUBLK_RELAY_ACTING,        /* ... and then waits for the device's answer to the message */
-	VUBLK_RELAY_LAST_SETTLING, /* the same two; the session ends after this message */
+	VUBLK_RELAY_ACTING,        /* a message waits for the device's answer to it */
+	VUBLK_RELAY_LAST_SETTLING, /* like SETTLING and ACTING, but the session ends after this
+				      message */
 	VUBLK_RELAY_LAST_ACTING,
-	VUBLK_RELAY_CLOSING,       /* no message is read any more; the reset is due */
-	VUBLK_RELAY_ENDING,        /* rings and memory are being reclaimed from the back-end */
+	VUBLK_RELAY_CLOSING,       /* no further message is read, and the device has to be reset */
+	VUBLK_RELAY_ENDING,        /* the back-end is returning rings and memory */
 	VUBLK_RELAY_ENDED,         /* waits to be freed */
 	VUBLK_RELAY_NUM_SESSION_STATES,
 };
@@ -34,8 +35,10 @@ enum vublk_relay_session_event {
 
 enum vublk_relay_set_state {
 	VUBLK_RELAY_SET_HERE,    /* the device has no rings */
-	VUBLK_RELAY_SET_OUT,     /* the device has the handed rings, and is to run them */
-	VUBLK_RELAY_SET_PAUSING, /* the device stops them, so that they can be reclaimed */
+	VUBLK_RELAY_SET_OUT,     /* the device has the rings that were handed over, and should
+				    run them */
+	VUBLK_RELAY_SET_PAUSING, /* the device is stopping the rings, so that they can be
+				    reclaimed */
 	VUBLK_RELAY_NUM_SET_STATES,
 };
 
@@ -47,12 +50,16 @@ enum vublk_relay_set_event {
 };
 
 enum vublk_relay_ring_state {
-	VUBLK_RELAY_RING_WITHDRAWN, /* not started by the VMM; the device does not have it */
-	VUBLK_RELAY_RING_WANTED,    /* started; the device is to have it */
-	VUBLK_RELAY_RING_LEFT,      /* has to run once more for the requests that a stop left */
-	VUBLK_RELAY_RING_HANDED,    /* started; the device has it */
-	VUBLK_RELAY_RING_DRAINING,  /* the device has it; it is reclaimed with no request left */
-	VUBLK_RELAY_RING_RETURNING, /* the device has it; it is to be reclaimed */
+	VUBLK_RELAY_RING_WITHDRAWN, /* the VMM has not started the ring, and the device does not
+				       have it */
+	VUBLK_RELAY_RING_WANTED,    /* the VMM has started the ring, and the device should have
+				       it */
+	VUBLK_RELAY_RING_LEFT,      /* the ring has to run once more, because a stop left
+				       requests */
+	VUBLK_RELAY_RING_HANDED,    /* the VMM has started the ring, and the device has it */
+	VUBLK_RELAY_RING_DRAINING,  /* the device has the ring, and has to return it with all
+				       requests complete */
+	VUBLK_RELAY_RING_RETURNING, /* the device has the ring, and has to return it */
 	/* like WITHDRAWN, WANTED and LEFT, but it is unknown which requests were begun */
 	VUBLK_RELAY_RING_UNCERTAIN,
 	VUBLK_RELAY_RING_UNCERTAIN_WANTED,
@@ -71,7 +78,7 @@ enum vublk_relay_ring_event {
 	VUBLK_RELAY_NUM_RING_EVENTS,
 };
 
-/* A table with the names of its states and events. State 0 is the first one. */
+/* A table of transitions, with the names of the states and events. State 0 is the first one. */
 struct vublk_relay_machine {
 	unsigned num_states, num_events;
 	const char *const *state_names, *const *event_names;
@@ -81,7 +88,9 @@ struct vublk_relay_machine {
 extern const struct vublk_relay_machine vublk_relay_session_machine, vublk_relay_set_machine,
 	vublk_relay_ring_machine;
 
-/* Returns the next state by the table; -1: the event changes nothing in this state. */
+/*
+ * Returns the next state according to the table, or -1 if the event changes nothing in this state.
+ */
 int vublk_relay_next_state(const struct vublk_relay_machine *machine, unsigned state,
 			   unsigned event);
 

@@ -57,7 +57,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 	vublk_vfio_user_dma_on_stopped(bus);
 }
 
-/* A driver learns of a lost back-end only if the device does not reconnect. */
+/* A driver notices the loss of a back-end only if the device does not reconnect. */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_vfio_user *bus = of(opaque);
@@ -116,7 +116,7 @@ enum { OPTION_VECTORS, OPTION_TRANSITIONAL };
 
 static const struct vublk_property options[] = {
 	[OPTION_VECTORS] = { "vectors", "auto", "auto",
-		"MSI-X vectors; auto: one per queue and one for the config" },
+		"number of MSI-X vectors; auto: one per queue and one for the configuration" },
 	[OPTION_TRANSITIONAL] = { "transitional", "bool", "off",
 		"also support legacy drivers (1af4:1001, with an I/O BAR)" },
 	VUBLK_BUS_OPTIONS,
@@ -149,7 +149,7 @@ static int open_own(struct vublk_bus *opaque, struct vublk_error *error)
 	struct vublk_vfio_user *bus = calloc(1, sizeof(*bus));
 
 	if (!bus)
-		return vublk_error_set(error, ENOMEM, "no memory for a vfio-user bus");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a vfio-user bus");
 	bus->bus = opaque;
 	bus->loop = &opaque->loop;
 	bus->device = opaque->device;
@@ -204,7 +204,10 @@ static void free_own(struct vublk_bus *opaque)
 	free(bus);
 }
 
-/* Clients wait five seconds for an answer, so the back-end has to answer earlier. */
+/*
+ * The defaults of this bus. Clients wait five seconds for an answer, so the back-end has to answer
+ * earlier.
+ */
 static const struct vublk_option defaults[] = {
 	{ "request-timeout-ms", "3000" },
 	{ NULL },

@@ -4,10 +4,11 @@
  * answers. The commands themselves are in commands.c.
  *
  * Key idea: commands are executed in order, and an answer means that the command has taken effect.
- * So while an operation that the next command could interfere with is in progress (a reset, memory
- * that the back-end still uses), further commands wait in the socket. Clients limit the time they
- * wait for an answer, so after a timeout of our own the client is served although the device is
- * still busy; the driver sees in its registers that the device is busy.
+ * Some operations take time (a reset, a change of memory that the back-end uses), and the next
+ * command could interfere with them. In that case further commands wait in the socket. Clients
+ * limit the time that they wait for an answer. So after a timeout of its own, the bus serves the
+ * client although the device is still busy; the driver sees in its registers that the device is
+ * busy.
  *
  * Specification: "Command Concurrency".
  */
@@ -20,7 +21,7 @@
 #include <inttypes.h>
 #include <sys/epoll.h>
 
-#define BATCH 64 /* steps per turn; then other sources of the loop get their turn */
+#define BATCH 64 /* commands per turn, before other sources of the loop get their turn */
 #define BUSY_TIMEOUT_NS (UINT64_C(2) * 1000000000) /* clients wait five seconds for an answer */
 
 /* --- the end of a connection ------------------------------------------------------------------ */
@@ -47,7 +48,10 @@ void vublk_vfio_user_clear(struct vublk_vfio_user *bus)
 	vublk_bus_client_gone(bus->bus);
 }
 
-/* The guest has lost its disk, so the device is reset: rings and memory are returned. */
+/*
+ * Ends the connection. The guest has lost its disk, so the device is reset, which returns rings and
+ * memory.
+ */
 void vublk_vfio_user_client_disconnect(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	if (!vublk_vfio_user_change_state(bus, VUBLK_VFIO_USER_EVENT_HANG_UP, error->text))
@@ -64,7 +68,8 @@ void vublk_vfio_user_client_disconnect(struct vublk_vfio_user *bus, const struct
 static void disconnect_with_warning(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
-			  "a vfio-user client is disconnected: %s", error->text);
+			  "disconnected a vfio-user client: %s", error->text);
+	vublk_bus_notify_refused(bus->bus, error);
 	vublk_vfio_user_client_disconnect(bus, error);
 }
 
@@ -80,8 +85,9 @@ static void answer_command(struct vublk_vfio_user *bus)
 }
 
 /*
- * A client that has no version in common with this server, or sends something that is not a
- * command, is disconnected. After the refusal of any other command the client may continue.
+ * Called when a command has failed. Disconnects a client that has no version in common with this
+ * server, or that sent something that is not a command. Any other client gets the error as the
+ * answer.
  */
 static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
@@ -90,18 +96,21 @@ static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 		return;
 	}
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_DEBUG,
-			  "a vfio-user command is refused: %s", error->text);
+			  "rejected a vfio-user command: %s", error->text);
 }
 
-/* The answer follows when the model is idle, or, for a change of memory in use, is deferred. */
+/*
+ * Executes bus->command. The answer follows when the PCI model is idle. If the command has changed
+ * memory that is in use, the answer is deferred further (dma.c).
+ */
 static void execute_command(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;
 
 	if (bus->state == VUBLK_VFIO_USER_NEGOTIATING &&
 	    bus->command->header.command != VUBLK_VFIO_VERSION) {
-		vublk_error_set(&error, EPROTO, "its first message is %s (command %u), where VERSION is "
-				"expected", vublk_vfio_command_name(bus->command->header.command),
+		vublk_error_set(&error, EPROTO, "its first message is %s (command %u); expected "
+				"VERSION", vublk_vfio_command_name(bus->command->header.command),
 				bus->command->header.command);
 		disconnect_with_warning(bus, &error);
 		return;
@@ -120,7 +129,10 @@ static void execute_command(struct vublk_vfio_user *bus)
 	}
 }
 
-/* Returns 1 if there is a command to execute, otherwise 0. */
+/*
+ * Receives a command into bus->command. Returns 1 if the command is complete, otherwise 0. On
+ * failure disconnects the client.
+ */
 static int take_command(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;
@@ -136,7 +148,7 @@ static int take_command(struct vublk_vfio_user *bus)
 	return r > 0;
 }
 
-/* Whether deferred maps and unmaps have to be applied before the next command. */
+/* Returns whether deferred maps and unmaps have to be applied before the next command. */
 static bool has_to_apply(const struct vublk_vfio_user *bus)
 {
 	return bus->dma.num_answers &&
@@ -150,7 +162,7 @@ static bool is_waiting(const struct vublk_vfio_user *bus)
 	       (vublk_virtio_pci_is_busy(bus->pci) && !bus->has_timed_out);
 }
 
-/* Does one step; false: there is nothing to do now. */
+/* Does one step. Returns false if there is nothing to do, or if the client has to wait. */
 static bool step(struct vublk_vfio_user *bus)
 {
 	if (is_waiting(bus) || vublk_vfio_channel_wants_write(&bus->channel))
@@ -217,15 +229,15 @@ static void on_busy_timer(void *opaque)
 	struct vublk_vfio_user *bus = opaque;
 
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
-			  "the back-end keeps the driver waiting; the VMM is answered before the "
-			  "back-end has finished");
+			  "the back-end has not answered in time, so the VMM's command is answered "
+			  "before the back-end has executed it");
 	bus->has_timed_out = true;
 	serve(bus);
 }
 
 /*
- * epoll reports a hang-up even if no event is watched. Commands that were sent before the hang-up
- * are executed first, unless they have to wait.
+ * epoll reports a hang-up even if no event is requested. Commands that the client sent before it
+ * hung up are executed first, unless they have to wait.
  */
 static void on_socket(void *opaque, uint32_t events)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The commands of a client: one function and one row in the table per command. Receiving
- * commands and sending answers is in client.c, memory in dma.c, interrupts in irqs.c.
+ * The commands of a client: one function and one row in the table per command. client.c receives
+ * commands and sends answers; dma.c has the memory, and irqs.c the interrupts.
  *
- * Key idea: the codec has checked the sizes of a command; here the values of the command are
- * checked, and then the command becomes a call of the PCI model.
+ * Key idea: the codec has checked the sizes of a command. The functions here check its values, and
+ * then call the PCI model.
  *
  * Specification: the section named after each command.
  */
@@ -16,7 +16,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* <linux/vfio.h> numbers the regions; most of them are empty here. */
+/* The regions are numbered as in <linux/vfio.h>; most of them are empty here. */
 #define NUM_REGIONS VFIO_PCI_NUM_REGIONS
 #define CONFIG_REGION_BYTES 4096 /* a conventional device has 256, and the rest reads as 0 */
 
@@ -34,7 +34,7 @@ static int check_argsz(const char *name, uint32_t argsz, size_t needed, struct v
 	if (argsz >= needed)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "%s has room for an answer of %u bytes, but %zu are needed",
+			       "%s has room for an answer of %u bytes; expected at least %zu",
 			       name, argsz, needed);
 }
 
@@ -86,7 +86,7 @@ static int get_irq_info(struct vublk_vfio_user *bus, struct vublk_error *error)
 		return r;
 	if (asked->index >= VFIO_PCI_NUM_IRQS)
 		return vublk_error_set(error, EINVAL,
-				       "there is no interrupt index %u; the device has %u of them",
+				       "there is no interrupt index %u; the device has %u",
 				       asked->index, VFIO_PCI_NUM_IRQS);
 	*info = (struct vfio_irq_info){
 		.argsz = sizeof(*info),
@@ -104,13 +104,16 @@ static int check_access(const struct vublk_vfio_user *bus, const char *name, uin
 {
 	uint32_t bytes = region_bytes(bus, region);
 
-	if (count && count <= VUBLK_VFIO_MAX_TRANSFER_BYTES &&
-	    vublk_range_within(offset, count, bytes))
+	if (!count || count > VUBLK_VFIO_MAX_TRANSFER_BYTES)
+		return vublk_error_set(error, EINVAL,
+				       "%s of %u bytes at 0x%" PRIx64 " of region %u: expected 1 to %u "
+				       "bytes", name, count, offset, region,
+				       VUBLK_VFIO_MAX_TRANSFER_BYTES);
+	if (vublk_range_within(offset, count, bytes))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "%s of %u bytes at 0x%" PRIx64 " of region %u, which has %u bytes; at "
-			       "most %u bytes are possible per command", name, count, offset, region, bytes,
-			       VUBLK_VFIO_MAX_TRANSFER_BYTES);
+			       "%s of %u bytes at 0x%" PRIx64 " of region %u exceeds the region, which "
+			       "has %u bytes", name, count, offset, region, bytes);
 }
 
 static void write_region(struct vublk_vfio_user *bus, uint32_t region, uint64_t offset,
@@ -151,7 +154,8 @@ static int write_once(struct vublk_vfio_user *bus, struct vublk_error *error)
 	if (r < 0)
 		return r;
 	if (data_bytes != access->count)
-		return vublk_error_set(error, EINVAL, "REGION_WRITE of %u bytes has %u bytes of data",
+		return vublk_error_set(error, EINVAL, "REGION_WRITE announces %u bytes but has %u "
+				       "bytes of data",
 				       access->count, data_bytes);
 	write_region(bus, access->region, access->offset, access->data, access->count);
 	memcpy(&bus->reply.access, access, VUBLK_VFIO_REGION_ACCESS_BYTES);
@@ -167,7 +171,8 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 	if (writes->count > VUBLK_VFIO_MAX_WRITES ||
 	    bytes != writes->count * sizeof(writes->writes[0]))
 		return vublk_error_set(error, EINVAL,
-				       "REGION_WRITE_MULTI of %" PRIu64 " writes has %u bytes for them",
+				       "REGION_WRITE_MULTI announces %" PRIu64 " writes but has "
+				       "only %u bytes for them",
 				       writes->count, bytes);
 	for (unsigned i = 0; i < writes->count && !r; i++) {
 		const struct vublk_vfio_write *write = &writes->writes[i];
@@ -176,13 +181,13 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 				 write->count, error);
 		if (!r && write->count > sizeof(write->data))
 			r = vublk_error_set(error, EINVAL,
-					    "REGION_WRITE_MULTI has a write of %u bytes; at most 8 "
-					    "are possible", write->count);
+					    "REGION_WRITE_MULTI has a write of %u bytes; the "
+					    "maximum is 8", write->count);
 	}
 	return r;
 }
 
-/* A write that makes the model busy delays the writes that follow it. */
+/* Executes the writes one by one. A write that makes the model busy delays the writes after it. */
 static int write_many(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	const struct vublk_vfio_writes *writes = &bus->command->payload.writes;
@@ -256,7 +261,7 @@ static int (*const commands[])(struct vublk_vfio_user *bus, struct vublk_error *
 	[VUBLK_VFIO_REGION_WRITE_MULTI] = write_many,
 };
 
-/* The codec refuses a command that has no row here. */
+/* The codec's check refuses a command that has no row in the table. */
 int vublk_vfio_user_execute(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	int r = vublk_vfio_check_command(bus->command, error);

@@ -2,15 +2,15 @@
 /*
  * The guest's memory: DMA_MAP and DMA_UNMAP, and how the device gets the result.
  *
- * Key idea: a command changes the client's table of maps immediately. The device gets a table made
- * from the client's table only when the device may use the memory: when the driver is ready, and,
- * while rings may be running, before the client is answered. So any number of changes before the
- * start costs one change of the device. Later changes are collected: their answers are deferred
- * until no further command is waiting, and at that time all changes are applied as one.
+ * Key idea: a command changes the client's table of maps immediately. The device has a table of its
+ * own, which this file makes from the client's table when the driver is ready. So any number of
+ * commands before the start causes one change of the device's table. While rings may be running,
+ * the device's table must change before the client gets its answer. In that case the answers are
+ * deferred while further maps and unmaps arrive, and then all changes are applied as one.
  *
- * The back-end is told of added memory while the rings run. For every other change the rings are
- * held, so that no request is in flight. The rings resume when the memory that contains them is
- * mapped, because a VMM may unmap this memory and map it again in pieces.
+ * While the rings run, memory can be added. For every other change the model holds the rings, so
+ * that no request is in flight. The rings resume when the memory that contains them is mapped,
+ * because a VMM may unmap this memory and map it again in pieces.
  *
  * Specification: "VFIO_USER_DMA_MAP", "VFIO_USER_DMA_UNMAP".
  */
@@ -38,7 +38,7 @@ bool vublk_vfio_user_dma_is_command(const struct vublk_vfio_message *message)
 
 /* --- the table -------------------------------------------------------------------------------- */
 
-/* The index of the map at `address`, or where to insert it. */
+/* Returns the index of the map at `address`, or the index at which to insert such a map. */
 static unsigned place_of(const struct vublk_vfio_user_dma *dma, uint64_t address)
 {
 	unsigned low = 0, high = dma->num_maps;
@@ -84,16 +84,22 @@ static void remove_all(struct vublk_vfio_user_dma *dma)
 
 static int check_place(const struct vublk_vfio_dma_map *map, struct vublk_error *error)
 {
-	if (!map->size || (map->address | map->size) % PAGE_BYTES)
+	if (!map->size)
+		return vublk_error_set(error, EINVAL, "DMA_MAP at 0x%" PRIx64 " is empty",
+				       map->address);
+	if ((map->address | map->size) % PAGE_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes is empty or not "
-				       "aligned to pages", map->address, map->size);
-	if (!vublk_range_within(map->address, map->size, UINT64_MAX) ||
-	    map->flags & ~READ_AND_WRITE)
+				       "DMA_MAP at 0x%" PRIx64 " of 0x%" PRIx64 " bytes is not aligned "
+				       "to pages", map->address, map->size);
+	if (!vublk_range_within(map->address, map->size, UINT64_MAX))
 		return vublk_error_set(error, EINVAL,
-				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes, flags 0x%x: it "
-				       "exceeds the address space, or the flags are unknown",
-				       map->address, map->size, map->flags);
+				       "DMA_MAP at 0x%" PRIx64 " of 0x%" PRIx64 " bytes exceeds "
+				       "the address space", map->address, map->size);
+	if (map->flags & ~READ_AND_WRITE)
+		return vublk_error_set(error, EINVAL,
+				       "DMA_MAP at 0x%" PRIx64 " of 0x%" PRIx64 " bytes has "
+				       "unknown flags (0x%x)", map->address, map->size,
+				       map->flags & ~READ_AND_WRITE);
 	return 0;
 }
 
@@ -104,15 +110,18 @@ static int check_file(const struct vublk_vfio_dma_map *map, int fd,
 
 	if (map->offset % PAGE_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "DMA_MAP of 0x%" PRIx64 ": the offset in its file, 0x%" PRIx64
-				       ", is not aligned to pages", map->address, map->offset);
+				       "DMA_MAP at 0x%" PRIx64 ": the offset in its file, "
+				       "0x%" PRIx64 ", is not page-aligned",
+				       map->address, map->offset);
 	r = vublk_memory_file_check(fd, map->offset, map->size, file, error);
 	if (r < 0)
 		vublk_error_prepend(error, "DMA_MAP of 0x%" PRIx64, map->address);
 	return r;
 }
 
-/* Whether a back-end can map the memory. If not, the map only occupies its addresses. */
+/*
+ * Returns whether a back-end can map the memory. If it cannot, the map only reserves its addresses.
+ */
 static bool is_usable(const struct vublk_vfio_dma_map *map, int fd)
 {
 	return fd >= 0 && map->flags == READ_AND_WRITE &&
@@ -124,11 +133,11 @@ static int check_room(const struct vublk_vfio_user_dma *dma, const struct vublk_
 {
 	if (overlaps(dma, place, map->address, map->size))
 		return vublk_error_set(error, EEXIST,
-				       "DMA_MAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes: memory is "
-				       "mapped there already", map->address, map->size);
+				       "DMA_MAP at 0x%" PRIx64 " of 0x%" PRIx64 " bytes overlaps "
+				       "memory that is already mapped", map->address, map->size);
 	if (dma->num_maps >= VUBLK_VFIO_USER_MAX_MAPS)
-		return vublk_error_set(error, ENOSPC, "DMA_MAP: %d maps exist already, which is "
-				       "the maximum", VUBLK_VFIO_USER_MAX_MAPS);
+		return vublk_error_set(error, ENOSPC, "DMA_MAP: all %d possible maps are in use",
+				       VUBLK_VFIO_USER_MAX_MAPS);
 	return 0;
 }
 
@@ -172,8 +181,8 @@ static int unmap_one(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_dm
 	if (place >= dma->num_maps || dma->maps[place].address != unmap->address ||
 	    dma->maps[place].size_bytes != unmap->size)
 		return vublk_error_set(error, ENOENT,
-				       "DMA_UNMAP of 0x%" PRIx64 ", 0x%" PRIx64 " bytes, which is not "
-				       "exactly one map", unmap->address, unmap->size);
+				       "DMA_UNMAP at 0x%" PRIx64 " of 0x%" PRIx64 " bytes does not "
+				       "match one map exactly", unmap->address, unmap->size);
 	remove_map(dma, place);
 	return 0;
 }
@@ -189,8 +198,8 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 		remove_all(&bus->dma);
 	else if (unmap->flags)
 		r = vublk_error_set(error, EINVAL,
-				    "DMA_UNMAP has flags 0x%x; none are expected, or ALL with address "
-				    "and size 0", unmap->flags);
+				    "DMA_UNMAP has flags 0x%x; expected 0, or ALL with address and "
+				    "size 0", unmap->flags);
 	else
 		r = unmap_one(&bus->dma, unmap, error);
 	if (r < 0)
@@ -202,8 +211,8 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 /* --- the device's table ----------------------------------------------------------------------- */
 
 /*
- * The table made from the maps: `regions` is for the device, `places` is for the comparison with
- * the regions that the device has.
+ * The table that is made from the client's maps. The device gets `regions`. `places` has the same
+ * regions in the form of dma->regions, for comparison.
  */
 struct table {
 	struct vublk_memory_region regions[VUBLK_VFIO_USER_MAX_MAPS];
@@ -230,8 +239,8 @@ static void append(struct table *table, const struct vublk_vfio_user_map *map)
 }
 
 /*
- * Adjacent maps of one file become one region, because back-ends have few slots for regions,
- * and a buffer must not cross from one region to the next.
+ * Makes the table. Adjacent maps of one file become one region, because back-ends have few slots
+ * for regions, and a buffer must not cross from one region to the next.
  */
 static void make_table(const struct vublk_vfio_user_dma *dma, struct table *table)
 {
@@ -259,7 +268,7 @@ static bool is_same(const struct vublk_vfio_user_region *a,
 	       a->file_inode == b->file_inode;
 }
 
-/* How many of the device's regions are in the table; both are sorted by address. */
+/* Returns how many of the device's regions are in the table. Both are sorted by address. */
 static unsigned count_kept(const struct vublk_vfio_user_dma *dma, const struct table *table)
 {
 	unsigned kept = 0;
@@ -289,7 +298,10 @@ static bool is_covered(void *opaque, uint64_t address, uint64_t bytes)
 	return false;
 }
 
-/* Returns 1 if the device's memory_changed() callback reports the result. */
+/*
+ * Gives `table` to the device. Returns 1 if memory_changed() will report the result, 0 if the
+ * change is complete, or a negative errno.
+ */
 static int set_memory(struct vublk_vfio_user *bus, const struct table *table, struct vublk_error *error)
 {
 	int r = vublk_device_set_memory(bus->device, table->regions, table->count, error);
@@ -325,7 +337,8 @@ int vublk_vfio_user_dma_before_start(struct vublk_vfio_user *bus, struct vublk_e
 	make_table(&bus->dma, &table);
 	if (!table.count)
 		return vublk_error_set(error, EINVAL,
-				       "none of the guest's memory can be mapped%s", VUBLK_VU_SHARE_IT);
+				       "the device cannot map any of the guest's memory%s",
+				       VUBLK_VU_SHARE_IT);
 	check_shared(bus, &table);
 	r = set_memory(bus, &table, error);
 	if (!r)
@@ -360,7 +373,10 @@ static void undo_map(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_us
 		remove_map(dma, place);
 }
 
-/* Sends the deferred answers. `error`, if not NULL, is why memory could not be added. */
+/*
+ * Sends the deferred answers. `error` says why the memory could not be added; NULL: it was added. With
+ * an error, each DMA_MAP fails and its map is removed, and each DMA_UNMAP still succeeds.
+ */
 static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
 	struct vublk_vfio_user_dma *dma = &bus->dma;
@@ -370,7 +386,7 @@ static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *
 	dma->num_answers = 0;
 	if (error)
 		vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
-				  "a change of the guest's memory failed: %s", error->text);
+				  "cannot change the guest's memory: %s", error->text);
 	for (unsigned i = 0; i < count; i++) {
 		const struct vublk_vfio_user_answer *answer = &dma->answers[i];
 		bool is_map = answer->command.command == VUBLK_VFIO_DMA_MAP;
@@ -386,7 +402,10 @@ static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *
 
 /* --- while rings may run ---------------------------------------------------------------------- */
 
-/* The rings are held. They resume if the memory that contains them is mapped; if not, they wait. */
+/*
+ * Changes the device's memory while the rings are held, and resumes the rings. If the memory that
+ * contains the rings is not mapped, changes nothing, and the rings wait.
+ */
 static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	struct table table;
@@ -401,7 +420,10 @@ static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 	return r;
 }
 
-/* If memory cannot be added, tries again without this memory. */
+/*
+ * Ends a change while the rings are held. If memory cannot be added, tries again without that
+ * memory.
+ */
 static void finish_held(struct vublk_vfio_user *bus)
 {
 	struct vublk_error error;
@@ -460,7 +482,10 @@ void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus)
 		finish_held(bus);
 }
 
-/* If the back-end has disconnected, the next back-end gets the whole table when it connects. */
+/*
+ * If the connection to the back-end has ended, the next back-end gets the whole table when it
+ * connects.
+ */
 void vublk_vfio_user_dma_on_memory_changed(struct vublk_vfio_user *bus,
 					   const struct vublk_error *error)
 {
@@ -471,7 +496,8 @@ void vublk_vfio_user_dma_on_memory_changed(struct vublk_vfio_user *bus,
 		return;
 	send_answers(bus, refused ? error : NULL);
 	if (refused && has_answers && bus->state == VUBLK_VFIO_USER_SERVING)
-		vublk_vfio_user_dma_apply(bus); /* without the memory that was refused */
+		vublk_vfio_user_dma_apply(bus); /* tries again without the memory that was
+						   refused */
 }
 
 void vublk_vfio_user_dma_cancel(struct vublk_vfio_user *bus)

@@ -24,7 +24,7 @@ unsigned vublk_vfio_user_num_irqs(const struct vublk_vfio_user *bus, unsigned in
 {
 	switch (index) {
 	case VFIO_PCI_INTX_IRQ_INDEX:
-	case VFIO_PCI_ERR_IRQ_INDEX: /* these two are accepted and never raised */
+	case VFIO_PCI_ERR_IRQ_INDEX: /* ERR and REQ are accepted, but never raised */
 	case VFIO_PCI_REQ_IRQ_INDEX:
 		return 1;
 	case VFIO_PCI_MSIX_IRQ_INDEX:
@@ -59,12 +59,13 @@ static int check_range(const struct vublk_vfio_user *bus, const struct vublk_vfi
 	    !is_one_of(set->flags, VFIO_IRQ_SET_ACTION_TYPE_MASK) ||
 	    set->flags & ~(uint32_t)(VFIO_IRQ_SET_DATA_TYPE_MASK | VFIO_IRQ_SET_ACTION_TYPE_MASK))
 		return vublk_error_set(error, EINVAL,
-				       "SET_IRQS came with flags 0x%x, where one kind of data and one "
-				       "action are expected", set->flags);
+				       "SET_IRQS has flags 0x%x; expected one kind of data and one "
+				       "action", set->flags);
 	if (set->index < VFIO_PCI_NUM_IRQS && vublk_range_within(set->start, set->count, count))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "SET_IRQS names %u interrupts from number %u on, but index %u has %u",
+			       "SET_IRQS names %u interrupts starting at number %u, but interrupt "
+			       "index %u has only %u",
 			       set->count, set->start, set->index, count);
 }
 
@@ -75,15 +76,19 @@ static int check_data(const struct vublk_vfio_irq_set *set, uint32_t data_bytes,
 
 	if (set->flags & VFIO_IRQ_SET_DATA_BOOL && data_bytes < set->count)
 		return vublk_error_set(error, EINVAL,
-				       "SET_IRQS came with %u bytes of data for %u interrupts",
+				       "SET_IRQS has %u bytes of data; expected at least %u, one "
+				       "per interrupt",
 				       data_bytes, set->count);
 	if (num_fds != (eventfds ? set->count : 0) && !(eventfds && !num_fds))
 		return vublk_error_set(error, EINVAL,
-				       "SET_IRQS came with %u file descriptors for %u interrupts",
-				       num_fds, set->count);
+				       "SET_IRQS has %u file descriptor%s for %u interrupt%s; "
+				       "expected one per interrupt",
+				       num_fds, num_fds == 1 ? "" : "s", set->count,
+				       set->count == 1 ? "" : "s");
 	if (eventfds && !(set->flags & VFIO_IRQ_SET_ACTION_TRIGGER))
 		return vublk_error_set(error, ENOTSUP,
-				       "SET_IRQS with an eventfd that masks or unmasks is not supported");
+				       "SET_IRQS has eventfds that mask or unmask an interrupt, "
+				       "which this device does not support");
 	return 0;
 }
 
@@ -115,7 +120,7 @@ static void mask(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, bool
 		vublk_virtio_pci_mask_vector(bus->pci, irq, masked);
 }
 
-/* Assigns an eventfd and takes its ownership; -1: no eventfd. */
+/* Assigns an eventfd and takes ownership of it; -1: removes the eventfd. */
 static void assign(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, int fd)
 {
 	switch (index) {

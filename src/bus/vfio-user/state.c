@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state of the vfio-user bus: which client it has, and what it waits for. The files that
+ * The state of the vfio-user bus: whether it has a client, and what it waits for. The files that
  * cause an event do the work that belongs to it; this file only changes the state.
  *
- * Key idea: one function changes the state, by a table, so that an event that arrives twice or too
- * late has no effect.
+ * Key idea: one function changes the state, according to a table, so that an event that arrives
+ * twice or too late has no effect.
  */
 #include "bus/vfio-user/private.h"
 

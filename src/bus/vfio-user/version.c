@@ -2,8 +2,8 @@
 /*
  * VERSION, the first message: a version number, and capabilities as JSON text.
  *
- * Key idea: the answer has those of our capabilities that the client also names, and its
- * text is at most as long as the client's, because some clients have no room for more.
+ * Key idea: the answer has the capabilities that both this server and the client name. Its text is
+ * at most as long as the client's, because some clients have no room for more.
  *
  * Specification: "VFIO_USER_VERSION".
  */
@@ -18,11 +18,12 @@
 #define TEXT_OFFSET VUBLK_VFIO_VERSION_BYTES
 
 /*
- * The most important capabilities come first: the last ones are omitted if the text gets too long.
+ * The capabilities of this server. The most important ones come first, because the last ones are
+ * omitted if the text gets too long.
  */
 static const struct {
 	const char *name;
-	int number; /* -1: true */
+	int number; /* the value; -1: it is true */
 } capabilities[] = {
 	{ "max_data_xfer_size", VUBLK_VFIO_MAX_TRANSFER_BYTES },
 	{ "max_msg_fds", VUBLK_VFIO_MAX_FDS },
@@ -36,11 +37,14 @@ static int check_version(const struct vublk_vfio_version *version, struct vublk_
 	if (version->major == VUBLK_VFIO_MAJOR)
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "the client has vfio-user %u.%u, where version %u is expected",
+			       "the client uses vfio-user %u.%u; expected version %u",
 			       version->major, version->minor, VUBLK_VFIO_MAJOR);
 }
 
-/* Parses the client's text; NULL and an error if it is not a JSON object. */
+/*
+ * Parses the client's text. If the text is not a JSON object, returns NULL, with a sentence in
+ * `error`.
+ */
 static struct json_object *parse(const char *text, uint32_t bytes, struct vublk_error *error)
 {
 	struct json_tokener *tokener = json_tokener_new();
@@ -56,7 +60,7 @@ static struct json_object *parse(const char *text, uint32_t bytes, struct vublk_
 	return NULL;
 }
 
-/* Returns those of our first `count` capabilities that the client also names. */
+/* Returns those of the first `count` capabilities that the client also names. */
 static struct json_object *answer(struct json_object *client, size_t count)
 {
 	struct json_object *root = json_object_new_object(), *own, *of_client;
@@ -77,7 +81,10 @@ static struct json_object *answer(struct json_object *client, size_t count)
 	return root;
 }
 
-/* Writes the capabilities that fit into `room` bytes. Returns the bytes of text and NUL. */
+/*
+ * Writes an answer with as many capabilities as fit into `room` bytes. Returns the size of the text
+ * with its NUL, or 0 if no answer fits.
+ */
 static int write_answer(struct json_object *client, char *text, size_t room)
 {
 	size_t bytes = 0;

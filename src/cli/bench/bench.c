@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk bench: measures the disk behind a socket, or writes and verifies it. The command line is
- * here, and the load is in run.c.
+ * vublk bench: measures the disk behind a socket, or verifies what it writes to the disk. This file
+ * has the command line; run.c runs the load.
  *
  * Key idea: each option that exists in fio as well has fio's name and meaning.
  */
@@ -56,37 +56,43 @@ struct arguments {
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "The load:", 1 },
 	{ "rw", KEY_RW, "PATTERN", 0, "read, write, randread, randwrite, rw, randrw, trim or "
-	  "randtrim (default randread); all except read and randread overwrite the disk" },
+				      "randtrim (default: randread); all except read and randread "
+				      "overwrite the disk" },
 	{ "readwrite", KEY_RW, NULL, OPTION_ALIAS },
-	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default 4k)" },
+	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default: 4k)" },
 	{ "blocksize", KEY_BS, NULL, OPTION_ALIAS },
-	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per job (default 32)" },
+	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per job (default: 32)" },
 	{ "numjobs", KEY_NUMJOBS, "N", 0,
-	  "Run N jobs, each with its own thread, queue and part of the disk (default 1)" },
-	{ "rwmixread", KEY_RWMIXREAD, "PERCENT", 0, "Percentage of reads in a mixed load (default 50)" },
-	{ "offset", KEY_OFFSET, "SIZE", 0, "Start of the part of the disk that is used (default 0)" },
-	{ "size", KEY_SIZE, "SIZE", 0, "Size of that part (default: to the end of the disk)" },
-	{ "fsync", KEY_FSYNC, "N", 0, "Flush after each N writes" },
+	  "Run N jobs, each with its own thread, queue and part of the disk (default: 1)" },
+	{ "rwmixread", KEY_RWMIXREAD, "PERCENT", 0, "Percentage of reads in a mixed load (default: "
+						    "50)" },
+	{ "offset", KEY_OFFSET, "SIZE", 0, "Start of the part of the disk to use (default: 0)" },
+	{ "size", KEY_SIZE, "SIZE", 0, "Size of the part of the disk to use (default: up to the "
+				       "end of the disk)" },
+	{ "fsync", KEY_FSYNC, "N", 0, "Flush after every N writes" },
 	{ "mode", KEY_MODE, "MODE", 0,
-	  "How to wait for completions: event sleeps (default), poll spins" },
-	{ "seed", KEY_SEED, "N", 0, "Choose another random order" },
+	  "How to wait for completions: event (sleep, the default) or poll (spin)" },
+	{ "seed", KEY_SEED, "N", 0, "Use a different random order" },
 	{ "randseed", KEY_SEED, NULL, OPTION_ALIAS },
-	{ NULL, 0, NULL, 0, "The end (default: after 10 s; with --size or --verify, when each "
-	  "block was visited):", 2 },
+	{ NULL, 0, NULL, 0, "When to end (default: after 10 s; with --size or --verify: when each "
+			    "block was visited):", 2 },
 	{ "runtime", KEY_RUNTIME, "TIME", 0, "End after this time at the latest" },
 	{ "time_based", KEY_TIME_BASED, NULL, 0,
-	  "Do not end before --runtime is over, even if each block was visited" },
+	  "Run until the end of --runtime, even if each block was visited" },
 	{ "number_ios", KEY_NUMBER_IOS, "N", 0, "End after N requests per job" },
-	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run for this time before the measurement begins" },
+	{ "ramp_time", KEY_RAMP_TIME, "TIME", 0, "Run for this time before the measurement "
+						 "starts" },
 	{ "stall-time", KEY_STALL_TIME, "TIME", 0,
-	  "Fail when no request is completed for this time (default 30s)" },
+	  "Fail if no request completes for this time (default: 30s)" },
 	{ NULL, 0, NULL, 0, "The result:", 3 },
 	{ "verify", KEY_VERIFY, NULL, 0, "Write blocks that contain their place and generation, "
-	  "check each block that is read, and read all blocks back at the end; a load that only "
-	  "reads checks what an earlier run with --verify wrote" },
-	{ "output-format", KEY_OUTPUT_FORMAT, "FORMAT", 0, "normal (default) or json, as fio's" },
+					 "check each block that is read, and read back all blocks "
+					 "at the end; a load of reads only checks the blocks of an "
+					 "earlier run with --verify" },
+	{ "output-format", KEY_OUTPUT_FORMAT, "FORMAT", 0, "normal (default) or json, as in fio" },
 	{ "json", KEY_JSON, NULL, 0, "Same as --output-format=json" },
-	{ "group_reporting", KEY_GROUP_REPORTING, NULL, 0, "JSON: one entry for all jobs" },
+	{ "group_reporting", KEY_GROUP_REPORTING, NULL, 0, "In JSON, report all jobs as one "
+							   "entry" },
 	{ NULL },
 };
 
@@ -121,7 +127,10 @@ static void set_rw(struct argp_state *state, const char *text, struct vublk_benc
 		     "rw, randrw, trim or randtrim, not '%s'", text);
 }
 
-/* Whether the text is the second of two words; another word is misuse. */
+/*
+ * Returns whether the value `text` of `option` is `second`. If it is neither `first` nor `second`,
+ * ends the process.
+ */
 static bool second_word(struct argp_state *state, const char *option, const char *text,
 			const char *first, const char *second)
 {
@@ -200,9 +209,9 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 }
 
 /*
- * Decides when the run ends. Without an amount, the run ends after a time, because fio's
- * default amount, the whole disk, takes too little time on a small disk. With --verify and
- * without a time, the amount is each block once.
+ * Decides when the run ends. If the command line has no amount (--size, --number_ios), the run ends
+ * after a time, because fio's default amount, the whole disk, takes too little time on a small
+ * disk. With --verify and without a time, the run visits each block once.
  */
 static void set_end(struct argp_state *state, struct arguments *arguments)
 {
@@ -210,7 +219,7 @@ static void set_end(struct argp_state *state, struct arguments *arguments)
 	bool amount = config->size_bytes || config->number_ios;
 
 	if (config->time_based && !config->runtime_ms)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--time_based needs a --runtime");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--time_based needs --runtime");
 	if (!config->runtime_ms && !amount && !config->verify)
 		config->runtime_ms = DEFAULT_SECONDS * 1000;
 	if (config->runtime_ms && !amount)
@@ -255,7 +264,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 struct progress_line {
 	bool shown;
-	uint64_t last_ns;               /* when the line was last printed */
+	uint64_t last_ns;               /* when the progress line was last printed */
 	struct vublk_bench_live last;
 };
 
@@ -322,7 +331,7 @@ static int run(const struct arguments *arguments, struct vublk_blk *blk)
 	int ret;
 
 	if (!results)
-		return vublk_cli_fail("bench", "out of memory for the results of %u jobs",
+		return vublk_cli_fail("bench", "cannot allocate memory for the results of %u jobs",
 				      arguments->config.num_jobs);
 	ret = vublk_bench_run(blk, &arguments->config, tick, &line, results, &error);
 	if (line.shown)
@@ -331,8 +340,9 @@ static int run(const struct arguments *arguments, struct vublk_blk *blk)
 	if (!ret)
 		report(arguments, results, total);
 	if (!ret && total->abandoned)
-		vublk_cli_warn("bench", "the time was over during an outage; %u requests in flight "
-			       "were not waited for and are not counted", total->abandoned);
+		vublk_cli_warn("bench", "the measurement ended during an outage, so the result "
+			       "does not include %u request%s in flight", total->abandoned,
+			       total->abandoned == 1 ? "" : "s");
 	free(results);
 	if (ret)
 		return vublk_cli_fail("bench", "%s", error.text);
@@ -348,7 +358,7 @@ int vublk_cmd_bench(int argc, char **argv)
 	static const struct argp argp = {
 		options, parse, "SOCKET",
 		"Measure the disk behind a vhost-user-blk socket, or write and verify it. Options "
-		"are named as fio's and mean the same.",
+		"have the names and meanings that they have in fio.",
 		children,
 	};
 	struct arguments arguments = { .config = {

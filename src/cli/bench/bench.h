@@ -3,7 +3,7 @@
 #define VUBLK_CLI_BENCH_BENCH_H
 
 /*
- * A measured load on a disk, which `vublk bench` and the demo run.
+ * A measured load on a disk. `vublk bench` and the demo use it.
  *
  *   bench.c   the command: options and their defaults
  *   run.c     all jobs together: checks, buffers, threads, phases
@@ -25,38 +25,38 @@ enum vublk_bench_direction {
 	VUBLK_BENCH_READ,
 	VUBLK_BENCH_WRITE,
 	VUBLK_BENCH_TRIM,
-	VUBLK_BENCH_SYNC,      /* a flush because of --fsync */
+	VUBLK_BENCH_SYNC,      /* flushes that --fsync causes */
 	VUBLK_BENCH_NUM_DIRECTIONS,
 };
 
-/* "read", "write", "trim", "sync". */
+/* Returns the name of a direction: "read", "write", "trim" or "sync". */
 const char *vublk_bench_direction_name(enum vublk_bench_direction direction);
 
-/* The names are fio's. */
+/* The configuration of a run. */
 struct vublk_bench_config {
-	const char *rw;           /* as given, for the report */
-	enum vublk_bench_direction direction; /* unless it is mixed */
+	const char *rw;           /* the value of --rw, for the report */
+	enum vublk_bench_direction direction; /* of all requests, unless the load is mixed */
 	bool mixed;
 	bool random;
-	unsigned read_percent;    /* of a mixed load */
+	unsigned read_percent;    /* the share of reads in a mixed load, in percent */
 	uint32_t block_bytes;
-	uint64_t offset_bytes;    /* the region that is used ... */
-	uint64_t size_bytes;      /* ... 0: to the end of the disk */
+	uint64_t offset_bytes;    /* where the region begins that the load uses */
+	uint64_t size_bytes;      /* the size of the region; 0: up to the end of the disk */
 	unsigned depth;
 	unsigned num_jobs;
 	uint64_t runtime_ms;      /* 0: no limit */
 	uint64_t ramp_ms;
-	bool time_based;          /* does not end when each block was visited */
-	uint64_t number_ios;      /* of each job; 0: no limit */
-	unsigned fsync_every;     /* writes; 0: never */
+	bool time_based;          /* the run continues after each block has been visited once */
+	uint64_t number_ios;      /* per job; 0: no limit */
+	unsigned fsync_every;     /* writes per flush; 0: no flushes */
 	bool poll;
 	bool verify;
 	uint64_t seed;
-	struct vublk_disk_watch *watch; /* of the disk, or NULL */
-	unsigned stall_ms;        /* the run fails after so long without a completion */
+	struct vublk_disk_watch *watch; /* watches the disk; may be NULL */
+	unsigned stall_ms;        /* the run fails after this time without a completion */
 };
 
-/* One direction of one job, or the sum of several jobs. */
+/* The results of one direction of one job, or their sum over several jobs. */
 struct vublk_bench_stats {
 	uint64_t requests;
 	uint64_t bytes;
@@ -71,39 +71,50 @@ struct vublk_bench_result {
 	uint64_t context_switches;
 	uint64_t major_faults;
 	uint64_t minor_faults;
-	uint64_t verified_blocks; /* read and correct */
-	unsigned abandoned;       /* in flight when the time was over during an outage */
+	uint64_t verified_blocks; /* blocks that were read and found correct */
+	unsigned abandoned;       /* requests that were in flight when the run had to end during an
+				     outage */
 };
 
-/* A snapshot of a run. */
+/* The state of a run while it is under way. */
 struct vublk_bench_live {
-	const char *phase;        /* "ramp", "run", "verify" */
+	const char *phase;        /* "ramp", "run" or "verify" */
 	uint64_t elapsed_ns;      /* of the phase */
 	uint64_t requests[VUBLK_BENCH_NUM_DIRECTIONS]; /* of the phase */
 	uint64_t bytes[VUBLK_BENCH_NUM_DIRECTIONS];
 };
 
-/* Called every 100 ms on the thread that called vublk_bench_run(); true: stop early. */
+/*
+ * vublk_bench_run() calls this function every 100 ms, on the thread of its caller. If it returns
+ * true, the run ends early.
+ */
 typedef bool vublk_bench_tick_fn(void *opaque, const struct vublk_bench_live *live);
 
-/* Returns 0, or the error with which vublk_bench_run() would refuse: -EINVAL, -EROFS, -ENOTSUP. */
+/*
+ * Checks whether the load `config` is possible on the disk with the properties `info`. Returns 0,
+ * or the error with which vublk_bench_run() would refuse the load: -EINVAL, -EROFS or -ENOTSUP.
+ */
 int vublk_bench_check(const struct vublk_bench_config *config, const struct vublk_blk_info *info,
 		      struct vublk_error *error);
 
 /*
- * Runs the load and stores config->num_jobs results in `results`. 0, or the error of a
- * request, of the check of a block, or of the start. `tick` may be NULL.
+ * Runs the load, and stores one result per job in `results`, an array of config->num_jobs elements.
+ * Returns 0 or a negative errno: the load could not be started, a request failed, or a block had
+ * wrong content. `tick` (may be NULL) is called with `opaque`.
  */
 int vublk_bench_run(struct vublk_blk *blk, const struct vublk_bench_config *config,
 		    vublk_bench_tick_fn *tick, void *opaque, struct vublk_bench_result *results,
 		    struct vublk_error *error);
 
-/* Adds one job's result to the sum. */
+/* Adds the result `from` of one job to the sum `into`. */
 void vublk_bench_add(struct vublk_bench_result *into, const struct vublk_bench_result *from);
 
 void vublk_bench_print_text(FILE *out, const char *socket, const struct vublk_bench_config *config,
 			    const struct vublk_bench_result *total);
-/* Like fio's --output-format=json: one entry per job, or one for all (group_reporting). */
+/*
+ * Prints JSON in the format of fio's --output-format=json, with one entry per element of `results`:
+ * one result per job, or one for all jobs (group_reporting).
+ */
 void vublk_bench_print_json(FILE *out, const char *socket, const struct vublk_bench_config *config,
 			    const struct vublk_bench_result *results, unsigned num_results);
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One job of a bench: a thread with its own queue that keeps `depth` requests in flight until
- * the load is complete or the phase changes. Buffers and phases belong to run.c.
+ * One job of a bench: a thread with a queue of its own, which keeps `depth` requests in flight
+ * until the load is complete or the phase changes. run.c makes the buffers and switches the phases.
  *
- * Key idea: this is the data path. Nothing is allocated; a request reads the clock once when
- * it starts, and all completions of a batch share one more reading. The first error is stored
- * in job->error; then the job starts no more requests and waits for those in flight.
+ * Key idea: this is the data path. Nothing is allocated. The job reads the clock once per request
+ * that it starts, and once per batch of completions. The first error is stored in job->error; then
+ * the job starts no more requests and waits for those in flight.
  */
 #include "cli/bench/job.h"
 
@@ -16,13 +16,14 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define WAIT_MS 100          /* between two looks at the phase while nothing is completed */
+#define WAIT_MS 100          /* the longest time between two looks at the phase */
 /*
- * Fills a buffer before a verified read. Otherwise the buffer may still contain the block
- * that is read, and a read that transfers nothing would pass.
+ * The byte that fills a buffer before a verified read. Otherwise the buffer might still contain the
+ * block to read, and the check would accept a read that transfers no data.
  */
 #define NOT_READ 0xa5
-#define POLLS_PER_LOOK 4096  /* between two looks at the phase, for a job that polls */
+#define POLLS_PER_LOOK 4096  /* how often a job with --mode=poll polls between two looks at the
+				phase */
 
 static unsigned current_phase(const struct vublk_bench_job *job)
 {
@@ -41,7 +42,10 @@ static enum vublk_bench_direction choose_direction(struct vublk_bench_job *job)
 									     : VUBLK_BENCH_WRITE;
 }
 
-/* Chooses the next request; false: there is none before another one is completed. */
+/*
+ * Chooses the next request and stores it in `slot`. Returns false if another request has to
+ * complete first.
+ */
 static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {
 	const struct vublk_bench_config *config = job->config;
@@ -65,8 +69,8 @@ static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 }
 
 /*
- * Returns whether to start another request. A prepared request is always started, because it has
- * been counted already.
+ * Returns whether to start another request. A held request is always started, because it has been
+ * counted already.
  */
 static bool wants_more(struct vublk_bench_job *job)
 {
@@ -108,7 +112,10 @@ static int add_request(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 
 typedef bool prepare_fn(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
 
-/* Starts one request; false: not now. */
+/*
+ * Starts one request: the held one, or one that `prepare_slot` chooses. Returns false if no request
+ * could be started.
+ */
 static bool start(struct vublk_bench_job *job, prepare_fn *prepare_slot)
 {
 	struct vublk_bench_slot *slot = job->held;
@@ -126,7 +133,7 @@ static bool start(struct vublk_bench_job *job, prepare_fn *prepare_slot)
 	ret = add_request(job, slot);
 	job->held = ret == -EAGAIN ? slot : NULL;
 	if (ret == -EAGAIN && vublk_blk_in_flight(job->queue))
-		job->error.code = 0; /* a full queue is no error while requests are in flight */
+		job->error.code = 0; /* a full queue is not an error while requests are in flight */
 	return !ret;
 }
 
@@ -147,9 +154,9 @@ static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *sl
 
 static void fail_for_lost_writes(struct vublk_bench_job *job)
 {
-	vublk_cli_error(&job->error, EOWNERDEAD, "the back-end was lost with completed writes that no "
-			"flush had made stable; they may be lost, so the load cannot be verified "
-			"(-o unflushed=trust if the back-end keeps them)");
+	vublk_cli_error(&job->error, EOWNERDEAD, "the back-end was lost with completed writes that "
+			"had not been flushed; they may be lost, so the load cannot be verified "
+			"(set -o unflushed=trust if the back-end keeps completed writes)");
 }
 
 static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_slot *slot,
@@ -160,8 +167,8 @@ static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_s
 	if (job->error.code)
 		return; /* only the first error is reported */
 	if (result == -ENOTCONN)
-		vublk_cli_error(&job->error, -result, "the back-end disconnected with requests in "
-				"flight");
+		vublk_cli_error(&job->error, -result, "the back-end disconnected while requests "
+				"were in flight");
 	else if (result == -EOWNERDEAD)
 		fail_for_lost_writes(job);
 	else if (slot->direction == VUBLK_BENCH_SYNC)
@@ -190,14 +197,17 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 		count(job, slot, now);
 	if (!job->config->verify || slot->direction == VUBLK_BENCH_SYNC || job->error.code)
 		return;
-	/* The watch learns of the loss before a read can return the content of a lost write. */
+	/*
+	 * The watch learns of lost writes before the next back-end can complete a read, so a lost
+	 * write is never taken for wrong content.
+	 */
 	if (vublk_disk_watch_has_lost_writes(job->config->watch))
 		fail_for_lost_writes(job);
 	else
 		vublk_bench_verify_complete(job, slot, &job->error);
 }
 
-/* Discards everything that was counted during the ramp time. */
+/* Begins the measured run, and discards everything that was counted during the ramp time. */
 static void begin_run(struct vublk_bench_job *job, uint64_t now)
 {
 	job->seen_phase = VUBLK_BENCH_RUN;
@@ -227,8 +237,9 @@ static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
 }
 
 /*
- * Whether to abandon the requests in flight. During an outage, they would delay the end of a run
- * that has to stop. Verification needs their completions, so it does not abandon them.
+ * Returns whether to abandon the requests in flight, and counts them. A run that has to stop during
+ * an outage abandons its requests, because they would delay the end of the run. A verified run
+ * waits for its requests instead, because it needs their completions.
  */
 static bool abandons(struct vublk_bench_job *job)
 {
@@ -241,7 +252,10 @@ static bool abandons(struct vublk_bench_job *job)
 	return true;
 }
 
-/* Takes completions. False: do not wait for more. */
+/*
+ * Waits for completions and processes them. Returns false if the job must not wait for more
+ * completions.
+ */
 static bool take_completions(struct vublk_bench_job *job)
 {
 	char text[VUBLK_CLI_TEXT_BYTES];
@@ -265,15 +279,18 @@ static bool take_completions(struct vublk_bench_job *job)
 	if (now - job->moved_ns <= (uint64_t)job->config->stall_ms * 1000000)
 		return true;
 	if (!job->error.code)
-		vublk_cli_error(&job->error, ETIMEDOUT, "the back-end has completed none of %u "
-				"requests in flight for %s", vublk_blk_in_flight(job->queue),
+		vublk_cli_error(&job->error, ETIMEDOUT, "the back-end completed none of the %u "
+				"requests in flight within %s", vublk_blk_in_flight(job->queue),
 				vublk_cli_format_ns(text, job->config->stall_ms * 1e6));
 	return false;
 }
 
 /* --- the job ---------------------------------------------------------------------- */
 
-/* Keeps requests in flight until `wants` is false or one fails, then waits for the rest. */
+/*
+ * Keeps requests in flight until `wants` returns false or a request fails. Then waits for the
+ * requests that are still in flight.
+ */
 static void run_load(struct vublk_bench_job *job, bool (*wants)(struct vublk_bench_job *job),
 		     prepare_fn *prepare_slot)
 {
@@ -336,7 +353,7 @@ void vublk_bench_job_run(void *member)
 
 	begin_run(job, vublk_cli_now_ns());
 	if (current_phase(job) == VUBLK_BENCH_RAMP)
-		job->seen_phase = VUBLK_BENCH_RAMP; /* begin_run() follows when the ramp time is over */
+		job->seen_phase = VUBLK_BENCH_RAMP; /* until begin_run() */
 	run_load(job, wants_more, prepare);
 	end_run(job);
 	if (!job->error.code && job->verify.generations)
@@ -345,5 +362,5 @@ void vublk_bench_job_run(void *member)
 		return;
 	cause = job->error;
 	vublk_cli_error(&job->error, cause.code, "job %u: %s", job->number, cause.text);
-	__atomic_store_n(job->phase, VUBLK_BENCH_ABORT, __ATOMIC_RELAXED); /* of all jobs */
+	__atomic_store_n(job->phase, VUBLK_BENCH_ABORT, __ATOMIC_RELAXED); /* ends all jobs */
 }

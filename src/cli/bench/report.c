@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The result of a bench, as text and as JSON.
+ * Prints the result of a bench as text and as JSON.
  *
- * Key idea: the JSON has the field names and units of fio's JSON, so that programs which read fio's
- * output can read ours. A value that is not measured has no field.
+ * Key idea: the JSON has the field names and units of fio's output, so that programs for fio's JSON
+ * can read it. Values that are not measured are left out.
  */
 #include "cli/bench/bench.h"
 
@@ -177,7 +177,7 @@ static struct json_object *options_json(const struct vublk_bench_config *config)
 	struct json_object *object = json_object_new_object();
 	char text[32];
 
-	/* All values are strings, as in fio's output. */
+	/* All job options are strings, as in fio's output. */
 	add_text(object, "ioengine", "vublk");
 	add_text(object, "rw", config->rw);
 	add_text(object, "mode", config->poll ? "poll" : "event");
@@ -190,7 +190,7 @@ static struct json_object *options_json(const struct vublk_bench_config *config)
 	return object;
 }
 
-/* The result is the sum of `threads` jobs. */
+/* Makes the JSON object of one job, or of the sum of `threads` jobs. */
 static struct json_object *job_json(const struct vublk_bench_config *config,
 				    const struct vublk_bench_result *result, unsigned threads)
 {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A bench as a whole: checks the configuration against the disk, gives each job its part of the
- * region, its queue and its buffers, and switches the phases of all jobs. Requests are in job.c.
+ * A bench as a whole. This file checks the configuration against the disk, gives each job its part
+ * of the region, its queue and its buffers, and switches the phase of all jobs. job.c makes the
+ * requests.
  *
- * Key idea: the calling thread does no I/O. It sleeps, keeps the time and sets one shared phase,
- * which the jobs check.
+ * Key idea: the calling thread does no I/O. It sleeps, watches the time and sets a phase that all
+ * jobs read.
  */
 #include "cli/bench/bench.h"
 
@@ -24,7 +25,7 @@
 struct run {
 	struct vublk_blk *blk;
 	const struct vublk_bench_config *config;
-	unsigned num_slots; /* of all jobs */
+	unsigned num_slots; /* of all jobs together */
 	struct vublk_bench_job *jobs;
 	struct vublk_bench_slot *slots;
 	struct vublk_bench_slot **free;
@@ -40,7 +41,10 @@ static bool has_writes(const struct vublk_bench_config *config)
 
 /* --- checks ----------------------------------------------------------------------- */
 
-/* The size of the region of all jobs, which begins at config->offset_bytes. */
+/*
+ * Returns the size of the region that all jobs use together. The region begins at
+ * config->offset_bytes.
+ */
 static uint64_t region_bytes(const struct vublk_bench_config *config,
 			     const struct vublk_blk_info *info)
 {
@@ -52,10 +56,11 @@ static int check_access(const struct vublk_bench_config *config,
 			const struct vublk_blk_info *info, struct vublk_error *error)
 {
 	if ((has_writes(config) || config->direction == VUBLK_BENCH_TRIM) && info->read_only)
-		return vublk_cli_error(error, EROFS, "--rw=%s writes, and the disk is read-only", config->rw);
+		return vublk_cli_error(error, EROFS, "--rw=%s writes, but the disk is read-only",
+				       config->rw);
 	if (config->direction == VUBLK_BENCH_TRIM && !info->max_discard_bytes)
-		return vublk_cli_error(error, ENOTSUP, "--rw=%s discards, and the disk does not "
-				       "offer discard", config->rw);
+		return vublk_cli_error(error, ENOTSUP, "--rw=%s discards, but the disk does not "
+				       "support discard", config->rw);
 	if (config->direction == VUBLK_BENCH_TRIM && config->verify)
 		return vublk_cli_error(error, EINVAL, "--verify does not work with --rw=%s, "
 				       "because discarded blocks have no content", config->rw);
@@ -68,23 +73,23 @@ static int check_region(const struct vublk_bench_config *config,
 	uint64_t bytes;
 
 	if (config->block_bytes % info->block_size_bytes)
-		return vublk_cli_error(error, EINVAL, "--bs=%" PRIu32 " is not a multiple of "
-				       "the disk's block size, %" PRIu32 " bytes", config->block_bytes,
+		return vublk_cli_error(error, EINVAL, "--bs=%" PRIu32 " is not a multiple of the disk's "
+				       "block size of %" PRIu32 " bytes", config->block_bytes,
 				       info->block_size_bytes);
 	if (config->offset_bytes % info->block_size_bytes)
 		return vublk_cli_error(error, EINVAL, "--offset=%" PRIu64 " is not a multiple of "
-				       "the disk's block size, %" PRIu32 " bytes",
+				       "the disk's block size of %" PRIu32 " bytes",
 				       config->offset_bytes, info->block_size_bytes);
 	if (config->offset_bytes > info->capacity_bytes ||
 	    config->size_bytes > info->capacity_bytes - config->offset_bytes)
-		return vublk_cli_error(error, EINVAL, "--offset=%" PRIu64 " and --size=%" PRIu64
-				       " end past the end of the disk, which has %" PRIu64
+		return vublk_cli_error(error, EINVAL, "--offset=%" PRIu64 " plus "
+				       "--size=%" PRIu64 " exceeds the disk, which has %" PRIu64
 				       " bytes", config->offset_bytes, config->size_bytes,
 				       info->capacity_bytes);
 	bytes = region_bytes(config, info);
 	if (bytes / config->block_bytes < config->num_jobs)
-		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are not enough for %u "
-				       "jobs with blocks of %" PRIu32 " bytes", bytes, config->num_jobs,
+		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are too few for %u jobs "
+				       "with blocks of %" PRIu32 " bytes", bytes, config->num_jobs,
 				       config->block_bytes);
 	return 0;
 }
@@ -95,11 +100,11 @@ int vublk_bench_check(const struct vublk_bench_config *config, const struct vubl
 	int ret;
 
 	if (config->num_jobs > info->num_queues)
-		return vublk_cli_error(error, EINVAL, "--numjobs=%u needs one queue per job, and "
+		return vublk_cli_error(error, EINVAL, "--numjobs=%u needs one queue per job, but "
 				       "the disk has %u", config->num_jobs, info->num_queues);
 	if (config->depth > info->queue_size)
-		return vublk_cli_error(error, EINVAL, "--iodepth=%u is more than the %u entries of "
-				       "a queue; raise --queue-size", config->depth,
+		return vublk_cli_error(error, EINVAL, "--iodepth=%u exceeds the %u entries of a "
+				       "queue; raise --queue-size", config->depth,
 				       info->queue_size);
 	ret = check_access(config, info, error);
 	return ret ? ret : check_region(config, info, error);
@@ -129,7 +134,10 @@ static int init_buffers(struct run *run, struct vublk_error *error)
 		return -ENOMEM;
 	for (unsigned i = 0; i < run->num_slots; i++)
 		run->slots[i].buffer = run->buffers + i * stride;
-	/* Random data, because compressed blocks, or zeroes stored as holes, would be too fast. */
+	/*
+	 * Fills the buffers with random data, because a disk may write compressible data, or zeroes
+	 * that become holes, faster than other data.
+	 */
 	for (size_t i = 0; has_writes(config) && i < run->num_slots * stride / 8; i++)
 		((uint64_t *)(void *)run->buffers)[i] = vublk_random_next(&random);
 	return 0;
@@ -176,7 +184,7 @@ static int init_run(struct run *run, const struct vublk_blk_info *info,
 	run->free = calloc(run->num_slots, sizeof(*run->free));
 	run->completions = calloc(run->num_slots, sizeof(*run->completions));
 	if (!run->jobs || !run->slots || !run->free || !run->completions)
-		return vublk_cli_error_errno(error, ENOMEM, "cannot prepare %u jobs",
+		return vublk_cli_error_errno(error, ENOMEM, "cannot allocate memory for %u jobs",
 					     config->num_jobs);
 	ret = init_buffers(run, error);
 	for (unsigned i = 0; !ret && i < config->num_jobs; i++) {
@@ -186,7 +194,7 @@ static int init_run(struct run *run, const struct vublk_blk_info *info,
 	return ret;
 }
 
-/* Buffers of requests that are still in flight are freed with the disk. */
+/* Frees the run. If requests are still in flight, the buffers stay until the disk is closed. */
 static void deinit_run(struct run *run)
 {
 	unsigned in_flight = 0;
@@ -206,7 +214,10 @@ static void deinit_run(struct run *run)
 
 /* --- phases ----------------------------------------------------------------------- */
 
-/* Moves from one phase to the next, unless a job has failed and set VUBLK_BENCH_ABORT. */
+/*
+ * Changes the shared phase from `from` to `to`. Does nothing if the phase is another one, because a
+ * job has failed and has set VUBLK_BENCH_ABORT.
+ */
 static void advance(struct run *run, unsigned from, unsigned to)
 {
 	__atomic_compare_exchange_n(&run->phase, &from, to, false, __ATOMIC_RELAXED,
@@ -247,7 +258,10 @@ static unsigned ms_until(uint64_t deadline_ns, uint64_t now)
 	return (unsigned)VUBLK_CLI_MIN(ms, (uint64_t)TICK_MS);
 }
 
-/* The time of a phase counts from its actual start, however late that was. */
+/*
+ * Watches the time and switches the phases, until all jobs have ended. The time of a phase counts
+ * from its actual start, even if it started late.
+ */
 static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn *tick,
 		  void *opaque)
 {
@@ -275,9 +289,7 @@ static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn 
 	}
 }
 
-/*
- * The error of the first job that has one; other jobs may only have stopped because a job failed.
- */
+/* Returns the error of the first job in the list that has one; 0 if no job has failed. */
 static int first_error(const struct run *run, struct vublk_error *error)
 {
 	for (unsigned i = 0; i < run->config->num_jobs; i++) {

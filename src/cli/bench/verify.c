@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Chooses the blocks that a verifying job writes and reads, and checks their content. Does no I/O.
+ * Chooses the blocks that a verifying job writes and reads, and checks their content. This file
+ * does no I/O.
  *
- * Key idea: requests in flight may be executed in any order, so each block takes part in one
- * request at a time. Its generation is counted here and written into the block, so that the
- * next read notices a lost write.
+ * Key idea: requests in flight may be executed in any order, so no two of them touch the same
+ * block. Each block has a generation: the number of times that it was written. The generation is
+ * part of the block's content, so the next read notices a lost write.
  *
- * A read-only load checks blocks that an earlier run wrote. In that case the run and the
- * generations are unknown, but places and checksums are not.
+ * A read-only load checks blocks that an earlier run wrote. In that case the check does not know
+ * the run and the generations, but it knows the places and the checksums.
  */
 #include "cli/bench/job.h"
 
@@ -26,8 +27,9 @@ int vublk_bench_verify_init(struct vublk_bench_verify *verify, uint64_t num_bloc
 		.generations = calloc(num_blocks, sizeof(*verify->generations)),
 	};
 	if (!verify->generations)
-		return vublk_cli_error(error, ENOMEM, "not enough memory for the generations of "
-				       "%" PRIu64 " blocks; use --size to verify a part of the disk",
+		return vublk_cli_error(error, ENOMEM, "cannot allocate memory for the generations "
+				       "of %" PRIu64 " blocks; verify a part of the disk with "
+				       "--size",
 				       num_blocks);
 	return 0;
 }
@@ -60,9 +62,9 @@ static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 }
 
 /*
- * Chooses a block that was written, that is, a block that the first pass of writes has reached,
- * because every pass has the same order. After as many tries as requests can be in flight the job
- * has to wait for a completion.
+ * Chooses a block to read, among those that the first pass of writes has reached. Every pass has
+ * the same order. Returns false after depth + 1 blocks that are in flight; the job then has to wait
+ * for a completion.
  */
 static bool pick_read(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {

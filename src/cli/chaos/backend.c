@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Starts and ends the back-end of a chaos run, and watches for its socket. run.c decides when the
- * back-end starts and ends.
+ * Starts and ends the back-end of a chaos run, and watches for the appearance of the back-end's
+ * socket. run.c decides when to start and end the back-end.
  *
- * Key idea: the back-end and all its children are one process group, which can be signalled
- * as a whole. The kernel kills the back-end when the thread that started it ends for any
- * reason (PR_SET_PDEATHSIG).
+ * Key idea: the back-end and all its children are one process group, to which signals are sent as a
+ * whole. The kernel kills the back-end when the thread that started it ends for any reason
+ * (PR_SET_PDEATHSIG).
  */
 #include "cli/chaos/chaos.h"
 
@@ -36,7 +36,7 @@ static const char *file_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-/* Without a watch, run.c checks the socket's file periodically. */
+/* Closes the inotify instance. Without it, run.c checks the socket's file at intervals. */
 static void close_watch(struct vublk_chaos_backend *backend)
 {
 	if (backend->watch_fd >= 0)
@@ -72,7 +72,10 @@ static bool is_in_config(const struct vublk_chaos_config *config, const char *pa
 	return false;
 }
 
-/* No name occurs twice, because programs differ in which of two values of one name they use. */
+/*
+ * Makes the environment of the back-end. No name occurs twice, because programs differ in which of
+ * two values they use.
+ */
 static int join_env(struct vublk_chaos_backend *backend)
 {
 	const struct vublk_chaos_config *config = backend->config;
@@ -90,7 +93,10 @@ static int join_env(struct vublk_chaos_backend *backend)
 	return 0;
 }
 
-/* A process that listens there serves a disk that this run must not destroy. */
+/*
+ * Checks that no process listens at the path. Such a process would serve a disk that this run must
+ * not overwrite.
+ */
 static int check_is_free(const char *path, struct vublk_error *error)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -99,7 +105,8 @@ static int check_is_free(const char *path, struct vublk_error *error)
 
 	if (strlen(path) >= sizeof(address.sun_path))
 		return vublk_cli_error(error, ENAMETOOLONG, "the path of the socket '%s' has more "
-				       "than %zu characters; use a shorter or a relative one", path,
+				       "than %zu characters; use a shorter or a relative path",
+				       path,
 				       sizeof(address.sun_path) - 1);
 	if (!lstat(path, &st) && !S_ISSOCK(st.st_mode))
 		return vublk_cli_error(error, EEXIST, "'%s' exists and is not a socket; remove it or "
@@ -112,8 +119,8 @@ static int check_is_free(const char *path, struct vublk_error *error)
 	if (ret && errno != EAGAIN)
 		ret = 0;
 	else
-		ret = vublk_cli_error(error, EADDRINUSE, "a process is already listening at '%s'; stop "
-				      "it or choose another path", path);
+		ret = vublk_cli_error(error, EADDRINUSE, "another process listens on '%s'; stop it "
+				      "or choose another path", path);
 	close(fd);
 	return ret;
 }
@@ -129,7 +136,7 @@ int vublk_chaos_backend_init(struct vublk_chaos_backend *backend,
 		.output_fd = -1,
 	};
 	if (join_env(backend))
-		return vublk_cli_error_errno(error, errno, "cannot prepare the back-end");
+		return vublk_cli_error_errno(error, errno, "cannot prepare to start the back-end");
 	ret = check_is_free(config->socket, error);
 	return ret ? ret : watch(backend, error);
 }
@@ -151,7 +158,10 @@ void vublk_chaos_backend_deinit(struct vublk_chaos_backend *backend)
 
 /* --- start ----------------------------------------------------------------- */
 
-/* Runs in the new process, which has one thread. Reports a failure as an errno through `fd`. */
+/*
+ * Runs the back-end's program in the new process, in place of this program. Writes the errno of a
+ * failure to the pipe `fd`.
+ */
 __attribute__((noreturn))
 static void become_backend(const struct vublk_chaos_backend *backend, bool last, int fd,
 			   pid_t parent)
@@ -181,7 +191,10 @@ static void become_backend(const struct vublk_chaos_backend *backend, bool last,
 	_exit(VUBLK_EXIT_FAILED);
 }
 
-/* The pipe is closed when the program has been found and is being loaded. */
+/*
+ * Waits until exec() has succeeded, which closes the pipe, or has failed. Returns 0 or the errno
+ * from the pipe.
+ */
 static int wait_for_program(int fd)
 {
 	int code = 0;
@@ -211,7 +224,8 @@ static int fork_backend(struct vublk_chaos_backend *backend, bool last)
 		close(fds[0]);
 		return code;
 	}
-	setpgid(backend->pid, backend->pid); /* parent and child both do it, because either may be first */
+	setpgid(backend->pid, backend->pid); /* both parent and child do this, because either may
+						be first */
 	backend->pid_fd = (int)syscall(SYS_pidfd_open, backend->pid, 0);
 	if (backend->pid_fd < 0)
 		code = errno;
@@ -220,7 +234,10 @@ static int fork_backend(struct vublk_chaos_backend *backend, bool last)
 	return code ? (close(fds[0]), code) : wait_for_program(fds[0]);
 }
 
-/* A sealed file in memory, so that the output cannot grow without limit. */
+/*
+ * Opens a file in memory for the back-end's output. The file is sealed, so that the output cannot
+ * grow without limit. Returns 0 or an errno.
+ */
 static int open_output(struct vublk_chaos_backend *backend)
 {
 	if (backend->output_fd >= 0)
@@ -264,8 +281,8 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 	int status = 0;
 
 	/*
-	 * Kills the children of the back-end, which could keep its files open. The process group
-	 * exists until the back-end is reaped.
+	 * Kills the children of the back-end, which could keep the back-end's files open. This must
+	 * happen before the back-end is reaped, because the process group may not exist afterwards.
 	 */
 	if (backend->pid_fd >= 0) {
 		siginfo_t info;
@@ -286,8 +303,8 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 /* --- socket and output--------------------------------------------------------- */
 
 /*
- * Returns whether the file is new; for use without inotify. Inode numbers are reused, so the times
- * are compared as well.
+ * Returns whether the socket's file is another one than at the previous check. Used without
+ * inotify. Inode numbers are reused, so the times are compared as well.
  */
 static bool is_another_file(struct vublk_chaos_backend *backend)
 {
@@ -326,7 +343,10 @@ bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend)
 const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *backend,
 					   char *text, size_t bytes)
 {
-	/* The back-end shares this descriptor, so the offset is the end of its output. */
+	/*
+	 * The back-end shares the file offset of this descriptor, so the offset is the end of the
+	 * output.
+	 */
 	off_t size = lseek(backend->output_fd, 0, SEEK_CUR);
 	off_t from = VUBLK_CLI_MAX(size - (off_t)bytes + 1, 0);
 	ssize_t got = size > from ? pread(backend->output_fd, text, (size_t)(size - from), from) : 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* vublk chaos: the command line, its options and their defaults. chaos.h lists the files. */
+/* vublk chaos: the command line, its options and their defaults. chaos.h lists the other files. */
 #include "cli/chaos/chaos.h"
 
 #include "cli/cli.h"
@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define COMMAND "chaos"
-#define DEFAULT_ACTIONS 10 /* without --kills and --runtime */
+#define DEFAULT_ACTIONS 10 /* the default of --kills without --runtime */
 
 enum {
 	KEY_FAULTS = 0x300,
@@ -22,6 +22,7 @@ enum {
 	KEY_INTERVAL,
 	KEY_ENV,
 	KEY_VOLATILE,
+	KEY_THROUGH,
 	KEY_QUEUES,
 	KEY_IODEPTH,
 	KEY_SIZE,
@@ -35,32 +36,35 @@ struct arguments {
 	struct vublk_chaos_config config;
 	bool has_seed;
 	bool json;
-	bool misused; /* an option of the disk is wrong */
-	char gave_up[VUBLK_ERROR_TEXT_BYTES]; /* the reason; set by the disk's thread */
+	bool misused; /* the disk could not be opened because an option is wrong */
+	char gave_up[VUBLK_ERROR_TEXT_BYTES]; /* the reason of VUBLK_BLK_GAVE_UP, set by the disk's
+						 thread */
 };
 
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "Actions on the back-end:", 1 },
 	{ "faults", KEY_FAULTS, "LIST", 0,
-	  "Actions: any of kill,stop,term,replace, or none (default kill)" },
-	{ "kills", KEY_KILLS, "N", 0, "End after N actions (default 10)" },
+	  "Comma-separated actions (kill, stop, term, replace), or none (default: kill)" },
+	{ "kills", KEY_KILLS, "N", 0, "End after N actions (default: 10)" },
 	{ "runtime", KEY_RUNTIME, "TIME", 0, "End after this time" },
 	{ "interval", KEY_INTERVAL, "MIN-MAX", 0,
-	  "Milliseconds between two actions (default 50-250)" },
+	  "Time between two actions, in milliseconds (default: 50-250)" },
 	{ "env", KEY_ENV, "NAME=VALUE", 0,
 	  "Set this in COMMAND's environment, except for the last start" },
 	{ "volatile-cache", KEY_VOLATILE, NULL, 0,
-	  "The back-end may lose completed writes that were not flushed" },
+	  "Accept that the back-end loses completed writes that were not flushed" },
+	{ "through", KEY_THROUGH, "SOCKET", 0,
+	  "Use the disk at this socket, where a vublk device serves it that uses the back-end" },
 	{ "stuck-after", KEY_STUCK_AFTER, "TIME", 0,
-	  "Time limit for a request while the back-end is up, and for its start (default 30s)" },
+	  "Time limit for a request while the back-end runs, and for its start (default: 30s)" },
 	{ NULL, 0, NULL, 0, "The load:", 2 },
-	{ "queues", KEY_QUEUES, "N", 0, "Use N queues with a thread each (default 1)" },
-	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per queue (default 32)" },
+	{ "queues", KEY_QUEUES, "N", 0, "Use N queues, each with its own thread (default: 1)" },
+	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per queue (default: 32)" },
 	{ "size", KEY_SIZE, "SIZE", 0,
 	  "Use the first SIZE bytes of the disk (default: all, at most 64M)" },
 	{ "seed", KEY_SEED, "N", 0, "Seed of the random load and actions (default: random)" },
 	{ NULL, 0, NULL, 0, "The result:", 3 },
-	{ "json", KEY_JSON, NULL, 0, "Print it as JSON" },
+	{ "json", KEY_JSON, NULL, 0, "Print the result as JSON" },
 	{ NULL },
 };
 
@@ -106,7 +110,7 @@ static void add_env(struct argp_state *state, struct vublk_chaos_config *config,
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--env must be NAME=VALUE, not '%s'",
 			     pair);
 	if (config->num_env == VUBLK_CHAOS_MAX_ENV)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "more than %d --env were given",
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--env can be given at most %d times",
 			     VUBLK_CHAOS_MAX_ENV);
 	config->env[config->num_env++] = pair;
 }
@@ -164,6 +168,9 @@ static error_t parse_actions(int key, char *arg, struct argp_state *state)
 	case KEY_VOLATILE:
 		config->is_volatile = true;
 		return 0;
+	case KEY_THROUGH:
+		config->through = arg;
+		return 0;
 	case KEY_ENV:
 		add_env(state, config, arg);
 		return 0;
@@ -175,7 +182,10 @@ static error_t parse_actions(int key, char *arg, struct argp_state *state)
 	}
 }
 
-/* The first word is the SOCKET; the others belong to the back-end's command. */
+/*
+ * Takes a word of the command line that is not an option. The first such word is SOCKET; the second
+ * one and all that follows are the back-end's command.
+ */
 static void take_word(struct argp_state *state, struct vublk_chaos_config *config, char *arg)
 {
 	if (!config->socket) {
@@ -201,15 +211,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!config->socket)
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "give the SOCKET of the back-end, see --help");
+				     "the SOCKET of the back-end is missing; see --help");
 		else if (!config->command)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give the COMMAND that serves '%s' "
-				     "after '--'", config->socket);
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the COMMAND that starts the "
+				     "back-end at '%s' is missing; give it after '--'",
+				     config->socket);
 		else if (!config->num_actions && !config->runtime_ms)
 			config->num_actions = DEFAULT_ACTIONS;
 		if (!config->actions && !config->num_env && !config->runtime_ms)
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "--faults=none needs a --runtime");
+				     "--faults=none needs --runtime");
 		return 0;
 	default:
 		return parse_actions(key, arg, state);
@@ -226,10 +237,14 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 		snprintf(arguments->gave_up, sizeof(arguments->gave_up), "%s", error->text);
 }
 
-/* Other commands end with their back-end; this one keeps the library's default. */
+/*
+ * Opens the disk. Unlike other commands, this one keeps the library's default of reconnect-ms, so
+ * the disk outlives its back-end.
+ */
 static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *error)
 {
 	struct arguments *arguments = opaque;
+	const struct vublk_chaos_config *config = &arguments->config;
 	struct vublk_blk_handlers handlers = { .log = {
 		.fn = vublk_cli_log, .opaque = (void *)COMMAND,
 		.level = arguments->disk.verbose ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR,
@@ -238,10 +253,10 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 	struct vublk_cli_options list = arguments->disk.list;
 	int ret;
 
-	/* The verifier finds out whether the disk keeps the data of completed writes. */
+	/* Flushes must not report lost writes, because the verifier itself finds them. */
 	vublk_cli_options_add_default(&list, "unflushed", "trust");
-	ret = vublk_blk_open(arguments->config.socket, list.list, &handlers, sizeof(handlers), blk,
-			     error);
+	ret = vublk_blk_open(config->through ? config->through : config->socket, list.list,
+			     &handlers, sizeof(handlers), blk, error);
 	arguments->misused = ret == -EINVAL;
 	return ret;
 }
@@ -252,7 +267,7 @@ static int run(struct arguments *arguments, struct vublk_chaos_result *result)
 	int ret = vublk_chaos_run(&arguments->config, open_disk, arguments, result, &error);
 	uint64_t faults = vublk_chaos_count_faults(result);
 
-	/* A run that ended early may still have found faults. */
+	/* Even a run that ended early may have found faults. */
 	if (!ret || faults)
 		(arguments->json ? vublk_chaos_print_json
 				 : vublk_chaos_print_text)(stdout, &arguments->config, result);
@@ -263,7 +278,7 @@ static int run(struct arguments *arguments, struct vublk_chaos_result *result)
 				      arguments->gave_up);
 	if (faults)
 		return vublk_cli_fail(COMMAND, "%" PRIu64 " fault%s found; --seed=%" PRIu64
-				      " repeats the load and the actions", faults,
+				      " repeats this load and these actions", faults,
 				      faults == 1 ? "" : "s", arguments->config.seed);
 	return VUBLK_EXIT_DONE;
 }
@@ -273,8 +288,8 @@ int vublk_cmd_chaos(int argc, char **argv)
 	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
 	static const struct argp argp = {
 		options, parse, "SOCKET -- COMMAND [ARGUMENT...]",
-		"Kill, stop and replace the back-end COMMAND, which serves SOCKET, while its disk is "
-		"written and verified. The content of the disk is destroyed.",
+		"Kill, stop and replace the back-end COMMAND, which serves SOCKET, while its disk "
+		"is written and verified. This destroys the content of the disk.",
 		children,
 	};
 	struct arguments arguments = { .disk.reconnects = true, .config = {
@@ -291,7 +306,7 @@ int vublk_cmd_chaos(int argc, char **argv)
 		arguments.config.seed = vublk_mix(vublk_cli_now_ns()) >> 32;
 	result = calloc(1, sizeof(*result));
 	if (!result)
-		return vublk_cli_fail(COMMAND, "out of memory for the result");
+		return vublk_cli_fail(COMMAND, "cannot allocate memory for the result");
 	status = run(&arguments, result);
 	free(result);
 	return status;

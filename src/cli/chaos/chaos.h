@@ -14,11 +14,11 @@
  *   stamp.c    the content of a block
  *   report.c   the result as text and as JSON
  *
- * Two words: an action is done to the back-end (the option --faults selects actions); a fault
- * is wrong content that a read returned.
+ * Two words: an action is what the run does to the back-end (the option --faults selects actions);
+ * a fault is wrong content that a read returned.
  *
- * Threads: the main thread runs run.c, and each job has a thread of its own. They share the atomic
- * fields of struct vublk_chaos_load.
+ * Threads: the main thread runs run.c, and each job has a thread of its own. All threads share the
+ * atomic fields of struct vublk_chaos_load.
  */
 
 #include "cli/chaos/verify.h"
@@ -33,50 +33,57 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-/* What is done to the back-end; the names are those of --faults. */
+/* What a run does to the back-end. The option --faults has the same names. */
 enum vublk_chaos_action {
-	VUBLK_CHAOS_KILL,    /* SIGKILL, then start another */
-	VUBLK_CHAOS_STOP,    /* SIGSTOP, after a while SIGCONT or SIGKILL */
-	VUBLK_CHAOS_TERM,    /* SIGTERM; start another when the back-end has ended */
-	VUBLK_CHAOS_REPLACE, /* remove the socket's file, then do the same as TERM */
-	VUBLK_CHAOS_OWN,     /* no action: the back-end ended by itself */
+	VUBLK_CHAOS_KILL,    /* SIGKILL, then another back-end is started */
+	VUBLK_CHAOS_STOP,    /* SIGSTOP, and after a while SIGCONT or SIGKILL */
+	VUBLK_CHAOS_TERM,    /* SIGTERM; when the back-end has ended, another one is started */
+	VUBLK_CHAOS_REPLACE, /* the socket's file is removed, then the same as TERM */
+	VUBLK_CHAOS_OWN,     /* not an action of the run: the back-end ended by itself */
 	VUBLK_CHAOS_NUM_ACTIONS,
 };
 
-/* "kill"; static. */
+/* Returns the name of an action, such as "kill". Static. */
 const char *vublk_chaos_action_name(enum vublk_chaos_action action);
 
 #define VUBLK_CHAOS_MAX_ENV 16
 
 struct vublk_chaos_config {
-	const char *socket;
-	char *const *command;     /* argv of the back-end, ended by NULL */
-	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, for all starts except the last */
+	const char *socket;       /* of the back-end */
+	const char *through;      /* the socket of a device in front of the back-end, to which the
+				     disk connects; NULL: the disk connects to the back-end */
+	char *const *command;     /* the back-end's argv, which ends with NULL */
+	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, up to NULL; for all starts of the
+						     back-end except the last */
 	unsigned num_env;
 	unsigned actions;           /* bits 1 << enum vublk_chaos_action; 0: none */
 	unsigned num_actions;       /* the run ends after this number; 0: no limit */
 	uint64_t runtime_ms;      /* the run ends after this time; 0: no limit */
-	unsigned min_interval_ms; /* between two actions */
+	unsigned min_interval_ms; /* the time between two actions */
 	unsigned max_interval_ms;
 	unsigned num_queues;
 	unsigned depth;
-	uint64_t size_bytes;      /* of the part of the disk that is used; 0: all, at most 64 MiB */
+	uint64_t size_bytes;      /* how much of the disk is used; 0: all of it, but at most 64
+				     MiB */
 	uint64_t seed;
 	unsigned stuck_ms;        /* time limit for a request and for a start of the back-end */
 	bool verbose;
-	bool is_volatile;         /* the back-end may lose what was not flushed */
+	bool is_volatile;         /* the back-end may lose data that was not flushed */
 };
 
 /* --- the back-end: backend.c --------------------------------------------------- */
 
 struct vublk_chaos_backend {
 	const struct vublk_chaos_config *config;
-	pid_t pid;          /* also its process group; 0: not running */
+	pid_t pid;          /* the back-end's process, and its process group; 0: the back-end does
+			       not run */
 	int pid_fd;         /* polls readable when the back-end has ended */
-	int watch_fd;       /* inotify on the socket's directory; -1: not available */
-	struct stat file;   /* of the socket at the last check; used without inotify */
-	int output_fd;      /* its output: a file in memory, a new one for each start */
-	char **env;         /* config->env, and the other variables of this process */
+	int watch_fd;       /* inotify instance for the socket's directory; -1: not available */
+	struct stat file;   /* the socket's file at the previous check; used without inotify */
+	int output_fd;      /* a file in memory for the back-end's output; a new one for each
+			       start */
+	char **env;         /* the environment: config->env, and this process's variables that are
+			       not in config->env */
 	unsigned starts;
 };
 
@@ -86,8 +93,9 @@ int vublk_chaos_backend_init(struct vublk_chaos_backend *backend,
 void vublk_chaos_backend_deinit(struct vublk_chaos_backend *backend);
 
 /*
- * To be called by the main thread only: the back-end dies with this thread. `last`: start it
- * without config->env.
+ * Starts the back-end. Must be called on the main thread, because the kernel kills the back-end
+ * when the thread that started it ends. `last` says that this is the last start, which does not get
+ * config->env.
  */
 int vublk_chaos_backend_start(struct vublk_chaos_backend *backend, bool last,
 			      struct vublk_error *error);
@@ -96,15 +104,18 @@ int vublk_chaos_backend_start(struct vublk_chaos_backend *backend, bool last,
 void vublk_chaos_backend_signal(struct vublk_chaos_backend *backend, int number);
 
 /*
- * Waits for the end of the back-end and kills all processes that it started. Returns the wait
- * status.
+ * Waits until the back-end has ended, and kills the other processes of its process group. Returns
+ * the wait status.
  */
 int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend);
 
-/* Whether the socket has appeared since the last call. */
+/* Returns whether the socket has appeared since the last call. */
 bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend);
 
-/* Gets the last line that the back-end printed, to be quoted in a message; "": it printed none. */
+/*
+ * Stores the last line that the back-end printed in `text`, which has room for `bytes` bytes, and
+ * returns it; "": the back-end printed nothing.
+ */
 const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *backend,
 					   char *text, size_t bytes);
 
@@ -112,11 +123,11 @@ const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *back
 
 struct vublk_chaos_job;
 
-/* What the jobs do; only ever increased. */
+/* What the jobs do. The phase only moves forward. */
 enum vublk_chaos_phase {
-	VUBLK_CHAOS_RUN,       /* zero the disk, then keep requests in flight */
-	VUBLK_CHAOS_READ_BACK, /* start no more requests, then read the whole disk */
-	VUBLK_CHAOS_ABORT,     /* end immediately */
+	VUBLK_CHAOS_RUN,       /* the jobs zero the disk, then keep requests in flight */
+	VUBLK_CHAOS_READ_BACK, /* the jobs let their requests complete, then read the whole disk */
+	VUBLK_CHAOS_ABORT,     /* the jobs end immediately */
 };
 
 struct vublk_chaos_load {
@@ -126,17 +137,20 @@ struct vublk_chaos_load {
 	struct vublk_chaos_job *jobs;
 	struct vublk_crew crew;
 	unsigned char *buffers;
-	int done_fd;                /* eventfd, readable when all jobs have ended or one has failed */
+	int done_fd;                /* an eventfd, readable when all jobs have ended or one has
+				       failed */
 
-	/* shared; atomic */
+	/* shared by all threads; atomic */
 	unsigned phase;
-	unsigned working;           /* jobs that have not ended */
+	unsigned working;           /* the number of jobs that have not ended yet */
 	uint32_t life;              /* counts the losses of a back-end */
-	uint64_t up_since_ns;       /* when the back-end began to listen or continued; 0: it is down */
-	uint64_t first_ns;          /* the first completion since this was set to 0 */
+	uint64_t up_since_ns;       /* when the back-end began to listen, or continued after a stop;
+				       0: the back-end is down */
+	uint64_t first_ns;          /* the time of the first completion after the latest start of
+				       the back-end; 0: none yet */
 };
 
-/* Counts of one job, or of all jobs together. */
+/* The counts of one job, or the sum over all jobs. */
 struct vublk_chaos_counts {
 	uint64_t requests[VUBLK_CHAOS_NUM_OPS];
 	uint64_t verified_blocks;
@@ -148,16 +162,22 @@ struct vublk_chaos_counts {
 	char sentences[VUBLK_CHAOS_MAX_SENTENCES][VUBLK_ERROR_TEXT_BYTES];
 };
 
-/* EINVAL, EROFS: the disk is not suitable. */
+/*
+ * Makes the jobs. Returns 0, or a negative errno; -EINVAL and -EROFS mean that the disk is not
+ * suitable.
+ */
 int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chaos_config *config,
 			  struct vublk_blk *blk, struct vublk_error *error);
-/* No job may be running. */
+/* Frees the jobs, none of which may be running. */
 void vublk_chaos_load_deinit(struct vublk_chaos_load *load);
 
-/* Starts the jobs, in phase RUN or READ_BACK. */
+/* Starts the jobs in `phase`: VUBLK_CHAOS_RUN or VUBLK_CHAOS_READ_BACK. */
 int vublk_chaos_load_start(struct vublk_chaos_load *load, enum vublk_chaos_phase phase,
 			   struct vublk_error *error);
-/* Waits for the end of all jobs. Returns the error of the first that failed. */
+/*
+ * Waits until all jobs have ended. Returns 0, or the error of the first job in the list that has
+ * failed.
+ */
 int vublk_chaos_load_join(struct vublk_chaos_load *load, struct vublk_error *error);
 
 unsigned vublk_chaos_load_in_flight(const struct vublk_chaos_load *load);
@@ -176,21 +196,24 @@ void vublk_chaos_load_signal_done(struct vublk_chaos_load *load);
 struct vublk_chaos_result {
 	unsigned actions[VUBLK_CHAOS_NUM_ACTIONS];
 	unsigned starts;
-	uint64_t in_flight;         /* requests in flight, summed over all losses */
+	uint64_t in_flight;         /* how many requests were in flight at a loss, summed over
+				       all losses */
 	uint64_t runtime_ns;
-	/* From the appearance of the socket to the first completion. */
+	/* The times from the appearance of the socket to the first completion. */
 	struct vublk_histogram outage_ns;
 	struct vublk_chaos_counts counts;
-	char own_end[64];           /* how the back-end last ended by itself */
+	char own_end[64];           /* how the back-end ended when it last ended by itself */
 };
 
-/* Opens the disk; called when the back-end listens. */
+/*
+ * Opens the disk. vublk_chaos_run() calls this function when the socket of the back-end has
+ * appeared, and again if no process listens there yet.
+ */
 typedef int vublk_chaos_open_fn(void *opaque, struct vublk_blk **blk, struct vublk_error *error);
 
 /*
- * Executes the whole run. 0: the run is complete, and `result` has the faults that were found.
- * Negative: the run ended early because of `error` (EINTR: a signal), and `result` has the faults
- * found up to then.
+ * Executes the whole run, and fills `result` with the faults that were found. Returns 0 if the run
+ * is complete. Returns a negative errno if the run ended early; `error` says why (EINTR: a signal).
  */
 int vublk_chaos_run(const struct vublk_chaos_config *config, vublk_chaos_open_fn *open_disk,
 		    void *opaque, struct vublk_chaos_result *result, struct vublk_error *error);
@@ -201,7 +224,7 @@ void vublk_chaos_print_text(FILE *out, const struct vublk_chaos_config *config,
 			    const struct vublk_chaos_result *result);
 void vublk_chaos_print_json(FILE *out, const struct vublk_chaos_config *config,
 			    const struct vublk_chaos_result *result);
-/* The number of faults and stuck requests. */
+/* Returns the number of faults and stuck requests. */
 uint64_t vublk_chaos_count_faults(const struct vublk_chaos_result *result);
 
 #endif

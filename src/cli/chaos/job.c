@@ -5,8 +5,8 @@
  *
  * Key idea: most requests go to a few hot blocks, so that several writes of the same block are in
  * flight whenever the back-end dies. A job does not know about outages: it only sees that
- * completions are late. While the back-end is down, the time limit of a request does not count; it
- * counts from the time when the back-end came up last.
+ * completions are late. The time limit of a request runs only while the back-end is up, and starts
+ * again whenever a back-end comes up.
  */
 #include "cli/chaos/load.h"
 
@@ -19,10 +19,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define WAIT_MS 100        /* between two looks at the phase while nothing is completed */
+#define WAIT_MS 100        /* the longest time between two looks at the phase */
 #define HOT_BLOCKS 32
-#define HOT_REQUESTS 500   /* after so many requests other blocks become hot */
-#define HOT_PERCENT 80     /* of all requests */
+#define HOT_REQUESTS 500   /* other blocks become hot after this many requests */
+#define HOT_PERCENT 80     /* the share of requests that go to hot blocks, in percent */
 
 /* --- shared with the other jobs ---------------------------------------------------- */
 
@@ -101,7 +101,10 @@ static bool choose(struct vublk_chaos_job *job, struct vublk_chaos_request *requ
 	return true;
 }
 
-/* A pass over the part of the disk, in order. */
+/*
+ * Chooses the next blocks of a pass over the job's part of the disk. Returns false at the end of
+ * the pass, or if the phase is VUBLK_CHAOS_ABORT.
+ */
 static bool choose_next(struct vublk_chaos_job *job, struct vublk_chaos_request *request,
 			enum vublk_chaos_op op)
 {
@@ -116,7 +119,10 @@ static bool choose_next(struct vublk_chaos_job *job, struct vublk_chaos_request 
 	return true;
 }
 
-/* The initial content is zeroes, which are written because not every disk has WRITE ZEROES. */
+/*
+ * Chooses the next write of zeroes for the initial content. add_request() makes it an ordinary
+ * write, because not every disk has WRITE ZEROES.
+ */
 static bool choose_zeroes(struct vublk_chaos_job *job, struct vublk_chaos_request *request)
 {
 	return choose_next(job, request, VUBLK_CHAOS_ZEROES);
@@ -134,7 +140,8 @@ static int add_request(struct vublk_chaos_job *job, struct vublk_chaos_slot *slo
 	const struct vublk_chaos_request *request = &slot->request;
 	uint64_t offset = request->block * VUBLK_CHAOS_BLOCK_BYTES;
 	size_t bytes = request->count * VUBLK_CHAOS_BLOCK_BYTES;
-	uint32_t flags = request->generations[0] % 2 ? 0 : VUBLK_BLK_NO_UNMAP; /* tests both */
+	uint32_t flags = request->generations[0] % 2 ? 0 : VUBLK_BLK_NO_UNMAP; /* tests both values
+										  of the flag */
 
 	switch (request->op) {
 	case VUBLK_CHAOS_READ:
@@ -153,7 +160,10 @@ static int add_request(struct vublk_chaos_job *job, struct vublk_chaos_slot *slo
 	}
 }
 
-/* Generations are numbered in the order in which requests are added. */
+/*
+ * Reports a request to the verifier and fills its buffer. Must be called in the order in which
+ * requests are added to the queue. `written` says that zeroes are written as data.
+ */
 static void prepare(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, bool written)
 {
 	vublk_chaos_verify_begin(&job->verifier, &slot->request);
@@ -162,7 +172,10 @@ static void prepare(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, 
 		memset(slot->buffer, 0, slot->request.count * VUBLK_CHAOS_BLOCK_BYTES);
 }
 
-/* Starts one request; false: not now. */
+/*
+ * Starts one request: the held one, or one that `choose_request` chooses. Returns false if no
+ * request could be started.
+ */
 static bool start(struct vublk_chaos_job *job, choose_fn *choose_request)
 {
 	bool written = choose_request == choose_zeroes;
@@ -181,20 +194,34 @@ static bool start(struct vublk_chaos_job *job, choose_fn *choose_request)
 	slot->in_flight = !ret;
 	job->held = ret == -EAGAIN ? slot : NULL;
 	if (ret == -EAGAIN && vublk_blk_in_flight(job->queue))
-		job->error.code = 0; /* a full queue is no error while requests are in flight */
+		job->error.code = 0; /* a full queue is not an error while requests are in flight */
 	return !ret;
 }
 
 /* --- completions -------------------------------------------------------------- */
 
+/* Writes what a request does to `text`: "write of 2 blocks at offset 8192". */
+static void describe(const struct vublk_chaos_request *request, char *text, size_t text_bytes)
+{
+	const char *name = vublk_chaos_op_name(request->op);
+
+	if (request->count)
+		snprintf(text, text_bytes, "%s of %" PRIu32 " block%s at offset %" PRIu64, name,
+			 request->count, request->count == 1 ? "" : "s",
+			 request->block * VUBLK_CHAOS_BLOCK_BYTES);
+	else
+		snprintf(text, text_bytes, "%s", name);
+}
+
 static void fail_request(struct vublk_chaos_job *job, const struct vublk_chaos_request *request,
 			 int result)
 {
+	char text[80];
+
 	if (job->error.code)
 		return; /* only the first error is reported */
-	vublk_cli_error(&job->error, -result, "%s of %" PRIu32 " blocks at offset %" PRIu64
-			" failed: %s", vublk_chaos_op_name(request->op), request->count,
-			request->block * VUBLK_CHAOS_BLOCK_BYTES, strerrordesc_np(-result));
+	describe(request, text, sizeof(text));
+	vublk_cli_error(&job->error, -result, "%s failed: %s", text, strerrordesc_np(-result));
 }
 
 static void complete(struct vublk_chaos_job *job, const struct vublk_blk_completion *completion)
@@ -212,7 +239,7 @@ static void complete(struct vublk_chaos_job *job, const struct vublk_blk_complet
 	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
 }
 
-/* Records the first completion of any job after the start of the new back-end. */
+/* Records the time of the first completion of any job after the latest start of the back-end. */
 static void note_first(struct vublk_chaos_load *load, uint64_t now)
 {
 	uint64_t none = 0;
@@ -222,12 +249,16 @@ static void note_first(struct vublk_chaos_load *load, uint64_t now)
 					    __ATOMIC_RELAXED);
 }
 
-/* Whether a request exceeds the time limit. The oldest one is reported. */
+/*
+ * Returns whether any request exceeds the time limit. Counts such requests, and describes the
+ * oldest one in job->error.
+ */
 static bool is_stuck(struct vublk_chaos_job *job, uint64_t now)
 {
 	uint64_t limit_ns = (uint64_t)job->load->config->stuck_ms * 1000000;
 	uint64_t up_ns = __atomic_load_n(&job->load->up_since_ns, __ATOMIC_RELAXED);
 	const struct vublk_chaos_slot *oldest = NULL;
+	char text[80];
 
 	if (!up_ns || now - VUBLK_CLI_MIN(up_ns, now) <= limit_ns)
 		return false;
@@ -240,17 +271,20 @@ static bool is_stuck(struct vublk_chaos_job *job, uint64_t now)
 		if (!oldest || slot->start_ns < oldest->start_ns)
 			oldest = slot;
 	}
-	if (oldest && !job->error.code)
-		vublk_cli_error(&job->error, ETIMEDOUT, "stuck: %u of %u requests in flight have not "
-				"been completed for %u ms although the back-end is up; the oldest is a "
-				"%s of %" PRIu32 " blocks at offset %" PRIu64, job->stuck,
-				vublk_blk_in_flight(job->queue), job->load->config->stuck_ms,
-				vublk_chaos_op_name(oldest->request.op), oldest->request.count,
-				oldest->request.block * VUBLK_CHAOS_BLOCK_BYTES);
-	return oldest;
+	if (!oldest || job->error.code)
+		return oldest;
+	describe(&oldest->request, text, sizeof(text));
+	vublk_cli_error(&job->error, ETIMEDOUT, "stuck: %u of %u requests in flight did not complete "
+			"within %u ms although the back-end is running; the oldest is a %s",
+			job->stuck, vublk_blk_in_flight(job->queue), job->load->config->stuck_ms,
+			text);
+	return true;
 }
 
-/* Takes completions. False: do not wait for more. */
+/*
+ * Waits for completions and processes them. Returns false if the job must not wait for more
+ * completions.
+ */
 static bool take_completions(struct vublk_chaos_job *job)
 {
 	uint64_t now;
@@ -275,7 +309,10 @@ static bool take_completions(struct vublk_chaos_job *job)
 
 /* --- the job ------------------------------------------------------------------ */
 
-/* Keeps requests in flight until none is chosen or one fails, then waits for the rest. */
+/*
+ * Keeps requests in flight until `choose_request` chooses no more or a request fails. Then waits
+ * for the requests that are still in flight.
+ */
 static void run_requests(struct vublk_chaos_job *job, choose_fn *choose_request)
 {
 	for (;;) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The load of a chaos run as a whole: checks the disk, gives each job its part, and starts and
- * joins the jobs. Requests are in job.c.
+ * The load of a chaos run as a whole. This file checks the disk, gives each job its part of the
+ * disk, and starts and joins the jobs. job.c makes the requests.
  */
 #include "cli/chaos/load.h"
 
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define DEFAULT_BYTES (UINT64_C(64) << 20)
-#define MIN_BLOCKS 64 /* of a job; more than its hot blocks */
+#define MIN_BLOCKS 64 /* the smallest part of the disk for a job; more than the job's hot blocks */
 #define SLOT_BYTES (VUBLK_CHAOS_MAX_BLOCKS * VUBLK_CHAOS_BLOCK_BYTES)
 
 /* --- the disk ----------------------------------------------------------------- */
@@ -35,27 +35,29 @@ static int check_disk(const struct vublk_chaos_config *config, const struct vubl
 		      struct vublk_error *error)
 {
 	if (info->read_only)
-		return vublk_cli_error(error, EROFS, "the disk is read-only, and the load "
-				       "writes");
+		return vublk_cli_error(error, EROFS, "the disk is read-only, but the load has to "
+				       "write to it");
 	if (VUBLK_CHAOS_BLOCK_BYTES % info->block_size_bytes)
-		return vublk_cli_error(error, EINVAL, "the disk has blocks of %" PRIu32 " bytes, "
-				       "and the load needs at most %d", info->block_size_bytes,
+		return vublk_cli_error(error, EINVAL, "the disk has blocks of %" PRIu32 " bytes, but the "
+				       "load supports at most %d", info->block_size_bytes,
 				       VUBLK_CHAOS_BLOCK_BYTES);
 	if (config->num_queues > info->num_queues)
-		return vublk_cli_error(error, EINVAL, "--queues=%u is more than the %u queues of "
-				       "the disk", config->num_queues, info->num_queues);
+		return vublk_cli_error(error, EINVAL, "--queues=%u exceeds the queues of the disk, "
+				       "which has %u queue%s", config->num_queues, info->num_queues,
+				       info->num_queues == 1 ? "" : "s");
 	if (config->depth > info->queue_size)
-		return vublk_cli_error(error, EINVAL, "--iodepth=%u is more than the %u entries of "
-				       "a queue; raise --queue-size", config->depth,
+		return vublk_cli_error(error, EINVAL, "--iodepth=%u exceeds the %u entries of a "
+				       "queue; raise --queue-size", config->depth,
 				       info->queue_size);
 	if (config->size_bytes > info->capacity_bytes)
-		return vublk_cli_error(error, EINVAL, "--size=%" PRIu64 " is more than the %" PRIu64
+		return vublk_cli_error(error, EINVAL, "--size=%" PRIu64 " exceeds the %" PRIu64
 				       " bytes of the disk", config->size_bytes,
 				       info->capacity_bytes);
 	if (blocks_of(config, info) / config->num_queues < MIN_BLOCKS)
-		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are not enough for %u "
-				       "queues; each needs %d", blocks_of(config, info) *
+		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are too few for %u "
+				       "queue%s; each needs %d bytes", blocks_of(config, info) *
 				       VUBLK_CHAOS_BLOCK_BYTES, config->num_queues,
+				       config->num_queues == 1 ? "" : "s",
 				       MIN_BLOCKS * VUBLK_CHAOS_BLOCK_BYTES);
 	return 0;
 }
@@ -87,7 +89,8 @@ static int init_job(struct vublk_chaos_load *load, unsigned number, uint64_t run
 	job->free = calloc(config->depth, sizeof(struct vublk_chaos_slot *));
 	job->completions = calloc(config->depth, sizeof(*job->completions));
 	if (!job->slots || !job->free || !job->completions)
-		return vublk_cli_error_errno(error, ENOMEM, "cannot prepare queue %u", number);
+		return vublk_cli_error_errno(error, ENOMEM, "cannot allocate memory for queue %u",
+					     number);
 	for (unsigned i = 0; i < config->depth; i++) {
 		job->slots[i].buffer = load->buffers +
 				       ((size_t)number * config->depth + i) * SLOT_BYTES;
@@ -113,7 +116,7 @@ int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chao
 	load->jobs = calloc(config->num_queues, sizeof(*load->jobs));
 	load->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (!load->jobs || load->done_fd < 0)
-		return vublk_cli_error_errno(error, errno, "cannot prepare %u queues",
+		return vublk_cli_error_errno(error, errno, "cannot allocate memory for %u queues",
 					     config->num_queues);
 	load->buffers = vublk_blk_alloc(blk, (size_t)config->num_queues * config->depth * SLOT_BYTES,
 					error);
@@ -124,7 +127,10 @@ int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chao
 	return ret;
 }
 
-/* Buffers may still be in flight; they are freed with the disk. */
+/*
+ * Frees the jobs, but not their buffers, which requests in flight may still use; the buffers are
+ * freed with the disk.
+ */
 void vublk_chaos_load_deinit(struct vublk_chaos_load *load)
 {
 	for (unsigned i = 0; load->jobs && i < load->config->num_queues; i++) {

@@ -2,14 +2,14 @@
 #ifndef VUBLK_CLI_CHAOS_LOAD_H
 #define VUBLK_CLI_CHAOS_LOAD_H
 
-/* The jobs of a chaos run, which load.c prepares and job.c runs on threads. */
+/* The jobs of a chaos run. load.c prepares them, and job.c runs each job on a thread of its own. */
 
 #include "cli/chaos/chaos.h"
 
-/* One request, in flight or not. */
+/* A request, which may be in flight. */
 struct vublk_chaos_slot {
 	struct vublk_chaos_request request;
-	void *buffer;       /* VUBLK_CHAOS_MAX_BLOCKS blocks */
+	void *buffer;       /* room for VUBLK_CHAOS_MAX_BLOCKS blocks */
 	uint64_t start_ns;
 	bool in_flight;
 };
@@ -23,24 +23,25 @@ struct vublk_chaos_job {
 	struct vublk_chaos_slot *slots;
 	struct vublk_blk_completion *completions;
 
-	/* used by the job's thread while it runs, and otherwise by any thread */
+	/* used by the job's thread while it runs, otherwise by any thread */
 	struct vublk_chaos_verifier verifier; /* for the job's part of the disk */
 	struct vublk_chaos_slot **free;
 	unsigned num_free;
-	struct vublk_chaos_slot *held; /* prepared when the queue was full */
+	struct vublk_chaos_slot *held; /* a prepared request for which the queue was full */
 	uint64_t random;
-	uint64_t next;          /* block of a pass, counted from the start of the part */
-	uint64_t hot;           /* first hot block */
-	uint64_t hot_left;      /* requests until others become hot */
+	uint64_t next;          /* the next block of a pass over the part, counted from the first
+				   block of the part */
+	uint64_t hot;           /* the first hot block */
+	uint64_t hot_left;      /* how many requests are left until other blocks become hot */
 	unsigned stuck;
-	struct vublk_error error; /* code 0: none */
+	struct vublk_error error; /* code 0: no error */
 
-	/* written by the thread, read by others while it runs */
-	uint64_t requests[VUBLK_CHAOS_NUM_OPS]; /* completed */
+	/* written by the job's thread, read by others while it runs */
+	uint64_t requests[VUBLK_CHAOS_NUM_OPS]; /* how many have completed */
 	unsigned in_flight;
 };
 
-/* The thread's function; `member` is a struct vublk_chaos_job. */
+/* The function of the job's thread. `member` is a struct vublk_chaos_job. */
 void vublk_chaos_job_run(void *member);
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The result of a chaos run, as text and as JSON. */
+/* Prints the result of a chaos run as text and as JSON. */
 #include "cli/chaos/chaos.h"
 
 #include "cli/cli.h"
+#include "cli/text.h"
 
 #include <vublk/version.h>
 
@@ -88,6 +89,7 @@ void vublk_chaos_print_text(FILE *out, const struct vublk_chaos_config *config,
 			    const struct vublk_chaos_result *result)
 {
 	const struct vublk_chaos_counts *counts = &result->counts;
+	char text[2 * VUBLK_ERROR_TEXT_BYTES];
 
 	fprintf(out, "%s: %u queue%s, iodepth %u, seed %" PRIu64 ", %.2f s\n", config->socket,
 		config->num_queues, config->num_queues == 1 ? "" : "s", config->depth, config->seed,
@@ -99,8 +101,10 @@ void vublk_chaos_print_text(FILE *out, const struct vublk_chaos_config *config,
 	for (unsigned f = VUBLK_CHAOS_NONE + 1; f < VUBLK_CHAOS_NUM_FAULTS; f++)
 		fprintf(out, " %" PRIu64 " %s,", counts->faults[f], vublk_chaos_fault_name(f));
 	fprintf(out, " %u stuck\n", counts->stuck);
-	for (unsigned i = 0; i < counts->num_sentences; i++)
-		fprintf(out, "    %s\n", counts->sentences[i]);
+	for (unsigned i = 0; i < counts->num_sentences; i++) {
+		vublk_cli_escape(text, sizeof(text), counts->sentences[i]);
+		fprintf(out, "    %s\n", text);
+	}
 }
 
 /* --- JSON --------------------------------------------------------------------- */
@@ -167,8 +171,8 @@ void vublk_chaos_print_json(FILE *out, const struct vublk_chaos_config *config,
 	for (unsigned i = 0; i < counts->num_sentences; i++)
 		json_object_array_add(sentences, json_object_new_string(counts->sentences[i]));
 	json_object_object_add(root, "sentences", sentences);
-	fprintf(out, "%s\n", json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY |
-							    JSON_C_TO_STRING_SPACED |
-							    JSON_C_TO_STRING_NOSLASHESCAPE));
+	vublk_cli_put_json(out, json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY |
+							       JSON_C_TO_STRING_SPACED |
+							       JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(root);
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The course of a chaos run: starts the back-end, opens the disk, runs the load, and kills, stops
- * or replaces the back-end at random times. At the end the jobs read everything back twice, through
- * the present back-end and through a new one.
+ * or replaces the back-end at random times. At the end the jobs read everything back twice, first
+ * through the present back-end and then through a new one.
  *
- * Key idea: one thread does all of this and waits in one function, wait_for(), for the first of
- * several events. The disk finds the new back-end by itself, without help from here.
+ * Key idea: one thread does all of this. It waits in one function, wait_for(), for the first of
+ * several events. The disk reconnects to a new back-end by itself.
  */
 #include "cli/chaos/chaos.h"
 
@@ -24,12 +24,13 @@
 #include <unistd.h>
 
 #define COMMAND "chaos"
-#define LOOK_MS 10         /* between two checks of the socket's file without inotify */
-#define OPEN_MS 20         /* between two attempts to open the disk */
-#define TERM_MS 20000      /* time limit for a back-end to end after SIGTERM */
-#define MAX_EXTRA_ENDS 8   /* of the back-end by itself, in addition to config->num_actions */
+#define LOOK_MS 10         /* the time between two checks of the socket's file, without inotify */
+#define OPEN_MS 20         /* the time between two attempts to open the disk */
+#define TERM_MS 20000      /* how long a back-end may take to end after SIGTERM */
+#define MAX_EXTRA_ENDS 8   /* how often the back-end may end by itself, in addition to
+			      config->num_actions */
 
-/* Events; a set of bits. */
+/* Events, as a set of bits. */
 enum {
 	LISTENS = 1,       /* the socket has appeared */
 	ENDED = 2,         /* the back-end has ended */
@@ -43,10 +44,11 @@ struct run {
 	struct vublk_chaos_backend backend;
 	struct vublk_chaos_load load;
 	int signal_fd;
-	int signal;               /* that ends the run; 0: none */
+	int signal;               /* the signal that ends the run; 0: no signal has come */
 	uint64_t random;
-	uint64_t deadline_ns;     /* for actions; 0: none */
-	uint64_t listens_ns;      /* when its socket appeared; 0: not yet, or already counted */
+	uint64_t deadline_ns;     /* when the actions end; 0: no limit */
+	uint64_t listens_ns;      /* when the back-end's socket appeared; 0: not yet, or
+				     count_outage() has used the time */
 	unsigned num_actions;
 };
 
@@ -81,10 +83,13 @@ static void take_signal(struct run *run)
 		run->signal = (int)info.ssi_signo;
 }
 
-/* Polls for events once. The appearance of the socket is reported once. */
+/*
+ * Polls once for the events in the set `events` and for a signal. Returns the set of events that
+ * occurred. Returns LISTENS only once per appearance of the socket.
+ */
 static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 {
-	struct pollfd fds[] = { /* poll() skips negative descriptors */
+	struct pollfd fds[] = { /* poll() ignores negative descriptors */
 		{ run->signal_fd, POLLIN, 0 },
 		{ events & ENDED ? run->backend.pid_fd : -1, POLLIN, 0 },
 		{ events & LISTENS ? run->backend.watch_fd : -1, POLLIN, 0 },
@@ -108,7 +113,10 @@ static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 	return found;
 }
 
-/* Waits for one of `events`, or a signal; 0: the time is over. */
+/*
+ * Waits up to `ms` milliseconds for one of `events` or a signal. Returns the set of events that
+ * occurred; SIGNALLED after a signal; 0 if the time is over.
+ */
 static unsigned wait_for(struct run *run, unsigned events, uint64_t ms)
 {
 	uint64_t now = vublk_cli_now_ns(), end = now + ms * 1000000;
@@ -163,13 +171,14 @@ static int fail_start(struct run *run, unsigned events, struct vublk_error *erro
 		return interrupted(run, error);
 	words = vublk_chaos_backend_last_line(&run->backend, text, sizeof(text));
 	if (!(events & ENDED))
-		return vublk_cli_error(error, ETIMEDOUT, "'%s' created no socket at '%s' within %u ms%s%s",
+		return vublk_cli_error(error, ETIMEDOUT, "'%s' did not create the socket '%s' "
+				       "within %u ms%s%s",
 				       config->command[0], config->socket, config->stuck_ms,
-				       words[0] ? "; it says: " : "", words);
+				       words[0] ? "; its last output: " : "", words);
 	status = vublk_chaos_backend_reap(&run->backend);
-	return vublk_cli_error(error, ECHILD, "'%s' ended with %s before it listened at '%s'%s%s",
+	return vublk_cli_error(error, ECHILD, "'%s' ended with %s before it listened on '%s'%s%s",
 			       config->command[0], describe_end(status, end), config->socket,
-			       words[0] ? "; it says: " : "", words);
+			       words[0] ? "; its last output: " : "", words);
 }
 
 static int start_backend(struct run *run, bool last, struct vublk_error *error)
@@ -197,19 +206,25 @@ static void set_down(struct run *run)
 	__atomic_store_n(&run->load.up_since_ns, 0, __ATOMIC_RELAXED);
 }
 
-/* Records the time from the appearance of the socket to the first completion, if any. */
+/*
+ * Records the time from the appearance of the socket to the first completion, if both have happened
+ * since the back-end was started.
+ */
 static void count_outage(struct run *run)
 {
 	uint64_t first = __atomic_load_n(&run->load.first_ns, __ATOMIC_RELAXED);
 
-	/* This thread may notice the socket after a job has noticed the completion. */
+	/*
+	 * The result is 0 if this thread noticed the socket after a job noticed the first
+	 * completion.
+	 */
 	if (run->listens_ns && first)
 		vublk_histogram_add(&run->result->outage_ns,
 				    first - VUBLK_CLI_MIN(run->listens_ns, first));
 	run->listens_ns = 0;
 }
 
-/* The back-end has ended or is about to; returns its wait status. */
+/* Waits until the back-end has ended, counts the loss, and returns the wait status. */
 static int reap_backend(struct run *run)
 {
 	int status;
@@ -232,12 +247,16 @@ static void end_by_term(struct run *run)
 	set_down(run);
 	vublk_chaos_backend_signal(&run->backend, SIGTERM);
 	if (!(wait_for(run, ENDED, TERM_MS) & (ENDED | SIGNALLED)))
-		log_verbose(run, "the back-end has not ended %d s after SIGTERM and is killed",
+		log_verbose(run, "killing the back-end, because it did not end within %d s after "
+			    "SIGTERM",
 		     TERM_MS / 1000);
 	vublk_chaos_backend_signal(&run->backend, SIGKILL);
 }
 
-/* Returns whether the back-end continues after the stop. */
+/*
+ * Stops the back-end with SIGSTOP for a random time, then continues or kills it. Returns whether it
+ * continues.
+ */
 static bool stop_for_a_while(struct run *run)
 {
 	unsigned events;
@@ -282,18 +301,21 @@ static int do_action(struct run *run, enum vublk_chaos_action action, struct vub
 			   : start_backend(run, is_last_start(run), error);
 }
 
-/* The back-end ended by itself: at a kill point, or because of an error of its own. */
+/*
+ * Called when the back-end has ended by itself, for example because of an error. Starts it again.
+ * `last` says that the actions are over.
+ */
 static int handle_own_end(struct run *run, bool last, struct vublk_error *error)
 {
 	int status = reap_backend(run);
 
 	run->num_actions++;
 	if (++run->result->actions[VUBLK_CHAOS_OWN] > run->config->num_actions + MAX_EXTRA_ENDS && last)
-		return vublk_cli_error(error, ECHILD, "the back-end has ended by itself %u times, the "
-				       "last time with %s, so the disk cannot be read back",
+		return vublk_cli_error(error, ECHILD, "the disk cannot be read back, because the "
+				       "back-end ended on its own %u times, the last time with %s",
 				       run->result->actions[VUBLK_CHAOS_OWN],
 				       describe_end(status, run->result->own_end));
-	log_verbose(run, "%u: the back-end ended by itself, with %s", run->num_actions,
+	log_verbose(run, "%u: the back-end ended on its own with %s", run->num_actions,
 	     describe_end(status, run->result->own_end));
 	return start_backend(run, last || is_last_start(run), error);
 }
@@ -321,7 +343,10 @@ static uint64_t ms_left(const struct run *run)
 	return now < run->deadline_ns ? (run->deadline_ns - now + 999999) / 1000000 : 0;
 }
 
-/* Returns 0 if all actions are done, or if the load has ended; the load has its own error. */
+/*
+ * Executes the actions at random times. Returns 0 when all actions are done, the time is over, or
+ * the load has ended (end_load() then returns the error of the load).
+ */
 static int disturb_backend(struct run *run, struct vublk_error *error)
 {
 	const struct vublk_chaos_config *config = run->config;
@@ -344,7 +369,11 @@ static int disturb_backend(struct run *run, struct vublk_error *error)
 	return ret;
 }
 
-/* An error of a job takes precedence, because other errors are its consequence. */
+/*
+ * Waits for the end of the load, after aborting the load if `ret` is an error. Returns the error of
+ * a job, or else `ret`. An error of a job takes precedence, because other errors are its
+ * consequence.
+ */
 static int end_load(struct run *run, int ret, struct vublk_error *error)
 {
 	struct vublk_error found = { 0 };
@@ -356,7 +385,10 @@ static int end_load(struct run *run, int ret, struct vublk_error *error)
 	return vublk_cli_error(error, found.code, "%s", found.text);
 }
 
-/* Waits, without further actions, while the jobs read everything back. */
+/*
+ * Waits until the jobs have read everything back. Executes no more actions, but starts a back-end
+ * that has ended by itself.
+ */
 static int wait_for_load(struct run *run, struct vublk_error *error)
 {
 	int ret = 0;
@@ -389,7 +421,7 @@ static int run_load(struct run *run, struct vublk_error *error)
 	return end_load(run, ret, error);
 }
 
-/* Reads everything back through a new back-end. */
+/* Kills the back-end and reads everything back through a new one. */
 static int read_back_again(struct run *run, struct vublk_error *error)
 {
 	int ret;
@@ -404,7 +436,10 @@ static int read_back_again(struct run *run, struct vublk_error *error)
 
 /* --- beginning and end -------------------------------------------------------- */
 
-/* The socket appears a moment before the back-end listens. */
+/*
+ * Opens the disk. Tries until stuck_ms have passed, because the socket appears a moment before the
+ * back-end listens.
+ */
 static int open_disk(struct run *run, vublk_chaos_open_fn *open_disk_fn, void *opaque,
 		     struct vublk_blk **blk, struct vublk_error *error)
 {
@@ -426,7 +461,7 @@ static int run_all(struct run *run, struct vublk_blk *blk, struct vublk_error *e
 {
 	int ret = vublk_chaos_load_init(&run->load, run->config, blk, error);
 
-	/* The back-end was up before the load existed. */
+	/* vublk_chaos_load_init() has reset the time at which the back-end came up. */
 	__atomic_store_n(&run->load.up_since_ns, run->listens_ns, __ATOMIC_RELAXED);
 	run->listens_ns = 0; /* no request waited for this back-end */
 	if (!ret)
@@ -446,15 +481,18 @@ static int run_signalled(struct run *run, vublk_chaos_open_fn *open_disk_fn, voi
 
 	if (!ret && run->backend.watch_fd < 0)
 		fprintf(stderr, "vublk " COMMAND ": inotify is not available "
-			"(fs.inotify.max_user_instances limits it); the socket is checked every "
-			"%u ms instead\n", LOOK_MS);
+			"(fs.inotify.max_user_instances limits it); checking the socket every %u "
+			"ms instead\n", LOOK_MS);
 	if (!ret)
 		ret = start_backend(run, false, error);
 	if (!ret)
 		ret = open_disk(run, open_disk_fn, opaque, &blk, error);
 	if (!ret)
 		ret = run_all(run, blk, error);
-	/* The back-end is killed first, because a stopped back-end would not return the rings. */
+	/*
+	 * Kills the back-end before the disk is closed, because a stopped back-end would not return
+	 * the rings.
+	 */
 	vublk_chaos_backend_deinit(&run->backend);
 	vublk_blk_close(blk, 0, NULL);
 	vublk_chaos_load_deinit(&run->load);

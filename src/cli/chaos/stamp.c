@@ -18,17 +18,17 @@
 #define UNREAD UINT64_C(0xa5a5a5a5a5a5a5a5)
 #define SECTOR_WORDS (VUBLK_CHAOS_SECTOR_BYTES / 8)
 
-/* The format on the disk. */
+/* The format of a sector on the disk. */
 struct sector {
 	uint64_t magic;
-	uint64_t checksum; /* of everything that follows */
+	uint64_t checksum; /* of everything after it */
 	struct vublk_chaos_stamp stamp;
 	uint64_t words[SECTOR_WORDS - 2 - sizeof(struct vublk_chaos_stamp) / 8];
 };
 
 _Static_assert(sizeof(struct sector) == VUBLK_CHAOS_SECTOR_BYTES, "a sector has no padding");
 
-/* Each step is reversible, so any single changed word changes the sum. */
+/* Computes the checksum. Each step is reversible, so any single changed word changes the sum. */
 static uint64_t checksum(const struct sector *sector)
 {
 	uint64_t sum = MAGIC, words[SECTOR_WORDS];

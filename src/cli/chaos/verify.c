@@ -2,8 +2,8 @@
 /*
  * The verifier of a chaos run; see verify.h for the rules.
  *
- * Key idea: four numbers per block decide whether content is permitted. The history is needed
- * only to find the name of a fault.
+ * Key idea: a few numbers per block decide whether content is permitted. The history of changes
+ * gives a fault its name, and finds the stable generation of a volatile disk.
  */
 #include "cli/chaos/verify.h"
 
@@ -17,27 +17,30 @@
 
 #define WHAT_BYTES 160
 
-/* A request that made one generation of a block. */
+/* A change: a request that made one generation of a block. */
 struct change {
-	uint32_t life;    /* in which it was started */
+	uint32_t life;    /* the life in which the change was started */
 	uint8_t op;
-	bool seen;        /* a read returned it */
+	bool seen;        /* a read has returned this generation */
 	bool completed;
 	bool overlapped;         /* the next change was started before this one completed */
-	bool interrupted; /* a back-end was lost while it was in flight */
-	uint32_t flush;   /* the first flush that covers its completion; 0: none */
+	bool interrupted; /* a back-end was lost while the change was in flight */
+	uint32_t flush;   /* the first flush that began after the completion of the change; 0: none
+			     makes it stable */
 };
 
 struct vublk_chaos_block {
-	uint32_t newest;      /* started */
-	uint32_t floor;       /* the oldest generation that a read started now may return */
+	uint32_t newest;      /* the newest generation that was started */
+	uint32_t floor;       /* the oldest generation that a read that starts now may return */
 	uint32_t newest_seen;
-	uint32_t newest_zero; /* write zeroes or discard; 0: the initial zeroes */
-	/* used for a volatile disk */
-	uint32_t stable;      /* flushed; newer flushed ones may be in the history */
-	uint32_t lost_floor;  /* the floor after the last loss */
-	uint32_t expected;    /* the floor before the last loss; 0: the block was read since */
-	uint32_t reported_newest;    /* no check until the floor is above it; see report_fault() */
+	uint32_t newest_zero; /* the newest write zeroes or discard; 0: the initial zeroes */
+	/* used only with a volatile cache */
+	uint32_t stable;      /* the stable generation, as of the last call of keep_stable() */
+	uint32_t lost_floor;  /* the floor right after the last loss */
+	uint32_t expected;    /* the highest floor before the losses since the last read; 0: no loss
+				 since then */
+	uint32_t reported_newest;    /* the block is not checked until its floor is above this; only
+					if `is_reported` */
 	bool is_reported;
 	struct change history[VUBLK_CHAOS_HISTORY];
 };
@@ -69,8 +72,8 @@ int vublk_chaos_verify_init(struct vublk_chaos_verifier *verifier, uint64_t run,
 	};
 	if (verifier->blocks)
 		return 0;
-	return vublk_cli_error_errno(error, ENOMEM, "not enough memory for the generations of %" PRIu64
-				     " blocks; use a smaller --size", num_blocks);
+	return vublk_cli_error_errno(error, ENOMEM, "cannot allocate memory for the generations of "
+				     "%" PRIu64 " blocks; use a smaller --size", num_blocks);
 }
 
 void vublk_chaos_verify_deinit(struct vublk_chaos_verifier *verifier)
@@ -93,7 +96,10 @@ static struct vublk_chaos_block *block_of(const struct vublk_chaos_verifier *ver
 	return &verifier->blocks[request->block + index - verifier->first_block];
 }
 
-/* Returns NULL for generation 0, and for a generation that is too old for the history. */
+/*
+ * Returns the change that made a generation; NULL if the history does not have it: generation 0, a
+ * generation that is too old, or one that was never started.
+ */
 static struct change *change_of(struct vublk_chaos_block *block, uint32_t generation)
 {
 	if (!generation || generation > block->newest ||
@@ -104,7 +110,10 @@ static struct change *change_of(struct vublk_chaos_block *block, uint32_t genera
 
 /* --- a volatile cache --------------------------------------------------------- */
 
-/* Returns whether a completed flush of the present or an earlier life covers the change. */
+/*
+ * Returns whether a flush that covers the change has completed in the present life. A discard is
+ * never stable.
+ */
 static bool is_stable(const struct vublk_chaos_verifier *verifier, const struct change *change)
 {
 	return change->completed && change->op != VUBLK_CHAOS_DISCARD && change->flush &&
@@ -133,7 +142,7 @@ static void fall_back(const struct vublk_chaos_verifier *verifier, struct vublk_
 	block->floor = block->lost_floor = block->stable;
 	block->newest_seen = VUBLK_CLI_MIN(block->newest_seen, block->stable);
 	for (unsigned i = 0; i < VUBLK_CHAOS_HISTORY; i++)
-		block->history[i].flush = 0; /* an unstable change stays unstable */
+		block->history[i].flush = 0; /* no later flush can make the change stable */
 }
 
 void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life)
@@ -156,7 +165,8 @@ static uint32_t begin_change(struct vublk_chaos_verifier *verifier,
 		verifier->overlapping++;
 	}
 	if (verifier->is_volatile)
-		keep_stable(verifier, block); /* the oldest change leaves the history next */
+		keep_stable(verifier, block); /* the new change overwrites the oldest one in the
+						 history */
 	block->newest++;
 	*change_of(block, block->newest) = (struct change){ .life = verifier->life, .op = (uint8_t)op };
 	if (op != VUBLK_CHAOS_WRITE)
@@ -196,15 +206,18 @@ void vublk_chaos_verify_fill(const struct vublk_chaos_verifier *verifier,
 
 /* --- faults ------------------------------------------------------------------ */
 
-/* A block that was read. */
+/* A block of a request that has completed. */
 struct place {
 	uint64_t number;
 	struct vublk_chaos_block *block;
 	uint32_t floor;
-	bool survived; /* in flight when the volatile cache was lost */
+	bool survived; /* the request was in flight when a volatile cache was lost */
 };
 
-/* Reports a fault once, although the same block may be read many more times. */
+/*
+ * Counts a fault, and marks the block so that later reads of the same content are not counted.
+ * `what` describes the fault. Returns `fault`.
+ */
 static enum vublk_chaos_fault report_fault(struct vublk_chaos_verifier *verifier,
 				      const struct place *place, enum vublk_chaos_fault fault,
 				      const char *what)
@@ -220,11 +233,11 @@ static enum vublk_chaos_fault report_fault(struct vublk_chaos_verifier *verifier
 	return fault;
 }
 
-/* The kind of content that was recognized in a sector. */
+/* What a sector contains. */
 struct found {
 	enum vublk_chaos_content content;
-	uint32_t generation; /* 0 for zeroes */
-	bool mixed;          /* it has bytes of several generations, all permitted */
+	uint32_t generation; /* 0: zeroes */
+	bool mixed;          /* the bytes are of several generations, all of which are permitted */
 };
 
 static bool is_allowed(const struct place *place, const struct found *found)
@@ -235,7 +248,9 @@ static bool is_allowed(const struct place *place, const struct found *found)
 }
 
 /*
- * Returns the newest generation below the floor that made zeroes, even if it is not in the history.
+ * Returns the newest generation below the floor that made zeroes, or 0 for the initial zeroes. If
+ * the history does not reach back to that generation, returns the newest generation that is too old
+ * for the history.
  */
 static uint32_t older_zero(struct vublk_chaos_block *block, uint32_t floor)
 {
@@ -256,7 +271,7 @@ static enum vublk_chaos_fault name_old(const struct vublk_chaos_verifier *verifi
 	const struct change *change = change_of(block, generation);
 	bool newer_seen = block->newest_seen > generation;
 
-	if (!generation) /* no request made generation 0, so it cannot have been repeated */
+	if (!generation) /* generation 0 was not made by a request, so no request was repeated */
 		return newer_seen ? VUBLK_CHAOS_STALE : VUBLK_CHAOS_LOST;
 	if (newer_seen && (!change || change->life != verifier->life))
 		return VUBLK_CHAOS_REPEATED;
@@ -276,8 +291,8 @@ static enum vublk_chaos_fault report_old(struct vublk_chaos_verifier *verifier,
 	uint32_t generation = zero ? older_zero(block, floor) : found->generation;
 	char what[WHAT_BYTES];
 
-	snprintf(what, sizeof(what), "expected generation %" PRIu32 "%s, which was %s, and found "
-		 "%s%" PRIu32, floor, block->newest > floor ? " or a newer one" : "",
+	snprintf(what, sizeof(what), "expected generation %" PRIu32 "%s, which was %s, but found %s%" PRIu32,
+		 floor, block->newest > floor ? " or a newer one" : "",
 		 block->newest_seen >= floor ? "there before" : "completed",
 		 zero ? "zeroes, as of generation " : "generation ", generation);
 	return report_fault(verifier, place, name_old(verifier, block, generation), what);
@@ -286,8 +301,9 @@ static enum vublk_chaos_fault report_old(struct vublk_chaos_verifier *verifier,
 /* --- sectors ------------------------------------------------------------------ */
 
 /*
- * A read may overlap a write in flight, and the storage may copy in pieces smaller than a sector.
- * In that case each byte is of one of the permitted generations.
+ * Returns whether each byte of the sector belongs to a permitted generation. That is correct
+ * content, because a read may overlap with a write in flight, and the storage may copy in pieces
+ * that are smaller than a sector.
  */
 static bool is_mixture(const struct vublk_chaos_verifier *verifier,
 		       const struct vublk_chaos_block *block, uint32_t floor,
@@ -312,21 +328,25 @@ static bool is_mixture(const struct vublk_chaos_verifier *verifier,
 	return !missing;
 }
 
-/* Finds faults that no generation can explain. */
+/*
+ * Checks whether the stamp belongs to this place and to a generation that exists. Returns the
+ * fault, and describes it in `what`.
+ */
 static enum vublk_chaos_fault judge_stamp(const struct vublk_chaos_verifier *verifier,
 					  const struct place *place, unsigned sector,
 					  const struct vublk_chaos_stamp *stamp,
 					  char what[WHAT_BYTES])
 {
 	if (stamp->block != place->number || stamp->sector != sector) {
-		snprintf(what, WHAT_BYTES, "sector %u holds sector %u of block %" PRIu64 ", generation %"
-			 PRIu32, sector, stamp->sector, stamp->block, stamp->generation);
+		snprintf(what, WHAT_BYTES, "expected sector %u to have its own content, but found "
+			 "sector %u of block %" PRIu64 ", generation %" PRIu32,
+			 sector, stamp->sector, stamp->block, stamp->generation);
 		return VUBLK_CHAOS_MISPLACED;
 	}
 	if (!stamp->generation || stamp->generation > place->block->newest ||
 	    stamp->queue != verifier->queue) {
-		snprintf(what, WHAT_BYTES, "sector %u holds generation %" PRIu32 " of queue %u, which "
-			 "was never written", sector, stamp->generation, stamp->queue);
+		snprintf(what, WHAT_BYTES, "sector %u has generation %" PRIu32 " of queue %u, which was "
+			 "never written", sector, stamp->generation, stamp->queue);
 		return VUBLK_CHAOS_CORRUPT;
 	}
 	return VUBLK_CHAOS_NONE;
@@ -348,12 +368,12 @@ static enum vublk_chaos_fault judge_sector(const struct vublk_chaos_verifier *ve
 	case VUBLK_CHAOS_ZERO:
 		return VUBLK_CHAOS_NONE;
 	case VUBLK_CHAOS_UNREAD:
-		snprintf(what, WHAT_BYTES, "the read succeeded and returned no data for sector %u",
+		snprintf(what, WHAT_BYTES, "the read succeeded but returned no data for sector %u",
 			 sector);
 		return VUBLK_CHAOS_CORRUPT;
 	case VUBLK_CHAOS_FOREIGN:
-		snprintf(what, WHAT_BYTES, "sector %u is what another run (0x%016" PRIx64
-			 ") wrote to block %" PRIu64, sector, stamp.run, stamp.block);
+		snprintf(what, WHAT_BYTES, "sector %u has data that another run (0x%016" PRIx64 ") "
+			 "wrote to block %" PRIu64, sector, stamp.run, stamp.block);
 		return VUBLK_CHAOS_CORRUPT;
 	case VUBLK_CHAOS_GARBAGE:
 		break;
@@ -363,7 +383,7 @@ static enum vublk_chaos_fault judge_sector(const struct vublk_chaos_verifier *ve
 	if (found->mixed)
 		return VUBLK_CHAOS_NONE;
 	memcpy(&word, memory, sizeof(word));
-	snprintf(what, WHAT_BYTES, "sector %u is damaged or was not written by this run; it begins "
+	snprintf(what, WHAT_BYTES, "sector %u is damaged or was not written by this run; it starts "
 		 "with 0x%016" PRIx64, sector, word);
 	return VUBLK_CHAOS_CORRUPT;
 }
@@ -377,12 +397,15 @@ static void set_seen(struct vublk_chaos_block *block, uint32_t generation)
 	block->newest_seen = VUBLK_CLI_MAX(block->newest_seen, generation);
 	if (change)
 		change->seen = true;
-	/* A discard may show zeroes in one read and the old content in the next. */
+	/* After a discard, one read may return zeroes and the next one the old content. */
 	if (!change || change->op != VUBLK_CHAOS_DISCARD)
 		block->floor = VUBLK_CLI_MAX(block->floor, generation);
 }
 
-/* Zeroes may be of several generations; only the oldest of them is certain. */
+/*
+ * Records that a read returned zeroes. Several permitted generations may have made them, so only
+ * the oldest one of these counts as seen.
+ */
 static void set_seen_zero(struct vublk_chaos_block *block, uint32_t floor)
 {
 	for (uint32_t g = floor; g <= block->newest_zero; g++) {
@@ -401,8 +424,8 @@ static enum vublk_chaos_fault report_torn(struct vublk_chaos_verifier *verifier,
 					   const struct place *place, const struct found *found)
 {
 	char what[WHAT_BYTES];
-	size_t used = (size_t)snprintf(what, sizeof(what), "expected generation %" PRIu32
-				       "%s, and found in its sectors", place->floor,
+	size_t used = (size_t)snprintf(what, sizeof(what), "expected generation %" PRIu32 "%s, but the "
+				       "sectors have", place->floor,
 				       place->block->newest > place->floor ? " or a newer one" : "");
 
 	for (unsigned s = 0; s < VUBLK_CHAOS_SECTORS; s++)
@@ -427,7 +450,8 @@ static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *ver
 			     : report_torn(verifier, place, found);
 	verifier->verified++;
 	if (place->survived)
-		return VUBLK_CHAOS_NONE; /* whether the read came before or after the loss is unknown */
+		return VUBLK_CHAOS_NONE; /* it is unknown whether the read came before or after
+					    the loss */
 	if (whole && place->block->expected) {
 		verifier->forgotten += found->content == VUBLK_CHAOS_ZERO ?
 				       place->block->newest_zero < place->block->expected :
@@ -442,8 +466,8 @@ static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *ver
 }
 
 /*
- * The worst fault of a block: a damaged sector is worse than a misplaced one, and a misplaced one
- * is worse than an old one.
+ * Checks a block that was read, and returns its worst fault. A damaged sector is worse than a
+ * misplaced one, and a misplaced sector is worse than an old one.
  */
 static enum vublk_chaos_fault judge_block(struct vublk_chaos_verifier *verifier,
 					  const struct place *place, const char *memory)

@@ -3,8 +3,8 @@
  * One connection of the control socket; see client.h. control.c decides what a line means.
  *
  * Key idea: the memory of a client is bounded. The input has room for one line; a longer line is
- * refused and skipped up to its newline. control.c reads a line only when the answer to the
- * previous line has been sent, so the output has at most one answer, however slowly the client
+ * refused and skipped up to its newline. control.c handles a line only when the answer to the
+ * previous line has been sent, so the output contains at most one answer, however slowly the client
  * reads.
  */
 #include "cli/control/client.h"
@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define KEPT_OUTPUT_BYTES 4096 /* of an empty output buffer */
+#define KEPT_OUTPUT_BYTES 4096 /* how much memory an empty output buffer may keep */
 
 void vublk_control_client_open(struct vublk_control_client *client, int fd)
 {
@@ -58,7 +58,7 @@ static void drop_front(struct vublk_control_client *client, size_t bytes)
 	memmove(client->input, client->input + bytes, client->input_bytes);
 }
 
-/* Removes the rest of a line that is too long, as far as it has arrived. */
+/* Discards the bytes of a line that is too long, as far as they have arrived. */
 static void skip(struct vublk_control_client *client)
 {
 	const char *end = memchr(client->input, '\n', client->input_bytes);

@@ -2,13 +2,15 @@
 #ifndef VUBLK_CLI_CONTROL_COMMANDS_H
 #define VUBLK_CLI_CONTROL_COMMANDS_H
 
-/* The commands of each control socket; docs/control.md describes them. */
+/*
+ * The tables of commands, one per kind of control socket. docs/control.md describes the commands.
+ */
 #include "cli/control/control.h"
 
-/* Of `vublk serve`; the owner is its struct vublk_backend. */
+/* The commands of `vublk serve`. The owner is its struct vublk_backend. */
 extern const struct vublk_control_command vublk_serve_commands[];
 
-/* Of `vublk device`; the owner is its struct vublk_bus. */
+/* The commands of `vublk device`. The owner is its struct vublk_bus. */
 extern const struct vublk_control_command vublk_device_commands[];
 
 #endif

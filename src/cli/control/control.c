@@ -1,22 +1,27 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The control socket: its thread, its clients, and the exchange of tasks with the owner's thread;
- * see control.h. client.c has the bytes of a connection, request.c the format of a line.
+ * see control.h. client.c has the bytes of a connection, request.c the format of a line, and
+ * events.c the ring of events.
  *
- * Key idea: each client has one task, and the client's next line is read only when the answer to
- * the task has been sent. So the number of clients bounds the number of tasks, copies and answers.
- * The owner's thread never waits for the control thread: it holds the lock only to move a task from
- * one list to another.
+ * Key idea: each client has one task. The next line of the client is handled only when the answer
+ * to the previous one has been sent. So the number of clients limits the number of tasks, copies
+ * and answers.
  */
 #include "cli/control/control.h"
 
 #include "cli/cli.h"
+#include "cli/control/ask.h"
 #include "cli/control/client.h"
+#include "cli/control/events.h"
+#include "cli/control/json.h"
 #include "cli/control/socket.h"
 
 #include <vublk/version.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -27,28 +32,19 @@
 #include <unistd.h>
 
 #define MAX_CLIENTS 16
-#define AGAIN_MS 1000  /* until a command that waits is run again */
-#define ACCEPT_MS 100  /* until the next accept() after a failure */
+#define ACCEPT_MS 100  /* pause before accept() is called again after a failure */
 
-struct task {
-	/* the control thread's */
-	bool is_busy; /* posted, and not answered yet */
-	struct vublk_control_request request;
-
-	/* the control thread's, and the owner's thread's while the task is busy and not done */
-	const struct vublk_control_command *command;
-	void *copy;
-	int result;
-	struct vublk_error error;
-	struct task *next; /* of the owner's list */
-
-	/* under the lock */
-	bool is_done;
-};
-
+/* A client, and the task for its command. */
 struct slot {
+	struct vublk_control *control;
 	struct vublk_control_client client;
-	struct task task;
+	struct vublk_control_request request; /* of the task */
+	struct vublk_control_task task; /* shared with the owner's thread while is_busy */
+	bool is_busy; /* the task was posted, and its answer has not been made yet */
+	uint64_t next_event; /* number of the next event; 0: the client has not asked for events */
+
+	/* protected by the lock */
+	bool is_done;
 };
 
 struct vublk_control {
@@ -56,119 +52,125 @@ struct vublk_control {
 	const char *role;
 	const struct vublk_control_command *commands;
 	void *owner;
-	int control_fd, owner_fd; /* eventfds that wake the two threads */
+	struct vublk_control_events *events;
+	int control_fd; /* an eventfd that wakes the control thread */
+	struct vublk_control_tasks tasks;
 
-	/* the control thread's */
+	/* used by the control thread */
 	pthread_t thread;
 	bool has_thread;
 	struct vublk_control_socket listener;
-	bool pauses_accept; /* accept() failed, because there was no descriptor, for example */
+	bool pauses_accept; /* accept() has failed, for example because no descriptor was left */
 	struct slot slots[MAX_CLIENTS];
 
-	/* the owner's thread's */
-	struct task *waiting; /* commands to run again */
-
-	/* under the lock */
+	/* protected by the lock */
 	pthread_mutex_t lock;
-	struct task *posted, **posted_end;
 	bool quits;
 };
 
-/* --- waking ------------------------------------------------------------------------ */
-
-static void wake(int fd)
-{
-	uint64_t one = 1;
-
-	/* No other process has the descriptor, so it is not full, and the write does not block. */
-	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
-}
-
-static void clear(int fd)
-{
-	uint64_t count;
-
-	while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR)
-		;
-}
-
 /* --- the owner's thread --------------------------------------------------------------- */
 
-static void finish_task(struct vublk_control *control, struct task *task, int result)
+static void on_task_done(void *opaque)
 {
+	struct slot *slot = opaque;
+	struct vublk_control *control = slot->control;
+
 	pthread_mutex_lock(&control->lock);
-	task->result = result;
-	task->is_done = true;
+	slot->is_done = true;
 	pthread_mutex_unlock(&control->lock);
-	wake(control->control_fd);
+	vublk_control_wake(control->control_fd);
 }
 
-/* Runs a list of tasks, and puts those that are not complete on the list of waiting tasks. */
-static void run_tasks(struct vublk_control *control, struct task *task)
+void vublk_control_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
 {
-	while (task) {
-		struct task *next = task->next;
-		int r = task->command->run(control->owner, task->copy, &task->error);
+	struct vublk_control *control = opaque;
 
-		if (r == 1) {
-			task->next = control->waiting;
-			control->waiting = task;
-		} else {
-			finish_task(control, task, r);
-		}
-		task = next;
-	}
-}
-
-static void run_posted(struct vublk_control *control)
-{
-	struct task *tasks;
-
-	clear(control->owner_fd);
-	pthread_mutex_lock(&control->lock);
-	tasks = control->posted;
-	control->posted = NULL;
-	control->posted_end = &control->posted;
-	pthread_mutex_unlock(&control->lock);
-	run_tasks(control, tasks);
-}
-
-static void run_waiting(struct vublk_control *control)
-{
-	struct task *tasks = control->waiting;
-
-	control->waiting = NULL;
-	run_tasks(control, tasks);
+	vublk_control_events_add(control->events, notice, notice_bytes);
+	vublk_control_wake(control->control_fd);
 }
 
 int vublk_control_run(struct vublk_control *control, int fd,
 		      int (*process)(void *owner, struct vublk_error *error),
 		      struct vublk_error *error)
 {
-	struct pollfd fds[] = {
-		{ .fd = fd, .events = POLLIN }, { .fd = control->owner_fd, .events = POLLIN },
-	};
-	int r;
+	return vublk_control_tasks_run(&control->tasks, fd, process, error);
+}
 
-	do {
-		if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), control->waiting ? AGAIN_MS : -1) < 0)
-			fds[0].revents = fds[1].revents = 0; /* a signal, or no memory for a moment */
-		r = process(control->owner, error);
-		if (r == 1 && control->waiting)
-			run_waiting(control);
-		if (r == 1 && fds[1].revents)
-			run_posted(control);
-	} while (r == 1);
-	return r;
+/* --- events, on the control thread --------------------------------------------------------- */
+
+struct events_copy {
+	bool has_since;
+	uint64_t since;
+};
+
+static int check_events(struct json_object *arguments, void *copy, struct vublk_error *error)
+{
+	struct events_copy *events = copy;
+	struct json_object *value;
+
+	if (!json_object_object_get_ex(arguments, "since", &value))
+		return 0;
+	if (!json_object_is_type(value, json_type_int) || json_object_get_int64(value) < 0)
+		return vublk_cli_error(error, EINVAL, "'since' must be the sequence number of an "
+				       "event, or 0 for all stored events");
+	events->has_since = true;
+	events->since = json_object_get_uint64(value);
+	return 0;
+}
+
+static const char *const events_arguments[] = { "since", NULL };
+
+/* This command exists on every control socket. The owner supplies the others. */
+static const struct vublk_control_command events_command = {
+	"events", events_arguments, sizeof(struct events_copy), check_events, NULL, NULL,
+};
+
+/*
+ * Executes `events`: returns the result, after which the client gets events. On failure returns
+ * NULL; slot->task.result is then the error, or 0 if there is no memory.
+ */
+static struct json_object *begin_events(struct vublk_control *control, struct slot *slot)
+{
+	const struct events_copy *copy = slot->task.copy;
+	uint64_t next = vublk_control_events_next(control->events);
+	struct json_object *result;
+
+	if (copy->has_since && copy->since >= next) {
+		slot->task.result = vublk_cli_error(&slot->task.error, EINVAL, "there is no event "
+						    "%" PRIu64 " yet; the last one is %" PRIu64 ". "
+						    "If the process was restarted, ask again with "
+						    "since=0", copy->since, next - 1);
+		return NULL;
+	}
+	result = json_object_new_object();
+	if (!result)
+		return NULL;
+	slot->next_event = copy->has_since ? copy->since + 1 : next;
+	vublk_json_add_bool(result, "stream", true);
+	vublk_json_add_u64(result, "next", slot->next_event);
+	return result;
 }
 
 /* --- commands, on the control thread ----------------------------------------------------- */
 
+/* Returns the command after `command` (NULL: the first one), or NULL if there are no more. */
+static const struct vublk_control_command *
+next_command(const struct vublk_control *control, const struct vublk_control_command *command)
+{
+	if (command == &events_command)
+		return NULL;
+	command = command ? command + 1 : control->commands;
+	return command->name ? command : &events_command;
+}
+
+#define for_each_command(command, control)                                                    \
+	for (const struct vublk_control_command *command = next_command(control, NULL);       \
+	     command; command = next_command(control, command))
+
 static const struct vublk_control_command *find_command(const struct vublk_control *control,
 							const char *name)
 {
-	for (const struct vublk_control_command *c = control->commands; c->name; c++)
+	for_each_command(c, control)
 		if (!strcmp(c->name, name))
 			return c;
 	return NULL;
@@ -179,7 +181,7 @@ static int unknown_command(const struct vublk_control *control, const char *name
 {
 	char names[256] = "";
 
-	for (const struct vublk_control_command *c = control->commands; c->name; c++) {
+	for_each_command(c, control) {
 		strncat(names, names[0] ? ", " : "", sizeof(names) - strlen(names) - 1);
 		strncat(names, c->name, sizeof(names) - strlen(names) - 1);
 	}
@@ -187,74 +189,101 @@ static int unknown_command(const struct vublk_control *control, const char *name
 			       names);
 }
 
-static void post_task(struct vublk_control *control, struct task *task)
+/*
+ * Stores the client's connection and the control socket of this process in the copy, for a command
+ * that takes the connection. Returns 0 or a negative errno.
+ */
+static int give_connection(const struct vublk_control *control, struct slot *slot)
 {
-	task->is_busy = true;
-	task->next = NULL;
-	pthread_mutex_lock(&control->lock);
-	*control->posted_end = task;
-	control->posted_end = &task->next;
-	pthread_mutex_unlock(&control->lock);
-	wake(control->owner_fd);
+	struct vublk_control_connection *connection = slot->task.copy;
+
+	vublk_control_socket_give(&control->listener, &connection->extra);
+	connection->fd = fcntl(slot->client.fd, F_DUPFD_CLOEXEC, 0);
+	if (connection->fd >= 0)
+		return 0;
+	return vublk_cli_error_errno(&slot->task.error, errno, "cannot pass the connection to the "
+				     "command '%s'", slot->request.command);
 }
 
-/* Checks the request and makes the copy. 0, or a negative errno. */
-static int prepare_task(struct vublk_control *control, struct task *task)
+/*
+ * Finds the command of the request, allocates the copy and checks the arguments. Returns 0 or a
+ * negative errno.
+ */
+static int prepare_task(struct vublk_control *control, struct slot *slot)
 {
-	const char *name = task->request.command;
+	struct vublk_control_task *task = &slot->task;
+	const char *name = slot->request.command;
 	int r;
 
 	task->command = find_command(control, name);
 	if (!task->command)
 		return unknown_command(control, name, &task->error);
-	r = vublk_control_request_check(&task->request, task->command->arguments, &task->error);
+	r = vublk_control_request_check(&slot->request, task->command->arguments, &task->error);
 	if (r)
 		return r;
 	task->copy = calloc(1, task->command->copy_bytes + 1);
 	if (!task->copy)
-		return vublk_cli_error(&task->error, ENOMEM, "no memory for the command '%s'", name);
-	if (!task->command->check || !task->request.arguments)
+		return vublk_cli_error(&task->error, ENOMEM, "cannot allocate memory for the "
+				       "command '%s'", name);
+	if (task->command->takes_connection)
+		return give_connection(control, slot);
+	if (!task->command->check || !slot->request.arguments)
 		return 0;
-	return task->command->check(task->request.arguments, task->copy, &task->error);
+	return task->command->check(slot->request.arguments, task->copy, &task->error);
 }
 
-/* Answers the task and makes it idle again. */
+/*
+ * Appends the answer to the client's output, if the client is still connected, and resets the task.
+ * Returns a negative errno if the client has to be closed.
+ */
 static int answer_task(struct vublk_control *control, struct slot *slot)
 {
-	struct task *task = &slot->task;
+	struct vublk_control_task *task = &slot->task;
+	bool leaves = !task->result && task->command->takes_connection;
 	struct json_object *result = NULL;
 	int r = 0;
 
-	if (!task->result && task->command->format) {
-		result = task->command->format(control->owner, task->copy);
-		if (!result)
-			task->result = vublk_cli_error(&task->error, ENOMEM, "no memory for the answer");
+	if (!task->result && (task->command->format || task->command == &events_command)) {
+		result = task->command->format ? task->command->format(control->owner, task->copy) :
+						 begin_events(control, slot);
+		if (!result && !task->result)
+			task->result = vublk_cli_error(&task->error, ENOMEM, "cannot allocate "
+						       "memory for the answer");
 	}
 	if (slot->client.fd >= 0)
 		r = vublk_control_client_put(&slot->client, task->result ?
-			vublk_control_error_line(&task->request, &task->error) :
-			vublk_control_result_line(&task->request, result));
+			vublk_control_error_line(&slot->request, &task->error) :
+			vublk_control_result_line(&slot->request, result));
 	else
 		json_object_put(result);
-	vublk_control_request_deinit(&task->request);
+	vublk_control_request_deinit(&slot->request);
 	free(task->copy);
-	*task = (struct task){ .is_busy = false };
+	*task = (struct vublk_control_task){ .done = on_task_done, .opaque = slot };
+	slot->is_busy = slot->is_done = false;
+	/* The line is short, and the client waits for it, so the socket has room for it. */
+	if (leaves && !r && !vublk_control_client_flush(&slot->client))
+		return -ENOTCONN;
 	return r;
 }
 
 static int handle_line(struct vublk_control *control, struct slot *slot, const char *line,
 		       size_t bytes)
 {
-	struct task *task = &slot->task;
-	int r = vublk_control_request_parse(line, bytes, &task->request, &task->error);
+	struct vublk_control_task *task = &slot->task;
+	int r = vublk_control_request_parse(line, bytes, &slot->request, &task->error);
 
 	if (!r)
 		return 0;
-	task->result = r < 0 ? r : prepare_task(control, task);
-	if (task->result || !task->command->run)
-		return answer_task(control, slot);
-	post_task(control, task);
-	return 0;
+	task->result = r < 0 ? r : prepare_task(control, slot);
+	if (!task->result && task->command->run) {
+		slot->is_busy = true;
+		/* A task that was posted belongs to the owner's thread, which may have run it already. */
+		r = vublk_control_tasks_post(&control->tasks, task);
+		if (!r)
+			return 0;
+		task->result = r;
+	}
+	return answer_task(control, slot);
 }
 
 static int refuse_long_line(struct slot *slot)
@@ -262,20 +291,29 @@ static int refuse_long_line(struct slot *slot)
 	struct vublk_control_request request = { .id = NULL };
 	struct vublk_error error;
 
-	vublk_cli_error(&error, EMSGSIZE, "the line is longer than %d bytes and is skipped",
+	vublk_cli_error(&error, EMSGSIZE, "the line is longer than %d bytes, so it was skipped",
 			VUBLK_CONTROL_LINE_BYTES);
 	return vublk_control_client_put(&slot->client, vublk_control_error_line(&request, &error));
 }
 
 /* --- clients ------------------------------------------------------------------------ */
 
-/* Whether the next line may be handled. */
-static bool is_ready(const struct slot *slot)
+static void close_client(struct slot *slot)
 {
-	return !slot->task.is_busy && vublk_control_client_is_flushed(&slot->client);
+	vublk_control_client_close(&slot->client);
+	slot->next_event = 0;
 }
 
-/* Handles lines until one has to wait. A negative errno: the connection is over. */
+/* Returns whether the client's next line may be handled. */
+static bool is_ready(const struct slot *slot)
+{
+	return !slot->is_busy && vublk_control_client_is_flushed(&slot->client);
+}
+
+/*
+ * Handles lines until there are no more, a task is busy, or the output is not flushed. Returns a
+ * negative errno if the client has to be closed.
+ */
 static int handle_lines(struct vublk_control *control, struct slot *slot)
 {
 	const char *line;
@@ -286,12 +324,39 @@ static int handle_lines(struct vublk_control *control, struct slot *slot)
 		int found = vublk_control_client_next_line(&slot->client, &line, &bytes);
 
 		if (!found)
-			return slot->client.is_eof ? -ENOTCONN : 0;
+			return slot->client.is_eof && !slot->next_event ? -ENOTCONN : 0;
 		r = found < 0 ? refuse_long_line(slot) : handle_line(control, slot, line, bytes);
 		if (!r)
 			r = vublk_control_client_flush(&slot->client);
 	}
 	return r;
+}
+
+/*
+ * Sends events to a client that has asked for them, until there are no more or the socket is full.
+ * Returns a negative errno if the client has to be closed.
+ */
+static int send_events(struct vublk_control *control, struct slot *slot)
+{
+	int r = 0;
+
+	while (!r && slot->next_event && is_ready(slot)) {
+		char *line = vublk_control_events_take(control->events, &slot->next_event);
+
+		if (!line)
+			return 0;
+		r = vublk_control_client_put(&slot->client, line);
+		if (!r)
+			r = vublk_control_client_flush(&slot->client);
+	}
+	return r;
+}
+
+static void send_events_to_all(struct vublk_control *control)
+{
+	for (unsigned i = 0; i < MAX_CLIENTS; i++)
+		if (control->slots[i].client.fd >= 0 && send_events(control, &control->slots[i]))
+			close_client(&control->slots[i]);
 }
 
 static void serve_client(struct vublk_control *control, struct slot *slot, short revents)
@@ -306,8 +371,10 @@ static void serve_client(struct vublk_control *control, struct slot *slot, short
 		r = vublk_control_client_flush(&slot->client);
 	if (!r)
 		r = handle_lines(control, slot);
+	if (!r)
+		r = send_events(control, slot);
 	if (r)
-		vublk_control_client_close(&slot->client);
+		close_client(slot);
 }
 
 static int greet(struct vublk_control *control, struct slot *slot)
@@ -320,7 +387,7 @@ static int greet(struct vublk_control *control, struct slot *slot)
 		json_object_put(names);
 		return -ENOMEM;
 	}
-	for (const struct vublk_control_command *c = control->commands; c->name; c++)
+	for_each_command(c, control)
 		json_object_array_add(names, json_object_new_string(c->name));
 	json_object_object_add(greeting, "vublk", json_object_new_string(vublk_version()));
 	json_object_object_add(greeting, "protocol",
@@ -331,24 +398,30 @@ static int greet(struct vublk_control *control, struct slot *slot)
 	return vublk_control_client_put(&slot->client, vublk_control_line(greeting));
 }
 
-/* A task of a client that has disconnected keeps its slot until the owner's thread returns it. */
+/*
+ * Returns a free slot, or NULL. The slot of a client that has disconnected is not free until its
+ * task has been answered.
+ */
 static struct slot *find_free_slot(struct vublk_control *control)
 {
 	for (unsigned i = 0; i < MAX_CLIENTS; i++)
-		if (control->slots[i].client.fd < 0 && !control->slots[i].task.is_busy)
+		if (control->slots[i].client.fd < 0 && !control->slots[i].is_busy)
 			return &control->slots[i];
 	return NULL;
 }
 
-/* The line is lost if the socket has no room for it, because nothing must wait for the client. */
+/*
+ * Tells a client that too many clients are connected, and closes the connection. If the socket has
+ * no room for the line, the line is dropped, because the control thread must not wait for a client.
+ */
 static void refuse_client(int fd)
 {
 	struct vublk_control_request request = { .id = NULL };
 	struct vublk_error error;
 	char *line;
 
-	vublk_cli_error(&error, EBUSY, "%d control clients are connected already; disconnect one of "
-			"them", MAX_CLIENTS);
+	vublk_cli_error(&error, EBUSY, "all %d control connections are in use; disconnect another "
+			"client", MAX_CLIENTS);
 	line = vublk_control_error_line(&request, &error);
 	if (line)
 		send(fd, line, strlen(line), MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -372,27 +445,36 @@ static void accept_client(struct vublk_control *control)
 	}
 	vublk_control_client_open(&slot->client, fd);
 	if (greet(control, slot))
-		vublk_control_client_close(&slot->client);
+		close_client(slot);
 	else
 		serve_client(control, slot, 0);
 }
 
 /* --- the control thread ------------------------------------------------------------------ */
 
-/* Answers tasks that the owner's thread has returned. Returns false at the end. */
+/*
+ * Answers the tasks that are done, and sends new events. Returns false if the control thread has to
+ * end.
+ */
 static bool take_done(struct vublk_control *control)
 {
 	bool is_done[MAX_CLIENTS], quits;
 
-	clear(control->control_fd);
+	vublk_control_clear(control->control_fd);
 	pthread_mutex_lock(&control->lock);
 	quits = control->quits;
 	for (unsigned i = 0; i < MAX_CLIENTS; i++)
-		is_done[i] = control->slots[i].task.is_done;
+		is_done[i] = control->slots[i].is_done;
 	pthread_mutex_unlock(&control->lock);
-	for (unsigned i = 0; i < MAX_CLIENTS && !quits; i++)
-		if (is_done[i] && answer_task(control, &control->slots[i]))
-			vublk_control_client_close(&control->slots[i].client);
+	for (unsigned i = 0; i < MAX_CLIENTS; i++) {
+		struct slot *slot = &control->slots[i];
+
+		/* Before the end, the answers are sent that the sockets have room for. */
+		if (is_done[i] && (answer_task(control, slot) ||
+				   (quits && vublk_control_client_flush(&slot->client))))
+			close_client(slot);
+	}
+	send_events_to_all(control);
 	return !quits;
 }
 
@@ -403,7 +485,7 @@ static short wanted_events(const struct slot *slot)
 	return is_ready(slot) && !slot->client.is_eof ? POLLIN : 0;
 }
 
-#define FIRST_CLIENT 2 /* in the array of pollfd */
+#define FIRST_CLIENT 2 /* the index of the first client in the array of pollfd */
 
 static void fill_fds(struct vublk_control *control, struct pollfd *fds)
 {
@@ -442,7 +524,7 @@ static void *control_main(void *opaque)
 
 /* --- life ------------------------------------------------------------------------------ */
 
-/* Blocks signals in the control thread, so that the owner's thread handles them. */
+/* Starts the control thread with signals blocked, so that the owner's thread handles them. */
 static int start_thread(struct vublk_control *control, struct vublk_error *error)
 {
 	sigset_t all, before;
@@ -459,42 +541,87 @@ static int start_thread(struct vublk_control *control, struct vublk_error *error
 }
 
 static int set_up(struct vublk_control *control, const char *path, mode_t mode,
-		  struct vublk_error *error)
+		  struct vublk_upgrade_extra *extra, struct vublk_error *error)
 {
 	int r;
 
 	control->control_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	control->owner_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (control->control_fd < 0 || control->owner_fd < 0)
+	if (control->control_fd < 0)
 		return vublk_cli_error_errno(error, errno, "cannot create an eventfd");
-	r = vublk_control_socket_listen(path, mode, &control->listener, error);
+	r = vublk_control_tasks_init(&control->tasks, control->owner, error);
+	if (r || (!path && !extra))
+		return r;
+	r = extra ? vublk_control_socket_adopt(&control->listener, extra, error) :
+		    vublk_control_socket_listen(path, mode, &control->listener, error);
 	return r ? r : start_thread(control, error);
 }
 
-int vublk_control_open(const char *path, mode_t mode, const char *role,
-		       const struct vublk_control_command *commands, void *owner,
-		       struct vublk_control **result, struct vublk_error *error)
+static void init_slot(struct vublk_control *control, struct slot *slot)
+{
+	slot->control = control;
+	slot->client.fd = -1;
+	slot->task.done = on_task_done;
+	slot->task.opaque = slot;
+}
+
+/*
+ * Makes a control socket that listens at `path`, or that uses the socket in `extra`. If both are
+ * NULL, there is no socket and no control thread.
+ */
+static int open_control(const char *path, mode_t mode, struct vublk_upgrade_extra *extra,
+			const char *role, const struct vublk_control_command *commands, void *owner,
+			struct vublk_control **result, struct vublk_error *error)
 {
 	struct vublk_control *control = calloc(1, sizeof(*control));
 	int r;
 
 	if (!control)
-		return vublk_cli_error(error, ENOMEM, "no memory for the control socket");
+		return vublk_cli_error(error, ENOMEM, "cannot allocate memory for the control "
+				       "socket");
 	control->role = role;
 	control->commands = commands;
 	control->owner = owner;
-	control->listener.fd = control->control_fd = control->owner_fd = -1;
-	control->posted_end = &control->posted;
+	control->listener.fd = control->control_fd = control->tasks.fd = -1;
+	control->events = vublk_control_events_new();
 	pthread_mutex_init(&control->lock, NULL);
 	for (unsigned i = 0; i < MAX_CLIENTS; i++)
-		control->slots[i].client.fd = -1;
-	r = set_up(control, path, mode, error);
+		init_slot(control, &control->slots[i]);
+	r = control->events ? set_up(control, path, mode, extra, error) :
+			      vublk_cli_error(error, ENOMEM, "cannot allocate memory for the "
+					      "control socket");
 	if (r) {
 		vublk_control_close(control);
 		return r;
 	}
 	*result = control;
 	return 0;
+}
+
+int vublk_control_open(const char *path, mode_t mode, const char *role,
+		       const struct vublk_control_command *commands, void *owner,
+		       struct vublk_control **control, struct vublk_error *error)
+{
+	return open_control(path, mode, NULL, role, commands, owner, control, error);
+}
+
+int vublk_control_adopt(struct vublk_upgrade_extra *extra, const char *role,
+			const struct vublk_control_command *commands, void *owner,
+			struct vublk_control **control, struct vublk_error *error)
+{
+	return open_control(NULL, 0, extra, role, commands, owner, control, error);
+}
+
+void vublk_control_disown(struct vublk_control *control)
+{
+	if (control)
+		vublk_control_socket_disown(&control->listener);
+}
+
+struct json_object *vublk_control_ask(struct vublk_control *control, const char *command,
+				      unsigned timeout_ms, struct vublk_error *error)
+{
+	return vublk_control_ask_tasks(&control->tasks, find_command(control, command), timeout_ms,
+				       error);
 }
 
 static void end_thread(struct vublk_control *control)
@@ -504,7 +631,7 @@ static void end_thread(struct vublk_control *control)
 	pthread_mutex_lock(&control->lock);
 	control->quits = true;
 	pthread_mutex_unlock(&control->lock);
-	wake(control->control_fd);
+	vublk_control_wake(control->control_fd);
 	pthread_join(control->thread, NULL);
 }
 
@@ -518,13 +645,13 @@ void vublk_control_close(struct vublk_control *control)
 		struct slot *slot = &control->slots[i];
 
 		vublk_control_client_close(&slot->client);
-		vublk_control_request_deinit(&slot->task.request);
+		vublk_control_request_deinit(&slot->request);
 		free(slot->task.copy);
 	}
 	if (control->control_fd >= 0)
 		close(control->control_fd);
-	if (control->owner_fd >= 0)
-		close(control->owner_fd);
+	vublk_control_tasks_deinit(&control->tasks);
+	vublk_control_events_free(control->events);
 	pthread_mutex_destroy(&control->lock);
 	free(control);
 }

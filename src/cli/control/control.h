@@ -3,15 +3,18 @@
 #define VUBLK_CLI_CONTROL_CONTROL_H
 
 /*
- * The control socket of a command that serves a disk (docs/control.md): clients send commands, one
+ * The control socket of a command that serves a disk (docs/control.md). Clients send commands, one
  * JSON object per line, and get one line in answer to each command.
  *
- * Key idea: clients have a thread of their own, the control thread. The served object belongs to
- * the thread that runs it, the owner's thread. A command has one function for each thread: run(),
- * on the owner's thread, copies what the answer needs, and format(), on the control thread, makes
- * JSON of the copy. So a client delays the object by no more than the time of a copy.
+ * Key idea: clients have a thread of their own, the control thread. The thread that runs the served
+ * object is the owner's thread, and only it may use the object. So a command has one function for
+ * each thread: run(), on the owner's thread, copies what the answer needs, and format(), on the
+ * control thread, makes JSON of the copy. So a client delays the object only for as long as it
+ * takes to make the copy.
  */
 #include <vublk/error.h>
+#include <vublk/notice.h>
+#include <vublk/upgrade.h>
 
 #include <argp.h>
 #include <json-c/json.h>
@@ -21,50 +24,114 @@
 
 struct vublk_control;
 
-/* A command; a table of them ends with a NULL name. Functions that are NULL are skipped. */
+/*
+ * What the command of a client that takes the served object over gets: the client's connection, and
+ * this process's control socket.
+ */
+struct vublk_control_connection {
+	int fd; /* a duplicate of the client's descriptor */
+	struct vublk_upgrade_extra extra; /* contains the control socket, whose descriptor is
+					     borrowed */
+};
+
+/* A command. A table of commands ends with a NULL name. A function that is NULL is not called. */
 struct vublk_control_command {
 	const char *name;
-	const char *const *arguments; /* the permitted names, up to NULL; NULL: no arguments */
-	size_t copy_bytes;            /* of the zeroed memory that the functions share */
-	/* Control thread: reads the arguments, if the request has any. 0, or a negative errno. */
+	const char *const *arguments; /* the names of the arguments, up to NULL; NULL: the command
+					 has no arguments */
+	size_t copy_bytes;            /* the size of `copy`, the memory that the functions share;
+					 zeroed before the first one */
+	/*
+	 * Called on the control thread if the request has arguments: checks them and stores them in
+	 * `copy`. Returns 0 or a negative errno.
+	 */
 	int (*check)(struct json_object *arguments, void *copy, struct vublk_error *error);
 	/*
-	 * Owner's thread: 0; a negative errno; or 1: not yet, and the function is called again
-	 * after the object has done some work, or a second later. It must not block.
+	 * Called on the owner's thread: executes the command and stores in `copy` what the answer
+	 * needs. Must not block. Returns 0 or a negative errno. Returns 1 if the command is not
+	 * done yet; the function is then called again when the object has done some work, or a
+	 * second later.
 	 */
 	int (*run)(void *owner, void *copy, struct vublk_error *error);
 	/*
-	 * Control thread. May call those functions of the owner that any thread may call. Returns
-	 * the result, or NULL if there is no memory.
+	 * Called on the control thread: returns the result of the command, made from `copy`, or
+	 * NULL if there is no memory. May call only those functions of the owner that any thread
+	 * may call.
 	 */
 	struct json_object *(*format)(void *owner, const void *copy);
+	/*
+	 * True: `copy` begins with a struct vublk_control_connection, whose member `fd` belongs to
+	 * run(). The client is disconnected when the answer has been sent.
+	 */
+	bool takes_connection;
+	/*
+	 * True: if run() is not done when the object ends, it is called once more. If it is still
+	 * not done then, the command fails as others do.
+	 */
+	bool is_about_the_end;
 };
 
 /*
- * Listens at `path` with permissions `mode`. `role` is the name in the greeting: "serve". `path`,
- * `role` and `commands` are borrowed until vublk_control_close(). A command's run() is called when
- * the owner's thread calls vublk_control_run(). The errors are those of
- * vublk_control_socket_listen().
+ * Makes a control socket that listens at `path`, a file with permissions `mode`. If `path` is NULL,
+ * there is no socket, and only vublk_control_ask() executes commands. `role` is the name of this
+ * process in the greeting, for example "serve". `owner` is the served object, with which the
+ * functions of `commands` are called. `path`, `role` and `commands` are borrowed until
+ * vublk_control_close(). Only vublk_control_run() calls the run() functions of commands. The errors
+ * include those of vublk_control_socket_listen().
  */
 int vublk_control_open(const char *path, mode_t mode, const char *role,
 		       const struct vublk_control_command *commands, void *owner,
 		       struct vublk_control **control, struct vublk_error *error);
 
 /*
- * Runs the object on the calling thread, which is the owner's thread, and the commands of clients
- * between its steps: calls process() when `fd` is readable, until it does not return 1, and returns
- * that result.
+ * Executes the command with the name `command` as for a client, and returns the result. The command
+ * must exist, take no arguments, and have run() and format(). Waits for the owner's thread for at
+ * most `timeout_ms`. On failure returns NULL, and `error` says why. Any thread except the owner's
+ * may call this function, until vublk_control_close().
+ */
+struct json_object *vublk_control_ask(struct vublk_control *control, const char *command,
+				      unsigned timeout_ms, struct vublk_error *error);
+
+/*
+ * The handler of the served object's notices: a vublk_notice_fn whose `opaque` is the struct
+ * vublk_control. Makes an event of each notice, for the clients that have asked for events. Never
+ * waits for a client.
+ */
+void vublk_control_notice(void *control, const struct vublk_notice *notice, size_t notice_bytes);
+
+/*
+ * Like vublk_control_open(), but uses the listening socket of the process from which this process
+ * has taken the object over. Takes the descriptor of that socket out of `extra`, which is borrowed
+ * until vublk_control_close(). EINVAL: there is no socket in `extra`.
+ */
+int vublk_control_adopt(struct vublk_upgrade_extra *extra, const char *role,
+			const struct vublk_control_command *commands, void *owner,
+			struct vublk_control **control, struct vublk_error *error);
+/*
+ * Must be called when another process has taken the socket over, so that vublk_control_close() does
+ * not remove the file. NULL is a no-op.
+ */
+void vublk_control_disown(struct vublk_control *control);
+
+/*
+ * Runs the served object, and executes commands between the calls of process(). The calling thread
+ * becomes the owner's thread. Calls process() whenever `fd` is readable or a command waits, until
+ * process() returns something other than 1. Returns that value.
  */
 int vublk_control_run(struct vublk_control *control, int fd,
 		      int (*process)(void *owner, struct vublk_error *error),
 		      struct vublk_error *error);
 
 /*
- * Disconnects all clients and removes the socket. Not during vublk_control_run(). NULL is a no-op.
+ * Disconnects all clients, removes the socket's file, and frees `control`. Must not be called
+ * during vublk_control_run(). NULL is a no-op.
  */
 void vublk_control_close(struct vublk_control *control);
 
-/* Reads the value of --control-mode. A wrong one ends the process, as in cli.h. */
+/*
+ * Parses `text`, the value of --control-mode, in an argp parser. An invalid value ends the process
+ * with VUBLK_EXIT_MISUSED.
+ */
 void vublk_control_take_mode(struct argp_state *state, const char *text, mode_t *mode);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Members that several commands have in their results; see json.h. */
+/* Members that the results of several commands have; see json.h. */
 #include "cli/control/json.h"
 
 #include <stdio.h>

@@ -3,8 +3,8 @@
 #define VUBLK_CLI_CONTROL_JSON_H
 
 /*
- * Members of the results of commands. A member for which there is no memory is null or missing; the
- * client sees that and may ask again.
+ * Functions that add members to the results of commands. If there is no memory for a member, the
+ * member is null or missing. A client that misses a member may repeat the command.
  */
 #include <json-c/json.h>
 #include <stdbool.h>
@@ -26,7 +26,10 @@ static inline void vublk_json_add_text(struct json_object *object, const char *n
 	json_object_object_add(object, name, json_object_new_string(value));
 }
 
-/* Adds an array of the names of the bits in `features`; a bit without a name is "bit N". */
+/*
+ * Adds an array with the names of the bits that are set in `features`. A bit without a name is "bit
+ * N".
+ */
 void vublk_json_add_features(struct json_object *object, const char *name, uint64_t features,
 			     const char *(*name_of)(unsigned bit));
 

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Lines of the control protocol; see request.h. The bytes of a request come from a client and can
- * be anything; client.c limits their number.
+ * have any value; client.c limits their number.
  *
- * Key idea: json-c parses with a limit on the depth, and everything after that is a check of a
- * finished value. Members that the protocol does not have are refused, so that a misspelt name is
- * never silently ignored.
+ * Key idea: json-c parses the line, with a limit on the depth, and all other checks examine the
+ * parsed value. A request with a member that the protocol does not have is refused, so that a
+ * misspelt name is never silently ignored. A line with two members of the same name is refused,
+ * because two programs may read different ones; to find it, the members in the text are counted.
  */
 #include "cli/control/request.h"
 
 #include "cli/cli.h"
+#include "cli/text.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -24,40 +26,81 @@ static size_t skip_blank(const char *line, size_t at, size_t bytes)
 	return at;
 }
 
-static int not_json(enum json_tokener_error code, size_t at, struct vublk_error *error)
+static int not_json(enum json_tokener_error code, int depth, size_t at, struct vublk_error *error)
 {
 	if (code == json_tokener_error_depth)
-		return vublk_cli_error(error, EPROTO, "the line nests objects and arrays more than %d "
-				       "deep", VUBLK_CONTROL_DEPTH);
+		return vublk_cli_error(error, EPROTO, "the line has objects and arrays that are "
+				       "nested more than %d levels deep", depth);
 	if (code == json_tokener_continue)
-		return vublk_cli_error(error, EPROTO, "the line ends in the middle of a JSON value");
+		return vublk_cli_error(error, EPROTO, "the line ends in the middle of a JSON "
+				       "value");
 	return vublk_cli_error(error, EPROTO, "the line is not JSON: %s at byte %zu",
 			       json_tokener_error_desc(code), at);
 }
 
-/* Parses exactly one value. */
-static int parse_value(const char *line, size_t bytes, struct json_object **value,
-		       struct vublk_error *error)
+/* Returns the number of members of all objects in `text`, which must be valid JSON. */
+static size_t count_written(const char *text, size_t bytes)
 {
-	struct json_tokener *tokener = json_tokener_new_ex(VUBLK_CONTROL_DEPTH);
+	bool is_string = false;
+	size_t count = 0;
+
+	for (size_t i = 0; i < bytes; i++) {
+		if (text[i] == '"')
+			is_string = !is_string;
+		else if (is_string && text[i] == '\\')
+			i++;
+		else if (!is_string && text[i] == ':')
+			count++;
+	}
+	return count;
+}
+
+/* Returns the number of members of all objects in a parsed value. */
+static size_t count_parsed(struct json_object *value)
+{
+	size_t count = 0;
+
+	if (json_object_is_type(value, json_type_array))
+		for (size_t i = 0; i < json_object_array_length(value); i++)
+			count += count_parsed(json_object_array_get_idx(value, i));
+	if (!json_object_is_type(value, json_type_object))
+		return count;
+	json_object_object_foreach(value, name, member) {
+		(void)name;
+		count += 1 + count_parsed(member);
+	}
+	return count;
+}
+
+int vublk_control_parse(const char *line, size_t bytes, int depth, struct json_object **value,
+			struct vublk_error *error)
+{
+	struct json_tokener *tokener = json_tokener_new_ex(depth);
 	enum json_tokener_error code;
 	size_t at;
+	int r;
 
 	if (!tokener)
-		return vublk_cli_error(error, ENOMEM, "no memory for a request");
+		return vublk_cli_error(error, ENOMEM, "no memory for a line");
 	json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
 	*value = json_tokener_parse_ex(tokener, line, (int)bytes);
 	code = json_tokener_get_error(tokener);
 	at = json_tokener_get_parse_end(tokener);
 	json_tokener_free(tokener);
 	if (code != json_tokener_success)
-		return not_json(code, at, error);
-	if (skip_blank(line, at, bytes) == bytes)
+		return not_json(code, depth, at, error);
+	/* Of two members with the same name, json-c keeps one. */
+	if (skip_blank(line, at, bytes) != bytes)
+		r = vublk_cli_error(error, EPROTO, "the line has more text after its JSON object, "
+				    "at byte %zu", at);
+	else if (count_written(line, bytes) != count_parsed(*value))
+		r = vublk_cli_error(error, EPROTO, "an object in the line has two members with the "
+				    "same name");
+	else
 		return 0;
 	json_object_put(*value);
 	*value = NULL;
-	return vublk_cli_error(error, EPROTO, "the line continues after its JSON object, at byte %zu",
-			       at);
+	return r;
 }
 
 static int take_command(struct vublk_control_request *request, struct json_object *value,
@@ -66,7 +109,7 @@ static int take_command(struct vublk_control_request *request, struct json_objec
 	const char *name = json_object_get_string(value);
 
 	if (!json_object_is_type(value, json_type_string))
-		return vublk_cli_error(error, EPROTO, "'command' is not a string");
+		return vublk_cli_error(error, EPROTO, "'command' must be a string");
 	if (strlen(name) >= sizeof(request->command) ||
 	    strlen(name) != (size_t)json_object_get_string_len(value))
 		return vublk_cli_error(error, EPROTO, "'command' is not the name of a command");
@@ -79,7 +122,7 @@ static int take_id(struct vublk_control_request *request, struct json_object *va
 {
 	if (!json_object_is_type(value, json_type_string) &&
 	    !json_object_is_type(value, json_type_int))
-		return vublk_cli_error(error, EPROTO, "'id' is neither a string nor an integer");
+		return vublk_cli_error(error, EPROTO, "'id' must be a string or an integer");
 	request->id = json_object_get(value);
 	return 0;
 }
@@ -88,7 +131,7 @@ static int take_arguments(struct vublk_control_request *request, struct json_obj
 			  struct vublk_error *error)
 {
 	if (!json_object_is_type(value, json_type_object))
-		return vublk_cli_error(error, EPROTO, "'arguments' is not an object");
+		return vublk_cli_error(error, EPROTO, "'arguments' must be an object");
 	request->arguments = json_object_get(value);
 	return 0;
 }
@@ -102,8 +145,8 @@ static int take_member(struct vublk_control_request *request, const char *name,
 		return take_id(request, value, error);
 	if (!strcmp(name, "arguments"))
 		return take_arguments(request, value, error);
-	return vublk_cli_error(error, EPROTO, "the request has an unknown member '%.40s'; known are "
-			       "command, id and arguments", name);
+	return vublk_cli_error(error, EPROTO, "the request has an unknown member '%.40s'; expected "
+			       "only command, id and arguments", name);
 }
 
 static int take_members(struct vublk_control_request *request, struct json_object *value,
@@ -113,9 +156,9 @@ static int take_members(struct vublk_control_request *request, struct json_objec
 	int r = 0;
 
 	if (!json_object_is_type(value, json_type_object))
-		return vublk_cli_error(error, EPROTO, "the line is not a JSON object, such as "
-				       "{\"command\": \"status\"}");
-	/* Takes the id first, so that the answer to any other fault has the id. */
+		return vublk_cli_error(error, EPROTO, "the line is not a JSON object; expected a "
+				       "line such as {\"command\": \"status\"}");
+	/* The id is read first, so that an answer about any other fault contains the id. */
 	if (json_object_object_get_ex(value, "id", &id))
 		r = take_id(request, id, error);
 	if (r)
@@ -130,6 +173,22 @@ static int take_members(struct vublk_control_request *request, struct json_objec
 	return 0;
 }
 
+/*
+ * Returns whether a name or a string of a line, which must be valid JSON, contains a NUL character.
+ * C code would read only the part before it.
+ */
+static bool has_nul(const char *line, size_t bytes)
+{
+	for (size_t i = 0; i + 5 < bytes; i++) {
+		if (line[i] != '\\')
+			continue;
+		if (!memcmp(line + i, "\\u0000", 6))
+			return true;
+		i++;
+	}
+	return false;
+}
+
 int vublk_control_request_parse(const char *line, size_t bytes,
 				struct vublk_control_request *request, struct vublk_error *error)
 {
@@ -139,9 +198,12 @@ int vublk_control_request_parse(const char *line, size_t bytes,
 	*request = (struct vublk_control_request){ .id = NULL };
 	if (skip_blank(line, 0, bytes) == bytes)
 		return 0;
-	r = parse_value(line, bytes, &value, error);
+	r = vublk_control_parse(line, bytes, VUBLK_CONTROL_DEPTH, &value, error);
 	if (!r)
 		r = take_members(request, value, error);
+	if (!r && has_nul(line, bytes))
+		r = vublk_cli_error(error, EINVAL, "a name or a string in the request contains a NUL "
+				    "character (\\u0000)");
 	json_object_put(value);
 	return r ? r : 1;
 }
@@ -177,28 +239,10 @@ int vublk_control_request_check(const struct vublk_control_request *request,
 
 /* --- answers ----------------------------------------------------------------------- */
 
-/* The bytes of a well-formed UTF-8 character at `text`, which ends with NUL; 0: malformed. */
-static size_t utf8_bytes(const unsigned char *text)
-{
-	static const unsigned least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t bytes = text[0] < 0x80 ? 1 : text[0] >> 5 == 6 ? 2 : text[0] >> 4 == 14 ? 3 :
-		       text[0] >> 3 == 30 ? 4 : 0;
-	unsigned value = bytes > 1 ? text[0] & (0xff >> (bytes + 1)) : text[0];
-
-	for (size_t i = 1; i < bytes; i++) {
-		if (text[i] >> 6 != 2)
-			return 0;
-		value = value << 6 | (text[i] & 0x3f);
-	}
-	if (bytes < 2)
-		return bytes;
-	return value < least[bytes] || value > 0x10ffff || value >> 11 == 27 ? 0 : bytes;
-}
-
 static void replace_malformed(char *text)
 {
 	while (*text) {
-		size_t bytes = utf8_bytes((const unsigned char *)text);
+		size_t bytes = vublk_cli_utf8_bytes(text);
 
 		if (!bytes)
 			*text = '?';
@@ -256,4 +300,15 @@ char *vublk_control_error_line(const struct vublk_control_request *request,
 		json_object_object_add(object, "message", json_object_new_string(error->text));
 	}
 	return answer(request, "error", object);
+}
+
+const char *vublk_control_error_message(struct json_object *error)
+{
+	struct json_object *message = NULL;
+
+	json_object_object_get_ex(error, "message", &message);
+	if (json_object_is_type(message, json_type_string))
+		return json_object_get_string(message);
+	return "the process at the control socket reported an error without a description; it is "
+	       "not vublk";
 }

@@ -8,10 +8,14 @@
 
 #include "cli/cli.h"
 #include "cli/control/json.h"
+#include "cli/control/serve-drain.h"
 #include "cli/control/serve-stats.h"
+#include "cli/control/stats.h"
+#include "cli/control/timeout.h"
 
 #include <vublk/backend.h>
 #include <vublk/device.h>
+#include <vublk/upgrade.h>
 
 #include <errno.h>
 
@@ -81,6 +85,7 @@ static struct json_object *format_status(void *owner, const void *copy)
 	struct json_object *queues = json_object_new_array();
 
 	vublk_json_add_text(result, "state", vublk_backend_state_name(info->state));
+	vublk_json_add_text(result, "drain", vublk_serve_drain_name(info));
 	json_object_object_add(result, "disk", disk_json(info));
 	vublk_json_add_u64(result, "num_queues", info->num_queues);
 	vublk_json_add_u64(result, "num_threads", info->num_threads);
@@ -95,7 +100,8 @@ static struct json_object *format_status(void *owner, const void *copy)
 
 struct resize {
 	bool is_asked;
-	uint64_t rescans; /* before; the first one that follows sees the new size */
+	uint64_t rescans; /* the number of rescans before the command; a later rescan sees the new
+			     size */
 	uint64_t deadline_ns;
 	uint64_t before_bytes, size_bytes;
 };
@@ -103,8 +109,8 @@ struct resize {
 #define RESIZE_NS UINT64_C(10000000000)
 
 /*
- * The server stops its queues before it reads the size, so this takes as long as the slowest
- * request that the storage has.
+ * Requests a rescan, and waits until the back-end has read the size. The back-end stops its queues
+ * before it reads the size, so this takes as long as the slowest request in the storage.
  */
 static int run_resize(void *owner, void *copy, struct vublk_error *error)
 {
@@ -126,8 +132,8 @@ static int run_resize(void *owner, void *copy, struct vublk_error *error)
 		return 0;
 	if (vublk_cli_now_ns() < resize->deadline_ns)
 		return 1;
-	return vublk_cli_error(error, ETIMEDOUT, "the size is not read yet, because the storage has "
-			       "not completed its requests; it will be read when these are complete");
+	return vublk_cli_error(error, ETIMEDOUT, "the new size is not known yet, because requests "
+			       "must complete before it is read; it will be read then");
 }
 
 static struct json_object *format_resize(void *owner, const void *copy)
@@ -140,12 +146,26 @@ static struct json_object *format_resize(void *owner, const void *copy)
 	return result;
 }
 
+/* --- upgrade ------------------------------------------------------------------------ */
+
+static int begin_upgrade(void *owner, void *copy, struct vublk_error *error)
+{
+	struct vublk_control_connection *connection = copy;
+
+	return vublk_backend_hand_over(owner, connection->fd, &connection->extra,
+				       sizeof(connection->extra), error);
+}
+
 const struct vublk_control_command vublk_serve_commands[] = {
 	{ "status", NULL, sizeof(struct status), NULL, copy_status, format_status },
 	{ "resize", NULL, sizeof(struct resize), NULL, run_resize, format_resize },
-	{ "stats", vublk_serve_stats_arguments, VUBLK_SERVE_STATS_COPY_BYTES,
-	  vublk_serve_check_stats, NULL, vublk_serve_format_stats },
+	{ "drain", vublk_control_timeout_arguments, sizeof(struct vublk_serve_drain_copy),
+	  vublk_serve_check_drain, vublk_serve_run_drain, vublk_serve_format_drain,
+	  .is_about_the_end = true },
+	{ "stats", vublk_stats_arguments, sizeof(enum vublk_stats_switching), vublk_stats_check,
+	  NULL, vublk_serve_format_stats },
 	{ "metrics", NULL, sizeof(struct vublk_backend_info), NULL, vublk_serve_copy_info,
 	  vublk_serve_format_metrics },
+	{ "upgrade", NULL, sizeof(struct vublk_control_connection), NULL, begin_upgrade, NULL, true },
 	{ NULL },
 };

@@ -7,13 +7,9 @@
 
 #include <json-c/json.h>
 
-#define VUBLK_SERVE_STATS_COPY_BYTES sizeof(int)
-
-extern const char *const vublk_serve_stats_arguments[];
-int vublk_serve_check_stats(struct json_object *arguments, void *copy, struct vublk_error *error);
 struct json_object *vublk_serve_format_stats(void *owner, const void *copy);
 
-/* Copies a struct vublk_backend_info. */
+/* Stores the struct vublk_backend_info of the back-end `owner` in `copy`. */
 int vublk_serve_copy_info(void *owner, void *copy, struct vublk_error *error);
 struct json_object *vublk_serve_format_metrics(void *owner, const void *copy);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk copy: copies from a file to a disk, from a disk to a file, or from disk to disk. The
- * command line and the progress are here; run.c copies.
+ * vublk copy: copies from a file to a disk, from a disk to a file, or from disk to disk. This file
+ * has the command line and the progress; run.c does the copying.
  */
 #include "cli/copy/copy.h"
 
@@ -24,7 +24,7 @@ enum {
 	KEY_STALL_TIME,
 };
 
-#define MAX_QUEUES 4 /* unless --num-queues was given; more queues hardly make the copy faster */
+#define MAX_QUEUES 4 /* the default; more queues hardly make the copy faster */
 #define DEFAULT_REQUESTS 16
 #define DEFAULT_REQUEST_BYTES (256 << 10)
 #define MIN_REQUEST_BYTES (4 << 10)
@@ -36,7 +36,7 @@ struct arguments {
 	const char *to;
 	uint64_t size_bytes;
 	int progress_fd;      /* -1: not given */
-	bool bar;             /* even if standard error is not a terminal */
+	bool bar;             /* show the bar even if standard error is not a terminal */
 	bool quiet;
 	struct vublk_copy copy;
 	struct vublk_disk_options disk;
@@ -47,14 +47,15 @@ static const struct argp_option options[] = {
 	{ "size", KEY_SIZE, "SIZE", 0, "Copy only the first SIZE bytes" },
 	{ "allocated", KEY_ALLOCATED, NULL, 0,
 	  "Write zeroes instead of making holes" },
-	{ "requests", KEY_REQUESTS, "N", 0, "Requests in flight per queue (default 16)" },
+	{ "requests", KEY_REQUESTS, "N", 0, "Requests in flight per queue (default: 16)" },
 	{ "request-size", KEY_REQUEST_SIZE, "SIZE", 0,
-	  "Bytes per request, a power of two (default 256k)" },
+	  "Bytes per request, a power of two (default: 256k)" },
 	{ "stall-time", KEY_STALL_TIME, "TIME", 0,
-	  "Fail when no request is completed for this time (default 30s)" },
+	  "Fail if no request completes for this time (default: 30s)" },
 	{ NULL, 0, NULL, 0, "Progress (default: a bar if standard error is a terminal):", 2 },
 	{ "progress", KEY_PROGRESS, "FD", OPTION_ARG_OPTIONAL,
-	  "Show a bar even without a terminal; with FD, write lines PERCENT/100 to that descriptor" },
+	  "Show a bar even without a terminal; with FD, write lines PERCENT/100 to that descriptor "
+	  "instead" },
 	{ "quiet", KEY_QUIET, NULL, 0, "Show no progress" },
 	{ NULL },
 };
@@ -81,7 +82,7 @@ static void parse_progress(struct argp_state *state, const char *text, struct ar
 	arguments->progress_fd = (int)vublk_cli_number(state, "progress", text, 0, INT32_MAX);
 	if (fcntl(arguments->progress_fd, F_GETFD) < 0)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "--progress=%s is not an open descriptor", text);
+			     "--progress=%s does not name an open descriptor", text);
 }
 
 static error_t parse_path(char *arg, struct argp_state *state, struct arguments *arguments)
@@ -130,7 +131,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return parse_path(arg, state, arguments);
 	case ARGP_KEY_END:
 		if (!arguments->to)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give the %s, see --help",
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the %s is missing; see --help",
 				     arguments->from ? "DESTINATION" : "SOURCE");
 		if (arguments->disk.num_queues)
 			copy->num_queues = VUBLK_MAX_QUEUES;
@@ -142,7 +143,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* --- while it runs ------------------------------------------------------------ */
 
-/* A closed progress pipe must not end the copy, and a file size limit must cause an I/O error. */
+/*
+ * Ignores signals: a closed progress pipe must not end the copy, and a file size limit must cause
+ * an I/O error.
+ */
 static void ignore_signals(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -178,11 +182,12 @@ static int run(struct arguments *arguments, struct vublk_error *error)
 		return ret;
 	start_progress(arguments, &progress);
 	ret = vublk_copy_run(copy, tick, &progress, &cause);
-	/* 100 % is shown when everything is stable. */
+	/* The progress ends only after the flush, when everything is stable. */
 	vublk_progress_end(&progress, copy->done, !ret);
 	if (ret)
-		return vublk_cli_error(error, cause.code, "after %llu of %llu bytes: %s; '%s' is "
-				       "incomplete", (unsigned long long)copy->done,
+		return vublk_cli_error(error, cause.code, "the copy failed after %llu of %llu "
+				       "bytes: %s; '%s' is incomplete",
+				       (unsigned long long)copy->done,
 				       (unsigned long long)copy->bytes, cause.text, arguments->to);
 	return 0;
 }
@@ -192,10 +197,10 @@ int vublk_cmd_copy(int argc, char **argv)
 	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
 	static const struct argp argp = {
 		options, parse, "SOURCE DESTINATION",
-		"Copy between files and disks. A path that is a socket is the disk of the back-end that "
-		"listens there. Zeroes become holes if the destination can have holes. If the size of "
-		"a file is not a multiple of the disk's block size, the rest of the last block is "
-		"filled with zeroes.",
+		"Copy between files and disks. A path that is a socket stands for the disk of the "
+		"back-end that listens there. Zeroes become holes if the destination supports "
+		"holes. If the size of a file is not a multiple of the disk's block size, the rest "
+		"of the last block is filled with zeroes.",
 		children,
 	};
 	struct arguments arguments = { .progress_fd = -1, .copy = {
@@ -214,7 +219,9 @@ int vublk_cmd_copy(int argc, char **argv)
 		vublk_copy_close(&arguments.copy);
 		return vublk_cli_fail_open("copy", &error);
 	}
-	/* Up to here a signal just ends the process, because nothing has been written yet. */
+	/*
+	 * Until here a signal ends the process immediately, because nothing has been written yet.
+	 */
 	vublk_cli_signals_catch();
 	ret = run(&arguments, &error);
 	vublk_copy_close(&arguments.copy);

@@ -21,51 +21,61 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A file, a block device, or a disk behind a socket. */
+/* The source or the destination: a file, a block device, or a disk behind a socket. */
 struct vublk_copy_end {
 	const char *path;
-	struct vublk_blk *blk;       /* NULL: a file */
+	struct vublk_blk *blk;       /* NULL: a file or block device */
 	struct vublk_disk_watch watch; /* of the disk */
 	struct vublk_blk_info info;  /* of a disk */
-	int fd;                      /* of a file; -1: a disk */
+	int fd;                      /* of a file or block device; -1: a disk */
 	bool block_device;
-	uint64_t bytes;              /* 0 for a file that is created */
-	uint32_t block_bytes;        /* requests are multiples of it; 1 for a file */
+	uint64_t bytes;              /* the size; 0 for a file that the copy creates */
+	uint32_t block_bytes;        /* offsets and sizes of requests are multiples of this; 1 for a
+					file */
 };
 
 struct vublk_copy {
 	struct vublk_copy_end from;
 	struct vublk_copy_end to;
-	uint64_t bytes;              /* to copy */
+	uint64_t bytes;              /* how many bytes to copy */
 	uint32_t request_bytes;      /* a power of two, and a multiple of both block sizes */
-	unsigned num_requests;       /* in flight per queue */
+	unsigned num_requests;       /* how many requests a worker keeps in flight */
 	unsigned num_queues;
-	bool allocated;              /* write zeroes instead of making holes */
-	bool resumes;                /* after the loss of a back-end; see unflushed.h */
-	uint64_t flush_bytes;        /* if it resumes, a flush begins after this many bytes */
+	bool allocated;              /* the destination gets no holes: zeroes are written to
+					allocated blocks */
+	bool resumes;                /* the copy continues after the loss of a back-end; see
+					unflushed.h */
+	uint64_t flush_bytes;        /* if `resumes`: a flush begins at the latest after this many
+					written bytes */
 	unsigned stall_ms;           /* the copy fails after this time without a completion */
 
 	uint64_t done;               /* bytes copied so far; atomic */
 };
 
-/* Called every VUBLK_COPY_TICK_MS on the thread that called vublk_copy_run(); true: stop. */
+/*
+ * vublk_copy_run() and vublk_copy_flush() call this function every VUBLK_COPY_TICK_MS, on the
+ * thread of their caller. If it returns true, the copy stops.
+ */
 typedef bool vublk_copy_tick_fn(void *opaque, const struct vublk_copy *copy);
 #define VUBLK_COPY_TICK_MS 100
 
 /* --- end.c ------------------------------------------------------------------- */
 
 /*
- * Opens both ends and checks that the data fits. `size` is the number of bytes to copy; 0: all. On
- * failure no existing data has changed, but the destination file may have been created.
- * vublk_copy_close() must be called in both cases.
+ * Opens source and destination, and checks that the data fits. `size` is the number of bytes to
+ * copy; 0: the whole source. A failure changes no existing data, but a destination file may have
+ * been created. The caller must call vublk_copy_close() even after a failure.
  */
 int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, uint64_t size,
 		    const struct vublk_disk_options *disk, struct vublk_error *error);
 
-/* Sets the size of a destination file, which makes the file one large hole. */
+/* If the destination is a file, gives it its final size; the file is then one large hole. */
 int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error);
 
-/* Makes all written data stable. `tick` may be NULL. -ECANCELED: `tick` returned true. */
+/*
+ * Makes all data stable that was written to the destination. `tick` may be NULL. Returns 0 or a
+ * negative errno; -ECANCELED means that `tick` has returned true.
+ */
 int vublk_copy_flush(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,
 		     struct vublk_error *error);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Source and destination of a copy. A path that is a socket is a disk; anything else is a
+ * The source and the destination of a copy. A path that is a socket is a disk; any other path is a
  * file or a block device. The data path is in worker.c.
  *
  * Key idea: a copy that cannot succeed is refused here, before a byte of the destination has
@@ -96,23 +96,25 @@ static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_erro
 	bool fixed = to->blk || to->block_device;
 
 	if (size > from->bytes)
-		return vublk_cli_error(error, EINVAL, "--size=%" PRIu64 " is more than the %" PRIu64
+		return vublk_cli_error(error, EINVAL, "--size=%" PRIu64 " exceeds the %" PRIu64
 				       " bytes of the %s '%s'", size, from->bytes, kind_of(from),
 				       from->path);
 	copy->bytes = size ? size : from->bytes;
 	if (to->blk && to->info.read_only)
 		return vublk_cli_error(error, EROFS, "the disk '%s' is read-only", to->path);
 	if (fixed && copy->bytes > to->bytes)
-		return vublk_cli_error(error, ENOSPC, "the %s '%s' has %" PRIu64 " bytes, not "
-				       "enough for the %" PRIu64 " bytes of the %s '%s'; nothing was "
-				       "written", kind_of(to), to->path, to->bytes, copy->bytes,
+		return vublk_cli_error(error, ENOSPC, "nothing was written, because the %s '%s' "
+				       "has only %" PRIu64 " bytes, which is less than the "
+				       "%" PRIu64 " bytes of the %s '%s'",
+				       kind_of(to), to->path, to->bytes, copy->bytes,
 				       kind_of(from), from->path);
 	return 0;
 }
 
 /*
- * The capacity is in sectors and may end within a block. A request for that part of a block is
- * legal, but some back-ends refuse it. A read shows whether this back-end refuses it.
+ * Reads the last `bytes` bytes of the disk, to check that the back-end serves them. The capacity is
+ * a number of sectors, so the last block may be incomplete. A request for it is legal, but some
+ * back-ends refuse it.
  */
 static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *end,
 		    uint64_t bytes, struct vublk_error *error)
@@ -129,7 +131,8 @@ static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *
 		ret = vublk_blk_wait(queue, &completion, 1, 1, (int)copy->stall_ms, error);
 	if (ret < 0)
 		return ret;
-	if (completion.result != -ETIMEDOUT) /* otherwise the back-end may write to it later */
+	if (completion.result != -ETIMEDOUT) /* after a timeout the buffer is kept, because the
+						back-end may write to it later */
 		vublk_blk_release(end->blk, buffer, NULL);
 	return completion.result;
 }
@@ -145,10 +148,11 @@ static int check_end(const struct vublk_copy *copy, const struct vublk_copy_end 
 	ret = read_end(copy, end, bytes, error);
 	if (!ret)
 		return 0;
-	return vublk_cli_error(error, -ret, "the disk '%s' has %" PRIu64 " bytes, which is "
-			       "not a multiple of its block size of %" PRIu32 " bytes, and its "
-			       "back-end refuses a request for the last %" PRIu64 " (%s); nothing was "
-			       "written; copy less with --size=%" PRIu64, end->path, end->bytes,
+	return vublk_cli_error(error, -ret, "nothing was written, because the back-end cannot "
+			       "write the last bytes of the disk '%s': its size of %" PRIu64
+			       " bytes is not a multiple of its block size of %" PRIu32 " bytes, and the "
+			       "back-end refuses a request for the last %" PRIu64 " bytes (%s); "
+			       "copy less with --size=%" PRIu64, end->path, end->bytes,
 			       end->block_bytes, bytes, strerrordesc_np(-ret), end->bytes - bytes);
 }
 
@@ -213,8 +217,9 @@ int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
 }
 
 /*
- * Waits for the only request on the queue. Returns 1 if the request is completed, 0 if it is not
- * completed after stall_ms.
+ * Waits for the completion of the only request on the queue. Returns 1 if the request has
+ * completed, 0 if it has not completed within stall_ms, or a negative errno; -ECANCELED if `tick`
+ * has returned true.
  */
 static int wait_for_flush(struct vublk_copy *copy, struct vublk_blk_queue *queue,
 			  struct vublk_blk_completion *completion, vublk_copy_tick_fn *tick,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A copy as a whole: gives each worker its queues, slots and buffers, starts the workers and waits
- * for them. A worker's own code is in worker.c.
+ * A copy as a whole. This file gives each worker its queues, slots and buffers, starts the workers
+ * and waits for them. worker.c is the code of one worker.
  *
  * Key idea: the calling thread does not copy. It shows the progress, checks for signals, and issues
  * the last flush.
@@ -17,7 +17,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Memory to be shared with both back-ends; the seals keep them from truncating it. */
+/*
+ * Maps the memory of the buffers, which both back-ends share. The seals of the file keep a back-end
+ * from truncating it.
+ */
 static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *error)
 {
 	const struct vublk_copy *copy = run->copy;
@@ -28,7 +31,8 @@ static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *
 		return vublk_cli_error_errno(error, errno, "cannot create shared memory");
 	if (ftruncate(*fd, (off_t)run->buffer_bytes) ||
 	    fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
-		return vublk_cli_error_errno(error, errno, "cannot create %zu bytes of shared memory",
+		return vublk_cli_error_errno(error, errno, "cannot set the size of the shared "
+					     "memory to %zu bytes",
 					     run->buffer_bytes);
 	run->buffers = mmap(NULL, run->buffer_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
 	if (run->buffers == MAP_FAILED) {
@@ -69,7 +73,8 @@ static int init_run(struct vublk_copy_run *run, struct vublk_error *error)
 	run->workers = calloc(copy->num_queues, sizeof(*run->workers));
 	run->slots = calloc(num_slots, sizeof(*run->slots));
 	if (!run->workers || !run->slots)
-		return vublk_cli_error_errno(error, ENOMEM, "cannot prepare %u requests", num_slots);
+		return vublk_cli_error_errno(error, ENOMEM, "cannot allocate memory for %u "
+					     "requests", num_slots);
 	for (unsigned i = 0; i < copy->num_queues; i++)
 		run->workers[i] = (struct vublk_copy_worker){
 			.run = run, .slots = run->slots + i * copy->num_requests,
@@ -87,7 +92,10 @@ static void assign_buffers(struct vublk_copy_run *run)
 		run->slots[i].buffer = run->buffers + (size_t)i * run->copy->request_bytes;
 }
 
-/* Closes the disks before the memory is unmapped, because requests may still be in flight. */
+/*
+ * Closes the disks and frees the run. The disks must be closed before the memory is unmapped,
+ * because requests may still be in flight.
+ */
 static void deinit_run(struct vublk_copy_run *run)
 {
 	vublk_blk_close(run->copy->from.blk, 0, NULL);
@@ -119,7 +127,10 @@ static int first_error(const struct vublk_copy_run *run, struct vublk_error *err
 	return 0;
 }
 
-/* Copies until there are no more pieces. */
+/*
+ * Runs the workers until no pieces are left, `tick` returns true, or a worker fails. Returns the
+ * error of the first worker in the list that has failed.
+ */
 static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
 		       struct vublk_error *error)
 {
@@ -137,7 +148,10 @@ static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, voi
 	return first_error(run, error);
 }
 
-/* Copies again whatever a flush reports as lost, until a last flush succeeds. */
+/*
+ * Runs the workers until everything is copied, and then flushes the destination. Copies lost pieces
+ * again until a flush succeeds.
+ */
 static int run_to_the_end(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
 			  struct vublk_error *error)
 {

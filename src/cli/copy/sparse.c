@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Finds holes: those that a file has (lseek(2), SEEK_DATA and SEEK_HOLE), and those that the file
- * could have because its data is zero.
+ * Finds the holes of a file (lseek(2) with SEEK_DATA and SEEK_HOLE), and data that could be a hole
+ * because it contains only zeroes.
  *
- * Key idea: a file system may report a hole as data, but never data as a hole. So a reported
- * hole needs no reading, and reported data is searched for zeroes.
+ * Key idea: a file system may report a hole as data, but never data as a hole. So a copy does not
+ * have to read a reported hole, and it searches reported data for zeroes.
  */
 #include "cli/copy/sparse.h"
 
@@ -26,7 +26,10 @@ static uint64_t round_down(const struct vublk_sparse *sparse, uint64_t offset)
 	return offset & ~(uint64_t)(sparse->unit_bytes - 1);
 }
 
-/* Finds the start of the next piece of this kind or, if there is none, the end of the walk. */
+/*
+ * Stores the offset of the next data or hole (`whence`: SEEK_DATA or SEEK_HOLE) from
+ * sparse->position on; the end of the walk if there is none before the end.
+ */
 static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 {
 	off_t found = lseek(sparse->fd, (off_t)sparse->position, whence);
@@ -38,8 +41,8 @@ static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 }
 
 /*
- * Past the new end of a file that was truncated during the copy there is no hole, but no data
- * either.
+ * Checks that the file was not truncated during the copy. lseek() finds neither data nor holes past
+ * the new end.
  */
 static int check_size(const struct vublk_sparse *sparse, struct vublk_error *error)
 {
@@ -49,11 +52,14 @@ static int check_size(const struct vublk_sparse *sparse, struct vublk_error *err
 		return vublk_cli_error_errno(error, errno, "cannot read the status of the source");
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size >= sparse->end)
 		return 0;
-	return vublk_cli_error(error, EIO, "the source ends at offset %" PRIu64 ": it became "
-			       "smaller while it was copied", (uint64_t)st.st_size);
+	return vublk_cli_error(error, EIO, "the source ends at offset %" PRIu64 ", because it "
+			       "became smaller during the copy", (uint64_t)st.st_size);
 }
 
-/* Units that are partly data count as data. */
+/*
+ * Sets `hole` to the kind of the next piece, and `known_end` to the end of this kind. A unit that
+ * is partly data counts as data.
+ */
 static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error)
 {
 	uint64_t data = 0, hole = 0;
@@ -64,7 +70,7 @@ static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error
 	if (sparse->fd < 0)
 		return 0;
 	ret = seek(sparse, SEEK_DATA, &data);
-	if (ret == -EINVAL) { /* not supported, by block devices for example */
+	if (ret == -EINVAL) { /* not supported, for example by block devices */
 		sparse->fd = -1;
 		return 0;
 	}
@@ -82,7 +88,8 @@ static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error
 		return vublk_cli_error_errno(error, -ret, "cannot find the next hole");
 	hole = round_down(sparse, hole + sparse->unit_bytes - 1);
 	/*
-	 * The answer is unreliable if the file changes, so the walk advances by at least one unit.
+	 * The offsets are unreliable if the file changes meanwhile. So this line makes sure that
+	 * the walk advances by at least one unit.
 	 */
 	hole = VUBLK_CLI_MAX(hole, sparse->position + sparse->unit_bytes);
 	sparse->known_end = VUBLK_CLI_MIN(hole, sparse->end);
@@ -114,7 +121,7 @@ bool vublk_is_zero(const void *data, size_t bytes)
 {
 	const unsigned char *p = data;
 
-	/* The first byte is zero, and each byte equals the one before it. */
+	/* All bytes are zero if the first is zero and each one equals the one before it. */
 	return !bytes || (!p[0] && !memcmp(p, p + 1, bytes - 1));
 }
 

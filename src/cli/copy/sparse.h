@@ -8,13 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Walks over a file in pieces of data and pieces of hole. */
+/* A walk over a file, which divides it into pieces of data and pieces of holes. */
 struct vublk_sparse {
-	int fd;              /* borrowed; -1: treat everything as data */
-	uint32_t unit_bytes; /* pieces begin and end at multiples of it, or at `end` */
+	int fd;              /* the file, borrowed; -1: everything counts as data */
+	uint32_t unit_bytes; /* pieces begin and end at multiples of this, or at `end` */
 	uint64_t end;
-	uint64_t position;   /* the start of the next piece */
-	uint64_t known_end;  /* `hole` is valid up to here */
+	uint64_t position;   /* where the next piece begins */
+	uint64_t known_end;  /* up to here, the kind that `hole` names is known */
 	bool hole;
 };
 
@@ -24,12 +24,15 @@ struct vublk_extent {
 	bool hole;
 };
 
-/* Walks [0, bytes). `unit_bytes` is a power of two. */
+/*
+ * Begins a walk over the first `bytes` bytes of the file `fd`. `unit_bytes` must be a power of two.
+ */
 void vublk_sparse_init(struct vublk_sparse *sparse, int fd, uint64_t bytes, uint32_t unit_bytes);
 
 /*
- * Returns the next piece, of at most `max_data` bytes (a multiple of the unit) if it is data
- * and `max_hole` if it is a hole. 1: there is one; 0: the end is reached; or a negative errno.
+ * Stores the next piece in `extent`: at most `max_data` bytes of data or `max_hole` bytes of a
+ * hole; both limits must be multiples of the unit. Returns 1, 0 at the end of the walk, or a
+ * negative errno.
  */
 int vublk_sparse_next(struct vublk_sparse *sparse, uint64_t max_data, uint64_t max_hole,
 		      struct vublk_extent *extent, struct vublk_error *error);
@@ -37,8 +40,9 @@ int vublk_sparse_next(struct vublk_sparse *sparse, uint64_t max_data, uint64_t m
 bool vublk_is_zero(const void *data, size_t bytes);
 
 /*
- * How many bytes at the start of `data` are all zero, or all not, counted in steps of `unit`
- * (the last step may be shorter). `zero` says which of the two.
+ * Divides `data` into units of `unit` bytes, of which the last one may be shorter. Returns the
+ * length in bytes of the first run of units that contain only zeroes, or that all contain other
+ * data. `zero` is set to whether the units of the run contain only zeroes.
  */
 size_t vublk_zero_run(const void *data, size_t bytes, size_t unit, bool *zero);
 

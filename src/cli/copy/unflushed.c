@@ -2,9 +2,9 @@
 /*
  * The pieces of a copy that no flush has made stable; see unflushed.h.
  *
- * Key idea: a loss halves the interval between flushes, and a successful flush doubles it.
- * With a fixed interval, a back-end that is lost more often than a flush is due would make
- * the copy start again each time.
+ * Key idea: a loss halves the interval between flushes, and a successful flush doubles it. With a
+ * fixed interval, a copy would never advance if its back-end were lost more often than flushes are
+ * due.
  */
 #include "cli/copy/unflushed.h"
 
@@ -45,7 +45,10 @@ static int append(struct vublk_copy_pieces *pieces, const struct vublk_extent *p
 	return ret;
 }
 
-/* Moves all pieces of `from`; there must be room. Returns their bytes. */
+/*
+ * Moves all pieces of `from` to `to`, which must have room. Returns the number of bytes of these
+ * pieces.
+ */
 static int64_t move_all(struct vublk_copy_pieces *to, struct vublk_copy_pieces *from)
 {
 	uint64_t bytes = 0;

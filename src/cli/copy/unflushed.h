@@ -4,13 +4,15 @@
 
 /*
  * Keeps track of the pieces of a copy that are written but not stable, and of those that have
- * to be copied again because their back-end was lost. It does no I/O; the caller locks it.
+ * to be copied again because their back-end was lost. The functions do no I/O; the caller must hold
+ * its lock.
  *
- * Key idea: a flush covers the pieces that were completed when it began. A piece is in `written`
- * until a flush begins, in `flushing` until that flush succeeds, and then in no list. If a flush
- * reports lost writes, the pieces of both lists are copied again. A piece that was in flight at
- * that time is also copied again, because the lost back-end may have completed it without the copy
- * having seen the completion. The number of losses identifies such pieces.
+ * Key idea: a flush covers the pieces that were completed when it began. A completed piece is in
+ * the list `written` until a flush begins, in `flushing` until that flush succeeds, and then in no
+ * list. If a flush reports lost writes, the pieces of both lists are copied again. A piece that is
+ * in flight at that time is copied again when it has completed, because the lost back-end may have
+ * executed its write. The number of losses identifies such a piece: it has increased since the
+ * copying of the piece began.
  */
 
 #include "cli/copy/sparse.h"
@@ -25,37 +27,47 @@ struct vublk_copy_pieces {
 };
 
 struct vublk_copy_unflushed {
-	bool tracks;               /* false: keep no lists, because a loss ends the copy */
+	bool tracks;               /* false: the lists stay empty, because a loss ends the copy */
 	bool is_flushing;
 	unsigned losses;
-	uint64_t written_bytes;    /* since the last flush began */
-	uint64_t interval_bytes;   /* after this number, the next flush begins */
-	uint64_t most_bytes;       /* limit of interval_bytes */
+	uint64_t written_bytes;    /* the bytes of the pieces in `written` */
+	uint64_t interval_bytes;   /* the next flush begins after this many bytes */
+	uint64_t most_bytes;       /* the largest value of interval_bytes */
 	struct vublk_copy_pieces written, flushing, again;
 };
 
-/* `tracks` as above; a flush is wanted after `most_bytes` at the latest. */
+/*
+ * Initializes the struct with empty lists. `tracks` is the member of the same name. A flush is due
+ * after at most `most_bytes` written bytes.
+ */
 void vublk_copy_unflushed_init(struct vublk_copy_unflushed *unflushed, bool tracks,
 			       uint64_t most_bytes);
 void vublk_copy_unflushed_deinit(struct vublk_copy_unflushed *unflushed);
 
 /*
- * To be called when a piece was written; `losses` is the number of losses when its copying began.
- * Returns 1 if the piece counts as copied, 0 if it has to be copied again, or -ENOMEM.
+ * Must be called when a piece was written. `losses` is the value of unflushed->losses when the
+ * copying of the piece began. Returns 1 if the piece counts as copied, 0 if it has to be copied
+ * again, or -ENOMEM.
  */
 int vublk_copy_unflushed_add(struct vublk_copy_unflushed *unflushed,
 			     const struct vublk_extent *piece, unsigned losses);
-/* Removes a piece that has to be copied again from its list; false: there is none. */
+/*
+ * Removes a piece from the list `again` and stores it in `piece`. Returns false if the list is
+ * empty.
+ */
 bool vublk_copy_unflushed_take_again(struct vublk_copy_unflushed *unflushed,
 				     struct vublk_extent *piece);
 
-/* Whether a flush is due. */
+/* Returns whether a flush should begin. */
 bool vublk_copy_unflushed_wants_flush(const struct vublk_copy_unflushed *unflushed);
-/* To be called when a flush has begun. */
+/* Must be called when a flush has begun. */
 void vublk_copy_unflushed_begin(struct vublk_copy_unflushed *unflushed);
-/* To be called when that flush has succeeded. */
+/* Must be called when the flush has succeeded. */
 void vublk_copy_unflushed_succeeded(struct vublk_copy_unflushed *unflushed);
-/* A flush reports lost writes. Returns how many bytes have to be copied again, or -ENOMEM. */
+/*
+ * Must be called when a flush reports lost writes. Moves the pieces of `written` and `flushing` to
+ * `again`. Returns the number of bytes of these pieces, or -ENOMEM.
+ */
 int64_t vublk_copy_unflushed_lose(struct vublk_copy_unflushed *unflushed);
 
 #endif

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One worker of a copy: a thread with its own queue on each end that is a disk, and a number
- * of slots. Buffers and threads belong to run.c.
+ * One worker of a copy: a thread with slots, and with a queue of its own on each of the two disks,
+ * source and destination. run.c makes the buffers and threads.
  *
  * Key idea: a slot is a state machine that carries one piece at a time from the source to the
- * destination. Requests to a disk are asynchronous; files are read and written immediately.
- * Pieces are taken in order, under one lock, and copied in any order. The buffers are shared
- * memory that both disks have registered, so a copy from disk to disk needs no copy in this
- * process, which only looks for zeroes in the data.
+ * destination. Requests to a disk are asynchronous; files are read and written immediately. Pieces
+ * are taken in order, under one lock, and copied in any order. The buffers are shared memory that
+ * is registered with both disks. So this process does not copy data from disk to disk; it only
+ * searches the data for zeroes.
  *
  * The first worker also flushes a destination that may lose completed writes.
  *
- * Zeroes: a destination file begins as one large hole, so zeroes are not written. A disk has old
- * content, which WRITE ZEROES overwrites; with the permission to unmap it may also free space. A
- * discard would not suffice, because it guarantees no content.
+ * Zeroes: a destination file begins as one large hole, so zeroes are not written. A destination
+ * disk has old content, which WRITE ZEROES overwrites; with the permission to unmap, this request
+ * may also free space. A discard would not suffice, because it guarantees no content.
  */
 #include "cli/copy/worker.h"
 
@@ -27,8 +27,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define WAIT_MS 100 /* between two looks at `stop` while nothing is completed */
-#define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* per request, so that the progress shows */
+#define WAIT_MS 100 /* the longest time between two looks at `stop` */
+#define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* per piece, so that the progress moves */
 
 static bool is_stopped(const struct vublk_copy_run *run)
 {
@@ -48,7 +48,7 @@ static uint64_t round_up(uint64_t bytes, uint32_t unit)
 	return (bytes + unit - 1) / unit * unit;
 }
 
-/* The bytes of a request for a piece: whole blocks, but not past the end of the disk. */
+/* Returns the size of a request for a piece: whole blocks, but not past the end of the disk. */
 static uint64_t whole_blocks(const struct vublk_copy_end *end, const struct vublk_extent *piece)
 {
 	uint64_t bytes = round_up(piece->bytes, end->block_bytes);
@@ -56,7 +56,10 @@ static uint64_t whole_blocks(const struct vublk_copy_end *end, const struct vubl
 	return VUBLK_CLI_MIN(bytes, end->bytes - piece->offset);
 }
 
-/* 1: there is a piece; 0: there are no more; negative: an error. */
+/*
+ * Takes the next piece to copy, and stores it in `slot`. Returns 1 if there is a piece, 0 if there
+ * are no more or the copy was stopped, or a negative errno.
+ */
 static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -75,7 +78,10 @@ static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	return ret;
 }
 
-/* The piece is written. It may have to be copied again. */
+/*
+ * Called when the piece of the slot was written. Counts the piece as copied, unless it has to be
+ * copied again.
+ */
 static int finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -86,8 +92,8 @@ static int finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot
 	ret = vublk_copy_unflushed_add(&run->unflushed, &slot->piece, slot->losses);
 	pthread_mutex_unlock(&run->lock);
 	if (ret < 0)
-		return vublk_cli_error_errno(&worker->error, -ret, "cannot keep track of "
-					     "unflushed pieces");
+		return vublk_cli_error_errno(&worker->error, -ret, "cannot allocate memory to "
+					     "track unflushed pieces");
 	if (ret)
 		__atomic_fetch_add(&run->copy->done, slot->piece.bytes, __ATOMIC_RELAXED);
 	return 0;
@@ -111,8 +117,9 @@ static int read_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *s
 						     "offset %" PRIu64, from->path,
 						     slot->piece.offset + done);
 		if (!n)
-			return vublk_cli_error(&worker->error, EIO, "'%s' ends at offset %" PRIu64
-					       ": it became smaller while it was copied",
+			return vublk_cli_error(&worker->error, EIO, "'%s' ends at offset "
+					       "%" PRIu64 ", because it became smaller during the "
+					       "copy",
 					       from->path, slot->piece.offset + done);
 		done += (uint64_t)n;
 	}
@@ -139,7 +146,8 @@ static int read_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 		return ret;
 	slot->state = VUBLK_COPY_SLOT_READING;
 	if (!worker->to)
-		vublk_blk_submit(worker->from); /* the disk works while this thread reads or writes the file */
+		vublk_blk_submit(worker->from); /* the disk works while this thread handles the
+						   file */
 	return 0;
 }
 
@@ -165,7 +173,10 @@ static int write_all(struct vublk_copy_worker *worker, const unsigned char *data
 	return 0;
 }
 
-/* A file is a hole already; the kernel zeroes a range of a block device, in whole sectors. */
+/*
+ * Zeroes a range of the destination. A file needs no action, because it has a hole there. On a block
+ * device the length is rounded up, because BLKZEROOUT zeroes only whole sectors.
+ */
 static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t bytes)
 {
 	const struct vublk_copy_end *to = &worker->run->copy->to;
@@ -177,7 +188,10 @@ static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t
 				     "'%s' at offset %" PRIu64, bytes, to->path, offset);
 }
 
-/* Writes the data of a piece, and leaves out or zeroes the ranges that contain only zeroes. */
+/*
+ * Writes data to the destination file or block device. Ranges that contain only zeroes are left out
+ * of a file and zeroed on a block device.
+ */
 static int write_sparsely(struct vublk_copy_worker *worker, const unsigned char *data,
 			  uint64_t bytes, uint64_t offset)
 {
@@ -209,7 +223,10 @@ static int write_file(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 	return ret ? ret : finish(worker, slot);
 }
 
-/* If the data ends within a block of the disk, zeroes fill the rest of that block. */
+/*
+ * Writes the piece of the slot to the destination disk. If the data ends within a block, zeroes
+ * fill the rest of that block.
+ */
 static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
 	const struct vublk_copy *copy = worker->run->copy;
@@ -231,7 +248,8 @@ static int write_disk(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 		return ret;
 	slot->state = VUBLK_COPY_SLOT_WRITING;
 	if (!worker->from)
-		vublk_blk_submit(worker->to); /* the disk works while this thread reads or writes the file */
+		vublk_blk_submit(worker->to); /* the disk works while this thread handles the
+						 file */
 	return 0;
 }
 
@@ -245,16 +263,19 @@ int vublk_copy_redo_unflushed(struct vublk_copy_run *run, struct vublk_error *er
 	bytes = vublk_copy_unflushed_lose(&run->unflushed);
 	pthread_mutex_unlock(&run->lock);
 	if (bytes < 0)
-		return vublk_cli_error_errno(error, (int)-bytes, "cannot keep track of "
+		return vublk_cli_error_errno(error, (int)-bytes, "cannot allocate memory to track "
 					     "unflushed pieces");
 	__atomic_fetch_sub(&run->copy->done, (uint64_t)bytes, __ATOMIC_RELAXED);
 	vublk_cli_say_limited("copy", &run->loss_limit, "a back-end of '%s' was lost with writes "
-			      "that were not flushed; at least %" PRId64 " bytes are copied again",
+			      "that were not flushed; copying at least %" PRId64 " bytes again",
 			      run->copy->to.path, bytes);
 	return 0;
 }
 
-/* Called under the lock, because the flush does not cover pieces that are written later. */
+/*
+ * Begins a flush if one is due. Must be called under the lock, so that no piece is counted as
+ * written between the start of the flush and vublk_copy_unflushed_begin().
+ */
 static int begin_flush(struct vublk_copy_worker *worker)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -270,7 +291,10 @@ static int begin_flush(struct vublk_copy_worker *worker)
 	return 0;
 }
 
-/* Only the first worker flushes, because a loss is reported once per queue. */
+/*
+ * Begins a flush if one is due. Only the first worker flushes: if a back-end was lost with unflushed
+ * writes, the next flush of each queue reports this, and one report is enough.
+ */
 static void flush_if_due(struct vublk_copy_worker *worker)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -282,7 +306,7 @@ static void flush_if_due(struct vublk_copy_worker *worker)
 	ret = begin_flush(worker);
 	pthread_mutex_unlock(&run->lock);
 	if (ret == -EAGAIN && in_flight(worker))
-		worker->error.code = 0; /* the queue is full: later */
+		worker->error.code = 0; /* the queue is full, so the flush begins later */
 	if (ret != -EOWNERDEAD)
 		return;
 	worker->error.code = 0;
@@ -311,8 +335,9 @@ static void end_flush(struct vublk_copy_worker *worker, int result)
 /* --- slots -------------------------------------------------------------------- */
 
 /*
- * Advances the slot as far as possible without waiting. 1: the slot has a piece, or has just
- * finished one; 0: there are no more pieces; -EAGAIN: a queue is full; or another error.
+ * Advances the slot as far as possible without waiting. Returns 1 if the slot has a piece or has
+ * just finished one, 0 if there are no more pieces, or a negative errno; -EAGAIN means that a queue
+ * is full.
  */
 static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
@@ -332,7 +357,10 @@ static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slo
 	return ret ? ret : 1;
 }
 
-/* True: at least one slot is ready for its next piece. */
+/*
+ * Advances all slots. Returns whether at least one slot has finished a piece and can take the next
+ * one.
+ */
 static bool advance_all(struct vublk_copy_worker *worker)
 {
 	bool again = false;
@@ -342,7 +370,8 @@ static bool advance_all(struct vublk_copy_worker *worker)
 		int ret = advance(worker, slot);
 
 		if (ret == -EAGAIN && in_flight(worker))
-			worker->error.code = 0; /* a full queue is no error while requests are in flight */
+			worker->error.code = 0; /* a full queue is not an error while requests
+						   are in flight */
 		if (ret < 0)
 			return false;
 		again |= ret && slot->state == VUBLK_COPY_SLOT_IDLE;
@@ -393,7 +422,10 @@ static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_qu
 	return n > 0 ? (unsigned)n : 0;
 }
 
-/* Only one worker asks for the serials, because a disk has one serial. */
+/*
+ * Requests the serials of the disks. Only the first worker does this, because a disk has only one
+ * serial.
+ */
 static void ask_for_serials(struct vublk_copy_worker *worker)
 {
 	struct vublk_copy_run *run = worker->run;
@@ -406,7 +438,7 @@ static void ask_for_serials(struct vublk_copy_worker *worker)
 		vublk_disk_watch_poll(&run->copy->to.watch, worker->to);
 }
 
-/* Sleeps until one of the two queues has completions. */
+/* Sleeps until one of the two queues has completions, or WAIT_MS have passed. */
 static void sleep_on_queues(struct vublk_copy_worker *worker)
 {
 	struct vublk_blk_queue *queues[] = { worker->from, worker->to };
@@ -424,7 +456,10 @@ static void sleep_on_queues(struct vublk_copy_worker *worker)
 	poll(fds, count, WAIT_MS);
 }
 
-/* Takes completions, and waits for the first one; false: none for stall_ms. */
+/*
+ * Submits the requests, and takes completions; waits up to WAIT_MS if there are none. Returns false
+ * if no request has completed for stall_ms.
+ */
 static bool take_completions(struct vublk_copy_worker *worker)
 {
 	char text[VUBLK_CLI_TEXT_BYTES];
@@ -442,8 +477,8 @@ static bool take_completions(struct vublk_copy_worker *worker)
 			if (now - worker->moved_ns <= (uint64_t)copy->stall_ms * 1000000)
 				return true;
 			if (!worker->error.code)
-				vublk_cli_error(&worker->error, ETIMEDOUT, "a back-end has "
-						"completed none of %u requests in flight for %s",
+				vublk_cli_error(&worker->error, ETIMEDOUT, "a back-end completed "
+						"none of %u requests in flight within %s",
 						in_flight(worker),
 						vublk_cli_format_ns(text, copy->stall_ms * 1e6));
 			return false;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides whether a new back-end can replace a lost one. The new back-end's offer is compared with
- * what the driver relies on: the features that the driver accepted, the queues, and the limits in
- * the config.
+ * Decides whether a new back-end can replace a lost one. Compares the new back-end's offer with
+ * what the driver relies on: the features that it has accepted, the number of queues, and the
+ * limits in the config.
  *
- * Key idea: an offer of more is accepted, an offer of less is refused. A driver that has not
- * accepted features yet relies on the number of queues only.
+ * Key idea: the device accepts an offer of more, and refuses an offer of less. A driver that has
+ * not accepted features yet relies only on the number of queues.
  */
 #include "device/device.h"
 
@@ -15,6 +15,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/virtio_blk.h>
 #include <stddef.h>
 #include <string.h>
@@ -28,22 +29,26 @@ static int check_features(const struct vublk_device *device,
 	char names[VUBLK_FEATURE_LIST_BYTES];
 
 	/*
-	 * Read-only is checked first, because a read-only back-end also lacks the features that
-	 * only a writable back-end has. Some drivers (SeaBIOS) never accept RO, and only read.
+	 * Read-only is checked first, so that it is the reason that is reported: a read-only
+	 * back-end also lacks the features that only a writable back-end has. A driver that never
+	 * accepts RO (SeaBIOS) may use any read-only back-end if the previous one was read-only,
+	 * too.
 	 */
 	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)) && !reliance->was_read_only)
 		return vublk_error_set(error, EROFS,
-				       "it is read-only, but the previous back-end was not");
+				       "the back-end is read-only, but the previous one was "
+				       "writable");
 	if (missing & VUBLK_BIT(VIRTIO_BLK_F_RO))
 		return vublk_error_set(error, ENOTSUP,
-				       "it is writable, but the driver was shown a read-only disk: set "
-				       "read-only=on, or use a read-only back-end");
+				       "the back-end is writable, but the driver relies on a "
+				       "read-only disk; set read-only=on or use a read-only "
+				       "back-end");
 	vublk_features_list(missing, names);
 	if (missing)
 		return vublk_error_set(error, ENOTSUP,
-				       "it does not offer %s, which the driver has accepted from the "
-				       "previous back-end", names);
+				       "the back-end does not offer %s, which the driver accepted "
+				       "from the previous back-end", names);
 	return 0;
 }
 
@@ -55,8 +60,8 @@ static int check_features(const struct vublk_device *device,
 /* The config fields that a driver reads once and relies on. */
 static const struct {
 	unsigned feature;
-	unsigned offset; /* of 32 bits */
-	bool exact;      /* false: the value may grow */
+	unsigned offset; /* of the field, which has 32 bits */
+	bool exact;      /* the value must stay the same; false: it may grow */
 	const char *name;
 } limits[] = {
 	LIMIT(VIRTIO_BLK_F_SIZE_MAX, size_max, false),
@@ -76,18 +81,19 @@ static uint32_t read_limit(const uint8_t *config, unsigned offset)
 	return le32toh(value);
 }
 
-static int check_limits(const struct vublk_device *device,
-			const struct vublk_device_reliance *reliance, struct vublk_error *error)
+int vublk_device_check_limits_of(const struct vublk_device_reliance *reliance,
+				 const uint8_t *config, struct vublk_error *error)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(limits); i++) {
 		uint32_t was = read_limit(reliance->config, limits[i].offset);
-		uint32_t is = read_limit(device->config, limits[i].offset);
+		uint32_t is = read_limit(config, limits[i].offset);
 
 		if (!(reliance->accepted & VUBLK_BIT(limits[i].feature)) || is == was ||
 		    (!limits[i].exact && is > was))
 			continue;
 		return vublk_error_set(error, ENOTSUP,
-				       "its config says %u for %s, but the driver relies on %u", is,
+				       "the back-end reports %u for %s, but the driver relies on "
+				       "%u", is,
 				       limits[i].name, was);
 	}
 	return 0;
@@ -97,9 +103,29 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 {
 	if (device->num_queues <= device->frontend.info.max_queues)
 		return 0;
-	return vublk_error_set(error, ENOTSUP, "it has %u queue%s, but the device has %u",
+	return vublk_error_set(error, ENOTSUP, "the back-end has %u queue%s, but the device has %u",
 			       (unsigned)device->frontend.info.max_queues,
 			       device->frontend.info.max_queues == 1 ? "" : "s", device->num_queues);
+}
+
+/*
+ * Checks that the disk is not smaller than it was, if the path has changed. All paths lead to the
+ * same storage, so a smaller disk at another path is a mistake. At the same path the disk may have
+ * become smaller, and the driver is told of that.
+ */
+static int check_size(const struct vublk_device *device, const uint8_t *before,
+		      struct vublk_error *error)
+{
+	const struct virtio_blk_config *was = (const void *)before;
+	const struct virtio_blk_config *is = (const void *)device->config;
+
+	if (device->paths.active == device->paths.last ||
+	    le64toh(is->capacity) >= le64toh(was->capacity))
+		return 0;
+	return vublk_error_set(error, EINVAL, "the back-end has %" PRIu64 " sectors, but the disk "
+			       "had %" PRIu64 "; all paths must lead to the same storage",
+			       le64toh(is->capacity),
+			       le64toh(was->capacity));
 }
 
 /* --- both ---------------------------------------------------------------------------------- */
@@ -110,10 +136,14 @@ int vublk_device_check_reliance(const struct vublk_device *device,
 {
 	int r = check_features(device, reliance, error);
 
-	return r || !reliance->config ? r : check_limits(device, reliance, error);
+	return r || !reliance->config ? r :
+	       vublk_device_check_limits_of(reliance, device->config, error);
 }
 
-/* The write cache stays as the driver has set it, whatever the new back-end's default is. */
+/*
+ * Returns whether the new back-end must have the driver's setting of the write cache, because the
+ * driver can change it.
+ */
 static bool keeps_wce(const struct vublk_device *device)
 {
 	return device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_CONFIG_WCE);
@@ -127,7 +157,13 @@ static int take(struct vublk_device *device, const struct vublk_device_reliance 
 	if (!r)
 		r = vublk_device_take_config(device, device->frontend.config, error);
 	if (!r)
+		r = check_size(device, reliance->config, error);
+	if (!r)
+		r = vublk_device_mirror_state_check(device, error);
+	if (!r)
 		r = vublk_device_check_reliance(device, reliance, error);
+	if (!r)
+		r = vublk_device_replay_check_backend(device, error);
 	if (!r && vublk_device_dirty_log_of_start(device))
 		r = vublk_device_dirty_log_check_backend(device, error);
 	return r;

@@ -5,8 +5,9 @@
  * the phase: realize.c before the device is realized, reconnect.c after a loss, loss.c while the
  * device is connected.
  *
- * Key idea: those files never call this file. They arm the connect timer, or listen, and the next
- * try begins here. So there is one place in which a connection begins and its events arrive.
+ * Key idea: the files of the phases never call this file. They arm the connect timer or listen, and
+ * then the next try begins here. So there is one place in which connections begin and their events
+ * arrive.
  */
 #include "device/device.h"
 
@@ -17,13 +18,18 @@
 
 static int open_frontend(struct vublk_device *device, int fd, struct vublk_error *error)
 {
-	const char *path = device->settings.chardev;
+	const char *path = vublk_device_path(device);
 	unsigned timeout_ms = (unsigned)device->settings.request_timeout_ms;
+	int r;
 
 	vublk_device_ask_for_inflight(device);
 	if (fd < 0)
-		return vublk_frontend_open(&device->frontend, path, timeout_ms, error);
-	return vublk_frontend_open_fd(&device->frontend, fd, path, timeout_ms, error);
+		r = vublk_frontend_open(&device->frontend, path, timeout_ms, error);
+	else
+		r = vublk_frontend_open_fd(&device->frontend, fd, path, timeout_ms, error);
+	if (!r)
+		vublk_device_fence_connected(device);
+	return r;
 }
 
 static void fail_try(struct vublk_device *device, const struct vublk_error *error)
@@ -34,19 +40,28 @@ static void fail_try(struct vublk_device *device, const struct vublk_error *erro
 		vublk_device_reconnect_failed(device, error);
 }
 
-/* `fd`: a connected socket, which is closed on failure; -1: the device connects to chardev. */
+/*
+ * Begins a try. `fd` is a connected socket, which this function owns, even on failure; -1: the
+ * device connects to the active path.
+ */
 static void try_to_connect(struct vublk_device *device, int fd)
 {
 	struct vublk_error error;
 
-	if (device->state == VUBLK_DEVICE_REALIZING)
-		device->tries++;
-	else
+	if (device->state == VUBLK_DEVICE_REALIZING) {
+		device->tries += !device->paths.active;
+	} else {
 		device->reconnect.tried_ns = vublk_now_ns();
-	if (open_frontend(device, fd, &error) < 0)
+		vublk_device_paths_advance(device, device->reconnect.tried_ns);
+	}
+	if (vublk_device_fence_hold(device, &error) < 0) {
+		vublk_fd_close(&fd);
 		fail_try(device, &error);
-	else if (device->state == VUBLK_DEVICE_LOST)
+	} else if (open_frontend(device, fd, &error) < 0) {
+		fail_try(device, &error);
+	} else if (device->state == VUBLK_DEVICE_LOST) {
 		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECT, NULL);
+	}
 }
 
 static void begin_to_listen(struct vublk_device *device)
@@ -82,6 +97,16 @@ static void on_connection(void *opaque, uint32_t events)
 	try_to_connect(device, fd);
 }
 
+static void on_owner_ended(void *opaque, uint32_t events)
+{
+	struct vublk_device *device = opaque;
+
+	vublk_loop_remove(&device->fence.source);
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
+			  "the process of the lost back-end has ended");
+	vublk_device_reconnect_wake(device);
+}
+
 static void on_socket_watch(void *opaque, bool vanished)
 {
 	struct vublk_device *device = opaque;
@@ -108,7 +133,7 @@ static void on_lost(void *opaque, const struct vublk_error *cause)
 	struct vublk_device *device = opaque;
 	struct vublk_error error = *cause;
 
-	vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
+	vublk_error_prepend(&error, "back-end '%s'", vublk_device_path(device));
 	if (vublk_device_is_connected(device))
 		vublk_device_on_loss(device, &error);
 	else
@@ -140,6 +165,14 @@ void vublk_device_connect_init(struct vublk_device *device)
 	device->listener.fd = -1;
 	device->listener.source.fn = on_connection;
 	device->listener.source.opaque = device;
+	vublk_device_switch_init(device);
+	vublk_device_mirror_init(device);
+	vublk_peer_init(&device->fence.peer);
+	vublk_peer_init(&device->fence.owner);
+	for (unsigned i = 0; i < VUBLK_DEVICE_MAX_FORMER; i++)
+		vublk_peer_init(&device->fence.former[i]);
+	device->fence.source.fn = on_owner_ended;
+	device->fence.source.opaque = device;
 	vublk_watch_init(&device->reconnect.watch, on_socket_watch, device);
 	vublk_frontend_init(&device->frontend, &device->loop, &device->log, &device->limit,
 			    &frontend_ops, device);

@@ -2,15 +2,15 @@
 /*
  * Detects a back-end that hangs while the rings run.
  *
- * Key idea: usually no message is outstanding while the rings run, so no deadline would expire. So
- * the device regularly asks the back-end for its features. As with any other request, the back-end
- * answers in time or counts as lost.
+ * Key idea: usually no message is outstanding while the rings run, so no deadline can expire.
+ * Therefore the device asks the back-end for its features at regular intervals. A back-end that
+ * does not answer in time counts as lost, as with any other message.
  */
 #include "device/device.h"
 
 #define NS_PER_MS UINT64_C(1000000)
 
-/* The default of keepalive-ms for a device that can look for another back-end. */
+/* The default of keepalive-ms, for a device that looks for another back-end after a loss. */
 #define AUTO_MS 5000
 
 static uint64_t interval_ms(const struct vublk_device *device)
@@ -34,7 +34,7 @@ void vublk_device_on_keepalive_timer(void *opaque)
 
 	if (device->state != VUBLK_DEVICE_RUNNING)
 		return;
-	/* A request that is under way has its own deadline. */
+	/* A message that is under way has a deadline already. */
 	if (vublk_frontend_is_idle(&device->frontend))
 		vublk_frontend_ping(&device->frontend);
 	vublk_device_keepalive_begin(device);

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Handles the loss of the back-end of a connected device: records the state of the rings, and calls
- * the callbacks of the bus that end all pending operations. The search for another back-end is in
+ * the bus's callbacks for all operations that were under way. The search for another back-end is in
  * reconnect.c.
  *
- * Key idea: the state is recorded and cleared before the bus is called. A callback may unrealize
- * the device, so device->life is compared before the next callback.
+ * Key idea: the device brings its own state up to date before it calls the bus. A callback may
+ * unrealize the device, so the code compares device->life before the next callback.
  */
 #include "device/device.h"
 
-/* Ends the operations for which the bus waits. False: a callback has unrealized the device. */
+/*
+ * Ends the operations for whose callback the bus waits. Returns false if a callback has unrealized
+ * the device.
+ */
 static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
 {
 	uint64_t life = device->life;
@@ -33,7 +36,11 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 	return device->life == life;
 }
 
-/* The plane knows every request, so the driver's rings stay with it if a back-end is needed. */
+/*
+ * Handles the rings at a loss if requests pass through the plane. The plane keeps the driver's
+ * rings while they should run, or while the device may wait for the next back-end to complete what
+ * is outstanding. Otherwise the plane returns them.
+ */
 static void note_shadow(struct vublk_device *device)
 {
 	bool waits = vublk_device_shadow_lose(device);
@@ -41,8 +48,10 @@ static void note_shadow(struct vublk_device *device)
 	if (!vublk_device_shadow_is_attached(device))
 		return;
 	if (vublk_device_should_run(device)) {
-		vublk_device_shadow_resume(device); /* a stop or a change of the memory was under way */
-	} else if (!vublk_device_shadow_has_requests(device)) {
+		vublk_device_shadow_resume(device); /* undoes a stop, or the stop for a change of
+						       the memory, that was under way */
+	} else if (!vublk_device_shadow_is_unsettled(device) ||
+		   (!waits && !vublk_device_shadow_has_requests(device))) {
 		vublk_device_shadow_return(device);
 	} else if (!waits) {
 		vublk_device_note_loss(device);
@@ -52,7 +61,10 @@ static void note_shadow(struct vublk_device *device)
 	}
 }
 
-/* The back-end may have worked on the rings, and has not said where it stopped. */
+/*
+ * Records where the rings resume. `rings`: the lost back-end had them, so it may have worked on
+ * them, and has not said where it stopped.
+ */
 static void note_rings(struct vublk_device *device, bool rings)
 {
 	if (vublk_device_is_shadowed(device)) {
@@ -70,13 +82,17 @@ void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error 
 	bool rings = vublk_device_backend_has_rings(device);
 	uint64_t life = device->life;
 
+	vublk_device_fence_lost(device, error);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	vublk_device_ring_errors_unwatch(device);
 	vublk_device_notifiers_settle(device);
+	vublk_device_exchange_end(device, VUBLK_DEVICE_EXCHANGE_EVENT_LOST);
 	note_rings(device, rings);
 	vublk_device_reconnect_begin(device, error);
-	if (rings && !device->status) /* a reset has waited for the rings */
+	vublk_device_switch_lost(device, error);
+	if (rings && !device->status) /* a reset was waiting for the rings */
 		vublk_device_end_session(device);
+	vublk_device_notify_lost(device, error);
 	if (!fail_requests(device, error))
 		return;
 	if (rings && !vublk_device_has_rings_out(device) && device->ops->stopped)

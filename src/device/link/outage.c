@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The bookkeeping of an outage: when the outage began, how long the pause before the next try is,
- * which reasons have been logged, and when the outage has ended. The tries are in connect.c and
- * reconnect.c.
+ * The record of an outage: when it began, how long the pause before the next try is, which reasons
+ * have been logged, and what has to be done at its end. The tries are in connect.c and reconnect.c.
  *
- * Key idea: each try that fails doubles the pause, up to reconnect-ms. A back-end that is
- * reached and refuses is likely to refuse again, so each refusal doubles that limit, up to
- * REFUSED_FACTOR times reconnect-ms, until a socket appears. A back-end that starts and is
- * lost again within reconnect-ms has not refused, but each such loss in a row doubles the
- * first pause, up to reconnect-ms.
+ * Key idea: each try doubles the pause before the next one, up to a limit, which is reconnect-ms at
+ * first. A back-end that accepts the connection but cannot be used is likely to fail again. So each
+ * such refusal doubles the limit, up to REFUSED_FACTOR times reconnect-ms, until a socket appears.
+ * The first pause of an outage is short. But if several back-ends in a row start and are lost again
+ * within reconnect-ms, each of these losses doubles the first pause of the next outage, up to
+ * reconnect-ms.
  */
 #include "device/device.h"
 
@@ -65,11 +65,15 @@ void vublk_device_outage_begin(struct vublk_device *device, uint64_t now)
 {
 	device->reconnect.lost_ns = now;
 	device->reconnect.pause_ms = first_pause_ms(device, now);
+	vublk_device_paths_begin(device, now);
 }
 
 /* --- reasons ----------------------------------------------------------------------------- */
 
-/* With a full table every reason counts as logged, which limits the lines per outage. */
+/*
+ * Returns whether the reason was logged before in this outage; if not, records it as logged. When
+ * the table is full, every reason counts as logged, which limits the number of lines per outage.
+ */
 static bool was_logged(struct vublk_device_reconnect *reconnect, const struct vublk_error *error)
 {
 	uint32_t sum = vublk_crc32c(error->text, strlen(error->text));
@@ -89,11 +93,13 @@ void vublk_device_outage_report(struct vublk_device *device, const struct vublk_
 {
 	struct vublk_device_reconnect *reconnect = &device->reconnect;
 
-	if (was_logged(reconnect, error))
+	if (was_logged(reconnect, error)) {
 		vublk_log(&device->log, VUBLK_LOG_DEBUG, "cannot reconnect yet: %s", error->text);
-	else
+	} else {
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 				  "cannot reconnect yet: %s", error->text);
+		vublk_device_notify_refused(device, error);
+	}
 	reconnect->refusal = *error;
 }
 
@@ -104,6 +110,9 @@ void vublk_device_outage_end(struct vublk_device *device)
 	vublk_device_unwatch_socket(device);
 	vublk_device_unlisten(device);
 	vublk_loop_timer_disarm(&device->connect_timer);
+	vublk_device_notify_outage_end(device);
+	vublk_device_switch_arrived(device);
+	vublk_device_paths_end(device);
 	device->reconnect.lost_ns = 0;
 	device->reconnect.refusals = 0;
 	device->reconnect.refusal.code = 0;

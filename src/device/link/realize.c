@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Implements realize and unrealize: realize turns properties into a device that knows its back-end,
- * and unrealize leaves only the properties. The tries themselves begin in connect.c.
+ * Implements realize and unrealize: realize connects the device to its back-end as the properties
+ * say, and unrealize discards everything except the properties. The tries begin in connect.c.
  *
- * Key idea: a try that fails is repeated a few times, with a pause, because the back-end may
- * just be starting. A failure that another try cannot change (a wrong path, a back-end that
- * lacks a feature or does not answer) ends realize immediately. A device that listens waits
- * for the next back-end instead, whatever the failure was.
+ * Key idea: a try that fails is repeated a few times, with a pause, because the back-end may still
+ * be starting. A failure that another try is unlikely to change (a wrong path, a back-end that
+ * lacks a feature or does not answer) ends realize immediately. A device that listens waits for the
+ * next back-end instead, whatever the failure was.
  */
 #include "device/device.h"
 
@@ -29,6 +29,8 @@ static void undo(struct vublk_device *device)
 	vublk_loop_timer_disarm(&device->config_timer);
 	vublk_loop_timer_disarm(&device->keepalive_timer);
 	vublk_loop_cancel(&device->loop, &device->update_task);
+	vublk_device_mirror_suspend(device);
+	vublk_device_exchange_deinit(device);
 	vublk_device_shadow_deinit(device);
 	vublk_device_outage_end(device);
 	vublk_device_close_watch(device);
@@ -53,6 +55,8 @@ static void undo(struct vublk_device *device)
 	device->config_read_again = false;
 	device->config_write = VUBLK_DEVICE_WRITE_NONE;
 	device->failure.code = 0;
+	vublk_device_switch_drop(device);
+	vublk_device_fence_drop(device);
 }
 
 static bool is_transient(int code)
@@ -60,39 +64,56 @@ static bool is_transient(int code)
 	return code == ECONNREFUSED || code == EAGAIN || code == ENOTCONN || code == EPROTO;
 }
 
-/* Peers that connect to the device must not be able to fill the log. */
+/*
+ * With the property server: waits for the next back-end. The log line is limited, because peers
+ * that connect to the device must not be able to fill the log.
+ */
 static void await_next(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "a back-end cannot be used, and the device waits for the next one: %s",
+			  "refused the back-end that connected, and waiting for another one: %s",
 			  error->text);
 	undo(device);
 	vublk_device_listen(device);
 }
 
-/* `error` must not be part of the device, because undo() clears the errors in the device. */
-void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error)
+static void try_again(struct vublk_device *device, uint64_t pause_ns)
+{
+	undo(device);
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns() + pause_ns);
+}
+
+/* `cause` must not be part of the device, because undo() clears the device's errors. */
+void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *cause)
 {
 	unsigned tries = (unsigned)device->settings.realize_retries + 1;
-	bool again = is_transient(error->code) && device->tries < tries && !device->is_lent;
+	struct vublk_error all;
+	bool again;
 
+	vublk_device_notify_refused(device, cause);
 	if (device->listener.fd >= 0) {
-		await_next(device, error);
+		await_next(device, cause);
 		return;
 	}
-	/* realized() reports the last failure, so the log has it at debug level only. */
+	if (vublk_device_paths_try_next(device, cause, &all)) {
+		try_again(device, 0);
+		return;
+	}
+	again = is_transient(all.code) && device->tries < tries && !device->is_lent;
+	/* realized() reports the failure of the last try, so it is logged at debug level only. */
 	vublk_log_limited(&device->log, &device->limit, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
-			  "try %u of %u to realize the device failed%s: %s", device->tries, tries,
-			  again ? "" : ", and there will be no other", error->text);
-	undo(device);
+			  "attempt %u of %u to realize the device failed%s: %s", device->tries, tries,
+			  again ? "" : " (the last attempt)", all.text);
+	vublk_device_paths_rewind(device);
 	if (again) {
-		vublk_loop_timer_arm(&device->loop, &device->connect_timer,
-				     vublk_now_ns() + RETRY_PAUSE_NS);
+		try_again(device, RETRY_PAUSE_NS);
 		return;
 	}
-	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZE_FAILED, error->text);
+	undo(device);
+	vublk_device_mirror_state_close(device);
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZE_FAILED, all.text);
 	if (device->ops->realized)
-		device->ops->realized(device->bus, error);
+		device->ops->realized(device->bus, &all);
 }
 
 /* --- after the handshake ---------------------------------------------------------------- */
@@ -109,9 +130,10 @@ static int choose_num_queues(struct vublk_device *device, struct vublk_error *er
 		wanted = multi ? VUBLK_MIN(offered, settings->num_queues_limit) : 1;
 	if (wanted > offered)
 		return vublk_error_set(error, EINVAL,
-				       "num-queues is %u, and the back-end has %u queues: lower it, "
-				       "or give the back-end more queues", (unsigned)wanted,
-				       (unsigned)offered);
+				       "num-queues is %u, but the back-end has only %u queue%s; "
+				       "lower num-queues, or give the back-end more queues",
+				       (unsigned)wanted,
+				       (unsigned)offered, offered == 1 ? "" : "s");
 	device->num_queues = (unsigned)wanted;
 	return 0;
 }
@@ -128,13 +150,20 @@ static int settle(struct vublk_device *device, struct vublk_error *error)
 	device->features = vublk_device_offer_features(device);
 	r = vublk_device_take_config(device, device->frontend.config, error);
 	if (!r)
-		r = vublk_device_shadow_init(device, error);
+		r = vublk_device_mirror_state_check(device, error);
 	if (!r)
-		vublk_device_bump_config_generation(device);
-	return r;
+		r = vublk_device_statistics_realize(device, error);
+	if (!r)
+		r = vublk_device_shadow_init(device, error);
+	if (r < 0)
+		return r;
+	vublk_device_mirror_find_interrupted(device);
+	vublk_device_choose_path(device);
+	vublk_device_bump_config_generation(device);
+	return 0;
 }
 
-/* Logs only what the properties change; vublk_device_get_info() has the rest. */
+/* Logs what the properties change in the back-end's offer. vublk_device_get_info() has the rest. */
 static void log_policy(struct vublk_device *device)
 {
 	uint64_t theirs = device->frontend.info.features;
@@ -146,10 +175,10 @@ static void log_policy(struct vublk_device *device)
 		return;
 	vublk_features_list(hidden, names);
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
-			  "by its properties the device %s%s%s%s",
-			  adds_ro ? "presents the writable disk as read-only" : "",
+			  "the device's properties change what the driver sees: %s%s%s%s",
+			  adds_ro ? "the writable disk is read-only" : "",
 			  adds_ro && hidden ? ", and " : "",
-			  hidden ? "hides features of the back-end: " : "", names);
+			  hidden ? "these features are hidden: " : "", names);
 }
 
 void vublk_device_realize_negotiated(struct vublk_device *device)
@@ -157,17 +186,19 @@ void vublk_device_realize_negotiated(struct vublk_device *device)
 	struct vublk_error error;
 
 	if (settle(device, &error) < 0) {
-		vublk_error_prepend(&error, "back-end '%s'", device->settings.chardev);
+		vublk_error_prepend(&error, "back-end '%s'", vublk_device_path(device));
 		vublk_device_realize_failed(device, &error);
 		return;
 	}
 	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the handshake took %u round trips",
 		  device->frontend.round_trips);
 	log_policy(device);
+	vublk_device_paths_realized(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZED, NULL);
 	if (device->config_read_again)
 		vublk_device_refresh_config(device);
 	vublk_device_watch_config(device);
+	vublk_device_notify_connected(device);
 	if (device->ops->realized)
 		device->ops->realized(device->bus, NULL);
 }
@@ -194,9 +225,10 @@ int vublk_device_lend_connection(struct vublk_device *device, int fd, struct vub
 static int check_lent(const struct vublk_device *device, struct vublk_error *error)
 {
 	if (device->lent_fd < 0 || !vublk_device_will_reconnect(&device->settings))
-		return 0;
-	return vublk_error_set(error, EINVAL, "a device on a connected descriptor cannot reconnect: set "
-			       "reconnect-ms to 0 and server to off");
+		return 0; /* a lent connection needs no check of the paths: a device with several
+			     paths reconnects */
+	return vublk_error_set(error, EINVAL, "a device on a connected descriptor cannot "
+			       "reconnect; set reconnect-ms=0 and server=off");
 }
 
 int vublk_device_realize(struct vublk_device *device, struct vublk_error *error)
@@ -207,10 +239,13 @@ int vublk_device_realize(struct vublk_device *device, struct vublk_error *error)
 		r = vublk_device_settings_check(&device->settings, error);
 	if (!r)
 		r = check_lent(device, error);
+	if (!r)
+		r = vublk_device_mirror_state_open(device, error);
 	if (r < 0)
 		return r;
 	device->life++;
 	device->tries = 0;
+	vublk_device_paths_rewind(device);
 	device->is_lent = device->lent_fd >= 0;
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_REALIZE, NULL);
 	vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
@@ -223,6 +258,8 @@ void vublk_device_unrealize(struct vublk_device *device)
 		return;
 	device->life++;
 	undo(device);
+	vublk_device_mirror_state_close(device);
+	vublk_device_paths_rewind(device);
 	vublk_device_listener_close(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_UNREALIZE, NULL);
 }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Searches for another back-end after a loss: decides when the next try is made, and which
- * conditions a new back-end has to meet. The lengths of the pauses are in outage.c.
+ * Looks for another back-end after a loss: decides when to make the next try, and checks whether a
+ * new back-end can take the old one's place. outage.c determines the lengths of the pauses.
  *
- * Key idea: every loss, before or after the handshake, leads to LOST, and from there
- * one timer leads to the next try. A new file in the socket's directory makes the timer expire
- * immediately, and soon again, because a back-end creates its socket a moment before it
- * listens. A device that listens waits for a connection instead. Nothing blocks: unrealize
- * ends the search at any moment.
+ * Key idea: every loss, before or after the handshake, leads to LOST, and from there one timer
+ * leads to the next try. When the socket appears, the device makes the next try immediately, and
+ * another one soon after it, because a back-end creates its socket a moment before it listens. A
+ * device with the property server waits for a connection instead. Nothing blocks: unrealize can end
+ * the search at any moment.
  *
  * An outage ends when the rings run, or when the handshake is done and no ring has to run. A
  * connection alone does not end it.
@@ -22,7 +22,7 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 
-/* --- the next try ------------------------------------------------------------------------------------ */
+/* --- the next try ----------------------------------------------------------------------------- */
 
 static void give_up(struct vublk_device *device, const struct vublk_error *cause)
 {
@@ -32,11 +32,14 @@ static void give_up(struct vublk_device *device, const struct vublk_error *cause
 			    (unsigned)device->settings.reconnect_deadline_ms);
 	vublk_device_outage_end(device);
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
+	vublk_device_notify_gave_up(device, &error);
 	if (device->ops->gave_up)
 		device->ops->gave_up(device->bus, &error);
 }
 
-/* Listens. The timer is armed for the deadline only. */
+/*
+ * Polls the listening socket, and arms the timer for the deadline of the outage, if there is one.
+ */
 static void await_connection(struct vublk_device *device)
 {
 	if (vublk_device_outage_deadline_ns(device) != UINT64_MAX)
@@ -45,7 +48,10 @@ static void await_connection(struct vublk_device *device)
 	vublk_device_listen(device);
 }
 
-/* This function may call the bus, so the caller has to call it last. */
+/*
+ * Plans the next try, or ends the search with `error` at the deadline. Calls gave_up() in that
+ * case, so the caller must call this function last.
+ */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {
 	uint64_t now = vublk_now_ns(), until = vublk_device_outage_deadline_ns(device);
@@ -60,6 +66,7 @@ static void plan_next_try(struct vublk_device *device, const struct vublk_error 
 	}
 	vublk_device_watch_socket(device);
 	now += vublk_device_outage_next_pause_ms(device) * NS_PER_MS;
+	until = VUBLK_MIN(until, vublk_device_paths_deadline_ns(device));
 	vublk_loop_timer_arm(&device->loop, &device->connect_timer, VUBLK_MIN(now, until));
 }
 
@@ -71,7 +78,7 @@ void vublk_device_reconnect_wake(struct vublk_device *device)
 		vublk_loop_timer_arm(&device->loop, &device->connect_timer, vublk_now_ns());
 }
 
-/* --- the tries --------------------------------------------------------------------------------- */
+/* --- the tries -------------------------------------------------------------------------------- */
 
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -81,6 +88,7 @@ void vublk_device_reconnect_failed(struct vublk_device *device, const struct vub
 		vublk_device_change_state(device, VUBLK_DEVICE_EVENT_LOST, error->text);
 	}
 	vublk_device_outage_report(device, error);
+	vublk_device_switch_failed(device, error);
 	plan_next_try(device, error);
 }
 
@@ -90,28 +98,34 @@ void vublk_device_reconnect_overdue(struct vublk_device *device)
 
 	if (!error.code)
 		vublk_error_set(&error, ENOTCONN, "no back-end has connected to '%s'",
-				device->settings.chardev);
+				vublk_device_path(device));
 	plan_next_try(device, &error);
 }
 
 /*
- * The device is not in the data path and does not know whether the driver has flushed. The config
- * does not tell whether a flush is needed, because some back-ends say "write-through" and have a
- * cache.
+ * Warns that completed writes may be lost, once per device. The device does not know whether the
+ * driver has flushed them. The config does not tell whether a flush was needed, because some
+ * back-ends say "write-through" although they have a cache. A back-end that offers an in-flight
+ * area is designed to be lost, whether the device uses the area or not.
  */
 static void warn_of_unflushed_writes(struct vublk_device *device)
 {
+	bool is_designed = device->frontend.info.protocol_features &
+			   VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
+
 	if ((device->resume != VUBLK_DEVICE_RESUME_RINGS &&
 	     !vublk_device_shadow_is_attached(device)) || !device->settings.warn_unflushed ||
-	    device->reconnect.warned_unflushed || vublk_device_uses_inflight(device) ||
+	    device->path_switch.phase == VUBLK_DEVICE_SWITCH_LEAVING ||
+	    vublk_device_replays(device) || device->reconnect.warned_unflushed || is_designed ||
 	    !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)))
 		return;
 	device->reconnect.warned_unflushed = true;
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "the back-end at '%s' was lost and has no in-flight area: if it kept "
+			  "the back-end at '%s' was lost and has no in-flight area: if it cached "
 			  "completed writes in its own memory, those that the driver had not "
-			  "flushed are lost, and the driver is not told; let such a back-end write "
-			  "through", device->settings.chardev);
+			  "flushed are lost, and the driver is not notified; run such a back-end "
+			  "with write-through caching, or set unflushed=replay",
+			  vublk_device_path(device));
 }
 
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error)
@@ -134,41 +148,53 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 		return;
 	}
 	vublk_device_watch_socket(device);
-	/* A back-end that was lost right after it was found is not tried again immediately. */
+	/*
+	 * If the back-end was lost soon after its connection was tried, the next try is not
+	 * immediate.
+	 */
 	delay_ms = vublk_device_outage_next_pause_ms(device);
 	if (!reconnect->refusals && now - reconnect->tried_ns >= limit_ms * NS_PER_MS)
 		delay_ms = 0;
-	vublk_loop_timer_arm(&device->loop, &device->connect_timer, now + delay_ms * NS_PER_MS);
+	vublk_loop_timer_arm(&device->loop, &device->connect_timer,
+			     VUBLK_MIN(now + delay_ms * NS_PER_MS,
+				       vublk_device_paths_deadline_ns(device)));
 }
 
-/* --- after the handshake --------------------------------------------------------------------------- */
+/* --- after the handshake ---------------------------------------------------------------------- */
 
 static void refuse(struct vublk_device *device, struct vublk_error *error)
 {
-	vublk_error_prepend(error, "the new back-end at '%s' cannot take the old one's place",
-			    device->settings.chardev);
+	vublk_error_prepend(error, "cannot replace the lost back-end by the new one at '%s'",
+			    vublk_device_path(device));
 	vublk_device_reconnect_failed(device, error);
 }
 
 /*
- * The memory may have been set while there was no back-end, so the number of regions could not be
- * compared with the back-end's limit.
+ * Checks the number of memory regions against the back-end's limit. The memory may have been set
+ * while there was no back-end to compare it with.
  */
 static int check_slots(const struct vublk_device *device, struct vublk_error *error)
 {
-	unsigned slots = vublk_device_memory_slots(device);
+	unsigned slots = vublk_device_memory_room(device);
 
 	if (device->memory.num_regions <= slots)
 		return 0;
-	return vublk_error_set(error, ENOSPC, "it accepts %u memory regions, and there are %u", slots,
-			       device->memory.num_regions);
+	return vublk_error_set(error, ENOSPC, "the back-end accepts %u memory region%s, but the "
+			       "guest's memory has %u",
+			       slots, slots == 1 ? "" : "s", device->memory.num_regions);
 }
 
-/* The rings are started last, after the bus has been told about the new back-end. */
+/*
+ * Tells the program and the bus about the new back-end, and then starts the rings if they should
+ * run.
+ */
 static void tell_bus(struct vublk_device *device, bool config_changed)
 {
 	uint64_t life = device->life;
 
+	if (config_changed)
+		vublk_device_notify_config(device);
+	vublk_device_notify_connected(device);
 	if (device->ops->reconnected)
 		device->ops->reconnected(device->bus);
 	if (device->life == life && config_changed && device->ops->config_changed)
@@ -189,6 +215,7 @@ static void finish(struct vublk_device *device)
 		return;
 	}
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_RECONNECTED, NULL);
+	device->paths.last = device->paths.active;
 	vublk_device_unwatch_socket(device);
 	device->reconnect.config_changed = false;
 	if (config_changed)
@@ -209,7 +236,7 @@ static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 		return;
 	}
 	error = *refusal;
-	vublk_error_prepend(&error, "the write cache cannot be set as the driver has it");
+	vublk_error_prepend(&error, "cannot set the write cache to the driver's setting");
 	refuse(device, &error);
 }
 
@@ -218,6 +245,7 @@ void vublk_device_reconnect_negotiated(struct vublk_device *device)
 	uint8_t theirs = device->frontend.config[VUBLK_BLK_WCE_OFFSET];
 	struct vublk_error error;
 
+	vublk_device_choose_path(device); /* the choice depends on this back-end's offer */
 	if (vublk_device_take_offer(device, &error) < 0)
 		refuse(device, &error);
 	else if (device->config[VUBLK_BLK_WCE_OFFSET] != theirs)

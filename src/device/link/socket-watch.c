@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Watches the directory of the back-end's socket while there is no back-end, so that a new back-end
- * is noticed when it creates its socket, whatever happened to the old file. connect.c handles the
- * events.
+ * Watches the directory of the back-end's socket during an outage. So the device notices when a new
+ * back-end creates its socket, whatever has happened to the old socket's file. connect.c handles
+ * the events.
  *
- * Key idea: the watch only makes recovery faster. Without it (no inotify instance left, a
- * directory that does not exist yet, a file system that reports nothing) the timer of
- * reconnect.c does the same, later.
+ * Key idea: the watch only makes recovery faster. A watch may be impossible: no inotify instance is
+ * left, the directory does not exist yet, or the file system reports nothing. Then the timer of
+ * reconnect.c leads to the same tries, but later.
  */
 #include "device/device.h"
 
@@ -14,7 +14,10 @@
 
 #include <errno.h>
 
-/* A missing directory may appear later; a lack of inotify is logged once per device. */
+/*
+ * Logs that the directory cannot be watched. A missing directory is logged at debug level only,
+ * because it may appear later; any other reason is logged once per device.
+ */
 static void log_unwatched(struct vublk_device *device, const struct vublk_error *error)
 {
 	bool may_appear = error->code == ENOENT || error->code == ENOTDIR;
@@ -22,9 +25,10 @@ static void log_unwatched(struct vublk_device *device, const struct vublk_error 
 
 	vublk_log_limited(&device->log, &device->limit,
 			  is_news ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
-			  "%s; the device tries to reconnect at intervals instead%s", error->text,
+			  "%s; the device tries to reconnect periodically instead%s", error->text,
 			  error->code == EMFILE ?
-			  " (fs.inotify.max_user_instances limits the inotify instances)" : "");
+			  " (fs.inotify.max_user_instances limits the number of inotify "
+			  "instances)" : "");
 	device->reconnect.logged_unwatched |= is_news;
 }
 
@@ -32,7 +36,7 @@ void vublk_device_watch_socket(struct vublk_device *device)
 {
 	struct vublk_error error;
 
-	if (vublk_watch_start(&device->reconnect.watch, &device->loop, device->settings.chardev,
+	if (vublk_watch_start(&device->reconnect.watch, &device->loop, vublk_device_path(device),
 			      &error) < 0)
 		log_unwatched(device, &error);
 }

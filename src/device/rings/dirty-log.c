@@ -4,10 +4,11 @@
  * messages to the back-end are in frontend/dirty-log.c.
  *
  * Key idea: the log belongs to the VM, not to the driver or the back-end. So the log outlives
- * resets, pauses and losses. A start passes the log on, so messages are needed only while the rings
- * run. A change waits for the end of a start or stop that is under way, and a stop waits for the
- * end of a change. If the back-end is lost meanwhile, no mark is lost: the next back-end logs from
- * its first write.
+ * resets, pauses and losses. Each start hands the log to the back-end together with the rings, so
+ * separate messages about the log are needed only while the rings run. A change of the log waits
+ * for the end of a start or a stop that is under way, and a stop waits for the end of a change. If
+ * the back-end is lost during a change, no mark is lost, because the next back-end logs from its
+ * first write.
  *
  * Specification: "Migration" (the bitmap, and which side marks which pages).
  */
@@ -33,7 +34,7 @@
 
 /* --- the bitmap ----------------------------------------------------------------------------- */
 
-/* The size of a bitmap for the pages from address 0 to the last byte of the last region. */
+/* Returns the size of a bitmap for all pages from address 0 to the end of the last region. */
 static uint64_t needed_bytes(const struct vublk_frontend_memory *memory)
 {
 	uint64_t last = 0;
@@ -56,8 +57,9 @@ int vublk_device_dirty_log_check(const struct vublk_device *device,
 	    needed_bytes(memory) <= dirty->log.size_bytes)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "the dirty log has %" PRIu64 " bytes, and this memory needs %" PRIu64
-			       ": stop the log, and start it again with the new memory",
+			       "the dirty log has %" PRIu64 " bytes, but the new memory needs "
+			       "%" PRIu64 "; stop the dirty log and start it again after the "
+			       "change",
 			       dirty->log.size_bytes, needed_bytes(memory));
 }
 
@@ -88,12 +90,14 @@ static int check_bitmap(const struct vublk_device *device,
 
 	if (given->offset % (uint64_t)sysconf(_SC_PAGESIZE) || given->size_bytes % WORD_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "the dirty log's offset (%" PRIu64 ") must be a multiple of the page "
-				       "size, and its size (%" PRIu64 ") one of %zu", given->offset,
+				       "the dirty log's offset is %" PRIu64 " and its size is "
+				       "%" PRIu64 " bytes; expected multiples of the page size for "
+				       "the offset and of %zu bytes for the size", given->offset,
 				       given->size_bytes, WORD_BYTES);
 	if (given->size_bytes < needed)
 		return vublk_error_set(error, EINVAL,
-				       "the dirty log has %" PRIu64 " bytes; the memory needs %" PRIu64,
+				       "the dirty log has %" PRIu64 " bytes, but the memory needs "
+				       "%" PRIu64,
 				       given->size_bytes, needed);
 	r = vublk_memory_file_check(given->fd, given->offset, given->size_bytes, &file, error);
 	if (r < 0)
@@ -110,7 +114,8 @@ static int take_given(struct vublk_device *device, const struct vublk_device_dir
 		return r;
 	device->dirty.log.fd = fcntl(given->fd, F_DUPFD_CLOEXEC, 0);
 	if (device->dirty.log.fd < 0)
-		return vublk_error_set_errno(error, errno, "cannot keep the dirty log's descriptor");
+		return vublk_error_set_errno(error, errno, "cannot duplicate the dirty log's "
+					     "descriptor");
 	device->dirty.log.size_bytes = given->size_bytes;
 	device->dirty.log.offset = given->offset;
 	return 0;
@@ -145,7 +150,10 @@ bool vublk_device_dirty_log_is_changing(const struct vublk_device *device)
 	       device->dirty.phase == VUBLK_DEVICE_DIRTY_UNDOING;
 }
 
-/* May call the bus, which may unrealize the device. */
+/*
+ * Ends a change: the log is on, or is off and freed. Calls dirty_log_changed(), which may unrealize
+ * the device.
+ */
 static void end_change(struct vublk_device *device, bool is_on, const struct vublk_error *error)
 {
 	if (is_on)
@@ -167,7 +175,7 @@ static void on_told(void *opaque, const struct vublk_error *error)
 		tell_backend(device, VUBLK_DEVICE_DIRTY_UNDOING);
 		return;
 	}
-	vublk_device_post_update(device); /* a stop may have waited for this change */
+	vublk_device_post_update(device); /* a stop may wait for the end of this change */
 	switch (device->dirty.phase) {
 	case VUBLK_DEVICE_DIRTY_STARTING:
 		end_change(device, true, NULL);
@@ -191,9 +199,28 @@ static void tell_backend(struct vublk_device *device, enum vublk_device_dirty_ph
 				     device->num_rings, on_told, device);
 }
 
+void vublk_device_dirty_log_settle(struct vublk_device *device)
+{
+	bool is_refused = device->exchange.phase == VUBLK_DEVICE_EXCHANGE_REFUSED;
+
+	if (vublk_device_is_shadowed(device))
+		vublk_device_dirty_log_stopped(device); /* the plane needs no messages for a
+							   change */
+	else if (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_START && is_refused &&
+		 device->shadow.side)
+		end_change(device, false, &device->exchange.refusal);
+}
+
 void vublk_device_dirty_log_started(struct vublk_device *device)
 {
-	if (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_START)
+	/*
+	 * A back-end that has the plane's region in its table cannot log. An update moves the
+	 * requests to the plane, which logs.
+	 */
+	if (vublk_device_is_shadowed(device) ||
+	    (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_START && device->shadow.side))
+		vublk_device_post_update(device);
+	else if (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_START)
 		tell_backend(device, VUBLK_DEVICE_DIRTY_STARTING);
 	else if (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_STOP)
 		tell_backend(device, VUBLK_DEVICE_DIRTY_STOPPING);
@@ -227,13 +254,17 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 	if ((shared && logs) || vublk_device_is_shadowed(device))
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "it cannot log which pages it writes: it does not offer %s%s%s",
+			       "the back-end cannot log which pages it writes, because it does not "
+			       "offer %s%s%s",
 			       shared ? "" : "the protocol feature LOG_SHMFD (bit 1)",
 			       shared || logs ? "" : " and ",
 			       logs ? "" : "VHOST_F_LOG_ALL (feature bit 26)");
 }
 
-/* The second half of a start or stop of the log. 1: dirty_log_changed() follows. */
+/*
+ * Switches the log on or off. Returns 0 if the change is complete, and 1 if it needs the back-end,
+ * so that dirty_log_changed() follows.
+ */
 static int begin_change(struct vublk_device *device, bool on, struct vublk_error *error)
 {
 	int r;
@@ -265,18 +296,22 @@ static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *erro
 	return dirty->bitmap ? 0 : -ENOMEM;
 }
 
-/* The owner of a bitmap that the bus has given can truncate it. */
+/*
+ * Checks that the bitmap's file was not truncated. Error: EIO. Only the owner of a bitmap that the
+ * bus gave can truncate it.
+ */
 static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
 	if (!vublk_fault_happened(&dirty->fault))
 		return 0;
-	return vublk_error_set(error, EIO, "a page of the dirty log cannot be accessed, because its "
-			       "file was truncated: stop the log, and start it again with another");
+	return vublk_error_set(error, EIO, "a page of the dirty log cannot be accessed, because "
+			       "the log's file was truncated; stop the dirty log and start it "
+			       "again with another file");
 }
 
 /*
- * This needs no bounds check, because the memory was checked against the bitmap, and the ring
- * against the memory.
+ * Marks the pages of a ring's part. This needs no bounds check, because the guest's memory was
+ * checked against the bitmap, and the ring against the memory.
  */
 static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes)
 {
@@ -290,15 +325,15 @@ static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes
 static void warn_not_marked(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "the rings that the lost back-end used are not marked in the dirty log: %s",
+			  "cannot mark the rings that the lost back-end used in the dirty log: %s",
 			  error->text);
 }
 
 /*
- * A back-end that died may have published a completion without marking the page of the used ring,
- * and the in-flight area does not have that request any more. So the pages of each used ring are
- * marked. The other writes of the back-end belong to requests that are executed again, and their
- * pages are marked at that time.
+ * A back-end that died may have published a completion without marking the page of the used ring.
+ * The next back-end does not repeat that request. So all pages of the used rings are marked. Other
+ * writes of the back-end belong to requests that the next back-end executes again, and their pages
+ * are marked then.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 {
@@ -329,7 +364,7 @@ int vublk_device_dirty_log_give(struct vublk_device *device, struct vublk_error 
 	return r;
 }
 
-/* --- the calls --------------------------------------------------------------------------------- */
+/* --- the calls -------------------------------------------------------------------------------- */
 
 static int check_start(const struct vublk_device *device, struct vublk_error *error)
 {
@@ -340,15 +375,20 @@ static int check_start(const struct vublk_device *device, struct vublk_error *er
 					    error);
 	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_OFF)
 		return vublk_error_set(error, EBUSY,
-				       "the dirty log is on, or is being switched off");
+				       "the dirty log is already on or is being switched off");
+	if (device->mirror.phase != VUBLK_DEVICE_MIRROR_NONE)
+		return vublk_error_set(error, EBUSY, "the VM cannot be migrated while its disk is "
+				       "mirrored to '%s': switch to the mirror or end it, then migrate",
+				       device->mirror.target);
 	if (!device->memory.num_regions)
 		return vublk_error_set(error, EINVAL,
-				       "the dirty log covers the memory, and no memory has been set");
+				       "the dirty log needs the guest's memory, which has not been "
+				       "set");
 	if (!vublk_device_is_connected(device))
 		return 0;
 	r = vublk_device_dirty_log_check_backend(device, error);
 	if (r < 0)
-		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+		vublk_error_prepend(error, "back-end '%s'", vublk_device_path(device));
 	return r;
 }
 
@@ -375,7 +415,7 @@ int vublk_device_dirty_log_stop(struct vublk_device *device, struct vublk_error 
 		return 0;
 	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_ON)
 		return vublk_error_set(error, EBUSY,
-				       "a change of the dirty log is under way: wait for "
+				       "another change of the dirty log is under way; wait for "
 				       "dirty_log_changed()");
 	return begin_change(device, false, error);
 }
@@ -396,9 +436,9 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
 }
 
 /*
- * Barrier pair L: the back-end sets a mark after the write that the mark is for, and this exchange
- * reads the mark before the page is copied. So the copy has every write whose mark was taken. Later
- * writes are marked again.
+ * Reads and clears one word of the bitmap. Barrier pair L: the back-end writes to a page before it
+ * sets the page's bit, and this atomic exchange clears the bit before the bus copies the page. So
+ * the copy contains every write whose bit was cleared. A later write sets the bit again.
  */
 static uint64_t take_word(uint64_t *word)
 {
@@ -417,13 +457,14 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 		return vublk_error_set(error, EBUSY, "the dirty log is off");
 	if (first_page % PAGES_PER_WORD || num_pages % PAGES_PER_WORD)
 		return vublk_error_set(error, EINVAL,
-				       "cannot read the bits of %" PRIu64 " pages from page %" PRIu64
-				       " on: the number of pages and the first page have to be multiples "
-				       "of %u", num_pages, first_page, PAGES_PER_WORD);
+				       "cannot read the bits of %" PRIu64 " pages starting at page "
+				       "%" PRIu64 "; expected multiples of %u for both numbers",
+				       num_pages, first_page, PAGES_PER_WORD);
 	if (!vublk_range_within(first, words, dirty->log.size_bytes / WORD_BYTES))
 		return vublk_error_set(error, EINVAL,
-				       "cannot read the bits of %" PRIu64 " pages from page %" PRIu64
-				       " on: the dirty log has bits for %" PRIu64 " pages", num_pages,
+				       "cannot read the bits of %" PRIu64 " pages starting at page "
+				       "%" PRIu64 "; the dirty log has bits for only %" PRIu64
+				       " pages", num_pages,
 				       first_page, dirty->log.size_bytes * 8);
 	if (map_bitmap(dirty, error) < 0)
 		return -ENOMEM;

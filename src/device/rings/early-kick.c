@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Handles kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up its
- * queues: the first such kick makes the driver ready. The start itself is in start-stop.c, and each
- * queue is kicked once after the start.
+ * queues. The first such kick makes the driver ready. start-stop.c makes the start, and signals the
+ * kick of each queue once afterwards.
  *
- * Key idea: the kick is meant for the back-end. Here its descriptor is polled but never read,
- * so the signal is still there when the ring is handed over. It is polled only while a kick
- * would start the device, so a modern driver, or a driver that has started, costs nothing.
+ * Key idea: the kick is meant for the back-end. So the device polls the kick descriptor but never
+ * reads it, and the signal is still there when the back-end gets the descriptor. The device polls
+ * only while a kick would start it, so modern drivers, and drivers that are ready, cost nothing.
  *
  * virtio 1.3, section 3.1.2 ("Legacy Interface: Device Initialization").
  */
@@ -22,7 +22,10 @@
 
 /* --- the start ---------------------------------------------------------------------------- */
 
-/* Without a status there is no driver yet. */
+/*
+ * Returns whether a kick would start the device. While the status is 0, no driver has begun to use
+ * the device.
+ */
 static bool would_start(const struct vublk_device *device)
 {
 	return device->state == VUBLK_DEVICE_STOPPED && device->vm_running && device->status &&
@@ -44,7 +47,8 @@ bool vublk_device_take_early_kick(struct vublk_device *device)
 		return true;
 	}
 	device->early_kick = VUBLK_DEVICE_KICK_REFUSED;
-	vublk_error_prepend(&error, "a kick before DRIVER_OK, which starts a legacy driver's device");
+	vublk_error_prepend(&error, "the driver kicked a queue before DRIVER_OK, so the device "
+			    "starts as for a legacy driver");
 	vublk_device_raise_needs_reset(device, &error);
 	return false;
 }
@@ -62,8 +66,9 @@ static void on_kick(void *opaque, uint32_t events)
 }
 
 /*
- * The watch is always made anew, because the descriptor's number may refer to another file by now.
- * A descriptor that cannot be watched (two queues share it) is logged; the others are watched.
+ * Watches the kick descriptor `fd` of queue `index`; -1: watches none. Each call makes a new watch,
+ * because the number of the descriptor may have come to refer to another file. A descriptor that
+ * cannot be watched (for example, because two queues share it) is only logged.
  */
 static void watch_queue(struct vublk_device *device, unsigned index, int fd)
 {
@@ -74,7 +79,8 @@ static void watch_queue(struct vublk_device *device, unsigned index, int fd)
 	source->fn = on_kick;
 	source->opaque = device;
 	if (fd >= 0 && vublk_loop_add(&device->loop, source, fd, EPOLLIN, &error) < 0)
-		vublk_log(&device->log, VUBLK_LOG_DEBUG, "the kicks of queue %u: %s", index,
+		vublk_log(&device->log, VUBLK_LOG_DEBUG, "cannot watch queue %u for kicks: %s",
+			  index,
 			  error.text);
 }
 

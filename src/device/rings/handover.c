@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state that a bus carries over from one session of the driver to the next: the in-flight area,
- * and the position of each ring. A bus whose driver sets up its queues one by one, or has an area
- * of its own, ends the session and begins another with both.
+ * The state that a bus carries over from one session of its driver to the next: the in-flight area,
+ * and the position of each ring. If the driver sets up its queues one by one, or brings an area of
+ * its own, the bus ends the session and begins another one with the same area and positions.
  *
- * Key idea: an area that the bus gives is treated like an area that was loaded. The requests that
- * the area records as begun have to be executed by a back-end that reads it. If the back-end does
- * not read areas, resume.c refuses to guess.
+ * Key idea: an area that the bus gives is treated like an area that was loaded (save/). Only a
+ * back-end that reads the area, or the plane, can resume the requests that it records as begun.
+ * Otherwise resume.c refuses to guess.
  *
  * Specification: "Inflight I/O tracking".
  */
@@ -38,13 +38,14 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 	if (!area->num_queues || area->num_queues > device->num_queues || !area->queue_size ||
 	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
 		return vublk_error_set(error, EINVAL,
-				       "the in-flight area is for %u queues of %u entries; the device "
-				       "has %u queues, of up to %u", area->num_queues, area->queue_size,
+				       "the in-flight area is for %u queues of %u entries, but the "
+				       "device has %u queues of at most %u entries",
+				       area->num_queues, area->queue_size,
 				       device->num_queues, VUBLK_MAX_QUEUE_SIZE);
 	if (area->size_bytes < least)
 		return vublk_error_set(error, EINVAL,
-				       "the in-flight area has %" PRIu64 " bytes; %u queues of %u "
-				       "entries need at least %" PRIu64, area->size_bytes,
+				       "the in-flight area has %" PRIu64 " bytes, but %u queues of "
+				       "%u entries need at least %" PRIu64, area->size_bytes,
 				       area->num_queues, area->queue_size, least);
 	r = vublk_memory_file_check(area->fd, area->offset, area->size_bytes, &file, error);
 	if (r < 0)
@@ -52,7 +53,10 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 	return r;
 }
 
-/* Reads part of the area. -EIO: the file has been truncated meanwhile. */
+/*
+ * Reads `bytes` bytes of a file. Error: EIO if the file ends before that, because its owner has
+ * truncated it.
+ */
 static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 {
 	char *at = to;
@@ -69,7 +73,10 @@ static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 	return 0;
 }
 
-/* Reads the file instead of mapping it, because its owner may truncate it at any time. */
+/*
+ * Reads the part of queue `index`. Does not map the file, because its owner may truncate it at any
+ * time. Error: ENOTSUP if the layout is unknown.
+ */
 static int read_region(const struct vublk_device_inflight *area, unsigned index,
 		       struct vublk_inflight_split *region, struct vublk_error *error)
 {
@@ -79,12 +86,12 @@ static int read_region(const struct vublk_device_inflight *area, unsigned index,
 			   vublk_inflight_split_least_bytes(area->queue_size));
 
 	if (r < 0)
-		return vublk_error_set_errno(error, -r, "the in-flight area cannot be read");
+		return vublk_error_set_errno(error, -r, "cannot read the in-flight area");
 	if (!region->features)
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "the in-flight area has the feature word 0x%" PRIx64 " for queue %u; "
-			       "only 0 is known (a split ring)", region->features, index);
+			       "the in-flight area has the features 0x%" PRIx64 " for queue %u; "
+			       "only 0 (split ring) is supported", region->features, index);
 }
 
 static int count_begun(const struct vublk_device_inflight *area, unsigned *begun,
@@ -95,7 +102,8 @@ static int count_begun(const struct vublk_device_inflight *area, unsigned *begun
 	int r = 0;
 
 	if (!region)
-		return vublk_error_set_errno(error, ENOMEM, "no memory to check the in-flight area");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate memory to check the "
+					     "in-flight area");
 	*begun = 0;
 	for (unsigned i = 0; i < area->num_queues && !r; i++) {
 		r = read_region(area, i, region, error);
@@ -104,6 +112,12 @@ static int count_begun(const struct vublk_device_inflight *area, unsigned *begun
 	}
 	free(region);
 	return r;
+}
+
+int vublk_device_count_inflight(const struct vublk_device *device, unsigned *begun,
+				struct vublk_error *error)
+{
+	return count_begun(&device->inflight, begun, error);
 }
 
 int vublk_device_set_inflight(struct vublk_device *device,
@@ -127,7 +141,8 @@ int vublk_device_set_inflight(struct vublk_device *device,
 		return r;
 	area.fd = fcntl(area.fd, F_DUPFD_CLOEXEC, 0);
 	if (area.fd < 0)
-		return vublk_error_set_errno(error, errno, "cannot keep the in-flight area");
+		return vublk_error_set_errno(error, errno, "cannot duplicate the in-flight area's "
+					     "descriptor");
 	vublk_device_drop_inflight(device);
 	device->inflight = area;
 	device->resume = begun ? VUBLK_DEVICE_RESUME_INFLIGHT : VUBLK_DEVICE_RESUME_NOTHING;
@@ -136,15 +151,11 @@ int vublk_device_set_inflight(struct vublk_device *device,
 
 /* --- making an area ------------------------------------------------------------------------- */
 
-static void note_layout(struct vublk_device *device, const struct vublk_device_inflight *area)
+void vublk_device_note_inflight_layout(struct vublk_device *device,
+				       const struct vublk_device_inflight *area)
 {
 	device->has_tight_areas = area->size_bytes ==
 		area->num_queues * vublk_inflight_split_least_bytes(area->queue_size);
-}
-
-void vublk_device_note_inflight_layout(struct vublk_device *device)
-{
-	note_layout(device, &device->inflight);
 }
 
 static void on_made(void *opaque, const struct vublk_error *error)
@@ -155,14 +166,16 @@ static void on_made(void *opaque, const struct vublk_error *error)
 	device->made_inflight.fd = -1;
 	device->inflight_under_way = false;
 	if (!error)
-		note_layout(device, &made);
-	vublk_device_post_update(device); /* a start may have waited for the area */
+		vublk_device_note_inflight_layout(device, &made);
+	vublk_device_post_update(device); /* a start may wait for the area */
 	if (device->ops->inflight_made)
 		device->ops->inflight_made(device->bus, error ? NULL : &made, sizeof(made), error);
 	vublk_fd_close(&made.fd);
 }
 
-/* Makes an area with the layout of the last area that a back-end made. */
+/*
+ * Makes an area in this process, with the layout of the last area that a back-end accepted or made.
+ */
 static int make_here(const struct vublk_device *device, struct vublk_device_inflight *area,
 		     struct vublk_error *error)
 {
@@ -180,18 +193,20 @@ static int make_inflight(struct vublk_device *device, struct vublk_device_inflig
 	if (!area->num_queues || area->num_queues > device->num_queues || !area->queue_size ||
 	    area->queue_size > VUBLK_MAX_QUEUE_SIZE)
 		return vublk_error_set(error, EINVAL,
-				       "an in-flight area of %u queues with %u entries each was requested; "
-				       "the device has %u queues of up to %u entries", area->num_queues,
+				       "an in-flight area for %u queues of %u entries was "
+				       "requested, but the device has %u queues of at most %u "
+				       "entries", area->num_queues,
 				       area->queue_size, device->num_queues, VUBLK_MAX_QUEUE_SIZE);
 	if (device->inflight_under_way)
-		return vublk_error_set(error, EBUSY, "an in-flight area is being made already");
+		return vublk_error_set(error, EBUSY, "another in-flight area is being created");
 	if (device->state != VUBLK_DEVICE_STOPPED ||
-	    (vublk_device_is_shadowed(device) && vublk_device_records_requests(device)))
+	    (vublk_device_records_requests(device) && !vublk_device_backend_records(device)))
 		return make_here(device, area, error);
-	if (!vublk_device_uses_inflight(device))
+	if (!vublk_device_backend_records(device))
 		return vublk_error_set(error, ENOTSUP,
-				       "the back-end does not offer INFLIGHT_SHMFD, or the device was "
-				       "told not to use it");
+				       "the device has no in-flight area, because the back-end "
+				       "does not offer INFLIGHT_SHMFD or the property inflight is "
+				       "off");
 	vublk_fd_close(&device->made_inflight.fd);
 	device->inflight_under_way = true;
 	device->made_inflight = (struct vublk_device_inflight){

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reads the avail and used index of a ring in the guest's memory. Apart from the plane, the device
- * reads nothing else of a ring, and writes nothing to it.
+ * Reads the avail index, the used index and avail_event of a ring in the guest's memory. Apart from
+ * the plane, no part of the device reads anything else in a ring, and none writes to a ring.
  *
- * Key idea: the difference of the two indices is an upper bound on the number of outstanding
- * requests. It does not say which requests they are, nor which of them a back-end has begun.
+ * Key idea: the avail index minus the used index is an upper bound on the number of outstanding
+ * requests. This number does not say which requests are outstanding, or which of them a back-end
+ * has begun.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -32,7 +33,10 @@ static const struct vublk_memory_region *find_region(const struct vublk_device *
 	return NULL;
 }
 
-/* Reads an aligned index in the guest's memory. Pairs with A and B of virtio/split.h. */
+/*
+ * Reads an aligned index in the guest's memory. The read is the other half of barrier pairs A and B
+ * in virtio/split.h.
+ */
 static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t *index,
 		      struct vublk_error *error)
 {
@@ -42,8 +46,8 @@ static int read_index(const struct vublk_device *device, uint64_t addr, uint16_t
 
 	if (!region)
 		return vublk_error_set(error, EINVAL,
-				       "the ring's index at 0x%" PRIx64 " is not in the memory that "
-				       "was set", addr);
+				       "the ring's index at 0x%" PRIx64 " is outside the guest's "
+				       "memory", addr);
 	r = vublk_read_shared_u16(region->fd, region->fd_offset, region->size_bytes,
 				  addr - region->guest_addr, &raw, error);
 	if (r < 0) {
@@ -67,9 +71,19 @@ int vublk_device_read_indices(const struct vublk_device *device, unsigned index,
 	return r;
 }
 
+int vublk_device_read_avail_event(const struct vublk_device *device, unsigned index,
+				  uint16_t *event, struct vublk_error *error)
+{
+	const struct vublk_device_queue *queue = &device->queues[index];
+
+	return read_index(device, queue->used_addr + offsetof(struct vring_used, ring) +
+			  queue->size * sizeof(struct vring_used_elem), event, error);
+}
+
 /*
- * A used index past the avail index at the loss means that the back-end still ran after the loss:
- * it may have seen every request that the driver has added since then.
+ * If the used index has passed the avail index that was recorded at the loss, the lost back-end
+ * continued after the loss. In that case it may have seen every request that the driver has added
+ * since.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail)

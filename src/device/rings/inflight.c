@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides whether the device and the back-end use an in-flight area. Only back-ends record requests
- * in the area; handover.c checks the areas that a bus gives, and makes areas for the bus.
+ * Decides whether the back-end and the plane use in-flight areas. Only they record requests in an
+ * area. handover.c checks the areas that a bus gives, and makes areas for the bus.
  *
- * Key idea: the area belongs to the session of the driver. It outlives connections, and a
+ * Key idea: an area belongs to the session of the driver. The area outlives connections, and a
  * reset drops it.
  *
  * Specification: "Inflight I/O tracking".
@@ -20,25 +20,32 @@ static bool wants_inflight(const struct vublk_device *device)
 	       (vublk_device_will_reconnect(settings) || settings->inflight_migration);
 }
 
+bool vublk_device_backend_records(const struct vublk_device *device)
+{
+	return wants_inflight(device) &&
+	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_INFLIGHT_SHMFD);
+}
+
 bool vublk_device_uses_inflight(const struct vublk_device *device)
 {
-	return wants_inflight(device) && !device->settings.shadow &&
-	       vublk_frontend_has(&device->frontend, VUBLK_VU_F_INFLIGHT_SHMFD);
+	return vublk_device_backend_records(device) && !vublk_device_is_shadowed(device);
 }
 
 bool vublk_device_records_requests(const struct vublk_device *device)
 {
 	return vublk_device_uses_inflight(device) ||
-	       (wants_inflight(device) && device->settings.shadow);
+	       (wants_inflight(device) && vublk_device_is_shadowed(device));
 }
 
+/*
+ * This includes areas even with the plane, because the same connection may serve the direct path
+ * later.
+ */
 void vublk_device_ask_for_inflight(struct vublk_device *device)
 {
-	bool is_for_backend = !device->settings.shadow;
-
-	device->frontend.wants_inflight = wants_inflight(device) && is_for_backend;
+	device->frontend.wants_inflight = wants_inflight(device);
 	device->frontend.wants_undrained_stops = device->settings.inflight_migration &&
-						 is_for_backend;
+						 device->settings.shadow != VUBLK_SHADOW_ON;
 }
 
 void vublk_device_drop_inflight(struct vublk_device *device)
@@ -47,8 +54,8 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 }
 
 /*
- * If the area exists, the lost back-end recorded its requests there, and the new back-end, or the
- * plane, will read them.
+ * If there is an area and it is in use, the lost back-end or the plane has recorded requests in it,
+ * and the next back-end or the plane will resume them.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Handles kick and call descriptors (notifiers). A bus replaces them while the rings run, to mask
- * an interrupt or to route it elsewhere. The device signals them after events that may have lost a
- * signal.
+ * Handles kick and call descriptors (notifiers). A bus may replace a descriptor while the rings
+ * run, to mask an interrupt or to route it elsewhere. The device signals a descriptor after an
+ * event at which a signal may have been lost.
  *
- * Key idea: a pending change is one mark per descriptor, and one batch at a time sends all marked
- * descriptors. So a storm of changes costs one message per descriptor and round trip. When the
- * back-end has confirmed a new descriptor, the device signals that descriptor once, because a
- * signal on the old one may have been missed.
+ * Key idea: one bit per descriptor says that it has to be sent, and one batch at a time sends all
+ * such descriptors. However often the bus replaces a descriptor, the device sends at most one
+ * message per descriptor and round trip. When the back-end has confirmed a new descriptor, the
+ * device signals that descriptor once, because a signal on the old one may have been missed.
  *
  * Specification: "VHOST_USER_SET_VRING_KICK", "VHOST_USER_SET_VRING_CALL".
  */
@@ -34,8 +34,8 @@ static unsigned which_is(const struct vublk_frontend_notifier *notifier)
 }
 
 /*
- * Signals the present descriptor, because the descriptor that was sent may have been closed
- * meanwhile.
+ * Signals the present descriptor of queue `index`. The bus may have replaced and closed the one
+ * that was sent.
  */
 static void signal_once(const struct vublk_device *device, unsigned index, unsigned which)
 {
@@ -72,17 +72,45 @@ static void on_sent(void *opaque, const struct vublk_error *error)
 	for (unsigned i = 0; i < count; i++)
 		signal_once(device, device->notifiers[i].queue,
 			    which_is(&device->notifiers[i]));
-	vublk_device_post_update(device); /* a stop may have waited for the confirmation */
+	vublk_device_post_update(device); /* a stop may wait for the confirmation */
 	vublk_device_notifiers_send(device);
 	if (!device->num_notifiers && device->state == VUBLK_DEVICE_RUNNING &&
 	    device->ops->notifiers_changed)
 		device->ops->notifiers_changed(device->bus);
 }
 
+void vublk_device_notifiers_settle(struct vublk_device *device)
+{
+	for (unsigned i = 0; i < device->num_queues; i++)
+		if (device->notifiers_changed[i] & CALL)
+			signal_once(device, i, CALL);
+	memset(device->notifiers_changed, 0, device->num_queues);
+	device->num_notifiers = 0;
+}
+
+/*
+ * Ends all pending changes, including those that began on the direct path, because the plane has
+ * the present descriptors.
+ */
+static void end_change(struct vublk_device *device)
+{
+	bool is_changed = false;
+
+	for (unsigned i = 0; i < device->num_queues; i++)
+		is_changed |= device->notifiers_changed[i];
+	vublk_device_notifiers_settle(device);
+	if (is_changed && device->ops->notifiers_changed)
+		device->ops->notifiers_changed(device->bus);
+}
+
 void vublk_device_notifiers_send(struct vublk_device *device)
 {
+	if (device->state == VUBLK_DEVICE_RUNNING && vublk_device_is_shadowed(device)) {
+		end_change(device);
+		return;
+	}
 	if (device->state != VUBLK_DEVICE_RUNNING || device->num_notifiers ||
-	    !vublk_device_should_run(device)) /* a stop is due: further changes must not delay it */
+	    !vublk_device_should_run(device)) /* a stop is due, and more messages would delay it */
 		return;
 	for (unsigned i = 0; i < device->num_queues; i++) {
 		add_change(device, i, KICK);
@@ -93,13 +121,11 @@ void vublk_device_notifiers_send(struct vublk_device *device)
 					     device->num_notifiers, on_sent, device);
 }
 
-void vublk_device_notifiers_settle(struct vublk_device *device)
+void vublk_device_notifiers_renew_kicks(struct vublk_device *device)
 {
-	for (unsigned i = 0; i < device->num_queues; i++)
-		if (device->notifiers_changed[i] & CALL)
-			signal_once(device, i, CALL);
-	memset(device->notifiers_changed, 0, device->num_queues);
-	device->num_notifiers = 0;
+	for (unsigned i = 0; i < device->num_rings; i++)
+		device->notifiers_changed[device->rings[i].index] |= KICK;
+	vublk_device_post_update(device);
 }
 
 /* --- every ring at once ---------------------------------------------------------------- */
@@ -119,7 +145,7 @@ void vublk_device_call_rings(struct vublk_device *device)
 
 /* --- the calls ------------------------------------------------------------------------------- */
 
-/* Makes a hand-over that is under way use the new descriptors. */
+/* Makes messages that are not sent yet, of a start or of a batch, use the new descriptors. */
 static void replace(struct vublk_device *device, unsigned index)
 {
 	for (unsigned i = 0; i < device->num_notifiers; i++)
@@ -141,7 +167,8 @@ static int change(struct vublk_device *device, unsigned index, unsigned which, i
 
 	if (index >= device->num_queues || !device->queues[index].size)
 		return vublk_error_set(error, EINVAL,
-				       "queue %u cannot have another %s descriptor: it is not set up",
+				       "queue %u is not set up, so its %s descriptor cannot be "
+				       "replaced",
 				       index, which == KICK ? "kick" : "call");
 	queue = &device->queues[index];
 	before = *queue;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides where rings resume if their back-end was lost before it said where it stopped.
+ * Decides where rings resume, above all if their back-end was lost before it said where it stopped.
  *
- * Key idea: a used index says how many requests are completed, and nothing in the ring says
- * which of the other requests the lost back-end had begun. If there is an in-flight area, the area
- * says so, and the next back-end reads it. Without an area a ring resumes at its used index if no
- * request was outstanding at the loss; requests that the driver adds later have not been seen by
- * any back-end. If a request was outstanding, guessing would lose it or execute it twice, so the
- * driver has to reset.
+ * Key idea: the used index of a ring says how many requests are complete. Nothing in the ring says
+ * which of the other requests the lost back-end had begun. An in-flight area says so, and the next
+ * back-end reads it. Without an area, a ring resumes at its used index if no request was
+ * outstanding at the loss: no back-end has seen the requests that the driver added later. If a
+ * request was outstanding, a guess could lose it or execute it twice, so the driver has to reset
+ * the device.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -41,17 +41,21 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 	if (outstanding && !vublk_device_is_tracked(device))
 		return vublk_error_set(error, EIO,
 				       device->resume == VUBLK_DEVICE_RESUME_INFLIGHT ?
-				       "the back-end has no in-flight area, and up to %u requests "
-				       "are in the area that the previous back-end left; the device "
-				       "needs a reset" :
-				       "the back-end was lost while up to %u requests were outstanding, "
-				       "and which of them it had begun is unknown; the device "
-				       "needs a reset", outstanding);
+				       "the previous back-end left an in-flight area with up to %u "
+				       "request%s, but the new back-end does not support in-flight "
+				       "areas; the driver must reset the device" :
+				       "the back-end was lost with up to %u request%s outstanding, "
+				       "and the device cannot tell which of them it had begun; the "
+				       "driver must reset the device",
+				       outstanding, outstanding == 1 ? "" : "s");
 	device->bases[index] = used;
 	return 0;
 }
 
-/* Each base is known, and open requests are in an area that the back-end reads. */
+/*
+ * Returns whether each base is known, and an area that the present back-end reads has all requests
+ * that were begun.
+ */
 static bool has_bases(const struct vublk_device *device)
 {
 	return device->resume == VUBLK_DEVICE_RESUME_NOTIFY ||
@@ -65,7 +69,10 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 
 	if (device->resume == VUBLK_DEVICE_RESUME_NOTHING)
 		return 0;
-	/* Rings may have been loaded before their memory was set. */
+	/*
+	 * The rings of a loaded device were not checked before, because the bus sets the memory
+	 * after the load.
+	 */
 	r = vublk_device_queues_check(device, &device->memory, error);
 	for (unsigned i = 0; i < device->num_queues && !r && !has_bases(device); i++) {
 		if (!device->queues[i].size)
@@ -75,18 +82,21 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 			vublk_error_prepend(error, "queue %u", i);
 	}
 	if (r < 0) {
-		vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+		vublk_error_prepend(error, "back-end '%s'", vublk_device_path(device));
 		return r;
 	}
-	/* No request is outstanding, and the bases are known: later requests are new. */
+	/*
+	 * The bases are known and no request before them is outstanding, so nothing has to be
+	 * resumed.
+	 */
 	if (!vublk_device_is_tracked(device))
 		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
 	return 0;
 }
 
 /*
- * A start that was refused in part does not say anything about the rings that the back-end did
- * not accept: the requests that were outstanding before the start still are.
+ * If the back-end refused part of a start, its answers say nothing about the rings that it did not
+ * accept. So requests that were outstanding before the start still are, and `resume` stays.
  */
 void vublk_device_rings_are_back(struct vublk_device *device)
 {

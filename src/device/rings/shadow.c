@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file puts the request plane between the driver's rings and the back-end's, if the property
- * `shadow` is on. The driver's rings are attached to the plane from the first start to the end of a
- * pause or a reset, and each connection to a back-end gets rings of the plane's own (a side).
+ * Connects the request plane (src/plane) with the rest of the device. On the shadow path, the plane
+ * has the driver's rings from a start until a pause, a reset or an exchange of the path takes them
+ * away. The back-end has rings of the plane's own: a side, which is made for each connection.
  *
- * Key idea: for the rest of the device a start and a stop are the same as without the plane: the
- * plane's rings take the place of the driver's in device->rings. A loss is different: nothing has
- * to be guessed afterwards, because the plane knows every request. So the driver's rings stay with
- * the plane, and a pause during an outage waits for the next back-end, which executes what the
- * driver is waiting for; but not longer than request-timeout-ms.
+ * Key idea: the rest of the device starts and stops rings as it does without the plane, because the
+ * side's rings take the place of the driver's in device->rings. A loss is different: the plane
+ * knows every request, so the driver's rings stay with the plane, and the next back-end executes
+ * the outstanding requests. A pause during an outage waits until these are complete, but at most
+ * request-timeout-ms.
  */
 #include "device/device.h"
 
+#include "plane/handover.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -23,14 +24,15 @@
 #include <inttypes.h>
 #include <linux/virtio_blk.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 
 #define NS_PER_MS UINT64_C(1000000)
 
-/* Data segments of a request for which the plane has room, whatever the config says. */
+/* The plane has room for at least this many data segments per request, whatever the config says. */
 #define LEAST_SEGMENTS 128
-/* A buffer that crosses memory regions counts more than once. */
+/* Additional room, because the plane splits a buffer that crosses memory regions. */
 #define EXTRA_SEGMENTS 14
 
 bool vublk_device_shadow_has_backend(const struct vublk_device *device)
@@ -45,10 +47,21 @@ bool vublk_device_shadow_has_requests(const struct vublk_device *device)
 	       vublk_plane_thread_outstanding(device->shadow.thread);
 }
 
+bool vublk_device_shadow_is_unsettled(const struct vublk_device *device)
+{
+	return vublk_device_shadow_is_attached(device) &&
+	       !vublk_plane_thread_is_settled(device->shadow.thread);
+}
+
+bool vublk_device_shadow_is_sound(const struct vublk_device *device)
+{
+	return !device->shadow.num_broken && !vublk_fault_happened(&device->shadow.fault);
+}
+
 bool vublk_device_needs_backend(const struct vublk_device *device)
 {
 	return vublk_device_should_run(device) ||
-	       (device->status && vublk_device_shadow_has_requests(device));
+	       (device->status && vublk_device_shadow_is_unsettled(device));
 }
 
 bool vublk_device_has_rings_out(const struct vublk_device *device)
@@ -58,12 +71,13 @@ bool vublk_device_has_rings_out(const struct vublk_device *device)
 
 /* --- the back-end's side --------------------------------------------------------- */
 
-static void free_side(struct vublk_device *device)
+void vublk_device_shadow_free_side(struct vublk_device *device)
 {
 	struct vublk_device_shadow *shadow = &device->shadow;
 
 	vublk_plane_side_free(shadow->side);
 	shadow->side = NULL;
+	vublk_fd_close(&shadow->side_area.fd);
 	free(shadow->regions.regions);
 	shadow->regions = (struct vublk_frontend_memory){ 0 };
 }
@@ -77,16 +91,68 @@ static unsigned choose_segments(const struct vublk_device *device)
 	return VUBLK_MAX(seg_max, (unsigned)LEAST_SEGMENTS) + EXTRA_SEGMENTS;
 }
 
-void vublk_device_shadow_limit(const struct vublk_device *device, struct virtio_blk_config *config)
+/*
+ * Returns how many segments of the driver fit in one request of the plane, or would if the plane
+ * were made.
+ */
+static unsigned room_of(const struct vublk_device *device)
 {
-	unsigned room = vublk_device_is_shadowed(device) ?
-			device->shadow.max_segments - EXTRA_SEGMENTS : VUBLK_RING_MAX_INDIRECT - 2;
-
-	if (device->settings.shadow && le32toh(config->seg_max) > room)
-		config->seg_max = htole32(room);
+	return device->shadow.thread ? device->shadow.max_segments - EXTRA_SEGMENTS :
+	       VUBLK_RING_MAX_INDIRECT - 2;
 }
 
-/* The region stays the same while the connection lasts, because some back-ends require that. */
+void vublk_device_shadow_limit(const struct vublk_device *device, struct virtio_blk_config *config)
+{
+	if (device->settings.shadow != VUBLK_SHADOW_OFF && le32toh(config->seg_max) > room_of(device))
+		config->seg_max = htole32(room_of(device));
+}
+
+/*
+ * Returns the number of entries of the side's ring for a driver's ring of `size` entries. Size 0 (a
+ * queue that is not used) stays 0.
+ */
+static uint16_t side_size(const struct vublk_device *device, uint16_t size)
+{
+	bool is_given = device->settings.shadow_queue_size != VUBLK_DEVICE_AUTO;
+
+	return is_given && size ? (uint16_t)device->settings.shadow_queue_size : size;
+}
+
+/*
+ * Checks that seg_max is not above the plane's room. The driver may have read a higher value before
+ * the plane was wanted.
+ */
+static int check_segments(const struct vublk_device *device, struct vublk_error *error)
+{
+	const struct virtio_blk_config *config = (const void *)device->config;
+
+	if (!(device->features & VUBLK_BIT(VIRTIO_BLK_F_SEG_MAX)) ||
+	    le32toh(config->seg_max) <= room_of(device))
+		return 0;
+	return vublk_error_set(error, ENOTSUP, "the driver may use up to %u segments per request, "
+			       "but the shadow rings have room for %u; start the device with "
+			       "shadow=auto",
+			       le32toh(config->seg_max), room_of(device));
+}
+
+int vublk_device_shadow_check(const struct vublk_device *device, struct vublk_error *error)
+{
+	bool has_indirect = device->acked_features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
+
+	for (unsigned i = 0; i < device->num_queues && !has_indirect; i++)
+		if (side_size(device, device->queues[i].size) < device->queues[i].size)
+			return vublk_error_set(error, ENOTSUP, "the driver's requests may need "
+					       "more than the %u entries of a shadow ring; remove "
+					       "shadow-queue-size or start the device with "
+					       "shadow=auto",
+					       side_size(device, device->queues[i].size));
+	return check_segments(device, error);
+}
+
+/*
+ * Makes the back-end's side if the connection has none yet, and resets the rings of the side. Later
+ * starts use it again, because some back-ends do not accept other memory at the same address.
+ */
 static int make_side(struct vublk_device *device, struct vublk_error *error)
 {
 	struct vublk_device_shadow *shadow = &device->shadow;
@@ -94,16 +160,22 @@ static int make_side(struct vublk_device *device, struct vublk_error *error)
 	int r = 0;
 
 	for (unsigned i = 0; i < device->num_queues; i++)
-		sizes[i] = device->queues[i].size;
+		sizes[i] = side_size(device, device->queues[i].size);
 	if (!shadow->side)
 		r = vublk_plane_side_new(device->num_queues,
-					 (unsigned)device->settings.queue_size,
-					 shadow->max_segments, &shadow->side, error);
+					 side_size(device, (uint16_t)device->settings.queue_size),
+					 shadow->max_segments, vublk_device_replays(device),
+					 &shadow->side, error);
+	if (!r)
+		shadow->side->max_segment_bytes = vublk_device_replay_segment_bytes(device);
 	return r < 0 ? r : vublk_plane_side_reset(shadow->side, sizes,
 						  vublk_device_session_features(device), error);
 }
 
-/* The memory of the plane's rings comes last, because its address is the highest. */
+/*
+ * Makes the table shadow->regions: the guest's regions, then the side's, which has the highest
+ * address.
+ */
 static int add_side_memory(struct vublk_device *device, struct vublk_error *error)
 {
 	struct vublk_device_shadow *shadow = &device->shadow;
@@ -112,7 +184,7 @@ static int add_side_memory(struct vublk_device *device, struct vublk_error *erro
 	struct stat st;
 
 	if (!regions)
-		return vublk_error_set_errno(error, ENOMEM, "cannot keep a memory table");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate a memory table");
 	if (fstat(shadow->side->region.fd, &st) < 0) {
 		free(regions);
 		return vublk_error_set_errno(error, errno, "cannot examine the shadow rings");
@@ -133,14 +205,59 @@ static int add_side_memory(struct vublk_device *device, struct vublk_error *erro
 	return 0;
 }
 
+/*
+ * For the direct path: clears the side's memory, if there is a side, and keeps it in the back-end's
+ * table. Without clearing, a driver could make the back-end read old requests there.
+ */
+static int keep_side(struct vublk_device *device, struct vublk_error *error)
+{
+	if (!device->shadow.side)
+		return 0;
+	vublk_plane_side_clear(device->shadow.side);
+	return add_side_memory(device, error);
+}
+
 int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error *error)
 {
 	int r;
 
 	if (!vublk_device_is_shadowed(device))
-		return 0;
-	r = make_side(device, error);
+		return keep_side(device, error);
+	/* A back-end that is connected later may have fewer slots. */
+	r = vublk_device_memory_check_shadow(device, error);
+	if (!r)
+		r = make_side(device, error);
 	return r < 0 ? r : add_side_memory(device, error);
+}
+
+/*
+ * Prepares a request for a new in-flight area for the plane's requests. Without a new area, a
+ * back-end with libvhost-user would continue to use the area of the driver's requests.
+ */
+static struct vublk_device_inflight *renew_side_area(struct vublk_device *device)
+{
+	struct vublk_device_inflight *area = &device->shadow.side_area;
+
+	vublk_fd_close(&area->fd);
+	*area = (struct vublk_device_inflight){
+		.fd = -1,
+		.num_queues = (uint16_t)device->num_queues,
+		.queue_size = side_size(device, (uint16_t)device->settings.queue_size),
+	};
+	return area;
+}
+
+struct vublk_device_inflight *vublk_device_shadow_area(struct vublk_device *device)
+{
+	struct vublk_device_inflight *area = &device->inflight;
+
+	if (vublk_device_is_shadowed(device))
+		return renew_side_area(device);
+	if (area->fd < 0) { /* the back-end has to make one, with room for every queue */
+		area->num_queues = (uint16_t)device->num_queues;
+		area->queue_size = (uint16_t)device->settings.queue_size;
+	}
+	return area;
 }
 
 int vublk_device_shadow_refresh(struct vublk_device *device, struct vublk_error *error)
@@ -155,12 +272,13 @@ const struct vublk_frontend_memory *vublk_device_shadow_memory(const struct vubl
 
 void vublk_device_shadow_collect(struct vublk_device *device)
 {
-	for (unsigned i = 0; device->shadow.side && i < device->num_rings; i++) {
+	for (unsigned i = 0; vublk_device_is_shadowed(device) && i < device->num_rings; i++) {
 		struct vublk_frontend_queue *ring = &device->rings[i];
 		const struct vublk_plane_side_queue *queue =
 			&device->shadow.side->queues[ring->index];
 
 		ring->base = 0;
+		ring->size = side_size(device, ring->size);
 		ring->desc_addr = queue->memory->desc_addr;
 		ring->avail_addr = queue->memory->avail_addr;
 		ring->used_addr = queue->memory->used_addr;
@@ -187,7 +305,7 @@ static int map_memory(struct vublk_device *device, struct vublk_plane_memory **m
 	return r;
 }
 
-/* Maps the in-flight area of the driver's session, if there is one. */
+/* Maps the in-flight area of the driver's session for the plane, if there is an area. */
 static int map_area(struct vublk_device *device, struct vublk_error *error)
 {
 	const struct vublk_device_inflight *area = &device->inflight;
@@ -198,8 +316,8 @@ static int map_area(struct vublk_device *device, struct vublk_error *error)
 	if (!vublk_device_is_tracked(device))
 		return 0;
 	if (area->offset % sizeof(uint64_t))
-		return vublk_error_set(error, EINVAL, "the in-flight area's offset, %" PRIu64
-				       ", is not a multiple of 8", area->offset);
+		return vublk_error_set(error, EINVAL, "the offset of the in-flight area is "
+				       "%" PRIu64 "; expected a multiple of 8", area->offset);
 	r = vublk_memory_file_check(area->fd, area->offset, area->size_bytes, &file, error);
 	if (!r)
 		r = vublk_memory_file_map(area->fd, &file, area->offset, area->size_bytes,
@@ -217,7 +335,10 @@ static void unmap_area(struct vublk_device *device)
 	*area = (struct vublk_memory_part){ 0 };
 }
 
-/* Where the requests of a queue are recorded; NULL: nowhere. */
+/*
+ * Returns the part of the in-flight area in which the requests of queue `index` are recorded, or
+ * NULL if the area is not mapped, or has no room for this queue.
+ */
 static struct vublk_inflight_split *region_of(const struct vublk_device *device, unsigned index)
 {
 	const struct vublk_device_inflight *area = &device->inflight;
@@ -230,10 +351,10 @@ static struct vublk_inflight_split *region_of(const struct vublk_device *device,
 		 vublk_inflight_split_stride(area->size_bytes, area->num_queues, area->queue_size));
 }
 
-static int attach(struct vublk_device *device, const struct vublk_plane_memory *memory,
-		  struct vublk_error *error)
+/* Maps the in-flight area, and fills in one setup per queue. */
+static int fill_setups(struct vublk_device *device, struct vublk_plane_setup *setups,
+		       struct vublk_error *error)
 {
-	struct vublk_plane_setup setups[VUBLK_MAX_QUEUES] = { 0 };
 	int r = map_area(device, error);
 
 	for (unsigned i = 0; i < device->num_queues && !r; i++) {
@@ -251,16 +372,37 @@ static int attach(struct vublk_device *device, const struct vublk_plane_memory *
 			.inflight_entries = device->inflight.queue_size,
 		};
 	}
+	return r;
+}
+
+/*
+ * Returns the features of the driver's rings. They do not depend on the back-end, which may be lost
+ * when another process adopts the rings.
+ */
+static uint64_t driver_features(const struct vublk_device *device)
+{
+	return device->acked_features | VUBLK_BIT(VIRTIO_F_VERSION_1);
+}
+
+static int attach(struct vublk_device *device, const struct vublk_plane_memory *memory,
+		  struct vublk_error *error)
+{
+	struct vublk_plane_setup setups[VUBLK_MAX_QUEUES] = { 0 };
+	int r = fill_setups(device, setups, error);
+
 	if (!r)
 		r = vublk_plane_thread_attach(device->shadow.thread, setups,
-					      vublk_device_session_features(device), memory,
+					      driver_features(device), memory,
 					      &device->shadow.fault, error);
 	if (r < 0)
 		unmap_area(device);
 	return r;
 }
 
-/* Maps the memory as it is now; a mapping that the plane does not use any more is removed. */
+/*
+ * Maps the guest's present memory for the plane, and then frees the mapping that it replaces.
+ * Attaches the driver's rings if the plane does not have them.
+ */
 static int give_memory(struct vublk_device *device, struct vublk_error *error)
 {
 	struct vublk_device_shadow *shadow = &device->shadow;
@@ -329,7 +471,10 @@ void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint
 		vublk_plane_thread_set_dirty_log(device->shadow.thread, bitmap ? &log : NULL);
 }
 
-/* A fault ends with the driver's session. */
+/*
+ * Forgets a fault, and watches for the next one. A fault concerns only the rings that the plane had
+ * when it happened.
+ */
 static int watch_fault(struct vublk_device *device, struct vublk_error *error)
 {
 	struct vublk_device_shadow *shadow = &device->shadow;
@@ -350,8 +495,9 @@ static void detach(struct vublk_device *device)
 	vublk_plane_memory_free(shadow->memory);
 	shadow->memory = NULL;
 	shadow->is_overdue = false;
+	shadow->num_broken = 0;
 	vublk_loop_timer_disarm(&shadow->timer);
-	watch_fault(device, NULL); /* it was in the loop before, so this cannot fail for lack of memory */
+	watch_fault(device, NULL); /* cannot fail, because the source was in the loop before */
 }
 
 void vublk_device_shadow_drop(struct vublk_device *device)
@@ -360,7 +506,6 @@ void vublk_device_shadow_drop(struct vublk_device *device)
 		detach(device);
 }
 
-/* Returns the driver's rings, whose requests are complete. */
 void vublk_device_shadow_return(struct vublk_device *device)
 {
 	for (unsigned i = 0; i < device->num_queues; i++)
@@ -371,17 +516,19 @@ void vublk_device_shadow_return(struct vublk_device *device)
 
 /* --- stops ------------------------------------------------------------------------ */
 
-/* A back-end that is connected counts as lost. */
+/* Called when a stop has exceeded its deadline. A back-end that has the rings counts as lost. */
 static void on_overdue(void *opaque)
 {
 	struct vublk_device *device = opaque;
+	unsigned count = vublk_plane_thread_outstanding(device->shadow.thread);
 	struct vublk_error error;
 
 	device->shadow.is_overdue = true;
-	vublk_error_set(&error, ETIMEDOUT, "%u requests were not completed within %u ms, and the "
-			"driver's rings have to stop",
-			vublk_plane_thread_outstanding(device->shadow.thread),
+	vublk_error_set(&error, ETIMEDOUT, "the driver's rings must stop, but %u request%s did not "
+			"complete within %u ms", count, count == 1 ? "" : "s",
 			(unsigned)device->settings.request_timeout_ms);
+	if (!count)
+		vublk_device_replay_overdue(device, &error);
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	if (vublk_device_backend_has_rings(device))
 		vublk_frontend_fail(&device->frontend, &error);
@@ -398,17 +545,32 @@ bool vublk_device_shadow_stop(struct vublk_device *device,
 		return false;
 	shadow->drained = drained;
 	vublk_plane_thread_stop(shadow->thread);
-	if (!shadow->timer.loop)
+	if (!shadow->timer.loop && device->exchange.phase != VUBLK_DEVICE_EXCHANGE_DRAINING)
 		vublk_loop_timer_arm(&device->loop, &shadow->timer, vublk_now_ns() +
 				     device->settings.request_timeout_ms * NS_PER_MS);
 	return true;
+}
+
+static void on_held(struct vublk_device *device)
+{
+	device->pause.stops = device->pause.is_wanted;
+	vublk_device_post_update(device);
+}
+
+void vublk_device_shadow_hold(struct vublk_device *device)
+{
+	device->shadow.drained = on_held;
+	vublk_plane_thread_stop(device->shadow.thread);
 }
 
 void vublk_device_shadow_resume(struct vublk_device *device)
 {
 	device->shadow.is_overdue = false;
 	vublk_loop_timer_disarm(&device->shadow.timer);
-	vublk_plane_thread_resume(device->shadow.thread);
+	if (device->pause.is_wanted)
+		vublk_device_shadow_hold(device);
+	else
+		vublk_plane_thread_resume(device->shadow.thread);
 }
 
 void vublk_device_shadow_part(struct vublk_device *device)
@@ -432,8 +594,9 @@ static void on_drained(void *opaque)
 
 bool vublk_device_shadow_lose(struct vublk_device *device)
 {
+	vublk_plane_thread_note_loss(device->shadow.thread);
 	vublk_plane_thread_lose_side(device->shadow.thread);
-	free_side(device);
+	vublk_device_shadow_free_side(device);
 	device->shadow.drained = NULL;
 	return !device->shadow.is_overdue;
 }
@@ -450,9 +613,37 @@ static void on_queue_broke(void *opaque, unsigned index, const struct vublk_erro
 	struct vublk_device *device = opaque;
 	struct vublk_error error = *cause;
 
-	vublk_error_prepend(&error, "the driver broke the ring of queue %u, which needs a reset",
+	device->shadow.num_broken++;
+	vublk_error_prepend(&error, "the driver broke the ring of queue %u; the device needs a "
+			    "reset",
 			    index);
 	vublk_device_raise_needs_reset(device, &error);
+}
+
+/* The driver knows now that a flush failed, so the plane is not needed for that any more. */
+static void on_flush_failed(void *opaque)
+{
+	struct vublk_device *device = opaque;
+
+	device->exchange.features &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
+	vublk_device_post_update(device);
+}
+
+static void on_mirror_failed(void *opaque, const struct vublk_error *error)
+{
+	struct vublk_device *device = opaque;
+
+	device->mirror.failure = *error;
+	vublk_loop_post(&device->loop, &device->mirror.failed_task);
+}
+
+static void on_mirror_synced(void *opaque)
+{
+	struct vublk_device *device = opaque;
+
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
+			  "the mirror at '%s' has the same data as the disk", device->mirror.target);
+	vublk_device_notify_mirror_synced(device, device->mirror.target);
 }
 
 static void on_fault(void *opaque, uint32_t events)
@@ -461,9 +652,9 @@ static void on_fault(void *opaque, uint32_t events)
 	struct vublk_error error;
 
 	vublk_loop_remove(&device->shadow.fault_source);
-	vublk_error_set(&error, EFAULT, "a page of %s cannot be accessed, because the VMM truncated its "
-			"file, or it is a huge page and the host has none left; all requests fail "
-			"until a reset", vublk_fault_name(&device->shadow.fault));
+	vublk_error_set(&error, EFAULT, "a page of %s cannot be accessed, probably because the VMM "
+			"truncated its file or the host has no free huge page; all requests fail "
+			"until the device is reset", vublk_fault_name(&device->shadow.fault));
 	vublk_device_raise_needs_reset(device, &error);
 }
 
@@ -473,29 +664,74 @@ static const struct vublk_plane_thread_ops plane_ops = {
 	.drained = on_drained,
 	.side_broke = on_side_broke,
 	.queue_broke = on_queue_broke,
+	.flush_failed = on_flush_failed,
+	.mirror_failed = on_mirror_failed,
+	.mirror_synced = on_mirror_synced,
 };
 
-int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error)
+static void init(struct vublk_device *device)
 {
 	struct vublk_device_shadow *shadow = &device->shadow;
-	int r;
 
 	*shadow = (struct vublk_device_shadow){
 		.timer = { .fn = on_overdue, .opaque = device },
 		.fault_source = { .fn = on_fault, .opaque = device },
 		.fault = { .fd = -1 },
+		.side_area = { .fd = -1 },
 	};
-	if (!device->settings.shadow)
+}
+
+int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error)
+{
+	init(device);
+	return device->settings.shadow == VUBLK_SHADOW_ON ?
+	       vublk_device_shadow_make(device, error) : 0;
+}
+
+static void give_policy(struct vublk_device *device)
+{
+	struct vublk_plane_policy policy = {
+		.is_read_only = device->settings.read_only,
+		.hidden_features = vublk_device_hidden_features(&device->settings),
+	};
+
+	memcpy(policy.serial, device->settings.serial, sizeof(policy.serial));
+	vublk_plane_thread_set_policy(device->shadow.thread, &policy);
+}
+
+int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *error)
+{
+	struct vublk_device_shadow *shadow = &device->shadow;
+	int r;
+
+	if (shadow->thread)
 		return 0;
-	shadow->fault.fd = vublk_eventfd_new();
 	if (shadow->fault.fd < 0)
-		return vublk_error_set_errno(error, -shadow->fault.fd, "cannot make an eventfd");
+		shadow->fault.fd = vublk_eventfd_new();
+	if (shadow->fault.fd < 0)
+		return vublk_error_set_errno(error, -shadow->fault.fd, "cannot create an eventfd");
 	r = watch_fault(device, error);
 	if (r < 0)
 		return r;
-	shadow->max_segments = choose_segments(device);
-	return vublk_plane_thread_new(device->num_queues, shadow->max_segments, &device->loop,
-				      &plane_ops, device, &device->log, &shadow->thread, error);
+	if (!shadow->max_segments)
+		shadow->max_segments = choose_segments(device);
+	r = vublk_plane_thread_new(device->num_queues, shadow->max_segments, shadow->is_taken,
+				   &device->loop, &plane_ops, device, &device->log,
+				   &shadow->thread, error);
+	if (r < 0)
+		return r;
+	vublk_plane_thread_set_limits(shadow->thread, &device->settings.limits);
+	give_policy(device);
+	vublk_device_give_counts(device);
+	if (device->trace.is_wanted)
+		vublk_plane_thread_set_trace(shadow->thread, device->trace.ring);
+	r = vublk_device_replay_init(device, error);
+	if (r < 0) { /* a plane that keeps no writes must not be used */
+		vublk_plane_thread_unpark(shadow->thread);
+		vublk_plane_thread_free(shadow->thread);
+		shadow->thread = NULL;
+	}
+	return r;
 }
 
 void vublk_device_shadow_deinit(struct vublk_device *device)
@@ -503,13 +739,56 @@ void vublk_device_shadow_deinit(struct vublk_device *device)
 	struct vublk_device_shadow *shadow = &device->shadow;
 
 	if (shadow->thread) {
+		if (vublk_plane_thread_is_parked(shadow->thread)) /* for another process */
+			vublk_plane_thread_abandon(shadow->thread);
+		else
+			vublk_device_replay_abandon(device);
 		vublk_device_shadow_lose(device);
 		vublk_device_shadow_drop(device);
 		vublk_plane_thread_free(shadow->thread);
 		shadow->thread = NULL;
 	}
-	free_side(device);
+	device->exchange.features &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
+	vublk_device_shadow_free_side(device);
 	vublk_loop_timer_disarm(&shadow->timer);
 	vublk_loop_remove(&shadow->fault_source);
 	vublk_fd_close(&shadow->fault.fd);
+}
+
+/* --- another process ------------------------------------------------------------------- */
+
+int vublk_device_shadow_adopt(struct vublk_device *device, unsigned max_segments,
+			      struct vublk_error *error)
+{
+	if (max_segments < LEAST_SEGMENTS + EXTRA_SEGMENTS || max_segments > VUBLK_PLANE_MAX_IOV)
+		return vublk_error_set(error, EINVAL, "the shadow rings have room for %u segments",
+				       max_segments);
+	init(device);
+	device->shadow.max_segments = max_segments;
+	device->shadow.is_taken = true;
+	return vublk_device_shadow_make(device, error);
+}
+
+int vublk_device_shadow_adopt_side(struct vublk_device *device, struct vublk_section *from,
+				   struct vublk_error *error)
+{
+	struct vublk_device_shadow *shadow = &device->shadow;
+	int r = vublk_plane_side_take(from, device->num_queues,
+				      side_size(device, (uint16_t)device->settings.queue_size),
+				      shadow->max_segments, vublk_device_replays(device),
+				      &shadow->side, error);
+
+	return r < 0 ? r : add_side_memory(device, error);
+}
+
+int vublk_device_shadow_adopt_rings(struct vublk_device *device, struct vublk_error *error)
+{
+	struct vublk_plane_setup setups[VUBLK_MAX_QUEUES] = { 0 };
+	struct vublk_device_shadow *shadow = &device->shadow;
+	int r = map_memory(device, &shadow->memory, error);
+
+	if (!r)
+		r = fill_setups(device, setups, error);
+	return r < 0 ? r : vublk_plane_thread_adopt(shadow->thread, setups, driver_features(device),
+						    shadow->memory, &shadow->fault, error);
 }

@@ -4,11 +4,10 @@
  * pause, forced shutdown, kick. link/loss.c handles the loss of the back-end; resume.c decides
  * where rings resume.
  *
- * Key idea: the rings should run if the driver is ready and the VM runs, and the state says whether
- * they do. vublk_device_update() compares the two and begins a start or a stop. Neither is ever
- * interrupted: a reset or a pause during a start takes effect when the start is done. After a start
- * that fails the rings are stopped in the same way as after one that succeeded, and then the
- * connection is closed.
+ * Key idea: vublk_device_should_run() says whether the rings should run, and the state says whether
+ * they do. vublk_device_update() compares the two and begins a start or a stop. Nothing interrupts
+ * a message that is under way: a reset or a pause during a start takes effect at the next answer.
+ * After a start that failed, the device stops the rings as usual, and then closes the connection.
  */
 #include "device/device.h"
 
@@ -29,16 +28,41 @@ void vublk_device_end_session(struct vublk_device *device)
 	vublk_device_queues_reset(device);
 	vublk_device_drop_inflight(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
+	vublk_device_exchange_end(device, VUBLK_DEVICE_EXCHANGE_EVENT_OVERTAKEN);
+	if (device->state == VUBLK_DEVICE_STOPPED)
+		vublk_device_choose_path(device);
+}
+
+/*
+ * Ends a stop for an exchange and starts the rings again, on the other path or the old one. The bus
+ * is not told.
+ */
+static void begin_again(struct vublk_device *device)
+{
+	vublk_device_ring_errors_unwatch(device);
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOPPED, "the device switches "
+				  "requests between shadow rings and the direct path");
+	vublk_device_update(device);
 }
 
 static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
 	uint64_t life = device->life;
+	struct vublk_error own;
+	int turned = 0;
 
-	if (!error)
+	if (!error) {
 		vublk_device_rings_are_back(device);
-	if (device->failure.code)
+		turned = vublk_device_exchange_turn(device, &own);
+	}
+	if (turned > 0) {
+		begin_again(device);
+		return;
+	}
+	if (turned < 0)
+		error = &own;
+	else if (device->failure.code)
 		error = &device->failure;
 	if (error) {
 		vublk_frontend_fail(&device->frontend, error);
@@ -61,21 +85,32 @@ static void on_rings_stopped(void *opaque, const struct vublk_error *error)
 
 static void stop_rings(struct vublk_device *device)
 {
+	bool drains = device->drains ||
+		      device->exchange.phase == VUBLK_DEVICE_EXCHANGE_STOPPING;
+
 	vublk_device_shadow_part(device);
-	device->leaves_requests = vublk_frontend_leaves_requests(&device->frontend,
-								 device->drains);
-	vublk_frontend_stop_rings(&device->frontend, device->rings, device->num_rings,
-				  device->drains, on_rings_stopped, device);
+	device->leaves_requests = vublk_frontend_leaves_requests(&device->frontend, drains);
+	vublk_frontend_stop_rings(&device->frontend, device->rings, device->num_rings, drains,
+				  on_rings_stopped, device);
+}
+
+static void stop_for_exchange(struct vublk_device *device)
+{
+	vublk_device_exchange_drained(device);
+	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOP, "the device switches requests "
+				  "between shadow rings and the direct path");
+	stop_rings(device);
 }
 
 /*
- * After a start that failed there is nothing to wait for: the connection is closed. Nor is there
- * before the plane has got the back-end's rings: no request can be completed.
+ * Begins to stop the rings. If the plane has requests, the stop first waits until these are
+ * complete, except after a start that failed.
  */
 static void begin_stop(struct vublk_device *device, const char *why)
 {
 	bool waits = !device->failure.code && vublk_device_shadow_has_backend(device);
 
+	vublk_device_switch_cancel(device, "the rings are being stopped");
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STOP, why);
 	if (!waits || !vublk_device_shadow_stop(device, stop_rings))
 		stop_rings(device);
@@ -84,8 +119,8 @@ static void begin_stop(struct vublk_device *device, const char *why)
 /* --- start ------------------------------------------------------------------------------ */
 
 /*
- * Stops the rings if the start has failed or is not wanted any more. True: the rings are being
- * stopped.
+ * Begins a stop if the start has failed (`error`, or a failure before) or the rings need not run
+ * any more. Returns whether a stop has begun.
  */
 static bool turn_back(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -98,7 +133,10 @@ static bool turn_back(struct vublk_device *device, const struct vublk_error *err
 	return true;
 }
 
-/* The dirty log is on before the first request. */
+/*
+ * Gives the plane the driver's rings, the dirty log and then the side, so that all requests are
+ * logged. A no-op without the plane.
+ */
 static int run_shadow(struct vublk_device *device, struct vublk_error *error)
 {
 	int r = vublk_device_shadow_attach(device, error);
@@ -121,17 +159,22 @@ static void on_rings_started(void *opaque, const struct vublk_error *error)
 	}
 	vublk_log(&device->log, VUBLK_LOG_DEBUG, "the start took %u round trips",
 		  device->frontend.round_trips);
+	vublk_device_fence_claim(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_STARTED, NULL);
 	vublk_device_outage_end(device);
-	/* Some back-ends begin at the first kick, and the driver may have kicked before the start. */
+	/*
+	 * Some back-ends begin to work only at a kick, and the driver may have kicked before the
+	 * start.
+	 */
 	vublk_device_kick_rings(device);
 	if (device->resume != VUBLK_DEVICE_RESUME_NOTHING)
 		vublk_device_call_rings(device);
 	device->resume = VUBLK_DEVICE_RESUME_NOTHING;
+	vublk_device_exchange_started(device);
 	vublk_device_notifiers_send(device);
 	vublk_device_keepalive_begin(device);
 	vublk_device_dirty_log_started(device);
-	vublk_device_post_update(device); /* a pause may have waited for this back-end */
+	vublk_device_post_update(device); /* a pause may wait for this back-end */
 	if (device->ops->started)
 		device->ops->started(device->bus);
 }
@@ -141,6 +184,9 @@ static void on_start_memory(void *opaque, const struct vublk_error *error)
 	struct vublk_device *device = opaque;
 	struct vublk_error own;
 
+	if (error && vublk_device_is_shadowed(device))
+		vublk_device_shadow_free_side(device); /* the back-end does not have the side's
+							  memory */
 	if (turn_back(device, error))
 		return;
 	vublk_device_queues_collect(device);
@@ -160,13 +206,14 @@ static void on_inflight(void *opaque, const struct vublk_error *error)
 
 	if (turn_back(device, error))
 		return;
-	vublk_device_note_inflight_layout(device);
-	vublk_frontend_set_memory(&device->frontend, &device->memory, on_start_memory, device);
+	vublk_device_note_inflight_layout(device, device->frontend.inflight.area);
+	vublk_frontend_set_memory(&device->frontend, vublk_device_shadow_memory(device),
+				  on_start_memory, device);
 }
 
 /*
- * The features determine the layout of the area, so the area is requested after the features were
- * sent.
+ * Called when the features have been sent. Requests or hands over the in-flight area. The features
+ * come first, because they determine its layout.
  */
 static void on_session_for_inflight(void *opaque, const struct vublk_error *error)
 {
@@ -176,18 +223,21 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 	if (turn_back(device, error))
 		return;
 	vublk_device_queues_collect(device);
+	vublk_device_shadow_collect(device);
 	num_rings = device->num_rings;
-	/* The sizes of the rings are sent, but the rings are not handed over yet. */
+	/*
+	 * This message only needs the sizes of the rings. The rings themselves are handed over
+	 * later.
+	 */
 	device->num_rings = 0;
-	if (device->inflight.fd < 0) { /* a new area, with room for every queue */
-		device->inflight.num_queues = (uint16_t)device->num_queues;
-		device->inflight.queue_size = (uint16_t)device->settings.queue_size;
-	}
-	vublk_frontend_set_inflight(&device->frontend, &device->inflight, device->rings, num_rings,
-				    on_inflight, device);
+	vublk_frontend_set_inflight(&device->frontend, vublk_device_shadow_area(device),
+				    device->rings, num_rings, on_inflight, device);
 }
 
-/* The answers about the memory come after this answer. They continue the start, or end it. */
+/*
+ * Called when the back-end has answered the features. Only notes a refusal, because the next
+ * answer, about the memory, continues or ends the start.
+ */
 static void on_session(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
@@ -197,8 +247,8 @@ static void on_session(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Finds out whether the rings can resume. If not, the driver has to reset, and the bus is told
- * once.
+ * Decides where the rings resume, and returns whether they can. If they cannot, the driver has to
+ * reset the device, and the bus is told so once.
  */
 static bool recover(struct vublk_device *device)
 {
@@ -213,29 +263,50 @@ static bool recover(struct vublk_device *device)
 	return device->resume != VUBLK_DEVICE_RESUME_NEVER;
 }
 
+/*
+ * Chooses the path of this start. If the direct path may replace the plane, the start counts as an
+ * exchange, so that a start with the plane that fails can be undone.
+ */
+static void settle_path(struct vublk_device *device)
+{
+	vublk_device_choose_path(device);
+	vublk_device_mirror_begin_start(device);
+	if (vublk_device_is_shadowed(device) && vublk_device_may_be_direct(device) &&
+	    !vublk_device_shadow_is_attached(device))
+		vublk_device_exchange_change(device, VUBLK_DEVICE_EXCHANGE_EVENT_START, NULL);
+}
+
 static void begin_start(struct vublk_device *device)
 {
-	const struct vublk_device_dirty_log *dirty_log = vublk_device_is_shadowed(device) ?
-		NULL : vublk_device_dirty_log_of_start(device);
-	uint64_t features = vublk_device_session_features(device);
+	const struct vublk_device_dirty_log *dirty_log;
 	struct vublk_error error;
+	uint64_t features;
 
-	if (!recover(device))
+	settle_path(device);
+	vublk_device_replay_begin_start(device);
+	features = vublk_device_session_features(device);
+	if (!recover(device)) {
+		vublk_device_exchange_end(device, VUBLK_DEVICE_EXCHANGE_EVENT_OVERTAKEN);
 		return;
+	}
+	dirty_log = vublk_device_is_shadowed(device) ? NULL :
+		    vublk_device_dirty_log_of_start(device);
 	vublk_device_change_state(device, VUBLK_DEVICE_EVENT_START, NULL);
 	device->failure.code = 0;
 	device->num_rings = 0;
 	device->frontend.round_trips = 0;
+	if (dirty_log) /* the back-end can log only without the plane's memory */
+		vublk_device_shadow_free_side(device);
 	if (vublk_device_shadow_prepare(device, &error) < 0) {
 		turn_back(device, &error);
 		return;
 	}
-	if (vublk_device_uses_inflight(device)) {
+	if (vublk_device_backend_records(device)) {
 		vublk_frontend_begin_session(&device->frontend, features, dirty_log,
 					     on_session_for_inflight, device);
 		return;
 	}
-	/* Without this back-end's records the area would mislead the next one. */
+	/* This back-end does not record requests, so a later one must not rely on the area. */
 	if (!vublk_device_records_requests(device))
 		vublk_device_drop_inflight(device);
 	vublk_frontend_begin_session(&device->frontend, features, dirty_log, on_session, device);
@@ -244,24 +315,36 @@ static void begin_start(struct vublk_device *device)
 }
 
 /*
- * A pause has waited long enough for the next back-end. Which of the requests were executed is
- * unknown, as if the driver's rings had run at the loss.
+ * Called when a stop has waited too long for the next back-end. Takes the driver's rings from the
+ * plane. If requests are outstanding, the rings are then as after a loss: it is unknown which
+ * requests were executed. Calls stopped().
  */
 static void return_overdue(struct vublk_device *device)
 {
 	struct vublk_error error;
 
-	vublk_error_set(&error, ETIMEDOUT, "no back-end has completed the requests that the driver "
-			"waits for");
-	vublk_device_note_loss(device);
-	vublk_device_shadow_drop(device);
+	vublk_error_set(&error, ETIMEDOUT, "no back-end completed the driver's outstanding "
+			"requests in time");
+	if (!vublk_device_shadow_has_requests(device)) {
+		vublk_device_replay_overdue(device, &error);
+		vublk_device_shadow_return(device);
+	} else {
+		vublk_device_note_loss(device);
+		vublk_device_shadow_drop(device);
+	}
 	if (device->ops->stopped)
 		device->ops->stopped(device->bus, &error);
 }
 
+static bool waits_for_backend(const struct vublk_device *device)
+{
+	return device->state != VUBLK_DEVICE_LOST || device->reconnect.lost_ns;
+}
+
 /*
- * While there is no back-end, the plane has the driver's rings. A pause returns them, if the driver
- * does not wait for a request.
+ * Called in an update while no back-end has the rings. The plane keeps the driver's rings while
+ * they should run. Otherwise the plane returns them when it has nothing that only a back-end can
+ * complete, or when waiting for the next back-end has taken too long.
  */
 static void update_without_backend(struct vublk_device *device)
 {
@@ -271,30 +354,51 @@ static void update_without_backend(struct vublk_device *device)
 		return_overdue(device);
 	else if (vublk_device_should_run(device))
 		vublk_device_shadow_resume(device);
-	else if (vublk_device_shadow_has_requests(device))
+	else if (!vublk_device_shadow_is_unsettled(device))
+		vublk_device_shadow_return(device);
+	else if (waits_for_backend(device))
 		vublk_device_shadow_stop(device, NULL);
 	else
-		vublk_device_shadow_return(device);
+		return_overdue(device);
+}
+
+/* Calls at most one of the bus's callbacks, and does so last. */
+static void update_running(struct vublk_device *device)
+{
+	bool is_busy = device->memory_change_under_way || device->num_notifiers ||
+		       vublk_device_dirty_log_is_changing(device);
+
+	if (!vublk_device_should_run(device) || !vublk_device_exchange_is_due(device))
+		vublk_device_exchange_cancel(device);
+	if (is_busy)
+		vublk_device_notifiers_send(device);
+	else if (!vublk_device_should_run(device))
+		begin_stop(device, NULL);
+	else if (vublk_device_exchange_is_due(device) &&
+		 device->exchange.phase == VUBLK_DEVICE_EXCHANGE_NONE)
+		vublk_device_exchange_begin(device, stop_for_exchange);
+	else
+		vublk_device_notifiers_send(device);
 }
 
 void vublk_device_update(struct vublk_device *device)
 {
 	uint64_t life = device->life;
 
+	vublk_device_pause_apply(device);
 	if (!vublk_device_backend_has_rings(device))
-		update_without_backend(device); /* may call the bus */
+		update_without_backend(device); /* may call the bus's callbacks */
 	if (device->life != life)
 		return;
 	if (device->state == VUBLK_DEVICE_STOPPED && vublk_device_needs_backend(device) &&
 	    !device->memory_change_under_way && !device->inflight_under_way)
 		begin_start(device);
-	else if (device->state == VUBLK_DEVICE_RUNNING && !vublk_device_should_run(device) &&
-		 !device->memory_change_under_way && !device->num_notifiers &&
-		 !vublk_device_dirty_log_is_changing(device))
-		begin_stop(device, NULL);
-	else
-		vublk_device_notifiers_send(device);
-	vublk_device_watch_kicks(device);
+	else if (device->state == VUBLK_DEVICE_RUNNING)
+		update_running(device);
+	if (device->life == life && device->state == VUBLK_DEVICE_RUNNING)
+		vublk_device_dirty_log_settle(device); /* may call the bus's callbacks */
+	if (device->life == life)
+		vublk_device_watch_kicks(device);
 }
 
 void vublk_device_on_update_task(void *opaque)
@@ -309,6 +413,19 @@ uint8_t vublk_device_status(const struct vublk_device *device)
 	return device->status;
 }
 
+/*
+ * Ends the driver's session while no back-end has the rings. A pause that waits for the next
+ * back-end ends, too, with stopped().
+ */
+static void end_session_without_backend(struct vublk_device *device)
+{
+	bool is_pausing = vublk_device_shadow_is_attached(device) && !device->vm_running;
+
+	vublk_device_end_session(device);
+	if (is_pausing && device->ops->stopped)
+		device->ops->stopped(device->bus, NULL);
+}
+
 static int reset(struct vublk_device *device)
 {
 	device->status = 0;
@@ -316,7 +433,7 @@ static int reset(struct vublk_device *device)
 	if (vublk_device_backend_has_rings(device))
 		vublk_device_update(device);
 	else
-		vublk_device_end_session(device);
+		end_session_without_backend(device);
 	return 0;
 }
 
@@ -332,8 +449,8 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 		return reset(device);
 	if (vublk_device_has_rings_out(device) && !device->status)
 		return vublk_error_set(error, EBUSY,
-				       "the status cannot be set before the reset is done: wait for "
-				       "stopped()");
+				       "cannot set the status before the reset is complete; wait "
+				       "for stopped()");
 	if (status & VIRTIO_CONFIG_S_DRIVER_OK && !vublk_device_is_driver_ready(device)) {
 		r = vublk_device_check_start(device, error);
 		if (r < 0)
@@ -366,7 +483,7 @@ int vublk_device_set_vm_running(struct vublk_device *device, bool running)
 	device->vm_running = running;
 	if (changed)
 		vublk_device_update(device);
-	/* Returns 1 if a start or stop is under way, because a callback follows at its end. */
+	/* Returns 1 if a start or a stop is under way, because started() or stopped() follows. */
 	if (vublk_device_should_run(device))
 		return device->state == VUBLK_DEVICE_STARTING ||
 		       device->state == VUBLK_DEVICE_STOPPING;
@@ -390,9 +507,10 @@ int vublk_device_force_shutdown(struct vublk_device *device)
 	device->is_shutting_down = true;
 	if (rings && device->settings.skip_get_vring_base) {
 		vublk_error_set(&error, ECANCELED,
-				"the rings are abandoned in a forced shutdown; requests that the "
-				"back-end had begun may or may not have been executed");
-		vublk_frontend_fail(&device->frontend, &error); /* no message is sent after this */
+				"the forced shutdown does not wait for the back-end; requests that "
+				"it had begun may or may not have been executed");
+		vublk_frontend_fail(&device->frontend, &error); /* closes the connection without a
+								   message */
 	}
 	reset(device);
 	return rings;

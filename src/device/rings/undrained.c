@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Handles back-ends that return a ring while requests are outstanding. In that case the base in
- * their answer exceeds the used index by the number of those requests.
+ * Handles back-ends that answer GET_VRING_BASE, and so return the ring, while requests are
+ * outstanding. The base in the answer then exceeds the ring's used index by the number of these
+ * requests.
  *
- * GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was negotiated;
- * qemu-storage-daemon 7.2 answers it while requests are under way, and panics when they end. While
- * such a back-end is connected, the ring can be started again at that base, because the back-end
- * still has the requests. When the back-end is lost, these requests are like those of a ring that
- * was lost while it ran: the in-flight area has them, or it is unknown which of them were executed.
+ * The answer to GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was
+ * negotiated. But qemu-storage-daemon 7.2 answers while requests are under way, and crashes when
+ * they end. While such a back-end is connected, the ring can be started again at the base, because
+ * the back-end still has the requests. When the back-end is lost, these requests are treated like
+ * those of a ring that was running: either the in-flight area has them, or it is unknown which
+ * of them were executed.
  *
- * Key idea: no record is needed. The base and the used index can be compared at any time, and
- * a back-end that completes the requests later moves the used index up to the base.
+ * Key idea: the device needs no record of such requests, because it can compare the base with the
+ * used index at any time. If the back-end completes the requests later, the used index reaches the
+ * base.
  *
  * Specification: "VHOST_USER_GET_VRING_BASE", "Suspended ring state".
  */
@@ -24,7 +27,10 @@ uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigne
 	return count <= device->queues[index].size ? count : 0;
 }
 
-/* Returns 0 also if the ring cannot be read, because in that case the number is unknown. */
+/*
+ * Returns how many requests before the base of queue `index` are incomplete; 0 also if the number
+ * is unknown, because the ring cannot be read.
+ */
 static uint16_t read_undrained(const struct vublk_device *device, unsigned index)
 {
 	uint16_t used, avail;
@@ -45,12 +51,14 @@ void vublk_device_warn_undrained(struct vublk_device *device)
 		if (!count)
 			continue;
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-				  "back-end '%s': queue %u was returned at index %u with %u requests "
-				  "outstanding, which a stop has to wait for; if the back-end is lost "
-				  "before it completes them, %s", device->settings.chardev, i,
-				  device->bases[i], count,
-				  is_tracked ? "the next one finds them in the in-flight area" :
-					       "the driver has to reset the device");
+				  "back-end '%s': a stop must wait for all requests, but the "
+				  "back-end returned queue %u at index %u with %u request%s "
+				  "outstanding; if the back-end is lost before it completes them, "
+				  "%s",
+				  vublk_device_path(device), i, device->bases[i], count,
+				  count == 1 ? "" : "s",
+				  is_tracked ? "the next one repeats them from the in-flight area" :
+					       "the driver must reset the device");
 	}
 }
 
@@ -71,6 +79,6 @@ void vublk_device_note_loss_at_rest(struct vublk_device *device)
 	}
 	device->resume = VUBLK_DEVICE_RESUME_RINGS;
 	for (unsigned i = 0; i < device->num_queues; i++)
-		device->lost_avail[i] = device->bases[i]; /* the back-end has not seen later
-		                                             requests */
+		device->lost_avail[i] = device->bases[i]; /* the back-end has not seen requests from
+							     the base on */
 }

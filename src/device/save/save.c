@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Saves and loads a device: the state that its driver sees and has set up, and the in-flight
- * area, so that another device, in another process and at another back-end, can continue. The
- * format of the bytes is in stream.c.
+ * Saves and loads the state of a device: what its driver sees and has set up, and the in-flight
+ * area. A device in another process, with another back-end, loads that state and continues the
+ * driver's session. The format of the stream is in stream.c.
  *
- * Key idea: a load is like a reconnection of a driver that this device has never seen. The
- * saved state is compared with the offer of this device and its back-end before anything is
- * changed. Afterwards the device is as if the driver had set it up here, in a VM that is
- * paused, and start-stop.c does the rest. Memory and descriptors belong to the old process, so
- * the bus sets them again.
+ * Key idea: a load is like a reconnection, but of a driver that this device has never seen. Before
+ * anything is changed, the saved state is compared with what this device and its back-end offer.
+ * Afterwards the device is as if the driver had set it up here, in a VM that is paused, and
+ * start-stop.c does the rest. Memory and descriptors are not part of the state, so the bus sets
+ * them again.
  *
  * vhost-user: "Inflight I/O tracking"; virtio 1.3, section 2.1 (what a device's state is).
  */
@@ -64,7 +64,10 @@ static void fill_state(const struct vublk_device *device, struct vublk_save_stat
 	}
 }
 
-/* Reads the file instead of mapping it, because the back-end that made it may truncate it. */
+/*
+ * Reads the area from its file into `bytes`. Does not map the file, because the process that made
+ * it may truncate it. Error: EIO and others.
+ */
 static int read_area(const struct vublk_device_inflight *area, uint8_t *bytes,
 		     struct vublk_error *error)
 {
@@ -76,15 +79,18 @@ static int read_area(const struct vublk_device_inflight *area, uint8_t *bytes,
 
 		if (r <= 0)
 			return vublk_error_set_errno(error, r < 0 ? errno : EIO,
-						     "the in-flight area cannot be read after %" PRIu64
-						     " of its %" PRIu64 " bytes", done,
+						     "cannot read the in-flight area after "
+						     "%" PRIu64 " of its %" PRIu64 " bytes", done,
 						     area->size_bytes);
 		done += (uint64_t)r;
 	}
 	return 0;
 }
 
-/* The caller frees `bytes`, also after a failure. If `bytes` is NULL, there is no area. */
+/*
+ * Adds the in-flight area, if there is one, to `state`. The caller frees `*bytes`, to which
+ * state->area then points, even after a failure.
+ */
 static int take_area(const struct vublk_device *device, struct vublk_save_state *state,
 		     uint8_t **bytes, struct vublk_error *error)
 {
@@ -95,12 +101,14 @@ static int take_area(const struct vublk_device *device, struct vublk_save_state 
 		return 0;
 	if (area->size_bytes > VUBLK_SAVE_MAX_AREA_BYTES)
 		return vublk_error_set(error, EPROTO,
-				       "the back-end made an in-flight area of %" PRIu64 " bytes; up to %"
-				       PRIu64 " are saved", area->size_bytes,
+				       "the back-end created an in-flight area of %" PRIu64
+				       " bytes; the maximum that can be saved is %" PRIu64,
+				       area->size_bytes,
 				       VUBLK_SAVE_MAX_AREA_BYTES);
 	*bytes = malloc(area->size_bytes);
 	if (!*bytes)
-		return vublk_error_set_errno(error, ENOMEM, "no memory for the in-flight area");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate memory for the "
+					     "in-flight area");
 	r = read_area(area, *bytes, error);
 	if (r < 0)
 		return r;
@@ -117,13 +125,13 @@ static int check_save(const struct vublk_device *device, struct vublk_error *err
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "saving", error);
 	if (vublk_device_has_rings_out(device))
 		return vublk_error_set(error, EBUSY,
-				       "the device cannot be saved while its rings are the back-end's "
-				       "(it is %s): pause the VM and wait for stopped()",
+				       "cannot save the device while the back-end uses its rings "
+				       "(the device is %s); pause the VM and wait for stopped()",
 				       vublk_device_state_name(device->state));
 	if (device->config_write != VUBLK_DEVICE_WRITE_NONE)
 		return vublk_error_set(error, EBUSY,
-				       "the device cannot be saved while a write to its config is under "
-				       "way: wait for config_written()");
+				       "cannot save the device while a write to its configuration "
+				       "is under way; wait for config_written()");
 	return 0;
 }
 
@@ -141,12 +149,12 @@ int vublk_device_save(const struct vublk_device *device, void **stream, size_t *
 	if (!r)
 		r = vublk_save_encode(&state, stream, stream_bytes, error);
 	else
-		vublk_error_prepend(error, "the device cannot be saved");
+		vublk_error_prepend(error, "cannot save the device");
 	free(area);
 	return r;
 }
 
-/* --- loading: checks --------------------------------------------------------------------------- */
+/* --- loading: checks -------------------------------------------------------------------------- */
 
 static int check_device(const struct vublk_device *device, struct vublk_error *error)
 {
@@ -154,12 +162,12 @@ static int check_device(const struct vublk_device *device, struct vublk_error *e
 		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "loading", error);
 	if (device->vm_running)
 		return vublk_error_set(error, EBUSY,
-				       "a device can be loaded only while its VM is paused, so that its "
-				       "memory and its queues' descriptors are set before it runs");
+				       "a device can be loaded only while its VM is paused; load "
+				       "it before the VM runs");
 	if (device->status || device->has_acked_features)
 		return vublk_error_set(error, EBUSY,
-				       "a device can be loaded only before a driver has used it, or after "
-				       "a reset; its status is 0x%x", device->status);
+				       "a device can be loaded only before a driver uses it or "
+				       "after a reset; its status is 0x%x", device->status);
 	return 0;
 }
 
@@ -168,13 +176,15 @@ static int check_counts(const struct vublk_device *device, const struct vublk_sa
 {
 	if (state->num_queues != device->num_queues)
 		return vublk_error_set(error, EINVAL,
-				       "the saved device has %u queues, and this one has %u: set "
-				       "num-queues to %u", state->num_queues, device->num_queues,
+				       "the saved device has %u queue%s, but this one has %u; set "
+				       "num-queues to %u", state->num_queues,
+				       state->num_queues == 1 ? "" : "s", device->num_queues,
 				       state->num_queues);
 	if (state->queue_size != device->settings.queue_size)
 		return vublk_error_set(error, EINVAL,
-				       "the saved device's queues have up to %u entries, and this one's "
-				       "%u: set queue-size to %u", state->queue_size,
+				       "the queues of the saved device have up to %u entries, but "
+				       "those of this one have %u; set queue-size to %u",
+				       state->queue_size,
 				       (unsigned)device->settings.queue_size, state->queue_size);
 	return 0;
 }
@@ -190,7 +200,10 @@ static int check_queues(const struct vublk_device *device, const struct vublk_sa
 	return r;
 }
 
-/* If there is no back-end now, the next one is checked when the rings are started. */
+/*
+ * Checks that requests in flight, if any, can be resumed from the saved area. Without a back-end,
+ * the next one is checked when the rings are started.
+ */
 static int check_inflight(const struct vublk_device *device, const struct vublk_save_state *state,
 			  struct vublk_error *error)
 {
@@ -201,14 +214,16 @@ static int check_inflight(const struct vublk_device *device, const struct vublk_
 	    vublk_device_records_requests(device))
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "requests are in flight in the saved device, and back-end '%s' does not "
-			       "accept an in-flight area: it has to offer INFLIGHT_SHMFD, and inflight and "
-			       "inflight-migration have to be on", device->settings.chardev);
+			       "requests of the saved device are in flight, but back-end '%s' does "
+			       "not accept an in-flight area; use a back-end that offers "
+			       "INFLIGHT_SHMFD, and set inflight=on and inflight-migration=on",
+			       vublk_device_path(device));
 }
 
 /*
- * The properties are not part of the stream. The driver relies on the features that it has
- * accepted, and on the disk being writable, so the properties of this device must not change that.
+ * Checks that this device's properties, which are not part of the stream, agree with what the saved
+ * driver relies on: the features that it has accepted, and a writable disk. Error: EROFS or
+ * ENOTSUP.
  */
 static int check_policy(const struct vublk_device *device, const struct vublk_save_state *state,
 			struct vublk_error *error)
@@ -219,15 +234,15 @@ static int check_policy(const struct vublk_device *device, const struct vublk_sa
 	if (state->has_features && device->settings.read_only &&
 	    !(state->features & VUBLK_BIT(VIRTIO_BLK_F_RO)))
 		return vublk_error_set(error, EROFS,
-				       "the saved driver does not know that its disk is read-only, and "
-				       "this device has read-only=on: set it to off, or load a device "
-				       "that was saved with read-only=on");
+				       "the driver of the saved device uses a writable disk, but "
+				       "this device has read-only=on; set read-only=off, or load a "
+				       "device that was saved with read-only=on");
 	if (!hidden)
 		return 0;
 	vublk_features_list(hidden, names);
 	return vublk_error_set(error, ENOTSUP,
-			       "the saved driver uses %s, which properties of this device hide: set "
-			       "them as they were set for the saved device", names);
+			       "the driver of the saved device uses %s, which this device's "
+			       "properties hide; use the properties of the saved device", names);
 }
 
 static int check_state(const struct vublk_device *device, const struct vublk_save_state *state,
@@ -247,12 +262,12 @@ static int check_state(const struct vublk_device *device, const struct vublk_sav
 	if (!r) {
 		r = vublk_device_check_reliance(device, &reliance, error);
 		if (r < 0)
-			vublk_error_prepend(error, "back-end '%s'", device->settings.chardev);
+			vublk_error_prepend(error, "back-end '%s'", vublk_device_path(device));
 	}
 	return r ? r : check_inflight(device, state, error);
 }
 
-/* --- loading: changing the device ------------------------------------------------------------------------------ */
+/* --- loading: changing the device ------------------------------------------------------------- */
 
 static int write_area(int fd, const uint8_t *bytes, uint64_t num_bytes, struct vublk_error *error)
 {
@@ -263,13 +278,16 @@ static int write_area(int fd, const uint8_t *bytes, uint64_t num_bytes, struct v
 
 		if (r <= 0)
 			return vublk_error_set_errno(error, r < 0 ? errno : EIO,
-						     "cannot write the in-flight area");
+						     "cannot write to the in-flight area");
 		done += (uint64_t)r;
 	}
 	return 0;
 }
 
-/* Makes a new file with the saved bytes, which a back-end accepts like an area of its own. */
+/*
+ * Makes a file with the saved in-flight area, if there is one, and stores its descriptor in `made`.
+ * A back-end accepts this area like one that it has made itself.
+ */
 static int make_area(const struct vublk_save_state *state, int *made, struct vublk_error *error)
 {
 	VUBLK_FD int fd = -1;
@@ -286,7 +304,10 @@ static int make_area(const struct vublk_save_state *state, int *made, struct vub
 	return r;
 }
 
-/* A back-end that refuses cannot be used, because the driver relies on its setting. */
+/*
+ * Called when the back-end has answered the write of `wce`. Closes the connection to a back-end
+ * that refuses it, because the driver relies on its setting of the write cache.
+ */
 static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 {
 	struct vublk_device *device = opaque;
@@ -296,11 +317,14 @@ static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 	if (!refusal)
 		return;
 	error = *refusal;
-	vublk_error_prepend(&error, "the write cache cannot be set as the driver has it");
+	vublk_error_prepend(&error, "cannot set the write cache to the driver's setting");
 	vublk_frontend_fail(&device->frontend, &error);
 }
 
-/* Without a connection, reconnect.c sets the value after the next handshake. */
+/*
+ * Gives the back-end the driver's setting of the write cache. Without a connection, reconnect.c
+ * does that after the next handshake.
+ */
 static void restore_wce(struct vublk_device *device, uint8_t wce)
 {
 	if (device->config[VUBLK_BLK_WCE_OFFSET] == wce)
@@ -308,13 +332,17 @@ static void restore_wce(struct vublk_device *device, uint8_t wce)
 	device->config[VUBLK_BLK_WCE_OFFSET] = wce;
 	if (!vublk_device_is_connected(device))
 		return;
-	if (device->config_read != VUBLK_DEVICE_READ_NONE) /* its answer may be older than the write */
+	if (device->config_read != VUBLK_DEVICE_READ_NONE) /* the read under way may return the old
+							      value */
 		device->config_read_again = true;
 	device->config_write = VUBLK_DEVICE_WRITE_RESTORING;
 	vublk_frontend_write_wce(&device->frontend, wce, on_wce_restored, device);
 }
 
-/* True: the config differs from the one that the driver has read. */
+/*
+ * Takes the generation and, if the driver can change it, `wce` from the saved config. Returns
+ * whether the device's config then differs from the saved one, which the driver has read.
+ */
 static bool take_config(struct vublk_device *device, const struct vublk_save_state *state)
 {
 	bool changed;

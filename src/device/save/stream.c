@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes and reads the stream of a saved device. All numbers are little-endian on every machine:
+ * Writes and reads the stream of a saved device, whose numbers are little-endian on every machine:
  *
  *   header   "VUBLKDEV", u16 major, u16 minor, u32 zero, u64 bytes of the whole stream
  *   section  u16 number, u16 flags, u32 zero, u64 bytes; then that many bytes
@@ -13,8 +13,8 @@
  *   3 config     u32 generation; the configuration space
  *   4 in-flight  u16 queues, u16 queue size, u32 layout (0: split); the area's bytes
  *
- * Key idea: a flag in each section says whether a reader that does not know the section may
- * skip it. So an older program refuses only the streams that it would misunderstand.
+ * Key idea: a flag in each section (bit 0 of its flags) says that a reader that does not know the
+ * section may skip it. So an older program refuses only streams that it would misunderstand.
  */
 #include "device/save/save.h"
 
@@ -138,7 +138,8 @@ int vublk_save_encode(const struct vublk_save_state *state, void **stream, size_
 
 	if (!made)
 		return vublk_error_set_errno(error, ENOMEM,
-					     "cannot save the device: no memory for %zu bytes", bytes);
+					     "cannot save the device: cannot allocate %zu bytes",
+					     bytes);
 	put_bytes(&to, MAGIC, MAGIC_BYTES);
 	put(&to, VUBLK_SAVE_MAJOR, 2);
 	put(&to, VUBLK_SAVE_MINOR, 2);
@@ -164,8 +165,8 @@ struct reader {
 };
 
 /*
- * The caller has checked the length. If the caller had not, this function would read zeroes, never
- * beyond the end.
+ * Reads a number of `bytes` bytes. The caller must have checked that they are there; otherwise the
+ * result is 0, and nothing is read.
  */
 static uint64_t get(struct reader *from, unsigned bytes)
 {
@@ -194,29 +195,32 @@ static int read_device(struct reader *from, struct vublk_save_state *state,
 	state->features = get(from, 8);
 	if (!state->num_queues || state->num_queues > VUBLK_MAX_QUEUES)
 		return vublk_error_set(error, EINVAL,
-				       "it is from a device with %u queues; a device has from 1 to "
-				       "%u", state->num_queues, VUBLK_MAX_QUEUES);
+				       "it has %u queues; expected 1 to %u",
+				       state->num_queues, VUBLK_MAX_QUEUES);
 	if (rings >= VUBLK_SAVE_NUM_RINGS)
 		return vublk_error_set(error, EINVAL,
-				       "the state of its rings is %u, and the largest known number is %u",
+				       "it has the unknown ring state %u; the largest known one is "
+				       "%u",
 				       rings, VUBLK_SAVE_NUM_RINGS - 1);
 	if (state->early_kick >= VUBLK_DEVICE_NUM_EARLY_KICKS)
 		return vublk_error_set(error, EINVAL,
-				       "the state of its driver's early kick is %u, and the largest "
-				       "known number is %u", state->early_kick,
+				       "it has the unknown state %u of an early kick; the largest "
+				       "known one is %u", state->early_kick,
 				       VUBLK_DEVICE_NUM_EARLY_KICKS - 1);
 	state->rings = rings;
 	return 0;
 }
 
-/* The device section has been read already, and it gives the number of queues. */
+/*
+ * Reads the queues. The device section, which says how many there are, must have been read before.
+ */
 static int read_queues(struct reader *from, struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
 	if (from->left != state->num_queues * (uint64_t)QUEUE_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "its queues have %" PRIu64 " bytes; %u queues have %u",
-				       from->left, state->num_queues,
+				       "its section of queues has %" PRIu64 " bytes; %u queues "
+				       "need %u", from->left, state->num_queues,
 				       state->num_queues * QUEUE_BYTES);
 	for (unsigned i = 0; i < state->num_queues; i++) {
 		struct vublk_device_queue *queue = &state->queues[i];
@@ -232,7 +236,10 @@ static int read_queues(struct reader *from, struct vublk_save_state *state,
 	return 0;
 }
 
-/* Fields that an older writer lacks are zero; those that a newer writer adds are skipped. */
+/*
+ * Reads the config. Fields that an older writer did not have become 0, and fields that a newer
+ * writer has added are skipped.
+ */
 static int read_config(struct reader *from, struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
@@ -254,14 +261,14 @@ static int read_area(struct reader *from, struct vublk_save_state *state,
 	least = state->area_num_queues * vublk_inflight_split_least_bytes(state->area_queue_size);
 	if (layout != LAYOUT_SPLIT)
 		return vublk_error_set(error, ENOTSUP,
-				       "its in-flight area has the layout %u; only %u (split rings) is "
-				       "known", layout, LAYOUT_SPLIT);
+				       "its in-flight area has the unknown layout %u; expected %u "
+				       "(split rings)", layout, LAYOUT_SPLIT);
 	if (from->left < least || from->left > VUBLK_SAVE_MAX_AREA_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "its in-flight area has %" PRIu64 " bytes; %u queues of %u "
-				       "entries have from %" PRIu64 " to %" PRIu64, from->left,
-				       state->area_num_queues, state->area_queue_size, least,
-				       VUBLK_SAVE_MAX_AREA_BYTES);
+				       "its in-flight area has %" PRIu64 " bytes; expected "
+				       "%" PRIu64 " to %" PRIu64 " for %u queues of %u entries",
+				       from->left, least, VUBLK_SAVE_MAX_AREA_BYTES,
+				       state->area_num_queues, state->area_queue_size);
 	state->area = from->at;
 	state->area_bytes = from->left;
 	return 0;
@@ -283,7 +290,7 @@ static const struct section {
 
 #define NUM_SECTIONS VUBLK_ARRAY_SIZE(sections)
 
-/* Where the bytes of each section are; NULL: the section is missing. */
+/* Where each section of the table above is in the stream; `at` NULL: the section is missing. */
 struct places {
 	struct reader of[NUM_SECTIONS];
 };
@@ -295,11 +302,13 @@ static int note_section(struct places *places, unsigned number, unsigned flags,
 		if (sections[i].number != number)
 			continue;
 		if (places->of[i].at)
-			return vublk_error_set(error, EINVAL, "it has the section %s twice",
+			return vublk_error_set(error, EINVAL, "it has two sections %s; expected "
+					       "one",
 					       sections[i].name);
 		if (part->left < sections[i].min_bytes)
 			return vublk_error_set(error, EINVAL,
-					       "its section %s has %" PRIu64 " bytes; it needs %" PRIu64,
+					       "its section %s has %" PRIu64 " bytes; expected at "
+					       "least %" PRIu64,
 					       sections[i].name, part->left, sections[i].min_bytes);
 		places->of[i] = *part;
 		return 0;
@@ -307,8 +316,8 @@ static int note_section(struct places *places, unsigned number, unsigned flags,
 	if (flags & FLAG_MAY_BE_SKIPPED)
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "it has a section with the number %u, which this version does not know and "
-			       "must not skip; load it with a newer version", number);
+			       "it requires section %u, which this version of libvublk does not "
+			       "support; use a newer version", number);
 }
 
 static int find_sections(struct reader from, struct places *places, struct vublk_error *error)
@@ -321,7 +330,8 @@ static int find_sections(struct reader from, struct places *places, struct vublk
 
 		if (from.left < SECTION_HEADER_BYTES)
 			return vublk_error_set(error, EINVAL,
-					       "its last section's header has %" PRIu64 " bytes of %u",
+					       "the header of its last section ends after "
+					       "%" PRIu64 " of %u bytes",
 					       from.left, SECTION_HEADER_BYTES);
 		number = (unsigned)get(&from, 2);
 		flags = (unsigned)get(&from, 2);
@@ -330,8 +340,9 @@ static int find_sections(struct reader from, struct places *places, struct vublk
 		part.at = from.at;
 		if (part.left > from.left)
 			return vublk_error_set(error, EINVAL,
-					       "its section %u has %" PRIu64 " bytes, and %" PRIu64
-					       " are left", number, part.left, from.left);
+					       "its section %u has %" PRIu64 " bytes, but only "
+					       "%" PRIu64 " bytes follow",
+					       number, part.left, from.left);
 		r = note_section(places, number, flags, &part, error);
 		from.at += part.left;
 		from.left -= part.left;
@@ -344,18 +355,20 @@ static int check_whole(const struct vublk_save_state *state, struct vublk_error 
 	if ((state->status & VIRTIO_CONFIG_S_DRIVER_OK || state->early_kick) &&
 	    !state->has_features)
 		return vublk_error_set(error, EINVAL,
-				       "its driver has started it without accepting features");
+				       "its driver is ready but has not accepted features");
 	if (state->features && !state->has_features)
 		return vublk_error_set(error, EINVAL,
-				       "it has accepted features, and says that no driver has accepted any");
+				       "it lists accepted features but says that the driver has "
+				       "not accepted any");
 	if (state->rings == VUBLK_SAVE_RINGS_INFLIGHT && !state->area)
 		return vublk_error_set(error, EINVAL,
-				       "it says that requests are in flight, and has no in-flight area");
+				       "it says that requests are in flight but has no in-flight "
+				       "area");
 	if (state->area && (state->area_num_queues != state->num_queues ||
 			    state->area_queue_size != state->queue_size))
 		return vublk_error_set(error, EINVAL,
-				       "its in-flight area is for %u queues of %u entries, and its "
-				       "device has %u of %u", state->area_num_queues,
+				       "its in-flight area is for %u queues of %u entries, but the "
+				       "device has %u queues of %u entries", state->area_num_queues,
 				       state->area_queue_size, state->num_queues, state->queue_size);
 	return 0;
 }
@@ -375,7 +388,7 @@ static int read_sections(const struct reader *from, struct vublk_save_state *sta
 	return r ? r : check_whole(state, error);
 }
 
-/* --- header and checksum ------------------------------------------------------------------------------ */
+/* --- header and checksum ---------------------------------------------------------------------- */
 
 static int check_version(struct reader *header, struct vublk_error *error)
 {
@@ -385,8 +398,9 @@ static int check_version(struct reader *header, struct vublk_error *error)
 	if (major && major <= VUBLK_SAVE_MAJOR)
 		return 0;
 	return vublk_error_set(error, ENOTSUP,
-			       "its version is %u.%u, and this program reads up to %u.x; load it "
-			       "with a newer version", major, minor, VUBLK_SAVE_MAJOR);
+			       "it has the format version %u.%u, but this version of libvublk "
+			       "supports only up to %u.x; use a newer version",
+			       major, minor, VUBLK_SAVE_MAJOR);
 }
 
 static int check_frame(const uint8_t *stream, uint64_t bytes, struct vublk_error *error)
@@ -399,8 +413,8 @@ static int check_frame(const uint8_t *stream, uint64_t bytes, struct vublk_error
 
 	if (bytes < HEADER_BYTES + CHECKSUM_BYTES || memcmp(stream, MAGIC, MAGIC_BYTES))
 		return vublk_error_set(error, EINVAL,
-				       "these %" PRIu64 " bytes are not a saved device: they do not begin "
-				       "with its header", bytes);
+				       "this is not a saved device: its %" PRIu64 " bytes do not "
+				       "start with the header of one", bytes);
 	r = check_version(&header, error);
 	if (r < 0)
 		return r;
@@ -408,14 +422,16 @@ static int check_frame(const uint8_t *stream, uint64_t bytes, struct vublk_error
 	said = get(&header, 8);
 	if (said != bytes)
 		return vublk_error_set(error, EINVAL,
-				       "it has %" PRIu64 " bytes, and says that it has %" PRIu64, bytes,
+				       "it has %" PRIu64 " bytes, but its header says %" PRIu64,
+				       bytes,
 				       said);
 	end = (struct reader){ stream + bytes - CHECKSUM_BYTES, CHECKSUM_BYTES };
 	said = get(&end, CHECKSUM_BYTES);
 	sum = vublk_crc32c(stream, bytes - CHECKSUM_BYTES);
 	if (said != sum)
 		return vublk_error_set(error, EINVAL,
-				       "it is damaged: its checksum is 0x%08x, and that of its bytes is 0x%08x",
+				       "it is damaged: its checksum is 0x%08x, but the checksum of "
+				       "its content is 0x%08x",
 				       (uint32_t)said, sum);
 	return 0;
 }
@@ -434,6 +450,6 @@ int vublk_save_decode(const void *stream, size_t stream_bytes, struct vublk_save
 		r = read_sections(&from, state, error);
 	}
 	if (r < 0)
-		vublk_error_prepend(error, "the saved state cannot be loaded");
+		vublk_error_prepend(error, "cannot load the saved state");
 	return r;
 }

@@ -59,11 +59,12 @@ static int send_failed(int code, struct vublk_error *error)
 {
 	if (code == EPIPE || code == ECONNRESET || code == ENOTCONN)
 		return vublk_error_set(error, ENOTCONN,
-				       "the client closed the connection while a reply was sent to it");
+				       "the client closed the connection before it received a "
+				       "whole reply");
 	return vublk_error_set_errno(error, code, "cannot send a reply to the client");
 }
 
-/* Returns how many bytes the socket accepted, or a negative errno. */
+/* Sends bytes. Returns how many the socket accepted, which may be 0, or a negative errno. */
 static ssize_t send_bytes(int fd, struct iovec *iov, size_t num_iov)
 {
 	const struct msghdr msg = { .msg_iov = iov, .msg_iovlen = num_iov };
@@ -99,7 +100,7 @@ static void keep(struct vublk_vfio_channel *channel, const void *bytes, size_t c
 	channel->out_end += count;
 }
 
-/* Keeps the bytes of a reply after the first `sent`. */
+/* Keeps the bytes of a reply that follow the first `sent` bytes. */
 static int keep_rest(struct vublk_vfio_channel *channel, const struct vublk_vfio_header *header,
 		     const void *payload, size_t sent, struct vublk_error *error)
 {
@@ -107,7 +108,8 @@ static int keep_rest(struct vublk_vfio_channel *channel, const struct vublk_vfio
 
 	if (header->size - sent > sizeof(channel->out) - channel->out_end)
 		return vublk_error_set(error, ENOBUFS,
-				       "the client does not read: %zu bytes of replies wait for it",
+				       "the client does not read its socket: %zu bytes of replies "
+				       "are queued, which is too many",
 				       channel->out_end - channel->out_begin);
 	keep(channel, (const char *)header + of_header, HEADER_BYTES - of_header);
 	keep(channel, (const char *)payload + (sent - of_header),
@@ -169,7 +171,8 @@ int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 						  channel->in.fds, &channel->in.num_fds };
 	int r;
 
-	if (!vublk_stream_reader_bytes(&channel->reader)) /* `in` is still the previous message */
+	if (!vublk_stream_reader_bytes(&channel->reader)) /* the start of a message: `in` still
+							     has the previous one */
 		vublk_vfio_message_deinit(&channel->in);
 	r = vublk_stream_read(channel->fd, &format, &channel->reader, &place, error);
 	if (r > 0)

@@ -12,13 +12,13 @@
  * overflows if the server takes no further command while a reply waits.
  */
 
-/* Room for the largest reply, or for many small ones. */
+/* The size of the buffer for replies: enough for the largest reply, or for many small ones. */
 #define VUBLK_VFIO_CHANNEL_OUT_BYTES 16384
 
 struct vublk_vfio_channel {
 	int fd; /* owned; -1: closed */
 
-	/* the message that is being received, or the latest one */
+	/* the message that is being received or, after that, the latest one */
 	struct vublk_vfio_message in;
 	struct vublk_stream_reader reader;
 
@@ -34,28 +34,31 @@ void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd);
 void vublk_vfio_channel_deinit(struct vublk_vfio_channel *channel);
 
 /*
- * Receives one message. 1: `*message` points into the channel, and is valid until the next call,
- * like the descriptors that were not taken from it; 0: the message has not arrived completely.
- * Errors are those of vublk_stream_read(), where EPROTO means a wrong size, or more than
- * VUBLK_VFIO_MAX_FDS descriptors.
+ * Receives one message. Returns 1 if the message is complete: `*message` then points into the
+ * channel. The message is valid until the next call, which also closes the descriptors that the
+ * caller has not taken. Returns 0 if the message has not arrived completely. The errors are those
+ * of vublk_stream_read(); EPROTO means a wrong size, or more than VUBLK_VFIO_MAX_FDS descriptors.
  */
 int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 			       struct vublk_vfio_message **message, struct vublk_error *error);
 
 /*
- * Sends a header and its payload, together header->size bytes, or keeps the bytes that the socket
- * did not accept; in that case the caller waits for EPOLLOUT and calls vublk_vfio_channel_flush().
- * ENOTCONN: the client has disconnected; ENOBUFS: it does not read. After an error the connection
- * is unusable.
+ * Sends a header and its payload, together header->size bytes. The channel keeps the bytes that the
+ * socket does not accept; in that case the caller must wait for EPOLLOUT and then call
+ * vublk_vfio_channel_flush(). ENOTCONN: the client has disconnected; ENOBUFS: the client does not
+ * read. After an error the connection is unusable.
  */
 int vublk_vfio_channel_send(struct vublk_vfio_channel *channel,
 			    const struct vublk_vfio_header *header, const void *payload,
 			    struct vublk_error *error);
 
-/* Sends waiting replies. 0: all are sent; 1: some still wait; errors as above. */
+/*
+ * Sends the replies that wait. Returns 0 if all are sent, and 1 if some still wait. The errors are
+ * those of vublk_vfio_channel_send().
+ */
 int vublk_vfio_channel_flush(struct vublk_vfio_channel *channel, struct vublk_error *error);
 
-/* Whether replies wait for EPOLLOUT. */
+/* Returns whether replies wait for EPOLLOUT. */
 bool vublk_vfio_channel_wants_write(const struct vublk_vfio_channel *channel);
 
 #endif

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The vfio-user codec: it has the format of each command, and checks a received command. It does no
- * input or output and does not know what values mean: the receiver checks, for example, that a
- * region or an interrupt exists.
+ * input or output and does not know what values mean; for example, only the receiver can check
+ * whether a region or an interrupt exists.
  *
- * Key idea: one table has one row per command. A row has the accepted sizes, which exceed those in
- * the specification's text where clients send larger structures.
+ * Key idea: one table has one row per command. A row has the accepted sizes. Some exceed those in
+ * the specification's text, because clients send larger structures.
  *
  * Specification: "Commands", "Header", and each command's section.
  */
@@ -21,7 +21,7 @@
 #define HEADER_FLAGS \
 	(VUBLK_VFIO_TYPE_MASK | VUBLK_VFIO_FLAG_NO_REPLY | VUBLK_VFIO_FLAG_ERROR)
 
-/* Bytes on the wire. */
+/* Sizes in bytes on the wire. */
 #define VERSION VUBLK_VFIO_VERSION_BYTES
 #define MAP sizeof(struct vublk_vfio_dma_map)
 #define UNMAP sizeof(struct vublk_vfio_dma_unmap)
@@ -55,8 +55,8 @@ _Static_assert(sizeof(union vublk_vfio_payload) == VUBLK_VFIO_MAX_PAYLOAD_BYTES,
 
 /*
  * Some rows accept more than the specification's text. The INFO commands may have the larger
- * structures of newer kernels. DMA_UNMAP should have no descriptor; some clients send one, which is
- * closed. A DMA_MAP without a descriptor describes memory that cannot be mapped.
+ * structures of newer kernels. DMA_UNMAP should have no descriptor, but some clients send one,
+ * which the server closes. A DMA_MAP without a descriptor announces memory that cannot be mapped.
  */
 static const struct vublk_vfio_command_info commands[] = {
 	ROW(VERSION, VERSION, ANY, 0, SERVED),
@@ -108,7 +108,7 @@ int vublk_vfio_check_header(const struct vublk_vfio_header *header, struct vublk
 	    header->size <= HEADER_BYTES + VUBLK_VFIO_MAX_PAYLOAD_BYTES)
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "%s (command %u) announces %u bytes, where %zu to %zu are expected",
+			       "%s (command %u) announces %u bytes; expected %zu to %zu",
 			       vublk_vfio_command_name(header->command), header->command,
 			       header->size, HEADER_BYTES,
 			       HEADER_BYTES + VUBLK_VFIO_MAX_PAYLOAD_BYTES);
@@ -120,12 +120,13 @@ static int check_flags(const struct vublk_vfio_header *header, struct vublk_erro
 
 	if ((header->flags & VUBLK_VFIO_TYPE_MASK) != VUBLK_VFIO_TYPE_COMMAND)
 		return vublk_error_set(error, EPROTO,
-				       "%s (command %u) came as a message of type %u, where a command "
-				       "(%u) is expected", name, header->command,
+				       "%s (command %u) is a message of type %u; expected a "
+				       "command (type %u)", name, header->command,
 				       header->flags & VUBLK_VFIO_TYPE_MASK, VUBLK_VFIO_TYPE_COMMAND);
 	if (header->flags & ~HEADER_FLAGS)
 		return vublk_error_set(error, EPROTO,
-				       "%s (command %u) came with reserved header flags (0x%x)", name,
+				       "%s (command %u) has reserved header flags set (0x%x); "
+				       "expected 0", name,
 				       header->command, header->flags & ~HEADER_FLAGS);
 	return 0;
 }
@@ -137,10 +138,10 @@ static int check_size(const struct vublk_vfio_command_info *info, uint32_t bytes
 		return 0;
 	if (info->min_payload_bytes == info->max_payload_bytes)
 		return vublk_error_set(error, EINVAL,
-				       "%s came with a payload of %u bytes, where %u are expected",
+				       "%s has a payload of %u bytes; expected %u",
 				       info->name, bytes, info->min_payload_bytes);
 	return vublk_error_set(error, EINVAL,
-			       "%s came with a payload of %u bytes, where %u to %u are expected",
+			       "%s has a payload of %u bytes; expected %u to %u",
 			       info->name, bytes, info->min_payload_bytes,
 			       info->max_payload_bytes);
 }
@@ -156,7 +157,7 @@ int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 		return r;
 	if (!info)
 		return vublk_error_set(error, ENOTSUP,
-				       "the command number %u is not in the protocol",
+				       "command number %u is not in the protocol",
 				       header->command);
 	if (!info->served)
 		return vublk_error_set(error, ENOTSUP, "%s is not supported", info->name);
@@ -165,7 +166,7 @@ int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 		return r;
 	if (message->num_fds > info->max_fds)
 		return vublk_error_set(error, EINVAL,
-				       "%s came with %u file descriptors, where at most %u may come",
+				       "%s has %u file descriptors; expected at most %u",
 				       info->name, message->num_fds, info->max_fds);
 	return 0;
 }

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Client to server, except where noted ("Commands"). */
+/* The commands ("Commands"). The client sends them to the server, except where noted. */
 enum vublk_vfio_command {
 	VUBLK_VFIO_VERSION = 1,
 	VUBLK_VFIO_DMA_MAP = 2,
@@ -28,10 +28,10 @@ enum vublk_vfio_command {
 	VUBLK_VFIO_DEVICE_SET_IRQS = 8,
 	VUBLK_VFIO_REGION_READ = 9,
 	VUBLK_VFIO_REGION_WRITE = 10,
-	VUBLK_VFIO_DMA_READ = 11,  /* server to client */
-	VUBLK_VFIO_DMA_WRITE = 12, /* server to client */
+	VUBLK_VFIO_DMA_READ = 11,  /* the server sends it to the client */
+	VUBLK_VFIO_DMA_WRITE = 12, /* the server sends it to the client */
 	VUBLK_VFIO_DEVICE_RESET = 13,
-	VUBLK_VFIO_DIRTY_PAGES = 14, /* in older versions of the specification */
+	VUBLK_VFIO_DIRTY_PAGES = 14, /* only in older versions of the specification */
 	VUBLK_VFIO_REGION_WRITE_MULTI = 15,
 	VUBLK_VFIO_DEVICE_FEATURE = 16,
 	VUBLK_VFIO_MIG_DATA_READ = 17,
@@ -54,19 +54,20 @@ enum vublk_vfio_command {
 #define VUBLK_VFIO_DMA_READABLE 0x1u
 #define VUBLK_VFIO_DMA_WRITABLE 0x2u
 
-#define VUBLK_VFIO_MAX_FDS 16            /* clients send SET_IRQS with up to 16 descriptors */
-#define VUBLK_VFIO_MAX_TRANSFER_BYTES 4096 /* the most of a region that one message carries */
+#define VUBLK_VFIO_MAX_FDS 16            /* enough for clients, which send up to 16 with SET_IRQS */
+#define VUBLK_VFIO_MAX_TRANSFER_BYTES 4096 /* the largest part of a region that one message
+					      carries */
 #define VUBLK_VFIO_MAX_PAYLOAD_BYTES 8192
 
 struct vublk_vfio_header {
-	uint16_t id;      /* chosen by the sender; echoed in the reply */
+	uint16_t id;      /* chosen by the sender; the reply has the same */
 	uint16_t command;
 	uint32_t size;    /* of the whole message, including this header */
 	uint32_t flags;
 	uint32_t error;   /* an errno value, in a reply with the error flag */
 };
 
-#define VUBLK_VFIO_VERSION_BYTES 4 /* without the text */
+#define VUBLK_VFIO_VERSION_BYTES 4 /* without its text */
 struct vublk_vfio_version {
 	uint16_t major;
 	uint16_t minor;
@@ -76,7 +77,7 @@ struct vublk_vfio_version {
 struct vublk_vfio_dma_map {
 	uint32_t argsz;
 	uint32_t flags;
-	uint64_t offset; /* in the file whose descriptor comes with it */
+	uint64_t offset; /* in the file whose descriptor the message has */
 	uint64_t address;
 	uint64_t size;
 };
@@ -88,7 +89,7 @@ struct vublk_vfio_dma_unmap {
 	uint64_t size;
 };
 
-/* The first version of struct vfio_device_info; newer kernels have more fields. */
+/* The first version of struct vfio_device_info, because newer kernels have added fields. */
 struct vublk_vfio_device_info {
 	uint32_t argsz;
 	uint32_t flags;
@@ -96,7 +97,7 @@ struct vublk_vfio_device_info {
 	uint32_t num_irqs;
 };
 
-/* struct vfio_irq_set with a size for its data. */
+/* struct vfio_irq_set in a form whose size is known. */
 #define VUBLK_VFIO_IRQ_SET_BYTES 20 /* without the data */
 struct vublk_vfio_irq_set {
 	uint32_t argsz;
@@ -119,7 +120,7 @@ struct vublk_vfio_region_access {
 struct vublk_vfio_write {
 	uint64_t offset;
 	uint32_t region;
-	uint32_t count; /* the number of bytes in `data` */
+	uint32_t count; /* how many bytes of `data` are valid */
 	uint8_t data[8];
 };
 
@@ -146,8 +147,7 @@ union vublk_vfio_payload {
 
 /*
  * A received message. It owns its descriptors: vublk_vfio_message_take_fd() takes one, and
- * vublk_vfio_message_deinit() closes the others. The payload is valid up to the size in the
- * header.
+ * vublk_vfio_message_deinit() closes the others. The payload is valid up to the size in the header.
  */
 struct vublk_vfio_message {
 	struct vublk_vfio_header header;
@@ -156,41 +156,44 @@ struct vublk_vfio_message {
 	unsigned num_fds;
 };
 
-/* The format of a command according to the specification; one table row per command. */
+/* The format of a command according to the specification; the table has one row per command. */
 struct vublk_vfio_command_info {
-	const char *name;           /* "REGION_WRITE" */
+	const char *name;           /* for example "REGION_WRITE" */
 	uint32_t min_payload_bytes; /* of the command */
 	uint32_t max_payload_bytes;
 	uint8_t max_fds;
-	bool served; /* implemented here; of the other rows only the name is used */
+	bool served; /* the command is implemented here; otherwise only the name is used */
 };
 
-/* NULL for a number that is not in the specification. */
+/* Returns the row of a command, or NULL if the number is not in the specification. */
 const struct vublk_vfio_command_info *vublk_vfio_command_info(uint32_t command);
 
-/* The name, or "unknown command". Static. */
+/* Returns the name of a command, or "unknown command". Static. */
 const char *vublk_vfio_command_name(uint32_t command);
 
-/* The number of bytes after the header, which has been checked. */
+/* Returns the number of bytes after the header. The header must have been checked. */
 uint32_t vublk_vfio_payload_bytes(const struct vublk_vfio_header *header);
 
-/* EPROTO: no message has this size, so the position of the next one is unknown. */
+/*
+ * Checks the size in a header. EPROTO: no message has this size, so the position of the next
+ * message is unknown.
+ */
 int vublk_vfio_check_header(const struct vublk_vfio_header *header, struct vublk_error *error);
 
 /*
- * Checks a received message against the specification. EPROTO: it is not a command, or has
- * unknown flags; EINVAL: wrong size or number of descriptors; ENOTSUP: the command is not
- * implemented.
+ * Checks a received message against the specification. EPROTO: it is not a command, or has unknown
+ * flags; EINVAL: wrong size or number of descriptors; ENOTSUP: the command is not implemented.
  */
 int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 			     struct vublk_error *error);
 
-/* Whether the sender expects an answer. */
+/* Returns whether the client expects an answer to `command`. */
 bool vublk_vfio_wants_reply(const struct vublk_vfio_header *command);
 
 /*
- * The header of a reply to `command` with `payload_bytes` bytes of payload, and of a reply that
- * refuses `command` with the positive errno value `code`.
+ * The first function returns the header of a reply to `command` with `payload_bytes` bytes of
+ * payload. The second returns the header of a reply that refuses `command` with the positive errno
+ * value `code`.
  */
 struct vublk_vfio_header vublk_vfio_reply_header(const struct vublk_vfio_header *command,
 						 uint32_t payload_bytes);
@@ -200,7 +203,10 @@ struct vublk_vfio_header vublk_vfio_error_header(const struct vublk_vfio_header 
 /* Closes the descriptors that were not taken. Idempotent. */
 void vublk_vfio_message_deinit(struct vublk_vfio_message *message);
 
-/* Takes the descriptor at `index`; the caller owns it. -1: no descriptor, or already taken. */
+/*
+ * Returns the descriptor at `index`, which the caller owns afterwards, or -1 if there is no such
+ * descriptor, or it was taken before.
+ */
 int vublk_vfio_message_take_fd(struct vublk_vfio_message *message, unsigned index);
 
 #endif

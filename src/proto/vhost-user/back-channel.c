@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sends CONFIG_CHANGE_MSG and receives the answers; see back-channel.h. No other request is sent.
+ * This file sends CONFIG_CHANGE_MSG, and no other request, and receives the answers; see
+ * back-channel.h.
  *
- * Key idea: the only messages that a front-end may send here are answers. After any other message
- * this channel is closed, and the connection itself stays open.
+ * Key idea: the only messages that a front-end may send on this channel are answers. After any
+ * other message this file closes the channel, but the connection itself stays open.
  *
  * Specification: "Back-end message types".
  */
@@ -40,8 +41,8 @@ static void send_config_change(struct vublk_back_channel *back)
 	if (vublk_channel_send(&back->channel, &message, &error)) {
 		vublk_log_limited(back->log, back->limit,
 				  error.code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-				  "cannot tell the front-end of the disk's new "
-				  "configuration: %s", error.text);
+				  "cannot notify the front-end that the disk's configuration "
+				  "changed: %s", error.text);
 		return;
 	}
 	back->is_unanswered = back->has_ack;
@@ -88,11 +89,13 @@ static int take_answers(struct vublk_back_channel *back, struct vublk_error *err
 		r = back->is_unanswered ?
 			    vublk_vu_check_reply(VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG,
 						 sizeof(uint64_t), &reply, error) :
-			    vublk_error_set(error, EPROTO, "an answer without a request");
+			    vublk_error_set(error, EPROTO, "the front-end sent a reply, but no "
+					    "request is outstanding");
 		if (!r && reply.payload.u64)
 			vublk_log_limited(back->log, back->limit, VUBLK_LOG_WARNING,
-					  "the front-end has refused the disk's new "
-					  "configuration (error %" PRIu64 ")", reply.payload.u64);
+					  "the front-end rejected the notification that the disk's "
+					  "configuration changed (it replied %" PRIu64 ")",
+					  reply.payload.u64);
 		vublk_vu_message_deinit(&reply);
 		if (r)
 			return r;
@@ -115,7 +118,7 @@ static void on_channel(void *opaque, uint32_t events)
 	}
 	vublk_log_limited(back->log, back->limit,
 			  r == -ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-			  "the back-end channel is closed: %s", error.text);
+			  "closed the channel for notifications to the front-end: %s", error.text);
 	vublk_back_channel_close(back);
 }
 

@@ -3,8 +3,8 @@
 #define VUBLK_PROTO_VHOST_USER_BACK_CHANNEL_H
 
 /*
- * The back-end channel (SET_BACKEND_REQ_FD), on which the back-end sends requests to the
- * front-end; this is the back-end's end. The only request that it sends is CONFIG_CHANGE_MSG.
+ * The back-end's end of the back-end channel (SET_BACKEND_REQ_FD), on which the back-end sends
+ * requests to the front-end. The only request that it sends is CONFIG_CHANGE_MSG.
  *
  * Key idea: at most one request is unanswered. If the configuration changes again before the answer
  * arrives, the next request is sent after the answer. All calls come from one thread.
@@ -14,7 +14,7 @@
 #include "util/loop.h"
 
 struct vublk_back_channel {
-	struct vublk_channel channel; /* fd -1: not open */
+	struct vublk_channel channel; /* fd -1: the channel is not open */
 	struct vublk_loop_source source;
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
@@ -26,12 +26,12 @@ struct vublk_back_channel {
 	bool is_suspended;   /* no ring is started, so no request may be sent */
 };
 
-/* All arguments except `back` are borrowed. */
+/* Makes a channel that is not open. All arguments except `back` are borrowed. */
 void vublk_back_channel_init(struct vublk_back_channel *back, struct vublk_loop *loop,
 			     const struct vublk_log *log, struct vublk_log_limit *limit);
-/* Takes ownership of `fd`, even on failure, and closes the previous channel. */
+/* Closes the previous channel and opens one on `fd`. Takes ownership of `fd`, even on failure. */
 int vublk_back_channel_open(struct vublk_back_channel *back, int fd, struct vublk_error *error);
-/* Idempotent. */
+/* Closes the channel. Idempotent. */
 void vublk_back_channel_close(struct vublk_back_channel *back);
 
 /*
@@ -41,11 +41,14 @@ void vublk_back_channel_close(struct vublk_back_channel *back);
  */
 void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_suspended);
 
-/* Tells the front-end that the configuration has changed, if the channel is open. */
+/*
+ * Records that the configuration has changed. Tells the front-end if the channel is open and not
+ * suspended.
+ */
 void vublk_back_channel_tell_config(struct vublk_back_channel *back);
-/* Tells the front-end again, unless it has read the latest configuration. */
+/* Tells the front-end of the latest change again, unless it has already read the configuration. */
 void vublk_back_channel_remind(struct vublk_back_channel *back);
-/* Call it when the front-end has read the configuration. */
+/* Called when the front-end has read the configuration. */
 void vublk_back_channel_config_was_read(struct vublk_back_channel *back);
 
 #endif

@@ -32,7 +32,9 @@ union control {
 
 _Static_assert(VUBLK_VU_MAX_FDS <= VUBLK_STREAM_MAX_FDS, "a message's descriptors have room");
 
-/* A message that waits to be sent; until then it owns duplicates of its descriptors. */
+/*
+ * A message that waits to be sent. It owns duplicates of the descriptors that are still to be sent.
+ */
 struct vublk_channel_out {
 	struct vublk_channel_out *next;
 	struct vublk_vu_message message;
@@ -83,40 +85,16 @@ bool vublk_channel_wants_write(const struct vublk_channel *channel)
 
 /* --- sending ---------------------------------------------------------------------------------- */
 
-static void attach_fds(struct msghdr *msg, union control *control, const int *fds,
-		       unsigned num_fds)
-{
-	struct cmsghdr *cmsg;
-
-	memset(control, 0, sizeof(*control));
-	msg->msg_control = control;
-	msg->msg_controllen = CMSG_SPACE(sizeof(int) * num_fds);
-	cmsg = CMSG_FIRSTHDR(msg);
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(int) * num_fds);
-	memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * num_fds);
-}
-
-/*
- * Sends the bytes that begin at `offset`. Returns how many the socket accepted, or a negative
- * errno.
- */
+/* Sends the bytes that begin at `offset`, like vublk_stream_send(). */
 static ssize_t send_bytes(int fd, const struct vublk_vu_message *message, size_t offset)
 {
-	size_t header_left = HEADER_BYTES - VUBLK_MIN(offset, HEADER_BYTES);
-	size_t payload_offset = offset - VUBLK_MIN(offset, HEADER_BYTES);
-	struct iovec iov[] = {
-		{ (char *)&message->header + HEADER_BYTES - header_left, header_left },
-		{ (char *)&message->payload + payload_offset,
-		  message->header.size - payload_offset },
+	const struct vublk_stream_message out = {
+		.header = &message->header, .header_bytes = HEADER_BYTES,
+		.payload = &message->payload, .payload_bytes = message->header.size,
+		.fds = message->fds, .num_fds = message->num_fds,
 	};
-	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = VUBLK_ARRAY_SIZE(iov) };
-	union control control;
 
-	if (!offset && message->num_fds)
-		attach_fds(&msg, &control, message->fds, message->num_fds);
-	return vublk_stream_send(fd, &msg);
+	return vublk_stream_send_message(fd, &out, offset);
 }
 
 static int send_failed(int code, struct vublk_error *error)
@@ -126,7 +104,8 @@ static int send_failed(int code, struct vublk_error *error)
 	case ECONNRESET:
 	case ENOTCONN:
 		return vublk_error_set(error, ENOTCONN,
-				       "the peer closed the connection while a message was sent to it");
+				       "the peer closed the connection before it received a whole "
+				       "message");
 	case ETOOMANYREFS:
 		return vublk_error_set(error, code,
 				       "too many file descriptors are in transit to peers that do "
@@ -144,14 +123,17 @@ static int duplicate_fds(struct vublk_vu_message *copy, const struct vublk_vu_me
 
 		if (fd < 0)
 			return vublk_error_set_errno(error, errno,
-						     "cannot keep the file descriptors of a message "
-						     "until the peer reads");
+						     "cannot duplicate the file descriptors of a "
+						     "message that waits until the peer reads");
 		copy->fds[copy->num_fds++] = fd;
 	}
 	return 0;
 }
 
-/* Keeps the part of `message` after `sent_bytes`; if no byte was sent, also its descriptors. */
+/*
+ * Keeps the bytes of `message` that follow the first `sent_bytes`. If no byte was sent, it keeps
+ * the descriptors, too.
+ */
 static int keep_message(struct vublk_channel *channel, const struct vublk_vu_message *message,
 			size_t sent_bytes, struct vublk_error *error)
 {
@@ -160,12 +142,13 @@ static int keep_message(struct vublk_channel *channel, const struct vublk_vu_mes
 
 	if (channel->num_waiting >= VUBLK_CHANNEL_MAX_WAITING)
 		return vublk_error_set(error, ENOBUFS,
-				       "the peer does not read: %u messages wait for it",
+				       "the peer does not read its socket: %u messages are queued, "
+				       "which is the maximum",
 				       channel->num_waiting);
 	out = calloc(1, sizeof(*out));
 	if (!out)
 		return vublk_error_set_errno(error, ENOMEM,
-					     "cannot keep a message until the peer reads");
+					     "cannot queue a message until the peer reads");
 	out->message = *message;
 	out->message.num_fds = 0;
 	out->sent_bytes = sent_bytes;
@@ -189,8 +172,10 @@ static int check_outgoing(const struct vublk_channel *channel,
 	if (message->header.size > VUBLK_VU_MAX_PAYLOAD_BYTES ||
 	    message->num_fds > VUBLK_VU_MAX_FDS)
 		return vublk_error_set(error, EINVAL,
-				       "a message of %u bytes and %u file descriptors is too large "
-				       "to be sent", message->header.size, message->num_fds);
+				       "cannot send a message of %u bytes with %u file "
+				       "descriptors: at most %d bytes and %d file descriptors are "
+				       "allowed", message->header.size, message->num_fds,
+				       VUBLK_VU_MAX_PAYLOAD_BYTES, VUBLK_VU_MAX_FDS);
 	return 0;
 }
 
@@ -212,7 +197,7 @@ int vublk_channel_send(struct vublk_channel *channel, const struct vublk_vu_mess
 	if ((size_t)n == message_bytes(message))
 		return 0;
 	r = keep_message(channel, message, (size_t)n, error);
-	if (r < 0 && n > 0) /* the peer would mistake the next message for the rest of this one */
+	if (r < 0 && n > 0) /* the peer would take the next message for the rest of this one */
 		shutdown(channel->fd, SHUT_WR);
 	return r;
 }
@@ -245,25 +230,26 @@ static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 
 	if ((header->flags & VUBLK_VU_VERSION_MASK) != VUBLK_VU_VERSION)
 		return vublk_error_set(error, EPROTO,
-				       "a message (number %u) came with protocol version %u, "
-				       "where %u is expected", header->request,
+				       "message %u has protocol version %u; expected %u",
+				       header->request,
 				       header->flags & VUBLK_VU_VERSION_MASK, VUBLK_VU_VERSION);
 	if (header->size > VUBLK_VU_MAX_PAYLOAD_BYTES)
 		return vublk_error_set(error, EPROTO,
-				       "a message (number %u) announces a payload of %u bytes, "
-				       "where at most %d are expected", header->request,
+				       "message %u announces a payload of %u bytes; expected at "
+				       "most %d", header->request,
 				       header->size, VUBLK_VU_MAX_PAYLOAD_BYTES);
 	return header->size;
 }
 
 /*
- * Writes only the number, because the name depends on the direction, which a channel does not know.
+ * Writes the number of the message. Its name depends on the direction, which a channel does not
+ * know.
  */
 static void name(const void *opaque, char *text, size_t text_bytes)
 {
 	const struct vublk_vu_header *header = opaque;
 
-	snprintf(text, text_bytes, "a message (number %u)", header->request);
+	snprintf(text, text_bytes, "message %u", header->request);
 }
 
 static const struct vublk_stream_format format = {

@@ -15,8 +15,8 @@
  */
 
 /*
- * The maximum number of messages that wait for a peer that does not read; a further one fails with
- * ENOBUFS.
+ * The largest number of messages that wait for a peer that does not read. Sending another message
+ * fails with ENOBUFS.
  */
 #define VUBLK_CHANNEL_MAX_WAITING 1024
 
@@ -42,26 +42,29 @@ void vublk_channel_init(struct vublk_channel *channel, int fd);
 void vublk_channel_deinit(struct vublk_channel *channel);
 
 /*
- * Sends a message, or keeps the part that the socket did not accept; in that case the caller waits
- * for EPOLLOUT and calls vublk_channel_flush(). `message` and its descriptors are borrowed during
- * the call; descriptors that have to wait are duplicated. ENOTCONN: the peer has disconnected;
- * ENOBUFS: it does not read; EMFILE, ETOOMANYREFS: no room for the descriptors. After an error
- * other than EINVAL the connection is unusable.
+ * Sends a message. The channel keeps the part that the socket does not accept; in that case the
+ * caller must wait for EPOLLOUT and then call vublk_channel_flush(). `message` and its descriptors
+ * are borrowed during the call; the channel duplicates descriptors that have to wait. ENOTCONN: the
+ * peer has disconnected; ENOBUFS: the peer does not read; EMFILE, ETOOMANYREFS: there is no room
+ * for the descriptors. After an error other than EINVAL the connection is unusable.
  */
 int vublk_channel_send(struct vublk_channel *channel, const struct vublk_vu_message *message,
 		       struct vublk_error *error);
 
-/* Sends waiting messages. 0: all are sent; 1: some still wait; errors as above. */
+/*
+ * Sends the messages that wait. Returns 0 if all are sent, and 1 if some still wait. The errors are
+ * those of vublk_channel_send().
+ */
 int vublk_channel_flush(struct vublk_channel *channel, struct vublk_error *error);
 
-/* Whether messages wait for EPOLLOUT. */
+/* Returns whether messages wait for EPOLLOUT. */
 bool vublk_channel_wants_write(const struct vublk_channel *channel);
 
 /*
- * Receives one message. 1: the message is in `message`, which owns its descriptors; 0: the message
- * has not arrived completely. Errors are those of vublk_stream_read(), where EPROTO means a wrong
- * version, a size above VUBLK_VU_MAX_PAYLOAD_BYTES, or more than VUBLK_VU_MAX_FDS descriptors.
- * payload.bytes is zero beyond the payload's size.
+ * Receives one message. Returns 1 if the message is complete; `message` then owns its descriptors.
+ * Returns 0 if the message has not arrived completely. The errors are those of vublk_stream_read();
+ * EPROTO means a wrong version, a size above VUBLK_VU_MAX_PAYLOAD_BYTES, or more than
+ * VUBLK_VU_MAX_FDS descriptors. payload.bytes is zero beyond the payload's size.
  */
 int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message *message,
 			  struct vublk_error *error);
@@ -69,9 +72,9 @@ int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message
 /* --- sockets --------------------------------------------------------------- */
 
 /*
- * Connects to the Unix socket at `path`. The call does not block, because a non-blocking Unix
- * socket connects immediately or fails. Returns the descriptor; EAGAIN: the listener's backlog is
- * full, try again. The error sentence says what is wrong with the path.
+ * Connects to the Unix socket at `path` and returns the descriptor. The call does not block,
+ * because a non-blocking Unix socket connects immediately or fails. EAGAIN: the listener's backlog
+ * is full, so try again. The error sentence says what is wrong with the path.
  */
 int vublk_socket_connect(const char *path, struct vublk_error *error);
 
@@ -83,24 +86,32 @@ int vublk_socket_listen(const char *path, struct vublk_error *error);
 /* Like vublk_socket_listen(), but sets the file's mode and group before a client can connect. */
 int vublk_socket_listen_with(const char *path, const struct vublk_socket_access *access,
 			     struct vublk_error *error);
+/*
+ * Makes this process the one that the kernel names as the peer of later connections to the listening
+ * socket `fd` (-1: does nothing), in place of the process that has handed the socket over.
+ */
+void vublk_socket_listen_again(int fd);
 
 /*
- * These functions check a path before it is used, and change nothing. A path to connect to need not
- * exist yet. ENAMETOOLONG, EINVAL; for connecting also ENOTSOCK, ENOTDIR; for listening also
- * EADDRINUSE, EEXIST, ENOENT, EACCES, ...
+ * These functions check a path before it is used, and change nothing. For connecting, the path need
+ * not exist yet. Errors: ENAMETOOLONG, EINVAL; for connecting also ENOTSOCK, ENOTDIR; for listening
+ * also EADDRINUSE, EEXIST, ENOENT, EACCES, ...
  */
 int vublk_socket_check_connect(const char *path, struct vublk_error *error);
 int vublk_socket_check_listen(const char *path, struct vublk_error *error);
 
-/* Whether another attempt to connect may succeed after one failed with this errno value. */
+/*
+ * Returns whether another attempt to connect may succeed after an attempt has failed with the errno
+ * value `code`.
+ */
 bool vublk_socket_may_appear(int code);
 
-/* Whether both paths name the same file, which need not exist. */
+/* Returns whether both paths name the same file, which need not exist yet. */
 bool vublk_socket_is_same(const char *a, const char *b);
 
 /*
- * The first returns the inode of the socket at `path`, or 0. The second removes the socket if it
- * still has that inode; another process may have replaced it.
+ * The first function returns the inode of the socket at `path`, or 0. The second one removes the
+ * socket if it still has the inode `file`; another process may have replaced the socket.
  */
 ino_t vublk_socket_file(const char *path);
 void vublk_socket_remove(const char *path, ino_t file);
@@ -116,5 +127,10 @@ int vublk_socket_check_connected(int fd, struct vublk_error *error);
  * connection waits.
  */
 int vublk_socket_accept(int listen_fd, struct vublk_error *error);
+/*
+ * Returns the process ID of the peer, or 0 if it is unknown, for example because the peer is in
+ * another PID namespace.
+ */
+int64_t vublk_socket_peer_pid(int fd);
 
 #endif

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The vhost-user codec: it has the format of each message, and checks a received message. It does
- * no input or output and does not know what values mean. It is the receiver that checks, for
- * example, that a queue index is in range and that each region has a descriptor.
+ * no input or output and does not know what values mean. Only the receiver can check, for example,
+ * that a queue index is in range and that each region has a descriptor.
  *
- * Key idea: there is one table per direction with one row per request. A row has the sizes on
- * the wire, which may differ from the specification's text, because all implementations send
- * their C structures, including the padding.
+ * Key idea: there is one table per direction with one row per request. A row has the sizes on the
+ * wire. Some differ from the specification's text, because all implementations send their C
+ * structures, including the padding.
  *
  * Specification: "Front-end message types", "Back-end message types".
  */
@@ -24,7 +24,7 @@
 #define HEADER_FLAGS \
 	(VUBLK_VU_VERSION_MASK | VUBLK_VU_FLAG_REPLY | VUBLK_VU_FLAG_NEED_REPLY)
 
-/* Bytes on the wire. */
+/* Sizes in bytes on the wire. */
 #define U64 sizeof(uint64_t)
 #define STATE sizeof(struct vhost_vring_state)
 #define ADDR sizeof(struct vhost_vring_addr)
@@ -41,8 +41,8 @@
 #define SHMEM_MAP_BYTES 40
 
 /*
- * The sizes without and with the padding at the end, which the structs have but the specification's
- * text does not mention.
+ * For each of these structs, the size of the fields, and the size with the padding at the end. The
+ * specification's text does not mention the padding, but the structs have it.
  */
 #define INFLIGHT_FIELDS offsetof(struct vublk_vu_inflight, padding)
 #define INFLIGHT sizeof(struct vublk_vu_inflight)
@@ -240,20 +240,20 @@ static int check_request_flags(const char *name, uint32_t flags, struct vublk_er
 {
 	if ((flags & VUBLK_VU_VERSION_MASK) != VUBLK_VU_VERSION)
 		return vublk_error_set(error, EPROTO,
-				       "%s came with protocol version %u, where %u is expected",
+				       "%s has protocol version %u; expected %u",
 				       name, flags & VUBLK_VU_VERSION_MASK, VUBLK_VU_VERSION);
 	if (flags & VUBLK_VU_FLAG_REPLY)
 		return vublk_error_set(error, EPROTO,
-				       "%s came marked as a reply, where a request is expected",
+				       "%s is marked as a reply; expected a request",
 				       name);
 	if (flags & ~HEADER_FLAGS)
 		return vublk_error_set(error, EPROTO,
-				       "%s came with reserved header flags (0x%x)", name,
+				       "%s has reserved header flags set (0x%x); expected 0", name,
 				       flags & ~HEADER_FLAGS);
 	return 0;
 }
 
-/* Some front-ends still use number 44, which GET_VRING_BASE_SKIP_DRAIN had in a draft. */
+/* Some front-ends still use number 44, which a draft gave to GET_VRING_BASE_SKIP_DRAIN. */
 static bool is_draft_skip_drain(const struct vublk_vu_message *message)
 {
 	return message->header.request == VUBLK_VU_GET_SHMEM_CONFIG &&
@@ -267,10 +267,10 @@ static int check_request_size(const struct vublk_vu_request_info *info, uint32_t
 		return 0;
 	if (info->min_payload_bytes == info->max_payload_bytes)
 		return vublk_error_set(error, EPROTO,
-				       "%s came with a payload of %u bytes, where %u are expected",
+				       "%s has a payload of %u bytes; expected %u",
 				       info->name, bytes, info->min_payload_bytes);
 	return vublk_error_set(error, EPROTO,
-			       "%s came with a payload of %u bytes, where %u to %u are expected",
+			       "%s has a payload of %u bytes; expected %u to %u",
 			       info->name, bytes, info->min_payload_bytes,
 			       info->max_payload_bytes);
 }
@@ -282,11 +282,12 @@ static int check_request_fds(const struct vublk_vu_request_info *info, unsigned 
 		return 0;
 	if (info->min_fds == info->max_fds)
 		return vublk_error_set(error, EPROTO,
-				       "%s came with %u file descriptors, where %s is expected",
-				       info->name, num_fds, info->min_fds ? "one" : "none");
+				       "%s has %u file descriptor%s; expected %s",
+				       info->name, num_fds, num_fds == 1 ? "" : "s",
+				       info->min_fds ? "one" : "none");
 	return vublk_error_set(error, EPROTO,
-			       "%s came with %u file descriptors, where at most %u may come",
-			       info->name, num_fds, info->max_fds);
+			       "%s has %u file descriptor%s; expected at most %u",
+			       info->name, num_fds, num_fds == 1 ? "" : "s", info->max_fds);
 }
 
 int vublk_vu_check_request(enum vublk_vu_direction direction,
@@ -299,14 +300,14 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 	info = vublk_vu_request_info(direction, header->request);
 	if (!info)
 		return vublk_error_set(error, ENOTSUP,
-				       "the request number %u is not in the protocol",
+				       "request number %u is not in the protocol",
 				       header->request);
 	if (direction == VUBLK_VU_TO_BACKEND && is_draft_skip_drain(message))
-		return vublk_error_set(error, EPROTO, "GET_SHMEM_CONFIG came with a payload of 8 bytes, "
-				       "where 0 are expected: message 44 was "
-				       "GET_VRING_BASE_SKIP_DRAIN in a draft of the protocol, but that "
-				       "is message 45 now; update the VMM, or turn its "
-				       "inflight-migration off");
+		return vublk_error_set(error, EPROTO, "GET_SHMEM_CONFIG has a payload of 8 bytes; "
+				       "expected 0. The sender probably means "
+				       "GET_VRING_BASE_SKIP_DRAIN, which had the number 44 in a "
+				       "draft of the protocol and now has 45: update the VMM, or "
+				       "turn off its inflight-migration");
 	r = check_request_flags(info->name, header->flags, error);
 	if (!r)
 		r = check_request_size(info, header->size, error);
@@ -316,7 +317,7 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 }
 
 /*
- * Ignores other flags and a surplus of bytes, because some back-ends leave NEED_REPLY set in a
+ * This function ignores other flags and surplus bytes: some back-ends leave NEED_REPLY set in a
  * reply, and some replies are longer than the row of the request says.
  */
 int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
@@ -327,22 +328,21 @@ int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
 
 	if ((header->flags & VUBLK_VU_VERSION_MASK) != VUBLK_VU_VERSION)
 		return vublk_error_set(error, EPROTO,
-				       "the reply to %s came with protocol version %u, "
-				       "where %u is expected", name,
+				       "the reply to %s has protocol version %u; expected %u", name,
 				       header->flags & VUBLK_VU_VERSION_MASK, VUBLK_VU_VERSION);
 	if (!(header->flags & VUBLK_VU_FLAG_REPLY))
 		return vublk_error_set(error, EPROTO,
-				       "the answer to %s is not marked as a reply "
-				       "(header flags 0x%x)", name, header->flags);
+				       "the answer to %s is not marked as a reply (header flags "
+				       "0x%x)", name, header->flags);
 	if (header->request != request)
 		return vublk_error_set(error, EPROTO,
-				       "a reply to %s (number %u) came, where one to %s is expected",
+				       "received a reply to %s (number %u); expected one to %s",
 				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, header->request),
 				       header->request, name);
 	if (header->size < min_payload_bytes)
 		return vublk_error_set(error, EPROTO,
-				       "the reply to %s has a payload of %u bytes, "
-				       "where at least %u are expected", name, header->size,
+				       "the reply to %s has a payload of %u bytes; expected at "
+				       "least %u", name, header->size,
 				       min_payload_bytes);
 	return 0;
 }

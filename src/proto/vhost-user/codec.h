@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Front-end to back-end ("Front-end message types"). */
+/* Requests of the front-end to the back-end ("Front-end message types"). */
 enum vublk_vu_request {
 	VUBLK_VU_GET_FEATURES = 1,
 	VUBLK_VU_SET_FEATURES = 2,
@@ -65,7 +65,7 @@ enum vublk_vu_request {
 	VUBLK_VU_REQUEST_END,
 };
 
-/* Back-end to front-end ("Back-end message types"), on the back-end channel. */
+/* Requests of the back-end to the front-end ("Back-end message types"), on the back-end channel. */
 enum vublk_vu_backend_request {
 	VUBLK_VU_BACKEND_IOTLB_MSG = 1,
 	VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG = 2,
@@ -109,7 +109,7 @@ enum vublk_vu_protocol_feature {
 	VUBLK_VU_F_END,
 };
 
-/* The virtio feature bit that permits GET_PROTOCOL_FEATURES. */
+/* The bit in the virtio features that permits GET_PROTOCOL_FEATURES. */
 #define VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES 30
 
 /* Header flags. */
@@ -118,7 +118,7 @@ enum vublk_vu_protocol_feature {
 #define VUBLK_VU_FLAG_REPLY 0x4u
 #define VUBLK_VU_FLAG_NEED_REPLY 0x8u
 
-/* KICK, CALL, ERR: a u64 with the queue index and this flag. */
+/* The payload of SET_VRING_KICK, _CALL and _ERR is a u64 with the queue index and this flag. */
 #define VUBLK_VU_VRING_INDEX_MASK 0xffu
 #define VUBLK_VU_VRING_NO_FD 0x100u
 
@@ -126,7 +126,7 @@ enum vublk_vu_protocol_feature {
 #define VUBLK_VU_CONFIG_WRITABLE 0u
 #define VUBLK_VU_CONFIG_MIGRATION 1u
 
-#define VUBLK_VU_MAX_FDS 8          /* in one message: SET_MEM_TABLE has the most, one per region */
+#define VUBLK_VU_MAX_FDS 8          /* in one message; SET_MEM_TABLE has the most, one per region */
 #define VUBLK_VU_MAX_TABLE_REGIONS 8
 #define VUBLK_VU_MAX_CONFIG_BYTES 256
 #define VUBLK_VU_MAX_PAYLOAD_BYTES 512
@@ -134,7 +134,7 @@ enum vublk_vu_protocol_feature {
 struct vublk_vu_header {
 	uint32_t request;
 	uint32_t flags;
-	uint32_t size; /* of the payload, bytes */
+	uint32_t size; /* of the payload, in bytes */
 };
 
 struct vublk_vu_region {
@@ -175,7 +175,8 @@ struct vublk_vu_vring_area {
 };
 
 /*
- * 24 bytes on the wire, including the padding, because all implementations send their C struct.
+ * The struct has 24 bytes on the wire, because all implementations send their C struct with its
+ * padding.
  */
 struct vublk_vu_inflight {
 	uint64_t mmap_size;
@@ -211,49 +212,56 @@ struct vublk_vu_message {
 	unsigned num_fds;
 };
 
-/* The direction of a message; a request number has a different meaning in each direction. */
+/* The direction of a message. A request number has a different meaning in each direction. */
 enum vublk_vu_direction {
 	VUBLK_VU_TO_BACKEND,  /* a request on the main channel */
 	VUBLK_VU_TO_FRONTEND, /* a request on the back-end channel */
 };
 
-/* The format of a request according to the specification; one table row per request. */
+/* The format of a request according to the specification; each table has one row per request. */
 struct vublk_vu_request_info {
-	const char *name;           /* "SET_VRING_NUM" */
+	const char *name;           /* for example "SET_VRING_NUM" */
 	uint32_t min_payload_bytes; /* of the request */
 	uint32_t max_payload_bytes;
-	uint32_t reply_bytes;       /* minimum payload of its reply; 0: it has no reply of its own */
+	uint32_t reply_bytes;       /* the shortest payload of the reply; 0: empty, or the request
+				       has no reply of its own */
 	uint8_t min_fds, max_fds;   /* with the request */
-	bool has_reply;             /* has a reply even without NEED_REPLY */
-	int protocol_feature;       /* bit of the feature that the request needs; -1: none */
+	bool has_reply;             /* the request is answered even without NEED_REPLY */
+	int protocol_feature;       /* the bit of the feature that the request needs; -1: no
+				       feature */
 };
 
-/* NULL for a number that is not in the specification. */
+/* Returns the row of a request, or NULL if the number is not in the specification. */
 const struct vublk_vu_request_info *vublk_vu_request_info(enum vublk_vu_direction direction,
 							  uint32_t request);
 
-/* The name, or "unknown request". Static. */
+/* Returns the name of a request, or "unknown request". Static. */
 const char *vublk_vu_request_name(enum vublk_vu_direction direction, uint32_t request);
 
-/* Makes an empty request, with its number and the version, but no payload and no descriptors. */
+/*
+ * Makes `message` a request with this number and the version, but without payload and descriptors.
+ */
 void vublk_vu_message_init(struct vublk_vu_message *message, uint32_t request);
 
 /* Closes the descriptors that were not taken. Idempotent. */
 void vublk_vu_message_deinit(struct vublk_vu_message *message);
 
-/* Takes the descriptor at `index`; the caller owns it. -1: no descriptor, or already taken. */
+/*
+ * Returns the descriptor at `index`, which the caller owns afterwards, or -1 if there is no such
+ * descriptor, or it was taken before.
+ */
 int vublk_vu_message_take_fd(struct vublk_vu_message *message, unsigned index);
 
 /*
- * Checks the size, the number of descriptors and the flags of a received request against the
- * specification. EPROTO: they differ; ENOTSUP: the request number is not in the specification.
+ * Checks the size, the number of descriptors and the flags of a received request. EPROTO: one of
+ * these differs from the specification; ENOTSUP: the request number is not in the specification.
  */
 int vublk_vu_check_request(enum vublk_vu_direction direction,
 			   const struct vublk_vu_message *message, struct vublk_error *error);
 
 /*
- * Checks that `reply` answers the request `request`: number, reply flag, version, and a size
- * of at least `min_payload_bytes`. EPROTO if not.
+ * Checks that `reply` answers `request`: that it has the number of the request, the reply flag, the
+ * right version, and at least `min_payload_bytes` bytes of payload. If not, fails with EPROTO.
  */
 int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
 			 const struct vublk_vu_message *reply, struct vublk_error *error);

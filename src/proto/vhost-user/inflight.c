@@ -3,7 +3,7 @@
  * Computes the size of the in-flight area. src/backend/ and src/device/ create areas and use their
  * contents; src/frontend/ only passes them on.
  *
- * Key idea: peers compute the size as well, so both results have to agree. The products cannot
+ * Key idea: both peers compute the size, so the results have to agree. The products cannot
  * overflow, because the number of queues and the queue size have 16 bits each.
  *
  * Specification: "Inflight I/O tracking".
@@ -28,7 +28,7 @@ uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_siz
 	return num_queues * vublk_inflight_split_region_bytes(queue_size);
 }
 
-/* An area may be larger than its layout, because some ends round its size up to pages. */
+/* An area may be larger than its layout, because some peers round its size up to pages. */
 uint64_t vublk_inflight_split_stride(uint64_t area_bytes, uint16_t num_queues,
 				     uint16_t queue_size)
 {

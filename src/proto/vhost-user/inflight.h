@@ -8,9 +8,9 @@
  * The shared area in which a back-end records the disk requests in flight (specification: "Inflight
  * I/O tracking"). The area has one region per queue; the regions follow each other.
  *
- * The specification leaves the distance between regions to the back-end. libvhost-user,
- * SPDK and `vublk serve` align each region to VUBLK_INFLIGHT_ALIGN bytes;
- * yc-libvhost-server does not, and accepts only the size that it computes itself.
+ * The specification leaves the distance between regions to the back-end. libvhost-user, SPDK and
+ * `vublk serve` align each region to VUBLK_INFLIGHT_ALIGN bytes. yc-libvhost-server does not, and
+ * accepts only the size that it computes itself.
  */
 #define VUBLK_INFLIGHT_ALIGN 64
 #define VUBLK_INFLIGHT_VERSION 1
@@ -34,15 +34,18 @@ struct vublk_inflight_split {
 _Static_assert(sizeof(struct vublk_inflight_split_desc) == 16, "wire size");
 _Static_assert(sizeof(struct vublk_inflight_split) == 16, "wire size");
 
-/* The bytes of one queue's region, including its alignment, and of the whole area. */
+/*
+ * The first function returns the size of one queue's region, rounded up to VUBLK_INFLIGHT_ALIGN.
+ * The second returns the size of an area of such regions.
+ */
 uint64_t vublk_inflight_split_region_bytes(uint16_t queue_size);
 uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_size);
 
-/* The bytes of one queue's region without padding, which is the minimum of every layout. */
+/* Returns the size of one queue's region without padding. No layout has smaller regions. */
 uint64_t vublk_inflight_split_least_bytes(uint16_t queue_size);
 /*
- * The distance between the regions of an area, derived from the size of the area; 0: the area is
- * too small for every layout.
+ * Returns the distance between the regions of an area of `area_bytes` bytes, from whose size the
+ * layout follows, or 0 if the area is too small for every layout.
  */
 uint64_t vublk_inflight_split_stride(uint64_t area_bytes, uint16_t num_queues,
 				     uint16_t queue_size);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checks a front-end's requests and makes the answers. The functions work on messages and their
- * descriptors only: they have no queues, and map no memory.
+ * Checks a front-end's requests and makes the answers. The functions need only the messages and
+ * their descriptors: they have no queues, and map no memory.
  *
- * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere
- * else. The callers know the limits of their disk and pass them.
+ * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere else.
+ * The callers know the limits of their disk and pass them.
  *
  * Specification: "Communication" (which requests are answered), "Front-end message types".
  */
@@ -20,7 +20,10 @@
 
 /* --- queues ---------------------------------------------------------------- */
 
-/* Returns the queue that a request is about; -1: no queue. The index is not checked. */
+/*
+ * Returns the unchecked index of the queue that a request is about, or -1 if the request is about
+ * no queue.
+ */
 static int64_t queue_of(const struct vublk_vu_message *request)
 {
 	switch (request->header.request) {
@@ -30,7 +33,8 @@ static int64_t queue_of(const struct vublk_vu_message *request)
 	case VUBLK_VU_GET_VRING_BASE:
 	case VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN:
 	case VUBLK_VU_SET_VRING_ENABLE:
-		return request->payload.state.index; /* ADDR also begins with the index */
+		return request->payload.state.index; /* the payload of SET_VRING_ADDR also begins
+							with the index */
 	case VUBLK_VU_SET_VRING_KICK:
 	case VUBLK_VU_SET_VRING_CALL:
 	case VUBLK_VU_SET_VRING_ERR:
@@ -46,8 +50,9 @@ int vublk_vu_check_queue(const struct vublk_vu_message *request, unsigned num_qu
 	int64_t queue = queue_of(request);
 
 	if (queue >= (int64_t)num_queues)
-		return vublk_error_set(error, EPROTO, "%s names queue %" PRId64 ", but this disk has "
-				       "%u queue%s", vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
+		return vublk_error_set(error, EPROTO, "%s names queue %" PRId64 ", but this disk "
+				       "has only %u queue%s",
+				       vublk_vu_request_name(VUBLK_VU_TO_BACKEND,
 									   request->header.request),
 				       queue, num_queues, num_queues == 1 ? "" : "s");
 	*index = (int)queue;
@@ -61,8 +66,8 @@ int vublk_vu_refuse_unknown_bits(const char *name, uint64_t bits, uint64_t offer
 {
 	if (!(bits & ~offered))
 		return 0;
-	return vublk_error_set(error, EPROTO, "%s has the bits 0x%" PRIx64
-			       ", which were not offered", name, bits & ~offered);
+	return vublk_error_set(error, EPROTO, "%s sets the bits 0x%" PRIx64 ", which were not "
+			       "offered", name, bits & ~offered);
 }
 
 int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error)
@@ -78,8 +83,8 @@ int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error)
 	} else if ((features & undrained) == (undrained & ~inflight)) {
 		name = "GET_VRING_BASE_INFLIGHT";
 	}
-	return name ? vublk_error_set(error, EPROTO, "SET_PROTOCOL_FEATURES has %s without %s, "
-				      "which it needs", name, needs) : 0;
+	return name ? vublk_error_set(error, EPROTO, "SET_PROTOCOL_FEATURES accepts %s, which "
+				      "requires %s", name, needs) : 0;
 }
 
 int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
@@ -88,8 +93,8 @@ int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t fea
 	if (request->header.request != VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN ||
 	    features & VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN))
 		return 0;
-	return vublk_error_set(error, EPROTO, "GET_VRING_BASE_SKIP_DRAIN needs the protocol feature "
-			       "of that name (bit %u), which the front-end did not accept",
+	return vublk_error_set(error, EPROTO, "GET_VRING_BASE_SKIP_DRAIN needs the protocol "
+			       "feature of that name (bit %u), which the front-end did not accept",
 			       VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
 }
 
@@ -104,8 +109,8 @@ int vublk_vu_check_status(const struct vublk_vu_message *request, struct vublk_e
 {
 	if (request->payload.u64 <= UINT8_MAX)
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_STATUS has 0x%" PRIx64 ", which is more than a "
-			       "byte", request->payload.u64);
+	return vublk_error_set(error, EPROTO, "SET_STATUS has the value 0x%" PRIx64 "; expected at "
+			       "most 0xff", request->payload.u64);
 }
 
 /* --- rings ----------------------------------------------------------------- */
@@ -115,8 +120,8 @@ int vublk_vu_refuse_running(const struct vublk_vu_message *request, bool is_runn
 {
 	if (!is_running)
 		return 0;
-	return vublk_error_set(error, EBUSY, "%s changes queue %u, which runs; stop it with "
-			       "GET_VRING_BASE first",
+	return vublk_error_set(error, EBUSY, "%s is not allowed for queue %u while its ring runs; "
+			       "stop the ring with GET_VRING_BASE first",
 			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request),
 			       request->payload.state.index);
 }
@@ -128,8 +133,9 @@ int vublk_vu_check_vring_num(const struct vublk_vu_message *request, unsigned mi
 
 	if (vublk_is_power_of_two(state->num) && state->num >= min && state->num <= max)
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_VRING_NUM gives queue %u %u entries; expected a "
-			       "power of two from %u to %u", state->index, state->num, min, max);
+	return vublk_error_set(error, EPROTO, "SET_VRING_NUM sets the size of queue %u to %u; "
+			       "expected a power of two from %u to %u",
+			       state->index, state->num, min, max);
 }
 
 int vublk_vu_check_vring_addr(const struct vublk_vu_message *request, struct vublk_error *error)
@@ -138,8 +144,8 @@ int vublk_vu_check_vring_addr(const struct vublk_vu_message *request, struct vub
 
 	if (!(addr->flags & ~(1u << VHOST_VRING_F_LOG)))
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has the unknown flags "
-			       "0x%x", addr->index, addr->flags);
+	return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has unknown flags: 0x%x",
+			       addr->index, addr->flags);
 }
 
 int vublk_vu_check_vring_base(const struct vublk_vu_message *request, struct vublk_error *error)
@@ -148,8 +154,9 @@ int vublk_vu_check_vring_base(const struct vublk_vu_message *request, struct vub
 
 	if (state->num <= UINT16_MAX)
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_VRING_BASE of queue %u is %u; a split ring's "
-			       "index has 16 bits", state->index, state->num);
+	return vublk_error_set(error, EPROTO, "SET_VRING_BASE of queue %u has the index %u; "
+			       "expected at most 65535, because a split ring's index has 16 bits",
+			       state->index, state->num);
 }
 
 int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct vublk_error *error)
@@ -158,11 +165,15 @@ int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct v
 
 	if (state->num <= 1)
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_VRING_ENABLE of queue %u is %u; expected 0 or 1",
+	return vublk_error_set(error, EPROTO, "SET_VRING_ENABLE of queue %u has the value %u; "
+			       "expected 0 or 1",
 			       state->index, state->num);
 }
 
-/* A kick or error descriptor has to be an eventfd. A call descriptor may also be a pipe. */
+/*
+ * Checks the descriptor of the request. A kick or error descriptor must be an eventfd; a call
+ * descriptor may also be a pipe.
+ */
 static int check_vring_fd(struct vublk_vu_message *request, struct vublk_error *error)
 {
 	if (request->header.request == VUBLK_VU_SET_VRING_CALL)
@@ -178,13 +189,13 @@ int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vub
 	int r = 0;
 
 	if (request->payload.u64 & ~known)
-		return vublk_error_set(error, EPROTO, "%s has the unknown flags 0x%" PRIx64, name,
+		return vublk_error_set(error, EPROTO, "%s has unknown flags: 0x%" PRIx64, name,
 				       request->payload.u64 & ~known);
 	if (request->num_fds != has_fd)
-		return vublk_error_set(error, EPROTO, "%s of queue %u came with %u descriptors; "
-				       "its flags say %u", name,
+		return vublk_error_set(error, EPROTO, "%s of queue %u has %u file descriptor%s; "
+				       "expected %u according to its flags", name,
 				       (unsigned)(request->payload.u64 & VUBLK_VU_VRING_INDEX_MASK),
-				       request->num_fds, has_fd);
+				       request->num_fds, request->num_fds == 1 ? "" : "s", has_fd);
 	if (has_fd)
 		r = check_vring_fd(request, error);
 	if (r) {
@@ -208,7 +219,7 @@ int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vubl
 	    request->header.size >= offsetof(struct vublk_vu_mem_table, regions) +
 				    count * sizeof(table->regions[0]))
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE names %u regions but has %u "
+	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE lists %u regions, but has %u file "
 			       "descriptors and %u bytes", count, request->num_fds,
 			       request->header.size);
 }
@@ -226,9 +237,9 @@ int vublk_vu_check_region(const struct vublk_vu_region *region, int fd,
 	if (!region->size_bytes || wraps(region->guest_addr, region->size_bytes) ||
 	    wraps(region->user_addr, region->size_bytes))
 		return vublk_error_set(error, EPROTO,
-				       "the memory region of 0x%" PRIx64 " bytes at guest address 0x%"
-				       PRIx64 " and user address 0x%" PRIx64 " is empty, or runs past "
-				       "the end of the address space", region->size_bytes,
+				       "the memory region of 0x%" PRIx64 " bytes at guest address "
+				       "0x%" PRIx64 " and user address 0x%" PRIx64 " is empty or "
+				       "exceeds the address space", region->size_bytes,
 				       region->guest_addr, region->user_addr);
 	r = vublk_memory_file_check(fd, region->mmap_offset, region->size_bytes, file, error);
 	if (r < 0)
@@ -246,9 +257,10 @@ int vublk_vu_check_overlap(const struct vublk_vu_region *region,
 				  other->size_bytes))
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "the memory regions of 0x%" PRIx64 " bytes at guest address 0x%" PRIx64
-			       " and user address 0x%" PRIx64 ", and of 0x%" PRIx64 " bytes at 0x%"
-			       PRIx64 " and 0x%" PRIx64 ", overlap", region->size_bytes,
+			       "the memory region of 0x%" PRIx64 " bytes at guest address "
+			       "0x%" PRIx64 " and user address 0x%" PRIx64 " overlaps the one of "
+			       "0x%" PRIx64 " bytes at 0x%" PRIx64 " and 0x%" PRIx64,
+			       region->size_bytes,
 			       region->guest_addr, region->user_addr, other->size_bytes,
 			       other->guest_addr, other->user_addr);
 }
@@ -257,7 +269,8 @@ int vublk_vu_check_slots(unsigned num_used, unsigned num_slots, struct vublk_err
 {
 	if (num_used < num_slots)
 		return 0;
-	return vublk_error_set(error, ENOSPC, "ADD_MEM_REG: all %u memory slots are used", num_used);
+	return vublk_error_set(error, ENOSPC, "ADD_MEM_REG cannot add a memory region, because all "
+			       "%u memory slots are in use", num_used);
 }
 
 bool vublk_vu_names_region(const struct vublk_vu_message *request,
@@ -273,8 +286,10 @@ int vublk_vu_refuse_removal(const struct vublk_vu_message *request, struct vublk
 {
 	const struct vublk_vu_region *named = &request->payload.mem_reg.region;
 
-	return vublk_error_set(error, EPROTO, "REM_MEM_REG names 0x%" PRIx64 " bytes at 0x%" PRIx64
-			       ", but no such region was added", named->size_bytes,
+	return vublk_error_set(error, EPROTO, "REM_MEM_REG names a memory region of 0x%" PRIx64
+			       " bytes at guest address 0x%" PRIx64
+			       ", but no such region was added",
+			       named->size_bytes,
 			       named->guest_addr);
 }
 
@@ -286,14 +301,14 @@ int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t fea
 
 	if (!(features & VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD)))
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE needs the protocol feature "
-				       "LOG_SHMFD, which was not accepted");
+				       "LOG_SHMFD, which the front-end did not accept");
 	if (request->header.size != sizeof(*log) || request->num_fds != 1)
-		return vublk_error_set(error, EPROTO, "SET_LOG_BASE came with %u bytes and %u "
-				       "descriptors; expected %zu bytes and 1 descriptor, of the log's "
-				       "file (LOG_SHMFD)",
+		return vublk_error_set(error, EPROTO, "SET_LOG_BASE has a payload of %u bytes and "
+				       "%u file descriptors; expected %zu bytes and 1 file "
+				       "descriptor, that of the dirty log",
 				       request->header.size, request->num_fds, sizeof(*log));
 	if (!log->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives an empty log");
+		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives a dirty log of 0 bytes");
 	r = vublk_memory_file_check(request->fds[0], log->offset, log->size_bytes, file, error);
 	if (r < 0)
 		vublk_error_prepend(error, "the dirty log of SET_LOG_BASE");
@@ -308,11 +323,12 @@ int vublk_vu_check_inflight(const struct vublk_vu_message *request, unsigned num
 	if (area->num_queues && area->num_queues <= num_queues && area->queue_size &&
 	    area->queue_size <= queue_size)
 		return 0;
-	return vublk_error_set(error, EPROTO, "%s: an in-flight area for %u queues of %u entries "
-			       "does not fit this disk, which has %u queues of up to %u "
-			       "entries",
+	return vublk_error_set(error, EPROTO, "%s names an in-flight area for %u queue%s of %u "
+			       "entries, but this disk has %u queue%s of at most %u entries",
 			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request),
-			       area->num_queues, area->queue_size, num_queues, queue_size);
+			       area->num_queues, area->num_queues == 1 ? "" : "s",
+			       area->queue_size, num_queues, num_queues == 1 ? "" : "s",
+			       queue_size);
 }
 
 int vublk_vu_check_inflight_file(const struct vublk_vu_message *request, uint64_t least_bytes,
@@ -324,12 +340,13 @@ int vublk_vu_check_inflight_file(const struct vublk_vu_message *request, uint64_
 
 	if (area->mmap_size < least_bytes)
 		return vublk_error_set(error, EPROTO,
-				       "SET_INFLIGHT_FD has %" PRIu64 " bytes; %u queues of %u "
-				       "entries need %" PRIu64, (uint64_t)area->mmap_size,
+				       "SET_INFLIGHT_FD gives an in-flight area of %" PRIu64
+				       " bytes, but %u queues of %u entries need %" PRIu64 " bytes",
+				       (uint64_t)area->mmap_size,
 				       area->num_queues, area->queue_size, least_bytes);
 	if (area->mmap_offset % align)
-		return vublk_error_set(error, EPROTO, "SET_INFLIGHT_FD has the offset %" PRIu64
-				       ", which is not a multiple of %u",
+		return vublk_error_set(error, EPROTO, "SET_INFLIGHT_FD gives the offset "
+				       "%" PRIu64 "; expected a multiple of %u",
 				       (uint64_t)area->mmap_offset, align);
 	r = vublk_memory_file_check(request->fds[0], area->mmap_offset, least_bytes, file, error);
 	if (r < 0)
@@ -343,16 +360,18 @@ int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned w
 	const struct vublk_vu_config *config = &request->payload.config;
 
 	if (request->header.size != VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG announces %u bytes of configuration, but "
-				       "its payload has %u bytes, %u of them for its own header",
+		return vublk_error_set(error, EPROTO, "SET_CONFIG announces %u bytes of "
+				       "configuration, but its payload has %u bytes, including %u "
+				       "bytes of its own header",
 				       config->size_bytes, request->header.size,
 				       VUBLK_VU_CONFIG_HEADER_BYTES);
 	if (config->flags > VUBLK_VU_CONFIG_MIGRATION)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG has the unknown flags 0x%x",
+		return vublk_error_set(error, EPROTO, "SET_CONFIG has unknown flags: 0x%x",
 				       config->flags);
 	if (config->offset != writable_offset || config->size_bytes != 1 || config->data[0] > 1)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG writes %u bytes at offset %u; "
-				       "only the byte at %u may be written, with 0 or 1",
+		return vublk_error_set(error, EPROTO, "SET_CONFIG writes %u bytes at offset %u of "
+				       "the configuration; only the byte at offset %u (wce) may be "
+				       "written",
 				       config->size_bytes, config->offset, writable_offset);
 	return 0;
 }
@@ -363,7 +382,7 @@ int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vub
 
 	if (vublk_range_within(config->offset, config->size_bytes, VUBLK_VU_MAX_CONFIG_BYTES))
 		return 0;
-	return vublk_error_set(error, EPROTO, "GET_CONFIG asks for %u bytes at offset %u, but the "
+	return vublk_error_set(error, EPROTO, "GET_CONFIG requests %u bytes at offset %u, but the "
 			       "configuration has %u bytes", config->size_bytes, config->offset,
 			       VUBLK_VU_MAX_CONFIG_BYTES);
 }
@@ -412,13 +431,14 @@ bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_
 			  uint64_t protocol_features, int result)
 {
 	/*
-	 * The specification does not say whether this reply has a payload; front-ends accept one.
+	 * The specification does not say whether the reply to SET_LOG_BASE has a payload.
+	 * Front-ends accept one.
 	 */
 	if (request->header.request == VUBLK_VU_SET_LOG_BASE) {
 		vublk_vu_reply_u64(reply, result ? 1 : 0);
 		return !result || wants_ack(request, protocol_features);
 	}
-	/* An empty reply to GET_CONFIG means a refusal. No other reply can express a refusal. */
+	/* An empty reply to GET_CONFIG means a refusal. Other replies cannot express a refusal. */
 	if (has_own_reply(request))
 		return !result || request->header.request == VUBLK_VU_GET_CONFIG;
 	if (!wants_ack(request, protocol_features))

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The server's end of a connection; see server.h. It does not know what requests mean, and has
- * no queues, memory or disk.
+ * The server's end of a connection; see server.h. It does not know what requests mean, and has no
+ * queues, memory or disk.
  *
  * Key idea: the owner or the loop calls vublk_vu_server_run() whenever progress may be possible.
- * The socket is watched only while the owner is ready for a message, so a front-end that does not
- * wait for its answers cannot fill our memory.
+ * The socket is watched only while the owner is ready for a message. So a front-end that does not
+ * wait for answers cannot fill this process's memory.
  */
 #include "proto/vhost-user/server.h"
 
@@ -16,7 +16,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
-/* Messages served before other descriptors of the loop get their turn. */
+/* The number of messages that are served before other descriptors of the loop get their turn. */
 #define MESSAGES_PER_TURN 16
 
 /* --- the connection -------------------------------------------------------- */
@@ -27,16 +27,18 @@ static void log_closed(struct vublk_vu_server *server, enum vublk_log_level leve
 	vublk_log_limited(server->log, server->limit, level, "the connection%s%s is closed: %s",
 			  server->peer ? " to the " : "", server->peer ? server->peer : "",
 			  why->text);
+	if (level != VUBLK_LOG_DEBUG && server->ops->refused)
+		server->ops->refused(server->opaque, why);
 }
 
-/* A front-end that disconnects is not an error. */
+/* Logs the end of the connection. A front-end that disconnects is not an error. */
 static void lose(struct vublk_vu_server *server, const struct vublk_error *why)
 {
 	log_closed(server, why->code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR, why);
 	server->ops->close(server->opaque);
 }
 
-/* False: the socket cannot be watched, and ops->close() was called. */
+/* Watches the socket. If that is impossible, calls ops->close() and returns false. */
 static bool watch(struct vublk_vu_server *server)
 {
 	uint32_t events = EPOLLIN;
@@ -208,7 +210,7 @@ static void log_result(struct vublk_vu_server *server, int result, const struct 
 		       bool has_answer)
 {
 	const char *name = vublk_vu_server_request_name(server);
-	const char *end = has_answer ? "" : "; the connection is closed";
+	const char *end = has_answer ? "" : "; closed the connection";
 	const char *peer = server->peer;
 
 	if (!result)
@@ -216,10 +218,12 @@ static void log_result(struct vublk_vu_server *server, int result, const struct 
 			  peer ? ": " : "", name);
 	else if (peer)
 		vublk_log_limited(server->log, server->limit, VUBLK_LOG_ERROR,
-				  "the %s's %s is refused: %s%s", peer, name, why->text, end);
+				  "refused %s from the %s: %s%s", name, peer, why->text, end);
 	else
 		vublk_log_limited(server->log, server->limit, VUBLK_LOG_ERROR, "%s%s", why->text,
 				  end);
+	if (result && server->ops->refused)
+		server->ops->refused(server->opaque, why);
 }
 
 void vublk_vu_server_answer(struct vublk_vu_server *server, int result,

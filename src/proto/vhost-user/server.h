@@ -3,14 +3,14 @@
 #define VUBLK_PROTO_VHOST_USER_SERVER_H
 
 /*
- * The server's end of a vhost-user connection: the channel, the back-end's own channel, one
- * request at a time and its answer, and the time limit for messages. `vublk serve`
- * (backend/session.c) and the relay (bus/relay/session.c) use it.
+ * The server's end of a vhost-user connection: the channel, the back-end's own channel, one request
+ * at a time and its answer, and the time limit for messages. `vublk serve` (backend/session.c) and
+ * the relay (bus/relay/session.c) use it.
  *
- * Key idea: the owner has a state and a step() that performs the next action. The server calls
- * step() until it can do no more without waiting, and then watches the socket, if the owner is
- * ready for a message. Only the owner knows what a request means; every check that does not depend
- * on the meaning is made here and in request.c. All calls come from one thread.
+ * Key idea: the owner has a state, and a step() that performs the next action. The server calls
+ * step() until it can do no more without waiting. Then it watches the socket, if the owner is ready
+ * for a message. Only the owner knows what a request means; every check that does not depend on the
+ * meaning is made here and in request.c. All calls come from one thread.
  */
 #include "proto/message-timeout.h"
 #include "proto/vhost-user/back-channel.h"
@@ -18,17 +18,23 @@
 #include "proto/vhost-user/request.h"
 
 struct vublk_vu_server_ops {
-	/* Whether the owner's table has a row for this request. */
+	/* Returns whether the owner serves this request. */
 	bool (*has_message)(uint32_t request);
-	/* Performs the next action. False: the owner has to wait for an event. */
+	/* Performs the next action. Returns false if the owner has to wait for an event. */
 	bool (*step)(void *opaque);
-	/* Whether the owner is ready for a message; otherwise messages wait in the socket. */
+	/* Returns whether the owner is ready for a message. If not, messages wait in the socket. */
 	bool (*is_reading)(const void *opaque);
 	/*
-	 * The connection has ended; the reason has been logged. The functions below may call this,
-	 * also more than once, so the owner only notes the end.
+	 * Called when the connection has ended; the reason has been logged. The server may call
+	 * close() more than once, and while the owner is in the middle of its work, so the owner
+	 * must only record the end.
 	 */
 	void (*close)(void *opaque);
+	/*
+	 * Called when a message was refused, or when the connection is closed because of what the
+	 * front-end did or did not do; the reason has been logged. May be NULL.
+	 */
+	void (*refused)(void *opaque, const struct vublk_error *why);
 };
 
 struct vublk_vu_server {
@@ -36,14 +42,14 @@ struct vublk_vu_server {
 	void *opaque;
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
-	struct vublk_log_limit *limit; /* outlives the connection */
+	struct vublk_log_limit *limit; /* must outlive the connection */
 	const char *peer; /* what log lines call the front-end; NULL: they do not name it */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
 	struct vublk_message_timeout message_timeout;
 	struct vublk_back_channel back_channel;
-	unsigned budget; /* messages that may still be read in this turn of the loop */
+	unsigned budget; /* how many more messages may be read in this turn of the loop */
 
 	/* set by the owner */
 	unsigned num_queues;
@@ -51,53 +57,58 @@ struct vublk_vu_server {
 
 	/* the request that is being served */
 	struct vublk_vu_message request;
-	struct vublk_vu_message reply; /* header.size 0: an acknowledgement, if one is due */
-	int reply_fd;    /* owned; sent with the reply; -1: none */
-	int queue_index; /* of the queue that the request is about; -1: none */
+	struct vublk_vu_message reply; /* header.size 0: if an answer is due, it is an
+					  acknowledgement */
+	int reply_fd;    /* owned; sent with the reply; -1: no descriptor */
+	int queue_index; /* the queue that the request is about; -1: no queue */
 };
 
-/* Takes ownership of `fd`, from which nothing is read before vublk_vu_server_start(). */
+/*
+ * Initializes the server's end of a connection on the socket `fd`. Takes ownership of `fd`. Reads
+ * nothing before vublk_vu_server_start().
+ */
 void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_server_ops *ops,
 			  void *opaque, int fd, struct vublk_loop *loop,
 			  const struct vublk_log *log, struct vublk_log_limit *limit);
 /*
- * Starts to read. While the next front-end waits at `listen_fd` (-1: there is no such socket), the
+ * Begins to read. While the next front-end waits at `listen_fd` (-1: there is no such socket), the
  * time for a message is limited to `timeout_ms` (0: no limit).
  */
 int vublk_vu_server_start(struct vublk_vu_server *server, int listen_fd, uint64_t timeout_ms,
 			  struct vublk_error *error);
-/* Stops reading permanently; the connection stays open until vublk_vu_server_deinit(). */
+/* Stops reading permanently. The connection stays open until vublk_vu_server_deinit(). */
 void vublk_vu_server_stop(struct vublk_vu_server *server);
-/* Idempotent. */
+/* Closes the connection. Idempotent. */
 void vublk_vu_server_deinit(struct vublk_vu_server *server);
 
-/* Runs the owner's steps. Call it from the loop only, and never from within a step. */
+/* Runs the owner's steps. Must be called only from the loop, never from within a step. */
 void vublk_vu_server_run(struct vublk_vu_server *server);
 
 /* --- for step() -------------------------------------------------------------- */
 
 /*
- * Receives a message into server->request. 1: it is complete; 0: it is not, or other descriptors of
- * the loop have their turn first; negative errno: ops->close() was called.
+ * Receives a message into server->request. Returns 1 if the message is complete. Returns 0 if it is
+ * incomplete, or if other descriptors of the loop have to get their turn first. On failure calls
+ * ops->close() and returns a negative errno.
  */
 int vublk_vu_server_receive(struct vublk_vu_server *server);
 /*
- * Begins the reply, and makes every check that is the same for all owners: the request is
- * well-formed, is in the owner's table, needs only features that were offered or accepted, and
- * names a queue that exists. EPROTO, ENOTSUP.
+ * Begins the reply, and makes every check that is the same for all owners: that the request is
+ * well-formed, that the owner serves it, that the features that it needs were offered (for
+ * GET_VRING_BASE_SKIP_DRAIN also accepted), and that its queue exists. EPROTO, ENOTSUP.
  */
 int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *error);
 const char *vublk_vu_server_request_name(const struct vublk_vu_server *server);
 /*
- * For SET_PROTOCOL_FEATURES: the first function checks the features, and the second one accepts
- * them.
+ * For SET_PROTOCOL_FEATURES: the first function checks the features in the request, and the second
+ * one accepts them.
  */
 int vublk_vu_server_check_features(const struct vublk_vu_server *server,
 				   struct vublk_error *error);
 void vublk_vu_server_accept_features(struct vublk_vu_server *server);
 /*
- * Logs the result (0, or a negative errno with `why`), answers if an answer is due, and
- * releases the request. ops->close() is called if a refusal cannot be answered.
+ * Logs the result (0, or a negative errno with `why`), sends an answer if one is due, and frees the
+ * request. If a refusal cannot be answered, ops->close() is called.
  */
 void vublk_vu_server_answer(struct vublk_vu_server *server, int result,
 			    const struct vublk_error *why);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A back-end on a thread, and a blocking front-end for it; see the header. */
+/* Runs a back-end on a thread, and acts as its front-end; see backend-rig.h. */
 #include "backend-rig.h"
 
 #include "util/error.h"
@@ -18,7 +18,7 @@
 
 #define MAX_OPTIONS 32
 
-/* Each token has a slot of 32 bytes for header and status, before the data. */
+/* Each token has a slot of SLOT_BYTES for header and status. The slots are before the data. */
 #define SLOT_BYTES 32
 #define SLOTS_OFFSET 0x20000
 #define STATUS_OFFSET 16
@@ -451,13 +451,13 @@ void rig_expect_regions_refused(struct backend_rig *rig)
 	static const struct { uint64_t guest, user, bytes, offset; } places[] = {
 		{ RIG_GUEST, 0x8000, 4096, 0 },              /* overlaps in guest addresses */
 		{ RIG_GUEST + RIG_MEMORY - 1, 0x8000, 1, 0 },
-		{ 0x8000, RIG_USER, 4096, 0 },               /* and in user addresses */
+		{ 0x8000, RIG_USER, 4096, 0 },               /* overlaps in user addresses */
 		{ 0x8000, 0x8000, 0, 0 },
 		{ 0x8000, 0x8000, 2 << 20, 0 },              /* exceeds the file */
 		{ 0x8000, 0x8000, 4096, 1 << 20 },
 		{ 0x8000, 0x8000, 4096, UINT64_MAX - 4095 },
 		{ 0x8000, 0x8000, 4096, UINT64_MAX },
-		{ UINT64_MAX - 4095, 0x8000, 8192, 0 },      /* wraps */
+		{ UINT64_MAX - 4095, 0x8000, 8192, 0 },      /* wraps around */
 		{ 0x8000, UINT64_MAX - 4095, 8192, 0 },
 	};
 	int fds[] = {

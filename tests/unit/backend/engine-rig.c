@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Waits for `count` completions. */
 void engine_complete(struct vublk_engine_queue *queue, unsigned count)
 {
 	const struct vublk_engine_queue_ops *ops = queue->ops;

@@ -35,7 +35,6 @@ void rude_wait_for_end(int fd)
 	close(fd);
 }
 
-/* A well-behaved front-end is served. */
 void rude_check_served(const char *path)
 {
 	struct vublk_vu_header ask = { VUBLK_VU_GET_FEATURES, VUBLK_VU_VERSION, 0 };
@@ -59,7 +58,7 @@ void rude_send(int fd, const void *bytes, size_t count)
 		ssize_t n = send(fd, at, count, MSG_NOSIGNAL);
 
 		if (n < 0)
-			return; /* it may hang up */
+			return; /* the server may have closed the connection */
 		at += n;
 		count -= (size_t)n;
 	}
@@ -124,7 +123,7 @@ static void random_message(struct vublk_vu_message *message, uint64_t *seed, int
 	for (unsigned i = 0; i < VUBLK_VU_MAX_PAYLOAD_BYTES / 8; i++) {
 		uint64_t word = rude_random(seed);
 
-		/* Small numbers pass more checks. */
+		/* Small numbers pass more checks than large ones. */
 		memcpy(message->payload.bytes + i * 8,
 		       &(uint64_t){ rude_random(seed) % 2 ? word : word % 5 }, 8);
 	}
@@ -139,7 +138,7 @@ static void random_message(struct vublk_vu_message *message, uint64_t *seed, int
 		message->fds[i] = fd;
 }
 
-/* Reads the replies without waiting; false: the connection has ended. */
+/* Reads the replies that have arrived. Returns false if the connection has ended. */
 static bool drain(struct vublk_channel *channel)
 {
 	struct vublk_vu_message reply;
@@ -163,7 +162,7 @@ static void set_up_protocol(struct vublk_channel *channel)
 	assert_int_equal(vublk_channel_send(channel, &message, NULL), 0);
 }
 
-/* Waits until the back-end has seen the end of the connection and cleaned up. */
+/* Closes the connection, and waits until the server has cleaned up and serves another front-end. */
 static void settle(struct vublk_channel *channel, const char *path)
 {
 	vublk_channel_deinit(channel);
@@ -202,7 +201,7 @@ void rude_silent(const char *path)
 	for (size_t sent = 0; sent < 2 * whole; sent += 5) {
 		int fd = rude_dial(path);
 
-		if (sent == whole) /* one message was complete */
+		if (sent == whole) /* one message was complete, so it is answered */
 			continue;
 		rude_send(fd, bytes, sent < whole ? sent : whole);
 		if (sent > whole)

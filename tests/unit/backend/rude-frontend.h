@@ -3,18 +3,19 @@
 #define VUBLK_TESTS_RUDE_FRONTEND_H
 
 /*
- * A front-end that breaks the rules, for a server that listens at `path`. The server must survive
- * each step, and serve a well-behaved front-end afterwards.
+ * A front-end that breaks the rules of vhost-user, for a server that listens at `path`. The server
+ * must survive each of these functions, and serve a well-behaved front-end afterwards.
  */
 #include <stddef.h>
 #include <stdint.h>
 
-/* The first function connects; the second waits until the other side closes the connection. */
+/* Connects to the server, and returns the connection's descriptor. */
 int rude_dial(const char *path);
+/* Waits until the server closes the connection, and closes `fd`. */
 void rude_wait_for_end(int fd);
-/* Sends all bytes, unless the other side has hung up. */
+/* Sends `count` bytes, or fewer if the server closes the connection. */
 void rude_send(int fd, const void *bytes, size_t count);
-/* Returns a random number; the same seed gives the same numbers. */
+/* Returns the next random number. The same initial `seed` gives the same numbers. */
 uint64_t rude_random(uint64_t *seed);
 /* Checks that a well-behaved front-end is served. */
 void rude_check_served(const char *path);

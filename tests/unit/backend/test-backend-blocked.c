@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The front-ends of this test block the thread that signals them: their eventfds are full, and they
- * have cleared O_NONBLOCK. The session of such a front-end ends, and delays no other session.
+ * Front-ends whose eventfds are full and have O_NONBLOCK cleared, so that a thread of the back-end
+ * that signals them blocks. The session of such a front-end ends, and delays no other session.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Queue 0's worker signals a call, which blocks until another thread frees it. */
+/* Makes the worker of queue 0 signal a call, which blocks the worker. */
 static void block_worker(struct backend_rig *rig)
 {
 	vublk_test_fill_eventfd(rig->queues[0].call_fd);
@@ -26,7 +26,7 @@ static void block_worker(struct backend_rig *rig)
 		sched_yield();
 }
 
-/* The queue stops as requested, and the session ends. */
+/* While a call blocks the worker, the front-end stops the queue. Then the session ends. */
 static void test_call(void **state)
 {
 	struct backend_rig rig;
@@ -83,7 +83,7 @@ static void test_the_next_is_served(void **state)
 	backend_server_stop(&server);
 }
 
-/* The worker reports a broken ring, and still answers. */
+/* The report of a broken ring blocks the worker, which must still answer messages. */
 static void test_error(void **state)
 {
 	struct backend_rig rig;
@@ -101,7 +101,7 @@ static void test_error(void **state)
 
 struct thief {
 	int fd;
-	bool stops; /* atomic */
+	bool stops; /* atomic; the other thread has to end */
 };
 
 static void *steal(void *opaque)
@@ -114,8 +114,8 @@ static void *steal(void *opaque)
 }
 
 /*
- * Another thread clears the eventfd of a kick that woke the worker before the worker reads it, so
- * the worker's read() would block.
+ * A kick wakes the worker, but another thread reads the eventfd first. The worker's read() of the
+ * eventfd must not block.
  */
 static void test_stolen_kicks(void **state)
 {
@@ -136,7 +136,10 @@ static void test_stolen_kicks(void **state)
 	rig_close(&rig);
 }
 
-/* Only descriptors that cannot block us are accepted; a call may be a pipe. */
+/*
+ * The back-end accepts eventfds, and pipes as call descriptors. It refuses other kinds of files,
+ * which could block it.
+ */
 static void test_kinds(void **state)
 {
 	const uint32_t requests[] = {

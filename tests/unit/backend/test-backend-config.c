@@ -18,7 +18,7 @@
 
 /* --- sizes for I/O ---------------------------------------------------------------- */
 
-/* The sizes are in blocks; 0 if unknown, or not a multiple of the block size. */
+/* I/O sizes are in blocks. A size that is unknown, or no multiple of the block size, is 0. */
 static void test_io_sizes(void **state)
 {
 	const struct {
@@ -64,7 +64,10 @@ static void open_with_seg_max(struct backend_rig *rig, const char *seg_max)
 	assert_int_equal(rig_set_mem_table(rig), 0);
 }
 
-/* The ring size is known after the config, so a limit that does not fit is only logged. */
+/*
+ * Starts a small ring. The back-end learns the ring's size after the front-end has read the config,
+ * so a limit of segments that exceeds the ring is only logged.
+ */
 static void start_small(struct backend_rig *rig, const char *seg_max, bool has_indirect)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC);
@@ -106,7 +109,7 @@ static void test_seg_max(void **state)
 
 /* --- block sizes -------------------------------------------------------------------- */
 
-/* The image `name` in the case's folder, of this size. */
+/* Makes the image `name` of this size in the case's folder. */
 static void make_image(char *path, size_t room, const char *name, off_t bytes)
 {
 	int fd;
@@ -176,9 +179,9 @@ static void test_refused_block_sizes(void **state)
 	expect_refused(path, "4M", "auto", "logical-block-size must be");
 	expect_refused(path, "512", "1000", "physical-block-size must be a power of two");
 	expect_refused(path, "4096", "auto", "has 1049088 bytes, which is not a multiple");
-	expect_refused(path, "4096", "auto", "make it 1052672 bytes large");
+	expect_refused(path, "4096", "auto", "resize it to 1052672 bytes");
 	make_image(path, sizeof(path), "image", 1 << 20);
-	expect_refused(path, "4096", "512", "less than the logical block size of 4096 bytes");
+	expect_refused(path, "4096", "512", "expected at least the logical block size, 4096 bytes");
 }
 
 /* The disk keeps its size when its image grows by part of a block. */
@@ -193,7 +196,7 @@ static void test_block_size_of_a_new_size(void **state)
 	assert_int_equal(vublk_engine_open(&vublk_engine_file, &options, &engine, &error), 0);
 	assert_int_equal(truncate(path, (1 << 20) + 512), 0);
 	assert_int_equal(engine->ops->refresh(engine, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "not a multiple of its blocks of 4096 bytes"));
+	assert_non_null(strstr(error.text, "not a multiple of its block size of 4096 bytes"));
 	assert_int_equal(engine->geometry.size_bytes, 1 << 20);
 	vublk_engine_close(engine);
 }
@@ -216,7 +219,7 @@ static void get_serial(const char *path, const char *serial, char id[VUBLK_BLK_I
 	rig_close(&rig);
 }
 
-/* Each image has its own serial, which stays the same. */
+/* Each image has a serial of its own, which never changes. */
 static void test_serial(void **state)
 {
 	char first[128], second[128], moved[128];
@@ -255,7 +258,7 @@ static unsigned long resident_kib(void)
 	return kib;
 }
 
-/* The default is the largest number of queues; a queue takes memory only when used. */
+/* The default is the largest number of queues, because an unused queue needs hardly any memory. */
 static void test_unused_queues(void **state)
 {
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };
@@ -263,7 +266,8 @@ static void test_unused_queues(void **state)
 	unsigned long before;
 	struct backend_rig rig;
 
-	mallopt(M_PERTURB, 0); /* meson's MALLOC_PERTURB_ writes to all memory that is allocated */
+	mallopt(M_PERTURB, 0); /* otherwise meson's MALLOC_PERTURB_ writes to all memory that is
+				  allocated */
 	rig_open(&rig, options);
 	rig_start(&rig);
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_QUEUE_NUM), 256);
@@ -277,7 +281,7 @@ static void test_unused_queues(void **state)
 	rig_close(&rig);
 }
 
-/* Without protocol features queues begin enabled, including those that are first used later. */
+/* Without protocol features all queues are enabled at their start, even those that start late. */
 static void test_enabled_later(void **state)
 {
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: which pages are marked, whether a copy of the memory that is made with the log
- * while requests run is complete, and how invalid logs are refused.
+ * The dirty log: which pages the back-end marks, whether a copy of the memory is complete if it is
+ * made with the log while requests run, and how the back-end refuses invalid logs.
  */
 #include "backend-rig.h"
 
@@ -17,7 +17,7 @@
 
 #define PAGE VUBLK_DIRTY_PAGE_BYTES
 #define LOG_BYTES ((RIG_GUEST + RIG_MEMORY) / PAGE / 8)
-#define USED_ADDR UINT64_C(0x8000) /* where the used ring of queue 0 is logged */
+#define USED_ADDR UINT64_C(0x8000) /* the log address of queue 0's used ring */
 #define TEST_RINGS_OFFSET 0x20000  /* in a queue's memory; the rings are below this offset */
 
 struct log {
@@ -87,7 +87,7 @@ static void log_all(struct backend_rig *rig, bool on)
 				     on ? rig->features | bit : rig->features & ~bit), 0);
 }
 
-/* A back-end whose queue 0 runs, not logging. */
+/* Starts a back-end and its queue 0, without logging. */
 static void open_rig(struct backend_rig *rig)
 {
 	rig_open_memory(rig);
@@ -97,7 +97,7 @@ static void open_rig(struct backend_rig *rig)
 	rig_start_queue(rig, 0, RIG_SIZE, 0);
 }
 
-/* Begins to log as front-ends do while a VM runs. */
+/* Switches logging on as front-ends do while a VM runs. */
 static void begin_logging(struct backend_rig *rig, struct log *log)
 {
 	make_log(log, LOG_BYTES);
@@ -108,7 +108,7 @@ static void begin_logging(struct backend_rig *rig, struct log *log)
 
 /* --- which pages ---------------------------------------------------------------- */
 
-/* Clears the page's bit; returns whether it was set. */
+/* Clears the bit of the page at `addr`. Returns whether the bit was set. */
 static bool take_page(struct log *log, uint64_t addr)
 {
 	uint8_t bit = (uint8_t)(1u << addr / PAGE % 8);
@@ -118,7 +118,8 @@ static bool take_page(struct log *log, uint64_t addr)
 }
 
 /*
- * A worker without work enables kicks after polling for a while, and marks the page of that write.
+ * Waits until the page at `addr` is marked. An idle worker marks the used ring's page, because it
+ * enables kicks after polling for a while, which is a write to the used ring.
  */
 static void wait_for_page(const struct log *log, uint64_t addr)
 {
@@ -141,7 +142,10 @@ static void clear_log(struct log *log)
 	memset(log->bits, 0, log->bytes);
 }
 
-/* One request; exactly `count` pages of data from `offset` on and its status are marked. */
+/*
+ * Executes one request, and checks that the page of the status and `count` pages of data from
+ * `offset` on are marked. No other page may be marked, except that of the used ring.
+ */
 static void check_request(struct backend_rig *rig, struct log *log, uint32_t type, uint64_t offset,
 			  uint32_t bytes, unsigned count)
 {
@@ -168,7 +172,7 @@ static void test_marks_what_is_written(void **state)
 
 	open_rig(&rig);
 	begin_logging(&rig, &log);
-	assert_true(take_page(&log, USED_ADDR)); /* all of a ring is marked at its start */
+	assert_true(take_page(&log, USED_ADDR)); /* the start of a ring marks all of it */
 	check_request(&rig, &log, VIRTIO_BLK_T_IN, 0, 4096, 1);
 	check_request(&rig, &log, VIRTIO_BLK_T_IN, 4000, 512, 2);
 	check_request(&rig, &log, VIRTIO_BLK_T_IN, 512, 100 * PAGE, 101);
@@ -176,7 +180,7 @@ static void test_marks_what_is_written(void **state)
 	check_request(&rig, &log, VIRTIO_BLK_T_GET_ID, PAGE - 19, 20, 2);
 	check_request(&rig, &log, VIRTIO_BLK_T_OUT, 0, 4096, 0);
 	check_request(&rig, &log, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
-	/* No mark without LOG_ALL. */
+	/* Without LOG_ALL no page is marked. */
 	log_all(&rig, false);
 	assert_int_equal(log_ring(&rig, 0, 0, 0), 0);
 	clear_log(&log);
@@ -187,7 +191,10 @@ static void test_marks_what_is_written(void **state)
 	rig_close(&rig);
 }
 
-/* A ring of 1,024 whose index, elements (two pages) and avail event are logged apart. */
+/*
+ * The parts of a used ring of 1,024 entries are marked separately: the index, the elements (on two
+ * pages), and the avail event.
+ */
 static void test_marks_the_used_ring(void **state)
 {
 	const uint64_t log_addr = USED_ADDR - 4;
@@ -221,7 +228,7 @@ static void test_marks_the_used_ring(void **state)
 	rig_close(&rig);
 }
 
-/* The offset in the file need not be page-aligned. */
+/* The log's offset in the file may be unaligned. */
 static void test_offset(void **state)
 {
 	struct log log;
@@ -248,7 +255,7 @@ static void test_offset(void **state)
 
 #define COPY_ROUNDS 3000
 #define COPY_REQUESTS 16
-#define COPY_BYTES (64 * PAGE) /* only ever written to by the back-end */
+#define COPY_BYTES (64 * PAGE) /* memory to which only the back-end writes */
 
 /* Copies each page of [addr, addr + bytes) whose bit was set. */
 static void copy_dirty(struct log *log, uint64_t addr, const char *from, char *to, uint64_t bytes)
@@ -269,7 +276,7 @@ static void copy_all(struct backend_rig *rig, struct log *log, struct copy *copy
 	copy_dirty(log, USED_ADDR, (char *)rig->queues[0].ring.used, copy->used, PAGE);
 }
 
-/* Reads of different blocks to overlapping buffers, while the copy is made. */
+/* Reads different blocks to overlapping buffers, while the copy is made. */
 static void run_round(struct backend_rig *rig, struct log *log, struct copy *copy)
 {
 	for (uint16_t i = 0; i < COPY_REQUESTS; i++) {
@@ -287,7 +294,7 @@ static void run_round(struct backend_rig *rig, struct log *log, struct copy *cop
 	}
 }
 
-/* A disk whose sectors differ from each other. */
+/* Fills the disk. Each sector differs from all others. */
 static void fill_disk(struct backend_rig *rig)
 {
 	uint32_t bytes = 1024 * 512;
@@ -319,7 +326,7 @@ static void test_copy_is_complete(void **state)
 	rig_close(&rig);
 }
 
-/* Each change waits for the requests under way, and loses none. */
+/* Logging is switched on and off while requests run. No request and no mark is lost. */
 static void test_switched_under_load(void **state)
 {
 	struct log log;
@@ -355,9 +362,9 @@ static void test_bad_logs(void **state)
 	open_rig(&rig);
 	make_log(&log, LOG_BYTES);
 	assert_int_equal(log_ring(&rig, 0, 3, 0), 1);
-	assert_true(rig_log_has(&rig, "unknown flags 0x3"));
+	assert_true(rig_log_has(&rig, "unknown flags: 0x3"));
 	assert_int_equal(set_log_base(&rig, log.fd, 0, 0), 1);
-	assert_true(rig_log_has(&rig, "SET_LOG_BASE gives an empty log"));
+	assert_true(rig_log_has(&rig, "SET_LOG_BASE gives a dirty log of 0 bytes"));
 	assert_int_equal(set_log_base(&rig, log.fd, log.bytes + 1, 0), 1);
 	assert_true(rig_log_has(&rig, "of its file, which has"));
 	assert_int_equal(set_log_base(&rig, log.fd, log.bytes, 1), 1);
@@ -367,7 +374,7 @@ static void test_bad_logs(void **state)
 	assert_int_equal(set_log_base(&rig, log.fd, log.bytes, UINT64_MAX - log.bytes + 1), 1);
 	assert_int_equal(set_log_base(&rig, rig.queues[0].kick_fd, log.bytes, 0), 1);
 	assert_int_equal(set_log_base(&rig, -1, log.bytes, 0), 1);
-	assert_true(rig_log_has(&rig, "with 16 bytes and 0 descriptors"));
+	assert_true(rig_log_has(&rig, "payload of 16 bytes and 0 file descriptors"));
 	fill_log_base(&message, log.fd, log.bytes, 0);
 	message.header.size = 8;
 	assert_int_equal(rig_send_acked(&rig, &message), 1);
@@ -377,7 +384,7 @@ static void test_bad_logs(void **state)
 	rig_close(&rig);
 }
 
-/* A file that is smaller than its front-end says. */
+/* A log is refused if its file is smaller than the front-end says. The queue continues. */
 static void test_shrunk_log(void **state)
 {
 	struct backend_rig rig;
@@ -402,17 +409,17 @@ static void test_too_small(void **state)
 	make_log(&log, LOG_BYTES);
 	log_all(&rig, true);
 	assert_int_equal(set_log_base(&rig, log.fd, log.bytes - 1, 0), 1);
-	assert_true(rig_log_has(&rig, "too few for the memory up to 0x100ffffff"));
+	assert_true(rig_log_has(&rig, "too small for memory up to 0x100ffffff"));
 	assert_int_equal(set_log_base(&rig, log.fd, log.bytes, 0), 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
 	assert_int_equal(log_ring(&rig, 0, 1, RIG_GUEST + RIG_MEMORY - 1024), 1);
-	assert_true(rig_log_has(&rig, "too few for a used ring that is logged at"));
+	assert_true(rig_log_has(&rig, "too small for a used ring that is logged at"));
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
 	assert_int_equal(log_ring(&rig, 0, 1, UINT64_MAX - 3), 1);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
 	assert_int_equal(log_ring(&rig, 0, 1, RIG_GUEST + RIG_MEMORY - 1030), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
-	/* The same for memory that is added later. */
+	/* Memory that is added later must be covered, too. */
 	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_GUEST + RIG_MEMORY, 4096, PAGE,
 					 0), 1);
 	drop_log(&log);
@@ -429,12 +436,15 @@ static void test_without_log_shmfd(void **state)
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES, rig.protocol_features &
 				     ~VUBLK_BIT(VUBLK_VU_F_LOG_SHMFD)), 0);
 	assert_int_equal(set_log_base(&rig, log.fd, log.bytes, 0), 1);
-	assert_true(rig_log_has(&rig, "LOG_SHMFD, which was not accepted"));
+	assert_true(rig_log_has(&rig, "LOG_SHMFD, which the front-end did not accept"));
 	drop_log(&log);
 	rig_close(&rig);
 }
 
-/* The answer needs no NEED_REPLY; a refusal without an answer ends the session. */
+/*
+ * SET_LOG_BASE is answered even without NEED_REPLY. If the back-end refuses a message that has no
+ * answer, it ends the session.
+ */
 static void test_answers(void **state)
 {
 	struct vublk_vu_message message, reply;
@@ -468,7 +478,10 @@ static void test_again_and_again(void **state)
 		make_log(&log, LOG_BYTES);
 		assert_int_equal(set_log_base(&rig, log.fd, log.bytes, 0), 0);
 		drop_log(&log);
-		/* A message's descriptors may outlive its answer, but not the next message's. */
+		/*
+		 * The descriptors of a message may stay open until the next message has been
+		 * answered.
+		 */
 		rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		if (!i) {
 			rig_get_u64(&rig, VUBLK_VU_GET_STATUS);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * When a write is stable, and system calls that move fewer bytes than requested.
+ * Which writes are stable when they complete, and system calls that move fewer bytes than
+ * requested.
  *
  * Key idea: the system calls of the blocking method are intercepted, counted and made to fail.
  */
@@ -16,16 +17,19 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Written by the test between requests, and by the worker during one. */
+/*
+ * Counts and behavior of the intercepted calls. The case uses them between requests, and the worker
+ * during a request.
+ */
 static struct {
 	_Atomic unsigned syncs;
 	_Atomic unsigned durable_writes;
 	_Atomic unsigned plain_writes;
-	_Atomic int fail_writes; /* this errno, `times` times */
+	_Atomic int fail_writes; /* the next `times` writes fail with this errno */
 	_Atomic int fail_reads;
 	_Atomic int fail_syncs;
 	_Atomic unsigned times;
-	_Atomic unsigned at_most; /* bytes moved by a call; 0: all */
+	_Atomic unsigned at_most; /* the largest number of bytes that a call moves; 0: no limit */
 } calls;
 
 ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
@@ -172,8 +176,9 @@ static void test_write_cache_off(void **state)
 }
 
 /*
- * A VM's reset: QEMU read the configuration when the VM began and keeps its copy, so the next
- * driver still sees a write cache that is off, and sends no flush.
+ * A VM is reset after its driver has turned the write cache off. QEMU keeps the copy of the
+ * configuration that it has read at the start of the VM. So the next driver also sees that the
+ * write cache is off, and sends no flush.
  */
 static void test_write_cache_stays_off(void **state)
 {
@@ -192,7 +197,7 @@ static void test_write_cache_stays_off(void **state)
 
 /* --- a write cache that was set in another process ------------------------------ */
 
-/* The disk resumes with a back-end that does not know the driver's choice. */
+/* Resumes the disk with a back-end that does not know the driver's setting. */
 static void resume(struct backend_rig *rig, struct rig_area *area, bool has_area, uint16_t base)
 {
 	open_image(rig, "blocking", "on");
@@ -249,7 +254,7 @@ static void test_resumed_and_set(void **state)
 	end_resumed(&rig, &area);
 }
 
-/* The same without an in-flight area: the ring does not begin at 0. */
+/* Without an in-flight area, a ring that does not begin at 0 shows that the disk was in use. */
 static void test_resumed_ring(void **state)
 {
 	struct backend_rig rig;
@@ -259,7 +264,7 @@ static void test_resumed_ring(void **state)
 	end_resumed(&rig, NULL);
 }
 
-/* A VM's reset does not change that, because QEMU keeps the config that it read before. */
+/* After a resume, a VM's reset changes nothing, because QEMU keeps the config that it has read. */
 static void test_resumed_and_reset(void **state)
 {
 	struct rig_area area;
@@ -273,7 +278,10 @@ static void test_resumed_and_reset(void **state)
 	rig_close(&rig);
 }
 
-/* A pause within one session: the front-end has read the config in the same session. */
+/*
+ * After a pause within a session, the write cache stays as it is, because the front-end has read
+ * the config in this session.
+ */
 static void test_paused(void **state)
 {
 	struct virtio_blk_config config;
@@ -294,7 +302,7 @@ static void test_paused(void **state)
 	end_resumed(&rig, &area);
 }
 
-/* A driver that cannot flush. */
+/* A driver without FLUSH cannot flush, so each write has to be stable. */
 static void test_without_flush(void **state)
 {
 	struct backend_rig rig;
@@ -344,13 +352,14 @@ static void test_errors_have_words(void **state)
 	calls.times = 1;
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 16, 0, 4096), VIRTIO_BLK_S_IOERR);
 	assert_true(rig_log_has(&rig, "write of 4096 bytes at offset 8192 of '"));
-	assert_true(rig_log_has(&rig, "No space left on device; free room on its file system"));
+	assert_true(rig_log_has(&rig,
+				 "No space left on device; free some space on its file system"));
 	calls.fail_writes = 0;
 	calls.fail_reads = EIO;
 	calls.times = 1;
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_IOERR);
 	assert_true(rig_log_has(&rig, "read of 4096 bytes"));
-	assert_false(rig_log_has(&rig, "the image has only"));
+	assert_false(rig_log_has(&rig, "the image now has only"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 4096), VIRTIO_BLK_S_OK);
 	calls.fail_reads = 0;
 	calls.fail_syncs = EIO;
@@ -376,7 +385,7 @@ static void test_errors_do_not_fill_the_log(void **state)
 	rig_close(&rig);
 }
 
-/* Without io_uring the back-end logs a warning and serves all the same. */
+/* Without io_uring the back-end logs a warning, but it serves. */
 static void test_without_io_uring(void **state)
 {
 	struct vublk_error error = { 0 };

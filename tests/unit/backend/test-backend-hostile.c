@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that break the rules, and resources that must not grow under them. The back-end
- * listens, so that the next front-end shows whether the last one did harm.
+ * Front-ends that break the rules. They must not make the back-end use more resources. The back-end
+ * listens, so the next front-end shows whether an earlier one has damaged the back-end.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -70,7 +70,7 @@ static void test_idle_is_not_silent(void **state)
 	rig_attach(&rig, rude_dial(server.path));
 	rig_negotiate(&rig);
 	next = rude_dial(server.path);
-	assert_int_equal(poll(&nothing, 1, 100), 0); /* five times the limit of silence */
+	assert_int_equal(poll(&nothing, 1, 100), 0); /* five times the time limit */
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	rig_start_queue(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
@@ -92,7 +92,7 @@ static void test_flat_after_many(void **state)
 	mappings = vublk_test_count_mappings();
 	rude_flood(server.path, 100000, &seed);
 	rude_check_served(server.path);
-	/* One more or less: the last front-end may not have been cleaned up yet. */
+	/* A tolerance, because the last front-ends may not have been cleaned up yet. */
 	assert_true(vublk_test_count_fds() <= fds + 16);
 	assert_true(vublk_test_count_mappings() <= mappings + 1);
 	backend_server_stop(&server);
@@ -129,7 +129,7 @@ static void test_same_message_many_times(void **state)
 
 struct scribbler {
 	struct backend_rig *rig;
-	bool stop; /* atomic */
+	bool stop; /* atomic; the thread has to end */
 };
 
 static void *scribble(void *opaque)
@@ -199,7 +199,7 @@ static void test_front_ends_come_and_go(void **state)
 	serve(&server);
 	for (unsigned i = 0; i < 200; i++)
 		rude_check_served(server.path);
-	/* Waiting front-ends are served in turn, or have disconnected. */
+	/* Front-ends that wait are served one after the other, or have disconnected. */
 	for (unsigned i = 0; i < 8; i++)
 		waiting[i] = rude_dial(server.path);
 	for (unsigned i = 0; i < 8; i++)
@@ -209,8 +209,8 @@ static void test_front_ends_come_and_go(void **state)
 }
 
 /*
- * QEMU does not read the configuration again when it reconnects, so the write cache setting
- * that its guest saw holds for the next session.
+ * QEMU does not read the configuration again when it reconnects. So the write cache setting that
+ * the guest has seen must also apply in the next session.
  */
 static void test_write_cache_outlives_a_front_end(void **state)
 {
@@ -230,7 +230,7 @@ static void test_write_cache_outlives_a_front_end(void **state)
 		message.payload.config.offset = offsetof(struct virtio_blk_config, wce);
 		message.payload.config.size_bytes = 1;
 		message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + 1;
-		for (unsigned k = i; k < 2; k++) { /* the second only reads it */
+		for (unsigned k = i; k < 2; k++) { /* the second front-end only reads the setting */
 			message.header.request = k ? VUBLK_VU_GET_CONFIG : VUBLK_VU_SET_CONFIG;
 			rude_send(fd, &message.header, sizeof(message.header));
 			rude_send(fd, &message.payload, message.header.size);
@@ -243,8 +243,9 @@ static void test_write_cache_outlives_a_front_end(void **state)
 }
 
 /*
- * The program that passed a listening socket may accept from it, too. If it takes the front-end
- * that woke us, our accept() must not wait for the next one.
+ * The program that has passed a listening socket to the back-end may also accept connections from
+ * it. If the program accepts the connection that has woken the back-end, the back-end's accept()
+ * must not wait for another connection.
  */
 static void test_given_listener(void **state)
 {
@@ -307,7 +308,7 @@ static void test_options(void **state)
 		const char *words;
 	} cases[] = {
 		{ { { "engine", "null" } }, "needs a socket" },
-		{ { { "socket-path", "x" }, { "fd", "1000" } }, "exclude each other" },
+		{ { { "socket-path", "x" }, { "fd", "1000" } }, "cannot be used together" },
 		{ { { "socket-path", "x" }, { "engine", "tape" } }, "file, memory, null" },
 		{ { { "socket-path", "x" }, { "engine", "null" } }, "needs a size" },
 		{ { { "socket-path", "x" }, { "engine", "null" }, { "size", "1000" } },
@@ -316,7 +317,7 @@ static void test_options(void **state)
 		{ { { "socket-path", "x" }, { "poll", "always" } }, "adaptive, off, busy" },
 		{ { { "socket-path", "x" }, { "num-queues", "257" } }, "num-queues must be" },
 		{ { { "socket-path", "x" }, { "num-queues", "1" }, { "threads", "2" } },
-		  "more than the 1 queues" },
+		  "there is only 1 queue" },
 		{ { { "socket-path", "x" } }, "needs an image" },
 		{ { { "socket-path", "x" }, { "blk-file", "/no/such" } }, "/no/such" },
 		{ { { "socket-path", "x" }, { "serial", "123456789012345678901" } },
@@ -336,7 +337,7 @@ static void test_options(void **state)
 	assert_string_equal(vublk_backend_options()->name, "socket-path");
 }
 
-/* The back-end takes over the descriptor even if it refuses it. */
+/* vublk_backend_open() closes the descriptor in the option "fd" even if it refuses it. */
 static void test_descriptor_is_taken(void **state)
 {
 	struct vublk_backend *backend;

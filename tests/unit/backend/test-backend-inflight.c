@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The in-flight area: what it records while requests run, and how a back-end recovers from it
- * after its predecessor died at each step of the specification.
+ * after its predecessor has died at any step that the specification lists.
  */
 #include "backend-rig.h"
 
@@ -13,9 +13,9 @@
 #include <unistd.h>
 
 #define REQUESTS 3
-#define SECTOR 40 /* all requests write to it, so it shows which request was executed last */
+#define SECTOR 40 /* the target of all writes: its content shows which one was executed last */
 
-/* A session with memory and a new area, which the back-end has not been given yet. */
+/* Opens a session with memory, and gets a new area. The case must still send SET_INFLIGHT_FD. */
 static void open_with_area(struct backend_rig *rig, struct rig_area *area)
 {
 	rig_open_memory(rig);
@@ -41,7 +41,7 @@ static void test_noted_and_cleared(void **state)
 	assert_int_equal(area.region->used_idx, 10);
 	assert_int_equal(rig_count_inflight(&area, 0), 0);
 	assert_int_equal(area.region->desc[area.region->last_batch_head].counter, 9);
-	/* It continues where it was. */
+	/* The queue continues where it stopped. */
 	assert_int_equal(rig_tell_queue(&rig, 0, 10), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), 0);
 	rig_drop_area(&area);
@@ -51,16 +51,17 @@ static void test_noted_and_cleared(void **state)
 /* --- a predecessor that died ------------------------------------------------- */
 
 /*
- * Three writes were made available; `died` leaves rings and area as the predecessor left them.
- * heads[i] is the head of the i-th write's chain.
+ * A scene: the driver has made three writes available, and the predecessor has died. `died` puts
+ * the rings and the area into the state that the predecessor has left. `heads[i]` is the head of
+ * the chain of write i.
  */
 struct scene {
 	const char *name;
 	void (*died)(struct backend_rig *rig, struct vublk_inflight_split *region,
 		     const uint16_t *heads);
 	unsigned base;     /* the value of SET_VRING_BASE */
-	unsigned executed; /* bit mask of the writes to be executed now */
-	unsigned last;     /* the write executed last */
+	unsigned executed; /* a bit mask of the writes that the next back-end must execute */
+	unsigned last;     /* the write that it must execute last */
 };
 
 static void take(struct vublk_inflight_split *region, uint16_t head, uint64_t counter)
@@ -207,8 +208,8 @@ static void test_died_at_each_step(void **state)
 }
 
 /*
- * The predecessor completed every request but did not clear the last one in the area. The next
- * back-end first records in the area that no request is left.
+ * The predecessor has completed each request, but still has the last one marked in the area. Before
+ * the next back-end takes requests, it records in the area that no request is left.
  */
 static void test_died_after_the_last(void **state)
 {
@@ -247,13 +248,13 @@ static void test_refused_areas(void **state)
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 0), 1);
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 65535), 1);
-	/* A part of it, not at its beginning. */
+	/* An area may be part of a file that does not begin at the file's start. */
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes - 64, 64, 1, RIG_SIZE), 0);
-	/* The ring is larger than the area's regions; the queue is not in the area. */
+	/* Refused: the ring is larger than the area's regions, or the queue is not in the area. */
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 64), 0);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
-	assert_true(rig_log_has(&rig, "the in-flight area is for 1 queues of 64 entries"));
+	assert_true(rig_log_has(&rig, "the in-flight area is for 1 queue of 64 entries"));
 	rig_make_ring(&rig, 1, 64, 0);
 	assert_int_equal(rig_tell_queue(&rig, 1, 0), 1);
 	rig_drop_area(&area);
@@ -267,21 +268,21 @@ static void test_scribbled_areas(void **state)
 
 	open_with_area(&rig, &area);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
-	/* An area of another ring. */
+	/* Refused: an area of another ring. */
 	area.region->version = 1;
 	area.region->used_idx = 1000;
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
 	assert_true(rig_log_has(&rig, "does not belong to this ring"));
-	/* A list that leads out of the area. */
+	/* Refused: a list that leads out of the area. */
 	area.region->used_idx = 0;
 	area.region->last_batch_head = RIG_SIZE;
 	rig.queues[0].ring.used->idx = 5;
 	assert_int_equal(rig_tell_queue(&rig, 0, 5), 1);
-	assert_true(rig_log_has(&rig, "last batch names entry 128"));
+	assert_true(rig_log_has(&rig, "last batch in the in-flight area names entry 128"));
 	/*
-	 * A circular list does not hang the back-end, and a chain in flight that the driver did not
-	 * add is refused.
+	 * A circular list must not hang the back-end. A chain in flight that the driver did not
+	 * make available is refused.
 	 */
 	area.region->last_batch_head = 7;
 	area.region->desc[7].next = 7;
@@ -296,15 +297,16 @@ static void test_scribbled_areas(void **state)
 /* --- an area that is another ring's -------------------------------------------- */
 
 /*
- * The driver has made the chains in `available` available, in this order, and the device has
- * completed those in `completed`; indices start at `first`. Which areas are refused?
+ * The history of a ring, whose indices start at `first`. The driver has made the chains in
+ * `available` available, and the device has completed the chains in `completed`, each in this
+ * order.
  */
 struct history {
 	const char *name;
 	uint16_t first;
-	const char *available, *completed; /* a letter is a chain */
-	const char *in_flight;             /* of the area */
-	const char *refused;               /* words of the refusal; NULL: accepted */
+	const char *available, *completed; /* each letter is a chain */
+	const char *in_flight;             /* the chains in flight according to the area */
+	const char *refused;               /* words of the error; NULL: the area is accepted */
 };
 
 #define SIXTEEN_TIMES_A "aaaaaaaaaaaaaaaa"
@@ -316,26 +318,27 @@ _Static_assert(sizeof(ALL_THE_SAME) - 1 == RIG_SIZE, "it fills the ring");
 
 static const struct history histories[] = {
 	{ "nothing available", 0, "", "", "b",
-	  "marks 1 requests as in flight, and the ring has 0" },
+	  "marks 1 request as in flight, but the ring has only 0" },
 	{ "all are completed", 0, "abc", "abc", "b",
-	  "marks 1 requests as in flight, and the ring has 0" },
+	  "marks 1 request as in flight, but the ring has only 0" },
 	{ "more than outstanding", 0, "abc", "ab", "cd", "marks 2 requests as in flight" },
 	{ "never available", 0, "ab", "a", "z", "never made available" },
-	{ "prepared again", 0, "abc", "ab", "a", "was completed since" },
-	{ "prepared again, out of order", 0, "abc", "ba", "b", "was completed since" },
-	{ "not taken yet", 0, "abc", "a", "c", "was not taken yet" },
-	{ "prepared again, in a long run", 1000, "abc", "ab", "b", "was completed since" },
-	{ "not taken yet, in a long run", 1000, "abc", "a", "c", "was not taken yet" },
+	{ "prepared again", 0, "abc", "ab", "a", "has completed since" },
+	{ "prepared again, out of order", 0, "abc", "ba", "b", "has completed since" },
+	{ "not taken yet", 0, "abc", "a", "c", "has not been taken yet" },
+	{ "prepared again, in a long run", 1000, "abc", "ab", "b", "has completed since" },
+	{ "not taken yet, in a long run", 1000, "abc", "a", "c", "has not been taken yet" },
 	{ "all are outstanding", 0, "abc", "", "abc", NULL },
 	{ "the first is", 0, "abc", "cb", "a", NULL },
 	{ "two of them were taken", 0, "abcd", "b", "ac", NULL },
 	{ "made available again", 0, "abab", "ba", "ba", NULL },
 	{ "over the end", 65534, "abcd", "dc", "ab", NULL },
-	{ "one chain fills the ring", 0, ALL_THE_SAME, "", "bcd", "does not have the request at entry 0" },
-	{ "it is among them", 0, ALL_THE_SAME, "", "abc", "was not taken yet" },
-	{ "another was taken", 1000, "abcd", "b", "ad", "was not taken yet" },
-	{ "another was taken, and made available before", 1000, "adbce", "d", "ad", "does not have" },
-	{ "over the end, not taken yet", 65534, "abcd", "b", "d", "was not taken yet" },
+	{ "one chain fills the ring", 0, ALL_THE_SAME, "", "bcd",
+	  "does not mark entry 0 as in flight" },
+	{ "it is among them", 0, ALL_THE_SAME, "", "abc", "has not been taken yet" },
+	{ "another was taken", 1000, "abcd", "b", "ad", "has not been taken yet" },
+	{ "another was taken, and made available before", 1000, "adbce", "d", "ad", "does not mark" },
+	{ "over the end, not taken yet", 65534, "abcd", "b", "d", "has not been taken yet" },
 };
 
 static uint16_t head_of(char letter)
@@ -351,7 +354,7 @@ static void set_history(struct backend_rig *rig, struct rig_area *area,
 	size_t num_completed = strlen(history->completed);
 
 	for (unsigned i = 0; history->first && i < RIG_SIZE; i++) {
-		/* The ring has wrapped; its entries are those of another chain. */
+		/* The ring has wrapped, so its older entries name another chain. */
 		ring->avail->ring[i] = RIG_SIZE - 1;
 		ring->used->ring[i].id = RIG_SIZE - 1;
 		ring->used->ring[i].len = 1;
@@ -373,7 +376,10 @@ static void set_history(struct backend_rig *rig, struct rig_area *area,
 		take(area->region, head_of(history->in_flight[i]), i);
 }
 
-/* An executed chain fails and is completed, because it has no valid descriptors. */
+/*
+ * Checks that the back-end accepts or refuses the area as `history` says. A chain that the back-end
+ * executes fails and completes, because its descriptors are invalid.
+ */
 static void check_history(const struct history *history)
 {
 	struct rig_area area;
@@ -402,7 +408,10 @@ static void test_area_of_another_ring(void **state)
 		check_history(&histories[i]);
 }
 
-/* A long request, whose entry in the avail ring was overwritten meanwhile. */
+/*
+ * A request takes so long that later requests have overwritten its entry in the avail ring. The
+ * back-end accepts the area, unless the ring has not wrapped yet: then the area is wrong.
+ */
 static void test_entry_overwritten(void **state)
 {
 	const struct history one = { "one", 999, "cb", "b", "a", NULL };
@@ -412,7 +421,7 @@ static void test_entry_overwritten(void **state)
 	check_history(&fresh);
 }
 
-/* A message's descriptors may outlive its answer, but not the next message's. */
+/* Waits until the back-end has closed the descriptors of the last message. */
 static void finish_last_message(struct backend_rig *rig)
 {
 	rig_get_u64(rig, VUBLK_VU_GET_FEATURES);
@@ -431,7 +440,7 @@ static void test_asked_again_and_again(void **state)
 		rig_get_area(&rig, &area);
 		assert_int_equal(rig_set_area(&rig, &area), 0);
 		rig_drop_area(&area);
-		/* Its answer means that the message before is done. */
+		/* The answer shows that the previous message is done. */
 		rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		if (!i) {
 			finish_last_message(&rig);
@@ -445,7 +454,7 @@ static void test_asked_again_and_again(void **state)
 	rig_close(&rig);
 }
 
-/* If it is not offered, it can be neither accepted nor requested. */
+/* A front-end can neither get nor set an area if the back-end does not offer the feature. */
 static void test_not_offered(void **state)
 {
 	const struct vublk_option options[] = {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that kills itself at a chosen point (src/util/kill-point.h), and the recovery
- * by the next one.
+ * Back-ends that kill themselves at a chosen point (src/util/kill-point.h), and the recovery by the
+ * next back-end.
  *
- * Key idea: after a death the test overwrites the data of all requests on the disk. A request
- * whose completion the driver can see must not be executed again, so the overwritten data has
- * to stay; any other request must still be executed, so the data must change. The driver's
- * ring checks that each completion comes once.
+ * Key idea: after a death the test writes other data over the place of each request on the disk. A
+ * request whose completion the driver can see must not be executed again, so the other data must
+ * stay. Any other request must still be executed, so the other data must be replaced. The driver's
+ * end of the ring checks that each request completes once.
  */
 #include "backend-rig.h"
 
@@ -52,7 +52,7 @@ static void exec_child(const char *point, const char *io, int socket_fd, int wor
 {
 	char fd_option[32], file_option[160], io_option[32];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* ends with the case */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* so that it ends with the case */
 	fcntl(socket_fd, F_SETFD, 0);
 	dup2(words_fd, STDERR_FILENO);
 	if (point)
@@ -81,7 +81,10 @@ static void start_child(struct child *child, const char *point, const char *io)
 	close(words[1]);
 }
 
-/* Waits for its end; returns its output. The socket belongs to the rig, if there is one. */
+/*
+ * Waits until the process has ended, stores its output in `words`, and returns its wait status. It
+ * leaves the socket open, because a rig that uses the socket closes it.
+ */
 static int end_child(struct child *child, char *words, size_t bytes)
 {
 	size_t length = 0;
@@ -96,7 +99,10 @@ static int end_child(struct child *child, char *words, size_t bytes)
 	return status;
 }
 
-/* The kernel finishes I/O of a killed process for a moment, and keeps its lock until then. */
+/*
+ * Checks that the process was killed at the point. Then it waits for the lock of the image, because
+ * the kernel keeps the lock until all I/O of the killed process has completed.
+ */
 static void expect_killed(struct child *child, const char *point)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -119,10 +125,13 @@ struct scene {
 	struct backend_rig rig;
 	struct rig_area area;
 	int image_fd;
-	bool published[REQUESTS]; /* at the last death */
+	bool published[REQUESTS]; /* whether the completion was visible at the last death */
 };
 
-/* Request i of all requests, and its token in its queue. */
+/*
+ * Requests are numbered across all queues. queue_of() returns the queue of request `i`, and
+ * token_of() returns the token of the request in this queue.
+ */
 static unsigned queue_of(const struct scene *scene, unsigned i)
 {
 	return i % scene->num_queues;
@@ -146,7 +155,7 @@ static void open_scene(struct scene *scene, const char *io, unsigned num_queues)
 	assert_int_equal(ftruncate(scene->image_fd, DISK_BYTES), 0);
 }
 
-/* Without an acknowledgement, because the back-end may have died already. */
+/* Enables a queue without an acknowledgement, because the back-end may already be dead. */
 static void enable_queue(struct backend_rig *rig, unsigned index)
 {
 	struct vublk_vu_message message;
@@ -158,7 +167,7 @@ static void enable_queue(struct backend_rig *rig, unsigned index)
 	vublk_channel_send(&rig->channel, &message, NULL);
 }
 
-/* The first back-end: its queues run, and the driver publishes all requests together. */
+/* Starts the queues of the first back-end, and publishes all requests together. */
 static void give_requests(struct scene *scene, const struct child *child)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -182,7 +191,7 @@ static void give_requests(struct scene *scene, const struct child *child)
 		rig_kick(rig, q);
 }
 
-/* The next back-end, with the memory, rings and area as they were left. */
+/* Gives the next back-end the memory, the rings and the area as its predecessor has left them. */
 static void hand_over(struct scene *scene, const struct child *child)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -224,8 +233,8 @@ static void check_content(const struct scene *scene, unsigned i, char expected, 
 }
 
 /*
- * Overwrites the data of all requests. Returns the number of requests that the driver sees as not
- * completed.
+ * Writes other data over the place of each request on the disk. Returns the number of requests
+ * whose completion the driver cannot see.
  */
 static unsigned write_over(struct scene *scene, const char *point)
 {
@@ -248,7 +257,7 @@ static unsigned write_over(struct scene *scene, const char *point)
 	return unpublished;
 }
 
-/* The last back-end survives and completes the other requests, each once. */
+/* Checks that the last back-end survives, and completes each request that was left exactly once. */
 static void check_recovery(struct scene *scene, const char *point)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -277,7 +286,7 @@ static void check_recovery(struct scene *scene, const char *point)
 			      point);
 }
 
-/* The driver is called even if no request was left. */
+/* Checks that the next back-end calls the driver even if no request was left. */
 static void check_called(struct scene *scene)
 {
 	for (unsigned q = 0; q < scene->num_queues; q++) {
@@ -308,12 +317,15 @@ static void recover(struct scene *scene, const char *point)
 
 /* --- cases -------------------------------------------------------------------- */
 
-/* One batch of all requests, because the blocking method serves them in ring order. */
+/*
+ * The state that a death leaves. All requests are one batch, which the blocking method executes in
+ * ring order, so the state is always the same.
+ */
 struct left {
 	const char *point;
-	unsigned used_idx;   /* of the ring */
-	unsigned inflight;   /* in flight in the area */
-	unsigned noted_used; /* the area's used index */
+	unsigned used_idx;   /* the ring's used index */
+	unsigned inflight;   /* the number of requests in flight according to the area */
+	unsigned noted_used; /* the used index that the area has recorded */
 };
 
 static const struct left lefts[] = {
@@ -362,7 +374,7 @@ static const char *const points[] = {
 	"after-inflight-clear:3", "before-call",
 };
 
-/* Two queues, each on its own thread; the second back-end dies during recovery. */
+/* Two queues, each with a thread. The first back-end dies at `first`, and the next at `second`. */
 static void die_twice(const char *io, const char *first, const char *second)
 {
 	struct scene scene;
@@ -385,7 +397,10 @@ static void die_twice(const char *io, const char *first, const char *second)
 	recover(&scene, both);
 }
 
-/* The second back-end dies at the first opportunity, because few requests may be left. */
+/*
+ * Runs die_twice() for each pair of points. The second point has no count, because the second
+ * back-end may have only few requests.
+ */
 static void die_at_each_two(const char *io)
 {
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(points); i++)
@@ -406,7 +421,7 @@ static void test_dies_twice_blocking(void **state)
 
 /* --- a stopped back-end that its front-end left ------------------------------------ */
 
-/* Whether each thread of a process is in state S of /proc/PID/task/TID/stat. */
+/* Returns whether each thread of a process is in state S of /proc/PID/task/TID/stat. */
 static bool sleeps(pid_t pid)
 {
 	char path[64], line[512];
@@ -427,7 +442,7 @@ static bool sleeps(pid_t pid)
 	return all;
 }
 
-/* The last kick is cleared, so nothing will wake a sleeping worker. */
+/* Waits until the back-end has taken the last kick, and all its threads sleep. */
 static void wait_until_asleep(const struct backend_rig *rig, const struct child *child)
 {
 	struct pollfd kick = { .fd = rig->queues[0].kick_fd, .events = POLLIN };
@@ -445,7 +460,10 @@ static void stop_child(struct child *child)
 	assert_true(WIFSTOPPED(status));
 }
 
-/* The old back-end must not take chains that the driver adds after the front-end has left. */
+/*
+ * A front-end disconnects from a back-end whose process is stopped. When the process continues, the
+ * back-end must not take chains that the driver has added in between.
+ */
 static void leave_while_stopped(const char *io)
 {
 	struct scene scene;

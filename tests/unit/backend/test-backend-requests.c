@@ -191,7 +191,10 @@ static void test_read_only(void **state)
 
 /* --- framing ----------------------------------------------------------------- */
 
-/* Header and data in odd pieces, the status byte at the end of the data's last buffer. */
+/*
+ * Header and data are divided into buffers of odd sizes. In a read, the last buffer of the data
+ * also has the status byte at its end.
+ */
 static void test_any_framing(void **state)
 {
 	struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_OUT, .sector = 3 };
@@ -264,7 +267,7 @@ static void test_malformed_chains(void **state)
 	assert_int_equal(raw_chain(&rig, no_status, 1, 0), 0);
 	assert_true(rig_log_has(&rig, "has no room for a status"));
 	assert_int_equal(raw_chain(&rig, outside, 2, 1), 0);
-	assert_true(rig_log_has(&rig, "a malformed request is refused"));
+	assert_true(rig_log_has(&rig, "rejected a malformed request"));
 	assert_int_equal(raw_chain(&rig, across, 1, 2), 0);
 	assert_int_equal(raw_chain(&rig, wraps, 1, 2), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
@@ -285,7 +288,7 @@ static void test_broken_ring_stops_alone(void **state)
 	assert_int_equal(poll(&wait, 1, -1), 1);
 	assert_true(rig_log_has(&rig, "queue 1 is stopped because its driver broke the ring"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
-	/* The broken queue starts again like any other. */
+	/* The broken queue can be started again. */
 	rig_get_base(&rig, 1);
 	memset(rig.queues[1].ring.avail, 0, 4);
 	rig_start_queue(&rig, 1, RIG_SIZE, 0);
@@ -332,7 +335,7 @@ static char *make_image(char path[128], uint64_t bytes)
 	return path;
 }
 
-/* All requests that were taken are complete when the base is answered. */
+/* When the back-end answers GET_VRING_BASE, all requests that it has taken are complete. */
 static void test_base_waits_for_requests(void **state)
 {
 	char path[128];
@@ -372,7 +375,7 @@ static void test_no_room(void **state)
 
 	rig_open(&rig, options);
 	rig_start(&rig);
-	/* The file shrinks while it is served: reads past its end fail. */
+	/* The file shrinks while it is served, so reads past its end fail. */
 	assert_int_equal(truncate(path, 4096), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 8000, 0, 4096), VIRTIO_BLK_S_IOERR);
 	assert_true(rig_log_has(&rig, "read of 4096 bytes at offset 4096000"));
@@ -421,16 +424,16 @@ static void test_resize(void **state)
 		message.payload.u64 = 0;
 		assert_int_equal(vublk_channel_send(&back, &message, NULL), 0);
 	}
-	/* An invalid size is not adopted. */
+	/* The disk keeps its size if the new one is invalid. */
 	assert_int_equal(truncate(path, 1000), 0);
 	vublk_backend_rescan(rig.backend);
-	while (!rig_log_has(&rig, "the disk keeps its size"))
+	while (!rig_log_has(&rig, "cannot resize the disk"))
 		assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	vublk_channel_deinit(&back);
 	rig_close(&rig);
 }
 
-/* Opens a channel for the back-end's requests; `back` is its other end. */
+/* Opens a back-end channel. `back` becomes the front-end's end of the channel. */
 static void open_back_channel(struct backend_rig *rig, struct vublk_channel *back)
 {
 	struct vublk_vu_message message;
@@ -465,13 +468,14 @@ static void rescan(struct backend_rig *rig, const char *path, uint64_t bytes)
 
 	assert_int_equal(truncate(path, (off_t)bytes), 0);
 	vublk_backend_rescan(rig->backend);
-	while (rig_log_lines(rig) == lines) /* it logs the new size */
+	while (rig_log_lines(rig) == lines) /* waits until it has logged the new size */
 		assert_int_equal(rig_get_u64(rig, VUBLK_VU_GET_STATUS), 0);
 }
 
 /*
- * While no ring is started the back-end answers, and does nothing else: no request on the
- * back-end channel, no call, no write to memory or in-flight area ("Suspended device state").
+ * While no ring is started, the back-end only answers messages: it sends no request on the back-end
+ * channel, makes no call, and does not write to the memory or the in-flight area (vhost-user,
+ * "Suspended device state").
  */
 static void test_silence_while_suspended(void **state)
 {
@@ -516,7 +520,7 @@ static void test_silence_while_suspended(void **state)
 
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
 	answer_config_change(&back);
-	/* The front-end has read the size, and is not notified again. */
+	/* The front-end has read the size, so it is not notified again. */
 	rig_get_config(&rig, &config);
 	assert_int_equal(config.capacity, 3 << 11);
 	rig_start_queue(&rig, 1, RIG_SIZE, 0);
@@ -528,7 +532,7 @@ static void test_silence_while_suspended(void **state)
 	rig_close(&rig);
 }
 
-/* Messages that a front-end must not send on the back-end channel. */
+/* The front-end sends invalid messages on the back-end channel. */
 static void test_garbage_on_back_channel(void **state)
 {
 	struct vublk_vu_message message;
@@ -547,10 +551,10 @@ static void test_garbage_on_back_channel(void **state)
 	assert_int_equal(write(sockets[0], "xxxxxxxxxxxxxxxxxxxxxxxx", 24), 24);
 	while (recv(sockets[0], &byte, 1, 0) < 0 && errno == EINTR)
 		;
-	assert_true(rig_log_has(&rig, "the back-end channel is closed"));
+	assert_true(rig_log_has(&rig, "closed the channel for notifications to the front-end"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
 	vublk_fd_close(&sockets[0]);
-	/* Not a socket. */
+	/* The descriptor is not a socket. */
 	vublk_vu_message_init(&message, VUBLK_VU_SET_BACKEND_REQ_FD);
 	message.fds[0] = rig.memory_fd;
 	message.num_fds = 1;

@@ -3,8 +3,8 @@
  * Stopping a ring while the engine has a request of that ring: the meaning of each message with the
  * protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
  *
- * Key idea: the request zeroes many ranges, which the engine gets one after the other. The
- * test intercepts the system call and decides when a range is done.
+ * Key idea: the request writes zeroes to many ranges, which the engine gets one after the other.
+ * The test intercepts the system call for a range, and decides when it returns.
  */
 #include "backend-rig.h"
 
@@ -25,7 +25,7 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 
 static struct {
 	int begun_fd; /* signalled when a range begins */
-	int go_fd;    /* a range waits for it before it ends */
+	int go_fd;    /* a range ends only when this is signalled */
 	bool is_open; /* ranges do not wait */
 	unsigned calls;
 } gate = { .begun_fd = -1, .go_fd = -1 };
@@ -85,7 +85,7 @@ static void add_request(struct backend_rig *rig)
 	rig_kick(rig, 0);
 }
 
-/* Lets one range after the other go until `fd` is readable. */
+/* Lets the ranges end one after the other until `fd` is readable. */
 static void let_go_until(int fd)
 {
 	struct pollfd wait[] = {
@@ -108,7 +108,10 @@ static void wait_until_begun(void)
 	assert_int_equal(poll(&wait, 1, -1), 1);
 }
 
-/* Sends `request` while the engine has the first range; returns the base. */
+/*
+ * Adds a request, and stops the ring with the message `request` while the engine has the first
+ * range. Lets the ranges end until the reply arrives. Returns the base in the reply.
+ */
 static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 {
 	struct vublk_vu_message message, reply;
@@ -120,7 +123,7 @@ static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 	vublk_vu_message_init(&message, request);
 	message.header.size = sizeof(message.payload.state);
 	rig_send(rig, &message);
-	while (rig_log_lines(rig) == lines) /* until it logs that the queue is to stop */
+	while (rig_log_lines(rig) == lines) /* until it logs that the queue has to stop */
 		sched_yield();
 	let_go_until(rig->channel.fd);
 	rig_receive(rig, &reply);
@@ -128,7 +131,10 @@ static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 	return reply.payload.state.num;
 }
 
-/* The next start executes the whole request, and completes it once. */
+/*
+ * Starts the ring at `base`. Checks that a request that the stop has `left` is executed from its
+ * first range on, and that the request completes once in any case.
+ */
 static void check_start(struct backend_rig *rig, unsigned base, unsigned left)
 {
 	vublk_store_relaxed(&gate.calls, 0);
@@ -141,7 +147,10 @@ static void check_start(struct backend_rig *rig, unsigned base, unsigned left)
 	vublk_store_relaxed(&gate.is_open, false);
 }
 
-/* The number of requests that a stop left, on which ring and area agree. */
+/*
+ * Stops the ring with the message `request`, and starts it again. Returns how many requests the
+ * stop has left in flight, in which the ring and the area must agree.
+ */
 static unsigned stop_and_start(struct backend_rig *rig, const struct rig_area *area,
 			       uint32_t request)
 {
@@ -168,8 +177,9 @@ static uint64_t accept_without(struct backend_rig *rig, uint64_t bits)
 }
 
 /*
- * The number of requests left by stops with `request`. A worker looks for tasks only every few
- * rounds, perhaps after the last range; the other requests make more rounds.
+ * Stops a ring TRIES times with the message `request`, without the protocol features `without`.
+ * Returns how many requests the stops have left in flight. A worker looks for tasks only every few
+ * rounds, which may be after the last range. So a different number of flushes precedes each stop.
  */
 static unsigned count_left(uint64_t without, uint32_t request)
 {
@@ -199,7 +209,10 @@ static void test_the_plain_message_drains(void **state)
 	assert_int_equal(count_left(UNDRAINED | SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);
 }
 
-/* An earlier text of the specification and QEMU 11.1 do this. */
+/*
+ * An earlier version of the specification has GET_VRING_BASE_INFLIGHT, but no
+ * GET_VRING_BASE_SKIP_DRAIN. QEMU 11.1 implements that version.
+ */
 static void test_without_skip_drain_the_plain_message_leaves_the_rest(void **state)
 {
 	assert_int_not_equal(count_left(SKIP_DRAIN, VUBLK_VU_GET_VRING_BASE), 0);
@@ -213,11 +226,11 @@ static void test_features_that_need_others(void **state)
 
 	open_rig(&rig, &area);
 	assert_int_equal(accept_without(&rig, area_bit | SKIP_DRAIN), 1);
-	assert_true(rig_log_has(&rig, "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD"));
+	assert_true(rig_log_has(&rig, "GET_VRING_BASE_INFLIGHT, which requires INFLIGHT_SHMFD"));
 	assert_int_equal(accept_without(&rig, area_bit), 1);
-	assert_true(rig_log_has(&rig, "GET_VRING_BASE_SKIP_DRAIN without"));
+	assert_true(rig_log_has(&rig, "GET_VRING_BASE_SKIP_DRAIN, which requires"));
 	assert_int_equal(accept_without(&rig, UNDRAINED), 1);
-	assert_true(rig_log_has(&rig, "GET_VRING_BASE_SKIP_DRAIN without"));
+	assert_true(rig_log_has(&rig, "GET_VRING_BASE_SKIP_DRAIN, which requires"));
 	close_rig(&rig, &area);
 }
 
@@ -246,7 +259,7 @@ static void test_messages_that_are_refused(void **state)
 	refuse_message(0, VUBLK_VU_GET_SHMEM_CONFIG, "in a draft of the protocol");
 }
 
-/* A back-end that is stopped while the storage hangs logs what it waits for. */
+/* The back-end is stopped while the storage hangs. It logs for which requests it waits. */
 static void test_end_waits_for_storage(void **state)
 {
 	struct rig_area area;
@@ -256,8 +269,8 @@ static void test_end_waits_for_storage(void **state)
 	add_request(&rig);
 	wait_until_begun();
 	vublk_backend_stop(rig.backend);
-	rig_wait_for_log(&rig, "the stop waits for the storage, which has not completed the "
-			 "requests of 1 queues");
+	rig_wait_for_log(&rig, "the stop waits for the storage to complete the "
+			 "requests of 1 queue");
 	vublk_store_relaxed(&gate.is_open, true);
 	vublk_eventfd_signal(gate.go_fd);
 	rig_wait_for_end(&rig);

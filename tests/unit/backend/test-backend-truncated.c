@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that truncate shared files: the back-end survives, logs which file was truncated,
- * ends the session, and executes no request that it read from a lost page.
+ * Front-ends that truncate files that they share with the back-end. The back-end survives, logs
+ * which file was truncated, ends the session, and executes no request that it has read from a lost
+ * page.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -18,11 +19,11 @@
 
 #define EXTRA_BYTES UINT64_C(0x10000)
 #define EXTRA_GUEST (RIG_GUEST + RIG_MEMORY)
-/* The offset of the extra region for rig_add(), from the data of queue 0. */
+/* the extra region as a `data_offset` of rig_add() for queue 0 */
 #define EXTRA_OFFSET (RIG_MEMORY - RIG_DATA_OFFSET)
 #define LOG_BYTES ((EXTRA_GUEST + EXTRA_BYTES) / 4096 / 8)
 
-/* Queue 0 runs; its memory is not sealed. */
+/* Starts a back-end and its queue 0, with unsealed memory. `options` NULL: a memory disk. */
 static void open_rig(struct backend_rig *rig, const struct vublk_option *options)
 {
 	if (options)
@@ -50,10 +51,10 @@ static void test_ring(void **state)
 	open_rig(&rig, NULL);
 	assert_int_equal(ftruncate(rig.memory_fd, 0), 0);
 	vublk_eventfd_signal(rig.queues[0].kick_fd);
-	close_expecting(&rig, "closed: a page of the guest's memory at 0x1000");
+	close_expecting(&rig, "closed the connection: a page of the guest's memory at 0x1000");
 }
 
-/* Here the control thread faults. */
+/* The memory is truncated before the queue starts, so the control thread finds the lost page. */
 static void test_ring_before_the_start(void **state)
 {
 	struct vublk_vu_message message;
@@ -71,7 +72,7 @@ static void test_ring_before_the_start(void **state)
 	message.header.size = sizeof(message.payload.state);
 	message.header.flags |= VUBLK_VU_FLAG_NEED_REPLY;
 	rig_send(&rig, &message);
-	close_expecting(&rig, "closed: a page of the guest's memory at 0x1000");
+	close_expecting(&rig, "closed the connection: a page of the guest's memory at 0x1000");
 }
 
 static void test_the_next_is_served(void **state)
@@ -104,7 +105,7 @@ static int add_extra(struct backend_rig *rig)
 	return fd;
 }
 
-/* The engine copies: a request whose data was in a lost page fails. */
+/* The data is in a lost page. If the engine itself copies the data, the request fails. */
 static void test_buffer_of_a_copy(void **state)
 {
 	static const uint32_t types[] = { VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_IN };
@@ -120,12 +121,12 @@ static void test_buffer_of_a_copy(void **state)
 		rig_kick(&rig, 0);
 		assert_int_equal(rig_take(&rig, 0, NULL), 0);
 		assert_int_equal(rig_status(&rig, 0, 0), VIRTIO_BLK_S_IOERR);
-		close_expecting(&rig, "closed: a page of the guest's memory at 0x10100");
+		close_expecting(&rig, "closed the connection: a page of the guest's memory at 0x10100");
 		vublk_fd_close(&fd);
 	}
 }
 
-/* The back-end copies a list of ranges, whatever the engine. */
+/* The ranges of a discard or write zeroes are in a lost page. The back-end itself copies them. */
 static void test_buffer_of_ranges(void **state)
 {
 	struct backend_rig rig;
@@ -138,11 +139,11 @@ static void test_buffer_of_ranges(void **state)
 	rig_kick(&rig, 0);
 	assert_int_equal(rig_take(&rig, 0, NULL), 0);
 	assert_int_equal(rig_status(&rig, 0, 0), VIRTIO_BLK_S_IOERR);
-	close_expecting(&rig, "closed: a page of the guest's memory at 0x10100");
+	close_expecting(&rig, "closed the connection: a page of the guest's memory at 0x10100");
 	vublk_fd_close(&fd);
 }
 
-/* The kernel copies and reports EFAULT: the request fails, the session continues. */
+/* If the kernel copies from a lost page, it reports EFAULT. Only the request fails. */
 static void check_file(const char *io, const char *cache)
 {
 	char path[RIG_PATH_BYTES], before[8192], after[8192];
@@ -163,7 +164,7 @@ static void check_file(const char *io, const char *cache)
 				 VIRTIO_BLK_S_IOERR);
 		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, EXTRA_OFFSET, 8192),
 				 VIRTIO_BLK_S_IOERR);
-		assert_true(rig_log_has(&rig, "the image is not at fault: the request's data is in "
+		assert_true(rig_log_has(&rig, "the request's data is in "
 					      "guest memory that cannot be accessed"));
 	}
 	assert_int_equal(pread(image, after, sizeof(after), 0), sizeof(after));
@@ -184,7 +185,7 @@ static void test_buffer_of_a_file(void **state)
 	}
 }
 
-/* Many requests whose headers are lost: none of them becomes a write of zeros. */
+/* The headers of many requests are lost. The back-end must execute none of these requests. */
 static void test_header(void **state)
 {
 	char path[RIG_PATH_BYTES], before[4096], after[4096];
@@ -201,10 +202,10 @@ static void test_header(void **state)
 	open_rig(&rig, options);
 	for (uint16_t i = 0; i < 32; i++)
 		rig_add(&rig, 0, i, VIRTIO_BLK_T_OUT, i, 0x1000 * i, 512);
-	/* The ring stays, and all that follows is lost: headers, data, status bytes. */
+	/* The ring is not lost, but everything after it is: headers, data, status bytes. */
 	assert_int_equal(ftruncate(rig.memory_fd, 0x10000), 0);
 	rig_kick(&rig, 0);
-	close_expecting(&rig, "closed: a page of the guest's memory at 0x1000");
+	close_expecting(&rig, "closed the connection: a page of the guest's memory at 0x1000");
 	for (unsigned i = 0; i < 64; i++) {
 		assert_int_equal(pread(image, after, sizeof(after), i * 4096), sizeof(after));
 		assert_memory_equal(before, after, sizeof(after));
@@ -231,7 +232,7 @@ static void test_inflight_area(void **state)
 	assert_int_equal(ftruncate(area.fd, 0), 0);
 	rig_add(&rig, 0, 0, VIRTIO_BLK_T_IN, 0, 0, 4096);
 	rig_kick(&rig, 0);
-	close_expecting(&rig, "closed: a page of the in-flight area cannot be accessed");
+	close_expecting(&rig, "closed the connection: a page of the in-flight area cannot be accessed");
 	vublk_fd_close(&area.fd);
 }
 
@@ -256,7 +257,7 @@ static void test_dirty_log(void **state)
 	assert_int_equal(ftruncate(fd, 0), 0);
 	rig_add(&rig, 0, 0, VIRTIO_BLK_T_IN, 0, 0, 4096);
 	rig_kick(&rig, 0);
-	close_expecting(&rig, "closed: a page of the dirty log cannot be accessed");
+	close_expecting(&rig, "closed the connection: a page of the dirty log cannot be accessed");
 	vublk_fd_close(&fd);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends whose memory is not shared: the back-end has to warn, because these front-ends see
- * nothing but a disk that hangs.
+ * Front-ends whose memory is not shared with the back-end. The back-end must log a warning, because
+ * the front-end only sees that the disk hangs.
  */
 #include "backend-rig.h"
 
@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* The back-end does not see what the driver writes. */
+/* Gives the driver a private copy of the memory, so that the back-end does not see its writes. */
 static void use_private_memory(struct backend_rig *rig)
 {
 	rig->memory_fd = vublk_memfd_new("rig", RIG_MEMORY, NULL);
@@ -30,12 +30,13 @@ static void test_private_copy(void **state)
 	rig_start(&rig);
 	rig_add(&rig, 0, 0, VIRTIO_BLK_T_IN, 0, 0, 4096);
 	rig_kick(&rig, 0);
-	rig_wait_for_log(&rig, "queue 0 was kicked, and its ring has been empty since it started");
+	rig_wait_for_log(&rig,
+			 "queue 0: the driver sent a kick, but its ring has been empty since it started");
 	assert_true(rig_log_has(&rig, "share=on"));
 	rig_close(&rig);
 }
 
-/* A queue that is to run without any memory: one message says so. */
+/* A queue cannot start because the front-end has sent no memory. One log line tells this. */
 static void test_no_memory(void **state)
 {
 	struct backend_rig rig;
@@ -46,17 +47,17 @@ static void test_no_memory(void **state)
 	rig_negotiate(&rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
-	assert_true(rig_log_has(&rig, "queue 0 does not start: the front-end shares no memory"));
+	assert_true(rig_log_has(&rig, "queue 0 cannot start: the front-end shares no memory"));
 	assert_true(rig_log_has(&rig, "share=on"));
 	lines = rig_log_lines(&rig);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
-	assert_int_equal(rig_log_lines(&rig), lines + 1); /* the message itself */
+	assert_int_equal(rig_log_lines(&rig), lines + 1); /* the line about the missing memory */
 	rig_close(&rig);
 }
 
 /*
- * Acts like a driver in a library: guest addresses are addresses in the program, and the memory is
- * blank until the first request.
+ * Acts like a driver in a library: guest addresses are addresses in the driver's process, and the
+ * memory contains only zeroes until the first request.
  */
 static void start_library(struct backend_rig *rig)
 {
@@ -85,8 +86,9 @@ static void test_idle_library(void **state)
 }
 
 /*
- * A kick without a request is legal. The next front-end's memory is a private copy; its warning
- * shows that the first one's ring was checked long before.
+ * The back-end does not warn about a kick without a request if the memory is shared. A second
+ * front-end has a private copy of its memory. When the back-end warns about the second front-end,
+ * it has also checked the ring of the first one.
  */
 static void test_idle_and_kicked(void **state)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The back-end from the front-end's view: each message, and sequences of messages. */
+/* The back-end as a front-end sees it: each message, and sequences of messages. */
 #include "backend-rig.h"
 
 #include "util/fd.h"
@@ -30,7 +30,7 @@ static void test_features(void **state)
 			 VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) | VUBLK_BIT(30));
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES,
 				     rig.features | VUBLK_BIT(VIRTIO_F_RING_PACKED)), 1);
-	assert_true(rig_log_has(&rig, "SET_FEATURES has the bits 0x400000000"));
+	assert_true(rig_log_has(&rig, "SET_FEATURES sets the bits 0x400000000"));
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES,
 				     rig.protocol_features | VUBLK_BIT(VUBLK_VU_F_PAGEFAULT)), 1);
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_QUEUE_NUM), RIG_QUEUES);
@@ -49,7 +49,7 @@ static void test_status(void **state)
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0xf);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
-	/* The front-end reads the bases, to continue there. */
+	/* The front-end reads the bases, so that it can continue there. */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_get_base(&rig, 0), 1);
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
@@ -131,7 +131,7 @@ static void test_write_cache(void **state)
 	message.payload.config.size_bytes = 8;
 	message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + 8;
 	assert_int_equal(rig_send_acked(&rig, &message), 1);
-	assert_true(rig_log_has(&rig, "only the byte at 32 may be written"));
+	assert_true(rig_log_has(&rig, "only the byte at offset 32 (wce) may be written"));
 	rig_close(&rig);
 }
 
@@ -142,7 +142,7 @@ static void test_bad_vrings(void **state)
 	rig_open_memory(&rig);
 	rig_start(&rig);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, RIG_QUEUES, 128), 1);
-	assert_true(rig_log_has(&rig, "SET_VRING_NUM names queue 4, but this disk has 4 queues"));
+	assert_true(rig_log_has(&rig, "SET_VRING_NUM names queue 4, but this disk has only 4 queues"));
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, UINT32_MAX, 1), 1);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_CALL, 255, -1), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 0), 1);
@@ -151,7 +151,7 @@ static void test_bad_vrings(void **state)
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 1, 65536), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 2), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 0, 64), 1);
-	assert_true(rig_log_has(&rig, "queue 0, which runs"));
+	assert_true(rig_log_has(&rig, "not allowed for queue 0 while its ring runs"));
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0, 5), 1);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
 	rig_close(&rig);
@@ -169,8 +169,8 @@ static void test_ring_outside_memory(void **state)
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
 					  rig.queues[1].kick_fd), 0);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 1), 1);
-	assert_true(rig_log_has(&rig, "queue 1 cannot start: its used ring at 0x"));
-	/* Misaligned rings are refused as well. */
+	assert_true(rig_log_has(&rig, "queue 1 cannot start: the used ring at 0x"));
+	/* Refused, too: a ring that is not aligned. */
 	assert_int_equal(rig_set_addr(&rig, 1, RIG_USER + 1, RIG_USER + 0x1000,
 				      RIG_USER + 0x2000), 0);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
@@ -196,7 +196,7 @@ static void test_kick_that_is_no_kick(void **state)
 	rig_close(&rig);
 }
 
-/* The queue starts with the last message that it needs, whichever that is. */
+/* A queue starts when it has got all messages that it needs, in any order. */
 static void test_enable_before_kick(void **state)
 {
 	struct backend_rig rig;
@@ -216,8 +216,8 @@ static uint64_t set_kick(struct backend_rig *rig)
 }
 
 /*
- * A ring starts at SET_VRING_KICK, without a kick. It may be enabled or disabled at any time,
- * and keeps that setting while it is stopped.
+ * SET_VRING_KICK starts a ring without a kick. A ring may be enabled or disabled at any time, and
+ * stays enabled or disabled while it is stopped.
  */
 static void test_enable_is_remembered(void **state)
 {
@@ -227,7 +227,7 @@ static void test_enable_is_remembered(void **state)
 	rig_start(&rig);
 	for (uint16_t i = 0; i < 2; i++) {
 		assert_int_equal(rig_get_base(&rig, 0), i);
-		if (i) /* disabled and enabled again while it is stopped */
+		if (i) /* the second time: disabled and enabled again while it is stopped */
 			assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
 		rig_add(&rig, 0, i, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 		vublk_driver_ring_publish(&rig.queues[0].driver);
@@ -245,15 +245,15 @@ static void test_enable_is_remembered(void **state)
 	rig_close(&rig);
 }
 
-/* A driver that never kicks, such as SPDK's: it is served slowly, with one warning. */
+/* A driver, such as SPDK's polling driver, never kicks. It is served slowly, with one warning. */
 static void test_a_driver_without_kicks(void **state)
 {
 	struct backend_rig rig;
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
-	/* No warning while the worker polls. */
-	while (!rig_log_has(&rig, "queue 0 has requests, and its driver sends no kicks")) {
+	/* There is no warning while the worker polls. */
+	while (!rig_log_has(&rig, "queue 0: the driver does not send kicks")) {
 		rig_add(&rig, 0, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 		vublk_driver_ring_publish(&rig.queues[0].driver);
 		assert_int_equal(rig_take(&rig, 0, NULL), 0);
@@ -272,7 +272,7 @@ static void test_disabled_queue_rests(void **state)
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
 	rig_add(&rig, 0, 3, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 	rig_kick(&rig, 0);
-	/* It would have been served after one more exchange of messages. */
+	/* One more exchange of messages would be enough time to serve it. */
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	assert_false(vublk_driver_ring_has_completion(&rig.queues[0].driver));
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
@@ -280,7 +280,7 @@ static void test_disabled_queue_rests(void **state)
 	rig_close(&rig);
 }
 
-/* A front-end that does not know bit 30: rings are enabled from the start. */
+/* If a front-end does not accept bit 30 (PROTOCOL_FEATURES), its rings start enabled. */
 static void test_without_protocol_features(void **state)
 {
 	struct backend_rig rig;
@@ -312,7 +312,7 @@ static void test_base_and_restart(void **state)
 	rig_close(&rig);
 }
 
-/* A front-end that read the used index before the last completions. */
+/* SET_VRING_BASE is older than the used index: the front-end has missed the last completions. */
 static void test_base_behind_used(void **state)
 {
 	struct backend_rig rig;
@@ -323,7 +323,7 @@ static void test_base_behind_used(void **state)
 		assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
 	assert_int_equal(rig_get_base(&rig, 0), 5);
 	assert_int_equal(rig_tell_queue(&rig, 0, 3), 0);
-	assert_true(rig_log_has(&rig, "queue 0 continues at its used index, 5"));
+	assert_true(rig_log_has(&rig, "queue 0 starts at its used index, 5"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 512), VIRTIO_BLK_S_OK);
 	assert_int_equal(rig_get_base(&rig, 0), 6);
 	rig_close(&rig);
@@ -396,7 +396,7 @@ static uint64_t remove_region(struct backend_rig *rig, uint64_t guest, uint64_t 
 		.guest_addr = guest, .user_addr = user, .size_bytes = bytes,
 	};
 	message.header.size = sizeof(message.payload.mem_reg);
-	/* A descriptor that should not be there is closed; the harness checks that. */
+	/* A surplus descriptor is closed; the harness checks that. */
 	message.fds[0] = rig->channel.fd;
 	message.num_fds = 1;
 	return rig_send_acked(rig, &message);
@@ -410,12 +410,12 @@ static void test_memory_slots(void **state)
 	rig_open_memory(&rig);
 	rig_start(&rig);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 4096), 0);
-	/* Overlaps in guest, then in user addresses. */
+	/* Refused: an overlap in guest addresses, then one in user addresses. */
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1800, 0x8000, 4096, 0), 1);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x8000, 0x1fff, 4096, 0), 1);
 	rig_expect_regions_refused(&rig);
-	assert_true(rig_log_has(&rig, "its descriptor is not a memory file"));
-	/* An offset that is no multiple of a page. */
+	assert_true(rig_log_has(&rig, "is not a memory file"));
+	/* An offset that is no multiple of a page is accepted. */
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x10000, 0x10000, 4096, 512), 0);
 	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 8192), 1);
 	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 4096), 0);
@@ -426,8 +426,8 @@ static void test_memory_slots(void **state)
 }
 
 /*
- * A VMM whose memory map changes removes a region and adds its pieces, one message each,
- * without stopping the rings in it: they wait and resume.
+ * When the memory map of a VM changes, the VMM removes a region and adds its pieces, with one
+ * message each. It does not stop the rings in this region. The rings must wait and resume.
  */
 static void test_ring_waits_for_its_memory(void **state)
 {
@@ -448,7 +448,7 @@ static void test_ring_waits_for_its_memory(void **state)
 					 RIG_MEMORY / 2, 0), 0);
 	assert_int_equal(rig_take(&rig, 0, NULL), 3);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
-	/* The same with a whole table. */
+	/* The ring also resumes if a new table has its memory. */
 	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY / 2), 0);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
@@ -470,7 +470,7 @@ static void test_all_slots(void **state)
 	for (unsigned i = 509; i-- > 0;)
 		assert_int_equal(rig_add_mem_reg(&rig, fd, i * 8192, i * 8192, 4096, 0), 0);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 509 * 8192, 509 * 8192, 4096, 0), 1);
-	assert_true(rig_log_has(&rig, "all 509 memory slots are used"));
+	assert_true(rig_log_has(&rig, "all 509 memory slots are in use"));
 	for (unsigned i = 0; i < 509; i += 2)
 		assert_int_equal(remove_region(&rig, i * 8192, i * 8192, 4096), 0);
 	vublk_fd_close(&fd);
@@ -491,7 +491,7 @@ static void test_bad_mem_tables(void **state)
 	message.header.flags = VUBLK_VU_VERSION;
 	message.payload.table.num_regions = 1;
 	assert_int_equal(rig_send_acked(&rig, &message), 1);
-	assert_true(rig_log_has(&rig, "names 1 regions but has 0 descriptors"));
+	assert_true(rig_log_has(&rig, "lists 1 regions, but has 0 file descriptors"));
 	message.header.flags = VUBLK_VU_VERSION;
 	message.payload.table.num_regions = 2;
 	message.fds[0] = message.fds[1] = rig.memory_fd;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Batches of requests to a file in memory: one system call executes many requests. Requests that
- * this call cannot move are executed by plain calls or fail with a message; holes stay holes.
+ * Batches of requests to a file in memory: one system call executes many requests. Requests that a
+ * batch cannot execute are executed by plain calls, or fail with a message. Holes stay holes.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -21,11 +21,11 @@
 #define BYTES 4096
 #define MANY 16
 
-/* The number of calls, and the behaviour of the next batches. */
+/* The numbers of calls, and the behavior of the next batches. */
 static struct {
 	unsigned plain, batches;
-	int batch_fails; /* with this errno */
-	ssize_t at_most; /* the most that a batch moves; 0: all */
+	int batch_fails; /* the errno with which a batch fails */
+	ssize_t at_most; /* the most bytes that a batch moves; 0: no limit */
 } calls;
 
 ssize_t __real_pread64(int fd, void *buffer, size_t bytes, off_t offset);
@@ -57,7 +57,7 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t bytes, off_t offset)
 	return __real_pwrite64(fd, buffer, bytes, offset);
 }
 
-/* The buffers of a batch, or the allowed part of the first; NULL: it fails. */
+/* Returns the buffers that a batch may use: all, or a part of the first. NULL: it must fail. */
 static const struct iovec *begin_batch(const struct iovec *local, unsigned long *count,
 				       struct iovec *part)
 {
@@ -101,9 +101,9 @@ struct disk {
 	int fd;
 	struct vublk_engine *engine;
 	struct vublk_engine_queue *queue;
-	char *image; /* its expected content */
+	char *image; /* the expected content of the image */
 	int buffer_fd;
-	char *buffers; /* the driver's buffers, of IMAGE_BYTES */
+	char *buffers; /* the driver's buffers, IMAGE_BYTES in total */
 	struct vublk_engine_io ios[MANY];
 	struct iovec iovs[MANY][2];
 	unsigned num_ios;
@@ -126,7 +126,7 @@ static void open_engine(struct disk *disk, bool read_only)
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queue, &error), 0);
 }
 
-/* Opens an image that is written as a whole, or has a hole from the middle on. */
+/* Opens an image. All of it was written; or, with `has_hole`, its second half is a hole. */
 static void disk_open(struct disk *disk, bool has_hole)
 {
 	const struct vublk_file *file;
@@ -166,7 +166,7 @@ static void disk_close(struct disk *disk)
 	close(disk->fd);
 }
 
-/* Adds a request, in two parts, between the image and the buffers at the same offset. */
+/* Adds a request whose data is at `offset` in both the image and the buffers, in two segments. */
 static void ask(struct disk *disk, enum vublk_engine_op op, uint64_t offset, uint64_t bytes,
 		unsigned flags)
 {
@@ -197,14 +197,14 @@ static void finish_well(struct disk *disk)
 		assert_int_equal(disk->ios[i].result, 0);
 }
 
-/* MANY requests of all parts of the image. */
+/* Adds MANY requests, which are spread over the image. */
 static void ask_many(struct disk *disk, enum vublk_engine_op op, unsigned flags)
 {
 	for (unsigned i = 0; i < MANY; i++)
 		ask(disk, op, (uint64_t)i * (IMAGE_BYTES / MANY) + 512, BYTES, flags);
 }
 
-/* Checks that buffers and image are equal where the requests were. */
+/* Checks that the buffers are equal to the expected image in the ranges of the requests. */
 static void check_many(const struct disk *disk)
 {
 	for (unsigned i = 0; i < MANY; i++) {
@@ -214,7 +214,7 @@ static void check_many(const struct disk *disk)
 	}
 }
 
-/* Puts new bytes into the buffers, to be written. */
+/* Fills the buffers of the requests, and the expected content of the image, with new bytes. */
 static void fill_many(struct disk *disk, unsigned seed)
 {
 	for (unsigned i = 0; i < MANY; i++) {
@@ -235,7 +235,7 @@ static void check_image(const struct disk *disk)
 	free(there);
 }
 
-/* Reads everything; checks that all requests succeed and that buffers and image are equal. */
+/* Makes MANY reads. Checks that all succeed, and that buffers and image are equal. */
 static void read_many(struct disk *disk)
 {
 	ask_many(disk, VUBLK_OP_READ, 0);
@@ -259,7 +259,7 @@ static blkcnt_t blocks_of(const struct disk *disk)
 	return st.st_blocks;
 }
 
-/* --- what is there ---------------------------------------------------------------- */
+/* --- what a batch can move -------------------------------------------------------- */
 
 static void test_reads(void **state)
 {
@@ -280,7 +280,7 @@ static struct timespec mtime_of(const struct disk *disk)
 	return st.st_mtim;
 }
 
-/* Programs that copy changed files must see the change. */
+/* A write changes the file's times, so that programs that copy changed files see the change. */
 static void test_writes(void **state)
 {
 	const struct timespec long_ago[2] = { { .tv_sec = 1000 }, { .tv_sec = 1000 } };
@@ -294,7 +294,7 @@ static void test_writes(void **state)
 	disk_close(&disk);
 }
 
-/* Concurrent reads and writes are one batch each. */
+/* Reads and writes that are committed together are two batches. */
 static void test_both(void **state)
 {
 	struct disk disk;
@@ -320,7 +320,7 @@ static void test_both(void **state)
 	disk_close(&disk);
 }
 
-/* Requests that no batch takes: few, long ones, and durable writes. */
+/* Few requests, long requests and durable writes are in no batch. */
 static void test_no_batch(void **state)
 {
 	struct disk disk;
@@ -339,9 +339,9 @@ static void test_no_batch(void **state)
 	disk_close(&disk);
 }
 
-/* --- what is not ------------------------------------------------------------------- */
+/* --- what a batch cannot move ----------------------------------------------------- */
 
-/* A read of a hole finds zeroes, and does not fill the hole. */
+/* A read of a hole returns zeroes and does not fill the hole. */
 static void test_holes_stay(void **state)
 {
 	struct disk disk;
@@ -366,8 +366,8 @@ static void test_holes_are_filled(void **state)
 }
 
 /*
- * After failures, batches are tried rarely; when they succeed, they are used for every request
- * again.
+ * After failures, the engine rarely tries a batch. When batches succeed again, it uses them for all
+ * requests.
  */
 static void test_in_vain(void **state)
 {
@@ -390,7 +390,7 @@ static void test_in_vain(void **state)
 	disk_close(&disk);
 }
 
-/* A batch can move only a part of its requests, or of one request. */
+/* A batch executes only some of its requests, or only a part of a request. */
 static void test_part(void **state)
 {
 	static const ssize_t parts[] = { 1, BYTES / 4, BYTES / 8 };
@@ -419,7 +419,7 @@ static void test_refused(void **state)
 	disk_close(&disk);
 }
 
-/* Another program shrinks the image: only requests past its end fail, without a signal. */
+/* Another program shrinks the image. Only requests past its end fail, and no signal comes. */
 static void test_shrunk_image(void **state)
 {
 	struct disk disk;
@@ -434,7 +434,7 @@ static void test_shrunk_image(void **state)
 	disk_close(&disk);
 }
 
-/* The same when a driver's memory shrinks. */
+/* The buffers' file shrinks. Only requests past its end fail, and no signal comes. */
 static void test_shrunk_buffers(void **state)
 {
 	struct disk disk;
@@ -450,7 +450,7 @@ static void test_shrunk_buffers(void **state)
 	disk_close(&disk);
 }
 
-/* The mapping does not cover what was added after the image was opened. */
+/* The image grows after it was opened. The engine's mapping does not cover the added bytes. */
 static void test_grown(void **state)
 {
 	struct disk disk;
@@ -488,7 +488,7 @@ static void test_read_only(void **state)
 	disk_close(&disk);
 }
 
-/* A hole stays one even if all memory is locked and mappings are filled. */
+/* A hole stays a hole even if all memory is locked, which fills new mappings. */
 static void test_locked(void **state)
 {
 	struct disk disk;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A failed sync: the kernel reports a lost write once, and the engine must not forget it. The
- * test makes calls of the blocking method and completions of io_uring fail.
+ * A sync that fails. The kernel reports a lost write only once, so the engine must remember the
+ * loss. The test makes system calls of the blocking method and completions of io_uring fail.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -19,7 +19,7 @@
 #define IMAGE_BYTES (1 << 20)
 #define BYTES 4096
 
-/* The next calls of each kind fail with this errno; 0: they work. */
+/* The errno with which the next calls of each kind fail (0: they work), and a count of syncs. */
 static struct {
 	int sync, durable_write, plain_write;
 	unsigned syncs;
@@ -34,7 +34,7 @@ int __wrap_fdatasync(int fd);
 unsigned __wrap_io_uring_peek_batch_cqe(struct io_uring *ring, struct io_uring_cqe **cqes,
 					unsigned count);
 
-/* The kernel reports a lost write once. */
+/* Returns the errno of a sync. Like the kernel, it reports a lost write only once. */
 static int report_sync(void)
 {
 	int code = failing.sync;
@@ -98,7 +98,7 @@ struct disk {
 };
 
 static struct {
-	unsigned errors; /* number of lines */
+	unsigned errors; /* the number of error lines */
 	char text[1024];
 } logged;
 
@@ -112,7 +112,7 @@ static void keep(void *opaque, enum vublk_log_level level, const char *text)
 
 static const struct vublk_log test_log = { keep, NULL, VUBLK_LOG_DEBUG };
 
-/* False: this system lacks the mode. */
+/* Opens the disk in this mode. Returns false if the system lacks the mode. */
 static bool disk_open(struct disk *disk, const struct mode *mode)
 {
 	char path[128];
@@ -177,7 +177,7 @@ static int flush(struct disk *disk, unsigned queue)
 	return disk_do(disk, queue, VUBLK_OP_FLUSH, 0);
 }
 
-/* Checks that requests that guarantee stable data fail, and that the others are served. */
+/* Checks that requests that must make data stable fail, and that all others succeed. */
 static void check_lost(struct disk *disk)
 {
 	for (unsigned i = 0; i < 2; i++) {
@@ -189,7 +189,7 @@ static void check_lost(struct disk *disk)
 		assert_int_equal(disk_do(disk, i, VUBLK_OP_READ, 0), 0);
 	}
 	assert_int_equal(logged.errors, 1);
-	assert_non_null(strstr(logged.text, "every flush and every durable write"));
+	assert_non_null(strstr(logged.text, "all further flushes and durable writes"));
 	assert_non_null(strstr(logged.text, "restart this program"));
 }
 
@@ -213,7 +213,7 @@ static void check_flush(struct disk *disk)
 	failing.syncs = 0;
 	check_lost(disk);
 	assert_int_equal(failing.syncs, 0);
-	/* The same for a queue that is created later. */
+	/* The same holds for a queue that is created later. */
 	disk->queues[1]->ops->free(disk->queues[1]);
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queues[1], &error), 0);
 	check_lost(disk);
@@ -225,8 +225,8 @@ static void test_flush(void **state)
 }
 
 /*
- * When one of two concurrent syncs fails, the kernel may have given it the other's report. So both
- * flushes fail.
+ * Two flushes make syncs at the same time. The kernel reports a lost write to only one of them, but
+ * both flushes may be affected. So both fail.
  */
 static void check_both_at_once(struct disk *disk)
 {
@@ -263,7 +263,7 @@ static void test_interrupted(void **state)
 	for_each_mode(check_interrupted);
 }
 
-/* The write is made, and its sync fails. */
+/* The write works, but its sync fails. */
 static void check_durable_write(struct disk *disk)
 {
 	failing.durable_write = EIO;
@@ -277,7 +277,7 @@ static void test_durable_write(void **state)
 	for_each_mode(check_durable_write);
 }
 
-/* The write itself fails: its driver is told, and no other write is lost. */
+/* The write itself fails. Only this request gets an error, because no other write is lost. */
 static void check_failed_write(struct disk *disk)
 {
 	failing.durable_write = failing.plain_write = ENOSPC;
@@ -292,7 +292,22 @@ static void test_failed_write(void **state)
 	for_each_mode(check_failed_write);
 }
 
-/* A range is made stable by a sync of its own. */
+/* The sync fails, and the repeated write, too, but for another reason. */
+static void check_durable_write_fails_twice(struct disk *disk)
+{
+	failing.durable_write = EIO;
+	failing.plain_write = ENOSPC;
+	assert_int_equal(disk_do(disk, 1, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), -ENOSPC);
+	failing.durable_write = failing.plain_write = 0;
+	check_lost(disk);
+}
+
+static void test_durable_write_fails_twice(void **state)
+{
+	for_each_mode(check_durable_write_fails_twice);
+}
+
+/* A durable range has a sync of its own. */
 static void check_durable_range(struct disk *disk)
 {
 	failing.sync = EIO;
@@ -305,7 +320,7 @@ static void test_durable_range(void **state)
 {
 	struct disk disk;
 
-	/* Only the calls distinguish a range from its sync. */
+	/* Only the calls show which of the two failed, the range or its sync. */
 	for (size_t i = 0; i < 2; i++) {
 		if (!disk_open(&disk, &modes[i]))
 			continue;
@@ -322,6 +337,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_interrupted),
 		VUBLK_TEST(test_durable_write),
 		VUBLK_TEST(test_failed_write),
+		VUBLK_TEST(test_durable_write_fails_twice),
 		VUBLK_TEST(test_durable_range),
 	};
 

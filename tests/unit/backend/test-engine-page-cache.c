@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which calls the file engine makes without io_uring, and which calls it must not make without
- * io_uring. The test intercepts and counts the calls, and decides what the page cache contains.
+ * Which requests the file engine executes by plain system calls, and which it must leave to
+ * io_uring. The test intercepts and counts the system calls, and decides which data the page cache
+ * contains.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -22,13 +23,13 @@
 #define IMAGE_BYTES (4 << 20)
 #define NOTHING SIZE_MAX
 
-/* The number of calls of each kind, and the behaviour of the next ones. */
+/* The numbers of calls of each kind, and the behavior of the next calls. */
 static struct {
 	unsigned plain, vectors, durable, tries, syncs, submits;
-	int try_fails;       /* RWF_NOWAIT fails with this errno; 0: all is cached */
-	size_t at_most;      /* bytes moved by a call; 0: all */
-	int fail_after_part; /* errno of the call after that */
-	int submit_fails;    /* io_uring_submit() fails with this errno */
+	int try_fails;       /* the errno with which RWF_NOWAIT fails; 0: everything is cached */
+	size_t at_most;      /* the most bytes that a call moves; 0: no limit; NOTHING: it fails */
+	int fail_after_part; /* the errno of a call that moves NOTHING */
+	int submit_fails;    /* the errno with which io_uring_submit() fails */
 } calls;
 
 ssize_t __real_pread64(int fd, void *buffer, size_t bytes, off_t offset);
@@ -44,7 +45,7 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t off
 int __wrap_fdatasync(int fd);
 int __wrap_io_uring_submit(struct io_uring *ring);
 
-/* The bytes that a call may move; 0: it fails with errno. */
+/* Returns how many of `bytes` a call may move. 0: errno is set, and the call must fail with it. */
 static size_t allowed(size_t bytes)
 {
 	if (calls.at_most == NOTHING) {
@@ -73,7 +74,10 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t bytes, off_t offset)
 	return n ? __real_pwrite64(fd, buffer, n, offset) : -1;
 }
 
-/* A call of several buffers, or a try; false: it fails. */
+/*
+ * Counts a call of preadv2() or pwritev2(), which is a try if `flags` contain RWF_NOWAIT. Returns
+ * false if the call must fail.
+ */
 static bool count_vector(int flags)
 {
 	if (flags & RWF_DSYNC)
@@ -87,7 +91,7 @@ static bool count_vector(int flags)
 	return !calls.try_fails;
 }
 
-/* The buffers of a call, or the allowed part of the first. */
+/* Returns the buffers that a call may use: all of them, or only a part of the first one. */
 static const struct iovec *shorten(const struct iovec *iov, int *count, struct iovec *part)
 {
 	*part = iov[0];
@@ -140,7 +144,7 @@ struct disk {
 	int fd;
 	struct vublk_engine *engine;
 	struct vublk_engine_queue *queue;
-	char *data; /* of IMAGE_BYTES */
+	char *data; /* IMAGE_BYTES of data */
 	char *back;
 };
 
@@ -148,8 +152,8 @@ static struct engine_log last;
 static const struct vublk_log test_log = { engine_log_keep, &last, VUBLK_LOG_DEBUG };
 
 /*
- * Opens an image, always on tmpfs. In a case about a disk, the engine takes the file system for
- * another one.
+ * Opens an image, which is always on tmpfs. If `in_memory` is false, the engine is told that the
+ * image is on another file system.
  */
 static void disk_open(struct disk *disk, enum vublk_io_method method, bool in_memory)
 {
@@ -199,7 +203,7 @@ static int disk_read(struct disk *disk, uint64_t offset, size_t bytes)
 	return engine_io(disk->queue, VUBLK_OP_READ, 0, offset, bytes, &iov, 1);
 }
 
-/* Writes, reads back, compares. */
+/* Writes data, reads it back and compares. */
 static void check_both(struct disk *disk, unsigned flags, uint64_t offset, size_t bytes)
 {
 	assert_int_equal(disk_write(disk, flags, offset, bytes), 0);
@@ -246,8 +250,8 @@ static void test_all_by_io_uring(void **state)
 #define NUM_REFUSED 300 /* more than io_uring has entries */
 
 /*
- * The kernel accepts no entries for a while, and no event says when it does again. The engine
- * requests another poll() soon, which is enough.
+ * For a while the kernel accepts no entries of io_uring, and no event tells when it accepts them
+ * again. So the engine must request that its poll() is called again soon.
  */
 static void check_refused(int code)
 {
@@ -273,7 +277,10 @@ static void check_refused(int code)
 		assert_int_equal(disk.queue->ops->poll(disk.queue, done, NUM_REFUSED), 0);
 	}
 	calls.submit_fails = 0;
-	/* One poll submits as much as the kernel takes; then completions signal. */
+	/*
+	 * One poll submits as many entries as the kernel accepts. After that, completions signal
+	 * the queue's descriptor.
+	 */
 	disk.queue->ops->poll(disk.queue, done, 0);
 	while (n < NUM_REFUSED)
 		n += disk.queue->ops->poll(disk.queue, &done[n], NUM_REFUSED - n);
@@ -291,7 +298,7 @@ static void test_refused_for_a_while(void **state)
 	check_refused(ENOMEM);
 }
 
-/* A call can move less than requested, and the next call can fail. */
+/* A call moves fewer bytes than requested, and the next call fails. */
 static void test_memory_short(void **state)
 {
 	struct disk disk;
@@ -302,7 +309,7 @@ static void test_memory_short(void **state)
 	assert_int_equal(calls.plain, 10);
 	calls.fail_after_part = ENOSPC;
 	assert_int_equal(disk_write(&disk, 0, 0, 4096), -ENOSPC);
-	assert_non_null(strstr(last.text, "free room on its file system"));
+	assert_non_null(strstr(last.text, "free some space on its file system"));
 	calls.at_most = calls.fail_after_part = 0;
 	check_both(&disk, 0, 0, 4096);
 	assert_int_equal(calls.submits, 0);
@@ -312,7 +319,7 @@ static void test_memory_short(void **state)
 #define LONG_BYTES (128u << 10)
 #define NUM_LONG 16
 
-/* After a few long requests the others wait for a poll, in order. */
+/* After a few long requests, the other requests wait for the next poll. They keep their order. */
 static void test_memory_in_turns(void **state)
 {
 	struct vublk_engine_io ios[NUM_LONG + 1], *done[NUM_LONG + 1];
@@ -360,7 +367,7 @@ static void test_cached(void **state)
 	check_both(&disk, 0, 512, 4096);
 	assert_int_equal(calls.tries, 2);
 	assert_int_equal(calls.submits, 0);
-	/* These would wait for the disk. */
+	/* These requests would wait for the disk. */
 	assert_int_equal(disk_write(&disk, VUBLK_IO_DURABLE, 0, 4096), 0);
 	assert_int_equal(engine_io(disk.queue, VUBLK_OP_FLUSH, 0, 0, 0, NULL, 0), 0);
 	assert_int_equal(disk_write(&disk, 0, 0, 256 << 10), 0);
@@ -373,7 +380,7 @@ static void test_cached(void **state)
 	disk_close(&disk);
 }
 
-/* Several requests together are one system call. */
+/* Several requests that are committed together cost one system call. */
 static void test_cached_several(void **state)
 {
 	struct vublk_engine_io ios[8];
@@ -399,7 +406,7 @@ static void test_cached_several(void **state)
 	disk_close(&disk);
 }
 
-/* The cached part is moved by a call, the rest by io_uring. */
+/* A system call moves the cached part of a request, and io_uring moves the rest. */
 static void test_cached_in_part(void **state)
 {
 	struct iovec iov[3];
@@ -422,8 +429,8 @@ static void test_cached_in_part(void **state)
 }
 
 /*
- * While the cache is cold, cached reads are tried rarely; when it is warm, they are tried for every
- * request again.
+ * If tries fail, the engine rarely tries the page cache. When tries succeed again, it tries the
+ * page cache for each request.
  */
 static void test_cold(void **state)
 {
@@ -438,7 +445,7 @@ static void test_cold(void **state)
 		assert_int_equal(disk_read(&disk, 512, 4096), 0);
 	tries = calls.tries;
 	assert_in_range(tries, 4, 16);
-	/* Writes have a back-off of their own. */
+	/* Reads and writes have separate back-offs. */
 	assert_int_equal(disk_write(&disk, 0, 0, 512), 0);
 	assert_int_equal(disk_write(&disk, 0, 0, 512), 0);
 	assert_true(calls.tries > tries);
@@ -449,7 +456,7 @@ static void test_cold(void **state)
 	disk_close(&disk);
 }
 
-/* A file system without RWF_NOWAIT is tried once per direction. */
+/* If the file system lacks RWF_NOWAIT, the engine tries it once for reads and once for writes. */
 static void test_no_tries(void **state)
 {
 	static const int codes[] = { EOPNOTSUPP, EINVAL };
@@ -471,7 +478,7 @@ static void test_no_tries(void **state)
 	}
 }
 
-/* The error of a try is not the request's result. */
+/* If a try fails, io_uring executes the request, and the error of the try is ignored. */
 static void test_try_is_no_verdict(void **state)
 {
 	struct disk disk;
@@ -486,7 +493,7 @@ static void test_try_is_no_verdict(void **state)
 
 /* --- files that fail ----------------------------------------------------------- */
 
-/* Another program shrinks the image: the request fails with an error, and no signal comes. */
+/* Another program shrinks the image. A request past its end fails, and causes no signal. */
 static void test_shrunk(void **state)
 {
 	struct disk disk;
@@ -502,7 +509,7 @@ static void test_shrunk(void **state)
 	}
 }
 
-/* A limit of the process is an error of the request; workers block the signal. */
+/* A write past the file size limit of the process fails. Workers block the signal SIGXFSZ. */
 static void test_file_size_limit(void **state)
 {
 	struct rlimit limit = { .rlim_cur = 8192, .rlim_max = RLIM_INFINITY };

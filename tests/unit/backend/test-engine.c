@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The engines alone: the effect of each request on the bytes, in each mode. */
+/* The engines without a back-end: the effect of each request on the disk's bytes, in each mode. */
 #include "engine-rig.h"
 #include "harness.h"
 
@@ -55,7 +55,7 @@ static void make_image(off_t bytes)
 	close(fd);
 }
 
-/* 0, or an errno: the mode is not available on this system. */
+/* Opens an engine in this mode and a queue. Returns 0, or an errno if the system lacks the mode. */
 static int open_mode(const struct mode *mode, struct vublk_engine **engine,
 		     struct vublk_engine_queue **queue)
 {
@@ -142,7 +142,7 @@ static void test_transfer(void **state)
 	for_each_mode(check_transfer);
 }
 
-/* Buffers that O_DIRECT refuses, and more of them than one bounce holds. */
+/* Uses buffers that O_DIRECT refuses, and a request that is larger than the bounce buffer. */
 static void check_unaligned(struct vublk_engine_queue *queue)
 {
 	const size_t bytes = 3 << 19;
@@ -204,7 +204,7 @@ static void test_many(void **state)
 	for_each_mode(check_many);
 }
 
-/* More pieces than one system call takes. */
+/* Makes requests with more segments than one system call accepts. */
 static void check_many_pieces(struct vublk_engine_queue *queue)
 {
 	const unsigned pieces = IOV_MAX + 24;
@@ -238,7 +238,7 @@ static void test_many_pieces(void **state)
 	for_each_mode(check_many_pieces);
 }
 
-/* A completion that was waited for and taken does not signal again. */
+/* Checks that a completion that was taken after a wait does not signal again. */
 static void check_wakes_once(struct vublk_engine_queue *queue)
 {
 	char *data = aligned_alloc(4096, 4096);
@@ -290,7 +290,7 @@ static void memory_write(struct vublk_engine_queue *queue, uint64_t offset, char
 	assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, offset, bytes, &iov, 1), 0);
 }
 
-/* Checks for `data` or zeroes; `back` is a buffer. */
+/* Checks that a range contains `data` (NULL: zeroes). `back` is scratch space of `bytes` bytes. */
 static void check_stored(struct vublk_engine_queue *queue, uint64_t offset, const char *data,
 			 char *back, size_t bytes)
 {
@@ -304,7 +304,10 @@ static void check_stored(struct vublk_engine_queue *queue, uint64_t offset, cons
 		assert_true(is_zero(back, bytes));
 }
 
-/* Short writes allocate the pages that they touch; long ones at most a huge page. */
+/*
+ * The memory that a disk in memory uses. A short write allocates only the pages that it touches. A
+ * long write allocates at most a huge page per extent.
+ */
 static void test_memory_disk_room(void **state)
 {
 	const struct vublk_engine_options options = {
@@ -329,7 +332,7 @@ static void test_memory_disk_room(void **state)
 	for (unsigned i = 0; i < NUM_EXTENTS; i++)
 		memory_write(queue, i * (uint64_t)EXTENT + i % 2 * 8192, data, 4096);
 	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (1 << 20));
-	/* The extents stay allocated in this way until they are empty. */
+	/* An extent keeps its kind of pages until it is empty. */
 	memory_write(queue, 0, data, 1 << 20);
 	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (2 << 20));
 	check_stored(queue, 1 << 20, NULL, back, 1 << 20);
@@ -382,7 +385,7 @@ static void test_zeroes(void **state)
 	for_each_mode(check_zeroes);
 }
 
-/* A file system that can neither punch holes nor zero ranges. */
+/* The engine works as if the file system could neither punch holes nor zero ranges. */
 static void check_written_zeroes(struct vublk_engine_queue *queue)
 {
 	if (queue->engine->ops != &vublk_engine_file)
@@ -450,7 +453,7 @@ static void test_refused_images(void **state)
 
 	make_image(1000);
 	assert_int_equal(try_open(&options, &error), -EMEDIUMTYPE);
-	assert_non_null(strstr(error.text, "not a multiple of 512; make it 1024"));
+	assert_non_null(strstr(error.text, "expected a multiple of 512. Resize it to 1024"));
 	make_image(0);
 	assert_int_equal(try_open(&options, &error), -EMEDIUMTYPE);
 	assert_non_null(strstr(error.text, "is empty"));
@@ -491,7 +494,7 @@ static void test_locks(void **state)
 	assert_int_equal(try_open(&writer, &error), 0);
 }
 
-/* QEMU holds a read lock on this byte of an image that it may write. */
+/* QEMU holds a read lock on byte 101 of each image to which it may write. */
 static void test_lock_of_qemu(void **state)
 {
 	struct vublk_engine_options options = { .path = image, .log = &test_log };
@@ -510,7 +513,7 @@ static void test_lock_of_qemu(void **state)
 	assert_int_equal(try_open(&options, &error), 0);
 }
 
-/* In each mode: the read fails, and the log says why. */
+/* The image was truncated. In each mode a read past its end fails, and the log tells the reason. */
 static void test_truncated(void **state)
 {
 	char *data = aligned_alloc(4096, 4096);
@@ -525,7 +528,7 @@ static void test_truncated(void **state)
 		assert_int_equal(truncate(image, 8192), 0);
 		assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 4096, 4096, &iov, 1), 0);
 		assert_int_equal(engine_io(queue, VUBLK_OP_READ, 0, 8192, 4096, &iov, 1), -EIO);
-		assert_non_null(strstr(last.text, "; the image has only 8192 bytes now"));
+		assert_non_null(strstr(last.text, "; the image now has only 8192 bytes"));
 		close_mode(engine, queue);
 	}
 	free(data);
@@ -548,7 +551,7 @@ static void test_refresh(void **state)
 	vublk_engine_close(engine);
 }
 
-/* An image whose size is not a multiple of O_DIRECT's blocks is still served. */
+/* Serves an image that is a memfd. A kernel may refuse O_DIRECT for it. */
 static void check_memory_file(enum vublk_cache_mode cache, enum vublk_io_method method)
 {
 	struct vublk_engine_options options = {
@@ -586,7 +589,10 @@ static void test_memory_file(void **state)
 
 /* --- block devices ---------------------------------------------------------------- */
 
-/* A loop device of the image, removed with its last descriptor; skips if not available. */
+/*
+ * Makes a loop device of the image. The device disappears when its last descriptor is closed. Skips
+ * the case if no loop device can be made.
+ */
 static int make_loop(char path[32], unsigned block_bytes)
 {
 	struct loop_config config = { .block_size = block_bytes };
@@ -640,7 +646,7 @@ static void check_device(const char *path, enum vublk_cache_mode cache,
 		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, 4096, 4096, &iov, 1), 0);
 		iov.iov_len = 512;
 		assert_int_equal(engine_io(queue, VUBLK_OP_WRITE, 0, 512, 512, &iov, 1), -EINVAL);
-		assert_non_null(strstr(last.text, "not in whole blocks of the disk"));
+		assert_non_null(strstr(last.text, "does not consist of whole blocks"));
 		free(data);
 	}
 	close_mode(engine, queue);

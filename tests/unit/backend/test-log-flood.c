@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Peers that connect repeatedly with the same fault: the limit of log lines is not per
- * connection, and one kind of line does not hide another.
+ * Peers that connect again and again and make the same fault. The limit of log lines must apply to
+ * all connections together, and to each kind of line separately.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #define TIMES 100
-#define KINDS 12 /* of lines; more than these peers cause */
+#define KINDS 12 /* kinds of lines; more than these peers cause */
 
-/* The log of a program, without debug lines. */
+/* The log lines of a program, without debug lines. */
 struct lines {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -35,7 +35,7 @@ struct programs {
 	char backend_path[160], relay_path[160];
 	struct lines backend_lines, relay_lines;
 	struct vublk_backend *backend;
-	struct vublk_bus *relay; /* NULL: not started */
+	struct vublk_bus *relay; /* NULL: it was not started */
 	pthread_t backend_thread, relay_thread;
 };
 
@@ -208,7 +208,7 @@ static void test_vmms_that_reconnect(void **state)
 	stop_backend(&programs);
 }
 
-/* A VMM that breaks its ring: the back-end reports that once per VMM. */
+/* Each VMM breaks its ring. The logs of the relay and of the back-end must stay short. */
 static void test_vmms_with_broken_rings(void **state)
 {
 	struct programs programs;
@@ -234,7 +234,7 @@ static void test_vmms_with_broken_rings(void **state)
 	stop_backend(&programs);
 }
 
-/* A back-end that is repeatedly found and lost. */
+/* A back-end is found and lost again and again. */
 static void test_back_ends_that_flap(void **state)
 {
 	struct programs programs, other;
@@ -260,14 +260,14 @@ static void leave_early(const char *path)
 	int fd = rude_dial(path);
 	struct pollfd wait = { .fd = fd, .events = 0 };
 
-	/* The answer fails as if the client had disconnected, without a race. */
+	/* The answer fails as it does after a disconnection, without a race. */
 	assert_int_equal(shutdown(fd, SHUT_RD), 0);
 	rude_send(fd, &ask, sizeof(ask));
 	assert_int_equal(poll(&wait, 1, -1), 1);
 	close(fd);
 }
 
-/* Probing the socket is not a fault. */
+/* A client that only connects and disconnects causes no log line. */
 static void test_clients_that_leave_early(void **state)
 {
 	struct programs programs;

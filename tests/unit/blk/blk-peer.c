@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back-end in a process of its own; see the header.
+ * Runs the back-end in a process of its own; see blk-peer.h.
  *
- * Key idea: the peer inherits a listening socket, so a case never waits for it to appear.
+ * Key idea: the process inherits a listening socket, so a case never has to wait for it to appear.
  */
 #include "blk-peer.h"
 
@@ -38,7 +38,7 @@ static void exec_peer(const char *program, int fd, bool writable)
 {
 	char file[256], export[256], blk_file[160], fd_option[32];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* so that a case that dies leaves no back-end */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* no back-end remains if the case dies */
 	snprintf(file, sizeof(file), "driver=file,filename=%s,node-name=f,discard=unmap",
 		 peer.image);
 	snprintf(export, sizeof(export), "type=vhost-user-blk,id=e,node-name=d,addr.type=fd,"

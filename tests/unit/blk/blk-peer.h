@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_BLK_PEER_H
 
 /*
- * A back-end in a process of its own, for tests of the block API. VUBLK_TEST_PEER names it:
- * "qemu-storage-daemon", or the path of our tool.
+ * A back-end in a process of its own, for tests of the block API. The environment variable
+ * VUBLK_TEST_PEER names it: "qemu-storage-daemon", or the path of the tool `vublk`.
  */
 
 #include <vublk/blk.h>
@@ -26,19 +26,24 @@ extern struct peer {
 	bool is_qemu;
 } peer;
 
-/* The case is skipped if there is no such back-end. */
+/*
+ * Starts the back-end with a new image of zeroes. Skips the case if VUBLK_TEST_PEER is not set or
+ * QEMU's back-end is not installed.
+ */
 void start_peer_as(bool writable);
-void start_peer(void);
+void start_peer(void); /* writable */
+/* Kills the back-end and waits until it has ended. */
 void end_peer(void);
-/* Returns when the peer's process has stopped. */
+/* Sends SIGSTOP to the back-end. Returns when its process has stopped. */
 void stop_peer_running(void);
 
-/* Opens a disk of the peer. open_disk() also starts the peer, whose loss is permanent. */
+/* Opens the disk of the back-end, which must have been started. */
 struct vublk_blk *open_with(const struct vublk_option *options);
+/* Starts the back-end and opens its disk, which does not reconnect. */
 struct vublk_blk *open_disk(void);
-/* Allocates a buffer of the disk. */
+/* Allocates memory that the disk shares with the back-end. */
 void *alloc(struct vublk_blk *blk, size_t bytes);
-/* Waits for one request, and returns its result. */
+/* Waits until one request of the queue has completed, and returns its result. */
 int wait_one(struct vublk_blk_queue *queue);
 
 #endif

@@ -11,7 +11,7 @@
 
 struct vublk_error error;
 
-/* --- what the handlers were told --------------------------------------------------------- */
+/* --- what the handlers have reported ------------------------------------------------------ */
 
 struct told told = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER };
 
@@ -95,7 +95,6 @@ void find(void)
 	wait_for_event(VUBLK_BLK_RECONNECTED);
 }
 
-/* Adds and submits `count` reads. */
 void read_many(struct vublk_blk *blk, unsigned queue, unsigned count)
 {
 	char *buffer = vublk_blk_alloc(blk, 4096, &error);

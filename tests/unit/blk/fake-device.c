@@ -3,7 +3,7 @@
  * The stand-in device; see fake-device.h.
  *
  * Key idea: events are queued in `pending`, and an eventfd wakes the bus's thread, which handles
- * them in process(). The thread that calls serve() serves the rings.
+ * them in process(). The rings have no thread of their own: the caller of serve() serves them.
  */
 #include "fake-private.h"
 
@@ -51,10 +51,11 @@ unsigned fake_num_changes;
 static struct vublk_device device = { .event_fd = -1 };
 struct fake_queue fake_queues[FAKE_MAX_QUEUES];
 static char *disk;
+static char *stable; /* the content of the disk at the last flush; used with has_cache */
 static uint64_t disk_bytes;
 static int stop_fd = -1;
 
-/* under lock */
+/* protected by fake_lock */
 pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER;
 static enum pending pending[MAX_PENDING];
 static unsigned num_pending;
@@ -69,9 +70,11 @@ int fake_rings_fd = -1;
 void fake_init(uint64_t bytes)
 {
 	disk = calloc(1, bytes);
+	stable = calloc(1, bytes);
 	disk_bytes = bytes;
 	fake_plan = (struct fake_plan){
-		.num_queues = 1, .queue_size = 16, .memory_slots = 8, .features = FAKE_FEATURES,
+		.num_queues = 1, .queue_size = 16, .memory_slots = 8, .replay_mib = 1,
+		.features = FAKE_FEATURES,
 		.config = { .capacity = bytes / 512, .seg_max = 4, .blk_size = 512, .wce = 1,
 			    .max_discard_sectors = 64, .max_discard_seg = 1,
 			    .max_write_zeroes_sectors = 32, .max_write_zeroes_seg = 1,
@@ -82,7 +85,15 @@ void fake_init(uint64_t bytes)
 void fake_deinit(void)
 {
 	free(disk);
-	disk = NULL;
+	free(stable);
+	disk = stable = NULL;
+}
+
+void fake_cache_drop(uint64_t offset, uint64_t bytes)
+{
+	pthread_mutex_lock(&fake_lock);
+	memset(stable + offset, 0, bytes);
+	pthread_mutex_unlock(&fake_lock);
 }
 
 char *fake_disk(void)
@@ -135,7 +146,7 @@ void fake_resize(uint64_t bytes)
 	post(CONFIG);
 }
 
-/* --- include/vublk/device.h --------------------------------------------------------- */
+/* --- the functions of include/vublk/device.h -------------------------------------------- */
 
 int vublk_device_new(const struct vublk_device_bus_ops *ops, size_t ops_bytes, void *bus,
 		     const struct vublk_log *log, struct vublk_device **out,
@@ -162,7 +173,7 @@ void vublk_device_free(struct vublk_device *d)
 {
 	if (!d)
 		return;
-	pthread_mutex_lock(&fake_lock); /* a thread of the test may still be serving */
+	pthread_mutex_lock(&fake_lock); /* a thread of the test may still be serving a ring */
 	vublk_fd_close(&d->event_fd);
 	for (unsigned i = 0; i < FAKE_MAX_QUEUES; i++) {
 		vublk_device_ring_deinit(&fake_queues[i].ring);
@@ -189,6 +200,8 @@ static struct vublk_error *error_or_null(struct vublk_error *error, int code, co
 static void set_backend(bool there)
 {
 	pthread_mutex_lock(&fake_lock);
+	if (has_backend && !there && fake_plan.has_cache)
+		memcpy(disk, stable, disk_bytes);
 	has_backend = there;
 	pthread_mutex_unlock(&fake_lock);
 }
@@ -350,7 +363,7 @@ int vublk_device_set_property(struct vublk_device *d, const char *name, const ch
 	else if (!strcmp(name, "serial"))
 		snprintf(d->serial, sizeof(d->serial), "%s", value);
 	else if (strcmp(name, "chardev") && strcmp(name, "queue-size") &&
-		 strcmp(name, "warn-unflushed"))
+		 strcmp(name, "warn-unflushed") && strcmp(name, "inflight"))
 		return vublk_error_set(error, EINVAL, "no property %s", name);
 	return 0;
 }
@@ -358,6 +371,10 @@ int vublk_device_set_property(struct vublk_device *d, const char *name, const ch
 int vublk_device_get_property(const struct vublk_device *d, const char *name, char *value,
 			      size_t value_bytes, struct vublk_error *error)
 {
+	if (!strcmp(name, "replay-mib")) {
+		snprintf(value, value_bytes, "%u", fake_plan.replay_mib);
+		return 0;
+	}
 	assert_string_equal(name, "serial");
 	snprintf(value, value_bytes, "%s", d->serial);
 	return 0;
@@ -553,7 +570,7 @@ void vublk_device_get_info(const struct vublk_device *d, struct vublk_device_inf
 
 /* --- the rings ------------------------------------------------------------------------ */
 
-/* Copies between the chain's data and the disk or a buffer. */
+/* Copies all bytes of `iov` to `with`, or with `to_iov` from `with` to `iov`. */
 static void copy(struct iovec *iov, unsigned num, char *with, bool to_iov)
 {
 	for (unsigned i = 0; i < num; i++) {
@@ -565,7 +582,10 @@ static void copy(struct iovec *iov, unsigned num, char *with, bool to_iov)
 	}
 }
 
-/* Header and status have descriptors of their own, which all back-ends understand. */
+/*
+ * Returns the request that the chain contains. The header and the status must each have a
+ * descriptor of their own, because all back-ends understand that layout.
+ */
 static struct fake_request parse(const struct vublk_chain *chain)
 {
 	struct fake_request request = { 0 };
@@ -622,6 +642,8 @@ static void execute(const struct vublk_chain *chain, const struct fake_request *
 	case VIRTIO_BLK_T_FLUSH:
 		assert(request->sector == 0);
 		fake_num_flushes++;
+		if (fake_plan.has_cache)
+			memcpy(stable, disk, disk_bytes);
 		break;
 	default:
 		assert(!"a type that no driver sends");
@@ -729,9 +751,8 @@ unsigned fake_kicks(unsigned queue)
 static void *run(void *opaque)
 {
 	struct fake_queue *q = opaque;
-	int kick_fd = dup(q->queue.kick_fd);
 	struct pollfd pollfds[2] = {
-		{ .fd = kick_fd, .events = POLLIN },
+		{ .fd = q->own_kick_fd, .events = POLLIN },
 		{ .fd = stop_fd, .events = POLLIN },
 	};
 	bool sleep;
@@ -742,23 +763,26 @@ static void *run(void *opaque)
 		sleep = !q->queue.size || vublk_device_ring_enable_kicks(&q->ring);
 		pthread_mutex_unlock(&fake_lock);
 		poll(pollfds, 2, sleep ? -1 : 0);
-		vublk_eventfd_clear(kick_fd);
+		vublk_eventfd_clear(q->own_kick_fd);
 	}
-	vublk_fd_close(&kick_fd);
 	return NULL;
 }
 
 void fake_start_threads(void)
 {
 	stop_fd = vublk_eventfd_new();
-	for (unsigned i = 0; i < fake_plan.num_queues; i++)
+	for (unsigned i = 0; i < fake_plan.num_queues; i++) {
+		fake_queues[i].own_kick_fd = dup(fake_queues[i].queue.kick_fd);
 		assert(!pthread_create(&fake_queues[i].thread, NULL, run, &fake_queues[i]));
+	}
 }
 
 void fake_stop_threads(void)
 {
 	vublk_eventfd_signal(stop_fd);
-	for (unsigned i = 0; i < fake_plan.num_queues; i++)
+	for (unsigned i = 0; i < fake_plan.num_queues; i++) {
 		pthread_join(fake_queues[i].thread, NULL);
+		vublk_fd_close(&fake_queues[i].own_kick_fd);
+	}
 	vublk_fd_close(&stop_fd);
 }

@@ -3,12 +3,12 @@
 #define VUBLK_TESTS_FAKE_DEVICE_H
 
 /*
- * A stand-in for src/device: include/vublk/device.h over a disk in memory, without a socket and
- * without a back-end. There is one such device per process, and each test case is a process.
+ * A stand-in for src/device: it implements include/vublk/device.h with a disk in memory, and has no
+ * socket and no back-end. There is one such device per process, and each test case is a process.
  *
- * Key idea: the program that links the stand-in decides what the device offers, when it answers,
- * and what it does to the rings. So the in-process bus and the block API meet devices that behave
- * as no honest back-end would.
+ * Key idea: the test decides what the device offers, when it answers, and what it does to the
+ * rings. So a test can expose the in-process bus and the block API to behavior that no honest
+ * back-end shows.
  */
 
 #include "util/checked.h"
@@ -28,45 +28,55 @@
 	 VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) | VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC) | \
 	 VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) | VUBLK_BIT(VIRTIO_F_VERSION_1))
 
-/* A request as the device found it on the ring. */
+/* A request that the device has found on a ring. */
 struct fake_request {
 	uint32_t type;
 	uint64_t sector;
-	unsigned num_segments; /* between header and status */
-	uint64_t data_bytes;
-	uint64_t range_sector; /* of discard and write zeroes */
+	unsigned num_segments; /* descriptors between header and status */
+	uint64_t data_bytes;   /* in all of these segments */
+	/* The only range of a discard or write zeroes; 0 for other types. */
+	uint64_t range_sector;
 	uint32_t range_sectors;
 	uint32_t range_flags;
 };
 
-/* Set before the disk is opened; the functions below change it later. */
+/* How the device behaves. A test sets it before it opens the disk, and may change it later. */
 struct fake_plan {
 	unsigned num_queues;
 	unsigned queue_size;
 	unsigned memory_slots;
 	uint64_t features;
 	struct virtio_blk_config config;
-	bool holds_realize;             /* realize() ends with fake_realize() */
+	bool holds_realize;             /* realize() ends only when the test calls fake_realize() */
 	int realize_error, start_error; /* positive errno: realizing or starting fails with it */
-	bool memory_asks_backend;       /* set_memory() answers later while the rings run */
-	bool holds_memory;              /* the answer comes with fake_answer_memory() */
-	int memory_error;               /* the answer: a positive errno, or 0 */
-	int wce_error;
-	bool breaks_at_start;           /* needs a reset before the rings run */
+	bool memory_asks_backend;       /* while the rings run, set_memory() returns 1 and
+					   memory_changed() reports the result */
+	bool holds_memory;              /* memory_changed() waits for fake_answer_memory() */
+	int memory_error;               /* that result: a positive errno, or 0; EINVAL: set_memory()
+					   itself fails while the rings run */
+	int wce_error;                  /* positive errno: a change of the write cache fails */
+	bool breaks_at_start;           /* it needs a reset before the rings run */
 	bool never_stops;               /* set_status(0) ends with ETIMEDOUT */
+	unsigned replay_mib;            /* the value of the property replay-mib */
+	bool has_cache;                 /* the loss of the back-end undoes all unflushed writes */
 	bool tracked;                   /* the back-end has an in-flight area */
-	bool next_is_blind;             /* the next back-end has no in-flight area: needs_reset() */
+	bool next_is_blind;             /* the next back-end has no in-flight area, so the device
+					   calls needs_reset() */
 };
 
 extern struct fake_plan fake_plan;
 
-/* Makes the usual plan and a zeroed disk of `bytes`. */
+/* Sets fake_plan to its defaults, and makes a zeroed disk of `bytes`. */
 void fake_init(uint64_t bytes);
 void fake_deinit(void);
+/* Returns the content of the disk. */
 char *fake_disk(void);
+/* With `has_cache`: zeroes this range in the content that the last flush made stable. */
+void fake_cache_drop(uint64_t offset, uint64_t bytes);
 
 /*
- * Events of the device. These functions only queue the event for the device's thread. Threads: any.
+ * Except for fake_await_memory(), each of these queues an event for the bus's thread, and returns
+ * before that thread handles the event. Any thread may call them.
  */
 void fake_disconnect(const char *why);
 void fake_reconnect(void); /* a back-end is found; its rings start if DRIVER_OK is set */
@@ -74,52 +84,62 @@ void fake_reconnect_and_lose(const char *why); /* a back-end is found, and lost 
 void fake_give_up(void);   /* reconnect-deadline-ms has passed */
 void fake_resize(uint64_t bytes);
 void fake_realize(void);
-void fake_await_memory(void);  /* blocks until a change is held */
-void fake_answer_memory(void); /* answers the change that is held, and holds no further one */
+void fake_await_memory(void);  /* waits until a change of the memory is held; see holds_memory */
+void fake_answer_memory(void); /* answers the change that is held; no further change is held */
 void fake_needs_reset(const char *why);
 
 /*
- * The device's end of a queue, which the caller drives: executes and completes up to `max`
- * requests, and returns their number. With a `status` other than OK a request is not executed.
+ * Acts as the device on the calling thread: executes and completes up to `max` requests of the
+ * queue, and returns their number, which is 0 if no back-end is connected.
  */
 unsigned fake_serve(unsigned queue, unsigned max);
+/* Like fake_serve(), but with this status. If it is not OK, the requests are not executed. */
 unsigned fake_serve_with(unsigned queue, unsigned max, uint8_t status);
-/* Completes one request without writing its status. */
+/* Completes one request without executing it, and leaves its status byte unchanged. */
 unsigned fake_serve_without_status(unsigned queue);
-/* Takes one request and does not complete it. False: the ring has none. */
+/*
+ * Takes one request without completing it. Stores it in `request`, unless that is NULL. Returns
+ * false if the ring has no request.
+ */
 bool fake_take(unsigned queue, struct fake_request *request);
-/* Completes the request of the last fake_take(). */
+/* Completes the request of the last fake_take() without executing it. */
 void fake_give_back(unsigned queue, uint8_t status);
-/* Writes a used element with any id. */
+/* Adds an element with this id, which may be invalid, to the used ring. */
 void fake_push_id(unsigned queue, uint32_t id);
 /*
- * Writes `count` times at random into the memory that the driver shares with the device: used ring,
- * descriptors, headers, statuses. `wildly`: also writes where this breaks the ring immediately.
+ * Makes `count` random writes to the memory that the driver shares with the device: used ring,
+ * descriptors, headers, statuses. Then it calls the driver. `wildly`: the used ring's flags and
+ * index may be overwritten, too, which breaks the ring.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
-/* Overwrites all memory that the driver shares, except the indices. */
+/*
+ * Overwrites all memory that the driver shares with the device, except the indices, flags and used
+ * event of the queue's ring.
+ */
 void fake_wipe(unsigned queue);
 /*
- * Returns another mapping of the queue's present ring, which remains valid when the rings are
- * replaced.
+ * Maps the queue's present ring once more. The mapping remains valid when the device replaces the
+ * rings, until fake_unmap_ring() ends it. There is only one at a time.
  */
 struct vublk_split_ring fake_map_ring(unsigned queue);
 void fake_unmap_ring(void);
-/* The device wants no kicks, like a back-end that polls. */
+/* Makes the device want no kicks, like a back-end that polls. */
 void fake_disable_kicks(unsigned queue);
-/* The next kick blocks its thread. */
+/* Makes the next kick block the thread that sends it. */
 void fake_block_kicks(unsigned queue);
-/* Calls the driver without a completion. */
+/* Calls the driver although there is no completion. */
 void fake_call(unsigned queue);
 
-/* The request of the last fake_serve(), and counts since the start. */
+/* The last request that fake_serve() or a similar function has completed. */
 extern struct fake_request fake_last;
-unsigned fake_kicks(unsigned queue); /* counted from the kick eventfd */
+/* Returns the number of kicks of the queue since the start of the process. Clears the eventfd. */
+unsigned fake_kicks(unsigned queue);
+/* Counts since the start of the process. */
 extern unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
-extern unsigned fake_num_changes; /* of the memory, sent to the back-end */
+extern unsigned fake_num_changes; /* how many changes of the memory the back-end got */
 
 /*
- * Starts one thread per queue, which serves the queue while a back-end is connected, until
+ * Starts one thread per queue. Each thread serves its queue while a back-end is connected, until
  * fake_stop_threads().
  */
 void fake_start_threads(void);

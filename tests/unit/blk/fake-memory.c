@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes the memory that the driver shares with a back-end, as a hostile or late back-end does.
- * The other functions of the stand-in device are in fake-device.c. Key idea: the writes go to the
- * same mapping that the stand-in device serves from.
+ * The functions of the stand-in device that change the memory which the driver shares with a
+ * back-end, as a hostile or late back-end can. The other functions are in fake-device.c.
+ *
+ * Key idea: all of them except fake_map_ring() use the mapping from which the stand-in device
+ * serves requests.
  */
 #include "fake-private.h"
 
@@ -29,8 +31,8 @@ void fake_push_id(unsigned queue, uint32_t id)
 }
 
 /*
- * A used index that grows by one, with an id that may be outstanding, sometimes passes the checks.
- * Random bytes fail a check, or break code that does not check them.
+ * There are two kinds of writes. A new element of the used ring, whose id may be outstanding, can
+ * pass the driver's checks. Random bytes fail a check, or break code that lacks a check.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly)
 {

@@ -2,7 +2,7 @@
 #ifndef VUBLK_TESTS_FAKE_PRIVATE_H
 #define VUBLK_TESTS_FAKE_PRIVATE_H
 
-/* State that the two files of the stand-in device share. */
+/* The state that the files of the stand-in device share. */
 
 #include "fake-device.h"
 
@@ -19,15 +19,16 @@ struct fake_queue {
 	struct vublk_chain taken;
 	unsigned kicks;
 	pthread_t thread;
+	int own_kick_fd; /* the thread's copy of the kick descriptor */
 };
 
 
 extern struct fake_queue fake_queues[FAKE_MAX_QUEUES];
 
-/* Protects the following, and the rings. */
+/* Protects the following variables, the rings, and further variables of fake-device.c. */
 extern pthread_mutex_t fake_lock;
 extern struct vublk_memory_map_region fake_regions[VUBLK_MEMORY_MAX_REGIONS];
 extern struct vublk_memory_map fake_map;
-extern int fake_rings_fd; /* of the first region */
+extern int fake_rings_fd; /* the file of the first region, which contains the rings */
 
 #endif

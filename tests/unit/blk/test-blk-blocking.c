@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The blocking calls (<vublk/blocking.h>) over the stand-in device: any range into ordinary memory,
- * the calls' own queue next to the application's, threads, and failures.
+ * The blocking calls (<vublk/blocking.h>) over the stand-in device: unaligned ranges, memory that
+ * is not shared, the queue that the calls use next to the application's queues, threads, and
+ * failures.
  *
- * Key idea: if a case is about data, the device's threads serve the requests. If it is about a
- * failure, the call runs on a thread of its own, and the case decides what the device answers.
+ * Key idea: in a case about data, the device's threads serve the requests. In a case about a
+ * failure, the blocking call runs on a thread of its own, and the case decides what the device
+ * answers.
  */
 #include "blk-rig.h"
 
@@ -45,7 +47,7 @@ static void read_range(struct vublk_blk *blk, uint64_t offset, size_t bytes)
 	assert_int_equal((unsigned char)to[bytes], 0xee);
 }
 
-/* A disk of `capacity` bytes in blocks of `block`. */
+/* Opens a disk of `capacity` bytes in blocks of `block` bytes. */
 static struct vublk_blk *begin_filled(uint64_t capacity, unsigned block)
 {
 	fake_init(capacity);
@@ -54,7 +56,10 @@ static struct vublk_blk *begin_filled(uint64_t capacity, unsigned block)
 	return open_disk();
 }
 
-/* The same, served by the device's threads. A case ends them before it looks at the disk. */
+/*
+ * Like begin_filled(), but the device's threads serve the disk. A case must stop these threads
+ * before it reads or writes fake_disk().
+ */
 static struct vublk_blk *begin_served(uint64_t capacity, unsigned block)
 {
 	struct vublk_blk *blk = begin_filled(capacity, block);
@@ -90,7 +95,7 @@ static void test_read_any_range(void **state)
 	read_ranges(DISK_BYTES, 512);
 	read_ranges(DISK_BYTES, 4096);
 	read_ranges(DISK_BYTES - 512, 4096); /* the disk ends within a block */
-	read_ranges(DISK_BYTES, 1 << 19); /* a block is larger than a piece usually is */
+	read_ranges(DISK_BYTES, 1 << 19); /* a block is larger than the usual piece */
 }
 
 static void write_range(struct vublk_blk *blk, uint64_t offset, size_t bytes, uint64_t capacity)
@@ -117,11 +122,13 @@ static void test_write(void **state)
 	write_range(blk, DISK_BYTES - 4096, 3584, capacity);
 	write_range(blk, 0, capacity, capacity);
 	refuses(vublk_blk_pwrite(blk, 4096, memory, 512, 0, &error), EINVAL,
-		"write of 512 bytes at byte 4096: both must be multiples of the block size 4096: "
-		"read the blocks at both ends, change them, and write them whole");
+		"write of 512 bytes at byte 4096: expected multiples of the block size, 4096 "
+		"bytes, for both numbers; to change a part of a block, read it, change it and "
+		"write the whole block");
 	refuses(vublk_blk_pwrite(blk, 512, memory, 3584, 0, &error), EINVAL,
-		"write of 3584 bytes at byte 512: both must be multiples of the block size 4096: "
-		"read the blocks at both ends, change them, and write them whole");
+		"write of 3584 bytes at byte 512: expected multiples of the block size, 4096 "
+		"bytes, for both numbers; to change a part of a block, read it, change it and "
+		"write the whole block");
 	tear_down(blk);
 }
 
@@ -133,7 +140,7 @@ static void test_other_requests(void **state)
 	assert_int_equal(vublk_blk_pdiscard(blk, 0, DISK_BYTES, 0, &error), 0);
 	assert_int_equal(vublk_blk_pwrite_zeroes(blk, 512, DISK_BYTES - 1024, 0, &error), 0);
 	refuses(vublk_blk_pdiscard(blk, 512, 0, 0, &error), EINVAL,
-		"discard of 0 bytes at byte 512: there is nothing to do");
+		"discard of 0 bytes at byte 512: expected at least 1 byte");
 	fake_stop_threads();
 	assert_int_equal(fake_num_flushes, 1);
 	assert_int_equal(fake_num_discards, 32);
@@ -151,7 +158,7 @@ static void test_bad_arguments(void **state)
 	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_RO);
 	blk = open_disk();
 	refuses(vublk_blk_pread(blk, 7, memory, 0, 0, &error), EINVAL,
-		"read of 0 bytes at byte 7: there is nothing to do");
+		"read of 0 bytes at byte 7: expected at least 1 byte");
 	refuses(vublk_blk_pread(blk, DISK_BYTES - 1, memory, 2, 0, &error), EINVAL,
 		"read of 2 bytes at byte 1048575: the disk ends at byte 1048576");
 	refuses(vublk_blk_pread(blk, UINT64_MAX, memory, 2, 0, &error), EINVAL,
@@ -176,11 +183,11 @@ static void test_flags(void **state)
 	fake_start_threads();
 	assert_int_equal(vublk_blk_pwrite_zeroes(blk, 0, 512, 0, &error), 0);
 	refuses(vublk_blk_pread(blk, 0, memory, 512, VUBLK_BLK_FUA, &error), EINVAL,
-		"read does not take flag VUBLK_BLK_FUA");
+		"read: flag VUBLK_BLK_FUA is not allowed");
 	refuses(vublk_blk_pwrite(blk, 0, memory, 512, 0x80, &error), EINVAL,
-		"write: this version of libvublk does not know flag 0x80");
+		"write: flag 0x80 is unknown to this version of libvublk");
 	refuses(vublk_blk_pflush(blk, VUBLK_BLK_FUA, &error), EINVAL,
-		"flush does not take flag VUBLK_BLK_FUA");
+		"flush: flag VUBLK_BLK_FUA is not allowed");
 	fake_stop_threads();
 	assert_int_equal(fake_last.range_flags, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
 	tear_down(blk);
@@ -197,7 +204,10 @@ static void test_last_queue_that_is_unused(void **state)
 	int tag;
 
 	assert_non_null(vublk_blk_queue(blk, 3));
-	/* A request of the application waits meanwhile, and no blocking call takes it. */
+	/*
+	 * Meanwhile a request of the application is in flight. No blocking call may take its
+	 * completion.
+	 */
 	assert_int_equal(vublk_blk_read(first, 0, buffer, 4096, 0, &tag, &error), 0);
 	fake_start_threads();
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 100, 0, &error), 0);
@@ -222,7 +232,7 @@ static void test_only_queue(void **state)
 	blk = set_up();
 	assert_non_null(vublk_blk_queue(blk, 0));
 	refuses(vublk_blk_pread(blk, 0, memory, 1, 0, &error), EBUSY,
-		"no queue is left for blocking calls: the application uses all 1; leave "
+		"no queue is free for blocking calls, because the application uses all 1; leave "
 		"one unused, or open the disk with one more (num-queues)");
 	tear_down(blk);
 }
@@ -232,11 +242,11 @@ static void test_no_memory_slot(void **state)
 	struct vublk_blk *blk;
 
 	fake_init(DISK_BYTES);
-	fake_plan.memory_slots = 1; /* the rings occupy it */
+	fake_plan.memory_slots = 1; /* the memory of the rings occupies it */
 	blk = open_disk();
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 1, 0, NULL), -ENOSPC);
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 1, 0, &error), -ENOSPC);
-	assert_non_null(strstr(error.text, "no memory slot is left"));
+	assert_non_null(strstr(error.text, "memory slots of the back-end are in use"));
 	tear_down(blk);
 }
 
@@ -269,7 +279,7 @@ static void *use(void *opaque)
 	return NULL;
 }
 
-/* Uses the application's own queue at the same time. */
+/* Uses a queue of the application while other threads make blocking calls. */
 static void use_queue(struct vublk_blk *blk, unsigned rounds)
 {
 	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
@@ -308,7 +318,7 @@ static void test_threads(void **state)
 
 /* --- failures ------------------------------------------------------------------------------------ */
 
-/* A call that blocks until the case lets it go. */
+/* A blocking call on a thread of its own. */
 struct call {
 	pthread_t thread;
 	struct vublk_blk *blk;
@@ -369,8 +379,8 @@ static void serve_one_with(uint8_t status)
 }
 
 /*
- * The first failure is the call's result. The call waits for the pieces in flight, and sends no
- * further pieces.
+ * The result of a call is that of the first piece that fails. After the failure the call waits for
+ * the pieces in flight, and sends no further pieces.
  */
 static void test_failed_piece(void **state)
 {
@@ -378,21 +388,21 @@ static void test_failed_piece(void **state)
 	struct call call;
 
 	fake_init(DISK_BYTES);
-	fake_plan.queue_size = 4; /* for a call of eight pieces */
+	fake_plan.queue_size = 4; /* too small for all pieces of the call */
 	blk = open_disk();
 	start_call(&call, blk, read_all);
 	serve_one_with(VIRTIO_BLK_S_IOERR);
 	for (unsigned i = 0; i < 3; i++)
 		serve_one_with(VIRTIO_BLK_S_UNSUPP);
 	end_call(&call, EIO, "read of 1048575 bytes at byte 1: the back-end failed to execute the "
-		 "request; its log says why");
+		 "request; see its log for the reason");
 	assert_int_equal(fake_serve(0, 1), 0);
 	start_call(&call, blk, read_short);
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);
 	start_call(&call, blk, flush);
 	serve_one_with(VIRTIO_BLK_S_IOERR);
-	end_call(&call, EIO, "flush: the back-end failed to execute the request; its log says why");
+	end_call(&call, EIO, "flush: the back-end failed to execute the request; see its log for the reason");
 	tear_down(blk);
 }
 
@@ -410,8 +420,8 @@ static void test_lost_for_good(void **state)
 	start_call(&call, blk, read_short);
 	wait_until_sent();
 	fake_disconnect("the back-end hung up");
-	end_call(&call, ENOTCONN, "read of 511 bytes at byte 1: the back-end hung up; whether the "
-		 "request was executed is not known");
+	end_call(&call, ENOTCONN, "read of 511 bytes at byte 1: the back-end hung up; the request "
+		 "may or may not have been executed");
 	assert_int_equal(vublk_blk_pread(blk, 0, memory, 512, 0, &error), -ENOTCONN);
 	tear_down(blk);
 }
@@ -431,11 +441,11 @@ static void test_outage(void **state)
 	find();
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);
-	start_call(&call, blk, flush); /* reported once, by the next flush */
+	start_call(&call, blk, flush); /* only the next flush reports it, once */
 	end_call(&call, EOWNERDEAD,
-		 "flush: a back-end was lost that had completed writes, and no flush had made them "
-		 "stable, so they may be lost: write them again (or set unflushed=trust if the "
-		 "back-end keeps them)");
+		 "flush: a back-end was lost with completed writes that had not been flushed, so "
+		 "they may be lost; write them again (or set unflushed=trust if the back-end keeps "
+		 "completed writes)");
 	start_call(&call, blk, flush);
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);

@@ -52,8 +52,8 @@ static void test_killed_in_mid_flight(void **state)
 }
 
 /*
- * Opens a disk with a short timeout. An earlier open waits for the back-end to start, which may
- * take longer.
+ * Starts the back-end and opens a disk with a short timeout. It opens a disk without this timeout
+ * before, because the start of the back-end may take longer.
  */
 static struct vublk_blk *open_impatiently(void)
 {
@@ -81,7 +81,7 @@ static void test_stalled(void **state)
 	end_peer();
 }
 
-/* The deadline of a request applies although no message to the back-end is pending. */
+/* The deadline applies to a request even while no message to the back-end is pending. */
 static void test_request_deadline(void **state)
 {
 	const struct vublk_option options[] = {
@@ -92,7 +92,7 @@ static void test_request_deadline(void **state)
 
 	start_peer();
 	blk = open_with(options);
-	/* On a slow machine this request may be late, too; the next one is late in any case. */
+	/* On a slow machine this request may also be late. The next one is late in any case. */
 	if (!vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error)) {
 		stop_peer_running();
 		assert_int_equal(vublk_blk_pread(blk, 0, data, sizeof(data), 0, &error), -ETIME);
@@ -141,7 +141,7 @@ static void test_close_with_requests_in_flight(void **state)
 	end_peer();
 }
 
-/* Whichever descriptor is missing, the open fails with a sentence and without a leak. */
+/* If the open of a disk lacks a descriptor, it fails with an error text and without a leak. */
 static void test_out_of_descriptors(void **state)
 {
 	struct rlimit limit;
@@ -168,7 +168,7 @@ static void test_out_of_descriptors(void **state)
 	end_peer();
 }
 
-/* A disk on a connection that the application made; the loss of its back-end is permanent. */
+/* If the application makes the connection, the disk cannot reconnect after a loss. */
 static void test_open_by_descriptor(void **state)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -185,7 +185,7 @@ static void test_open_by_descriptor(void **state)
 	options[0].value = text;
 	options[1] = (struct vublk_option){ "reconnect-ms", "1000" };
 	assert_int_equal(vublk_blk_open(NULL, options, NULL, 0, &blk, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "set reconnect-ms to 0"));
+	assert_non_null(strstr(error.text, "set reconnect-ms=0"));
 	options[1].name = NULL;
 	assert_int_equal(vublk_blk_open(NULL, options, NULL, 0, &blk, &error), 0);
 	close(fd);
@@ -195,7 +195,7 @@ static void test_open_by_descriptor(void **state)
 	vublk_blk_close(blk, 0, NULL);
 }
 
-/* The caller does not block while the back-end does not answer. */
+/* While the back-end does not answer, the functions that open a disk in steps do not block. */
 static void test_open_in_steps(void **state)
 {
 	struct pollfd pollfd = { .events = POLLIN };
@@ -206,7 +206,7 @@ static void test_open_in_steps(void **state)
 	kill(peer.pid, SIGSTOP);
 	assert_int_equal(vublk_blk_open_start(peer.socket, NULL, NULL, 0, &blk, &error), 0);
 	assert_int_equal(vublk_blk_open_finish(blk, &error), -EAGAIN);
-	assert_int_equal(vublk_blk_close(blk, -1, &error), 0); /* cancels */
+	assert_int_equal(vublk_blk_close(blk, -1, &error), 0); /* cancels the open */
 	assert_int_equal(vublk_blk_open_start(peer.socket, NULL, NULL, 0, &blk, &error), 0);
 	assert_int_equal(vublk_blk_open_finish(blk, &error), -EAGAIN);
 	kill(peer.pid, SIGCONT);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The events of a disk as a queue, over a stand-in device: order, coalescing, the descriptor;
- * and the sentence of a request that failed.
+ * The queue of a disk's events, over the stand-in device: the order of events, how they are merged,
+ * and the queue's descriptor. Also the error texts of failed requests.
  */
 #include "blk-rig.h"
 
@@ -58,7 +58,7 @@ static void test_events_in_order(void **state)
 	tear_down(blk);
 }
 
-/* Twenty outages leave one event of each kind, with the newest error. */
+/* After twenty outages the queue has one event of each kind, with the newest error. */
 static void test_events_are_coalesced(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -68,14 +68,14 @@ static void test_events_are_coalesced(void **state)
 		wait_for_event(VUBLK_BLK_LOST);
 		find();
 	}
-	assert_true(is_readable(vublk_blk_events_fd(blk, &error))); /* also for earlier events */
+	assert_true(is_readable(vublk_blk_events_fd(blk, &error))); /* earlier events count, too */
 	expect_event(blk, VUBLK_BLK_LOST, "the last one");
 	expect_event(blk, VUBLK_BLK_RECONNECTED, NULL);
 	expect_no_event(blk);
 	tear_down(blk);
 }
 
-/* The last event tells the present state of the disk. */
+/* An event that is repeated moves to the end, so the last event tells the present state. */
 static void test_repeated_event_moves_to_the_end(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -104,7 +104,7 @@ static void *lose_often(void *opaque)
 	return NULL;
 }
 
-/* A loop that sleeps on the descriptor sees the last event. */
+/* A loop that sleeps on the descriptor does not miss the last event. */
 static void test_threads(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -157,11 +157,12 @@ static void test_sentences(void **state)
 	expect_sentence(blk, -EPROTO, "without a valid status");
 	read_many(blk, 0, 1);
 	fake_disconnect("the cable was cut");
-	expect_sentence(blk, -ENOTCONN, "the cable was cut; whether the request was executed is not known");
+	expect_sentence(blk, -ENOTCONN, "the cable was cut; the request may or may not have been "
+			"executed");
 	tear_down(blk);
 }
 
-/* Closing and releasing say why they refuse or what they abandoned. */
+/* The errors of close and release tell why the call was refused, or what was abandoned. */
 static void test_close_and_release(void **state)
 {
 	struct vublk_blk *blk = set_up();

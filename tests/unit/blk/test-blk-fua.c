@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes with VUBLK_BLK_FUA over a stand-in device that decides when each half completes: there is
- * one request and one completion, whatever happens to the write or to the flush.
+ * Writes with VUBLK_BLK_FUA over the stand-in device. Each consists of a write and a flush, and the
+ * case decides when either completes. The application sees one request with one completion,
+ * whatever happens to the write or to the flush.
  */
 #include "blk-rig.h"
 
@@ -35,13 +36,18 @@ static void end_fua(void)
 	tear_down(blk);
 }
 
-static void add_fua(size_t bytes)
+static void add_fua_at(uint64_t offset, size_t bytes)
 {
-	assert_int_equal(vublk_blk_write(queue, 4096, buffer, bytes, VUBLK_BLK_FUA, &tag, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, offset, buffer, bytes, VUBLK_BLK_FUA, &tag, &error), 0);
 	vublk_blk_submit(queue);
 }
 
-/* The device takes a request, which must be of this type, and completes it with this status. */
+static void add_fua(size_t bytes)
+{
+	add_fua_at(4096, bytes);
+}
+
+/* Completes one request with this status. The request must have this type. */
 static void serve(uint32_t type, uint8_t status)
 {
 	assert_int_equal(fake_serve_with(0, 1, status), 1);
@@ -87,7 +93,8 @@ static void test_write_and_then_flush(void **state)
 		add_fua(512);
 		expect_nothing();
 		serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
-		expect_idle_ring(); /* the flush is sent when the write is known to be complete */
+		expect_idle_ring(); /* the flush follows when the owner has taken the write's
+				       completion */
 		expect_nothing();
 		assert_int_equal(fake_disk()[4096], (char)i);
 		serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK);
@@ -141,7 +148,69 @@ static void test_a_failed_flush_fails_the_write(void **state)
 	end_fua();
 }
 
-/* Four segments of a block each per piece: 16 pieces of which one fails, or none. */
+/* Flushes with queue `index`, and lets the back-end complete the flush. Returns the result. */
+static int flush_on(unsigned index)
+{
+	struct vublk_blk_queue *on = vublk_blk_queue(blk, index);
+	struct vublk_blk_completion c;
+
+	assert_int_equal(vublk_blk_flush(on, 0, &tag, &error), 0);
+	vublk_blk_submit(on);
+	assert_int_equal(fake_serve_with(index, 1, VIRTIO_BLK_S_OK), 1);
+	assert_int_equal(vublk_blk_wait(on, &c, 1, 1, -1, &error), 1);
+	return c.result;
+}
+
+/*
+ * The back-end may have reported the error of another write to the flush of a write with FUA, and
+ * forgets the error then.
+ */
+static void test_a_failed_flush_fails_the_next_flushes(void **state)
+{
+	begin_fua(fails);
+	assert_int_equal(vublk_blk_write(queue, 0, buffer, 512, 0, &tag, &error), 0);
+	vublk_blk_submit(queue);
+	serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
+	expect_result(0);
+	add_fua(512);
+	serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
+	expect_nothing();
+	serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_IOERR);
+	expect_result(-EIO);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(flush_on(i), -EIO);
+		assert_int_equal(flush_on(i), 0);
+	}
+	end_fua();
+}
+
+/* The flush that fails may have got the error of another write with FUA. */
+static void test_a_failed_flush_fails_other_writes_with_fua(void **state)
+{
+	struct vublk_blk_completion c;
+
+	begin_fua(fails);
+	add_fua(512);
+	add_fua_at(0, 512);
+	serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
+	serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
+	assert_int_equal(vublk_blk_poll(queue, &c, 1), 0);
+	serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_IOERR);
+	expect_result(-EIO);
+	serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK);
+	expect_result(-EIO);
+	add_fua(512); /* was issued after the failure */
+	serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
+	expect_nothing();
+	serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK);
+	expect_result(0);
+	end_fua();
+}
+
+/*
+ * A write of three pieces, each with four segments of one block. In each round one piece fails,
+ * except in the last one. A flush follows only if no piece has failed.
+ */
 static void test_split_write(void **state)
 {
 	begin_fua(fails);
@@ -230,12 +299,15 @@ static void test_full_queue(void **state)
 
 /* --- the back-end is lost ------------------------------------------------------------------ */
 
-/* The back-end is lost before the write completed: the next back-end executes both halves. */
+/*
+ * The back-end is lost before the write has completed. The next back-end executes both the write
+ * and the flush.
+ */
 static void test_lost_before_the_write(void **state)
 {
 	begin_fua(fails);
 	for (unsigned i = 0; i < 2; i++) {
-		fake_plan.tracked = i; /* the rings stay */
+		fake_plan.tracked = i; /* with an in-flight area the rings stay */
 		add_fua(512);
 		outage();
 		serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
@@ -247,8 +319,8 @@ static void test_lost_before_the_write(void **state)
 }
 
 /*
- * The back-end is lost after the write completed, before or after the application has polled and so
- * sent the flush.
+ * The back-end is lost after the write has completed. The application's poll, which sends the
+ * flush, comes either before or after the loss.
  */
 static void test_lost_before_the_flush(void **state)
 {
@@ -260,12 +332,12 @@ static void test_lost_before_the_flush(void **state)
 		if (i & 2)
 			expect_nothing();
 		outage();
-		fake_serve(0, 1); /* the flush, if it was on a ring already */
+		fake_serve(0, 1); /* completes the flush, if it was on a ring */
 		expect_result(LOST);
 		expect_idle_ring();
 		/*
-		 * The result of a FUA write is about that write only; the next flush reports that
-		 * other writes may be lost.
+		 * The result of a write with FUA tells only about that write. The next flush
+		 * reports that other writes may be lost.
 		 */
 		assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), LOST);
 		assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), 0, NULL, &error), LOST);
@@ -274,8 +346,8 @@ static void test_lost_before_the_flush(void **state)
 }
 
 /*
- * The lost back-end completed one of three pieces: the next back-end does not execute that piece
- * again.
+ * The lost back-end had completed one of three pieces. The next back-end does not execute that
+ * piece again.
  */
 static void test_lost_within_the_write(void **state)
 {
@@ -305,7 +377,7 @@ static void test_a_trusted_backend_keeps_the_write(void **state)
 		if (i & 2)
 			expect_nothing();
 		outage();
-		serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK); /* without a call of the application */
+		serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK); /* the application makes no call */
 		expect_result(0);
 	}
 	end_fua();
@@ -347,7 +419,7 @@ static void test_lost_for_good(void **state)
 }
 
 /*
- * Requests fail while there is no back-end; if a write was completed but not flushed, the result is
+ * Requests fail during a long outage. If the write was completed but not flushed, the result is
  * that writes were lost.
  */
 static void test_given_up_during_an_outage(void **state)
@@ -385,31 +457,31 @@ static void test_refused_flags(void **state)
 	begin_fua(fails);
 	iov.iov_base = buffer;
 	refuses(vublk_blk_write(queue, 0, buffer, 512, 4 | VUBLK_BLK_FUA, NULL, &error),
-		"write: this version of libvublk does not know flag 0x4");
+		"write: flag 0x4 is unknown to this version of libvublk");
 	refuses(vublk_blk_write(queue, 0, buffer, 512, VUBLK_BLK_NO_UNMAP, NULL, &error),
-		"write does not take flag VUBLK_BLK_NO_UNMAP");
+		"write: flag VUBLK_BLK_NO_UNMAP is not allowed");
 	refuses(vublk_blk_read(queue, 0, buffer, 512, VUBLK_BLK_FUA, NULL, &error),
-		"read does not take flag VUBLK_BLK_FUA");
+		"read: flag VUBLK_BLK_FUA is not allowed");
 	refuses(vublk_blk_readv(queue, 0, &iov, 1, VUBLK_BLK_FUA, NULL, &error),
-		"read does not take flag VUBLK_BLK_FUA");
+		"read: flag VUBLK_BLK_FUA is not allowed");
 	refuses(vublk_blk_writev(queue, 0, &iov, 1, UINT32_C(1) << 31, NULL, &error),
-		"write: this version of libvublk does not know flag 0x80000000");
+		"write: flag 0x80000000 is unknown to this version of libvublk");
 	refuses(vublk_blk_flush(queue, VUBLK_BLK_FUA, NULL, &error),
-		"flush does not take flag VUBLK_BLK_FUA");
+		"flush: flag VUBLK_BLK_FUA is not allowed");
 	refuses(vublk_blk_discard(queue, 0, 512, VUBLK_BLK_NO_UNMAP, NULL, &error),
-		"discard does not take flag VUBLK_BLK_NO_UNMAP");
+		"discard: flag VUBLK_BLK_NO_UNMAP is not allowed");
 	refuses(vublk_blk_write_zeroes(queue, 0, 512, 4, NULL, &error),
-		"write zeroes: this version of libvublk does not know flag 0x4");
+		"write zeroes: flag 0x4 is unknown to this version of libvublk");
 	refuses(vublk_blk_get_id(queue, id, 4, NULL, &error),
-		"get-id: this version of libvublk does not know flag 0x4");
+		"get-id: flag 0x4 is unknown to this version of libvublk");
 	end_fua();
 }
 
-/* --- by chance, and with threads ----------------------------------------------------------------- */
+/* --- random orders, and threads ------------------------------------------------------------- */
 
 /*
- * Three pieces, then a flush, and outages in between. The write fails if a back-end was lost
- * that had completed a piece, and succeeds otherwise.
+ * FUA writes of three pieces and a flush, with outages at random points. Each write fails if a lost
+ * back-end had completed one of its pieces, and succeeds otherwise.
  */
 static void test_random(void **state)
 {
@@ -462,7 +534,10 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-/* An owner that sleeps is woken, whichever half the outage meets. */
+/*
+ * An owner that sleeps is woken in the end, whether the outage comes before the write or before the
+ * flush has completed.
+ */
 static void test_threads(void **state)
 {
 	pthread_t thread;
@@ -485,6 +560,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_the_next_request_is_plain),
 		VUBLK_TEST(test_no_flush_after_a_failed_write),
 		VUBLK_TEST(test_a_failed_flush_fails_the_write),
+		VUBLK_TEST(test_a_failed_flush_fails_the_next_flushes),
+		VUBLK_TEST(test_a_failed_flush_fails_other_writes_with_fua),
 		VUBLK_TEST(test_split_write),
 		VUBLK_TEST(test_zeroes_and_discard),
 		VUBLK_TEST(test_without_flush_a_plain_write),

@@ -15,7 +15,10 @@
 
 /* --- the back-end breaks the ring --------------------------------------------------------------- */
 
-/* No request fails before the rings are reclaimed or the back-end is disconnected. */
+/*
+ * Completes a chain with the invalid `id`. No request fails before the rings are reclaimed
+ * (`stops`) or the back-end is disconnected.
+ */
 static void run_broken_ring(uint32_t id, bool stops)
 {
 	struct vublk_blk_completion c[8];
@@ -37,7 +40,7 @@ static void run_broken_ring(uint32_t id, bool stops)
 	assert_int_equal(c[1].result, -EPROTO);
 	assert_int_equal(c[2].result, -EPROTO);
 	assert_int_equal(vublk_blk_completion_error(queue, &c[2], &error), -EPROTO);
-	assert_memory_equal(error.text, "queue 0: the", 12); /* the queue is named once */
+	assert_memory_equal(error.text, "queue 0: the", 12); /* the queue's name is not repeated */
 	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), -EPROTO);
 	assert_memory_equal(error.text, "flush: queue 0: ", 16);
 	assert_int_equal(vublk_blk_poll(queue, c, 8), 0);
@@ -73,7 +76,7 @@ static void test_id_not_outstanding(void **state)
 	run_broken_ring(11, false);
 }
 
-/* Fills the queue with requests of all kinds; returns their number. */
+/* Fills the queue with requests of all kinds. Returns their number. */
 static unsigned add_all_kinds(struct vublk_blk_queue *queue, char *buffer, unsigned *seed,
 			      char *id, unsigned char *completed)
 {
@@ -158,7 +161,10 @@ static void test_scribbled_rings(void **state)
 	fake_deinit();
 }
 
-/* Memory is unregistered while a request of many pieces uses it. */
+/*
+ * The application releases memory while a request of many pieces uses it. The request fails, and no
+ * further piece is issued.
+ */
 static void test_memory_goes_under_a_request(void **state)
 {
 	struct vublk_blk_completion c;
@@ -184,7 +190,10 @@ static void test_memory_goes_under_a_request(void **state)
 	tear_down(blk);
 }
 
-/* The back-end itself reports that it cannot continue with a ring. */
+/*
+ * The device needs a reset, because the back-end reports an error of a ring. Requests fail, also
+ * later ones.
+ */
 static void test_needs_reset(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -217,7 +226,7 @@ static void expect_failed_read(struct vublk_blk *blk)
 	assert_int_equal(c.result, -ENOTCONN);
 }
 
-/* The submitting thread is unblocked, and the back-end is disconnected. */
+/* The thread that submits is unblocked, and the back-end is disconnected. */
 static void test_kick_that_blocks(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -229,7 +238,7 @@ static void test_kick_that_blocks(void **state)
 	tear_down(blk);
 }
 
-/* The loss of the back-end is handled although the back-end blocks a thread. */
+/* The loss of the back-end is handled while the back-end blocks a thread. */
 static void test_kick_that_blocks_and_the_back_end_goes(void **state)
 {
 	struct vublk_blk *blk = set_up();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API over a stand-in device: waiting, threads, events, and each way to close. The format
- * of requests is tested by test-blk.c.
+ * The block API over the stand-in device: waiting, threads, events, and each way to close a disk.
+ * test-blk.c tests the format of requests.
  */
 #include "blk-rig.h"
 
@@ -32,7 +32,7 @@ static void test_wait_gives_up_in_time(void **state)
 	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 0);
 	struct vublk_blk_completion c[4];
 
-	assert_int_equal(vublk_blk_wait(queue, c, 1, 1, -1, &error), 0); /* nothing in flight */
+	assert_int_equal(vublk_blk_wait(queue, c, 1, 1, -1, &error), 0); /* none in flight */
 	read_many(blk, 0, 2);
 	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 0, &error), 0);
 	assert_int_equal(vublk_blk_wait(queue, c, 1, 4, 1, &error), 0);
@@ -41,7 +41,7 @@ static void test_wait_gives_up_in_time(void **state)
 	assert_int_equal(fake_serve(0, 1), 1);
 	assert_int_equal(vublk_blk_wait(queue, c, 2, 4, 1, &error), 1);
 	assert_int_equal(fake_serve(0, 1), 1);
-	assert_int_equal(vublk_blk_wait(queue, c, 9, 4, -1, &error), 1); /* no more in flight */
+	assert_int_equal(vublk_blk_wait(queue, c, 9, 4, -1, &error), 1); /* only one was in flight */
 	tear_down(blk);
 }
 
@@ -63,7 +63,7 @@ static void test_arm_and_sleep(void **state)
 	assert_int_equal(fake_serve(0, 1), 1);
 	assert_true(vublk_blk_arm(queue)); /* a completion came before the call */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
-	/* A caller that polls asks for no calls. */
+	/* A caller that polls does not enable calls. */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 0);
 	assert_int_equal(fake_serve(0, 1), 1);
 	assert_int_equal(poll(&pollfd, 1, 0), 0);
@@ -71,7 +71,7 @@ static void test_arm_and_sleep(void **state)
 	tear_down(blk);
 }
 
-/* One notification for all added requests, and none while the device polls. */
+/* One submit makes one kick for all added requests, and no kick while the device polls. */
 static void test_one_kick_a_batch(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -79,7 +79,7 @@ static void test_one_kick_a_batch(void **state)
 
 	read_many(blk, 0, 8);
 	assert_int_equal(fake_kicks(0), before + 1);
-	read_many(blk, 0, 8); /* the device has not asked for another */
+	read_many(blk, 0, 8); /* the device has not asked for another kick */
 	assert_int_equal(fake_kicks(0), before + 1);
 	assert_int_equal(fake_serve(0, 16), 16);
 	assert_int_equal(vublk_blk_poll(vublk_blk_queue(blk, 0),
@@ -104,7 +104,7 @@ static void on_trap(int signal)
 	num_traps++;
 }
 
-/* Counts each later system call of this thread, except those that end the thread. */
+/* Counts each later system call of this thread, except exit_group() and rt_sigreturn(). */
 static void trap_system_calls(void)
 {
 	struct sock_filter filter[] = {
@@ -150,7 +150,7 @@ static void poll_without_system_calls(void)
 	_exit(num_traps ? 1 : 0);
 }
 
-/* In a child, because the filter cannot be removed. */
+/* Runs in a child, because the filter cannot be removed. */
 static void test_polling_makes_no_system_call(void **state)
 {
 	int status;
@@ -242,7 +242,7 @@ static void test_threads(void **state)
 	fake_deinit();
 }
 
-/* --- the back-end goes ------------------------------------------------------------------------ */
+/* --- the back-end is lost --------------------------------------------------------------------- */
 
 static void test_disconnect_fails_what_is_in_flight(void **state)
 {
@@ -258,8 +258,8 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	assert_string_equal(told.text, "the back-end hung up");
 	assert_int_equal(told.close_result, -EBUSY);
 	/*
-	 * Completions from the back-end come first, then the failures, in batches of the requested
-	 * size.
+	 * The requests that the back-end has completed come first, and then those that failed. Each
+	 * wait returns at most `max`.
 	 */
 	for (int i = 0; i < 5; i++) {
 		assert_int_equal(vublk_blk_wait(queue, c, 1, 1, -1, &error), 1);
@@ -272,7 +272,7 @@ static void test_disconnect_fails_what_is_in_flight(void **state)
 	assert_string_equal(error.text, "read: the back-end hung up");
 	assert_false(vublk_blk_arm(queue));
 	vublk_blk_submit(queue);
-	/* The memory can still be accessed. */
+	/* Memory can still be allocated. */
 	assert_non_null(vublk_blk_alloc(blk, 4096, &error));
 	vublk_blk_release(blk, buffer, NULL);
 	tear_down(blk);
@@ -309,7 +309,7 @@ static void test_disconnect_wakes_who_waits(void **state)
 	tear_down(blk);
 }
 
-/* A request whose pieces wait for room fails as a whole, once. */
+/* If pieces of a request still wait for room, the whole request fails, and completes once. */
 static void test_disconnect_with_pieces_waiting(void **state)
 {
 	struct vublk_blk_completion c[4];
@@ -356,7 +356,7 @@ static void test_resize(void **state)
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	assert_int_equal(info.config_generation, 1);
 	assert_int_equal(vublk_blk_read(queue, DISK_BYTES, buffer, 512, 0, NULL, &error), 0);
-	fake_resize(DISK_BYTES + 1024); /* the same capacity again is no resize */
+	fake_resize(DISK_BYTES + 1024); /* the same capacity again is not a resize */
 	wait_for_event(VUBLK_BLK_CONFIG_CHANGED);
 	assert_int_equal(told.events[VUBLK_BLK_RESIZED], 0);
 	assert_int_equal(vublk_blk_close(blk, 0, NULL), -ETIMEDOUT);
@@ -403,12 +403,13 @@ static void test_open_failures(void **state)
 	fake_init(DISK_BYTES);
 	assert_int_equal(vublk_blk_open(NULL, NULL, NULL, 0, &blk, &error), -EINVAL);
 	assert_int_equal(vublk_blk_open("", NULL, NULL, 0, &blk, &error), -EINVAL);
-	assert_string_equal(error.text, "cannot open a disk: give the path of its socket, or a "
-			    "connected descriptor (option fd)");
+	assert_string_equal(error.text, "cannot open a disk without a socket; pass the path of a "
+			    "socket, or a connected descriptor (option fd)");
 	assert_int_equal(vublk_blk_open(NULL, bad_fd, NULL, 0, &blk, &error), -EINVAL);
 	assert_string_equal(error.text, "fd must be a whole number from 0 to 2147483647, not '-1'");
 	assert_int_equal(vublk_blk_open("s", chardev, NULL, 0, &blk, &error), -EINVAL);
-	assert_string_equal(error.text, "chardev is not an option here: the path names the socket");
+	assert_string_equal(error.text, "chardev is not an option here, because the path argument "
+			    "names the socket");
 	assert_int_equal(vublk_blk_open("s", fail_after, NULL, 0, &blk, &error), -EINVAL);
 	assert_int_equal(vublk_blk_open("s", unknown, NULL, 0, &blk, &error), -EINVAL);
 	fake_plan.realize_error = ECONNREFUSED;
@@ -426,15 +427,18 @@ static void test_open_failures(void **state)
 	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
 	fake_plan.config.seg_max = 1;
 	fake_plan.config.size_max = 256;
-	open_fails(ENOTSUP, "the back-end takes 1 segments of 256 bytes in a request, which is "
-		   "less than its block of 512 bytes");
+	open_fails(ENOTSUP, "the back-end accepts requests of 1 segments of 256 bytes, but its "
+		   "blocks of 512 bytes do not fit such a request");
 	fake_plan.config.capacity = UINT64_MAX;
-	open_fails(EPROTO, "the back-end's config says a capacity of 18446744073709551615 sectors, "
-		   "more than a disk can have");
+	open_fails(EPROTO, "the back-end reports a capacity of 18446744073709551615 sectors, which "
+		   "exceeds the maximum of a disk");
 	fake_deinit();
 }
 
-/* Each allocation of an open fails once: the open then fails with a sentence and without a leak. */
+/*
+ * Cases make each allocation of vublk_blk_open() fail once. Then the open fails with an error text
+ * and without a leak.
+ */
 static int allocations_left = -1; /* allocations until one fails; -1: none fails */
 
 void *__real_calloc(size_t count, size_t bytes);
@@ -523,7 +527,7 @@ static void test_close_of_a_backend_that_does_not_stop(void **state)
 	fake_deinit();
 }
 
-/* Many requests of random kinds and lengths, each read back. */
+/* Many requests of random kinds and lengths. Each write is read back. */
 static void test_random(void **state)
 {
 	struct vublk_blk *blk;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes of a disk's memory in steps, against a back-end in a process of its own (blk-peer.h). Key
- * idea: a back-end that is stopped does not answer, so a change stays in progress until the case
- * continues the back-end, kills it, or closes the disk.
+ * Changes of a disk's memory in steps, with a back-end in a process of its own (blk-peer.h).
+ *
+ * Key idea: a back-end whose process is stopped does not answer. So a change stays in progress
+ * until the case lets the process continue, kills it, or closes the disk.
  */
 #include "blk-peer.h"
 
@@ -54,7 +55,7 @@ static void test_several_in_progress(void **state)
 		changes[i] = start_alloc(blk);
 	for (unsigned i = 0; i < 4; i++)
 		assert_int_equal(vublk_blk_change_finish(changes[i], NULL, &error), -EAGAIN);
-	vublk_blk_change_cancel(changes[0]); /* the back-end may have its message */
+	vublk_blk_change_cancel(changes[0]); /* its message may have reached the back-end */
 	kill(peer.pid, SIGCONT);
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(finish(changes[i + 1], &buffers[i]), 0);
@@ -82,8 +83,8 @@ static void test_killed_in_the_middle(void **state)
 	changes[1] = start_alloc(blk);
 	end_peer();
 	/*
-	 * The first change fails if the back-end died during it. Without a back-end, the second
-	 * succeeds.
+	 * The first change fails if the back-end had its message when it was killed. The second
+	 * one succeeds, because there is no back-end then.
 	 */
 	r = finish(changes[0], &buffer);
 	assert_true(!r || r == -ENOTCONN);
@@ -93,10 +94,10 @@ static void test_killed_in_the_middle(void **state)
 	assert_int_equal(vublk_blk_close(blk, -1, &error), 0);
 }
 
-/* The close waits for one change, which ends when the back-end does not answer in time. */
+/* The close of the disk waits for only one change, which ends at the timeout of its message. */
 static void test_closed_in_the_middle(void **state)
 {
-	const struct vublk_option options[] = { { "request-timeout-ms", "300" }, { NULL } };
+	const struct vublk_option options[] = { { "request-timeout-ms", "2000" }, { NULL } };
 	struct vublk_blk *blk;
 
 	start_peer();

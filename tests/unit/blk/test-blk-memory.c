@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes of a disk's memory in steps, over a stand-in device: how they begin and end, and how they
- * are undone when they are canceled, the back-end is lost, or the disk is closed.
+ * Changes of a disk's memory in steps, over the stand-in device: how a change begins and ends, and
+ * how it is undone when it is canceled, the back-end is lost, or the disk is closed.
  *
- * Key idea: the stand-in device answers a change when the case says so, so a case can examine a
- * change in progress for any time. The harness finds descriptors and mappings that an undone change
- * left behind.
+ * Key idea: the stand-in device answers a change when the case calls fake_answer_memory(). So a
+ * case can examine a change that is in progress. The harness finds descriptors and mappings that an
+ * undone change has left behind.
  */
 #include "blk-rig.h"
 
@@ -45,7 +45,7 @@ static struct vublk_blk_change *start_release(struct vublk_blk *blk, void *addre
 	return change;
 }
 
-/* Memory that the application has mapped. */
+/* Memory that the application itself has mapped. */
 struct own {
 	int fd;
 	char *address;
@@ -98,7 +98,7 @@ static void finish_removal(struct vublk_blk_change *change)
 	assert_null(address);
 }
 
-/* Opens a disk whose device holds the next change. */
+/* Opens a disk whose device does not answer the next change yet. */
 static struct vublk_blk *begin_and_hold(const struct vublk_option *options)
 {
 	struct vublk_blk *blk = begin(1, options);
@@ -171,7 +171,7 @@ static void test_register_and_unregister_in_steps(void **state)
 
 	expect_in_progress(change);
 	assert_int_equal(add_write(blk, own.address), -EINVAL);
-	vublk_fd_close(&own.fd); /* only borrowed */
+	vublk_fd_close(&own.fd); /* the disk has only borrowed it */
 	fake_answer_memory();
 	assert_ptr_equal(finish_add(change), own.address);
 	expect_usable(blk, own.address);
@@ -182,7 +182,7 @@ static void test_register_and_unregister_in_steps(void **state)
 	free_own(&own);
 }
 
-/* Changes end in the order in which they were started, including the one of a blocking call. */
+/* Changes, including that of a blocking call, end in the order in which they were started. */
 static void test_several_in_progress(void **state)
 {
 	struct vublk_blk *blk = begin_and_hold(NULL);
@@ -198,7 +198,7 @@ static void test_several_in_progress(void **state)
 	fake_answer_memory();
 	assert_non_null(buffers[2] = vublk_blk_alloc(blk, BYTES, &error));
 	for (unsigned i = 0; i < 3; i++)
-		assert_true(is_ready(changes[i], 0)); /* the blocking call's ended last */
+		assert_true(is_ready(changes[i], 0)); /* the blocking call's change ended last */
 	finish_removal(changes[2]);
 	assert_ptr_equal(finish_add(changes[1]), own.address);
 	buffers[0] = finish_add(changes[0]);
@@ -222,8 +222,8 @@ static void test_start_refuses(void **state)
 	assert_int_equal(vublk_blk_register_start(blk, (void *)0x100001, 4096, fd, 0, &change,
 						  &error), -EINVAL);
 	assert_string_equal(error.text, "cannot register 4096 bytes at 0x100001 from offset 0 of "
-			    "their file: all three must be multiples of the page size 4096, and "
-			    "the length not 0");
+			    "their file: expected multiples of the page size (4096) for all three, "
+			    "and at least one page");
 	assert_int_equal(vublk_blk_register_start(blk, (void *)0x100000, 4096, -1, 0, &change,
 						  &error), -EBADF);
 	unsealed = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -257,15 +257,16 @@ static void test_finish_refuses(void **state)
 
 	fake_plan.memory_asks_backend = true;
 	finish_add(start_register(blk, &own));
-	expect_failure(start_register(blk, &own), EINVAL, "they overlap memory that is registered");
+	expect_failure(start_register(blk, &own), EINVAL,
+		       "they overlap memory that is already registered");
 	assert_int_equal(vublk_blk_unregister_start(blk, own.address + 4096, &changes[0], &error), 0);
-	expect_failure(changes[0], EINVAL, "no memory is registered that begins at");
+	expect_failure(changes[0], EINVAL, "no registered memory starts at");
 	for (unsigned i = 0; i < 8; i++)
 		changes[i] = start_alloc(blk);
-	for (unsigned i = 0; i < 6; i++) /* with the rings and the registered memory: 8 */
+	for (unsigned i = 0; i < 6; i++) /* 8 together with the rings and the registered memory */
 		finish_add(changes[i]);
-	expect_failure(changes[6], ENOSPC, "no memory slot is left: the back-end has 8");
-	expect_failure(changes[7], ENOSPC, "no memory slot is left: the back-end has 8");
+	expect_failure(changes[6], ENOSPC, "all 8 memory slots of the back-end are in use");
+	expect_failure(changes[7], ENOSPC, "all 8 memory slots of the back-end are in use");
 	assert_int_equal(vublk_blk_unregister(blk, own.address, &error), 0);
 	fake_plan.memory_error = EIO;
 	expect_failure(start_alloc(blk), EIO, "no memory");
@@ -275,7 +276,7 @@ static void test_finish_refuses(void **state)
 	free_own(&own);
 }
 
-/* Opens descriptors until none is left but `spare`. */
+/* Opens descriptors until only `spare` more can be opened. Returns how many it opened. */
 static unsigned use_up_descriptors(int *fds, unsigned max, unsigned spare)
 {
 	unsigned n = 0;
@@ -288,7 +289,7 @@ static unsigned use_up_descriptors(int *fds, unsigned max, unsigned spare)
 	return n;
 }
 
-/* A start fails without an effect. A release that waits needs no descriptor. */
+/* If the start of a change fails, it has no effect. A blocking release needs no descriptor. */
 static void test_out_of_descriptors(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -298,7 +299,7 @@ static void test_out_of_descriptors(void **state)
 	int fds[100];
 
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
-	for (unsigned spare = 3; spare--;) { /* an eventfd, the memory, its duplicate */
+	for (unsigned spare = 3; spare--;) { /* for an eventfd, the memory, and its duplicate */
 		unsigned n = use_up_descriptors(fds, 100, spare);
 
 		assert_int_equal(vublk_blk_alloc_start(blk, BYTES, &change, &error), -EMFILE);
@@ -315,7 +316,7 @@ static void test_out_of_descriptors(void **state)
 	tear_down(blk);
 }
 
-/* --- the back-end goes away ------------------------------------------------------------------- */
+/* --- the back-end is lost --------------------------------------------------------------------- */
 
 static void test_outage(void **state)
 {
@@ -333,7 +334,7 @@ static void test_outage(void **state)
 	tear_down(blk);
 }
 
-/* The next back-end gets all regions, so the change has succeeded. */
+/* The back-end is lost during a change. The next one gets all regions, so the change succeeds. */
 static void test_lost_in_the_middle(void **state)
 {
 	struct vublk_blk *blk = begin_and_hold(NULL);
@@ -360,7 +361,7 @@ static void test_lost_for_good_in_the_middle(void **state)
 	expect_in_progress(change);
 	fake_disconnect("the back-end hung up");
 	expect_failure(change, ENOTCONN, "the back-end hung up");
-	/* The failed change has left nothing behind. */
+	/* The change that failed has left nothing behind. */
 	finish_add(start_register(blk, &own));
 	tear_down(blk);
 	free_own(&own);
@@ -398,14 +399,14 @@ static void test_cancel_before_it_began(void **state)
 	fake_answer_memory();
 	finish_add(first);
 	finish_add(start_register(blk, &own));
-	assert_int_equal(fake_num_changes, 2); /* the canceled ones were not sent */
+	assert_int_equal(fake_num_changes, 2); /* the canceled ones were never sent */
 	tear_down(blk);
 	free_own(&own);
 }
 
 /*
- * A change is canceled while the back-end is about to confirm its region. The next change adds
- * memory at the same address, which the application has mapped meanwhile.
+ * A change is canceled after its region was sent, and before the back-end confirms it. The next
+ * change adds other memory at the same address, which the application has mapped in between.
  */
 static void test_cancel_in_the_middle(void **state)
 {
@@ -425,7 +426,7 @@ static void test_cancel_in_the_middle(void **state)
 	free_own(&own);
 }
 
-/* No slot stays occupied, whether the alloc has ended or not. */
+/* A canceled alloc leaves no memory slot occupied, whether it had ended or not. */
 static void test_cancel_leaves_no_region(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -466,7 +467,7 @@ static void test_cancel_in_an_outage(void **state)
 	vublk_blk_change_cancel(change);
 	lose();
 	vublk_blk_change_cancel(start_alloc(blk));
-	fake_answer_memory(); /* the answer that the lost back-end owed */
+	fake_answer_memory(); /* no effect: the back-end that was asked is lost */
 	find();
 	for (unsigned i = 0; i < 7; i++)
 		finish_add(start_alloc(blk));
@@ -476,8 +477,8 @@ static void test_cancel_in_an_outage(void **state)
 /* --- close --------------------------------------------------------------------------------------- */
 
 /*
- * The close comes while the disk's thread is anywhere in the changes. Some changes have ended, and
- * some are canceled.
+ * The disk is closed at a random point of the work that its thread does on several changes. Some
+ * changes have ended, and some are canceled.
  */
 static void test_close_at_any_moment(void **state)
 {
@@ -504,7 +505,7 @@ static void test_close_at_any_moment(void **state)
 	free_own(&own);
 }
 
-/* The back-end has the first change, and never answers it. */
+/* The disk is closed while the back-end has the first change, which it never answers. */
 static void test_close_with_a_change_in_the_middle(void **state)
 {
 	struct vublk_blk *blk = begin_and_hold(NULL);
@@ -529,7 +530,7 @@ static struct in_handler {
 	struct vublk_blk_change *change;
 } in_handler = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
-/* In a handler no call can wait, so a change that was started there is in progress there. */
+/* Starts changes. They cannot end before the handler returns. */
 static void start_in_handler(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
 {
 	pthread_mutex_lock(&in_handler.lock);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening a disk in steps, over a stand-in device: what is permitted during the opening, how the
- * opening ends, and its cancellation at each moment.
+ * Opening a disk in steps, over the stand-in device: which calls are permitted while the disk is
+ * being opened, how the open ends, and how it is canceled at any moment.
  *
- * Key idea: the stand-in device ends realize when the case says so, so a case can examine a disk
- * that is being opened for any time.
+ * Key idea: the open ends only when the case calls fake_realize(). So a case can examine a disk
+ * that is being opened.
  */
 #include "blk-rig.h"
 
@@ -29,7 +29,7 @@ static struct vublk_blk *start(void)
 	return blk;
 }
 
-/* Begins to open a disk; the opening does not end by itself. */
+/* Begins to open a disk. The open ends only when the case lets it end. */
 static struct vublk_blk *start_and_hold(void)
 {
 	fake_init(DISK_BYTES);
@@ -61,11 +61,11 @@ static void test_open_in_steps(void **state)
 static void expect_busy(int result)
 {
 	assert_int_equal(result, -EBUSY);
-	assert_non_null(strstr(error.text, "the disk is not open: "));
+	assert_non_null(strstr(error.text, "the disk is not open; "));
 	error.text[0] = '\0';
 }
 
-/* Checks that the disk cannot be used, because its opening has not ended or has failed. */
+/* Checks that all functions refuse a disk that is still being opened, or whose open has failed. */
 static void expect_unusable(struct vublk_blk *blk)
 {
 	struct vublk_device_info device_info;
@@ -129,7 +129,7 @@ static void test_failures(void **state)
 	fake_deinit();
 }
 
-/* Bad arguments are refused before a thread or a connection exists. */
+/* Invalid arguments are refused immediately, without a thread and without a connection. */
 static void test_bad_arguments(void **state)
 {
 	const struct vublk_option unknown[] = { { "x", "y" }, { NULL } };
@@ -142,7 +142,7 @@ static void test_bad_arguments(void **state)
 	fake_deinit();
 }
 
-/* The close comes while the disk's thread is anywhere between its start and the end. */
+/* The disk is closed at many different points between the start and the end of its thread. */
 static void test_cancel_at_any_moment(void **state)
 {
 	fake_init(DISK_BYTES);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API's fast path (src/blk/plain.h) against its general path: each path executes the same
- * random requests, on a disk of its own, step by step.
+ * The block API's fast path (src/blk/plain.h) compared with the general path. Two runs execute the
+ * same random requests, step by step, each on a disk of its own.
  *
- * Key idea: a read or write of one buffer tries the fast path; the same read or write as an iovec
- * of one element always takes the general path. After each step everything that either end can see
- * (rings, tables, headers, results, kicks) and what a later recovery needs (slots, requests) is
- * copied into a trace, and the traces of both runs are equal byte by byte.
+ * Key idea: in one run, each read or write has one buffer, so it takes the fast path if possible.
+ * In the other run, each has an iovec of one element, so it always takes the general path. After
+ * each step the run copies to its trace all that either end of the ring can see (rings, tables,
+ * headers, results, kicks), and all that a later recovery needs (slots, requests). The traces of
+ * both runs must be equal.
  *
  * test-blk.c tests the effects of requests.
  */
@@ -27,7 +28,7 @@
 #else
 #define STEPS 800
 #endif
-#define MEMORY_BYTES (256 * KIB) /* two adjacent regions, and as much unregistered memory */
+#define MEMORY_BYTES (256 * KIB) /* two adjacent regions; unregistered memory follows */
 #define REGION_BYTES (MEMORY_BYTES / 2)
 #define MAX_QUEUE 32
 #define MAX_SHARED_BYTES (24 * KIB)
@@ -35,7 +36,7 @@
 
 enum path { FAST, GENERAL };
 
-/* What a recovery would need of a piece on the ring. */
+/* The data that a recovery would need about a piece on the ring. */
 struct piece {
 	int request; /* -1: the slot is free, and the other members are 0 */
 	int cursor_index;
@@ -51,7 +52,7 @@ struct request {
 	void *user_data;
 };
 
-/* The test's own record of one step; zeroed before it is filled, so that padding is equal. */
+/* The test's record of one step. It is zeroed before it is filled, so that padding is equal. */
 struct step {
 	unsigned op;
 	int result;
@@ -76,10 +77,10 @@ struct run {
 	struct vublk_blk *blk;
 	struct vublk_blk_queue *queue;
 	bool has_backend;
-	unsigned kicks_before; /* the stand-in device counts over both runs */
-	struct iovec iovs[STEPS]; /* live until the completion */
+	unsigned kicks_before; /* the device's count at the start, which includes earlier runs */
+	struct iovec iovs[STEPS]; /* must exist until the completion */
 	char ids[STEPS][VUBLK_BLK_ID_SIZE];
-	unsigned num_fast; /* requests that took the fast path */
+	unsigned num_fast; /* how many requests took the fast path */
 	struct step *steps;
 	char disk[DISK_BYTES];
 	char memory[MEMORY_BYTES];
@@ -139,7 +140,10 @@ static void record_private(const struct vublk_blk_queue *queue, struct step *ste
 	step->unpublished = queue->unpublished;
 }
 
-/* During an outage the disk's thread may replace the rings at any moment. */
+/*
+ * Records the state after a step. During an outage this is only the number of requests in flight,
+ * because the disk's thread may replace the rings at any moment.
+ */
 static void record(struct run *run, struct step *step)
 {
 	step->in_flight = vublk_blk_in_flight(run->queue);
@@ -153,8 +157,8 @@ static void record(struct run *run, struct step *step)
 /* --- one step ------------------------------------------------------------------------------- */
 
 /*
- * Mostly chooses a buffer for the fast path; otherwise one that is unaligned, too long, at a
- * region's end, or outside of the regions.
+ * Chooses a buffer. Most buffers suit the fast path. The others are unaligned, or extend over a
+ * region's end.
  */
 static void *choose_buffer(struct run *run, size_t bytes)
 {
@@ -211,7 +215,7 @@ static int transfer(struct run *run, unsigned i, bool is_write)
 					       &error) :
 			       vublk_blk_read(run->queue, offset, iov->iov_base, bytes, 0, iov,
 					      &error);
-	/* Only the fast path remembers the table that it left in a slot. */
+	/* Only the fast path stores a slot's `table_bytes`. */
 	for (unsigned s = 0; s < run->queue->size; s++)
 		run->num_fast += run->queue->slots[s].request &&
 				 run->queue->slots[s].sequence == sequence &&
@@ -301,7 +305,7 @@ static int do_step(struct run *run, unsigned i, struct step *step)
 
 /* --- a run ------------------------------------------------------------------------------------ */
 
-/* The plans that lead to different branches of either path. */
+/* Makes a plan for the device. Different seeds lead to different branches of either path. */
 static void make_plan(unsigned seed)
 {
 	fake_init(DISK_BYTES);
@@ -374,10 +378,7 @@ static void free_run(struct run *run)
 	free(run);
 }
 
-/*
- * User data points into the run, so it differs between the runs; it is replaced by a number that
- * does not.
- */
+/* Replaces user data, which are pointers into the run, by numbers that are equal in both runs. */
 static void number_user_data(struct run *run)
 {
 	for (unsigned i = 0; i < STEPS; i++) {
@@ -440,7 +441,7 @@ static void test_fast_path_is_the_general_path(void **state)
 	}
 	munmap(memory, 2 * MEMORY_BYTES);
 	vublk_fd_close(&memory_fd);
-	/* Each run took the path that it was meant to take. */
+	/* Each run has taken the intended path. */
 	assert_true(num_fast > STEPS);
 	assert_int_equal(num_slow, 0);
 }

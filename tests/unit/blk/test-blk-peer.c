@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The block API against real back-ends: the disk's properties, requests of each kind, and verified
- * data. The cases are the same for each back-end; endings are in test-blk-endings-peer.c.
+ * data. The cases are the same for each back-end. test-blk-endings-peer.c tests how a back-end
+ * ends.
  */
 #include "blk-peer.h"
 
@@ -20,7 +21,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* --- what is said of the disk ------------------------------------------------------------ */
+/* --- the properties of the disk ---------------------------------------------------------- */
 
 static void test_info(void **state)
 {
@@ -72,7 +73,9 @@ static void test_requests_of_each_kind(void **state)
 	end_peer();
 }
 
-/* Unaligned reads of what was written, from ordinary memory, without a queue of our own. */
+/*
+ * Blocking calls make unaligned reads to memory that is not shared. The application uses no queue.
+ */
 static void test_blocking_calls(void **state)
 {
 	static char data[MIB], again[MIB];
@@ -154,7 +157,10 @@ static void test_read_only(void **state)
 	end_peer();
 }
 
-/* The disk grows while it is open; qemu-storage-daemon can only be told so by QMP. */
+/*
+ * Called when the disk has grown while it is open. qemu-storage-daemon grows a disk only by a
+ * command of QMP.
+ */
 static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
 {
 	if (event == VUBLK_BLK_RESIZED)
@@ -196,7 +202,7 @@ static void test_resize(void **state)
 
 /* --- data ---------------------------------------------------------------------------------- */
 
-/* A third of the disk in one request, which is split and reassembled. */
+/* One request for a third of the disk is split into pieces, and completes once. */
 static void test_large_request(void **state)
 {
 	struct vublk_blk *blk = open_disk();
@@ -234,7 +240,7 @@ struct worker {
 	uint64_t base;
 	unsigned seed;
 	bool polls;
-	char *model; /* the content of this part of the disk */
+	char *model; /* the expected content of this part of the disk */
 	pthread_t thread;
 };
 
@@ -327,7 +333,7 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-/* One thread per queue makes random reads and writes, with and without iovec, and verifies. */
+/* One thread per queue makes random reads and writes, with and without iovec, and verifies them. */
 static void verify_on_all_queues(const struct vublk_option *options)
 {
 	char *model = calloc(1, DISK_BYTES), *file = malloc(DISK_BYTES);
@@ -375,7 +381,7 @@ static void test_verify_without_event_idx(void **state)
 	verify_on_all_queues(options);
 }
 
-/* Requests and pieces of them have to wait for room all the time. */
+/* The queues are so small that requests and pieces of requests often wait for room. */
 static void test_verify_on_small_queues(void **state)
 {
 	const struct vublk_option options[] = {
@@ -392,7 +398,7 @@ static void test_verify_on_large_queues(void **state)
 	verify_on_all_queues(options);
 }
 
-/* As in an event loop: arm, sleep on the descriptor, poll. */
+/* Does what an event loop does: arms the queue, sleeps on its descriptor, and polls the queue. */
 static void test_event_loop(void **state)
 {
 	struct vublk_blk *blk = open_disk();

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The block API when back-ends are lost and found. Writes that a lost back-end kept in its own
- * memory are tested by test-blk-unflushed.c.
+ * The block API when back-ends are lost and other back-ends are found. test-blk-unflushed.c tests
+ * writes that a lost back-end kept in its own memory.
  *
- * Key idea: the stand-in device decides what a back-end has executed before it is lost. In the
- * end each request completes once.
+ * Key idea: each case decides which requests a back-end has executed before the back-end is lost.
+ * In the end each request has completed once.
  */
 #include "blk-rig.h"
 
@@ -59,12 +59,12 @@ static void test_what_was_not_completed_is_done_again(void **state)
 
 	write_blocks(blk, 0, 8, buffer, 1);
 	assert_int_equal(fake_serve(0, 3), 3);
-	assert_true(fake_take(0, NULL)); /* begun, and not completed */
+	assert_true(fake_take(0, NULL)); /* begun, but not completed */
 	lose();
 	memset(fake_disk(), 0x77, 3 * 512); /* shows whether a completed write is executed again */
 	assert_int_equal(fake_serve(0, 8), 0);
 	find();
-	for (unsigned i = 3; i < 8; i++) { /* in their order */
+	for (unsigned i = 3; i < 8; i++) { /* in their original order */
 		assert_true(fake_take(0, &request));
 		assert_int_equal(request.sector, i);
 		fake_give_back(0, VIRTIO_BLK_S_OK);
@@ -75,7 +75,7 @@ static void test_what_was_not_completed_is_done_again(void **state)
 	tear_down(blk);
 }
 
-/* A lost back-end that is still alive writes to rings that the driver no longer reads. */
+/* A lost back-end that is still alive can write only to rings that the driver no longer reads. */
 static void test_a_late_back_end_is_not_believed(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -83,7 +83,7 @@ static void test_a_late_back_end_is_not_believed(void **state)
 	struct vublk_split_ring late;
 
 	write_blocks(blk, 0, 4, buffer, 1);
-	late = fake_map_ring(0); /* as the old back-end has mapped it */
+	late = fake_map_ring(0); /* the mapping of the old back-end */
 	lose();
 	for (unsigned i = 0; i < 4; i++)
 		late.used->ring[i].id = i;
@@ -105,10 +105,10 @@ static void test_requests_are_taken_meanwhile(void **state)
 	struct vublk_blk_completion c;
 
 	lose();
-	write_blocks(blk, 0, 16, buffer, 1); /* as many as the queue's size */
+	write_blocks(blk, 0, 16, buffer, 1); /* as many as the queue has entries */
 	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), -EAGAIN);
 	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, 0, &error), 0);
-	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), 0); /* it is on */
+	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), 0); /* already on */
 	find();
 	assert_int_equal(fake_serve(0, 99), 16);
 	take(blk, 0, 16, 0);
@@ -117,7 +117,7 @@ static void test_requests_are_taken_meanwhile(void **state)
 	tear_down(blk);
 }
 
-/* Memory that is registered during an outage is known to the next back-end. */
+/* The next back-end gets memory that was registered during an outage. */
 static void test_memory_comes_meanwhile(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -136,7 +136,10 @@ static void test_memory_comes_meanwhile(void **state)
 	tear_down(blk);
 }
 
-/* Back-ends are lost repeatedly, even before their rings run. Each request completes in the end. */
+/*
+ * Back-ends are lost again and again, even before their rings run. In the end each request
+ * completes.
+ */
 static void test_lost_many_times(void **state)
 {
 	struct vublk_blk *blk = begin(2, NULL);
@@ -172,7 +175,10 @@ static unsigned count_entries(const char *folder)
 	return n;
 }
 
-/* Mappings of shared memory: a sanitizer's allocator makes and removes others. */
+/*
+ * Returns the number of mappings of shared memory. Other mappings do not count, because a
+ * sanitizer's allocator makes and removes some.
+ */
 static unsigned count_mappings(void)
 {
 	FILE *file = fopen("/proc/self/maps", "r");
@@ -201,7 +207,7 @@ static struct footprint measure(void)
 	};
 }
 
-/* Lost back-ends leave no mapping and no descriptor, however many there were. */
+/* Lost back-ends leave no mapping and no descriptor behind, however many were lost. */
 static void test_outages_leave_nothing(void **state)
 {
 	struct vublk_blk *blk = begin(2, NULL);
@@ -225,7 +231,7 @@ static void test_outages_leave_nothing(void **state)
 	tear_down(blk);
 }
 
-/* A request of many pieces: some are done, some are on the ring, and some are not cut yet. */
+/* At the loss, some pieces of a request are complete, some on the ring, and some not yet cut. */
 static void test_pieces(void **state)
 {
 	struct vublk_blk *blk;
@@ -258,7 +264,7 @@ static void test_pieces(void **state)
 	tear_down(blk);
 }
 
-/* Each kind of request is issued on the new ring as it was on the old one. */
+/* Each kind of request looks the same on the new ring as on the old one. */
 static void test_every_kind(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -280,7 +286,7 @@ static void test_every_kind(void **state)
 	assert_int_equal(request.type, VIRTIO_BLK_T_IN);
 	assert_int_equal(request.sector, 8);
 	assert_int_equal(request.data_bytes, 4096);
-	lose(); /* the request that the case took is not lost either */
+	lose(); /* not even the request that the case took is lost */
 	find();
 	assert_int_equal(fake_serve(0, 9), 5);
 	take(blk, 0, 5, 0);
@@ -293,7 +299,11 @@ static void test_every_kind(void **state)
 	tear_down(blk);
 }
 
-/* A sleeping owner is woken by earlier completions, and sleeps again until the others come. */
+/*
+ * A back-end completes a request, but is lost before it calls the driver. The loss wakes the
+ * sleeping owner of the queue. Afterwards the owner can sleep until the next back-end completes the
+ * other requests.
+ */
 static void test_completed_without_a_call(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -304,7 +314,7 @@ static void test_completed_without_a_call(void **state)
 
 	write_blocks(blk, 0, 4, buffer, 1);
 	assert_int_equal(fake_serve(0, 1), 1);
-	vublk_eventfd_clear(pollfd.fd); /* the back-end was lost before it signalled the call */
+	vublk_eventfd_clear(pollfd.fd); /* the back-end was lost before it made the call */
 	lose();
 	assert_int_equal(poll(&pollfd, 1, -1), 1);
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
@@ -317,7 +327,7 @@ static void test_completed_without_a_call(void **state)
 
 /* --- writes to one place ---------------------------------------------------------------------- */
 
-/* The later write is not on the ring before the earlier one is complete. */
+/* If two writes overlap, the later one is put on the ring only when the earlier one is complete. */
 static void test_overlapping_writes_wait(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -344,7 +354,7 @@ static void test_overlapping_writes_wait(void **state)
 	tear_down(blk);
 }
 
-/* Random writes of all lengths: no two that overlap are ever on the ring together. */
+/* Random writes of all lengths: two that overlap are never on the ring at the same time. */
 static void test_no_two_overlap(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -403,7 +413,10 @@ static void test_tracked_rings_stay(void **state)
 	tear_down(blk);
 }
 
-/* One block from the same buffer each time, so its descriptors are in shared memory already. */
+/*
+ * Writes block 0. Because the buffer is the same each time, its descriptors are already in shared
+ * memory after the first call.
+ */
 static void write_same(struct vublk_blk *blk, char *buffer, int value)
 {
 	write_blocks(blk, 0, 1, buffer, value);
@@ -412,7 +425,10 @@ static void write_same(struct vublk_blk *blk, char *buffer, int value)
 	expect_block(0, value);
 }
 
-/* Finds another back-end, which executes what was written meanwhile (`value` 0: no write). */
+/*
+ * Replaces the back-end. If `value` is not 0, writes it to block 0 during the outage, and the next
+ * back-end must execute this write.
+ */
 static void change_back_end(struct vublk_blk *blk, char *buffer, int value)
 {
 	unsigned count = value ? 1 : 0;
@@ -428,8 +444,8 @@ static void change_back_end(struct vublk_blk *blk, char *buffer, int value)
 
 /*
  * A back-end overwrites memory that only the driver may write. The damage ends when that back-end
- * is lost: requests made during the outage, and with the next back-end, are as the application made
- * them.
+ * is lost: later requests are as the application made them, both during the outage and with the
+ * next back-end.
  */
 static void test_tracked_and_wiped(void **state)
 {
@@ -446,7 +462,10 @@ static void test_tracked_and_wiped(void **state)
 	tear_down(blk);
 }
 
-/* The same with rings that are replaced: the new rings are in other memory. */
+/*
+ * Without an in-flight area the new rings are in other memory. Later requests with the same buffer
+ * are still as the application made them.
+ */
 static void test_same_buffer_on_other_rings(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);
@@ -482,7 +501,7 @@ static void test_tracked_and_then_not(void **state)
 	tear_down(blk);
 }
 
-/* --- not for ever ----------------------------------------------------------------------------------- */
+/* --- limits of the wait ---------------------------------------------------------------------- */
 
 static void fail_after(bool tracked)
 {
@@ -562,7 +581,10 @@ struct worker {
 	pthread_t thread;
 };
 
-/* The owner of one queue polls, the owner of another sleeps; each reads back what it wrote. */
+/*
+ * The owner of a queue. Some owners poll, and others sleep. Each reads back the data that it has
+ * written.
+ */
 static void *work(void *opaque)
 {
 	struct worker *w = opaque;

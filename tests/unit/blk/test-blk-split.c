@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The parts that need no disk: cutting requests, the table of regions, reading the config. */
+/*
+ * The parts of the block API that need no disk: how requests are cut into pieces, the table of
+ * memory regions, and the reading of the configuration space.
+ */
 #include "harness.h"
 
 #include "blk/config.h"
@@ -61,8 +64,8 @@ static void test_regions(void **state)
 }
 
 /*
- * Readers while a writer inserts and removes regions. The region at 0x100000 is always in the
- * table. A reader never finds a mixture of two regions.
+ * Threads read the table while a writer inserts and removes regions. The region at 0x100000 is
+ * always in the table. A reader never finds a mixture of two regions.
  */
 static unsigned stop_readers;
 
@@ -119,7 +122,7 @@ static int64_t cut(const struct vublk_blk_limits *limits, struct vublk_blk_curso
 	return vublk_blk_split_next(limits, &regions, &cache, cursor, left, buffers, &num);
 }
 
-/* Adjoining memory is one segment, however the iovec divides it. */
+/* Adjacent memory is one segment, no matter how the iovec divides it. */
 static void test_cut_what_adjoins(void **state)
 {
 	struct vublk_blk_limits limits = { 1024, 1, 1024, 65536, 0, 0, 0 };
@@ -143,7 +146,7 @@ static void test_cut_by_segments_bytes_and_blocks(void **state)
 	struct vublk_blk_cursor cursor = { iov, 5, 0, 0 };
 
 	vublk_inproc_regions_insert(&regions, at(0x1000), 0x10000, 0);
-	/* 100 + 924 + 1000: three segments, of which whole blocks are 1,536 bytes. */
+	/* Segments of 100, 924 and 1,000 bytes: 1,536 bytes are their whole blocks of 512 bytes. */
 	assert_int_equal(cut(&limits, &cursor, 2048), 1536);
 	assert_int_equal(num, 3);
 	assert_int_equal(buffers[2].bytes, 512);
@@ -152,7 +155,7 @@ static void test_cut_by_segments_bytes_and_blocks(void **state)
 	assert_int_equal(buffers[0].addr, 0x3000 + 512);
 	assert_int_equal(buffers[0].bytes, 488);
 	assert_int_equal(buffers[1].bytes, 24);
-	/* Adjoining buffers are one segment, and no segment exceeds its limit. */
+	/* Adjacent buffers are one segment, and no segment exceeds its limit. */
 	iov[0] = (struct iovec){ at(0x1000), 6000 };
 	iov[1] = (struct iovec){ at(0x1000 + 6000), 2192 };
 	cursor = (struct vublk_blk_cursor){ iov, 2, 0, 0 };
@@ -180,12 +183,15 @@ static void test_cut_refuses(void **state)
 	iov[0] = (struct iovec){ at(0x1f00), 512 };
 	cursor = (struct vublk_blk_cursor){ iov, 1, 0, 0 };
 	assert_int_equal(cut(&limits, &cursor, 512), -EFAULT);
-	iov[0] = (struct iovec){ at(0x1000), 256 }; /* shorter than the length that was passed */
+	iov[0] = (struct iovec){ at(0x1000), 256 }; /* shorter than the given length */
 	cursor = (struct vublk_blk_cursor){ iov, 1, 0, 0 };
 	assert_int_equal(cut(&limits, &cursor, 512), -EFAULT);
 }
 
-/* Checks, for any limits and iovecs, that the pieces keep the limits and add up to the iovec. */
+/*
+ * Checks that no piece exceeds the limits, and that the pieces together cover the memory of the
+ * iovec.
+ */
 static void check_pieces(const struct vublk_blk_limits *limits, const struct iovec *iov,
 			 int iovcnt, uint64_t bytes)
 {
@@ -250,7 +256,7 @@ static void test_cut_ranges(void **state)
 {
 	assert_int_equal(vublk_blk_split_range(0, 512, 4096, 512), 512);
 	assert_int_equal(vublk_blk_split_range(512, 8192, 4096, 512), 4096);
-	/* A piece ends at a multiple of the device's alignment, so that the next begins there. */
+	/* A piece ends at a multiple of the device's alignment, so that the next one is aligned. */
 	assert_int_equal(vublk_blk_split_range(512, 65536, 8192, 4096), 7680);
 	assert_int_equal(vublk_blk_split_range(8192, 65536, 8192, 4096), 8192);
 	assert_int_equal(vublk_blk_split_range(512, 65536, 1024, 4096), 1024);
@@ -338,9 +344,9 @@ static void test_config_of_4k_blocks(void **state)
 	assert_int_equal(info.optimal_io_bytes, 65536);
 	assert_int_equal(info.max_segments, 254);
 	assert_int_equal(info.max_segment_bytes, 65536);
-	assert_int_equal(info.max_discard_bytes, 4096); /* of 7,680 */
+	assert_int_equal(info.max_discard_bytes, 4096); /* the limit is 7,680 */
 	assert_int_equal(info.discard_alignment_bytes, 4096);
-	assert_int_equal(info.max_write_zeroes_bytes, 0); /* less than a block */
+	assert_int_equal(info.max_write_zeroes_bytes, 0); /* the limit is less than a block */
 }
 
 int main(int argc, char **argv)

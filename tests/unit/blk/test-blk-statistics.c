@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The values that a queue counts (vublk_blk_queue_get_stats()), over the stand-in device.
+ * The counters of a queue (vublk_blk_queue_get_stats()), over the stand-in device.
  *
- * Key idea: a latency is not asserted as a number, but lies between two times that the case
- * takes around the request.
+ * Key idea: a case does not know the latency of a request. It measures the time before and after
+ * the request, and checks that the latency is consistent with these times.
  */
 #include "blk-rig.h"
 
@@ -87,7 +87,7 @@ static void test_each_kind(void **state)
 	stats = get(queue);
 	assert_int_equal(stats.in_flight, 0);
 	assert_int_equal(stats.reads, 2);
-	assert_int_equal(stats.writes, 2); /* one of them with a flush of its own */
+	assert_int_equal(stats.writes, 2); /* one is with FUA, and its flush does not count */
 	assert_int_equal(stats.flushes, 1);
 	assert_int_equal(stats.others, 3);
 	assert_int_equal(stats.errors, 1);
@@ -131,7 +131,7 @@ static void test_latency_lies_between(void **state)
 	assert_int_equal(fake_serve(0, 1), 1);
 	do
 		taken = vublk_now_ns();
-	while (taken < added + 600000); /* not near a power of two: the bounds are close */
+	while (taken < added + 600000); /* not near a power of two, because the bounds are narrow */
 	end_all(queue, VIRTIO_BLK_S_OK);
 	after = vublk_now_ns();
 	stats = get(queue);
@@ -142,7 +142,7 @@ static void test_latency_lies_between(void **state)
 	tear_down(blk);
 }
 
-/* A caller can be compiled against a header with fewer fields, or more. */
+/* A caller may have been compiled against a header with fewer or more fields. */
 static void test_other_sizes(void **state)
 {
 	struct vublk_blk *blk = begin(1, counts);
@@ -216,7 +216,7 @@ static void test_blocking_calls(void **state)
 	assert_int_equal(vublk_blk_pwrite(blk, 512, data, 512, 0, &error), 0);
 	assert_int_equal(vublk_blk_pflush(blk, 0, &error), 0);
 	stats = get_blocking(blk);
-	assert_int_equal(stats.reads, 3); /* pieces */
+	assert_int_equal(stats.reads, 3); /* the pieces of one call */
 	assert_int_equal(stats.read_bytes, sizeof(data));
 	assert_int_equal(stats.writes, 1);
 	assert_int_equal(stats.written_bytes, 512);
@@ -253,7 +253,7 @@ static void *read_once(void *blk)
 	return NULL;
 }
 
-/* A call that waits for the back-end does not delay a thread that reads the counters. */
+/* While a blocking call waits for the back-end, another thread can read the counters. */
 static void test_blocking_call_that_waits(void **state)
 {
 	struct vublk_blk *blk = begin(1, counts);

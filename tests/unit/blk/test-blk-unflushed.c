@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Completed writes that no flush had made stable when a back-end is lost: how the next flush
- * reports them.
+ * Writes that were completed but not flushed when a back-end was lost: how the next flush reports
+ * them.
  *
- * Key idea: the stand-in device decides when each request is completed, so each order of writes,
- * flushes and losses is a case.
+ * Key idea: each case decides when each request completes, so a case can make any order of writes,
+ * flushes and losses.
  */
 #include "blk-rig.h"
 
@@ -65,7 +65,7 @@ static void write_one(struct vublk_blk *blk, unsigned queue)
 	assert_int_equal(serve_one(blk, queue), 0);
 }
 
-/* The result of a flush, whether it is refused or completed. */
+/* Makes a flush. Returns the call's error, or the result of the request. */
 static int flush(struct vublk_blk *blk, unsigned queue)
 {
 	int r = add_flush(blk, queue);
@@ -74,8 +74,8 @@ static int flush(struct vublk_blk *blk, unsigned queue)
 }
 
 /*
- * Returns how often WRITES_LOST has come since the last call. WRITES_LOST comes before the event of
- * find().
+ * Returns how often WRITES_LOST has occurred since the last call of this function. The disk reports
+ * it before the event for which find() waits.
  */
 static unsigned times_told(void)
 {
@@ -118,7 +118,7 @@ static void test_what_was_flushed_is_not_lost(void **state)
 {
 	struct vublk_blk *blk = begin_unflushed(2, fails);
 
-	outage(); /* nothing was written */
+	outage(); /* there was no write */
 	assert_int_equal(flush(blk, 0), 0);
 	write_one(blk, 0);
 	write_one(blk, 1);
@@ -136,7 +136,8 @@ static void test_a_flush_covers_what_came_before_it(void **state)
 
 	write_one(blk, 0);
 	assert_int_equal(add_flush(blk, 1), 0);
-	write_one(blk, 0); /* during the flush, which need not cover this write */
+	write_one(blk, 0); /* the flush need not cover this write, because it is made during the
+			      flush */
 	assert_int_equal(serve_one(blk, 1), 0);
 	outage();
 	assert_int_equal(times_told(), 1);
@@ -193,7 +194,7 @@ static void test_a_completion_that_was_not_taken_counts(void **state)
 	struct vublk_blk *blk = begin_unflushed(1, fails);
 
 	for (unsigned i = 0; i < 2; i++) {
-		fake_plan.tracked = i; /* the rings stay */
+		fake_plan.tracked = i; /* with an in-flight area the rings stay */
 		add_write(blk, 0);
 		assert_int_equal(fake_serve(0, 1), 1);
 		outage();
@@ -217,9 +218,9 @@ static void test_a_flush_in_flight_fails(void **state)
 		assert_int_equal(add_flush(blk, 0), 0);
 		assert_int_equal(add_flush(blk, 0), 0);
 		outage();
-		for (unsigned n = 0; n < 2; n++) /* the next back-end reports success */
+		for (unsigned n = 0; n < 2; n++) /* even if the next back-end reports success */
 			assert_int_equal(serve_one(blk, 0), LOST);
-		assert_int_equal(flush(blk, 0), 0); /* the application knows already */
+		assert_int_equal(flush(blk, 0), 0); /* the application has been told already */
 		assert_int_equal(flush(blk, 1), LOST);
 		assert_int_equal(flush(blk, 1), 0);
 	}
@@ -242,7 +243,7 @@ static void test_a_flush_that_is_given_up_says_why(void **state)
 	tear_down(blk);
 }
 
-/* --- who is trusted ------------------------------------------------------------------------ */
+/* --- which back-ends are trusted ----------------------------------------------------------- */
 
 static void check_policy(const struct vublk_option *options, bool tracked, bool has_flush, int result)
 {
@@ -271,7 +272,7 @@ static void test_who_is_trusted(void **state)
 		check_policy(NULL, tracked, true, tracked ? 0 : LOST);
 		check_policy(fails, tracked, true, LOST);
 		check_policy(trusts, tracked, true, 0);
-		check_policy(NULL, tracked, false, 0); /* write-through */
+		check_policy(NULL, tracked, false, 0); /* without FLUSH there is no cache */
 		check_policy(fails, tracked, false, 0);
 	}
 }
@@ -286,22 +287,22 @@ static void test_words_of_the_option(void **state)
 
 		fake_init(DISK_BYTES);
 		assert_int_equal(vublk_blk_open("socket", options, NULL, 0, &blk, &error), -EINVAL);
-		assert_non_null(strstr(error.text, "auto, trust or fail"));
+		assert_non_null(strstr(error.text, "auto, trust, fail or replay"));
 		fake_deinit();
 	}
 }
 
-/* --- by chance ------------------------------------------------------------------------------ */
+/* --- random orders -------------------------------------------------------------------------- */
 
 #define QUEUES 3
 #define STEPS 3000
 
-/* The completed writes, and how many of them a flush covers that is in flight or completed. */
+/* A model of the writes, in the order of their completion. */
 struct model {
-	unsigned completed;        /* writes */
-	unsigned stable;           /* how many of them are stable: the first ones */
-	bool flushing[QUEUES];     /* one at a time */
-	unsigned covers[QUEUES];
+	unsigned completed;        /* the number of completed writes */
+	unsigned stable;           /* the number of the first ones that are stable */
+	bool flushing[QUEUES];     /* a flush is in flight; at most one per queue */
+	unsigned covers[QUEUES];   /* the number of the first writes that this flush makes stable */
 	bool doomed[QUEUES];       /* the flush in flight will fail */
 	bool fails[QUEUES];        /* the next flush will fail */
 };
@@ -368,7 +369,7 @@ struct worker {
 	unsigned failed;
 };
 
-/* Each round flushes until a flush succeeds: then the round's write is stable. */
+/* Each round makes a write, and flushes until a flush succeeds. Then the write must be stable. */
 static void *work(void *opaque)
 {
 	struct worker *w = opaque;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The block API over a stand-in device: how each request looks on the ring, and how each answer
- * reaches the application. Threads, events and outages have tests of their own.
+ * reaches the application. Other files test threads, events and outages.
  */
 #include "fake-device.h"
 #include "harness.h"
@@ -97,7 +97,7 @@ static void end_one(struct vublk_blk_queue *queue)
 	take_one(queue, NULL, 0);
 }
 
-/* The block and the buffer differ before the read, and are equal after it. */
+/* Changes a block of the disk, reads it to `buffer`, and checks that the buffer has the change. */
 static void read_change(struct vublk_blk_queue *queue, char *buffer, unsigned block, size_t bytes)
 {
 	char *there = fake_disk() + block * 4 * KIB;
@@ -110,8 +110,8 @@ static void read_change(struct vublk_blk_queue *queue, char *buffer, unsigned bl
 }
 
 /*
- * A read that repeats the last one of its slot finds its descriptors in shared memory. Requests
- * of other kinds in between use the same table, and leave other descriptors there.
+ * A read that is equal to the last request of its slot finds its descriptors already in shared
+ * memory. Requests of other kinds in between use the same table, and leave other descriptors there.
  */
 static void test_same_buffer(void **state)
 {
@@ -168,7 +168,10 @@ static void test_other_requests(void **state)
 	tear_down(blk);
 }
 
-/* The back-end is asked, so that an answer is a sign of life, but its serial is not used. */
+/*
+ * With the option "serial", the request for the serial is still sent, because an answer shows that
+ * the back-end is alive. But the back-end's serial is not used.
+ */
 static void test_own_serial(void **state)
 {
 	const struct vublk_option options[] = { { "reconnect-ms", "0" }, { "serial", "disk 7" },
@@ -195,7 +198,7 @@ static void test_own_serial(void **state)
 	tear_down(blk);
 }
 
-/* Without FLUSH a flush completes without the back-end, and a wait finds the completion. */
+/* If FLUSH is not negotiated, a flush completes without the back-end, and a wait returns it. */
 static void test_flush_not_negotiated(void **state)
 {
 	struct vublk_blk_completion completion;
@@ -234,7 +237,10 @@ static void test_statuses(void **state)
 		assert_int_equal(fake_serve_with(0, 1, (uint8_t)cases[i].status), 1);
 		take_one(queue, NULL, cases[i].result);
 	}
-	/* The last status of the slot is OK; an untouched byte must not be taken for it. */
+	/*
+	 * The last status in this slot was OK. If the back-end leaves the status byte unchanged,
+	 * the request does not count as successful.
+	 */
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	assert_int_equal(fake_serve(0, 1), 1);
@@ -248,7 +254,10 @@ static void test_statuses(void **state)
 
 /* --- splitting -------------------------------------------------------------------------- */
 
-/* More pieces than slots: they are issued as slots become free, and the request completes once. */
+/*
+ * Makes a request with more pieces than the ring has slots. The pieces are issued as slots become
+ * free, and the request completes once.
+ */
 static void run_large(unsigned num_segments_max, uint64_t features)
 {
 	struct vublk_blk_queue *queue;
@@ -313,7 +322,7 @@ static void test_first_error_wins(void **state)
 	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 64 * KIB, 0, &tag, &error), 0);
 	vublk_blk_submit(queue);
-	/* Four of 128 pieces are on the ring; no more come after one has failed. */
+	/* Four of 128 pieces are on the ring. After one has failed, no more are issued. */
 	assert_int_equal(fake_serve(0, 1), 1);
 	assert_int_equal(fake_serve_with(0, 1, VIRTIO_BLK_S_UNSUPP), 1);
 	assert_int_equal(fake_serve_with(0, 1, VIRTIO_BLK_S_IOERR), 1);
@@ -329,7 +338,7 @@ static void test_first_error_wins(void **state)
 	tear_down(blk);
 }
 
-/* Requests that wait for room are issued in their order, so none waits for ever. */
+/* Requests that wait for room are issued in their order, so none waits forever. */
 static void test_waiting_requests_keep_their_order(void **state)
 {
 	struct vublk_blk_completion completion;
@@ -344,13 +353,16 @@ static void test_waiting_requests_keep_their_order(void **state)
 	blk = open_disk(NULL);
 	queue = vublk_blk_queue(blk, 0);
 	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
-	/* A read takes three of the eight descriptors, a flush two: the fourth would fit. */
+	/*
+	 * A read needs three of the eight descriptors, and a flush needs two. So after two reads
+	 * the flush would fit, but not the read that was added before it.
+	 */
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(i == 3 ? vublk_blk_flush(queue, 0, &tags[i], &error) :
 				 vublk_blk_read(queue, 0, buffer, 512, 0, &tags[i], &error), 0);
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), -EAGAIN);
-	assert_string_equal(error.text, "read: queue 0 has 8 requests in flight, as many as its "
-			    "size: take completions first");
+	assert_string_equal(error.text, "read: queue 0 already has 8 requests in flight, which is "
+			    "its size; take completions first");
 	vublk_blk_submit(queue);
 	for (int i = 0; i < 8; i++) {
 		assert_int_equal(fake_serve(0, 1), 1);
@@ -367,7 +379,10 @@ static void test_ranges_are_split(void **state)
 	struct vublk_blk_completion completion;
 	int n = 0;
 
-	/* 2,048 sectors by 64 and by 32. */
+	/*
+	 * 2,048 sectors: the discard is cut into pieces of 64, and the write zeroes into pieces of
+	 * 32.
+	 */
 	assert_int_equal(vublk_blk_discard(queue, 0, DISK_BYTES, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
 	while (!n) {
@@ -393,7 +408,7 @@ static void test_ranges_are_split(void **state)
 
 /* --- memory -------------------------------------------------------------------------------- */
 
-/* One mapping of two files, registered as two regions: a buffer may run over both. */
+/* Two files are mapped next to each other, as two regions. A buffer may extend over both. */
 static void test_buffer_over_two_regions(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -436,12 +451,12 @@ static void test_register_refuses(void **state)
 
 	assert_int_equal(vublk_blk_register(blk, memory, 4096, fd, 0, &error), -EINVAL);
 	snprintf(text, sizeof(text), "cannot register 4096 bytes at %p: they overlap memory that "
-		 "is registered already", (void *)memory);
+		 "is already registered", (void *)memory);
 	assert_string_equal(error.text, text);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100001, 4096, fd, 0, &error), -EINVAL);
 	assert_string_equal(error.text, "cannot register 4096 bytes at 0x100001 from offset 0 of "
-			    "their file: all three must be multiples of the page size 4096, and "
-			    "the length not 0");
+			    "their file: expected multiples of the page size (4096) for all three, "
+			    "and at least one page");
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 0, fd, 0, &error), -EINVAL);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 4096, fd, 1, &error), -EINVAL);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 4096, -1, 0, &error), -EBADF);
@@ -452,7 +467,7 @@ static void test_register_refuses(void **state)
 	assert_non_null(strstr(error.text, "use a memfd that is sealed against shrinking"));
 	vublk_fd_close(&unsealed);
 	assert_int_equal(vublk_blk_unregister(blk, (void *)0x100000, &error), -EINVAL);
-	assert_string_equal(error.text, "no memory is registered that begins at 0x100000");
+	assert_string_equal(error.text, "no registered memory starts at 0x100000");
 	assert_null(vublk_blk_alloc(blk, 0, &error));
 	vublk_fd_close(&fd);
 	tear_down(blk);
@@ -471,8 +486,8 @@ static void run_memory_slots(bool asks_backend)
 		assert_non_null(buffers[i] = vublk_blk_alloc(blk, 4096, &error));
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
 	assert_int_equal(error.code, ENOSPC);
-	assert_string_equal(error.text, "no memory slot is left: the back-end has 4, and all are "
-			    "in use; register fewer, larger pieces");
+	assert_string_equal(error.text, "cannot register more memory: all 4 memory slots of the "
+			    "back-end are in use; register fewer, larger pieces");
 	vublk_blk_release(blk, buffers[1], NULL);
 	assert_non_null(vublk_blk_alloc(blk, 4096, &error));
 	vublk_blk_release(blk, NULL, NULL);
@@ -501,7 +516,7 @@ static void test_memory_that_the_backend_refuses(void **state)
 	fake_plan.memory_error = EINVAL;
 	assert_null(vublk_blk_alloc(blk, 4096, &error));
 	assert_string_equal(error.text, "the device does not like the memory");
-	/* Memory can be unregistered even if the back-end cannot be told. */
+	/* Memory can be unregistered even if the message to the back-end fails. */
 	fake_plan.memory_error = 0;
 	assert_non_null(buffer = vublk_blk_alloc(blk, 4096, &error));
 	fake_plan.memory_error = EIO;
@@ -529,7 +544,7 @@ static void refuses(int r, int code, const char *text)
 static void complete_all(struct vublk_blk_queue *queue, unsigned count)
 {
 	vublk_blk_submit(queue);
-	while (fake_serve(0, 16)) /* further pieces are issued when there is room */
+	while (fake_serve(0, 16)) /* the other pieces are issued when there is room */
 		while (count && vublk_blk_in_flight(queue)) {
 			struct vublk_blk_completion c;
 
@@ -541,10 +556,10 @@ static void complete_all(struct vublk_blk_queue *queue, unsigned count)
 	assert_int_equal(count, 0);
 }
 
-/* The protocol counts in sectors: a disk may end within a block. */
+/* The protocol counts the capacity in sectors, so a disk may end within a block. */
 static void test_capacity_that_ends_within_a_block(void **state)
 {
-	const uint64_t last = DISK_BYTES, bytes = DISK_BYTES + 512; /* of blocks of 4 KiB */
+	const uint64_t last = DISK_BYTES, bytes = DISK_BYTES + 512; /* in blocks of 4 KiB */
 	struct vublk_blk_queue *queue;
 	struct vublk_blk *blk;
 	struct iovec iov[2];
@@ -575,11 +590,13 @@ static void test_capacity_that_ends_within_a_block(void **state)
 	complete_all(queue, 1);
 	assert_int_equal(b[511], 9);
 	refuses(vublk_blk_write(queue, last - 4096, b, 512, 0, NULL, &error), EINVAL,
-		"write of 512 bytes at byte 1044480: both must be multiples of the block size 4096, "
-		"except for the bytes up to the end of the disk");
+		"write of 512 bytes at byte 1044480: expected multiples of the block size, "
+		"4096 bytes, for both numbers (a request up to the end of the disk may be "
+		"shorter)");
 	refuses(vublk_blk_read(queue, last - 512, b, 1024, 0, NULL, &error), EINVAL,
-		"read of 1024 bytes at byte 1048064: both must be multiples of the block size 4096, "
-		"except for the bytes up to the end of the disk");
+		"read of 1024 bytes at byte 1048064: expected multiples of the block size, "
+		"4096 bytes, for both numbers (a request up to the end of the disk may be "
+		"shorter)");
 	refuses(vublk_blk_read(queue, last, b, 4096, 0, NULL, &error), EINVAL,
 		"read of 4096 bytes at byte 1048576: the disk ends at byte 1049088");
 	tear_down(blk);
@@ -594,11 +611,13 @@ static void test_bad_arguments(void **state)
 	char text[VUBLK_ERROR_TEXT_BYTES];
 
 	refuses(vublk_blk_read(queue, 1, b, 512, 0, NULL, &error), EINVAL,
-		"read of 512 bytes at byte 1: both must be multiples of the block size 512");
+		"read of 512 bytes at byte 1: expected multiples of the block size, 512 "
+		"bytes, for both numbers");
 	refuses(vublk_blk_write(queue, 512, b, 100, 0, NULL, &error), EINVAL,
-		"write of 100 bytes at byte 512: both must be multiples of the block size 512");
+		"write of 100 bytes at byte 512: expected multiples of the block size, 512 "
+		"bytes, for both numbers");
 	refuses(vublk_blk_read(queue, 0, b, 0, 0, NULL, &error), EINVAL,
-		"read of 0 bytes at byte 0: there is nothing to do");
+		"read of 0 bytes at byte 0: expected at least 1 byte");
 	refuses(vublk_blk_write(queue, DISK_BYTES, b, 512, 0, NULL, &error), EINVAL,
 		"write of 512 bytes at byte 1048576: the disk ends at byte 1048576");
 	refuses(vublk_blk_discard(queue, DISK_BYTES - 512, 1024, 0, NULL, &error), EINVAL,
@@ -610,18 +629,19 @@ static void test_bad_arguments(void **state)
 		 "vublk_blk_alloc() or vublk_blk_register()", (void *)(b + 4096));
 	refuses(vublk_blk_write(queue, 0, b + 512, 4096, 0, NULL, &error), EINVAL, text);
 	refuses(vublk_blk_readv(queue, 0, iov, 2, 0, NULL, &error), EINVAL,
-		"read of more than 1073741824 bytes: split it into several requests");
+		"read of more than 1073741824 bytes, which is the maximum; split it into several "
+		"requests");
 	refuses(vublk_blk_readv(queue, 0, iov, -1, 0, NULL, &error), EINVAL,
 		"read: invalid iovec count -1");
 	refuses(vublk_blk_writev(queue, 0, NULL, 1, 0, NULL, &error), EINVAL,
 		"write: invalid iovec count 1");
 	refuses(vublk_blk_writev(queue, 0, iov, 0, 0, NULL, &error), EINVAL,
-		"write of 0 bytes at byte 0: there is nothing to do");
+		"write of 0 bytes at byte 0: expected at least 1 byte");
 	for (int i = 0; i < 6; i++)
 		iov[i] = (struct iovec){ b + 200 * i, i == 5 ? 12 : 100 };
 	refuses(vublk_blk_writev(queue, 0, iov, 6, 0, NULL, &error), EINVAL,
-		"write: a block of 512 bytes is scattered over more than the 4 segments that the "
-		"device takes: use larger pieces");
+		"write: a block of 512 bytes is split into more than 4 buffers, the back-end's "
+		"maximum of segments; use larger buffers");
 	assert_int_equal(vublk_blk_in_flight(queue), 0);
 	tear_down(blk);
 }
@@ -638,11 +658,11 @@ static void test_not_offered(void **state)
 	blk = open_disk(NULL);
 	queue = vublk_blk_queue(blk, 0);
 	refuses(vublk_blk_discard(queue, 0, 512, 0, NULL, &error), ENOTSUP,
-		"discard: the back-end does not offer it");
+		"discard: the back-end does not support this request");
 	refuses(vublk_blk_write_zeroes(queue, 0, 512, 0, NULL, &error), ENOTSUP,
-		"write zeroes: the back-end does not offer it");
+		"write zeroes: the back-end does not support this request");
 	refuses(vublk_blk_set_write_cache(blk, true, &error), ENOTSUP,
-		"the write cache cannot be turned on: the back-end does not offer CONFIG_WCE");
+		"cannot turn the write cache on, because the back-end does not offer CONFIG_WCE");
 	tear_down(blk);
 }
 

@@ -29,7 +29,7 @@ struct pending {
 	uint64_t offset, bytes;
 	bool write;
 	bool flush;
-	const void *data; /* to write; NULL: zeroes */
+	const void *data; /* the data to write; NULL: zeroes */
 };
 
 struct vublk_blk_queue {
@@ -50,7 +50,7 @@ struct vublk_blk {
 
 static struct fake_disk *disks[MAX_DISKS];
 
-/* Fails the case from any thread; cmocka's failures work on the case's own thread only. */
+/* Fails the case on any thread. cmocka's functions work only on the case's own thread. */
 __attribute__((noreturn))
 static void broken(const char *what, uint64_t offset)
 {
@@ -290,7 +290,10 @@ static void execute(struct fake_disk *disk, const struct pending *pending)
 		memset(disk->content + pending->offset, 0, pending->bytes);
 }
 
-/* Like src/blk/recover.c: the next back-end executes the requests in flight. */
+/*
+ * Loses the back-end. As in src/blk/recover.c, the next back-end executes the requests in flight
+ * that had not completed.
+ */
 static void lose(struct fake_disk *disk)
 {
 	struct vublk_error error = { .code = EOWNERDEAD, .text = "the fake has lost writes" };
@@ -303,10 +306,7 @@ static void lose(struct fake_disk *disk)
 
 		queue->flush_fails = true;
 		for (unsigned i = 0; i < queue->in_flight; i++) {
-			/*
-			 * The other requests were completed, but their completions were not taken
-			 * yet.
-			 */
+			/* The other requests had completed, but the program did not know yet. */
 			if (rand_r(&queue->random) % 2)
 				execute(disk, &queue->pending[i]);
 			if (!queue->pending[i].flush)
@@ -339,7 +339,10 @@ static void replace(struct fake_disk *disk)
 	handlers->event(handlers->opaque, VUBLK_BLK_RECONNECTED, NULL);
 }
 
-/* Checks a request as the library does, and adds it to the queue. */
+/*
+ * Makes the library's checks of a request, causes the faults that are due, and adds the request to
+ * the queue. Returns 0 or a negative errno.
+ */
 static int add_as(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
 		  struct vublk_error *error)
 {
@@ -377,7 +380,10 @@ static int add_as(struct vublk_blk_queue *queue, const struct pending *request, 
 	return 0;
 }
 
-/* Locks the disk, so that a loss finds all requests in a consistent state. */
+/*
+ * Adds a request while the disk is locked, so that a loss finds all requests in a consistent state.
+ * At a flush, the present content is copied to `flushing`.
+ */
 static int add_locked(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
 		      struct vublk_error *error)
 {
@@ -414,7 +420,7 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 	memcpy(buffer, disk->content + offset,
 	       offset == disk->keep_offset ? VUBLK_MIN(bytes, (size_t)disk->keep_after) : bytes);
 	pthread_mutex_unlock(&disk->lock);
-	/* Several bytes, because one flipped byte may equal a byte of another permitted content. */
+	/* Several bytes, because one changed byte may be correct in other permitted content. */
 	for (uint64_t i = 0; i < FLIPPED_BYTES && disk->flip_offset != FAKE_NOWHERE; i++)
 		if (touches(disk->flip_offset + i, offset, bytes))
 			((unsigned char *)buffer)[disk->flip_offset + i - offset] ^= 1;

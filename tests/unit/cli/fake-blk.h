@@ -3,9 +3,9 @@
 #define VUBLK_TESTS_FAKE_BLK_H
 
 /*
- * An implementation of <vublk/blk.h> in memory, without back-end and rings, for tests of programs
- * that use this interface. Completions are in random order, and the disk misbehaves on request. A
- * test program links this disk instead of the library.
+ * An implementation of <vublk/blk.h> in memory, without a back-end and rings, for tests of programs
+ * that use this interface. It completes requests in random order, and has the faults that a test
+ * chooses. A test program links this implementation instead of the library.
  */
 
 #include <vublk/blk.h>
@@ -24,47 +24,50 @@ struct fake_disk {
 	struct vublk_blk_info info;
 	const char *serial;
 	unsigned char *content;
-	size_t content_bytes; /* stays, even if a new back-end reports another capacity */
+	size_t content_bytes; /* constant, even if a new back-end reports another capacity */
 
-	/* faults, chosen by the test */
-	uint64_t fail_offset;       /* requests that include this byte fail ... */
-	int fail_code;              /* ... with this errno */
-	uint64_t flip_offset;       /* this byte and the next ones are read with one bit flipped */
-	uint64_t lose_offset;       /* a write that begins here is lost ... */
-	unsigned lose_after;        /* ... beginning with this write (0: the first) */
-	uint64_t keep_offset;       /* a read that begins here succeeds and transfers ... */
-	uint32_t keep_after;        /* ... only this many bytes */
-	unsigned die_after;         /* the back-end disconnects after this many requests; 0: never */
-	unsigned stall_after;       /* nothing is completed after this many requests; 0: never */
-	unsigned full_every;        /* each n-th request finds the queue full; 0: never */
+	/* faults that the test chooses; an offset is FAKE_NOWHERE if the test does not set it */
+	uint64_t fail_offset;       /* requests whose range contains this byte fail ... */
+	int fail_code;              /* ... with this positive errno */
+	uint64_t flip_offset;       /* reads return a flipped bit in each of 8 bytes from here on */
+	uint64_t lose_offset;       /* writes that begin here have no effect ... */
+	unsigned lose_after;        /* ... except for this many first ones */
+	uint64_t keep_offset;       /* a read that begins here succeeds, but transfers ... */
+	uint32_t keep_after;        /* ... at most this many bytes */
+	unsigned die_after;         /* all requests after this many fail with ENOTCONN; 0: none */
+	unsigned stall_after;       /* after more than this many requests, no request completes;
+				       0: never */
+	unsigned full_every;        /* every n-th request finds the queue full, if another is in
+				       flight; 0: none does */
 	/*
-	 * After each n-th request the back-end is lost with all unflushed writes; 0: never. The
-	 * next back-end executes the requests in flight, and WRITES_LOST is reported.
+	 * At every n-th request the back-end is lost with all unflushed writes; 0: never. The next
+	 * back-end executes some of the requests in flight, and WRITES_LOST is reported.
 	 */
 	unsigned forget_every;
 	unsigned max_losses;        /* 0: no limit */
 	/*
-	 * After this many requests an outage is reported; 0: never. Then the next back-end
-	 * connects, with another serial and another capacity if they are set.
+	 * At the request with this number an outage is reported; 0: never. Then the next back-end
+	 * connects. It has the following capacity and serial, if they are set.
 	 */
 	unsigned replace_after;
 	uint64_t next_capacity_bytes;
 	const char *next_serial;
 
-	/* fail the case when a write overlaps another request of its queue */
+	/* The case fails if a write overlaps another request in flight of its queue. */
 	bool no_overlap;
 
-	/* counts */
+	/* counters */
 	atomic_uint reads, writes, zeroes, discards, flushes, lost, refused;
 	atomic_uint requests;
-	atomic_uint open;
-	atomic_uint losses;
+	atomic_uint open;           /* handles that are open now */
+	atomic_uint losses;         /* of the back-end */
 
-	/* for forget_every; under `lock` */
+	/* protects the content and the requests in flight, and the following members */
 	pthread_mutex_t lock;
-	unsigned char *stable;      /* the content that the next back-end has */
-	unsigned char *flushing;    /* the content that the present flush covers; one at a time */
-	struct vublk_blk *blk;      /* the handle that was opened last */
+	unsigned char *stable;      /* the content that the next back-end will have */
+	unsigned char *flushing;    /* the content that the flush in flight covers; there is only
+				       one */
+	struct vublk_blk *blk;      /* the handle of the last open */
 };
 
 /*

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verifier of chaos runs, on a simulated disk. If the disk keeps all guarantees, nothing must
- * be reported; if the disk breaks one guarantee once, exactly that fault must be reported.
+ * The verifier of `vublk chaos`, with a simulated disk. If the disk keeps all guarantees, the
+ * verifier must report no fault. If the disk breaks one guarantee once, the verifier must report
+ * exactly this fault.
  */
 #include "harness.h"
 
@@ -13,7 +14,7 @@
 #include <string.h>
 
 #define RUN 0x1234
-#define FIRST 100 /* the part does not begin at the start of the disk */
+#define FIRST 100 /* the first block of the tested part, which is not at the start of the disk */
 #define BLOCKS 24
 #define DEPTH 16
 #define BLOCK VUBLK_CHAOS_BLOCK_BYTES
@@ -30,7 +31,7 @@ struct verify_rig {
 struct request {
 	struct vublk_chaos_request what;
 	unsigned char buffer[VUBLK_CHAOS_MAX_BLOCKS * BLOCK];
-	unsigned done; /* sectors that the disk has transferred */
+	unsigned done; /* how many sectors the disk has transferred */
 };
 
 static struct verify_rig *verify_rig_new(uint64_t seed)
@@ -69,7 +70,7 @@ static unsigned sectors(const struct request *r)
 	return r->what.count * VUBLK_CHAOS_SECTORS;
 }
 
-/* Executes one sector of the request. */
+/* Executes one sector of a request. */
 static void transfer(struct verify_rig *rig, struct request *r, unsigned sector)
 {
 	unsigned char *place = &rig->disk[r->what.block - FIRST][0] + sector * SECTOR;
@@ -112,7 +113,7 @@ static enum vublk_chaos_fault read_back(struct verify_rig *rig, uint64_t block, 
 	return complete(rig, &r);
 }
 
-/* Checks that exactly this fault was found, and that its sentence begins with its name. */
+/* Checks that only `fault` was found, and that the sentence about it begins with its name. */
 static void check_fault(const struct verify_rig *rig, enum vublk_chaos_fault fault)
 {
 	const char *name = vublk_chaos_fault_name(fault);
@@ -138,7 +139,7 @@ static void lost(struct verify_rig *rig)
 	complete(rig, &w);
 }
 
-/* A block that was never written is zeroes, and so is the block of a lost first write. */
+/* The first write to a block is lost, so the block still contains zeroes. */
 static void lost_first(struct verify_rig *rig)
 {
 	struct request w;
@@ -156,7 +157,7 @@ static void lost_zeroes(struct verify_rig *rig)
 	complete(rig, &z);
 }
 
-/* A write after a discard must be visible, or it is lost. */
+/* A write after a discard is lost. The read returns the zeroes of the discard. */
 static void lost_after_discard(struct verify_rig *rig)
 {
 	struct request w;
@@ -167,7 +168,7 @@ static void lost_after_discard(struct verify_rig *rig)
 	complete(rig, &w);
 }
 
-/* W1 had been completed when its back-end died, and the next one executes it again. */
+/* Write 1 had completed when its back-end died, but the next back-end executes it again. */
 static void repeated(struct verify_rig *rig)
 {
 	struct request first;
@@ -181,7 +182,10 @@ static void repeated(struct verify_rig *rig)
 	memcpy(rig->disk[3], first.buffer + 2 * BLOCK, BLOCK);
 }
 
-/* W1 was in flight when its back-end died; the next executes W1, W2, and W1 again. */
+/*
+ * Write 1 was in flight when its back-end died. The next back-end executes write 1, then write 2,
+ * and then write 1 once more.
+ */
 static void repeated_unseen(struct verify_rig *rig)
 {
 	struct request first;
@@ -203,7 +207,7 @@ static void repeated_zeroes(struct verify_rig *rig)
 	memset(rig->disk[3], 0, BLOCK);
 }
 
-/* The repeated write is older than the whole history. */
+/* The repeated write is so old that the verifier's history no longer contains it. */
 static void repeated_long_ago(struct verify_rig *rig)
 {
 	struct request first;
@@ -240,7 +244,7 @@ static void stale(struct verify_rig *rig)
 	memcpy(rig->disk[3], old, BLOCK);
 }
 
-/* Content that a read returned must not disappear, even if it was not completed. */
+/* Content that a read has returned must not disappear, even if its write had not completed. */
 static void stale_beginning(struct verify_rig *rig)
 {
 	struct request w;
@@ -251,7 +255,7 @@ static void stale_beginning(struct verify_rig *rig)
 	memset(rig->disk[3], 0, BLOCK);
 }
 
-/* Two writes were completed in order, but executed in another order. */
+/* Two writes completed in order, but were executed in the other order. */
 static void reordered(struct verify_rig *rig)
 {
 	struct request first, second;
@@ -349,7 +353,7 @@ static void test_each_fault_has_its_name(void **state)
 		assert_int_equal(read_back(rig, 1, 4), cases[i].fault);
 		assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
 		check_fault(rig, cases[i].fault);
-		/* The next generation is checked again. */
+		/* Later generations of the block are checked again. */
 		change(rig, VUBLK_CHAOS_WRITE, 3, 1);
 		assert_int_equal(read_back(rig, 0, 8), VUBLK_CHAOS_NONE);
 		rig->disk[3][5] ^= 1;
@@ -371,7 +375,10 @@ static void test_a_read_that_brings_nothing(void **state)
 
 /* --- what is allowed ---------------------------------------------------------------- */
 
-/* While a write is in flight, a read may return old, new or mixed content; not later. */
+/*
+ * A read during a write may return old, new or mixed content. A read that begins after the write
+ * must not return mixed content.
+ */
 static void test_torn_is_allowed_while_a_write_is_in_flight(void **state)
 {
 	struct verify_rig *rig = verify_rig_new(1);
@@ -382,7 +389,7 @@ static void test_torn_is_allowed_while_a_write_is_in_flight(void **state)
 	begin(rig, &w, VUBLK_CHAOS_WRITE, 3, 1);
 	for (unsigned s = 0; s < 3; s++)
 		transfer(rig, &w, s);
-	execute(rig, &r); /* started before the write and completed after it */
+	execute(rig, &r); /* it began before the write, and ends after it */
 	assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
 	complete(rig, &w);
 	assert_int_equal(complete(rig, &r), VUBLK_CHAOS_NONE);
@@ -391,7 +398,7 @@ static void test_torn_is_allowed_while_a_write_is_in_flight(void **state)
 	verify_rig_free(rig);
 }
 
-/* The storage may copy in pieces smaller than sectors, but must not mix in old content. */
+/* During writes, a sector may mix bytes of several contents, but not of those already replaced. */
 static void test_so_are_mixed_bytes(void **state)
 {
 	struct verify_rig *rig = verify_rig_new(1);
@@ -450,11 +457,11 @@ static void test_a_discard_promises_nothing(void **state)
 
 struct schedule {
 	struct verify_rig *rig;
-	struct request *requests[DEPTH]; /* in flight, in the order of their start */
+	struct request *requests[DEPTH]; /* in flight, in the order in which they began */
 	unsigned num;
-	unsigned lose_at;                /* the first write after this step is lost; 0: none */
-	struct request *kept;            /* a copy of a write that was completed long ago */
-	uint32_t lost_blocks;            /* if not 0, no more requests are started */
+	unsigned lose_at;                /* the first write after this step is lost; 0: no write */
+	struct request *kept;            /* a copy of a write that completed long ago */
+	uint32_t lost_blocks;            /* if it is not 0, no more requests begin */
 	uint32_t newest[BLOCKS];         /* the last write or write zeroes of each block */
 };
 
@@ -469,7 +476,10 @@ static bool overlap(const struct request *a, const struct request *b)
 	       b->what.block < a->what.block + a->what.count;
 }
 
-/* The guarantee of the disk: a change waits for earlier changes of the same block. */
+/*
+ * Returns whether the disk may execute request `index`. A change must wait for earlier changes of
+ * the same blocks.
+ */
 static bool may_run(const struct schedule *s, unsigned index)
 {
 	for (unsigned i = 0; changes(s->requests[index]) && i < index; i++)
@@ -510,11 +520,11 @@ static void begin_any(struct schedule *s, unsigned step)
 		*s->kept = *r;
 	if (!s->lose_at || step < s->lose_at)
 		return;
-	r->done = sectors(r); /* completed without having done anything */
+	r->done = sectors(r); /* completed without an effect */
 	s->lost_blocks = count;
 }
 
-/* The back-end dies: requests that it had not completed start again from the beginning. */
+/* The back-end dies. Requests that it had not completed begin again. */
 static void die(struct schedule *s)
 {
 	s->rig->verifier.life++;
@@ -605,7 +615,8 @@ static void test_a_lost_write_is_always_found(void **state)
 }
 
 /*
- * Everything was written and read back; then the back-end dies, and the next one repeats a write.
+ * All blocks have been written and read back. Then the back-end dies, and the next back-end repeats
+ * an earlier write.
  */
 static void test_a_repeated_write_is_always_found(void **state)
 {
@@ -638,8 +649,8 @@ struct volatile_disk {
 	struct verify_rig *rig;
 	struct request slots[SLOTS], flush;
 	bool in_flight[SLOTS], flushing;
-	unsigned char stable[BLOCKS][BLOCK];      /* the next back-end has this or newer */
-	unsigned char flushed[BLOCKS][BLOCK];     /* the content when the flush started */
+	unsigned char stable[BLOCKS][BLOCK];      /* the next back-end has this content or newer */
+	unsigned char flushed[BLOCKS][BLOCK];     /* the content when the flush began */
 	unsigned char older[BLOCKS][BLOCK];       /* the stable content before the last flush */
 	bool forgets_flushed;
 	uint32_t life;
@@ -684,7 +695,10 @@ static void step_flush(struct volatile_disk *disk)
 	disk->flushing = !disk->flushing;
 }
 
-/* Some blocks fall back; a request in flight is repeated, or was completed unnoticed. */
+/*
+ * Loses the cache: random blocks fall back to older content. Each request in flight is executed
+ * again, unless it was complete and the dice decide that its result stays.
+ */
 static void lose_cache(struct volatile_disk *disk)
 {
 	struct verify_rig *rig = disk->rig;
@@ -698,12 +712,16 @@ static void lose_cache(struct volatile_disk *disk)
 		if (disk->in_flight[i] && (disk->slots[i].done < sectors(&disk->slots[i]) ||
 					   pick(rig, 2)))
 			disk->slots[i].done = 0;
-	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* the new back-end returned it */
+	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* a read has returned it */
 	memcpy(disk->older, rig->disk, sizeof(disk->older));
 	memcpy(disk->flushed, rig->disk, sizeof(disk->flushed));
 }
 
-/* Returns the number of faults; adds to `forgotten` the number of blocks that fell back. */
+/*
+ * Runs random steps on a disk with a cache. `is_volatile`: the verifier knows of the cache.
+ * `forgets_flushed`: the disk also loses flushed content. Returns the number of faults that the
+ * verifier has found. Adds to `forgotten` the number of blocks that, as it has seen, fell back.
+ */
 static unsigned run_volatile(uint64_t seed, bool is_volatile, bool forgets_flushed,
 			     uint64_t *forgotten)
 {
@@ -731,7 +749,7 @@ static unsigned run_volatile(uint64_t seed, bool is_volatile, bool forgets_flush
 	return found;
 }
 
-/* Unflushed writes may be lost, flushed ones may not. */
+/* Unflushed writes may be lost, but flushed ones may not. */
 static void test_volatile_cache(void **state)
 {
 	uint64_t forgotten = 0, none = 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk chaos as a whole, with a fake disk in memory that misbehaves on request, and a shell
- * as the back-end, which creates a file at the path of its socket and sleeps.
+ * `vublk chaos` as a whole. The disk is a fake disk in memory, whose faults the case chooses. The
+ * back-end is a shell, which creates a file at the path of its socket and sleeps.
  */
 #include "harness.h"
 
@@ -30,7 +30,7 @@ struct chaos_rig {
 	struct vublk_chaos_result result;
 	struct vublk_error error;
 	char *command[5];
-	bool interrupt; /* when the disk is opened */
+	bool interrupt; /* a signal comes when the disk is opened */
 };
 
 static struct chaos_rig *chaos_rig_new(const char *script)
@@ -68,7 +68,7 @@ static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *e
 
 static int run(struct chaos_rig *rig)
 {
-	unlink(rig->config.socket); /* left by an earlier run */
+	unlink(rig->config.socket); /* an earlier run may have left it */
 	return vublk_chaos_run(&rig->config, open_disk, rig, &rig->result, &rig->error);
 }
 
@@ -92,14 +92,14 @@ static void check_good_run(struct chaos_rig *rig)
 	if (vublk_chaos_count_faults(&rig->result))
 		fail_msg("%s", counts->sentences[0]);
 	assert_int_equal(rig->result.actions[VUBLK_CHAOS_KILL], 5);
-	assert_int_equal(rig->result.starts, 7); /* the first, five more, and the last */
-	/* At least two complete passes: everything is read back twice. */
+	assert_int_equal(rig->result.starts, 7); /* the first one, five more, and the last one */
+	/* At least two complete passes, in each of which all blocks are read back. */
 	assert_true(counts->verified_blocks >= 2 * 4 * MIB / VUBLK_CHAOS_BLOCK_BYTES);
 }
 
 /*
- * The kills of a run are due after milliseconds. A busy machine may run few requests in
- * that time, so the run is repeated until it has shown every operation.
+ * There are only milliseconds between the kills of a run. On a busy machine there may be few
+ * requests in that time, so the run is repeated until it has made each operation.
  */
 static void test_a_good_disk(void **state)
 {
@@ -131,8 +131,8 @@ static void test_a_full_queue_is_no_error(void **state)
 }
 
 /*
- * The load continues after the back-end was stopped and after it ended, with and without the
- * socket's file.
+ * chaos stops the back-end, or kills it with or without removing the socket's file. The load must
+ * continue in each case.
  */
 static void test_all_that_is_done_to_it(void **state)
 {
@@ -154,7 +154,7 @@ static void test_all_that_is_done_to_it(void **state)
 	chaos_rig_free(rig);
 }
 
-/* The environment is set for every start except the last, which is the fourth. */
+/* chaos sets the environment variable for each start except the last one, which is the fourth. */
 static void test_a_back_end_that_ends_by_itself(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new(LISTEN "[ -z \"$DIE\" ] || kill -USR1 $$; exec sleep 1000");
@@ -175,7 +175,7 @@ static void test_one_that_never_stays_is_given_up(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new(LISTEN "exit 7");
 
-	rig->disk->stall_after = 200; /* so that nothing completes without a back-end */
+	rig->disk->stall_after = 200; /* so that no request completes without a back-end */
 	check_fails(rig, ECHILD, "exit status 7");
 	chaos_rig_free(rig);
 }
@@ -188,8 +188,8 @@ static void test_a_lost_write_is_found(void **state)
 
 	rig->config.size_bytes = MIB / 2;
 	rig->disk->lose_offset = 0;
-	rig->disk->lose_after = 1; /* the initial zeroes are not lost */
-	/* A busy machine may not get round to a second write at that offset. */
+	rig->disk->lose_after = 1; /* so that the initial zeroes are not lost */
+	/* A busy machine may not reach a second write at that offset. */
 	do {
 		rig->disk->lost = 0;
 		rig->result = (struct vublk_chaos_result){ 0 };
@@ -221,7 +221,7 @@ static void test_a_stuck_request_is_found(void **state)
 	rig->config.actions = 0;
 	rig->config.num_actions = 0;
 	rig->config.runtime_ms = 10;
-	rig->config.stuck_ms = 3000; /* the back-end has to make its socket in this time, too */
+	rig->config.stuck_ms = 3000; /* enough time for the back-end to make its socket */
 	rig->disk->stall_after = 200;
 	check_fails(rig, ETIMEDOUT, "stuck: ");
 	assert_true(rig->result.counts.stuck > 0);
@@ -251,7 +251,7 @@ static void test_disks_that_do_not_suit(void **state)
 	rig->config.size_bytes = 5 * MIB;
 	check_fails(rig, EINVAL, "--size=5242880");
 	rig->config.size_bytes = MIB / 4;
-	check_fails(rig, EINVAL, "not enough");
+	check_fails(rig, EINVAL, "too few");
 	rig->disk->info.read_only = true;
 	check_fails(rig, EROFS, "read-only");
 	chaos_rig_free(rig);
@@ -264,11 +264,11 @@ static void test_back_ends_that_do_not_start(void **state)
 	struct chaos_rig *rig = chaos_rig_new("echo some words; echo last words >&2; exit 3");
 
 	check_fails(rig, ECHILD, "ended with exit status 3 before it listened");
-	assert_non_null(strstr(rig->error.text, "it says: last words"));
+	assert_non_null(strstr(rig->error.text, "its last output: last words"));
 	assert_null(strstr(rig->error.text, "some words"));
 	rig->config.stuck_ms = 50;
 	rig->command[2] = "exec sleep 1000";
-	check_fails(rig, ETIMEDOUT, "created no socket");
+	check_fails(rig, ETIMEDOUT, "did not create the socket");
 	rig->command[0] = "/no/such/program";
 	check_fails(rig, ENOENT, "'/no/such/program'");
 	rig->config.socket = "/no/such/folder/socket";
@@ -277,7 +277,10 @@ static void test_back_ends_that_do_not_start(void **state)
 	chaos_rig_free(rig);
 }
 
-/* Without inotify the file is checked periodically; a file from before a start is not a new one. */
+/*
+ * Without inotify, chaos looks at intervals for the socket's file. A file that existed before the
+ * start does not count.
+ */
 static void test_without_inotify(void **state)
 {
 	inotify_is_used_up = true;
@@ -286,7 +289,7 @@ static void test_without_inotify(void **state)
 	test_back_ends_that_do_not_start(state);
 }
 
-/* More output than is kept: the back-end does not block, and memory does not grow. */
+/* The back-end prints more than chaos keeps. It must not block, and memory must not grow. */
 static void test_a_back_end_that_talks_much(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); "
@@ -299,7 +302,10 @@ static void test_a_back_end_that_talks_much(void **state)
 	chaos_rig_free(rig);
 }
 
-/* Children of the back-end are killed with it; this process inherits and counts them. */
+/*
+ * chaos also kills the children of the back-end. The test's process becomes the parent of these
+ * children and counts them.
+ */
 static void test_nothing_is_left_over(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new("sleep 1000 & " LISTEN "exec sleep 1000");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * bench and copy on a fake disk that misbehaves on request: every fault must be found and
- * reported, and all other data must arrive.
+ * The commands bench and copy on a fake disk, whose faults the case chooses. The commands must find
+ * and report each fault, and must transfer all other data.
  */
 #include "harness.h"
 
@@ -22,7 +22,10 @@
 
 #define MIB (UINT64_C(1) << 20)
 
-/* A disk that is only slow because the machine is busy must not count as a disk that hangs. */
+/*
+ * Limits of the time without a completion. The first is long, because a disk that is slow on a busy
+ * machine must not count as hung.
+ */
 #define STALL_MS 30000
 #define SHORT_STALL_MS 100
 
@@ -93,7 +96,7 @@ static void test_bench_does_each_block_once(void **state)
 					 MIB / 4096);
 			free(total);
 		}
-	/* Everything was written up to the last whole block, and nothing after it. */
+	/* All whole blocks were written, and no byte after the last one. */
 	for (uint64_t i = 0; i < MIB; i += 4096)
 		assert_int_not_equal(disk->content[i] + disk->content[i + 4095], 2 * 0xdd);
 	assert_int_equal(disk->content[MIB], 0xdd);
@@ -118,7 +121,7 @@ static void test_bench_ends(void **state)
 	config.ramp_ms = 30;
 	config.runtime_ms = 100;
 	config.time_based = true;
-	do { /* a busy machine may complete nothing in that time */
+	do { /* a busy machine may complete no request in that time */
 		memset(total, 0, sizeof(*total));
 		assert_int_equal(run_bench(disk, &config, total, &e), 0);
 	} while (!total->stats[VUBLK_BENCH_READ].requests);
@@ -143,7 +146,7 @@ static void test_bench_verifies(void **state)
 		config.block_bytes = i & 1 ? 512 : 4096;
 		config.depth = 64;
 		disk->full_every = i & 4 ? 0 : 7;
-		if (i & 4) { /* few blocks, many generations: they overlap in flight */
+		if (i & 4) { /* few blocks with many generations, which overlap in flight */
 			config.num_jobs = 4;
 			config.number_ios = 3000;
 			config.size_bytes = 4 * 70 * config.block_bytes;
@@ -157,7 +160,7 @@ static void test_bench_verifies(void **state)
 	fake_disk_free(disk);
 }
 
-/* A run that only reads recognizes the blocks of an earlier run. */
+/* A run that only reads verifies the blocks that an earlier run has written. */
 static void test_bench_verifies_what_was_written(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", MIB, 2);
@@ -165,7 +168,7 @@ static void test_bench_verifies_what_was_written(void **state)
 	struct vublk_error e = { 0 };
 
 	config.verify = true;
-	check_fails(disk, &config, EILSEQ, "which no verified run wrote");
+	check_fails(disk, &config, EILSEQ, "which no run with --verify wrote");
 	config.rw = "write";
 	config.direction = VUBLK_BENCH_WRITE;
 	config.num_jobs = 2;
@@ -190,7 +193,7 @@ static void test_bench_finds_what_is_wrong(void **state)
 	check_fails(disk, &config, EILSEQ, "job 0: block at offset 8192, generation 1: expected");
 	fake_disk_free(disk);
 
-	/* The first write arrives, the second one to the same block is lost. */
+	/* The first write to a block arrives, but the second is lost. */
 	disk = fake_disk_new("loses", MIB, 1);
 	disk->lose_offset = 12288;
 	disk->lose_after = 1;
@@ -200,13 +203,13 @@ static void test_bench_finds_what_is_wrong(void **state)
 
 	disk = fake_disk_new("forgets", MIB, 1);
 	disk->lose_offset = 12288;
-	check_fails(disk, &config, EILSEQ, "which no verified run wrote");
+	check_fails(disk, &config, EILSEQ, "which no run with --verify wrote");
 	fake_disk_free(disk);
 }
 
 /*
- * The buffer of a read may still contain the expected block from an earlier write. Bytes that
- * the back-end did not transfer must not pass.
+ * A read transfers fewer bytes than requested. Its buffer may still contain the expected block from
+ * an earlier write, but the missing bytes must not count as read.
  */
 static void test_bench_finds_what_was_not_read(void **state)
 {
@@ -239,7 +242,7 @@ static void test_bench_tells_failures(void **state)
 	disk->die_after = 0;
 	config.stall_ms = SHORT_STALL_MS;
 	disk->stall_after = disk->requests + 100;
-	check_fails(disk, &config, ETIMEDOUT, "the back-end has completed none of");
+	check_fails(disk, &config, ETIMEDOUT, "the back-end completed none of");
 	fake_disk_free(disk);
 }
 
@@ -249,10 +252,11 @@ static void test_bench_refuses(void **state)
 	struct fake_disk *disk = fake_disk_new("disk", MIB, 2);
 
 	config.num_jobs = 3;
-	check_fails(disk, &config, EINVAL, "--numjobs=3 needs one queue per job, and the disk has 2");
+	check_fails(disk, &config, EINVAL, "--numjobs=3 needs one queue per job, but the disk has "
+		    "2");
 	config.num_jobs = 1;
 	config.depth = 129;
-	check_fails(disk, &config, EINVAL, "--iodepth=129 is more than the 128 entries");
+	check_fails(disk, &config, EINVAL, "--iodepth=129 exceeds the 128 entries");
 	config.depth = 1;
 	config.block_bytes = 1000;
 	check_fails(disk, &config, EINVAL, "--bs=1000 is not a multiple");
@@ -261,9 +265,9 @@ static void test_bench_refuses(void **state)
 	check_fails(disk, &config, EINVAL, "--offset=100 is not a multiple");
 	config.offset_bytes = 512;
 	config.size_bytes = MIB;
-	check_fails(disk, &config, EINVAL, "past the end of the disk");
+	check_fails(disk, &config, EINVAL, "exceeds the disk");
 	config.size_bytes = 512;
-	check_fails(disk, &config, EINVAL, "not enough for 1 jobs");
+	check_fails(disk, &config, EINVAL, "too few for 1 jobs");
 	config.size_bytes = config.offset_bytes = 0;
 	disk->info.read_only = true;
 	check_fails(disk, &config, EROFS, "read-only");
@@ -271,7 +275,7 @@ static void test_bench_refuses(void **state)
 	disk->info.max_discard_bytes = 0;
 	config.rw = "trim";
 	config.direction = VUBLK_BENCH_TRIM;
-	check_fails(disk, &config, ENOTSUP, "does not offer discard");
+	check_fails(disk, &config, ENOTSUP, "does not support discard");
 	assert_int_equal(disk->requests, 0);
 	fake_disk_free(disk);
 }
@@ -305,7 +309,7 @@ static void test_bench_json_is_fios(void **state)
 	fake_disk_free(disk);
 }
 
-/* After a loss the error names lost writes, not a fault of the disk, whatever reads return. */
+/* After a loss of unflushed writes, the error tells of lost writes, whatever reads return. */
 static void test_bench_on_a_volatile_disk(void **state)
 {
 	struct vublk_disk_watch watch;
@@ -348,7 +352,7 @@ static char *scratch_path(const char *name)
 	return path;
 }
 
-/* Data, a hole, written zeroes, and data again. */
+/* Makes a file with data, a hole, written zeroes, and data again. */
 static unsigned char *make_file(const char *path, size_t bytes)
 {
 	unsigned char *content = calloc(1, bytes + 1);
@@ -459,7 +463,7 @@ static void test_copy_round_trip(void **state)
 				run_copy(disk->path, back, sizes[i]);
 				check_file(back, content, sizes[i]);
 			}
-			if (!i) { /* the whole disk, once per kind */
+			if (!i) { /* the whole disk, once for each kind */
 				run_copy(disk->path, back, 0);
 				check_file(back, disk->content, 4 * MIB);
 			}
@@ -490,8 +494,8 @@ static void test_copy_disk_to_disk(void **state)
 }
 
 /*
- * The back-end is lost repeatedly, and with it unflushed writes. The copy must complete, and
- * must be correct.
+ * Copies while the back-end is lost again and again, each time with its unflushed writes. The copy
+ * must complete, and must be correct.
  */
 static void copy_with_losses(struct fake_disk *disk, const char *from, struct vublk_copy copy,
 			     const unsigned char *content, size_t bytes)
@@ -524,13 +528,13 @@ static void test_copy_to_a_volatile_disk(void **state)
 				unsigned char *content = make_file(file, bytes);
 				struct vublk_copy copy = new_copy();
 
-				copy.request_bytes = 8192; /* many requests, few bytes */
+				copy.request_bytes = 8192; /* many requests with few bytes each */
 				copy.num_queues = queues;
 				copy.flush_bytes = 128 << 10;
 				disk->info.max_write_zeroes_bytes = zeroes ? 1 << 20 : 0;
 				disk->forget_every = every;
 				disk->max_losses = 30;
-				disk->full_every = 11; /* the queue is full now and then, also at a loss */
+				disk->full_every = 11; /* the queue is full now and then */
 				copy_with_losses(disk, file, copy, content, bytes);
 				assert_true(disk->losses > 0);
 				free(content);
@@ -538,7 +542,7 @@ static void test_copy_to_a_volatile_disk(void **state)
 			}
 }
 
-/* The source is a disk, too. The copy progresses if a flush fits between two losses. */
+/* The source is a disk, too. The copy makes progress if it can flush between two losses. */
 static void test_copy_makes_progress_between_losses(void **state)
 {
 	struct fake_disk *a = fake_disk_new("a", 8 * MIB, 2), *b = fake_disk_new("b", 8 * MIB, 2);
@@ -547,15 +551,15 @@ static void test_copy_makes_progress_between_losses(void **state)
 	for (size_t i = 0; i < 8 * MIB; i++)
 		a->content[i] = (unsigned char)(vublk_mix(i >> 9) | 1);
 	copy.num_queues = 2;
-	copy.flush_bytes = 64 * MIB; /* at first more than the whole disk */
-	b->forget_every = 90;        /* without end */
+	copy.flush_bytes = 64 * MIB; /* more than the whole disk, at first */
+	b->forget_every = 90;        /* without a limit */
 	copy_with_losses(b, a->path, copy, a->content, 8 * MIB);
 	assert_true(b->losses > 0);
 	fake_disk_free(a);
 	fake_disk_free(b);
 }
 
-/* Without reconnect-ms a loss ends the copy, so there is only the last flush. */
+/* Without reconnect-ms, a loss ends the copy. So it flushes only once, at the end. */
 static void test_copy_flushes_once(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
@@ -567,7 +571,7 @@ static void test_copy_flushes_once(void **state)
 	fake_disk_free(disk);
 }
 
-/* Every byte is copied, or none if the back-end refuses to read the last ones. */
+/* A disk ends within a block. All bytes are copied; or none, if the last ones cannot be read. */
 static void test_copy_of_part_of_a_block(void **state)
 {
 	const size_t bytes = 1 * MIB + 512;
@@ -586,7 +590,7 @@ static void test_copy_of_part_of_a_block(void **state)
 	disk->writes = disk->zeroes = 0;
 	disk->fail_offset = bytes - 1;
 	disk->fail_code = EIO;
-	check_copy_fails(file, disk->path, 0, EIO, "has 1049088 bytes, which is not a multiple of its "
+	check_copy_fails(file, disk->path, 0, EIO, "its size of 1049088 bytes is not a multiple of its "
 			 "block size of 4096 bytes");
 	check_copy_fails(disk->path, back, 0, EIO, "--size=1048576");
 	assert_int_equal(disk->writes + disk->zeroes, 0);
@@ -616,7 +620,7 @@ static void test_copy_makes_holes(void **state)
 	run_copy(disk->path, back, 0);
 	check_file(back, disk->content, 4 * MIB);
 	assert_true(allocated_bytes(back) <= 65536);
-	/* Over an existing file, whose content must disappear. */
+	/* The file exists, and its content must disappear. */
 	free(make_file(back, 5 * MIB));
 	run_copy(disk->path, back, 0);
 	check_file(back, disk->content, 4 * MIB);
@@ -624,7 +628,7 @@ static void test_copy_makes_holes(void **state)
 	assert_int_equal(run_copy_as(copy, disk->path, back, 0, &e), 0);
 	check_file(back, disk->content, 4 * MIB);
 	assert_true(allocated_bytes(back) >= 4 * MIB);
-	/* A file that is one hole takes a few requests. */
+	/* A file that is one hole needs only a few requests. */
 	fd = open(empty, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_int_equal(ftruncate(fd, 4 * MIB), 0);
 	close(fd);
@@ -644,8 +648,8 @@ static void test_copy_refuses(void **state)
 
 	free(make_file(file, MIB + 1));
 	free(make_file(other, 100));
-	check_copy_fails(file, disk->path, 0, ENOSPC, "has 1048576 bytes, not enough for the 1048577");
-	check_copy_fails(other, disk->path, 101, EINVAL, "--size=101 is more than the 100 bytes");
+	check_copy_fails(file, disk->path, 0, ENOSPC, "has only 1048576 bytes, which is less than the 1048577");
+	check_copy_fails(other, disk->path, 101, EINVAL, "--size=101 exceeds the 100 bytes");
 	check_copy_fails(file, other, 0, ENOTSOCK, "is the socket of a back-end");
 	check_copy_fails(file, none, 0, ENOTSOCK, none);
 	check_copy_fails(none, disk->path, 0, ENOENT, none);
@@ -659,7 +663,7 @@ static void test_copy_refuses(void **state)
 	fake_disk_free(disk);
 }
 
-/* A file in use may be the image of the disk that is read. */
+/* A copy to a locked file is refused, because the file may be the image of the source disk. */
 static void test_copy_spares_what_is_locked(void **state)
 {
 	struct flock writer = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -675,7 +679,7 @@ static void test_copy_spares_what_is_locked(void **state)
 	writer.l_type = F_UNLCK;
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &writer), 0);
 	assert_int_equal(fcntl(fd, F_OFD_SETLK, &reader), 0);
-	check_copy_fails(disk->path, image, 0, EBUSY, "permits no other program to write to it");
+	check_copy_fails(disk->path, image, 0, EBUSY, "does not allow others to write to it");
 	run_copy(image, disk->path, 0);
 	check_file(image, content, MIB);
 	close(fd);
@@ -685,7 +689,7 @@ static void test_copy_spares_what_is_locked(void **state)
 	fake_disk_free(disk);
 }
 
-/* The part that was truncated is not a hole and must not be copied as zeroes. */
+/* The source is truncated during the copy. The missing part must not be copied as zeroes. */
 static void test_copy_notices_a_cut_source(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 2);
@@ -699,7 +703,7 @@ static void test_copy_notices_a_cut_source(void **state)
 	assert_int_equal(truncate(file, MIB), 0);
 	assert_int_equal(vublk_copy_begin(&copy, &e), 0);
 	assert_int_equal(vublk_copy_run(&copy, NULL, NULL, &e), -EIO);
-	assert_non_null(strstr(e.text, "smaller while it was copied"));
+	assert_non_null(strstr(e.text, "smaller during the copy"));
 	vublk_copy_close(&copy);
 	fake_disk_free(disk);
 }

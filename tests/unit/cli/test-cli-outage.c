@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * bench and copy during an outage of their back-end, and when another back-end connects. The fake
- * disk stalls or reports events, and the case captures what the commands print.
+ * The commands bench and copy during an outage of their back-end, and when another back-end
+ * connects. The fake disk stalls or reports events, and the case captures standard error.
  */
 #include "harness.h"
 
@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define MIB (UINT64_C(1) << 20)
-#define LONG_MS 3600000 /* longer than a case may take, so the code must not wait this long */
+#define LONG_MS 3600000 /* longer than a case may take, so a wait of this length fails the case */
 
 /* --- standard error --------------------------------------------------------------- */
 
@@ -168,7 +168,7 @@ static void test_copy_stops_without_a_backend(void **state)
 	fake_disk_free(to);
 }
 
-/* The thread that looks at the signals waits for the last flush. */
+/* The thread that waits for the last flush must still react to a signal. */
 static void test_copy_stops_during_the_last_flush(void **state)
 {
 	struct vublk_copy copy = { .stall_ms = LONG_MS };
@@ -201,13 +201,13 @@ static void test_outages_are_limited(void **state)
 		vublk_disk_watch_event(&watch, VUBLK_BLK_RECONNECTED, NULL);
 		assert_false(vublk_disk_watch_has_outage(&watch));
 	}
-	/* A minute later, as far as the limit knows. */
+	/* for the limit, a minute has passed */
 	watch.outage_limit.window_start_ns -= UINT64_C(60000000000);
 	vublk_disk_watch_event(&watch, VUBLK_BLK_LOST, &lost);
 	text = captured();
 	assert_int_equal(count(text, "lost; requests wait"), VUBLK_CLI_LIMIT_LINES + 1);
 	assert_int_equal(count(text, "is connected again"), VUBLK_CLI_LIMIT_LINES);
-	assert_once(text, "vublk bench: 95 lines like the next were left out\n");
+	assert_once(text, "vublk bench: left out 95 more lines like the next\n");
 }
 
 static const char *bench_with_next(uint64_t capacity_bytes, const char *serial, unsigned times)

@@ -28,7 +28,7 @@ static int compare_u64(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Samples of all magnitudes of a latency; sorting gives the exact percentiles. */
+/* Compares the histogram with sorted samples, whose percentiles are exact. */
 static void test_histogram_against_sort(void **state)
 {
 	static const double percents[] = { 0, 0.01, 1, 5, 50, 90, 99, 99.9, 99.99, 100 };
@@ -115,7 +115,7 @@ static void test_pattern_is_recognized(void **state)
 	}
 }
 
-/* A change of any single byte is found, and its place named. */
+/* A change of any single byte is found, and the error names its place. */
 static void test_pattern_every_byte_counts(void **state)
 {
 	static uint64_t block[512 / 8];
@@ -130,7 +130,7 @@ static void test_pattern_every_byte_counts(void **state)
 		assert_int_equal(vublk_pattern_check(&p, block, sizeof(block), &e), -EILSEQ);
 		bytes[i] ^= 0x40;
 		assert_non_null(strstr(e.text, "block at offset 512"));
-		if (i < 40) /* the header's own fields are named instead */
+		if (i < 40) /* for the header, the error names its fields instead */
 			continue;
 		snprintf(where, sizeof(where), " at byte %u", i);
 		assert_non_null(strstr(e.text, where));
@@ -153,9 +153,11 @@ static void test_pattern_sentences(void **state)
 	struct vublk_pattern p = { .run = 5, .offset = 8192, .generation = 3 }, wanted;
 
 	check_sentence(&p, block, sizeof(block), "block at offset 8192: expected the block that "
-		       "was written there, found zeroes");
+		       "was written there, found only zeroes");
+	wanted = (struct vublk_pattern){ .offset = 8192 };
+	check_sentence(&wanted, block, sizeof(block), "unless the earlier run has not written it");
 	block[100] = 1;
-	check_sentence(&p, block, sizeof(block), "no verified run wrote");
+	check_sentence(&p, block, sizeof(block), "no run with --verify wrote");
 	vublk_pattern_fill(&p, block, sizeof(block));
 	wanted = p;
 	wanted.generation = 4;
@@ -167,7 +169,7 @@ static void test_pattern_sentences(void **state)
 	wanted.run = 6;
 	check_sentence(&wanted, block, sizeof(block), "expected a block of this run");
 	check_sentence(&p, block, 512, "found one of 4096");
-	/* A torn write: the second half is of the previous generation. */
+	/* A torn write: the second half has the previous generation. */
 	static uint64_t older[4096 / 8];
 	wanted = p;
 	wanted.generation = 2;
@@ -211,7 +213,7 @@ static int open_scratch(void)
 	return fd;
 }
 
-/* Whatever the file system reports, the pieces cover the file, and no hole contains data. */
+/* Checks that the pieces of a file cover all of it, and that no hole contains data. */
 static void check_walk(int fd, uint64_t size, uint32_t unit, uint64_t max_data, uint64_t max_hole)
 {
 	struct vublk_sparse s;
@@ -257,7 +259,7 @@ static void test_sparse_walk(void **state)
 		check_walk(fd, sizes[i], 65536, 65536, 131072);
 		check_walk(fd, sizes[i], 4096, 1 << 20, 4096);
 	}
-	/* A file without data is reported as one hole on all file systems of the tests. */
+	/* All file systems of the tests report a file without data as one hole. */
 	assert_int_equal(ftruncate(fd, 0), 0);
 	assert_int_equal(ftruncate(fd, 1 << 20), 0);
 	vublk_sparse_init(&s, fd, 1 << 20, 512);
@@ -267,7 +269,7 @@ static void test_sparse_walk(void **state)
 	close(fd);
 }
 
-/* Files without SEEK_DATA, such as block devices, are all data, without an error. */
+/* A file that does not support SEEK_DATA, such as a block device, counts as data without holes. */
 static void test_sparse_without_holes(void **state)
 {
 	struct vublk_sparse s;

@@ -118,7 +118,10 @@ static void check_renamed(const struct vublk_cli_options *options, const char *s
 	vublk_cli_options_rename(options, aliases, NULL);
 }
 
-/* A sentence names the tool's option instead of a property that the user did not name. */
+/*
+ * An error names the option (--timeout) that set a property, unless the user wrote the property
+ * itself (request-timeout-ms=N).
+ */
 static void test_names_in_sentences(void **state)
 {
 	struct vublk_cli_options none = { 0 }, pair = { .count = 1 };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The config of a disk: reading, checks, changes, writes, and the back channel.
+ * The config of a disk: reads, checks, changes, writes, and the back channel.
  *
- * Key idea: the mock's config is a field of the test, so each case sets what the back-end says
- * and compares it with what the driver sees.
+ * Key idea: the mock's config is a field that each case can set. The case compares the field with
+ * what the driver sees.
  */
 #include "harness.h"
 
@@ -108,8 +108,8 @@ static void test_senseless_limits_cost_their_feature(void **state)
 }
 
 /*
- * The device asks a back-end with a short config for fewer and fewer bytes, and offers fewer
- * features.
+ * If the back-end refuses the size of the config, the device requests fewer and fewer bytes. It
+ * does not offer the features whose fields are missing.
  */
 static void test_short_configs(void **state)
 {
@@ -135,11 +135,11 @@ static void test_short_configs(void **state)
 		rig_settle(&rig);
 	}
 	mock.max_config_bytes = 7;
-	expect_refused(&rig, "answers GET_CONFIG with nothing");
+	expect_refused(&rig, "answers each GET_CONFIG with an empty configuration");
 	rig_end(&rig, &mock);
 }
 
-/* The device asks for fields beyond 60 bytes only if a feature says that they exist. */
+/* The device requests the fields beyond 60 bytes only if the back-end offers their feature. */
 static void test_long_config(void **state)
 {
 	struct vublk_device_info info;
@@ -191,7 +191,7 @@ static uint32_t seg_max_after_accepting(struct device_rig *rig, uint64_t feature
 	return read_config(rig).seg_max;
 }
 
-/* Without indirect descriptors a request can have only as many segments as the ring has entries. */
+/* Without indirect descriptors, a request has at most as many segments as the ring has room for. */
 static void test_seg_max_without_indirect(void **state)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC), all;
@@ -210,10 +210,18 @@ static void test_seg_max_without_indirect(void **state)
 	rig_set(&rig, "indirect_desc", "off");
 	rig_realize(&rig);
 	assert_int_equal(read_config(&rig).seg_max, 14);
+	vublk_device_unrealize(rig.device);
+	rig_set(&rig, "shadow-queue-size", "8");
+	rig_realize(&rig);
+	assert_int_equal(read_config(&rig).seg_max, 14);
+	vublk_device_unrealize(rig.device);
+	rig_set(&rig, "shadow", "on");
+	rig_realize(&rig);
+	assert_int_equal(read_config(&rig).seg_max, 6);
 	rig_end(&rig, &mock);
 }
 
-/* An I/O size of one block is no information, and makes some guests slow. */
+/* The device hides an I/O size of one block, which has no meaning but makes some guests slow. */
 static void test_io_sizes(void **state)
 {
 	struct mock mock;
@@ -292,7 +300,7 @@ static void test_resize(void **state)
 		if (i == 1)
 			rig_start(&rig, 2);
 	}
-	/* Reading the same config again is no change. */
+	/* A read that returns the same config is not a change. */
 	mock_send_config_change(&mock, true);
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 3);
@@ -319,7 +327,10 @@ static void test_absurd_change_is_not_taken(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Each config differs from the previous one, so logging each sentence once is not enough. */
+/*
+ * Each invalid config differs from the previous one, so each causes a new sentence. Nevertheless,
+ * the number of warnings is limited.
+ */
 static void test_absurd_changes_are_limited(void **state)
 {
 	struct mock mock;
@@ -335,7 +346,10 @@ static void test_absurd_changes_are_limited(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* There is one read at a time, however many messages come, and each message is answered. */
+/*
+ * However many messages report a change, only one read of the config is under way at a time. Each
+ * message is answered.
+ */
 static void test_storm_of_changes(void **state)
 {
 	struct mock mock;
@@ -354,7 +368,7 @@ static void test_storm_of_changes(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Without a back channel the config is polled. */
+/* Without a back channel the device polls the config. */
 static void test_resize_that_is_not_told(void **state)
 {
 	struct mock mock;
@@ -383,7 +397,7 @@ static void test_garbage_on_the_channel(void **state)
 	const struct { const char *bytes; unsigned num_bytes; const char *words; } cases[] = {
 		{ "xxxxxxxxxxxxxxxxxxxxxxxx", 24, "protocol version" },
 		{ "\2\0\0\0\1\0\0\0\xff\xff\xff\x7f", 12, "announces a payload" },
-		{ "\2\0\0\0\1\0\0\0\4\0\0\0abcd", 16, "CONFIG_CHANGE_MSG came with a payload" },
+		{ "\2\0\0\0\1\0\0\0\4\0\0\0abcd", 16, "CONFIG_CHANGE_MSG has a payload" },
 		{ "\3\0\0\0\1\0\0\0\0\0\0\0", 12, "VRING_HOST_NOTIFIER_MSG" },
 		{ "\x63\0\0\0\1\0\0\0\0\0\0\0", 12, "request number 99" },
 		{ "\2\0\0\0\5\0\0\0\0\0\0\0", 12, "marked as a reply" },
@@ -424,7 +438,10 @@ static void test_unserved_requests_are_answered_and_limited(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end that does not read answers loses the channel; memory does not grow without limit. */
+/*
+ * A back-end that does not read the answers on the back channel loses the channel, so the memory
+ * for answers is limited.
+ */
 static void test_answers_that_are_not_read(void **state)
 {
 	struct mock mock;
@@ -436,12 +453,12 @@ static void test_answers_that_are_not_read(void **state)
 			mock_send_config_change(&mock, true);
 		rig_settle(&rig);
 	}
-	assert_non_null(strstr(rig.last_line, "the back channel is closed: "));
+	assert_non_null(strstr(rig.last_line, "closed the back channel: "));
 	rig_start(&rig, 2);
 	rig_end(&rig, &mock);
 }
 
-/* A back-end must not report a resize while no ring is started. */
+/* While no ring is started, a back-end must not report a resize, so the device polls the config. */
 static void test_resize_while_stopped(void **state)
 {
 	struct mock mock;
@@ -472,7 +489,7 @@ static void test_end_of_the_channel(void **state)
 	vublk_fd_close(&mock.back_channel);
 	rig_settle(&rig);
 	assert_int_equal(rig.num_warnings, 0);
-	config_of(&mock)->capacity = 1; /* found by polling from now on */
+	config_of(&mock)->capacity = 1; /* only polling can find this change */
 	rig_wait(&rig, RIG_CONFIG_CHANGED, 1);
 	rig_start(&rig, 2);
 	rig_end(&rig, &mock);
@@ -495,13 +512,14 @@ static void test_wce(void **state)
 	assert_int_equal(write_wce(&rig, 1, NULL), 0);
 	assert_int_equal(mock.received[VUBLK_VU_SET_CONFIG], 0);
 	assert_int_equal(write_wce(&rig, 0, NULL), 1);
-	assert_int_equal(read_config(&rig).wce, 1); /* not before the back-end has adopted it */
+	/* the driver reads the old value until the write has ended */
+	assert_int_equal(read_config(&rig).wce, 1);
 	assert_int_equal(write_wce(&rig, 0, NULL), -EBUSY);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, 0);
 	assert_int_equal(read_config(&rig).wce, 0);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
-	/* A resize that the same read finds is reported. */
+	/* The read that confirms the write also finds a resize, which the device reports. */
 	config_of(&mock)->capacity = 1;
 	assert_int_equal(write_wce(&rig, 1, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 2);
@@ -522,16 +540,16 @@ static void test_wce_that_is_not_taken(void **state)
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, EIO);
 	assert_non_null(strstr(rig.errors[RIG_CONFIG_WRITTEN].text, "refused SET_CONFIG"));
-	/* The back-end answers with success and changes nothing. */
+	/* The back-end accepts the write, but changes nothing. */
 	assert_int_equal(write_wce(&rig, 0, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 2);
 	assert_int_equal(rig.errors[RIG_CONFIG_WRITTEN].code, EIO);
-	assert_non_null(strstr(rig.errors[RIG_CONFIG_WRITTEN].text, "has not adopted the value 0"));
+	assert_non_null(strstr(rig.errors[RIG_CONFIG_WRITTEN].text, "ignored the value 0"));
 	assert_int_equal(read_config(&rig).wce, 1);
 	rig_end(&rig, &mock);
 }
 
-/* A read that was under way before the write does not confirm it. */
+/* A read of the config is under way before the write. That read does not confirm the write. */
 static void test_wce_during_a_change(void **state)
 {
 	struct mock mock;
@@ -540,7 +558,7 @@ static void test_wce_during_a_change(void **state)
 	rig_begin(&rig, &mock, NULL);
 	rig_set_up(&rig, 1);
 	mock_send_config_change(&mock, false);
-	while (!mock_pump(&mock)) /* until the device has asked for the config */
+	while (!mock_pump(&mock)) /* until the device has requested the config */
 		assert_int_equal(vublk_device_process(rig.device), 0);
 	assert_int_equal(write_wce(&rig, 0, NULL), 1);
 	rig_wait(&rig, RIG_CONFIG_WRITTEN, 1);
@@ -560,8 +578,8 @@ static void test_bad_writes(void **state)
 	assert_int_equal(write_wce(&rig, 0, &error), -ENOTSUP);
 	rig_set_up(&rig, 1);
 	assert_int_equal(vublk_device_config_write(rig.device, 0, &word, 4, &error), -EINVAL);
-	assert_string_equal(error.text, "the driver wrote 4 bytes at offset 0 of the config; only the "
-					"byte at 32 (wce) is writable");
+	assert_string_equal(error.text, "the driver wrote 4 bytes at offset 0 of the "
+			    "configuration; only the byte at offset 32 (wce) is writable");
 	assert_int_equal(vublk_device_config_write(rig.device, 32, &word, 4, &error), -EINVAL);
 	assert_int_equal(write_wce(&rig, 2, &error), -EINVAL);
 	assert_int_equal(write_wce(&rig, 0, &error), 1);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: which messages the back-end gets, and when the log is on, whatever else happens to
- * the device. Whether pages are marked is tested by test-device-migrate.c.
+ * The dirty log: which messages the back-end gets, and whether the log stays on through starts,
+ * stops and losses. test-device-migrate.c tests whether pages are marked.
  *
- * Key idea: each case compares what the device has sent to the mock (feature, bitmap, flags of the
- * used rings) with what the device reports.
+ * Key idea: each case compares what the device has sent to the mock (the feature, the bitmap, the
+ * flags of the used rings) with what the device reports.
  */
 #include "harness.h"
 
@@ -26,7 +26,7 @@
 
 #define QUEUES 2
 #define LOG_ALL VUBLK_BIT(VHOST_F_LOG_ALL)
-/* One word is 64 pages. The last page of the rig's memory is page 0x1000ff. */
+/* The words of a bitmap that covers the rig's memory; one word has the bits of 64 pages. */
 #define WORDS ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 64)
 #define FIRST_PAGE (RIG_GUEST_ADDR / VUBLK_DIRTY_PAGE_BYTES)
 
@@ -60,7 +60,7 @@ static uint64_t log_inode(const struct device_rig *rig)
 	return st.st_ino;
 }
 
-/* Checks that the back-end logs into the device's bitmap, or does not log. */
+/* Checks that the back-end logs to the device's bitmap (`on`), or that it does not log. */
 static void expect_logging(const struct device_rig *rig, const struct mock *mock, bool on)
 {
 	assert_int_equal(!!(mock->accepted_features & LOG_ALL), on);
@@ -155,7 +155,7 @@ static void test_a_bitmap_of_the_bus(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The VMM truncates the bitmap that it gave: the device survives and reports it. */
+/* The VMM truncates the file of its bitmap. The device survives and reports the truncation. */
 static void test_a_bitmap_that_is_truncated(void **state)
 {
 	struct vublk_device_dirty_log log = { -1, 0, WORDS * 8 };
@@ -171,12 +171,12 @@ static void test_a_bitmap_that_is_truncated(void **state)
 		assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), NULL), 1);
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 		assert_int_equal(ftruncate(log.fd, 0), 0);
-#ifndef VUBLK_TSAN /* the read-modify-write holds a TSan lock that the handler needs */
+#ifndef VUBLK_TSAN /* TSan's lock for the read-modify-write blocks the handler */
 		if (i)
 			vublk_device_dirty_log_mark_rings(rig.device);
 #endif
 		expect_sentence(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, &error),
-				EIO, &error, "because its file was truncated");
+				EIO, &error, "because the log's file was truncated");
 		assert_int_equal(vublk_device_dirty_log_stop(rig.device, NULL), 1);
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 2);
 		/* The next log is not affected. */
@@ -189,7 +189,7 @@ static void test_a_bitmap_that_is_truncated(void **state)
 	}
 }
 
-/* A bitmap has to cover the last byte of the memory, and end within its file. */
+/* A bitmap must cover the last byte of the memory, and end within its file. */
 static void test_bitmaps_that_do_not_fit(void **state)
 {
 	static const struct {
@@ -198,8 +198,8 @@ static void test_bitmaps_that_do_not_fit(void **state)
 	} bad[] = {
 		{ 0, WORDS * 8 - 8, "the memory needs" },
 		{ 0, 0, "the memory needs" },
-		{ 100, WORDS * 8, "must be a multiple of the page size" },
-		{ 0, WORDS * 8 + 1, "must be a multiple of the page size" },
+		{ 100, WORDS * 8, "expected multiples of the page size" },
+		{ 0, WORDS * 8 + 1, "expected multiples of the page size" },
 		{ 4096, WORDS * 8, "of its file, which has" },
 		{ UINT64_MAX - 4095, WORDS * 8, "of its file, which has" },
 		{ 0, UINT64_MAX - 7, "of its file, which has" },
@@ -219,8 +219,8 @@ static void test_bitmaps_that_do_not_fit(void **state)
 	}
 	expect_sentence(vublk_device_dirty_log_start(rig.device, &(struct vublk_device_dirty_log){ fd },
 						     0, &error), EINVAL, &error,
-			"struct vublk_device_dirty_log is given with 0 bytes, which do not contain its "
-			"member fd: pass the struct's sizeof");
+			"struct vublk_device_dirty_log has 0 bytes, which do not contain its "
+			"member fd; pass the sizeof of the struct");
 	assert_int_equal(mock.num_log, 0);
 	assert_int_equal(vublk_device_dirty_log_start(rig.device,
 						      &(struct vublk_device_dirty_log)
@@ -244,7 +244,7 @@ static void test_memory_beyond_the_log(void **state)
 	start_log(&rig);
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 	expect_sentence(vublk_device_set_memory(rig.device, regions, 2, &error), EINVAL, &error,
-			"stop the log, and start it again");
+			"stop the dirty log and start it again");
 	vublk_device_dirty_log_stop(rig.device, NULL);
 	rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 2);
 	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, NULL), 1);
@@ -255,7 +255,7 @@ static void test_memory_beyond_the_log(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- other events meanwhile --------------------------------------------------------- */
+/* --- other events during a change --------------------------------------------------- */
 
 static void test_before_the_rings_run(void **state)
 {
@@ -270,11 +270,11 @@ static void test_before_the_rings_run(void **state)
 			"it is created");
 	rig_realize(&rig);
 	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), EINVAL, &error,
-			"no memory has been set");
+			"which has not been set");
 	rig_set_up(&rig, QUEUES);
 	assert_int_equal(start_log(&rig), 0);
 	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), EBUSY, &error,
-			"the dirty log is on, or is being");
+			"the dirty log is already on");
 	rig_start(&rig, QUEUES);
 	expect_logging(&rig, &mock, true);
 	rig_stop(&rig); /* a reset by the driver does not affect the VM's log */
@@ -289,7 +289,10 @@ static void test_before_the_rings_run(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The log is switched on during a start, during a stop, and during a pause that ends a start. */
+/*
+ * The log is switched on or off during a start, during a stop, and during a pause that ends a
+ * start.
+ */
 static void test_while_the_rings_are_on_their_way(void **state)
 {
 	struct mock mock;
@@ -319,7 +322,10 @@ static void test_while_the_rings_are_on_their_way(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A stop waits for the change, because its messages must not follow those of the stop. */
+/*
+ * A stop waits until a change of the log has ended, because the messages of the change must not
+ * follow the messages of the stop.
+ */
 static void test_a_stop_during_a_change(void **state)
 {
 	for (unsigned reset = 0; reset < 2; reset++) {
@@ -368,7 +374,10 @@ static void test_it_outlives_back_ends(void **state)
 		rig_wait(&rig, RIG_STARTED, 1 + i);
 		assert_int_equal(mock.dirty_log_inode, inode);
 		expect_logging(&rig, &mock, true);
-		/* The back-end may not have marked its last writes to the used rings. */
+		/*
+		 * The lost back-end may not have marked its last writes to the used rings, so the
+		 * device marks them.
+		 */
 		assert_int_equal(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, NULL),
 				 0);
 		assert_int_equal(bits[0], (1 << QUEUES) - 1);
@@ -379,7 +388,8 @@ static void test_it_outlives_back_ends(void **state)
 }
 
 /*
- * The back-end is lost at each message of the change. Then the next back-end logs from its start.
+ * The back-end is lost at each message of a change of the log. The next back-end has the new
+ * setting from its start.
  */
 static void test_a_loss_during_a_change(void **state)
 {
@@ -433,7 +443,10 @@ static void test_back_ends_that_cannot(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end that cannot log does not replace one that logs, until the log is off. */
+/*
+ * While the log is on, the device refuses a new back-end that cannot log. It accepts that back-end
+ * when the log is off.
+ */
 static void test_a_new_back_end_that_cannot(void **state)
 {
 	struct mock mock;
@@ -449,7 +462,7 @@ static void test_a_new_back_end_that_cannot(void **state)
 		mock_pump(&mock);
 		vublk_device_process(rig.device);
 	}
-	assert_non_null(strstr(rig.last_line, "it cannot log which pages it writes"));
+	assert_non_null(strstr(rig.last_line, "the back-end cannot log which pages it writes"));
 	assert_int_equal(vublk_device_dirty_log_stop(rig.device, NULL), 0);
 	rig_wait(&rig, RIG_STARTED, 2);
 	expect_logging(&rig, &mock, false);
@@ -478,7 +491,8 @@ static void test_refusals(void **state)
 		assert_int_equal(rig.errors[RIG_DIRTY_LOG_CHANGED].code, EIO);
 		assert_non_null(strstr(rig.errors[RIG_DIRTY_LOG_CHANGED].text, all[i].sentence));
 		assert_int_equal(log_inode(&rig), 0);
-		expect_logging(&rig, &mock, false); /* the accepted part of the change has been undone */
+		/* The device has undone the part of the change that the back-end accepted. */
+		expect_logging(&rig, &mock, false);
 		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
 		start_log(&rig); /* the back-end accepts the second attempt */
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 2);
@@ -487,7 +501,7 @@ static void test_refusals(void **state)
 	}
 }
 
-/* Some back-ends accept SET_LOG_BASE with an empty answer. */
+/* Some back-ends answer SET_LOG_BASE without a payload, which counts as success. */
 static void test_an_empty_answer(void **state)
 {
 	struct mock mock;
@@ -502,7 +516,7 @@ static void test_an_empty_answer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* libvhost-user answers with the size that it was given. */
+/* libvhost-user answers SET_LOG_BASE with the size of the log, which counts as success. */
 static void test_an_echo(void **state)
 {
 	struct mock mock;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A legacy driver, which may kick before it sets DRIVER_OK: the kick starts the device once, and
+ * A legacy driver, which may kick before it sets DRIVER_OK. The kick starts the device once, and
  * only the back-end reads the eventfd.
  *
- * Key idea: an eventfd that was kicked still has its signal after the start, because the device
- * has only polled it.
+ * Key idea: the device only polls the eventfd of a kick, so the signal is still there after the
+ * start.
  */
 #include "harness.h"
 
@@ -45,7 +45,9 @@ static void begin_set_up(struct device_rig *rig, struct mock *mock, const char *
 	mock_forget(mock);
 }
 
-/* Checks that a kick has no effect now, and that its descriptor is not polled. */
+/*
+ * Checks that the device is in `state` and has nothing to do, even if a kick eventfd is signalled.
+ */
 static void expect_idle(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
@@ -56,8 +58,8 @@ static void expect_idle(struct device_rig *rig, enum vublk_device_state state)
 }
 
 /*
- * Checks that the device has started. The kicked queue has two signals, one of them from the
- * device; the other queue has one.
+ * Waits until started() has been called `times` times. Checks that each kick eventfd is signalled,
+ * and that the device no longer polls these eventfds.
  */
 static void expect_started(struct device_rig *rig, struct mock *mock, unsigned times)
 {
@@ -92,7 +94,7 @@ static void test_kick_starts(void **state)
 	}
 }
 
-/* DRIVER_OK without a kick starts as well; later kicks are ignored by the device. */
+/* DRIVER_OK without a kick also starts the device, which does not poll for later kicks. */
 static void test_driver_ok_starts(void **state)
 {
 	struct mock mock;
@@ -110,7 +112,10 @@ static void test_driver_ok_starts(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Neither the kick of a modern driver nor a kick before everything is set up starts the device. */
+/*
+ * A kick has no effect if the driver is modern, or before everything is set up. When all is set up,
+ * the pending kick starts the device.
+ */
 static void test_kicks_that_start_nothing(void **state)
 {
 	struct vublk_memory_region region = { RIG_GUEST_ADDR, RIG_MEMORY_BYTES, -1, 0 };
@@ -130,13 +135,13 @@ static void test_kicks_that_start_nothing(void **state)
 	expect_idle(&rig, VUBLK_DEVICE_STOPPED);
 	rig.refused_features = VUBLK_BIT(VIRTIO_F_VERSION_1);
 	rig_set_up(&rig, QUEUES);
-	expect_idle(&rig, VUBLK_DEVICE_STOPPED); /* a driver that has set no status */
+	expect_idle(&rig, VUBLK_DEVICE_STOPPED); /* the driver has set no status */
 	set_status(&rig, DRIVER);
 	expect_started(&rig, &mock, 1);
 	rig_end(&rig, &mock);
 }
 
-/* After a reset, a kick starts the device only once it has been set up again. */
+/* After a reset, a kick starts the device only when the driver has set it up again. */
 static void test_reset(void **state)
 {
 	struct mock mock;
@@ -171,7 +176,10 @@ static void test_reset_while_starting(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The set-up is invalid, which is reported once until the reset, however many kicks come. */
+/*
+ * The driver's set-up is invalid. The device reports that only once until the next reset, however
+ * many kicks come.
+ */
 static void test_a_kick_that_cannot_start(void **state)
 {
 	struct vublk_device_queue queue = {
@@ -187,8 +195,8 @@ static void test_a_kick_that_cannot_start(void **state)
 	vublk_eventfd_signal(rig.kicks[0]);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "a kick before DRIVER_OK, which starts a legacy driver's device: "
-			       "queue 1: the ring's parts at 0x1000"));
+			       "the driver kicked a queue before DRIVER_OK, so the device starts as "
+			       "for a legacy driver: queue 1: the parts of the ring, at 0x1000"));
 	expect_idle(&rig, VUBLK_DEVICE_STOPPED);
 	vublk_device_kick(rig.device, 0);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 1);
@@ -202,8 +210,8 @@ static void test_a_kick_that_cannot_start(void **state)
 /* --- other moments ------------------------------------------------------------------------------ */
 
 /*
- * The device sees a kick that came while it could not start as soon as it can start, because the
- * signal stays.
+ * A kick comes while the device cannot start. The signal stays in the eventfd, so the device starts
+ * as soon as it can.
  */
 static void test_a_kick_that_waits(void **state)
 {
@@ -232,7 +240,9 @@ static void test_a_kick_that_waits(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A device that was started by a kick resumes after a loss as after DRIVER_OK. */
+/*
+ * After a loss, a device that was started by a kick resumes like one that was started by DRIVER_OK.
+ */
 static void test_loss(void **state)
 {
 	struct mock mock;
@@ -265,7 +275,10 @@ static void test_queues_that_share_a_descriptor(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The descriptor's number is the same, but the eventfd is another. */
+/*
+ * The kick descriptor is replaced by another eventfd with the same number. The device polls the new
+ * eventfd.
+ */
 static void test_another_descriptor_with_the_same_number(void **state)
 {
 	struct mock mock;
@@ -297,7 +310,7 @@ static void test_unrealize(void **state)
 
 		begin_set_up(&rig, &mock, "0");
 		rig.hook = unrealize_hook;
-		if (bad) /* its ring is not in the memory */
+		if (bad) /* the ring of queue 1 is not in the memory */
 			vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), NULL);
 		vublk_eventfd_signal(rig.kicks[0]);
 		rig_wait(&rig, bad ? RIG_NEEDS_RESET : RIG_STARTED, 1);

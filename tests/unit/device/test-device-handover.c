@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state that a bus carries over from one session of its driver to the next: the in-flight
- * area and the position of each ring. What resumes after a loss is in test-device-reconnect.c.
+ * The state that a bus carries over from one session of its driver to the next: the in-flight area
+ * and the index of each ring. test-device-reconnect.c tests what resumes after a loss.
  *
- * Key idea: the area is a file that the case fills, and its inode shows whether the device sent the
- * same file to the back-end.
+ * Key idea: the area is a file that the case fills. Its inode shows whether the device sent that
+ * file to the back-end.
  */
 #include "harness.h"
 
@@ -23,7 +23,10 @@
 
 #define QUEUES 2
 
-/* An area in which `begun` requests of the first queue have begun. */
+/*
+ * Makes an in-flight area in which `begun` requests of the first queue have begun. The caller
+ * closes its descriptor.
+ */
 static struct vublk_device_inflight make_area(unsigned begun)
 {
 	uint64_t bytes = vublk_inflight_split_area_bytes(QUEUES, RIG_QUEUE_SIZE);
@@ -62,7 +65,10 @@ static void expect_refused(struct device_rig *rig, const struct vublk_device_inf
 		fail_msg("'%s' is not '%s'", error.text, words);
 }
 
-/* The start hands over the given area unchanged, and does not ask the back-end for one. */
+/*
+ * The device sends the area that the bus has set to the back-end unchanged, and does not request
+ * one.
+ */
 static void test_a_given_area_is_handed_over(void **state)
 {
 	struct vublk_device_inflight area = make_area(0), got;
@@ -89,7 +95,7 @@ static void test_a_given_area_is_handed_over(void **state)
 	close(area.fd);
 }
 
-/* The area that the back-end made is used in the next session. */
+/* The bus gives the next session the area that the back-end made for the first one. */
 static void test_the_device_s_own_goes_on(void **state)
 {
 	struct vublk_device_inflight area;
@@ -118,7 +124,10 @@ static void write_at(const struct vublk_device_inflight *area, uint64_t offset, 
 			 sizeof(value));
 }
 
-/* The first and the last entry of the last queue are found in each layout: regions that are aligned, packed, or whole pages. */
+/*
+ * The device finds a request in the first and in the last entry of the last queue in each layout:
+ * regions that are packed, aligned, or in whole pages.
+ */
 static void test_layouts(void **state)
 {
 	uint64_t least = vublk_inflight_split_least_bytes(RIG_QUEUE_SIZE);
@@ -180,12 +189,15 @@ static void test_areas_that_are_refused(void **state)
 	bad.fd = -1;
 	expect_refused(&rig, &bad, EBADF, "descriptor -1");
 	write_at(&area, vublk_inflight_split_region_bytes(RIG_QUEUE_SIZE), 2);
-	expect_refused(&rig, &area, ENOTSUP, "the feature word 0x2 for queue 1");
+	expect_refused(&rig, &area, ENOTSUP, "the features 0x2 for queue 1");
 	rig_end(&rig, &mock);
 	close(area.fd);
 }
 
-/* The requests in the area can be executed only by a back-end that reads it. */
+/*
+ * The back-end does not read the area. If a request in the area has begun, the driver has to reset
+ * the device.
+ */
 static void test_a_back_end_that_takes_no_area(void **state)
 {
 	for (unsigned begun = 0; begun < 2; begun++) {
@@ -234,13 +246,13 @@ static void test_places(void **state)
 	mock.base = 4;
 	vublk_device_set_vm_running(rig.device, false);
 	rig_wait(&rig, RIG_STOPPED, 1);
-	check_place(&rig, true, 4, 2); /* as the back-end said */
+	check_place(&rig, true, 4, 2); /* the back-end has returned this index */
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_STARTED, 2);
 	rig_set_indices(&rig, 0, 65535, 1);
 	mock_die(&mock);
 	rig_wait(&rig, RIG_LOST, 1);
-	check_place(&rig, false, 65535, 2); /* the back-end has not said where it stopped */
+	check_place(&rig, false, 65535, 2); /* the back-end has not returned an index */
 	rig_end(&rig, &mock);
 }
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that hangs: no call on the device waits for it, the device continues when the
- * back-end does, and a request without an answer ends the connection after the deadline.
- * The back-end is a `vublk serve` that a signal stops, or a mock.
+ * A back-end that hangs. No call to the device waits for it, the device continues when the back-end
+ * does, and a request without an answer ends the connection at the deadline. The back-end is a
+ * `vublk serve` that a signal stops, or a mock.
  *
- * Key idea: a call that waits is found without measuring time. Only this thread can let the
- * back-end continue. So if one of its calls waits for the stopped back-end, the call never
- * returns, and the case runs into its time limit.
+ * Key idea: the test finds a call that waits without measuring time. Only the test's own thread can
+ * let the back-end continue. So a call that waited for the stopped back-end would never return, and
+ * the case would exceed its time limit.
  */
 #include "harness.h"
 
@@ -40,7 +40,7 @@ static void turn(struct device_rig *rig)
 		assert_int_equal(vublk_device_process(rig->device), 0);
 }
 
-/* Runs the loop until this callback has been called `calls` times. */
+/* Runs the loop until `callback` has been called `calls` times. Fails after a deadline. */
 static void turn_until(struct device_rig *rig, enum rig_callback callback, unsigned calls)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
@@ -102,7 +102,7 @@ static void expect_data(struct device_rig *rig, unsigned queue, uint64_t sector,
 	assert_int_equal(data[511], byte);
 }
 
-/* Every call that the device permits in this state. */
+/* Makes the calls that need the back-end while the rings run. None may wait for the back-end. */
 static void make_calls(struct device_rig *rig)
 {
 	struct vublk_memory_region regions[] = {
@@ -122,7 +122,9 @@ static void make_calls(struct device_rig *rig)
 	assert_int_equal(vublk_device_process(rig->device), 0);
 }
 
-/* The back-end continues before the deadline: requests take longer, without another effect. */
+/*
+ * The back-end continues before the deadline. Requests take longer, and there is no other effect.
+ */
 static void test_a_short_hang(void **state)
 {
 	char data[512];
@@ -150,8 +152,9 @@ static void test_a_short_hang(void **state)
 }
 
 /*
- * The connection ends after the deadline, and new connections get no answer. When the back-end
- * continues, the device reconnects.
+ * The back-end hangs beyond the deadline, which ends the connection. New connections get no answer
+ * until the back-end continues. Then the device reconnects. `ask`: a message is waiting, so the
+ * deadline does not depend on the keepalive.
  */
 static void hang_long(const char *keepalive_ms, bool ask)
 {
@@ -163,7 +166,7 @@ static void hang_long(const char *keepalive_ms, bool ask)
 		unsigned started, disconnected = rig.calls[RIG_LOST];
 
 		stop(pid);
-		rig.device->frontend.timeout_ms = 300; /* of this connection only */
+		rig.device->frontend.timeout_ms = 300; /* only for this connection */
 		memset(data, (int)i, sizeof(data));
 		rig_submit(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512);
 		if (ask)
@@ -222,7 +225,8 @@ static void test_keepalive(void **state)
 }
 
 /*
- * The keepalive timer runs only while the rings run. "auto" depends on reconnect-ms; 0 means never.
+ * The keepalive timer runs only while the rings run. keepalive-ms 0 disables it, and "auto" does so
+ * if reconnect-ms is 0.
  */
 static void test_keepalive_timer(void **state)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device against back-ends whose answers break the rules of the protocol. Hostile bytes in
- * general are covered by the fuzz targets.
+ * The device with back-ends whose answers break the rules of the protocol. The fuzz targets cover
+ * arbitrary bytes.
  *
- * Key idea: every answer of a session is broken in every way that the mock knows. Each case
- * ends in time, with one sentence that names the message, and without leaked descriptors.
+ * Key idea: every answer of a session is broken in every way that the mock knows. Each case ends in
+ * time, with one sentence that names the message, and without leaked descriptors.
  */
 #include "harness.h"
 
@@ -20,7 +20,7 @@
 
 #define NUM_QUEUES 2
 
-/* Every request that is answered in a session, and the bytes of the answer. */
+/* A request that has an answer in each session, and the size of that answer. */
 struct answered {
 	uint32_t request;
 	unsigned bytes;
@@ -53,7 +53,10 @@ static const char *name_of(uint32_t request)
 	return vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request);
 }
 
-/* A session with a fault on the first answer to `request`. */
+/*
+ * Runs a session with a fault in the first answer to `request`, and unrealizes the device. Returns
+ * the code of the session's error; 0: no error.
+ */
 static int try_fault(struct device_rig *rig, struct mock *mock, enum mock_fault_kind kind,
 		     uint32_t request, unsigned bytes, struct vublk_error *error)
 {
@@ -75,7 +78,7 @@ static void expect_sentence(const struct vublk_error *error, uint32_t request)
 		fail_msg("no word of the back-end in: %s", error->text);
 }
 
-/* Checks that the list above has every request that is answered. */
+/* The list above must have exactly the requests that the back-end answers in a session. */
 static void test_the_list_is_complete(void **state)
 {
 	struct vublk_error error;
@@ -142,7 +145,7 @@ static void test_wrong_answers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The deadline ends a session with a back-end that does not answer any more. */
+/* The back-end stops answering at each answer in turn. The deadline ends the session. */
 static void test_silence_from_each_answer_on(void **state)
 {
 	struct vublk_error error;
@@ -172,7 +175,7 @@ static void test_answers_that_nobody_asked_for(void **state)
 	FOR_EACH_ANSWERED(a) {
 		int code = try_fault(&rig, &mock, MOCK_TWICE, a->request, 0, &error);
 
-		/* The answer to the very last request comes after the end. */
+		/* The answer to the last request comes after the end of the session. */
 		if (code != EPROTO && !(a->request == VUBLK_VU_SET_STATUS && !code))
 			fail_msg("%s: %d", name_of(a->request), code);
 	}
@@ -197,8 +200,8 @@ static void test_descriptors_with_answers_are_closed(void **state)
 }
 
 /*
- * A refused message ends the start, except for the back channel, because the device works without
- * it.
+ * The back-end refuses one message, which ends the session. SET_BACKEND_REQ_FD is an exception,
+ * because the device works without a back channel.
  */
 static void test_refusals(void **state)
 {
@@ -228,7 +231,10 @@ static void test_refusals(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The sentence names the queue, and the rings that were handed over are stopped first. */
+/*
+ * The back-end refuses the second queue. The error names the queue, and the device stops the queues
+ * that the back-end already has.
+ */
 static void test_refused_queue_is_named_and_undone(void **state)
 {
 	struct vublk_error error;
@@ -239,7 +245,7 @@ static void test_refused_queue_is_named_and_undone(void **state)
 	mock.fault = (struct mock_fault){ MOCK_REFUSE, VUBLK_VU_SET_VRING_KICK, .nth = 1 };
 	assert_int_equal(rig_try_session(&rig, NUM_QUEUES, &error), EIO);
 	assert_non_null(strstr(error.text,
-		"queue 1: the back-end refused SET_VRING_KICK (it answered 1)"));
+		"queue 1: the back-end refused SET_VRING_KICK (it replied 1)"));
 	assert_int_equal(mock.received[VUBLK_VU_GET_VRING_BASE], NUM_QUEUES);
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 	rig_end(&rig, &mock);
@@ -251,11 +257,11 @@ static void test_wrong_values(void **state)
 		{ VUBLK_VU_GET_FEATURES, 1ull << 32, ENOTSUP, "feature bit 30" },
 		{ VUBLK_VU_GET_FEATURES, 1ull << 30, ENOTSUP, "VIRTIO_F_VERSION_1" },
 		{ VUBLK_VU_GET_PROTOCOL_FEATURES, 1, ENOTSUP, "protocol feature CONFIG" },
-		{ VUBLK_VU_GET_QUEUE_NUM, 0, EPROTO, "no queues" },
-		{ VUBLK_VU_GET_MAX_MEM_SLOTS, 0, EPROTO, "no memory slots" },
+		{ VUBLK_VU_GET_QUEUE_NUM, 0, EPROTO, "reports 0 queues" },
+		{ VUBLK_VU_GET_MAX_MEM_SLOTS, 0, EPROTO, "reports 0 memory slots" },
 		{ VUBLK_VU_GET_STATUS, 1, EPROTO, "without FEATURES_OK" },
-		{ VUBLK_VU_GET_VRING_BASE, 7, EPROTO, "is about queue 7" },
-		{ VUBLK_VU_GET_VRING_BASE, 1ull << 48, EPROTO, "the base 65536" },
+		{ VUBLK_VU_GET_VRING_BASE, 7, EPROTO, "names queue 7" },
+		{ VUBLK_VU_GET_VRING_BASE, 1ull << 48, EPROTO, "and index 65536" },
 		{ VUBLK_VU_GET_QUEUE_NUM, UINT64_MAX, 0, "" },
 		{ VUBLK_VU_GET_MAX_MEM_SLOTS, UINT64_MAX, 0, "" },
 	};
@@ -286,7 +292,7 @@ static void test_random_answers(void **state)
 
 	rig_prepare(&rig, &mock, NULL);
 	rig_set(&rig, "request-timeout-ms", "5");
-	fds = vublk_test_count_fds() + 3; /* the memory and the eventfds of one ring */
+	fds = vublk_test_count_fds() + 3; /* for the memory and the two eventfds of one ring */
 	for (uint64_t seed = 1; seed <= 1000; seed++) {
 		struct vublk_error error;
 		int code;
@@ -309,7 +315,7 @@ static void test_random_answers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Memory does not grow, however many messages a back-end sends that it must not send. */
+/* A back-end sends 100,000 messages that it must not send. Neither memory nor descriptors leak. */
 static void test_100000_bad_messages(void **state)
 {
 	const struct { struct vublk_vu_header header; uint8_t payload[40]; } message = {
@@ -339,7 +345,9 @@ static void test_100000_bad_messages(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A caller that runs its loop late does not cause a timeout of the back-end. */
+/*
+ * A caller runs the loop only after the deadline. That does not count as a timeout of the back-end.
+ */
 static void test_a_late_loop_is_no_timeout(void **state)
 {
 	struct mock mock;
@@ -353,7 +361,7 @@ static void test_a_late_loop_is_no_timeout(void **state)
 
 		assert_int_equal(vublk_device_process(rig.device), 0);
 		mock_pump(&mock);
-		nanosleep(&longer, NULL); /* the deadline has to pass here */
+		nanosleep(&longer, NULL); /* the deadline must pass here */
 	}
 	rig_wait(&rig, RIG_REALIZED, 1);
 	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);

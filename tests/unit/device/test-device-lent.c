@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device on a connection that the bus has made and lent to the device, instead of a connection
- * that the device makes to chardev.
+ * A device with a connection that the bus has made and lent to it, instead of one that the device
+ * makes to chardev.
  *
- * Key idea: the mock listens, and the case itself connects to it. So the number of connections that
- * the mock has seen says whether the device has also connected to chardev.
+ * Key idea: the mock listens, and the case connects to it. The mock's number of connections shows
+ * whether the device has also connected to chardev.
  */
 #include "harness.h"
 
@@ -26,7 +26,7 @@ static int connect_to(const struct mock *mock)
 	return fd;
 }
 
-/* The device keeps a duplicate, and closes it whatever happens. */
+/* The device duplicates the lent descriptor, and closes the duplicate in any case. */
 static void test_lent_connection(void **state)
 {
 	struct mock mock;
@@ -45,12 +45,12 @@ static void test_lent_connection(void **state)
 	rig_stop(&rig);
 	vublk_device_unrealize(rig.device);
 	rig_settle(&rig);
-	rig_realize_fails(&rig, ENOENT); /* the connection was for one realize */
+	rig_realize_fails(&rig, ENOENT); /* the lent connection was for one realize only */
 	fd = connect_to(&mock);
 	assert_int_equal(vublk_device_lend_connection(rig.device, fd, NULL), 0);
 	assert_int_equal(vublk_device_lend_connection(rig.device, fd, NULL), 0);
 	close(fd);
-	rig_end(&rig, &mock); /* frees a lent connection that was not used */
+	rig_end(&rig, &mock); /* also closes the unused lent connection */
 }
 
 static void test_lent_connection_that_breaks(void **state)
@@ -66,7 +66,7 @@ static void test_lent_connection_that_breaks(void **state)
 	close(fd);
 	mock.close_first = 1;
 	rig_realize_fails(&rig, ENOTCONN);
-	assert_int_equal(rig.num_failed_tries, 1); /* there is no way to try again */
+	assert_int_equal(rig.num_failed_tries, 1); /* the device makes no second attempt */
 	assert_int_equal(mock.num_connections, 1);
 	rig_end(&rig, &mock);
 }
@@ -87,13 +87,13 @@ static void test_descriptors_that_cannot_be_lent(void **state)
 	int pair[2];
 
 	rig_init(&rig, "nothing");
-	expect_refused(&rig, -1, EINVAL, "descriptor -1 cannot be used: ");
-	expect_refused(&rig, open("/dev/null", O_RDWR | O_CLOEXEC), ENOTSOCK, "is not a socket: ");
-	expect_refused(&rig, socket(AF_UNIX, SOCK_STREAM, 0), ENOTCONN, "is not connected: ");
-	expect_refused(&rig, socket(AF_INET, SOCK_STREAM, 0), EINVAL, "of another kind: ");
+	expect_refused(&rig, -1, EINVAL, "cannot use descriptor -1: ");
+	expect_refused(&rig, open("/dev/null", O_RDWR | O_CLOEXEC), ENOTSOCK, "is not a socket; ");
+	expect_refused(&rig, socket(AF_UNIX, SOCK_STREAM, 0), ENOTCONN, "is not connected; ");
+	expect_refused(&rig, socket(AF_INET, SOCK_STREAM, 0), EINVAL, "is another kind of socket; ");
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
-	expect_refused(&rig, pair[0], EINVAL, "of another kind: ");
-	expect_refused(&rig, pair[1], EINVAL, "of another kind: ");
+	expect_refused(&rig, pair[0], EINVAL, "is another kind of socket; ");
+	expect_refused(&rig, pair[1], EINVAL, "is another kind of socket; ");
 	rig_deinit(&rig);
 }
 
@@ -108,7 +108,7 @@ static void test_lent_connection_cannot_reconnect(void **state)
 	assert_int_equal(vublk_device_lend_connection(rig.device, pair[0], NULL), 0);
 	rig_set(&rig, "reconnect-ms", "1000");
 	assert_int_equal(vublk_device_realize(rig.device, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "set reconnect-ms to 0 and server to off"));
+	assert_non_null(strstr(error.text, "set reconnect-ms=0 and server=off"));
 	close(pair[0]);
 	close(pair[1]);
 	rig_deinit(&rig);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of a device: the order of the messages to the back-end, events that overtake others,
- * and unrealize at any moment.
+ * The life of a device: the order of the messages to the back-end, events that overtake other
+ * events, and unrealize at any moment.
  *
- * Key idea: the mock logs every request, and works only when the case lets it. So each case
- * places an event between two messages, and compares
- * the log with the expected messages.
+ * Key idea: the mock records every request, and answers only when the case runs it. So each case
+ * can place an event between two messages, and compare the recorded requests with the expected
+ * ones.
  */
 #include "harness.h"
 
@@ -68,7 +68,7 @@ static void test_order_of_messages(void **state)
 				   VUBLK_VU_GET_STATUS, VUBLK_VU_ADD_MEM_REG, QUEUE, QUEUE,
 				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
 				   VUBLK_VU_SET_STATUS);
-		else /* the memory is unchanged and not sent; everything else is sent again */
+		else /* all except the unchanged memory is sent again */
 			EXPECT_LOG(&mock, VUBLK_VU_SET_FEATURES, VUBLK_VU_SET_STATUS,
 				   VUBLK_VU_GET_STATUS, VUBLK_VU_GET_FEATURES, QUEUE, QUEUE,
 				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
@@ -84,7 +84,7 @@ static void test_order_of_messages(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The device accepts only features that it implements, and always bit 30. */
+/* The device accepts only the features that it implements, and always feature bit 30. */
 static void test_what_is_accepted(void **state)
 {
 	struct vublk_device_info info;
@@ -107,7 +107,7 @@ static void test_what_is_accepted(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The simplest back-end: no confirmations, one queue, a memory table. */
+/* The simplest back-end has one queue, no confirmations, and a memory table instead of slots. */
 static void test_a_simple_back_end(void **state)
 {
 	struct mock mock;
@@ -150,7 +150,7 @@ static void test_number_of_queues(void **state)
 	rig_set(&rig, "num-queues", "129");
 	rig_realize_fails(&rig, EINVAL);
 	assert_non_null(strstr(rig.errors[RIG_REALIZED].text,
-			       "num-queues is 129, and the back-end has 128"));
+			       "num-queues is 129, but the back-end has only 128"));
 	rig_set(&rig, "num-queues", "auto");
 	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_MQ);
 	rig_realize(&rig);
@@ -158,7 +158,10 @@ static void test_number_of_queues(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* 256 queues, with and without confirmations, in pieces that fit the socket. */
+/*
+ * 256 queues, with and without confirmations. The device sends the messages of the queues in
+ * batches that fit into the socket.
+ */
 static void test_many_queues(void **state)
 {
 	for (unsigned blind = 0; blind < 2; blind++) {
@@ -209,29 +212,30 @@ static void test_bad_queues(void **state)
 	queue.size = 12;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_string_equal(error.text,
-			    "queue 1: its size must be a power of two from 2 to 16, not 12");
+			    "queue 1: the size must be a power of two from 2 to 16, not 12");
 	queue.size = 32;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	queue.size = 8;
 	queue.used_addr = 2;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
-	assert_non_null(strstr(error.text, "not aligned to 16, 2 and 4 bytes"));
+	assert_non_null(strstr(error.text, "aligned to 16, 2 and 4 bytes"));
 	queue.used_addr = RIG_GUEST_ADDR;
-	/* Without its descriptors the queue would get descriptor 0. */
+	/* The size ends before call_fd, which would then be descriptor 0. */
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue,
 						offsetof(struct vublk_device_queue, call_fd), &error),
 			 -EINVAL);
-	assert_string_equal(error.text, "struct vublk_device_queue is given with 36 bytes, which do not "
-			    "contain its member call_fd: pass the struct's sizeof");
+	assert_string_equal(error.text, "struct vublk_device_queue has 36 bytes, which do not "
+			    "contain its member call_fd; pass the sizeof of the struct");
 	queue.used_addr = RIG_GUEST_ADDR + RIG_MEMORY_BYTES - 8;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), 0);
 	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "queue 1: the ring's parts at 0x0"));
+	assert_non_null(strstr(error.text, "queue 1: the parts of the ring, at 0x0"));
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, 0, &error), 0);
 	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, 0, &error), -EBUSY);
 	assert_string_equal(error.text,
-			    "setting up a queue is possible when the device is stopped; it is starting");
+			    "setting up a queue is only possible while the device is stopped; it "
+			    "is starting");
 	rig_end(&rig, &mock);
 }
 
@@ -249,17 +253,17 @@ static void test_start_needs_what_it_needs(void **state)
 	assert_int_equal(set_status(&rig, 3, &error), 0);
 	assert_int_equal(vublk_device_status(rig.device), 3);
 	assert_int_equal(set_status(&rig, 7, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "has not accepted its features"));
+	assert_non_null(strstr(error.text, "has not accepted features"));
 	vublk_device_ack_features(rig.device, vublk_device_features(rig.device), NULL);
 	assert_int_equal(set_status(&rig, 7, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "no memory has been set"));
+	assert_non_null(strstr(error.text, "memory has not been set"));
 	assert_int_equal(vublk_device_status(rig.device), 3);
 	rig_end(&rig, &mock);
 }
 
 /*
- * A reset that overtakes the start: the rings are stopped when the start is done, and started()
- * never comes.
+ * A reset comes during the start. The device stops the rings when the start is done, and never
+ * calls started().
  */
 static void test_reset_while_starting(void **state)
 {
@@ -270,7 +274,7 @@ static void test_reset_while_starting(void **state)
 	for (unsigned i = 1; i <= 2; i++) {
 		rig_set_up(&rig, 2);
 		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
-		for (unsigned k = 1; k < i; k++) { /* the second time, further into the start */
+		for (unsigned k = 1; k < i; k++) { /* the second round resets later in the start */
 			mock_pump(&mock);
 			vublk_device_process(rig.device);
 		}
@@ -285,7 +289,7 @@ static void test_reset_while_starting(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A reset forgets the queues and the features; the memory and the connection stay. */
+/* A reset discards the queues and the features, but keeps the memory and the connection. */
 static void test_reset_forgets(void **state)
 {
 	struct vublk_error error;
@@ -329,7 +333,8 @@ static void test_loss_in_each_state(void **state)
 		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 		assert_int_equal(vublk_device_realize(rig.device, &error), -EBUSY);
 		assert_string_equal(error.text,
-				    "realizing is possible when the device is created; it is lost");
+				    "realizing is only possible while the device is created; it is "
+				    "lost");
 		set_status(&rig, 0, NULL);
 		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -ENOTCONN);
 		vublk_device_unrealize(rig.device);
@@ -338,7 +343,10 @@ static void test_loss_in_each_state(void **state)
 	}
 }
 
-/* A back-end that signals a queue's error eventfd: reported once, without further effect. */
+/*
+ * The back-end signals a queue's error eventfd. The device reports the error once, and there is no
+ * other effect.
+ */
 static void test_ring_error(void **state)
 {
 	struct mock mock;
@@ -349,7 +357,7 @@ static void test_ring_error(void **state)
 		rig_start(&rig, 2);
 		vublk_eventfd_signal(mock.err_fds[1]);
 		rig_wait(&rig, RIG_NEEDS_RESET, i);
-		assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "queue 1: the back-end reports"));
+		assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "the ring of queue 1 is broken"));
 		vublk_eventfd_signal(mock.err_fds[1]);
 		rig_settle(&rig);
 		assert_int_equal(rig.calls[RIG_NEEDS_RESET], i);
@@ -360,9 +368,7 @@ static void test_ring_error(void **state)
 
 /* --- forced shutdown -------------------------------------------------------------------------- */
 
-/*
- * A back-end that hangs on a request does not delay the forced shutdown, in any state of the rings.
- */
+/* The back-end hangs. A forced shutdown does not wait for it, in any state of the rings. */
 static void test_forced_shutdown(void **state)
 {
 	for (unsigned moment = 0; moment < 3; moment++) {
@@ -381,7 +387,7 @@ static void test_forced_shutdown(void **state)
 		if (moment >= 2)
 			set_status(&rig, 0, NULL);
 		mock_forget(&mock);
-		rig.pump = NULL; /* no answer from here on */
+		rig.pump = NULL; /* the back-end answers nothing from here on */
 		assert_int_equal(vublk_device_force_shutdown(rig.device), 1);
 		rig_wait(&rig, RIG_LOST, 1);
 		assert_int_equal(rig.errors[RIG_STOPPED].code, ECANCELED);
@@ -399,7 +405,10 @@ static void test_forced_shutdown(void **state)
 	}
 }
 
-/* Without the property a forced shutdown is a normal stop, which ends at the deadline. */
+/*
+ * Without skip-get-vring-base-on-force-shutdown, a forced shutdown is a normal stop. It ends at the
+ * deadline at the latest.
+ */
 static void test_forced_shutdown_that_asks(void **state)
 {
 	for (unsigned hangs = 0; hangs < 2; hangs++) {
@@ -429,7 +438,7 @@ static void test_forced_shutdown_that_asks(void **state)
 /* --- unrealize and free --------------------------------------------------------------------------------------- */
 
 static enum rig_callback unrealize_in;
-static bool given_up; /* no callback may come any more */
+static bool given_up; /* set by unrealize, after which no callback may come */
 
 static void unrealize_hook(struct device_rig *rig, enum rig_callback callback)
 {
@@ -450,7 +459,8 @@ static void unrealize_and_realize_hook(struct device_rig *rig, enum rig_callback
 }
 
 /*
- * Provokes every callback, one after the other. Returns when a callback has unrealized the device.
+ * Provokes the callbacks one after the other. Returns early when a callback has unrealized the
+ * device.
  */
 static void live(struct device_rig *rig, struct mock *mock)
 {
@@ -512,7 +522,10 @@ static void test_unrealize_in_each_callback(void **state)
 		}
 }
 
-/* Frees the device after each number of turns of the loop through a whole life: nothing leaks. */
+/*
+ * The device is freed after each number of turns of the loop, until a whole life fits in. Nothing
+ * leaks.
+ */
 static void test_free_after_each_step(void **state)
 {
 	unsigned fds = vublk_test_count_fds();
@@ -559,14 +572,14 @@ static void test_retries(void **state)
 	rig_realize(&rig);
 	assert_int_equal(mock.num_connections, 4);
 	assert_int_equal(rig.num_failed_tries, 3);
-	assert_non_null(strstr(rig.last_failed_try, "try 3 of 4 to realize the device failed: "));
+	assert_non_null(strstr(rig.last_failed_try, "attempt 3 of 4 to realize the device failed: "));
 	vublk_device_unrealize(rig.device);
 	rig_settle(&rig);
 	mock_forget(&mock);
 	mock.close_first = 100;
 	rig_realize_fails(&rig, ENOTCONN);
 	assert_int_equal(mock.num_connections, 4);
-	assert_in_range(rig.num_failed_tries, 4, 7); /* the log is limited */
+	assert_in_range(rig.num_failed_tries, 4, 7); /* a limit applies to the log lines */
 	rig_end(&rig, &mock);
 }
 
@@ -598,8 +611,8 @@ static void test_bad_paths(void **state)
 	rig_init(&rig, path);
 	rig_set(&rig, "realize-retries", "3");
 	rig_realize_fails(&rig, ENOENT);
-	assert_int_equal(rig.num_failed_tries, 1); /* another try would not help */
-	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "there is no socket '"));
+	assert_int_equal(rig.num_failed_tries, 1); /* another try would fail in the same way */
+	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "the socket '"));
 	rig_set(&rig, "chardev", "/etc/passwd");
 	rig_realize_fails(&rig, ENOTSOCK);
 	memset(path, 'x', 200);

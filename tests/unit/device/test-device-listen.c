@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device that listens, and the back-ends that connect to it: the first one, unusable ones,
- * the one after a loss, and further ones while one is connected.
+ * A device that listens, and back-ends that connect to it: the first one, unusable ones, one after
+ * a loss, and a second one while the first is connected.
  *
- * Key idea: the mock connects when the case says so, and between two connections the device
- * must have nothing to do.
+ * Key idea: the mock connects only when the case says so. Between two connections, the device must
+ * have nothing to do.
  */
 #include "harness.h"
 
@@ -41,7 +41,7 @@ static void begin(struct device_rig *rig, struct mock *mock)
 	rig_set(rig, "server", "on");
 }
 
-/* Checks that the device is idle, and that no timer would wake it. */
+/* Lets the device finish its work. Checks its state, and that it then only waits. */
 static void expect_waiting(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
@@ -98,7 +98,7 @@ static void test_unrealize_while_waiting(void **state)
 	begin(&rig, &mock);
 	for (unsigned i = 0; i < 3; i++) {
 		begin_realize(&rig);
-		if (i == 2) { /* a peer has connected, and does not answer */
+		if (i == 2) { /* a peer connects, but does not answer */
 			mock_connect(&mock, path);
 			vublk_device_process(rig.device);
 		}
@@ -120,9 +120,10 @@ static void test_the_path(void **state)
 	begin(&rig, &mock);
 	fd = vublk_socket_listen(path, NULL);
 	rig_realize_fails(&rig, EADDRINUSE);
-	assert_non_null(strstr(rig.errors[RIG_REALIZED].text, "a process already listens at the socket"));
+	assert_non_null(strstr(rig.errors[RIG_REALIZED].text,
+			       "another process listens on the socket"));
 	assert_int_equal(access(path, F_OK), 0);
-	close(fd); /* the socket's file stays */
+	close(fd); /* the socket's file remains */
 	realize(&rig, &mock);
 	vublk_device_unrealize(rig.device);
 	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
@@ -130,7 +131,7 @@ static void test_the_path(void **state)
 	rig_realize_fails(&rig, EEXIST);
 	unlink(path);
 	realize(&rig, &mock);
-	unlink(path); /* another process takes the path, and keeps it */
+	unlink(path); /* another process uses the path from here on */
 	fd = vublk_socket_listen(path, NULL);
 	vublk_device_unrealize(rig.device);
 	assert_int_equal(access(path, F_OK), 0);
@@ -139,8 +140,8 @@ static void test_the_path(void **state)
 }
 
 /*
- * After an unusable back-end the next one can connect, and the log lines about such back-ends are
- * limited.
+ * After an unusable back-end, the next one can connect. The number of warnings about unusable
+ * back-ends is limited.
  */
 static void test_wrong_back_ends(void **state)
 {
@@ -197,7 +198,7 @@ static void test_the_next_back_end(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end that cannot replace the lost one is disconnected, and the next one is tried. */
+/* The device disconnects a back-end that cannot replace the lost one. The next one can connect. */
 static void test_a_smaller_offer(void **state)
 {
 	struct mock mock;
@@ -209,10 +210,10 @@ static void test_a_smaller_offer(void **state)
 	rig_start(&rig, QUEUES);
 	features = mock.features;
 	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
-	mock_connect(&mock, path); /* hangs up first */
+	mock_connect(&mock, path); /* the mock hangs up before it connects */
 	rig_wait(&rig, RIG_LOST, 1);
 	expect_waiting(&rig, VUBLK_DEVICE_LOST);
-	assert_non_null(strstr(rig.last_line, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));
+	assert_non_null(strstr(rig.last_line, "does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));
 	mock.features = features;
 	mock_connect(&mock, path);
 	rig_wait(&rig, RIG_STARTED, 2);
@@ -264,7 +265,7 @@ static void test_giving_up(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The deadline passes during a handshake, which has a deadline of its own. */
+/* The deadline of the outage does not apply during a handshake, which has its own deadline. */
 static void test_deadline_during_a_handshake(void **state)
 {
 	struct mock mock;
@@ -282,7 +283,7 @@ static void test_deadline_during_a_handshake(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- scarcity -------------------------------------------------------------------------------- */
+/* --- no descriptors -------------------------------------------------------------------------- */
 
 /* A connection waits until a descriptor is free. */
 static void test_no_descriptors(void **state)
@@ -302,7 +303,7 @@ static void test_no_descriptors(void **state)
 		assert_int_equal(vublk_device_process(rig.device), 0);
 	expect_waiting(&rig, VUBLK_DEVICE_REALIZING);
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-	assert_non_null(strstr(rig.last_line, "no back-end can connect to '"));
+	assert_non_null(strstr(rig.last_line, "back-ends cannot connect to '"));
 	rig_wait(&rig, RIG_REALIZED, 1);
 	assert_int_equal(rig.errors[RIG_REALIZED].code, 0);
 	rig_end(&rig, &mock);
@@ -324,7 +325,7 @@ static void test_vublk_serve_connects(void **state)
 	close(fd);
 	begin_realize(&rig);
 	for (unsigned i = 1; i <= 5; i++) {
-		/* The back-end is given a socket that is connected to the device already. */
+		/* The back-end gets a socket that is already connected to the device. */
 		pid_t pid = serve_start(vublk_socket_connect(path, NULL), disk, QUEUES);
 
 		if (i == 1) {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Every way to lose a back-end, at every message of every phase of a device's life. What
- * happens to requests is in test-device-reconnect.c.
+ * Every way to lose a back-end, at every message of every phase of a device's life.
+ * test-device-reconnect.c tests what happens to requests.
  *
- * Key idea: three lists are combined: phases, messages, and kinds of loss. Each combination ends
- * with the same checks: the device runs with the next back-end, and nothing of the lost connection
- * is left.
+ * Key idea: the cases combine three lists: phases, messages, and kinds of loss. Each combination
+ * ends with the same checks: the device runs with the next back-end, and nothing of the lost
+ * connection remains.
  */
 #include "harness.h"
 
@@ -48,7 +48,7 @@ static void set_status(struct device_rig *rig, uint8_t status)
 
 #define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
 
-/* Runs the loop once more; fails if `until` has passed. */
+/* Runs one turn of the loop. Fails if it is later than `until`, on the clock of vublk_now_ns(). */
 static void step(struct device_rig *rig, uint64_t until)
 {
 	rig_turn(rig, 100);
@@ -57,7 +57,7 @@ static void step(struct device_rig *rig, uint64_t until)
 			 vublk_device_state_name(vublk_device_state(rig->device)));
 }
 
-/* Runs the loop until the device is in this state. */
+/* Runs the loop until the device is in `state`. */
 static void reach(struct device_rig *rig, enum vublk_device_state state)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
@@ -68,12 +68,15 @@ static void reach(struct device_rig *rig, enum vublk_device_state state)
 
 /* --- the phases ------------------------------------------------------------------------------- */
 
-/* How to make a running device send the message, and how to make it run again. */
+/*
+ * A phase of a device's life. `enter` makes a running device send the messages of the phase, and
+ * `leave` makes the device run again.
+ */
 struct phase {
 	const char *name;
 	void (*enter)(struct device_rig *rig, struct mock *mock, uint32_t request);
 	void (*leave)(struct device_rig *rig, struct mock *mock);
-	bool is_new_session; /* with a new in-flight area afterwards */
+	bool is_new_session; /* the next session has a new in-flight area */
 	const uint32_t *requests;
 	unsigned num_requests;
 };
@@ -103,7 +106,7 @@ static void enter_realize(struct device_rig *rig, struct mock *mock, uint32_t re
 	assert_int_equal(vublk_device_realize(rig->device, NULL), 0);
 }
 
-/* Realize ends only if the back-end hangs; then the bus has to realize again. */
+/* Realizes the device again each time that a fault has ended the attempt, then starts the rings. */
 static void leave_realize(struct device_rig *rig, struct mock *mock)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
@@ -236,7 +239,10 @@ static const struct mock_fault ways[] = {
 	{ .kind = MOCK_CUT, .bytes = 19 },
 };
 
-/* The rings have no request outstanding, so each loss can be resumed. */
+/*
+ * Sets the indices as if all requests were complete, so that the device can resume the rings after
+ * each loss.
+ */
 static void complete_all(struct device_rig *rig, struct mock *mock)
 {
 	mock->base = 7;
@@ -251,8 +257,8 @@ struct seen {
 };
 
 /*
- * Counts the descriptors of the connection, without those of the memory and those that are kept
- * over outages.
+ * Returns the number of open descriptors, without those that outlive a connection: one per memory
+ * region, and one for the watch.
  */
 static unsigned count_fds(const struct device_rig *rig)
 {
@@ -317,7 +323,10 @@ static void lose(struct device_rig *rig, struct mock *mock, const struct phase *
 	expect_as_before(rig, mock, &before, phase);
 }
 
-/* The last bytes of this answer are padding, which some back-ends omit. */
+/*
+ * Returns whether the faulty answer is valid nevertheless: the last bytes of this answer are
+ * padding, which some back-ends omit.
+ */
 static bool is_good_answer(uint32_t request, const struct mock_fault *way)
 {
 	return request == VUBLK_VU_GET_INFLIGHT_FD && way->kind == MOCK_SHORT;
@@ -356,7 +365,10 @@ IN_PHASE(starting_again, 6)
 
 /* --- connecting ---------------------------------------------------------------------------------- */
 
-/* No listener, no socket, another file, a listener that closes immediately; then a back-end. */
+/*
+ * The device finds no listener, no socket, another file, or a listener that closes each connection.
+ * It reconnects when there is a back-end.
+ */
 static void test_connecting(void **state)
 {
 	const struct phase *phase = &phases[5];
@@ -379,7 +391,7 @@ static void test_connecting(void **state)
 		else
 			mock_hang_up(&mock);
 		if (way == 1)
-			vublk_fd_close(&mock.listen_fd); /* the file stays */
+			vublk_fd_close(&mock.listen_fd); /* the socket's file remains */
 		if (way == 2) {
 			file = fopen(mock.path, "we");
 			fclose(file);
@@ -401,8 +413,8 @@ static void test_connecting(void **state)
 /* --- unrealize ----------------------------------------------------------------------------------- */
 
 /*
- * Unrealize while the device waits for this answer, in any phase: it takes effect immediately, and
- * nothing is left.
+ * The device waits for an answer that does not come. Unrealize takes effect immediately, in any
+ * phase, and nothing remains.
  */
 static void test_unrealize_during_each_wait(void **state)
 {
@@ -433,7 +445,7 @@ static void test_unrealize_during_each_wait(void **state)
 
 /* --- some queues ------------------------------------------------------------------------------------- */
 
-/* Queues 0 and 2 of four are set up: these resume, and no message is about another. */
+/* Of four queues, only 0 and 2 are set up. They resume, and no message concerns another queue. */
 static void test_some_queues(void **state)
 {
 	struct mock mock;
@@ -445,7 +457,7 @@ static void test_some_queues(void **state)
 	set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK);
 	rig_wait(&rig, RIG_STARTED, 1);
 	rig_set_indices(&rig, 0, 3, 5);
-	rig_set_indices(&rig, 1, 1, 9); /* queue 1 has no ring, so the device does not read it */
+	rig_set_indices(&rig, 1, 1, 9); /* queue 1 has no ring, so the device must not read it */
 	rig_set_indices(&rig, 2, 65535, 1);
 	for (unsigned i = 2; i <= 4; i++) {
 		mock_forget(&mock);
@@ -474,8 +486,8 @@ static void expect_capacity(struct device_rig *rig, uint64_t sectors)
 }
 
 /*
- * A resize is reported before, during and after a start and during a stop, and found after an
- * outage.
+ * The disk is resized at each moment. The back-end reports that, except in an outage: then the
+ * device finds the new size when it reconnects.
  */
 static void test_resize_at_each_moment(void **state)
 {
@@ -542,7 +554,10 @@ static unsigned count_threads(void)
 	return count;
 }
 
-/* A sanitizer has a heap of its own (0 bytes here) and maps memory at any time. */
+/*
+ * Returns what the process holds. A sanitizer has its own heap, so `heap_bytes` is 0, and maps
+ * memory at any time, so only mappings of files count.
+ */
 static struct holdings count_holdings(void)
 {
 	size_t heap_bytes = mallinfo2().uordblks;
@@ -555,7 +570,7 @@ static struct holdings count_holdings(void)
 	};
 }
 
-/* The kinds of loss in turn; some also break the next connection. */
+/* Loses the back-end in a way that depends on `turn`. Some ways also break the next connection. */
 static void lose_somehow(struct device_rig *rig, struct mock *mock, unsigned turn)
 {
 	const struct mock_fault next[] = {
@@ -579,7 +594,7 @@ static void lose_somehow(struct device_rig *rig, struct mock *mock, unsigned tur
 }
 
 #define RECONNECTS 10000
-#define SETTLED 100 /* by then every code path has been used */
+#define SETTLED 100 /* after this many losses, every code path has been used */
 
 static void test_ten_thousand_reconnects(void **state)
 {
@@ -615,12 +630,12 @@ static void begin_with_open_memory(struct device_rig *rig, struct mock *mock)
 	rig->memory = vublk_map_shared(rig->memfd, 0, RIG_MEMORY_BYTES, NULL);
 	assert_non_null(rig->memory);
 	rig_set(rig, "reconnect-ms", "1");
-	rig_set(rig, "inflight", "off"); /* so that the indices are known from the rings only */
+	rig_set(rig, "inflight", "off"); /* so that the indices come from the rings */
 	rig_realize(rig);
 	rig_start(rig, QUEUES);
 }
 
-/* A peer can forbid further writable mappings; the device can still read the rings. */
+/* A peer can forbid new writable mappings of the memory. The device can still read the rings. */
 static void test_sealed_memory(void **state)
 {
 	struct mock mock;
@@ -636,8 +651,8 @@ static void test_sealed_memory(void **state)
 }
 
 /*
- * The device survives the truncation of the rings' memory, but then it does not know where the
- * rings resume.
+ * The memory of the rings is truncated. The device survives, but it does not know the indices at
+ * which the rings resume, so the driver has to reset it.
  */
 static void test_truncated_memory(void **state)
 {
@@ -652,7 +667,10 @@ static void test_truncated_memory(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A connection alone does not end the outage: the pause grows beyond reconnect-ms, up to its limit. */
+/*
+ * The back-end accepts each connection but refuses the start, so the outage continues. The pause
+ * grows beyond reconnect-ms, up to 16 times its value.
+ */
 static void test_refusals_lengthen_the_pause(void **state)
 {
 	const struct vublk_device_reconnect *reconnect;
@@ -676,7 +694,7 @@ static void test_refusals_lengthen_the_pause(void **state)
 	}
 	assert_int_equal(before, 16 * 2);
 	mock_die(&mock);
-	mock_live_again(&mock); /* its socket appears: the next try is immediate */
+	mock_live_again(&mock); /* the socket appears, so the device tries immediately */
 	mock.refused_request = 0;
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(reconnect->refusals, 0);
@@ -684,7 +702,10 @@ static void test_refusals_lengthen_the_pause(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A back-end that starts and hangs up each time is not connected to without a pause. */
+/*
+ * Each back-end starts and then hangs up. The device pauses before each connection, longer each
+ * time.
+ */
 static void test_short_runs_lengthen_the_pause(void **state)
 {
 	const struct vublk_device_reconnect *reconnect;
@@ -692,7 +713,7 @@ static void test_short_runs_lengthen_the_pause(void **state)
 	struct device_rig rig;
 
 	rig_prepare(&rig, &mock, NULL);
-	rig_set(&rig, "reconnect-ms", "60000"); /* longer than any run here */
+	rig_set(&rig, "reconnect-ms", "60000"); /* each run in this case is shorter */
 	rig.quiet = true;
 	rig_realize(&rig);
 	rig_start(&rig, 1);
@@ -701,7 +722,10 @@ static void test_short_runs_lengthen_the_pause(void **state)
 		mock_forget(&mock);
 		mock_hang_up(&mock);
 		rig_wait(&rig, RIG_LOST, losses);
-		/* The first loss follows the first connection, which was not a reconnection. */
+		/*
+		 * The first loss does not count, because the connection that was lost was not a
+		 * reconnection.
+		 */
 		assert_int_equal(reconnect->short_runs, losses - 1);
 		assert_int_equal(reconnect->pause_ms, 2u << (losses > 1 ? losses - 2 : 0));
 		rig_wait(&rig, RIG_STARTED, 1 + losses);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory of a device: tables that are refused, and the messages for a change.
+ * The memory of a device: tables that the device refuses, and the messages for a change.
  *
- * Key idea: the mock counts regions, so a case sees whether only the difference was sent.
+ * Key idea: the mock counts its regions and messages, so a case can check that the device has sent
+ * only the difference.
  */
 #include "harness.h"
 
@@ -47,11 +48,11 @@ static void test_what_is_refused(void **state)
 {
 	const struct { struct vublk_memory_region region; int code; const char *words; } cases[] = {
 		{ { 0x1000, 0, 0, 0 }, EINVAL, "memory region 1 is empty" },
-		{ { UINT64_MAX - PAGE + 1, PAGE + 1, 0, 0 }, EINVAL, "end of the address space" },
-		{ { 0x1000, 1ull << 63, 0, 1ull << 63 }, EINVAL, "end of the address space" },
+		{ { UINT64_MAX - PAGE + 1, PAGE + 1, 0, 0 }, EINVAL, "exceeds the address space" },
+		{ { 0x1000, 1ull << 63, 0, 1ull << 63 }, EINVAL, "exceeds the address space" },
 		{ { RIG_GUEST_ADDR + PAGE, PAGE, 0, 0 }, EINVAL, "memory regions 0 and 1 overlap" },
 		{ { RIG_GUEST_ADDR - PAGE, 2 * PAGE, 0, 0 }, EINVAL, "regions 0 and 1 overlap" },
-		{ { 0x1000, PAGE, 0, RIG_MEMORY_BYTES }, EINVAL, "of its file, which has 1048576" },
+		{ { 0x1000, PAGE, 0, RIG_MEMORY_BYTES }, EINVAL, "which has only 1048576" },
 		{ { 0x1000, PAGE, 12345, 0 }, EBADF, "descriptor 12345 of memory region 1" },
 	};
 	struct vublk_memory_region regions[40];
@@ -76,19 +77,19 @@ static void test_what_is_refused(void **state)
 	}
 	regions[0] = (struct vublk_memory_region){ 0x1000, PAGE, eventfd, 0 };
 	assert_int_equal(set_memory(&rig, regions, 1, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "memory region 0: its descriptor is not a memory file"));
-	regions[0] = page(&rig, UINT64_MAX - PAGE + 1); /* ends at 2^64, which is no overflow */
+	assert_non_null(strstr(error.text, "is not a memory file"));
+	regions[0] = page(&rig, UINT64_MAX - PAGE + 1); /* ends at 2^64, which is not an overflow */
 	assert_int_equal(set_memory(&rig, regions, 1, &error), 0);
 	for (unsigned i = 0; i < 40; i++)
 		regions[i] = page(&rig, PAGE * (i + 1));
 	assert_int_equal(set_memory(&rig, regions, 33, &error), -ENOSPC);
-	assert_non_null(strstr(error.text, "33 memory regions are more than the back-end accepts (32)"));
+	assert_non_null(strstr(error.text, "has 33 regions, but the back-end accepts only 32"));
 	assert_int_equal(set_memory(&rig, regions, 32, &error), 0);
 	rig_end(&rig, &mock);
 	close(eventfd);
 }
 
-/* While the rings run only the difference is sent, removals first. */
+/* While the rings run, the device sends only the difference, removals first. */
 static void test_changes_while_running(void **state)
 {
 	struct vublk_memory_region regions[3];
@@ -104,7 +105,7 @@ static void test_changes_while_running(void **state)
 	regions[2] = page(&rig, 0x2000);
 	assert_int_equal(set_memory(&rig, regions, 3, NULL), 1);
 	assert_int_equal(set_memory(&rig, regions, 2, &error), -EBUSY);
-	assert_string_equal(error.text, "a change of the memory is already under way");
+	assert_string_equal(error.text, "another change of the guest's memory is still under way");
 	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
 	assert_int_equal(mock.num_log, 2);
 	assert_int_equal(mock.num_regions, 3);
@@ -113,25 +114,29 @@ static void test_changes_while_running(void **state)
 	assert_int_equal(mock.log[2], VUBLK_VU_REM_MEM_REG);
 	assert_int_equal(mock.log[3], VUBLK_VU_ADD_MEM_REG);
 	assert_int_equal(mock.num_log, 4);
-	set_and_wait(&rig, regions, 3); /* unchanged: one request checks that it answers */
+	/* Nothing changes. The device sends one request, to check that the back-end answers. */
+	set_and_wait(&rig, regions, 3);
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 3);
-	/* A change must not remove the memory of the ring. */
+	/* A change must not remove the memory of a ring that runs. */
 	assert_int_equal(set_memory(&rig, regions + 1, 2, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "queue 0: the ring's parts"));
+	assert_non_null(strstr(error.text, "queue 0: the parts of the ring"));
 	rig_stop(&rig);
-	rig_start(&rig, 1); /* the start sets the one region again */
+	rig_start(&rig, 1); /* the start sends the one region again */
 	assert_int_equal(mock.num_regions, 1);
 	rig_end(&rig, &mock);
 }
 
-/* The removal of all memory is sent even while the rings do not run, and a start waits for it. */
+/*
+ * The device sends the removal of all memory even while the rings do not run. A start waits for the
+ * removal.
+ */
 static void test_all_is_given_up(void **state)
 {
 	struct mock mock;
 	struct device_rig rig;
 
 	rig_begin(&rig, &mock, NULL);
-	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is none */
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is no memory */
 	rig_start(&rig, 1);
 	rig_stop(&rig);
 	mock_forget(&mock);
@@ -152,8 +157,8 @@ static void test_all_is_given_up(void **state)
 }
 
 /*
- * If the device can reconnect, it removes all memory by closing the connection, so that the
- * back-end also forgets the rings.
+ * If the device can reconnect, it removes all memory by closing the connection. So the back-end
+ * also forgets the rings.
  */
 static void test_all_is_given_up_by_hanging_up(void **state)
 {
@@ -161,7 +166,7 @@ static void test_all_is_given_up_by_hanging_up(void **state)
 	struct device_rig rig;
 
 	rig_begin(&rig, &mock, "1");
-	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is none */
+	assert_int_equal(set_memory(&rig, NULL, 0, NULL), 0); /* there is no memory */
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_LOST], 0);
 	rig_start(&rig, 1);
@@ -178,7 +183,7 @@ static void test_all_is_given_up_by_hanging_up(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The same place in another file is another region. */
+/* The same range of another file is a different region. */
 static void test_another_file(void **state)
 {
 	struct vublk_memory_region regions[2];
@@ -197,7 +202,7 @@ static void test_another_file(void **state)
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 1);
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 1);
 	mock_forget(&mock);
-	regions[1].fd = dup(other); /* another number for the same file */
+	regions[1].fd = dup(other); /* another descriptor of the same file */
 	set_and_wait(&rig, regions, 2);
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 0);
 	close(regions[1].fd);
@@ -205,7 +210,10 @@ static void test_another_file(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* After a refusal the device does not send the other regions, and must not record them as sent. */
+/*
+ * After the back-end has refused a region, the device sends no further regions, and must not record
+ * the others as sent.
+ */
 static void test_refused_region_of_many(void **state)
 {
 	struct vublk_memory_region regions[61];
@@ -229,7 +237,7 @@ static void test_refused_region_of_many(void **state)
 	mock.fault.kind = MOCK_NO_FAULT;
 	set_and_wait(&rig, regions, VUBLK_ARRAY_SIZE(regions));
 	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
-	/* Each once, and the refused one twice. */
+	/* Each of the 60 regions was sent once, and the refused one a second time. */
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], VUBLK_ARRAY_SIZE(regions));
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);
 	rig_end(&rig, &mock);
@@ -259,7 +267,10 @@ static void test_refused_region(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Regions of any size and place are sent unchanged; if one is refused, the error names it. */
+/*
+ * The device sends regions of any size and alignment unchanged. If the back-end refuses one, the
+ * error names it.
+ */
 static void test_parts_of_pages(void **state)
 {
 	for (unsigned slots = 0; slots < 2; slots++) {
@@ -288,16 +299,18 @@ static void test_parts_of_pages(void **state)
 			assert_int_equal(!error->code, !i);
 			if (!i)
 				assert_int_equal(mock.num_regions, 2);
-			else if (!strstr(error->text, "the memory region of 15120 bytes at guest address "
-						      "0x1010 and offset 48 of its file, which is not "
-						      "made of whole pages"))
+			else if (!strstr(error->text, "the memory region of 15120 bytes at guest "
+					 "address 0x1010 and file offset 48 (it does not consist "
+					 "of whole pages"))
 				fail_msg("%s", error->text);
 			rig_end(&rig, &mock);
 		}
 	}
 }
 
-/* Without memory slots: up to eight regions, always the whole table. */
+/*
+ * Without memory slots, the device accepts up to eight regions and sends the whole table each time.
+ */
 static void test_table(void **state)
 {
 	struct vublk_memory_region regions[9];
@@ -324,7 +337,7 @@ static void test_table(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A reset during a change waits for its end. */
+/* A reset during a change of the memory waits until the change has ended. */
 static void test_reset_during_a_change(void **state)
 {
 	struct vublk_memory_region regions[2];
@@ -345,7 +358,10 @@ static void test_reset_during_a_change(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The maximum number of regions is sent in pieces, with no more descriptors than regions. */
+/*
+ * The messages of the largest number of regions are sent in batches. When the regions are removed,
+ * all their descriptors are closed.
+ */
 static void test_many_regions(void **state)
 {
 	static struct vublk_memory_region regions[VUBLK_MEMORY_MAX_REGIONS];

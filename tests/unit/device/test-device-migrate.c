@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A running guest migrates to another process. Its memory is copied in rounds: the first round
- * copies every page, later rounds copy the pages that its disk or its processor has written. Then
- * its device is paused, saved, loaded, and resumed at another back-end on the same disk.
+ * copies every page, and each later round copies the pages that the disk or the processor has
+ * written since. Then the device is paused, saved, loaded, and resumed with another back-end on the
+ * same disk.
  *
- * Key idea: the guest checks everything that it has read and written, so a page that was not
- * copied is noticed on the destination. Source and destination are processes with a socket
- * between them; each starts its own vublk serve.
+ * Key idea: the guest checks everything that it has read and written, so at the destination it
+ * notices a page that was not copied. Source and destination are two processes, connected by a
+ * socket. Each starts its own vublk serve.
  */
 #include "harness.h"
 
@@ -39,14 +40,14 @@
 
 /* How the source ends. */
 enum way {
-	DRAINED,   /* the source's requests are complete */
-	UNDRAINED, /* the requests stay in flight (GET_VRING_BASE_INFLIGHT) */
-	KILLED,    /* its back-end is killed with requests in flight */
-	DIED,      /* its back-end kills itself at a given place */
-	FORGETFUL, /* drained, and the copy omits a page that the log names */
+	DRAINED,   /* all requests of the source are complete */
+	UNDRAINED, /* requests stay in flight (GET_VRING_BASE_INFLIGHT) */
+	KILLED,    /* the back-end of the source is killed with requests in flight */
+	DIED,      /* the back-end of the source kills itself at the point `dies` */
+	FORGETFUL, /* like DRAINED, but one dirty page is not copied */
 };
 
-/* The exit status of the destination's process. */
+/* The exit status of the process at the destination. */
 enum { ALL_WELL = 0, WRONG = 42 };
 
 /* --- one side --------------------------------------------------------------------------------- */
@@ -54,13 +55,17 @@ enum { ALL_WELL = 0, WRONG = 42 };
 struct side {
 	char socket_path[300], disk_path[300];
 	pid_t serve;
-	const char *dies; /* where its back-end kills itself (kill-point.h); NULL: nowhere */
+	/* The point at which its back-end kills itself (kill-point.h); NULL: none. */
+	const char *dies;
 	struct device_rig rig;
 	int memfd, calls[MIGRANT_QUEUES];
 	struct migrant guest;
 };
 
-/* The lock of a killed back-end stays for a moment, and a new back-end is refused until then. */
+/*
+ * Waits until the kernel has released the lock of a killed back-end. Until then, a new back-end
+ * would be refused.
+ */
 static void wait_for_lock(const struct side *side)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -101,7 +106,7 @@ static void end_serve(struct side *side, int signal)
 	side->serve = 0;
 }
 
-/* Makes the guest's memory and the paths of a side, but no device yet. */
+/* Makes the memory and the eventfds of the guest and the paths of a side, but no device. */
 static void make_side(struct side *side, const char *name)
 {
 	snprintf(side->socket_path, sizeof(side->socket_path), "%s/%s", vublk_test_folder(), name);
@@ -116,7 +121,7 @@ static void make_side(struct side *side, const char *name)
 	}
 }
 
-/* Starts the side's back-end, which requires that the disk is free, and makes a device for it. */
+/* Starts the side's back-end, and makes a device for it. No other back-end may use the disk. */
 static void open_side(struct side *side, enum way way)
 {
 	start_serve(side);
@@ -144,8 +149,8 @@ static void set_memory(struct side *side)
 }
 
 /*
- * Sleeps until the device or a queue has an event, and lets the device work. If there is no
- * event, the harness's time limit ends the case.
+ * Sleeps until the device or a queue has an event, then processes it. If there is none, the
+ * harness's time limit ends the case.
  */
 static void wait_for_news(struct side *side)
 {
@@ -159,7 +164,7 @@ static void wait_for_news(struct side *side)
 	assert_int_equal(vublk_device_process(side->rig.device), 0);
 }
 
-/* The guest works until `count` more requests are complete. */
+/* Lets the guest work until `requests` more requests are complete. */
 static void run_guest(struct side *side, unsigned requests)
 {
 	uint64_t until = migrant_num_done(&side->guest) + requests;
@@ -171,7 +176,7 @@ static void run_guest(struct side *side, unsigned requests)
 	}
 }
 
-/* The guest works until its disk is disconnected. */
+/* Lets the guest work until the device has lost its back-end. */
 static void run_guest_until_lost(struct side *side)
 {
 	while (!side->rig.calls[RIG_LOST]) {
@@ -181,7 +186,7 @@ static void run_guest_until_lost(struct side *side)
 	}
 }
 
-/* The guest works until no request is outstanding. */
+/* Lets the guest work until no request is outstanding. */
 static void let_guest_finish(struct side *side)
 {
 	while (!migrant_is_idle(&side->guest))
@@ -229,7 +234,7 @@ static void send_message(int fd, enum kind kind, unsigned page, const void *data
 
 struct copy {
 	int fd;
-	char *sent; /* what the other side has */
+	char *sent; /* the content that the destination has */
 	unsigned num_pages;
 	bool forgets; /* the copy omits one dirty page */
 	bool has_forgotten;
@@ -244,7 +249,10 @@ static void send_page(struct side *side, struct copy *copy, unsigned page)
 	copy->num_pages++;
 }
 
-/* Omits only a page whose loss is noticeable: it has changed, and the guest relies on it. */
+/*
+ * Decides whether to omit a page: at most one, which has changed and which the guest will check. So
+ * the guest must notice the omission.
+ */
 static bool forget(struct side *side, struct copy *copy, unsigned page)
 {
 	size_t at = (size_t)page * MIGRANT_PAGE;
@@ -256,7 +264,10 @@ static bool forget(struct side *side, struct copy *copy, unsigned page)
 	return true;
 }
 
-/* Reads the log first, then the pages, so that later writes are in the log again. */
+/*
+ * Copies the dirty pages. Takes and clears the log before it reads the pages, so that later writes
+ * set the bits again.
+ */
 static void copy_dirty_pages(struct side *side, struct copy *copy)
 {
 	uint64_t bits[WORDS];
@@ -300,8 +311,8 @@ static void start_guest(struct side *side)
 }
 
 /*
- * Stops the guest with the maximum number of requests outstanding; its processor does not run after
- * this.
+ * Stops the guest with as many requests outstanding as possible. The guest must not run again on
+ * this side.
  */
 static void stop_guest(struct side *side, enum way way)
 {
@@ -312,7 +323,7 @@ static void stop_guest(struct side *side, enum way way)
 	if (way == KILLED || way == DIED) {
 		end_serve(side, SIGKILL);
 		rig_wait(&side->rig, RIG_LOST, 1);
-		wait_for_lock(side); /* requests that the kernel has are completed */
+		wait_for_lock(side); /* the kernel completes the requests that it has */
 		vublk_device_set_vm_running(side->rig.device, false);
 		return;
 	}
@@ -322,8 +333,8 @@ static void stop_guest(struct side *side, enum way way)
 }
 
 /*
- * Checks that pages that the log did not name are unchanged; a killed back-end may have begun
- * further writes.
+ * Checks that all pages which the log did not name are unchanged. Skipped if the back-end was
+ * killed, because it may have written further pages.
  */
 static void expect_copied(const struct side *side, const struct copy *copy, enum way way)
 {
@@ -342,7 +353,7 @@ static void send_device(struct side *side, int fd)
 	if (vublk_device_save(side->rig.device, &stream, &bytes, &error) < 0)
 		fail_msg("%s", error.text);
 	vublk_device_unrealize(side->rig.device);
-	end_serve(side, SIGTERM); /* the disk now belongs to the destination */
+	end_serve(side, SIGTERM); /* the destination uses the disk from here on */
 	send_message(fd, STREAM, 0, stream, bytes);
 	free(stream);
 }
@@ -371,7 +382,7 @@ static void run_source(int fd, enum way way, const char *dies)
 		copy_dirty_pages(&side, &copy);
 		run_guest(&side, 50);
 	}
-	assert_true(copy.num_pages < MIGRANT_PAGES * 3); /* not all of the memory in each round */
+	assert_true(copy.num_pages < MIGRANT_PAGES * 3); /* later rounds copy only a part */
 	stop_guest(&side, way);
 	copy.forgets = way == FORGETFUL;
 	copy_dirty_pages(&side, &copy);
@@ -387,7 +398,7 @@ static void run_source(int fd, enum way way, const char *dies)
 
 /* --- the destination --------------------------------------------------------------------------------- */
 
-/* Receives pages until the device's stream comes, which the caller frees. */
+/* Receives pages until the device's stream arrives. Returns the stream, which the caller frees. */
 static void *receive_guest(struct side *side, int fd, size_t *bytes)
 {
 	for (;;) {
@@ -438,8 +449,8 @@ static void expect_disk(const struct side *side)
 }
 
 /*
- * All outstanding requests complete, then as many new requests, and all data that was read is
- * right.
+ * Runs the guest at the destination: its outstanding requests and new ones have to complete, with
+ * the right data. Returns ALL_WELL or WRONG.
  */
 static int run_destination(int fd, enum way way)
 {
@@ -513,9 +524,9 @@ static void test_after_the_loss_of_the_back_end(void **state)
 }
 
 /*
- * The back-end dies at each place at which it can die, late enough that this is in the last round.
- * The other back-end executes the requests that had begun, and does not repeat a write that a later
- * write has overtaken.
+ * The source's back-end dies at each of its kill points, late enough to be in the last round. The
+ * destination's back-end executes the requests that had begun, but does not repeat a write that a
+ * later write has overtaken.
  */
 static void test_a_back_end_that_dies_anywhere(void **state)
 {
@@ -533,7 +544,7 @@ static void test_a_back_end_that_dies_anywhere(void **state)
 	}
 }
 
-/* Checks the test itself: the guest notices a page that was omitted. */
+/* Checks the test itself: the guest notices that a page was omitted. */
 static void test_a_page_that_is_not_copied(void **state)
 {
 	assert_int_equal(migrate(FORGETFUL, NULL), WRONG);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Kick and call descriptors that are replaced at each moment: in the end the back-end has the new
+ * Kick and call descriptors are replaced at each moment. Afterwards the back-end has the new
  * descriptor, and no notification was lost.
  *
- * Key idea: the replaced descriptor is closed right away, so any later use of it fails.
+ * Key idea: the replaced descriptor is closed immediately, so any later use of it fails.
  */
 #include "harness.h"
 
@@ -21,7 +21,7 @@
 
 typedef int set_fn(struct vublk_device *device, unsigned index, int fd, struct vublk_error *error);
 
-/* Kick and call descriptors are treated alike; each test runs with both. */
+/* Most tests run once with kick descriptors and once with call descriptors. */
 static const struct kind {
 	set_fn *set;
 	uint32_t request;
@@ -36,7 +36,10 @@ static int *theirs(struct mock *mock, const struct kind *kind, unsigned queue)
 	return kind->is_kick ? &mock->kick_fds[queue] : &mock->call_fds[queue];
 }
 
-/* Replaces the rig's own descriptor and closes it: it must not be used any more. */
+/*
+ * Replaces the rig's own descriptor of a queue and closes the old one, which the device must not
+ * use any more. Returns the result of the device.
+ */
 static int exchange(struct device_rig *rig, const struct kind *kind, unsigned queue)
 {
 	int *own = kind->is_kick ? &rig->kicks[queue] : &rig->callfds[queue];
@@ -53,7 +56,7 @@ static int own_fd(const struct device_rig *rig, const struct kind *kind, unsigne
 	return kind->is_kick ? rig->kicks[queue] : rig->callfds[queue];
 }
 
-/* Checks that both ends have the same eventfd. */
+/* Checks that the driver and the back-end have the same eventfd of this queue. */
 static void expect_same(struct device_rig *rig, struct mock *mock, const struct kind *kind,
 			unsigned queue)
 {
@@ -106,8 +109,8 @@ static void test_while_stopped(void **state)
 		assert_int_equal(kinds[k].set(rig.device, 0, -1, &error), -EINVAL);
 		assert_int_equal(kinds[k].set(rig.device, 4, -1, &error), -EINVAL);
 	}
-	assert_string_equal(error.text, "queue 4 cannot have another call descriptor: it is not "
-					"set up");
+	assert_string_equal(error.text, "queue 4 is not set up, so its call descriptor cannot be "
+			    "replaced");
 	rig_set_up(&rig, QUEUES);
 	for (size_t k = 0; k < VUBLK_ARRAY_SIZE(kinds); k++)
 		assert_int_equal(exchange(&rig, &kinds[k], 0), 0);
@@ -133,8 +136,8 @@ static void test_while_stopped(void **state)
 /* --- during other changes --------------------------------------------------------------- */
 
 /*
- * The descriptor is replaced after each number of answers of a start: if the old one was sent
- * already, the new one is sent, too.
+ * The descriptor is replaced after each number of answers of a start. The back-end gets the new
+ * one, even if it already had the old one.
  */
 static void test_at_each_step_of_a_start(void **state)
 {
@@ -159,7 +162,10 @@ static void test_at_each_step_of_a_start(void **state)
 		}
 }
 
-/* The calls of the last completions may have come on the old descriptor. */
+/*
+ * A call descriptor is replaced during a stop. The device signals the new one, because the calls
+ * for the last completions may have gone to the old one.
+ */
 static void test_during_a_stop(void **state)
 {
 	struct mock mock;
@@ -178,7 +184,10 @@ static void test_during_a_stop(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The stop waits for the change, because a later kick descriptor would start the ring. */
+/*
+ * A stop waits for a change of the descriptors, because a kick descriptor after the stop would
+ * start the ring again.
+ */
 static void test_stop_during_a_change(void **state)
 {
 	struct mock mock;
@@ -203,7 +212,10 @@ static void test_stop_during_a_change(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A thousand changes before the back-end reads one: the device sends the first and the last. */
+/*
+ * The call descriptors of the queues change a thousand times before the back-end reads a message.
+ * For each queue, the device sends at most the first and the last.
+ */
 static void test_a_storm(void **state)
 {
 	struct mock mock;
@@ -239,8 +251,8 @@ static void test_refused(void **state)
 		exchange(&rig, &kinds[0], 1);
 		rig_wait(&rig, RIG_LOST, 1);
 		assert_non_null(strstr(rig.errors[RIG_LOST].text,
-				       "queue 1 cannot get another descriptor while its ring runs: the "
-				       "back-end refused SET_VRING_KICK (it answered 1)"));
+				       "queue 1: cannot replace a kick or call descriptor while the ring runs: the "
+				       "back-end refused SET_VRING_KICK (it replied 1)"));
 		if (reconnect) {
 			rig_wait(&rig, RIG_STARTED, 2);
 			expect_same(&rig, &mock, &kinds[0], 1);
@@ -272,8 +284,8 @@ static void test_lost_on_the_way(void **state)
 }
 
 /*
- * The VM is paused while a change is under way, and runs again before the stop has begun: the
- * change that waited for the first one is sent all the same.
+ * The VM is paused while one change is under way and another waits, and runs again before the stop
+ * has begun. The device still sends the waiting change.
  */
 static void test_a_pause_that_ends_before_the_stop(void **state)
 {
@@ -285,7 +297,7 @@ static void test_a_pause_that_ends_before_the_stop(void **state)
 		rig_start(&rig, QUEUES);
 		exchange(&rig, &kinds[k], 0);
 		exchange(&rig, &kinds[k], 1);
-		vublk_device_process(rig.device); /* handles the updates that were posted so far */
+		vublk_device_process(rig.device); /* sends the first change */
 		assert_int_equal(vublk_device_set_vm_running(rig.device, false), 1);
 		while (rig.device->num_notifiers)
 			rig_turn(&rig, 100);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A VM that is paused: the rings are stopped and resume where they were, whatever the device
- * is doing at that moment, and the driver's set-up is kept.
+ * A VM that is paused. The rings stop and resume at their indices, whatever the device does at the
+ * moment of the pause, and the driver's set-up is kept.
  *
- * Key idea: the pause is placed after each number of steps of a start, a stop, a change or a
- * loss.
+ * Key idea: the pause comes after each number of steps of a start, a stop, a change or a loss.
  */
 #include "harness.h"
 
@@ -19,7 +18,7 @@
 #include <string.h>
 
 #define QUEUES 2
-#define OUT 1 /* a start or a stop is under way */
+#define OUT 1 /* returned if a start or a stop is under way */
 
 static int pause_vm(struct device_rig *rig)
 {
@@ -79,7 +78,10 @@ static void test_pause_and_resume(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The VM is paused and resumed before the back-end has answered: the last call decides. */
+/*
+ * The VM is paused and resumed before the back-end has answered. The device ends in the state of
+ * the last call.
+ */
 static void test_a_short_pause(void **state)
 {
 	struct mock mock;
@@ -126,7 +128,10 @@ static void test_reset_while_paused(void **state)
 
 /* --- other moments ----------------------------------------------------------------------- */
 
-/* The driver sets DRIVER_OK while the VM is paused, as when a saved device is loaded. */
+/*
+ * DRIVER_OK is set while the VM is paused, as when a saved device is loaded. The rings start when
+ * the VM runs.
+ */
 static void test_start_while_paused(void **state)
 {
 	struct mock mock;
@@ -145,7 +150,7 @@ static void test_start_while_paused(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The VM is paused after each number of steps of a start, and of the stop that follows a pause. */
+/* The VM is paused after each number of steps of a start. */
 static void test_pause_at_each_step(void **state)
 {
 	unsigned starting = 0;
@@ -199,8 +204,8 @@ static void test_pause_during_a_memory_change(void **state)
 }
 
 /*
- * The back-end is lost at each moment of a pause: the device reconnects, and the rings wait
- * for the VM.
+ * The back-end is lost before, during or after a stop for a pause. The device reconnects, and the
+ * rings wait for the VM.
  */
 static void test_loss_while_paused(void **state)
 {
@@ -240,7 +245,10 @@ static void test_loss_while_paused(void **state)
 	}
 }
 
-/* Without the area the driver is told to reset when the pause ends. */
+/*
+ * Requests are outstanding at a loss, without an in-flight area. The driver has to reset the
+ * device, but learns that only when the VM runs again.
+ */
 static void test_outstanding_requests(void **state)
 {
 	struct mock mock;
@@ -285,7 +293,7 @@ static void test_set_up_while_paused(void **state)
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), 0);
 	queue.used_addr = RIG_GUEST_ADDR + RIG_MEMORY_BYTES;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
-	assert_non_null(strstr(error.text, "queue 1: the ring's parts at"));
+	assert_non_null(strstr(error.text, "queue 1: the parts of the ring, at"));
 	assert_int_equal(vublk_device_queue_base(rig.device, 1), 300);
 	region.fd = rig.memfd;
 	assert_int_equal(vublk_device_set_memory(rig.device, &region, 1, &error), 0);

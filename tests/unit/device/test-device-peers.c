@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device against real back-ends: qemu-storage-daemon (skipped if it is not installed) and
- * vublk serve.
+ * The device with real back-ends: qemu-storage-daemon (skipped if it is not installed) and vublk
+ * serve.
  *
- * Key idea: the cases are the same for each back-end. Only the functions that start it differ.
+ * Key idea: the cases are the same for both back-ends. Only the functions that start and end a
+ * back-end differ.
  */
 #include "harness.h"
 
@@ -52,12 +53,12 @@ struct peer {
 	const char *name;
 	pid_t (*start)(unsigned num_queues);
 	void (*end)(pid_t pid);
-	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: it does not report resizes */
+	void (*resize)(pid_t pid, uint64_t bytes); /* NULL: the back-end does not report resizes */
 };
 
 /*
- * The daemon listens before it writes its pid file. Without inotify (watch -1) the file is
- * polled.
+ * Waits for the daemon's pid file `path`, which the daemon writes after listen(). `watch` is an
+ * inotify descriptor; -1: there is no inotify, so the file is polled.
  */
 static void wait_for_file(int watch, const char *path, pid_t pid)
 {
@@ -101,7 +102,9 @@ static pid_t start_qsd(unsigned num_queues)
 	return pid;
 }
 
-/* The back-end gets a listening socket, so the test need not wait for it. */
+/*
+ * Starts vublk serve with a socket that already listens, so the test does not have to wait for it.
+ */
 static pid_t start_serve(unsigned num_queues)
 {
 	make_disk();
@@ -115,8 +118,9 @@ static void resize_serve(pid_t pid, uint64_t bytes)
 }
 
 /*
- * The daemon's signal handler sets a flag and wakes nothing, so a SIGTERM that arrives between
- * the check of the flag and poll() has no effect until the next event, which need not come.
+ * Ends the daemon. Repeats SIGTERM until the process has ended: the daemon's signal handler only
+ * sets a flag, so a signal between the check of that flag and poll() has no effect before the next
+ * event, which may never come.
  */
 static void end_qsd(pid_t pid)
 {
@@ -251,7 +255,7 @@ static void too_many_queues(const struct peer *peer)
 	rig_set(&rig, "num-queues", "4");
 	rig_realize_fails(&rig, EINVAL);
 	assert_non_null(strstr(rig.errors[RIG_REALIZED].text,
-			       "num-queues is 4, and the back-end has 2"));
+			       "num-queues is 4, but the back-end has only 2"));
 	rig_deinit(&rig);
 	peer->end(pid);
 }
@@ -275,8 +279,8 @@ static void daemon_dies(const struct peer *peer)
 }
 
 /*
- * The kernel continues the requests of a killed process for a moment, and holds its lock on the
- * disk until then. A new back-end would be refused, so this waits for the lock.
+ * Waits until the kernel has released the disk lock of a killed process, which it holds until the
+ * requests of the process are complete. Before that, a new back-end would be refused.
  */
 static void wait_for_lock(void)
 {
@@ -295,7 +299,7 @@ static pid_t replace(const struct peer *peer, pid_t pid)
 	return peer->start(2);
 }
 
-/* The daemon is killed and started again. The driver notices only a delay. */
+/* The back-end is killed and started again. The driver notices only a delay. */
 static void daemon_is_replaced(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
@@ -324,16 +328,20 @@ static void daemon_is_replaced(const struct peer *peer)
 
 /* --- requests that are in flight when it is killed -------------------------------------- */
 
-#define DEPTH 5 /* chains of three descriptors in a ring of sixteen */
+#define DEPTH 5 /* the maximum of chains of three descriptors in a ring of sixteen */
 #define SLOT_BYTES 4096
-#define FIRST 20 /* sector: sector 7 is written whenever a back-end is started */
+/* The first sector of submit(). Sector 7 is written at each start of a back-end. */
+#define FIRST 20
 
 static char *slot(const struct device_rig *rig, unsigned queue, unsigned i)
 {
 	return rig->memory + RIG_DATA_OFFSET + (1 + queue * DEPTH + i) * SLOT_BYTES;
 }
 
-/* Writes `value` to a sector of its own. The status byte changes when it is complete. */
+/*
+ * Adds a write of `value` to the sector of slot `i` of a queue. The completion will change the
+ * status byte of the slot.
+ */
 static void submit(struct device_rig *rig, unsigned queue, unsigned i, uint8_t value)
 {
 	char *at = slot(rig, queue, i);
@@ -353,8 +361,8 @@ static void submit(struct device_rig *rig, unsigned queue, unsigned i, uint8_t v
 }
 
 /*
- * Returns the number of completions of both queues so far. A repeated completion breaks the ring,
- * and fails the test.
+ * Takes the completions of both queues. Returns their number plus `done`. A repeated completion
+ * breaks the ring, and fails the test.
  */
 static unsigned collect(struct device_rig *rig, unsigned done)
 {
@@ -429,7 +437,10 @@ static void test_serve_requests_in_flight(void **state)
 	end_serve(pid);
 }
 
-/* The state that a back-end leaves which has begun both requests and completed only the second. */
+/*
+ * Changes the ring and the in-flight area as a back-end would that has begun two requests and has
+ * completed only the second.
+ */
 static void complete_second(struct device_rig *rig)
 {
 	const struct vublk_device_inflight *area = &rig->device->inflight;
@@ -453,7 +464,7 @@ static void complete_second(struct device_rig *rig)
 }
 
 /*
- * Only the area says which request was completed. According to the used index alone, the first
+ * Only the in-flight area says which request has completed. By the used index alone, the first
  * request would be lost and the second repeated.
  */
 static void test_serve_out_of_order(void **state)
@@ -478,7 +489,7 @@ static void test_serve_out_of_order(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	while (done < 2)
 		done = collect(&rig, done);
-	/* The second write was never executed, and must not be executed now. */
+	/* Only complete_second() has completed the second write, so it must never be executed. */
 	memset(expected, 0xa1, 512);
 	fd = open(disk_path, O_RDONLY | O_CLOEXEC);
 	assert_int_equal(pread(fd, data, sizeof(data), FIRST * 512), (int)sizeof(data));
@@ -489,8 +500,8 @@ static void test_serve_out_of_order(void **state)
 }
 
 /*
- * qemu-storage-daemon has no in-flight area: the device does not know which requests it had begun,
- * and does not guess.
+ * qemu-storage-daemon has no in-flight area. So the device does not know which requests the daemon
+ * had begun, and asks the driver for a reset.
  */
 static void test_qsd_requests_in_flight(void **state)
 {
@@ -508,7 +519,7 @@ static void test_qsd_requests_in_flight(void **state)
 		pid = replace(&qsd, pid);
 		rig_wait(&rig, RIG_NEEDS_RESET, i);
 		assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-				       "up to 5 requests were outstanding"));
+				       "up to 5 requests outstanding"));
 		assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
 		assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 		rig_start(&rig, 2);
@@ -529,7 +540,7 @@ static void resize(const struct peer *peer)
 	pid = peer->start(2);
 	rig_init(&rig, socket_path);
 	rig_realize(&rig);
-	rig_start(&rig, 2); /* a back-end does not report a resize before a start */
+	rig_start(&rig, 2); /* a back-end reports a resize only after a start */
 	for (unsigned i = 1; i <= 2; i++) {
 		uint32_t generation = vublk_device_config_generation(rig.device);
 
@@ -543,7 +554,7 @@ static void resize(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* Reads the sector that the image begins with data in. */
+/* Reads sector 7, and checks that it begins with the text that make_disk() wrote there. */
 static void expect_seven(struct device_rig *rig, unsigned queue)
 {
 	char data[512];
@@ -574,7 +585,7 @@ static void memory_changes(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* The rings stop while the VM is paused, and resume where they were. */
+/* The rings stop while the VM is paused, and then resume at their indices. */
 static void pauses(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
@@ -595,7 +606,7 @@ static void pauses(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* Eventfds are replaced while the rings run, and the old ones are closed. */
+/* The eventfds of a queue are replaced while the rings run. The old ones are closed. */
 static void notifiers_change(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);
@@ -621,7 +632,7 @@ static void notifiers_change(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* A legacy driver kicks before DRIVER_OK, and only the back-end reads the kick. */
+/* A legacy driver kicks without setting DRIVER_OK. Only the back-end reads the kick. */
 static void legacy_driver(const struct peer *peer)
 {
 	pid_t pid = peer->start(2);

@@ -2,7 +2,7 @@
 /*
  * How the properties and the device's own corrections change a back-end's offer.
  *
- * Key idea: the test sets the mock's offer, and compares it with the driver's view and with the
+ * Key idea: the test sets the mock's offer, and compares that with the driver's view and with the
  * features that the device sends to the mock.
  */
 #include "harness.h"
@@ -71,8 +71,8 @@ static void test_read_only(void **state)
 	features = vublk_device_features(rig.device);
 	assert_int_equal(features & (RO | WRITING), RO);
 	assert_true(features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH));
-	expect_line(&rig, "presents the writable disk as read-only, and hides features of the "
-			  "back-end: VIRTIO_BLK_F_DISCARD (bit 13), VIRTIO_BLK_F_WRITE_ZEROES");
+	expect_line(&rig, "the writable disk is read-only, and these features are hidden: "
+			  "VIRTIO_BLK_F_DISCARD (bit 13), VIRTIO_BLK_F_WRITE_ZEROES");
 	rig_start(&rig, 2);
 	assert_true(rig.device->acked_features & RO);
 	assert_int_equal(mock.accepted_features & ~mock.features, 0);
@@ -80,7 +80,7 @@ static void test_read_only(void **state)
 	assert_int_equal(vublk_device_features(rig.device), features);
 	assert_int_equal(mock.accepted_features & ~mock.features, 0);
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
-	/* The next back-end is read-only itself, and gets RO among the accepted features. */
+	/* The next back-end offers RO itself, so the device accepts RO there. */
 	mock.features = (mock.features & ~WRITING) | RO;
 	hang_up_and_resume(&rig, &mock);
 	assert_int_equal(vublk_device_features(rig.device), features);
@@ -88,7 +88,10 @@ static void test_read_only(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* SeaBIOS never accepts RO. Nevertheless a new back-end must be able to replace a lost one. */
+/*
+ * Some drivers, such as SeaBIOS, never accept RO. Nevertheless, a new back-end must be able to
+ * replace a lost one.
+ */
 static void test_driver_that_ignores_ro(void **state)
 {
 	struct mock mock;
@@ -126,7 +129,8 @@ static void test_writable_again(void **state)
 		mock_pump(&mock);
 		vublk_device_process(rig.device);
 	}
-	expect_line(&rig, "it is writable, but the driver was shown a read-only disk: set "
+	expect_line(&rig,
+		    "the back-end is writable, but the driver relies on a read-only disk; set "
 			  "read-only=on");
 	assert_int_equal(get_info(&rig).features & RO, RO);
 	rig_end(&rig, &mock);
@@ -177,19 +181,19 @@ static void test_one_queue_without_mq(void **state)
 	vublk_device_unrealize(rig.device);
 	rig_set(&rig, "num-queues", "2");
 	assert_int_equal(vublk_device_realize(rig.device, &error), -EINVAL);
-	assert_string_equal(error.text, "features-off hides VIRTIO_BLK_F_MQ, without which a driver "
-					"uses one queue, and num-queues is 2: set it to 1");
+	assert_string_equal(error.text, "features-off hides VIRTIO_BLK_F_MQ, without which a "
+			    "driver uses only one queue, but num-queues is 2; set num-queues to 1");
 	rig_end(&rig, &mock);
 }
 
 static void test_what_cannot_be_hidden(void **state)
 {
 	const struct { const char *text, *set, *realize; } cases[] = {
-		{ "version_1", NULL, "features-off has VIRTIO_F_VERSION_1 (bit 32), which the device "
-				     "either needs or never offers: leave it out" },
-		{ "ro+discard", NULL, "features-off has VIRTIO_BLK_F_RO (bit 5), which" },
-		{ "0x8000000000000000", NULL, "features-off has no name (bit 63), which" },
-		{ "ring_packed", NULL, "features-off has VIRTIO_F_RING_PACKED (bit 34), which" },
+		{ "version_1", NULL, "features-off contains VIRTIO_F_VERSION_1 (bit 32), which the "
+				     "device either requires or never offers; remove it from" },
+		{ "ro+discard", NULL, "features-off contains VIRTIO_BLK_F_RO (bit 5), which" },
+		{ "0x8000000000000000", NULL, "features-off contains no name (bit 63), which" },
+		{ "ring_packed", NULL, "features-off contains VIRTIO_F_RING_PACKED (bit 34), which" },
 		{ "discord", "there is no feature 'discord'", NULL },
 		{ "discard+", "there is no feature ''", NULL },
 		{ "discard++flush", "there is no feature ''", NULL },
@@ -233,7 +237,10 @@ static void test_a_mask_is_told(void **state)
 
 /* --- the config ------------------------------------------------------------------------------- */
 
-/* The fields of a feature that is not offered are zero, now and after each reading. */
+/*
+ * The config fields of features that the device does not offer are zero, and stay zero when the
+ * device reads the config again.
+ */
 static void test_fields_of_hidden_features(void **state)
 {
 	struct virtio_blk_config config;
@@ -241,7 +248,7 @@ static void test_fields_of_hidden_features(void **state)
 	struct device_rig rig;
 
 	rig_prepare(&rig, &mock, "1");
-	config_of(&mock)->geometry.heads = 16; /* a field without its feature */
+	config_of(&mock)->geometry.heads = 16; /* a field whose feature is not offered */
 	rig_set(&rig, "discard", "off");
 	rig_set(&rig, "features-off", "write_zeroes+seg_max+config_wce");
 	rig_realize(&rig);
@@ -268,7 +275,10 @@ static void test_fields_of_hidden_features(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Preferred sizes are multiples of the physical block, as Linux requires, or unknown. */
+/*
+ * The driver sees preferred I/O sizes only if they are multiples of the physical block, as Linux
+ * requires; otherwise it sees 0, which means unknown.
+ */
 static void test_topology(void **state)
 {
 	const struct {
@@ -310,7 +320,8 @@ static void test_topology(void **state)
 }
 
 /*
- * TOPOLOGY is not offered if the size of the physical block in bytes would overflow in the driver.
+ * The device does not offer TOPOLOGY if the size of the physical block in bytes would overflow in
+ * the driver.
  */
 static void test_physical_block(void **state)
 {

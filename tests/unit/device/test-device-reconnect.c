@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that is lost and replaced, at each moment of a device's life: the driver's device
- * does not change, and the rings resume. Every combination of message and kind of loss is in
- * test-device-losses.c.
+ * A back-end is lost and replaced at each moment of a device's life. The driver sees the same
+ * device, and the rings resume. test-device-losses.c has every combination of message and kind of
+ * loss.
  *
- * Key idea: the case sets the indices of the rings as a back-end and a driver would leave them,
- * and checks at which index the next back-end is told to resume.
+ * Key idea: a case sets the indices of the rings as a back-end and a driver would leave them, and
+ * checks the index at which the next back-end has to resume.
  */
 #include "harness.h"
 
@@ -32,7 +32,7 @@ static void clear_notifications(struct device_rig *rig)
 	}
 }
 
-/* The device runs and has completed some requests on each queue. */
+/* Makes a device that runs and has completed some requests on each queue. */
 static void begin_running(struct device_rig *rig, struct mock *mock, const char *reconnect_ms)
 {
 	rig_begin(rig, mock, reconnect_ms);
@@ -43,7 +43,10 @@ static void begin_running(struct device_rig *rig, struct mock *mock, const char 
 	mock_forget(mock);
 }
 
-/* The rings resume where they were, and each gets the signals that may have been lost. */
+/*
+ * Checks that the rings resume at their indices, and that each ring gets the kick and the call that
+ * may have been lost.
+ */
 static void expect_resumed(struct device_rig *rig, struct mock *mock)
 {
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
@@ -104,7 +107,7 @@ static void test_rings_go_on(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The requests of a reconnecting device, in their order. */
+/* The requests that a device sends when it reconnects, in their order. */
 static const uint32_t asked[] = {
 	VUBLK_VU_GET_FEATURES, VUBLK_VU_GET_PROTOCOL_FEATURES, VUBLK_VU_GET_QUEUE_NUM,
 	VUBLK_VU_GET_MAX_MEM_SLOTS, VUBLK_VU_GET_CONFIG, VUBLK_VU_SET_FEATURES,
@@ -113,7 +116,7 @@ static const uint32_t asked[] = {
 	VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_STATUS,
 };
 
-/* The first attempt fails, the next one succeeds. */
+/* Loses the back-end and, by a fault, the next connection. Checks that the rings then resume. */
 static void lose_again(struct device_rig *rig, struct mock *mock, enum mock_fault_kind kind,
 		       uint32_t request, unsigned bytes)
 {
@@ -147,7 +150,7 @@ static void test_loss_at_each_answer(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A start that the back-end refuses is undone, and tried again. */
+/* If the back-end refuses a message of the start, the device undoes the start and tries again. */
 static void test_refused_starts(void **state)
 {
 	struct mock mock;
@@ -186,7 +189,7 @@ static void test_silence_at_each_answer(void **state)
 
 /* --- the offer of the new back-end ----------------------------------------------------------- */
 
-/* When there is one more connection, the sentence about the refused connection has been logged. */
+/* Waits for `count` connections. By then, the refusal of the connection before is in the log. */
 static void run_until_connections(struct device_rig *rig, struct mock *mock, unsigned count)
 {
 	while (mock->num_connections < count) {
@@ -196,8 +199,8 @@ static void run_until_connections(struct device_rig *rig, struct mock *mock, uns
 }
 
 /*
- * Checks that the offer is refused with this sentence, and that the back-end is accepted again with
- * the earlier offer.
+ * Checks that the device refuses the mock's offer with `sentence`, and accepts the back-end when it
+ * makes the offer of `good` again.
  */
 static void expect_refusal(struct device_rig *rig, struct mock *mock, const struct mock *good,
 			   const char *sentence)
@@ -230,27 +233,28 @@ static void test_smaller_offers(void **state)
 	good = mock;
 	config = (struct virtio_blk_config *)mock.config;
 	mock.features &= ~(VUBLK_BIT(VIRTIO_BLK_F_FLUSH) | VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX));
-	expect_refusal(&rig, &mock, &good, "it does not offer VIRTIO_BLK_F_FLUSH (bit 9), "
-		       "VIRTIO_RING_F_EVENT_IDX (bit 29), which the driver has accepted");
+	expect_refusal(&rig, &mock, &good, "does not offer VIRTIO_BLK_F_FLUSH (bit 9), "
+		       "VIRTIO_RING_F_EVENT_IDX (bit 29), which the driver accepted");
 	mock.features |= VUBLK_BIT(VIRTIO_BLK_F_RO);
-	expect_refusal(&rig, &mock, &good, "it is read-only, but the previous back-end was not");
+	expect_refusal(&rig, &mock, &good, "the back-end is read-only, but the previous one was "
+		       "writable");
 	mock.max_queues = 1;
-	expect_refusal(&rig, &mock, &good, "it has 1 queue, but the device has 4");
+	expect_refusal(&rig, &mock, &good, "the back-end has 1 queue, but the device has 4");
 	config->blk_size = 4096;
-	expect_refusal(&rig, &mock, &good, "its config says 4096 for blk_size, but the driver relies "
-		       "on 512");
+	expect_refusal(&rig, &mock, &good, "the back-end reports 4096 for blk_size, but the driver "
+		       "relies on 512");
 	config->seg_max = 100;
-	expect_refusal(&rig, &mock, &good, "its config says 100 for seg_max, but the driver relies on "
-		       "126");
+	expect_refusal(&rig, &mock, &good, "the back-end reports 100 for seg_max, but the driver "
+		       "relies on 126");
 	config->seg_max = 0;
-	expect_refusal(&rig, &mock, &good, "no sensible value for VIRTIO_BLK_F_SEG_MAX any more");
+	expect_refusal(&rig, &mock, &good, "no longer reports a valid value for VIRTIO_BLK_F_SEG_MAX");
 	config->capacity = UINT64_MAX;
 	expect_refusal(&rig, &mock, &good, "a capacity of 18446744073709551615 sectors");
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);
 	rig_end(&rig, &mock);
 }
 
-/* The memory was set while there was no back-end whose limit could be checked. */
+/* The memory is set during an outage, so it cannot be checked against a back-end's limit. */
 static void test_too_few_memory_slots(void **state)
 {
 	struct vublk_memory_region regions[9];
@@ -270,7 +274,8 @@ static void test_too_few_memory_slots(void **state)
 	mock_live_again(&mock);
 	mock_forget(&mock);
 	run_until_connections(&rig, &mock, 2);
-	assert_non_null(strstr(rig.last_line, "it accepts 8 memory regions, and there are 9"));
+	assert_non_null(strstr(rig.last_line, "the back-end accepts 8 memory regions, but the "
+			       "guest's memory has 9"));
 	mock.memory_slots = good.memory_slots;
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.num_regions, 9);
@@ -298,8 +303,8 @@ static void test_a_resized_disk(void **state)
 }
 
 /*
- * The driver relies on its setting of the write cache, but a new back-end begins with a default of
- * its own.
+ * The driver relies on its setting of the write cache. A new back-end begins with its own default,
+ * so the device writes the setting again.
  */
 static void test_the_write_cache_is_kept(void **state)
 {
@@ -345,9 +350,9 @@ static void test_outstanding_requests(void **state)
 	mock_hang_up(&mock);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "queue 1: the back-end was lost while up to 3 requests were outstanding"));
+			       "queue 1: the back-end was lost with up to 3 requests outstanding"));
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
-	mock_hang_up(&mock); /* the device does not guess, whatever follows */
+	mock_hang_up(&mock); /* another loss changes nothing */
 	rig_wait(&rig, RIG_RECONNECTED, 2);
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 1);
@@ -361,8 +366,7 @@ static void test_outstanding_requests(void **state)
 static unsigned late_used;
 
 /*
- * The driver adds requests during the outage; a lost back-end that is still alive may complete
- * some.
+ * Adds requests in the outage. The lost back-end, still alive, has completed `late_used` of them.
  */
 static void add_requests(struct device_rig *rig, enum rig_callback callback)
 {
@@ -394,15 +398,18 @@ static void test_requests_that_came_after_the_loss(void **state)
 	assert_int_equal(mock.given_bases[1], 8);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 0);
 	rig_end(&rig, &mock);
-	/* A back-end that completes one of the new requests may have seen all of them. */
+	/*
+	 * If the lost back-end has completed one of the new requests, it may have seen all of them.
+	 */
 	lose_without_area(&rig, &mock, 1);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "up to 2 requests"));
 	rig_end(&rig, &mock);
 }
 
-/* Returns the number of warnings of two losses. */
-static unsigned count_warnings(uint64_t lacks_protocol, uint64_t lacks, const char *warn)
+/* Returns the number of warnings at two losses of a back-end that lacks the given features. */
+static unsigned count_warnings(uint64_t lacks_protocol, uint64_t lacks, const char *warn,
+			       const char *inflight)
 {
 	struct mock mock;
 	struct device_rig rig;
@@ -414,6 +421,7 @@ static unsigned count_warnings(uint64_t lacks_protocol, uint64_t lacks, const ch
 	rig_init_with_mock(&rig, &mock);
 	rig_set(&rig, "reconnect-ms", "1");
 	rig_set(&rig, "warn-unflushed", warn);
+	rig_set(&rig, "inflight", inflight);
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);
 	for (unsigned i = 0; i < 2; i++) {
@@ -430,13 +438,14 @@ static void test_unflushed_writes_are_warned_of_once(void **state)
 	uint64_t area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	uint64_t flush = VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
 
-	assert_int_equal(count_warnings(area, 0, "on"), 1);
-	assert_int_equal(count_warnings(area, 0, "off"), 0);
-	assert_int_equal(count_warnings(area, flush, "on"), 0); /* the back-end has no cache */
-	assert_int_equal(count_warnings(0, 0, "on"), 0);        /* it is made to survive */
+	assert_int_equal(count_warnings(area, 0, "on", "on"), 1);
+	assert_int_equal(count_warnings(area, 0, "off", "on"), 0);
+	assert_int_equal(count_warnings(area, flush, "on", "on"), 0); /* the back-end has no cache */
+	/* A back-end with an in-flight area is made to survive a loss. */
+	assert_int_equal(count_warnings(0, 0, "on", "on") + count_warnings(0, 0, "on", "off"), 0);
 }
 
-/* Two reasons alternate, then each reason is a new one: few of them are logged. */
+/* The reasons alternate, so each differs from the previous one. Nevertheless, few are logged. */
 static void test_each_refusal_is_told_once(void **state)
 {
 	uint64_t features, lacks[] = {
@@ -496,8 +505,8 @@ static void expect_area(const struct mock *mock, uint64_t inode)
 }
 
 /*
- * The area is made once, after the features. The device sends it to each back-end after all sizes
- * and before everything else.
+ * The in-flight area is made once, after the features are set. Each back-end gets it after all
+ * queue sizes and before everything else.
  */
 static void test_the_area_outlives_back_ends(void **state)
 {
@@ -540,10 +549,7 @@ static void test_the_area_outlives_back_ends(void **state)
 	rig_end(&rig, &mock);
 }
 
-/*
- * Records that are older than a back-end that does not record requests must not be used after that
- * back-end.
- */
+/* A back-end without the in-flight area makes the records in the area out of date. */
 static void test_a_back_end_without_the_area_in_between(void **state)
 {
 	uint64_t features, inode;
@@ -566,8 +572,8 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
 	assert_int_not_equal(mock.inflight_inode, inode);
 	/*
-	 * With requests outstanding, the device does not know which of them the back-end in between
-	 * had begun.
+	 * With requests outstanding, the device does not know which of them the back-end without
+	 * the area has begun.
 	 */
 	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 	rig_set_indices(&rig, 0, 8, 9);
@@ -581,7 +587,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* An answer without an area is logged, and the area is requested again. */
+/* If the answer has no valid area, the device requests the area again on another connection. */
 static void test_bad_areas(void **state)
 {
 	const struct mock_fault faults[] = {
@@ -609,7 +615,7 @@ static void test_bad_areas(void **state)
 	}
 }
 
-/* Calls of the driver are accepted during an outage, and take effect with the next back-end. */
+/* During an outage, the driver can reset the device and start it with the next back-end. */
 static void test_the_driver_goes_on(void **state)
 {
 	struct vublk_device_queue queue = { .size = RIG_QUEUE_SIZE };
@@ -621,8 +627,9 @@ static void test_the_driver_goes_on(void **state)
 	mock_die(&mock);
 	rig_wait(&rig, RIG_LOST, 1);
 	assert_int_equal(vublk_device_set_queue(rig.device, 0, &queue, sizeof(queue), &error), -EBUSY);
-	assert_string_equal(error.text, "setting up a queue is possible after a reset: the rings resume "
-					"when a back-end is connected again");
+	assert_string_equal(error.text, "setting up a queue is possible only after the driver has "
+			    "reset the device, because its rings are in use and resume when a "
+			    "back-end connects");
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_set_up(&rig, 1);
 	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);
@@ -635,7 +642,7 @@ static void test_the_driver_goes_on(void **state)
 
 /* --- the next try -------------------------------------------------------------------- */
 
-/* Only the watch can wake the device here, because its timer is disarmed. */
+/* Returns whether inotify is available. Without it, only the timer can wake the device. */
 static bool has_inotify(void)
 {
 	int fd = inotify_init1(IN_CLOEXEC);
@@ -650,7 +657,7 @@ static void test_a_new_socket_wakes(void **state)
 	struct mock mock;
 	struct device_rig rig;
 
-	/* Without inotify only the timer is left, which test-device-scarce.c covers. */
+	/* Without inotify only the timer remains, which test-device-scarce.c covers. */
 	begin_running(&rig, &mock, has_inotify() ? "3600000" : "10");
 	for (unsigned i = 1; i <= 3; i++) {
 		mock_die(&mock);
@@ -681,7 +688,7 @@ static void test_giving_up(void **state)
 	rig_wait(&rig, RIG_GAVE_UP, 1);
 	assert_int_equal(rig.errors[RIG_GAVE_UP].code, ENOENT);
 	assert_non_null(strstr(rig.errors[RIG_GAVE_UP].text,
-			       "the device gave up reconnecting after 40 ms: there is no socket"));
+			       "the device gave up reconnecting after 40 ms: the socket '"));
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_LOST);
 	vublk_device_set_status(rig.device, 0, NULL);
 	rig_set_up(&rig, 1);
@@ -695,7 +702,7 @@ static void test_giving_up(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Unrealize ends an outage after each number of steps. */
+/* The device is unrealized after each number of steps of an outage and a reconnection. */
 static void test_unrealize_at_each_step(void **state)
 {
 	for (unsigned steps = 0; steps < 60; steps++) {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device is saved and loaded into another one: the driver's set-up, and the requests in
- * flight. Damaged and foreign streams are in test-device-stream.c.
+ * A device is saved and loaded into another one: the driver's set-up, and the requests in flight.
+ * test-device-stream.c tests damaged and foreign streams.
  *
- * Key idea: one case makes the saved state, and the others load it into devices and back-ends
- * that differ in one respect.
+ * Key idea: make_saved() makes the saved state. Each case loads the state into a device or with a
+ * back-end that differs from the first one in one respect.
  */
 #include "harness.h"
 
@@ -30,7 +30,7 @@
 struct saved {
 	void *stream;
 	size_t bytes;
-	uint8_t area[8192]; /* as the first back-end left it */
+	uint8_t area[8192]; /* the in-flight area, as the first back-end left it */
 	uint64_t features;
 };
 
@@ -49,7 +49,10 @@ static void save(struct device_rig *rig, struct saved *saved)
 		fail_msg("%s", error.text);
 }
 
-/* A device that has run, was switched to write-through, and is paused with requests in flight. */
+/*
+ * Saves a device that has run and was then paused with requests in flight. The driver has switched
+ * its cache to write-through.
+ */
 static void make_saved(struct saved *saved)
 {
 	uint8_t wce = 0;
@@ -92,7 +95,7 @@ static void load_well(struct device_rig *rig, const struct saved *saved, int exp
 	assert_int_equal(r, expected);
 }
 
-/* The bus sets the memory and its own descriptors. */
+/* Makes the memory and sets it in the device. */
 static void bring_memory(struct device_rig *rig)
 {
 	struct vublk_memory_region region;
@@ -177,7 +180,7 @@ static void test_a_session_goes_on_elsewhere(void **state)
 	free(saved.stream);
 }
 
-/* A second save gives the same bytes, and the saved device continues. */
+/* Saving a device twice gives the same bytes, and the device can still run afterwards. */
 static void test_saving_changes_nothing(void **state)
 {
 	struct saved saved, again;
@@ -187,7 +190,7 @@ static void test_saving_changes_nothing(void **state)
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
 	load_well(&rig, &saved, 0);
-	rig_settle(&rig); /* the write to the write cache is under way */
+	rig_settle(&rig); /* lets the device restore the write cache setting */
 	for (unsigned i = 0; i < 2; i++) {
 		save(&rig, &again);
 		assert_int_equal(again.bytes, saved.bytes);
@@ -222,7 +225,10 @@ static void test_a_disk_that_was_resized(void **state)
 	free(saved.stream);
 }
 
-/* The policy is the device's: a driver with a read-only disk keeps it only with the property. */
+/*
+ * The property read-only is not part of the saved state. The state says that the driver was shown a
+ * read-only disk, so a device without the property refuses it.
+ */
 static void test_read_only_by_property(void **state)
 {
 	struct vublk_error error;
@@ -242,8 +248,8 @@ static void test_read_only_by_property(void **state)
 	rig_set(&rig, "read-only", "off");
 	rig_realize(&rig);
 	assert_int_equal(load(&rig, &saved, &error), -ENOTSUP);
-	assert_non_null(strstr(error.text, "it is writable, but the driver was shown a read-only "
-					   "disk: set read-only=on"));
+	assert_non_null(strstr(error.text, "the back-end is writable, but the driver relies on a "
+					   "read-only disk; set read-only=on"));
 	vublk_device_unrealize(rig.device);
 	rig_settle(&rig);
 	rig_set(&rig, "read-only", "on");
@@ -253,9 +259,7 @@ static void test_read_only_by_property(void **state)
 	free(saved.stream);
 }
 
-/*
- * Checks that a device that cannot replace the saved one refuses the stream, and does not change.
- */
+/* Checks that the device refuses the stream with this code and sentence, and does not change. */
 static void expect_refusal(struct device_rig *rig, const struct saved *saved, int code,
 			   const char *sentence)
 {
@@ -300,38 +304,40 @@ static void test_devices_and_back_ends_that_will_not_do(void **state)
 	good = mock;
 	config = (struct virtio_blk_config *)mock.config;
 	expect_refusal_by(&saved, &mock, "num-queues", "3", EINVAL,
-			  "has 4 queues, and this one has 3: set num-queues to 4");
+			  "has 4 queues, but this one has 3; set num-queues to 4");
 	expect_refusal_by(&saved, &mock, "queue-size", "32", EINVAL, "set queue-size to 16");
 	expect_refusal_by(&saved, &mock, "inflight", "off", ENOTSUP,
-			  "requests are in flight in the saved device");
+			  "requests of the saved device are in flight");
 	mock.protocol_features &= ~VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
-	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "has to offer INFLIGHT_SHMFD");
+	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
+			  "use a back-end that offers INFLIGHT_SHMFD");
 	mock.protocol_features = good.protocol_features;
 	mock.features &= ~(VUBLK_BIT(VIRTIO_BLK_F_FLUSH) | VUBLK_BIT(VIRTIO_BLK_F_DISCARD));
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
-			  "it does not offer VIRTIO_BLK_F_FLUSH (bit 9), VIRTIO_BLK_F_DISCARD");
+			  "does not offer VIRTIO_BLK_F_FLUSH (bit 9), VIRTIO_BLK_F_DISCARD");
 	mock.features = good.features;
 	expect_refusal_by(&saved, &mock, "discard", "off", ENOTSUP,
-			  "the saved driver uses VIRTIO_BLK_F_DISCARD (bit 13), which properties of "
-			  "this device hide: set them as they were set for the saved device");
+			  "the driver of the saved device uses VIRTIO_BLK_F_DISCARD (bit 13), "
+			  "which this device's properties hide; use the properties of the saved "
+			  "device");
 	expect_refusal_by(&saved, &mock, "features-off", "flush+event_idx", ENOTSUP,
-			  "VIRTIO_BLK_F_FLUSH (bit 9), VIRTIO_RING_F_EVENT_IDX (bit 29), which prop");
+			  "VIRTIO_BLK_F_FLUSH (bit 9), VIRTIO_RING_F_EVENT_IDX (bit 29), which this");
 	expect_refusal_by(&saved, &mock, "read-only", "on", EROFS,
-			  "the saved driver does not know that its disk is read-only");
+			  "the driver of the saved device uses a writable disk");
 	mock.features = good.features | VUBLK_BIT(VIRTIO_BLK_F_RO);
-	expect_refusal_by(&saved, &mock, NULL, NULL, EROFS, "it is read-only");
+	expect_refusal_by(&saved, &mock, NULL, NULL, EROFS, "the back-end is read-only");
 	mock.features = good.features;
 	config->seg_max = 100;
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
-			  "says 100 for seg_max, but the driver relies on 126");
+			  "reports 100 for seg_max, but the driver relies on 126");
 	config->seg_max = 126;
 	config->blk_size = 4096;
-	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "says 4096 for blk_size");
+	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "reports 4096 for blk_size");
 	mock_deinit(&mock);
 	free(saved.stream);
 }
 
-/* --- when ------------------------------------------------------------------------------------ */
+/* --- states in which a device cannot be saved or loaded ------------------------------------- */
 
 static void expect_busy(int r, const struct vublk_error *error, const char *sentence)
 {
@@ -352,14 +358,14 @@ static void test_when_it_is_saved(void **state)
 	mock_init(&mock);
 	rig_init_movable(&rig, &mock);
 	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
-		    "saving is possible when the device is stopped; it is created");
+		    "saving is only possible while the device is stopped; it is created");
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);
 	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
-		    "(it is running): pause the VM");
+		    "(the device is running); pause the VM");
 	vublk_device_set_vm_running(rig.device, false);
 	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
-		    "(it is stopping)");
+		    "(the device is stopping)");
 	rig_wait(&rig, RIG_STOPPED, 1);
 	assert_int_equal(vublk_device_config_write(rig.device, 32, &wce, 1, NULL), 1);
 	expect_busy(vublk_device_save(rig.device, &stream, &bytes, &error), &error,
@@ -394,15 +400,19 @@ static void test_when_it_is_loaded(void **state)
 	load_well(&rig, &saved, 0);
 	expect_session(&rig, &saved);
 	vublk_device_set_vm_running(rig.device, true);
-	rig_wait(&rig, RIG_NEEDS_RESET, 1); /* its memory has not been set */
-	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "not in the memory that was set"));
+	rig_wait(&rig, RIG_NEEDS_RESET, 1); /* no memory was set */
+	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text, "not all in the guest's memory"));
 	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
 /* --- without a back-end, at the source or at the destination -------------------------- */
 
-/* The used indices say where the rings resume, and the area has the open requests. */
+/*
+ * A device is saved during an outage. The rings resume at their used indices, and the in-flight
+ * area has the incomplete requests. Without an area (`tracked` 0), the driver has to reset the
+ * device.
+ */
 static void test_saved_without_a_back_end(void **state)
 {
 	for (unsigned tracked = 0; tracked < 2; tracked++) {
@@ -459,7 +469,10 @@ static void test_loaded_without_a_back_end(void **state)
 	free(saved.stream);
 }
 
-/* The new back-end refuses the setting that the previous one had. */
+/*
+ * The new back-end refuses the saved setting of the write cache, so the device disconnects and
+ * tries again. The second attempt succeeds.
+ */
 static void test_a_write_cache_that_cannot_be_restored(void **state)
 {
 	struct saved saved;
@@ -471,16 +484,16 @@ static void test_a_write_cache_that_cannot_be_restored(void **state)
 	mock.fault = (struct mock_fault){ .kind = MOCK_REFUSE, .request = VUBLK_VU_SET_CONFIG };
 	load_well(&rig, &saved, 0);
 	rig_wait(&rig, RIG_LOST, 1);
-	assert_non_null(strstr(rig.errors[RIG_LOST].text, "the write cache cannot be set"));
+	assert_non_null(strstr(rig.errors[RIG_LOST].text, "cannot set the write cache"));
 	assert_int_equal(rig.calls[RIG_CONFIG_WRITTEN], 0);
-	rig_wait(&rig, RIG_RECONNECTED, 1); /* the second attempt succeeds */
+	rig_wait(&rig, RIG_RECONNECTED, 1); /* after the second attempt */
 	assert_int_equal(mock.config[32], 0);
 	expect_session(&rig, &saved);
 	rig_end(&rig, &mock);
 	free(saved.stream);
 }
 
-/* A driver that has kicked without setting DRIVER_OK runs nevertheless. */
+/* A legacy driver has kicked without setting DRIVER_OK. The device runs again after the load. */
 static void test_a_legacy_driver(void **state)
 {
 	uint64_t legacy = VUBLK_BIT(VIRTIO_BLK_F_FLUSH);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device without memory or descriptors, at each place where it needs them: the error is one
- * sentence, nothing leaks, and afterwards the device works again.
+ * The device without memory or descriptors, at each place where it needs them. The error is one
+ * sentence, nothing leaks, and the device works again afterwards.
  *
- * Key idea: the nth allocation or descriptor fails, for every n until a whole life succeeds.
+ * Key idea: the nth allocation or descriptor fails, for each n, until a whole life succeeds.
  */
 #include "harness.h"
 
@@ -23,7 +23,7 @@
 
 /* --- scarcity, while the device works ------------------------------------------------------ */
 
-static unsigned calloc_fails_at; /* the nth of the following calls fails; 0: no call fails */
+static unsigned calloc_fails_at; /* countdown to the call that fails; 0: no call fails */
 
 void *__real_calloc(size_t count, size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes);
@@ -35,9 +35,9 @@ void *__wrap_calloc(size_t count, size_t bytes)
 	return __real_calloc(count, bytes);
 }
 
-/* What is left of each limit. */
+/* What the device can still get before its calls fail. */
 struct scarcity {
-	unsigned callocs; /* calls until one fails; 0: no limit */
+	unsigned callocs; /* countdown to the call that fails; 0: no limit */
 	int descriptors;  /* descriptors that can still be opened; -1: no limit */
 };
 
@@ -83,8 +83,8 @@ static void work_while(struct device_rig *rig, struct mock *mock, struct scarcit
 }
 
 /*
- * Realizes and starts the device, changes the memory, and stops the device. Returns 0, or the code
- * of the error that ended this.
+ * Realizes and starts the device, changes the memory, and stops the device, with only what
+ * `scarcity` has. Returns 0, or the code of the error that ended this life.
  */
 static int live(struct device_rig *rig, struct mock *mock, struct scarcity *scarcity,
 		struct vublk_error *error)
@@ -152,7 +152,7 @@ static void test_without_memory(void **state)
 		assert_int_equal(vublk_test_count_fds(), base_fds);
 		if (scarcity.callocs) {
 			assert_int_equal(code, 0);
-			break; /* fewer were needed */
+			break; /* no call has failed: fewer than n were needed */
 		}
 		if (code != ENOMEM || !strstr(error.text, "Cannot allocate memory"))
 			fail_msg("allocation %u: %d: %s", n, code, error.text);
@@ -188,7 +188,10 @@ static void test_without_descriptors(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Two outages, each with several tries: the timer finds the back-end, and one line is logged. */
+/*
+ * Without inotify, the device logs one line and tries to reconnect periodically. There are two
+ * outages with several attempts each.
+ */
 static void test_without_inotify(void **state)
 {
 	struct mock mock;
@@ -219,7 +222,7 @@ static void test_new_without_memory(void **state)
 
 	calloc_fails_at = 1;
 	assert_int_equal(vublk_device_new(NULL, 0, NULL, NULL, &device, &error), -ENOMEM);
-	assert_string_equal(error.text, "cannot make a device: Cannot allocate memory");
+	assert_string_equal(error.text, "cannot allocate a device: Cannot allocate memory");
 	assert_null(device);
 }
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device with shadow rings under random calls of a bus. The back-end completes only some
+ * The device with shadow rings under random calls of a bus. The back-end completes only some of its
  * requests, and is lost at any time. Each request completes exactly once, unless the driver has
  * reset the device.
  *
- * The mock answers the messages; the test itself is the device end of the plane's rings.
+ * The mock answers the messages. The test itself is the device end of the plane's rings.
  */
 #include "harness.h"
 
@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define REQUESTS 4 /* outstanding at the same time; each has three buffers */
+#define REQUESTS 4 /* the maximum outstanding; each has three buffers */
 #define STEPS 3000
 #define LOG_BYTES ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 8)
 #define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
@@ -182,7 +182,7 @@ static void change_log(void)
 		vublk_device_dirty_log_start(rig.device, NULL, 0, NULL);
 }
 
-/* Resets the device, which begins a session without the old requests. */
+/* Resets the device and starts it again. The driver forgets the old requests. */
 static void reset(void)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
@@ -240,7 +240,7 @@ static void step(void)
 		execute();
 		break;
 	case 19 ... 24:
-		/* The next try to connect takes some time. */
+		/* The pause before the next attempt to connect takes some time. */
 		rig_turn(&rig, vublk_device_is_connected(rig.device) || is_dead ? 0 : 5);
 		take();
 		break;
@@ -275,7 +275,7 @@ static void finish(void)
 	}
 }
 
-static void run(uint64_t number)
+static void run(uint64_t number, const char *unflushed)
 {
 	seed = number;
 	num_sent = num_completed = 0;
@@ -284,6 +284,7 @@ static void run(uint64_t number)
 	rig_prepare(&rig, &mock, "1");
 	rig.quiet = true;
 	rig_set(&rig, "shadow", "on");
+	rig_set(&rig, "unflushed", unflushed);
 	rig_set(&rig, "request-timeout-ms", "60000");
 	rig.hook = on_callback;
 	rig_realize(&rig);
@@ -303,7 +304,16 @@ static void test_random(void **state)
 {
 	for (uint64_t number = 1; number <= 40; number++) {
 		printf("# seed %lu\n", (unsigned long)number);
-		run(number);
+		run(number, "auto");
+	}
+}
+
+/* With unflushed=replay, the plane also sends its own requests, and a stop waits for them. */
+static void test_random_with_replay(void **state)
+{
+	for (uint64_t number = 1; number <= 40; number++) {
+		printf("# seed %lu\n", (unsigned long)number);
+		run(number, "replay");
 	}
 }
 
@@ -311,6 +321,7 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_random),
+		VUBLK_TEST(test_random_with_replay),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The device with shadow rings, in front of a back-end that completes no request: what happens to
- * the request, and to the driver's rings, when a stop, a reset, a change or a loss comes meanwhile.
+ * The device with shadow rings, and a back-end that completes no request. A stop, a reset, a change
+ * or a loss comes while a request is outstanding. The cases check what happens to the request and
+ * to the driver's rings.
  */
 #include "harness.h"
 
@@ -23,7 +24,7 @@
 #include <unistd.h>
 
 #define RIG_DIRTY_BYTES ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 8)
-#define OUT 1 /* a start or a stop is under way */
+#define OUT 1 /* returned if a start or a stop is under way */
 #define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
 
 static void prepare(struct device_rig *rig, struct mock *mock, const char *timeout_ms)
@@ -46,7 +47,7 @@ static unsigned outstanding(const struct device_rig *rig)
 	return vublk_plane_thread_outstanding(rig->device->shadow.thread);
 }
 
-/* Sends a request, which the plane takes and the back-end does not complete. */
+/* Adds a request, and waits until the plane has taken it. The back-end does not complete it. */
 static void send_request(struct device_rig *rig)
 {
 	const char data[512] = "data";
@@ -57,7 +58,10 @@ static void send_request(struct device_rig *rig)
 		assert_true(vublk_now_ns() < until);
 }
 
-/* Checks that the rings run again, with the request, and that the driver was not told to reset. */
+/*
+ * Checks that the rings run again, that the request is still outstanding, and that the driver did
+ * not have to reset the device.
+ */
 static void expect_resumed(struct device_rig *rig)
 {
 	rig_wait(rig, RIG_STARTED, 2);
@@ -66,11 +70,11 @@ static void expect_resumed(struct device_rig *rig)
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
 }
 
-/* --- stops that are not wanted any more ------------------------------------------- */
+/* --- stops that a timeout or a loss ends ------------------------------------------ */
 
 /*
- * If a change of the memory waits for the request for too long, the back-end counts as lost,
- * without another effect.
+ * A change of the memory waits too long for the request. The device treats the back-end as lost,
+ * and there is no other effect.
  */
 static void test_memory_change_waits_too_long(void **state)
 {
@@ -105,7 +109,7 @@ static void test_resumed_stop_waits_too_long(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A stop that the loss has ended must not expire during the outage. */
+/* A loss ends a stop, whose timer must not expire during the outage. */
 static void test_loss_ends_a_stop(void **state)
 {
 	struct vublk_memory_region region = { RIG_GUEST_ADDR, RIG_MEMORY_BYTES, -1, 0 };
@@ -133,29 +137,51 @@ static void test_loss_ends_a_stop(void **state)
 
 /* --- what the driver has set up --------------------------------------------------- */
 
-/* The plane has the rings as the driver set them up, also while a pause waits for a back-end. */
+/*
+ * The plane keeps the rings as the driver has set them up, so new set-ups are refused until a
+ * reset, even while a pause waits for a back-end.
+ */
 static void test_set_up_in_an_outage(void **state)
 {
-	for (unsigned reconnects = 0; reconnects < 2; reconnects++) {
-		struct mock mock;
-		struct device_rig rig;
+	struct mock mock;
+	struct device_rig rig;
 
-		prepare(&rig, &mock, "20000");
-		rig_set(&rig, "reconnect-ms", reconnects ? "1" : "0");
-		rig_realize(&rig);
-		rig_start(&rig, 1);
-		send_request(&rig);
-		mock_die(&mock);
-		rig_wait(&rig, RIG_LOST, 1);
-		assert_int_equal(vublk_device_set_vm_running(rig.device, false), OUT);
-		assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), -EBUSY);
-		assert_int_equal(vublk_device_ack_features(rig.device,
-							   vublk_device_features(rig.device),
-							   NULL), -EBUSY);
-		assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
-		assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), 0);
-		rig_end(&rig, &mock);
-	}
+	begin(&rig, &mock, "20000");
+	send_request(&rig);
+	mock_die(&mock);
+	rig_wait(&rig, RIG_LOST, 1);
+	assert_int_equal(vublk_device_set_vm_running(rig.device, false), OUT);
+	assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), -EBUSY);
+	assert_int_equal(vublk_device_ack_features(rig.device, vublk_device_features(rig.device),
+						   NULL), -EBUSY);
+	assert_int_equal(rig.calls[RIG_STOPPED], 0);
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	assert_int_equal(rig.calls[RIG_STOPPED], 1); /* the pause has ended */
+	assert_int_equal(rig.errors[RIG_STOPPED].code, 0);
+	assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), 0);
+	rig_end(&rig, &mock);
+}
+
+/* With reconnect-ms 0 the device looks for no other back-end, so a pause does not wait for one. */
+static void test_pause_without_another_back_end(void **state)
+{
+	struct mock mock;
+	struct device_rig rig;
+
+	prepare(&rig, &mock, "20000");
+	rig_set(&rig, "reconnect-ms", "0");
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	send_request(&rig);
+	mock_die(&mock);
+	rig_wait(&rig, RIG_LOST, 1);
+	assert_int_equal(vublk_device_set_queue(rig.device, 0, NULL, 0, NULL), -EBUSY);
+	assert_int_equal(vublk_device_set_vm_running(rig.device, false), 0);
+	assert_int_equal(rig.calls[RIG_STOPPED], 1);
+	assert_int_equal(rig.errors[RIG_STOPPED].code, ETIMEDOUT);
+	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
+	assert_int_equal(rig.calls[RIG_STOPPED], 1);
+	rig_end(&rig, &mock);
 }
 
 static void test_memory_at_the_planes_address(void **state)
@@ -175,13 +201,15 @@ static void test_memory_at_the_planes_address(void **state)
 	rig_wait(&rig, RIG_MEMORY_CHANGED, 1);
 	regions[1].guest_addr += 4096;
 	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "memory region 1 (0x1ffffffffff000, 8192 bytes) reaches"));
+	assert_non_null(strstr(error.text, "memory region 1 (at 0x1ffffffffff000, 8192 bytes)"));
 	regions[1].guest_addr = UINT64_MAX - 8191;
 	assert_int_equal(vublk_device_set_memory(rig.device, regions, 2, &error), -EINVAL);
 	rig_end(&rig, &mock);
 }
 
-/* The plane marks pages itself, so it has to map the bitmap for writing. */
+/*
+ * The plane itself marks pages, so it has to map the bitmap for writing, which this file forbids.
+ */
 static void test_dirty_log_that_cannot_be_written(void **state)
 {
 	struct vublk_device_dirty_log log = { .size_bytes = RIG_DIRTY_BYTES };
@@ -210,8 +238,8 @@ static void test_dirty_log_that_cannot_be_written(void **state)
 /* --- peers that fill eventfds --------------------------------------------------------- */
 
 /*
- * Fills the eventfd, which the plane's thread may still be about to signal for the previous
- * request.
+ * Fills the eventfd. Repeats that if the plane's thread has signalled it in between, for the
+ * previous request.
  */
 static void fill(int fd)
 {
@@ -236,7 +264,10 @@ static void wait_for_avail(const struct device_rig *rig, uint16_t index)
 			fail_msg("the plane's thread is blocked");
 }
 
-/* After the first time no write of the plane's thread blocks, whether or not the device calls it. */
+/*
+ * The back-end's kick eventfd is full, so the first signal may block the plane's thread until the
+ * device makes a call to the thread. Later signals never block the thread.
+ */
 static void test_full_eventfd(void **state)
 {
 	const char data[512] = "data";
@@ -272,7 +303,10 @@ static uint32_t seg_max_of(const struct device_rig *rig)
 	return config.seg_max;
 }
 
-/* Requests that the plane has taken for one back-end must fit into the memory for the next. */
+/*
+ * The next back-end accepts fewer segments per request. The plane's memory must still have room for
+ * requests that the plane has taken during the lost back-end's time.
+ */
 static void test_back_end_with_fewer_segments(void **state)
 {
 	struct mock mock;
@@ -292,7 +326,10 @@ static void test_back_end_with_fewer_segments(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The plane's memory is made once, so a driver must not learn of a higher limit. */
+/*
+ * The next back-end accepts more segments per request. The plane's memory is made only once, so the
+ * driver sees the earlier limit until the device is realized again.
+ */
 static void test_back_end_with_more_segments(void **state)
 {
 	struct mock mock;
@@ -317,8 +354,8 @@ static void test_back_end_with_more_segments(void **state)
 /* --- resets ------------------------------------------------------------------------ */
 
 /*
- * After the reset the request needs no back-end any more, so the device does not wait for the new
- * back-end to complete it.
+ * A reset during the restart discards the request, so the device does not wait until the new
+ * back-end has completed it.
  */
 static void test_reset_at_each_step_of_a_restart(void **state)
 {
@@ -379,6 +416,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_resumed_stop_waits_too_long),
 		VUBLK_TEST(test_loss_ends_a_stop),
 		VUBLK_TEST(test_set_up_in_an_outage),
+		VUBLK_TEST(test_pause_without_another_back_end),
 		VUBLK_TEST(test_memory_at_the_planes_address),
 		VUBLK_TEST(test_dirty_log_that_cannot_be_written),
 		VUBLK_TEST(test_full_eventfd),

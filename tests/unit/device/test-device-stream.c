@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The stream of a saved device: other versions, and every kind of damage. Saving and loading
- * themselves are in test-device-save.c.
+ * The stream of a saved device: other versions of the format, and every kind of damage.
+ * test-device-save.c tests saving and loading.
  *
- * Key idea: a stream that is refused has not changed the device, which is checked by saving it,
- * and a stream that is accepted leaves a device that works.
+ * Key idea: a refused stream must not have changed the device, so the test saves the device again
+ * and compares. After an accepted stream, the device must work.
  */
 #include "harness.h"
 
@@ -33,7 +33,10 @@
 		      SECTION_HEADER)
 #define MAX_BYTES 20000
 
-/* A realized, paused device with four queues of sixteen entries, which no driver has used. */
+/*
+ * Makes a realized device of a paused VM, with four queues of sixteen entries. No driver has used
+ * it.
+ */
 static void begin(struct device_rig *rig, struct mock *mock)
 {
 	rig_prepare(rig, mock, "1");
@@ -59,7 +62,7 @@ static void put64(struct stream *stream, size_t at, uint64_t value)
 	memcpy(stream->bytes + at, &value, sizeof(value));
 }
 
-/* Makes the checksum right again after a change. */
+/* Corrects the total size and the checksum after a change of the stream. */
 static void finish(struct stream *stream)
 {
 	uint32_t sum;
@@ -69,7 +72,7 @@ static void finish(struct stream *stream)
 	memcpy(stream->bytes + stream->num_bytes - sizeof(sum), &sum, sizeof(sum));
 }
 
-/* Inserts the section before the checksum. */
+/* Inserts a section with this number, flags and data before the checksum. */
 static void append_section(struct stream *stream, unsigned number, unsigned flags,
 			   const void *data, size_t bytes)
 {
@@ -97,7 +100,7 @@ static void save(struct device_rig *rig, struct stream *stream)
 	free(bytes);
 }
 
-/* The stream of a device like begin()'s that has run, with an in-flight area or without. */
+/* Saves a device like that of begin() after it has run, with or without an in-flight area. */
 static void make_stream(struct stream *stream, bool area)
 {
 	struct mock mock;
@@ -121,7 +124,7 @@ static void make_stream(struct stream *stream, bool area)
 static int load(struct device_rig *rig, const struct stream *stream, struct vublk_error *error)
 {
 	/*
-	 * Loads from a copy of exactly this size, so that a sanitizer sees a read beyond its end.
+	 * Loads from a copy of exactly this size, so that a sanitizer detects a read past the end.
 	 */
 	uint8_t *exact = malloc(stream->num_bytes ? stream->num_bytes : 1);
 	int r;
@@ -148,7 +151,7 @@ static void expect_refusal(struct device_rig *rig, const struct stream *stream, 
 	assert_memory_equal(before.bytes, after.bytes, before.num_bytes);
 }
 
-/* Loads the stream, and then resets the device, so that the next stream can be loaded. */
+/* Loads the stream, which must succeed. Resets the device, so that it can load the next stream. */
 static void load_and_reset(struct device_rig *rig, const struct stream *stream)
 {
 	struct vublk_error error;
@@ -161,8 +164,8 @@ static void load_and_reset(struct device_rig *rig, const struct stream *stream)
 /* --- other versions ---------------------------------------------------------------------------- */
 
 /*
- * The smallest device as version 1.0 wrote it, without config and in-flight area. Every later
- * version has to load it, so these bytes are never generated again.
+ * The stream of the smallest device as version 1.0 wrote it, without config and in-flight area.
+ * Every later version must be able to load it, so these bytes must not be generated again.
  */
 static const uint8_t version_1_0[] = {
 	'V', 'U', 'B', 'L', 'K', 'D', 'E', 'V', 1, 0, 0, 0, 0, 0, 0, 0,
@@ -221,18 +224,18 @@ static void test_newer_versions(void **state)
 	append_section(&stream, 78, 1, "", 0);
 	load_and_reset(&rig, &stream);
 	append_section(&stream, 79, 0, "what must be understood", 23);
-	expect_refusal(&rig, &stream, ENOTSUP, "a section with the number 79");
+	expect_refusal(&rig, &stream, ENOTSUP, "requires section 79");
 	put16(&stream, MAJOR_OFFSET, 2);
 	finish(&stream);
 	expect_refusal(&rig, &stream, ENOTSUP,
-		       "its version is 2.7, and this program reads up to 1.x");
+		       "format version 2.7, but this version of libvublk supports only up to 1.x");
 	put16(&stream, MAJOR_OFFSET, 0);
 	finish(&stream);
-	expect_refusal(&rig, &stream, ENOTSUP, "its version is 0.7");
+	expect_refusal(&rig, &stream, ENOTSUP, "format version 0.7");
 	rig_end(&rig, &mock);
 }
 
-/* A newer minor version may add fields at a section's end. */
+/* A newer minor version may add fields at the end of a section. */
 static void test_a_longer_section(void **state)
 {
 	struct stream stream;
@@ -253,7 +256,10 @@ static void test_a_longer_section(void **state)
 
 /* --- damage ---------------------------------------------------------------------------------------- */
 
-/* `unchanged` is what the device saves when nothing has been loaded. */
+/*
+ * Checks that the device refuses the stream, which is damaged at byte `at`. `unchanged` is the
+ * stream of the device before.
+ */
 static void expect_damage(struct device_rig *rig, const struct stream *stream,
 			  const struct stream *unchanged, size_t at)
 {
@@ -267,7 +273,7 @@ static void expect_damage(struct device_rig *rig, const struct stream *stream,
 	assert_int_equal(r, -error.code);
 	assert_true(error.code == EINVAL || error.code == ENOTSUP);
 	assert_true(error.text[0]);
-	if (at % 64) /* comparing after each of them would take a while */
+	if (at % 64) /* compares only at every 64th byte, to save time */
 		return;
 	save(rig, &now);
 	assert_int_equal(now.num_bytes, unchanged->num_bytes);
@@ -320,8 +326,8 @@ static void test_every_length(void **state)
 /* --- nonsense under a right checksum ------------------------------------------------------------ */
 
 /*
- * Each byte outside the area gets some values, and each length of the stream gets a header that
- * agrees with it.
+ * Changes each byte before the area's content to several values, and cuts the stream at each
+ * length, with a header that agrees. Each stream must be loaded or refused without harm.
  */
 static void test_nonsense(void **state)
 {
@@ -362,21 +368,21 @@ static const struct {
 	int code;
 	const char *sentence;
 } nonsense[] = {
-	{ FIRST_SECTION + 8, 2, EINVAL, "its section device has 2 bytes; it needs 16" },
-	{ DEVICE_SECTION, 0, EINVAL, "a device with 0 queues" },
-	{ DEVICE_SECTION, 300, EINVAL, "a device with 300 queues" },
-	{ DEVICE_SECTION, 3, EINVAL, "its queues have 128 bytes; 3 queues have 96" },
-	{ DEVICE_SECTION + 2, 32, EINVAL, "for 4 queues of 16 entries, and its device" },
-	{ DEVICE_SECTION + 4, 0x904, EINVAL, "the state of its rings is 9" },
-	{ DEVICE_SECTION + 6, 0x301, EINVAL, "early kick is 3" },
-	{ DEVICE_SECTION + 6, 0, EINVAL, "has started it without accepting features" },
-	{ QUEUES_SECTION - 8, 9999, EINVAL, "its section 2 has 9999 bytes, and" },
-	{ QUEUES_SECTION, 3, EINVAL, "queue 0: its size must be a power of two" },
+	{ FIRST_SECTION + 8, 2, EINVAL, "its section device has 2 bytes; expected at least 16" },
+	{ DEVICE_SECTION, 0, EINVAL, "it has 0 queues; expected 1" },
+	{ DEVICE_SECTION, 300, EINVAL, "it has 300 queues; expected 1" },
+	{ DEVICE_SECTION, 3, EINVAL, "its section of queues has 128 bytes; 3 queues need 96" },
+	{ DEVICE_SECTION + 2, 32, EINVAL, "for 4 queues of 16 entries, but the device" },
+	{ DEVICE_SECTION + 4, 0x904, EINVAL, "the unknown ring state 9" },
+	{ DEVICE_SECTION + 6, 0x301, EINVAL, "unknown state 3 of an early kick" },
+	{ DEVICE_SECTION + 6, 0, EINVAL, "is ready but has not accepted features" },
+	{ QUEUES_SECTION - 8, 9999, EINVAL, "its section 2 has 9999 bytes, but" },
+	{ QUEUES_SECTION, 3, EINVAL, "queue 0: the size must be a power of two" },
 	{ QUEUES_SECTION, 32, EINVAL, "a power of two from 2 to 16, not 32" },
-	{ QUEUES_SECTION + 8, 1, EINVAL, "are not aligned" },
+	{ QUEUES_SECTION + 8, 1, EINVAL, "expected addresses aligned to" },
 	{ AREA_SECTION, 5, EINVAL, "its in-flight area is for 5 queues" },
-	{ AREA_SECTION, 99, EINVAL, "99 queues of 16 entries have from" },
-	{ AREA_SECTION + 4, 1, ENOTSUP, "has the layout 1" },
+	{ AREA_SECTION, 99, EINVAL, "for 99 queues of 16 entries" },
+	{ AREA_SECTION + 4, 1, ENOTSUP, "has the unknown layout 1" },
 };
 
 static void test_sentences(void **state)
@@ -395,12 +401,12 @@ static void test_sentences(void **state)
 	}
 	stream = good;
 	append_section(&stream, 1, 0, good.bytes + DEVICE_SECTION, 16);
-	expect_refusal(&rig, &stream, EINVAL, "it has the section device twice");
+	expect_refusal(&rig, &stream, EINVAL, "it has two sections device; expected one");
 	stream.num_bytes = FIRST_SECTION + 4;
 	finish(&stream);
 	expect_refusal(&rig, &stream, EINVAL, "it has no section device");
 	memset(stream.bytes, 'x', stream.num_bytes = 100);
-	expect_refusal(&rig, &stream, EINVAL, "these 100 bytes are not a saved device");
+	expect_refusal(&rig, &stream, EINVAL, "this is not a saved device: its 100 bytes");
 	rig_end(&rig, &mock);
 }
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stops that do not wait for the requests that the back-end has begun: stops by agreement
- * (GET_VRING_BASE_INFLIGHT), which leave the requests in the in-flight area, and stops without an
- * agreement.
+ * Stops that do not wait for the requests that the back-end has begun: negotiated ones
+ * (GET_VRING_BASE_INFLIGHT), which leave the requests in the in-flight area, and those of back-ends
+ * that just do not wait.
  *
- * Key idea: the answer of the mock and the used index in memory are set independently, so each case
- * can choose the number of unfinished requests.
+ * Key idea: the mock's answer and the used index in memory are set independently, so each case can
+ * choose the number of incomplete requests.
  */
 #include "harness.h"
 
@@ -45,8 +45,8 @@ static uint64_t negotiate(bool wanted, bool inflight, uint64_t offered)
 }
 
 /*
- * Without the in-flight area the device does not accept the bit, because a stop could not leave
- * requests anywhere.
+ * Without the in-flight area, the device does not accept GET_VRING_BASE_INFLIGHT, because a stop
+ * would then lose the requests.
  */
 static void test_undrained_stops_are_negotiated(void **state)
 {
@@ -90,13 +90,15 @@ static void test_an_undrained_stop(void **state)
 	}
 	rig_stop(&rig);
 	mock_forget(&mock);
-	rig_start(&rig, QUEUES); /* after a reset nothing is in flight */
+	rig_start(&rig, QUEUES); /* no request is in flight after a reset */
 	assert_int_equal(mock.received[VUBLK_VU_GET_INFLIGHT_FD], 1);
 	assert_int_equal(mock.given_bases[0], 0);
 	rig_end(&rig, &mock);
 }
 
-/* The message depends on what the bus wants and what the back-end offers. */
+/*
+ * The message of a stop depends on whether the bus wants a drain, and on what the back-end offers.
+ */
 static void test_the_message_of_a_stop(void **state)
 {
 	uint64_t skip = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
@@ -144,11 +146,14 @@ static void test_a_back_end_with_the_draft_number(void **state)
 					  .request = VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN };
 	vublk_device_set_vm_running(rig.device, false);
 	rig_wait(&rig, RIG_STOPPED, 1);
-	assert_non_null(strstr(rig.errors[RIG_STOPPED].text, "message 45 (for a back-end that takes 44"));
+	assert_non_null(strstr(rig.errors[RIG_STOPPED].text,
+			       "message 45 (if the back-end expects this message as number 44"));
 	rig_end(&rig, &mock);
 }
 
-/* Each kick is signalled once, because a back-end may wait for it before it starts the ring. */
+/*
+ * The device kicks each ring once at a start, because some back-ends start a ring only at a kick.
+ */
 static void test_each_start_kicks_once(void **state)
 {
 	struct mock mock;
@@ -164,7 +169,10 @@ static void test_each_start_kicks_once(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* Only a back-end that reads the area can execute the requests in it. */
+/*
+ * A stop may have left requests in the in-flight area, which the next back-end does not read. If
+ * there are any, the driver has to reset the device.
+ */
 static void test_a_back_end_without_the_area_after_it(void **state)
 {
 	for (unsigned outstanding = 0; outstanding < 3; outstanding += 2) {
@@ -183,12 +191,11 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 		if (outstanding) {
 			rig_wait(&rig, RIG_NEEDS_RESET, 1);
 			assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-					       "queue 1: the back-end has no in-flight area, and up "
-					       "to 2 requests are in the area"));
+					       "queue 1: the previous back-end left an in-flight area "
+					       "with up to 2 requests"));
 		} else {
 			/*
-			 * The VM is paused again immediately: requests that the driver adds then
-			 * are new.
+			 * The VM is paused again. Requests that the driver adds after that are new.
 			 */
 			vublk_device_set_vm_running(rig.device, false);
 			rig_wait(&rig, RIG_STOPPED, 2);
@@ -201,11 +208,14 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 	}
 }
 
-/* --- back-ends that do not wait for their requests, without an agreement --- */
+/* --- back-ends that do not wait for their requests, without an agreement ------------------- */
 
-#define TAKEN 7 /* the avail index at which such a back-end stops */
+#define TAKEN 7 /* the available index at which the back-end stops */
 
-/* Pauses the VM while the back-end has two requests of queue 1. */
+/*
+ * Pauses the VM. The back-end, which lacks the protocol features `without`, stops with two requests
+ * of queue 1 incomplete.
+ */
 static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t without)
 {
 	mock_init(mock);
@@ -219,14 +229,14 @@ static void pause_undrained(struct device_rig *rig, struct mock *mock, uint64_t 
 	rig_set_indices(rig, 1, TAKEN - 2, TAKEN + 3);
 	mock->base = TAKEN;
 	rig_pause(rig);
-	assert_non_null(strstr(rig->last_line, "queue 1 was returned at index 7 with 2 requests "
+	assert_non_null(strstr(rig->last_line, "returned queue 1 at index 7 with 2 requests "
 					       "outstanding"));
 	assert_int_equal(rig->num_warnings, 1);
 }
 
 static const uint64_t no_area = VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
 
-/* The same back-end still has the requests, and continues them. */
+/* The VM runs again with the same back-end, which still has the two requests. */
 static void test_the_same_back_end_goes_on(void **state)
 {
 	struct mock mock;
@@ -251,15 +261,15 @@ static void test_a_loss_with_requests_it_took(void **state)
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "queue 1: the back-end was lost while up to 2 requests were outstanding"));
+			       "queue 1: the back-end was lost with up to 2 requests outstanding"));
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_start(&rig, QUEUES);
 	rig_end(&rig, &mock);
 }
 
 /*
- * The back-end completed the requests before it was lost: the driver's later requests are new to
- * every back-end.
+ * The back-end has completed the two requests before it is lost, and no back-end has seen the
+ * driver's later requests. So no reset is needed.
  */
 static void test_a_loss_after_they_were_completed(void **state)
 {
@@ -277,7 +287,10 @@ static void test_a_loss_after_they_were_completed(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The back-end is lost during the next start, before it has a ring: the result is the same. */
+/*
+ * The back-end is lost during the next start, before it has a ring again. The driver has to reset
+ * the device.
+ */
 static void test_a_loss_before_it_has_the_rings_again(void **state)
 {
 	struct mock mock;
@@ -292,7 +305,10 @@ static void test_a_loss_before_it_has_the_rings_again(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The requests are in an area, and the next back-end does or does not read it. */
+/*
+ * The two requests are in an in-flight area. A reset is needed only if the next back-end does not
+ * read the area.
+ */
 static void test_a_loss_with_an_area(void **state)
 {
 	for (unsigned has_area = 0; has_area < 2; has_area++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The tables of the device: its properties, and its states with their drawing in
- * docs/device-states.md. What happens in a state is tested by the other test-device-*.c.
+ * docs/device-states.md. The other files test-device-*.c test what happens in a state.
  *
  *     test-device --write-drawing    generates the drawing again
  *
@@ -62,6 +62,8 @@ static void test_bad_values(void **state)
 		{ "num-queues", "", "num-queues must be a whole number from 1 to 256, not ''" },
 		{ "queue-size", "auto",
 		  "queue-size must be a whole number from 2 to 1024, not 'auto'" },
+		{ "shadow-queue-size", "1",
+		  "shadow-queue-size must be a whole number from 2 to 1024, not '1'" },
 		{ "queue-size", "4294967296",
 		  "queue-size must be a whole number from 2 to 1024, not '4294967296'" },
 		{ "num-queues", "0", "num-queues must be a whole number from 1 to 256, not '0'" },
@@ -81,7 +83,7 @@ static void test_bad_values(void **state)
 		{ "config-wce", "perhaps", "config-wce must be on or off, not 'perhaps'" },
 		{ "discard", NULL, "discard must be on or off, not ''" },
 		{ "serial", "123456789012345678901",
-		  "serial has 21 characters, at most 20 are possible" },
+		  "serial has 21 characters; the maximum is 20" },
 	};
 	struct vublk_device *device = new_device();
 	struct vublk_error error;
@@ -95,10 +97,11 @@ static void test_bad_values(void **state)
 	memset(longer, 'x', sizeof(longer));
 	longer[299] = '\0';
 	assert_int_equal(vublk_device_set_property(device, "chardev", longer, &error), -EINVAL);
-	assert_string_equal(error.text, "chardev has 299 characters, at most 255 are possible");
+	assert_string_equal(error.text, "chardev has 299 characters; the maximum is 255");
 	assert_int_equal(vublk_device_set_property(device, "chardev", "/run/disk", NULL), 0);
 	assert_int_equal(vublk_device_get_property(device, "chardev", value, 8, &error), -EINVAL);
-	assert_string_equal(error.text, "the value of chardev needs 10 bytes, not 8");
+	assert_string_equal(error.text, "the value of chardev needs a buffer of 10 bytes; "
+			    "the buffer has 8");
 	vublk_device_free(device);
 }
 
@@ -106,8 +109,10 @@ static void test_realize_validates(void **state)
 {
 	const struct { const char *name, *value, *good, *sentence; } cases[] = {
 		{ "chardev", "", "/nowhere",
-		  "chardev is missing: set it to the path of the back-end's socket" },
+		  "chardev is not set; set it to the path of the back-end's socket" },
 		{ "queue-size", "100", "2", "queue-size must be a power of two, not 100" },
+		{ "shadow-queue-size", "100", "auto",
+		  "shadow-queue-size must be auto or a power of two, not 100" },
 		{ "seg-max-adjust", "on", "off",
 		  "seg-max-adjust needs a queue-size of at least 4, not 2" },
 	};
@@ -124,20 +129,24 @@ static void test_realize_validates(void **state)
 	assert_int_equal(vublk_device_realize(device, &error), 0);
 	assert_int_equal(vublk_device_realize(device, &error), -EBUSY);
 	assert_string_equal(error.text,
-			    "realizing is possible when the device is created; it is realizing");
+			    "realizing is only possible while the device is created; it is "
+			    "realizing");
 	assert_int_equal(vublk_device_set_property(device, "discard", "on", &error), -EBUSY);
-	assert_string_equal(error.text, "setting a property is possible when the device is created; "
-					"it is realizing");
+	assert_string_equal(error.text, "setting a property is only possible while the device is "
+			    "created; it is realizing");
 	vublk_device_unrealize(device);
 	vublk_device_set_property(device, "server", "on", NULL);
 	vublk_device_set_property(device, "reconnect-ms", "10", NULL);
 	assert_int_equal(vublk_device_realize(device, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "reconnect-ms is for a device that connects to its back-end"));
+	assert_non_null(strstr(error.text, "reconnect-ms cannot be set with server=on"));
 	vublk_device_free(device);
 	vublk_device_free(NULL);
 }
 
-/* Every function that only returns something can be called on a device that is not realized. */
+/*
+ * All functions that read work on a device that is not realized. Functions that would change the
+ * device report an error.
+ */
 static void test_questions_to_a_new_device(void **state)
 {
 	struct vublk_device *device = new_device();
@@ -175,7 +184,10 @@ static void test_feature_names(void **state)
 
 /* --- states -------------------------------------------------------------------------------- */
 
-/* Every state can be reached, can be left for CREATED, and has a name; so have the events. */
+/*
+ * Every state can be reached, leads to CREATED by unrealize, and has a name. Every event has a
+ * name.
+ */
 static void test_states(void **state)
 {
 	bool reached[VUBLK_DEVICE_NUM_STATES] = { [VUBLK_DEVICE_CREATED] = true };

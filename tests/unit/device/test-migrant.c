@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest of test-device-migrate.c with a disk that this program plays: the guest finds no fault
- * with a correct disk, whatever the speeds of its queues, and finds each fault of an incorrect one.
+ * The guest of test-device-migrate.c, with a disk that this program implements. With a correct
+ * disk, the guest finds no fault, whatever the speeds of its queues. With a faulty disk, it finds
+ * each fault.
  */
 #include "harness.h"
 
@@ -17,11 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A back-end of one thread. */
+/* A back-end that runs on the test's own thread. */
 struct disk {
 	struct migrant guest;
 	char *content;
-	uint16_t next[MIGRANT_QUEUES]; /* next index to serve; also the used index */
+	uint16_t next[MIGRANT_QUEUES]; /* the next index to execute; also the used index */
 };
 
 static void *at(const struct disk *disk, uint64_t addr)
@@ -51,7 +52,7 @@ static void end(struct disk *disk)
 	free(disk->content);
 }
 
-/* Executes the requests that are available now, and completes none of them. */
+/* Executes the available requests of a queue, without completing them. */
 static void execute(struct disk *disk, unsigned queue)
 {
 	const struct vring_desc *table = at(disk, migrant_desc_addr(queue));
@@ -73,7 +74,7 @@ static void execute(struct disk *disk, unsigned queue)
 	}
 }
 
-/* Completes the executed requests. */
+/* Completes the executed requests of a queue. */
 static void complete(struct disk *disk, unsigned queue)
 {
 	struct vring_used *used = at(disk, migrant_used_addr(queue));
@@ -87,7 +88,10 @@ static void serve(struct disk *disk, unsigned queue)
 	complete(disk, queue);
 }
 
-/* The guest and the queue work until the guest has completed `count` more requests. */
+/*
+ * Runs the guest, and the disk on this queue only, until the guest has completed `count` more
+ * requests.
+ */
 static void run(struct disk *disk, unsigned queue, unsigned count)
 {
 	uint64_t until = migrant_num_done(&disk->guest) + count;
@@ -110,8 +114,8 @@ static void finish(struct disk *disk)
 }
 
 /*
- * The reads of one queue are executed but not completed while the other queue reads into each
- * buffer several times.
+ * The disk executes the reads of one queue but does not complete them. Meanwhile, the other queue
+ * reads into each buffer several times.
  */
 static void test_a_queue_that_waits(void **state)
 {
@@ -119,8 +123,8 @@ static void test_a_queue_that_waits(void **state)
 		struct disk disk;
 
 		begin(&disk);
-		run(&disk, waits, MIGRANT_SLOTS); /* its writes */
-		execute(&disk, waits);            /* its reads */
+		run(&disk, waits, MIGRANT_SLOTS); /* the writes of that queue */
+		execute(&disk, waits);            /* the reads of that queue */
 		run(&disk, 1 - waits, 6 * MIGRANT_BUFFERS);
 		complete(&disk, waits);
 		finish(&disk);
@@ -129,7 +133,10 @@ static void test_a_queue_that_waits(void **state)
 	}
 }
 
-/* The guest notices a stale page when it reads the page, and again before it reuses the buffer. */
+/*
+ * The disk returns the data of an older write. The guest notices that when the read completes, and
+ * once more when it checks the buffer.
+ */
 static void test_a_stale_read(void **state)
 {
 	char old[MIGRANT_PAGE];
@@ -147,7 +154,7 @@ static void test_a_stale_read(void **state)
 	end(&disk);
 }
 
-/* The guest notices memory that changes after a read was complete. */
+/* The guest notices that the data of a read changes after the completion. */
 static void test_a_late_write_to_memory(void **state)
 {
 	unsigned page = 0;

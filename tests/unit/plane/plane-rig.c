@@ -4,13 +4,16 @@
 #include "harness.h"
 
 #include "util/checked.h"
+#include "util/error.h"
+#include "util/fd.h"
 #include "virtio/blk-format.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SLOT_BYTES 4096 /* of memory for each request of the driver */
+#define SLOT_BYTES 8192 /* of guest memory for each request */
 
 static void on_side_broke(void *opaque, const struct vublk_error *error)
 {
@@ -28,7 +31,27 @@ static void on_queue_broke(void *opaque, unsigned index, const struct vublk_erro
 	rig->error = *error;
 }
 
-static const struct vublk_plane_ops ops = { on_side_broke, on_queue_broke };
+static void on_mirror_failed(void *opaque, const struct vublk_error *error)
+{
+	struct plane_rig *rig = opaque;
+
+	rig->mirror_failed++;
+	rig->error = *error;
+}
+
+static void on_mirror_synced(void *opaque)
+{
+	struct plane_rig *rig = opaque;
+
+	rig->mirror_synced++;
+}
+
+static const struct vublk_plane_ops ops = {
+	.side_broke = on_side_broke,
+	.queue_broke = on_queue_broke,
+	.mirror_failed = on_mirror_failed,
+	.mirror_synced = on_mirror_synced,
+};
 
 void *rig_host(struct plane_rig *rig, uint64_t addr)
 {
@@ -86,20 +109,26 @@ static void init_queue(struct plane_rig *rig, unsigned queue, uint16_t base,
 void rig_init(struct plane_rig *rig, unsigned num_queues, unsigned size, uint16_t base,
 	      uint64_t features)
 {
-	struct vublk_plane_setup setups[RIG_MAX_QUEUES];
-
-	*rig = (struct plane_rig){ .num_queues = num_queues, .size = size, .features = features };
+	*rig = (struct plane_rig){
+		.num_queues = num_queues, .size = size, .side_size = size, .features = features,
+	};
 	rig->fault.fd = -1;
 	rig->region = (struct vublk_memory_map_region){
 		RIG_BASE, RIG_BASE, RIG_BYTES, calloc(1, RIG_BYTES),
 	};
 	rig->map = (struct vublk_memory_map){ 1, &rig->region };
 	for (unsigned i = 0; i < num_queues; i++)
-		init_queue(rig, i, base, &setups[i]);
-	assert_int_equal(vublk_plane_init(&rig->plane, num_queues, 32, &ops, rig, NULL, &rig->limit,
+		init_queue(rig, i, base, &rig->setups[i]);
+	assert_int_equal(vublk_plane_init(&rig->plane, num_queues, RIG_MAX_SEGMENTS, &ops, rig, NULL, &rig->limit,
 					  NULL), 0);
-	assert_int_equal(vublk_plane_attach(&rig->plane, setups, features, &rig->map, &rig->fault,
+	assert_int_equal(vublk_plane_attach(&rig->plane, rig->setups, features, &rig->map, &rig->fault,
 					    NULL), 0);
+}
+
+void rig_keep_writes(struct plane_rig *rig, uint64_t bytes)
+{
+	rig->log_bytes = bytes;
+	assert_int_equal(vublk_plane_keep_writes(&rig->plane, bytes, NULL), 0);
 }
 
 static void free_side(struct plane_rig *rig)
@@ -108,6 +137,8 @@ static void free_side(struct plane_rig *rig)
 		vublk_device_ring_deinit(&rig->devices[i]);
 	vublk_plane_side_free(rig->side);
 	rig->side = NULL;
+	while (rig->num_old_sides)
+		vublk_plane_side_free(rig->old_sides[--rig->num_old_sides]);
 }
 
 void rig_connect(struct plane_rig *rig)
@@ -115,8 +146,9 @@ void rig_connect(struct plane_rig *rig)
 	uint16_t sizes[RIG_MAX_QUEUES];
 
 	for (unsigned i = 0; i < rig->num_queues; i++)
-		sizes[i] = (uint16_t)rig->size;
-	assert_int_equal(vublk_plane_side_new(rig->num_queues, rig->size, 32, &rig->side, NULL), 0);
+		sizes[i] = (uint16_t)rig->side_size;
+	assert_int_equal(vublk_plane_side_new(rig->num_queues, rig->side_size, RIG_MAX_SEGMENTS,
+					      rig->plane.replay, &rig->side, NULL), 0);
 	assert_int_equal(vublk_plane_side_reset(rig->side, sizes, rig->features, NULL), 0);
 	rig->side_regions[0] = rig->region;
 	rig->side_regions[1] = (struct vublk_memory_map_region){
@@ -127,8 +159,9 @@ void rig_connect(struct plane_rig *rig)
 	for (unsigned i = 0; i < rig->num_queues; i++)
 		assert_int_equal(vublk_device_ring_init(&rig->devices[i],
 							&rig->side->region.queues[i].ring,
-							rig->size, 0, rig->features, NULL), 0);
+							rig->side_size, 0, rig->features, NULL), 0);
 	vublk_plane_set_side(&rig->plane, rig->side);
+	rig->is_notified = true;
 }
 
 void rig_lose(struct plane_rig *rig)
@@ -139,12 +172,132 @@ void rig_lose(struct plane_rig *rig)
 
 void rig_deinit(struct plane_rig *rig)
 {
+	rig_end_mirror(rig);
 	rig_lose(rig);
 	vublk_plane_detach(&rig->plane);
 	vublk_plane_deinit(&rig->plane);
 	for (unsigned i = 0; i < rig->num_queues; i++)
 		vublk_driver_ring_deinit(&rig->drivers[i]);
 	free(rig->region.host);
+}
+
+/* --- another plane ----------------------------------------------------------- */
+
+void rig_give(struct plane_rig *rig, struct vublk_sections_writer *to)
+{
+	*to = (struct vublk_sections_writer){ .failed = false };
+	if (rig->side)
+		vublk_plane_side_give(rig->side, to);
+	vublk_plane_give(&rig->plane, to);
+	assert_false(to->failed);
+}
+
+struct taking {
+	struct plane_rig *rig;
+	struct rig_successor *next;
+};
+
+static int read_side(void *owner, struct vublk_section *from, struct vublk_error *error)
+{
+	struct taking *taking = owner;
+	struct plane_rig *rig = taking->rig;
+
+	if (taking->next->side)
+		return vublk_error_set(error, EINVAL, "a second side");
+	return vublk_plane_side_take(from, rig->num_queues, rig->side_size, RIG_MAX_SEGMENTS,
+				     rig->log_bytes, &taking->next->side, error);
+}
+
+/* The device sets the side, too, before it reads the sections of the plane. */
+static int read_plane(void *owner, struct vublk_section *from, struct vublk_error *error)
+{
+	struct taking *taking = owner;
+
+	taking->next->plane.side = taking->next->side;
+	return vublk_plane_take_section(&taking->next->plane, from, error);
+}
+
+static const struct vublk_section_type sections[] = {
+	{ "plane-side", false, read_side }, { "plane", false, read_plane },
+	{ "plane-log", false, read_plane }, { "plane-queue", false, read_plane },
+	{ "plane-slot", false, read_plane }, { "plane-ring", false, read_plane },
+	{ NULL },
+};
+
+static void init_successor(struct plane_rig *rig, struct rig_successor *next)
+{
+	struct vublk_plane *plane = &next->plane;
+
+	*next = (struct rig_successor){ .error.code = 0 };
+	assert_int_equal(vublk_plane_init(plane, rig->num_queues, RIG_MAX_SEGMENTS, &ops, rig, NULL,
+					  &rig->limit, NULL), 0);
+	if (rig->log_bytes)
+		assert_int_equal(vublk_plane_keep_writes(plane, rig->log_bytes, NULL), 0);
+	plane->hooks = rig->plane.hooks;
+	plane->limits = rig->plane.limits;
+	plane->limits.num_waiting = 0;
+	memset(plane->limits.num_of_kind, 0, sizeof(plane->limits.num_of_kind));
+	for (unsigned i = 0; i < VUBLK_PLANE_NUM_BUCKETS; i++) {
+		plane->limits.requests[i].paid_ns = plane->limits.requests[i].rest = 0;
+		plane->limits.bytes[i].paid_ns = plane->limits.bytes[i].rest = 0;
+	}
+	plane->counts.slow_ns = rig->plane.counts.slow_ns;
+	plane->now_ns = rig->plane.now_ns;
+	assert_int_equal(vublk_plane_adopt(plane, rig->setups, rig->features, &rig->map,
+					   &rig->fault, NULL), 0);
+}
+
+int rig_take_over(struct plane_rig *rig, const struct vublk_sections_writer *state,
+		  struct rig_successor *next)
+{
+	struct taking taking = { rig, next };
+	const struct vublk_section_table table = { sections, &taking };
+	int *fds = malloc(state->num_fds * sizeof(*fds) + 1);
+	struct vublk_sections_reader from = {
+		state->bytes, state->num_bytes, fds, (unsigned)state->num_fds,
+	};
+	int r;
+
+	for (size_t i = 0; i < state->num_fds; i++) {
+		fds[i] = fcntl(state->fds[i], F_DUPFD_CLOEXEC, 0);
+		assert_true(fds[i] >= 0);
+	}
+	init_successor(rig, next);
+	r = vublk_sections_read(&from, &table, 1, &next->error);
+	if (!r)
+		r = vublk_plane_take_end(&next->plane, &next->error);
+	for (size_t i = 0; i < state->num_fds; i++)
+		vublk_fd_close(&fds[i]);
+	free(fds);
+	return r;
+}
+
+static void free_plane(struct vublk_plane *plane)
+{
+	plane->side = NULL; /* the rings belong to another plane */
+	vublk_plane_detach(plane);
+	vublk_plane_deinit(plane);
+}
+
+void rig_discard(struct plane_rig *rig, struct rig_successor *next)
+{
+	free_plane(&next->plane);
+	vublk_plane_side_free(next->side);
+}
+
+void rig_install(struct plane_rig *rig, struct rig_successor *next)
+{
+	free_plane(&rig->plane);
+	if (rig->side)
+		rig->old_sides[rig->num_old_sides++] = rig->side;
+	rig->plane = next->plane;
+	/* The struct has moved. */
+	for (struct vublk_plane_slot *slot = rig->plane.first; slot; slot = slot->next)
+		slot->order = (struct vublk_order_write){ 0 };
+	vublk_order_reset(&rig->plane.order);
+	vublk_plane_begin_writes_again(&rig->plane);
+	rig->side = next->side;
+	rig->is_notified = true;
 }
 
 /* --- the driver -------------------------------------------------------------- */
@@ -162,11 +315,10 @@ static void fill_request(struct plane_rig *rig, unsigned queue, uint16_t token,
 			request->type == VIRTIO_BLK_T_OUT ? request->id : 0;
 }
 
-/* The data is one buffer for each sector. */
 int rig_add(struct plane_rig *rig, unsigned queue, uint16_t token, const struct rig_request *request)
 {
 	struct vublk_ring_buffer buffers[2 + RIG_SECTORS];
-	bool is_read = request->type == VIRTIO_BLK_T_IN;
+	bool is_read = request->type == VIRTIO_BLK_T_IN || request->type == VIRTIO_BLK_T_GET_ID;
 	unsigned n = 0, num_in = 1;
 	int r;
 
@@ -184,7 +336,7 @@ int rig_add(struct plane_rig *rig, unsigned queue, uint16_t token, const struct 
 	rig->requests[queue][token] = *request;
 	rig->requests[queue][token].is_used = true;
 	rig->outstanding++;
-	vublk_driver_ring_publish(&rig->drivers[queue]);
+	rig->is_notified |= vublk_driver_ring_publish(&rig->drivers[queue]);
 	return 0;
 }
 
@@ -205,13 +357,14 @@ bool rig_take(struct plane_rig *rig, unsigned queue, uint16_t *token, uint32_t *
 
 /* --- the back-end -------------------------------------------------------------- */
 
-bool rig_backend_take(struct plane_rig *rig, unsigned queue, struct rig_chain *chain)
+static bool take_chain(struct vublk_device_ring *device, const struct vublk_memory_map *map,
+		       struct rig_chain *chain)
 {
 	struct vublk_error error;
 	int r;
 
 	chain->chain = (struct vublk_chain){ .max_iov = VUBLK_PLANE_MAX_IOV, .iov = chain->iov };
-	r = vublk_device_ring_take(&rig->devices[queue], &rig->side_map, &chain->chain, &error);
+	r = vublk_device_ring_take(device, map, &chain->chain, &error);
 	if (r < 0)
 		fail_msg("the plane made a ring that is wrong: %s", error.text);
 	if (!r)
@@ -220,6 +373,11 @@ bool rig_backend_take(struct plane_rig *rig, unsigned queue, struct rig_chain *c
 	memcpy(&chain->header, chain->iov[0].iov_base, sizeof(chain->header));
 	chain->status = chain->iov[chain->chain.num_out + chain->chain.num_in - 1].iov_base;
 	return true;
+}
+
+bool rig_backend_take(struct plane_rig *rig, unsigned queue, struct rig_chain *chain)
+{
+	return take_chain(&rig->devices[queue], &rig->side_map, chain);
 }
 
 void rig_backend_push(struct plane_rig *rig, unsigned queue, const struct rig_chain *chain,
@@ -231,5 +389,77 @@ void rig_backend_push(struct plane_rig *rig, unsigned queue, const struct rig_ch
 
 void rig_backend_publish(struct plane_rig *rig, unsigned queue)
 {
-	vublk_device_ring_publish(&rig->devices[queue]);
+	rig->is_notified |= vublk_device_ring_publish(&rig->devices[queue]);
+}
+
+/* --- the target -------------------------------------------------------------------- */
+
+/* The target has no access to the driver's memory. */
+static void connect_target(struct plane_rig *rig, unsigned size)
+{
+	struct vublk_plane_side *side;
+	uint16_t sizes[RIG_MAX_QUEUES];
+
+	for (unsigned i = 0; i < rig->num_queues; i++)
+		sizes[i] = (uint16_t)size;
+	assert_int_equal(vublk_plane_side_new(rig->num_queues, size, 32, false, &side, NULL), 0);
+	assert_int_equal(vublk_plane_side_reset(side, sizes, rig->features, NULL), 0);
+	rig->target.side = side;
+	rig->target.region = (struct vublk_memory_map_region){
+		VUBLK_PLANE_REGION_ADDR, VUBLK_PLANE_REGION_ADDR, side->region.bytes,
+		side->region.host,
+	};
+	rig->target.map = (struct vublk_memory_map){ 1, &rig->target.region };
+	for (unsigned i = 0; i < rig->num_queues; i++)
+		assert_int_equal(vublk_device_ring_init(&rig->target.devices[i],
+							&side->region.queues[i].ring, size, 0,
+							rig->features, NULL), 0);
+}
+
+int rig_mirror(struct plane_rig *rig, uint64_t bytes, uint64_t region_bytes, unsigned size,
+	       uint64_t rate)
+{
+	struct vublk_plane_mirror_setup setup = {
+		.bytes = bytes, .region_bytes = region_bytes, .rate = rate, .timeout_ms = 1000000,
+	};
+	int r;
+
+	connect_target(rig, size);
+	setup.target = rig->target.side;
+	setup.state = rig->mirror_state;
+	r = vublk_plane_mirror_begin(&rig->plane, &setup, NULL);
+	if (r < 0)
+		rig_end_mirror(rig);
+	rig->is_notified = true;
+	return r;
+}
+
+void rig_end_mirror(struct plane_rig *rig)
+{
+	if (!rig->target.side)
+		return;
+	vublk_plane_mirror_end(&rig->plane);
+	vublk_plane_mirror_close(&rig->plane);
+	for (unsigned i = 0; i < rig->num_queues; i++)
+		vublk_device_ring_deinit(&rig->target.devices[i]);
+	vublk_plane_side_free(rig->target.side);
+	rig->target.side = NULL;
+	rig->is_notified = true;
+}
+
+bool rig_target_take(struct plane_rig *rig, unsigned queue, struct rig_chain *chain)
+{
+	return take_chain(&rig->target.devices[queue], &rig->target.map, chain);
+}
+
+void rig_target_push(struct plane_rig *rig, unsigned queue, const struct rig_chain *chain,
+		     uint8_t status)
+{
+	*chain->status = status;
+	vublk_device_ring_push(&rig->target.devices[queue], chain->chain.head, 1);
+}
+
+void rig_target_publish(struct plane_rig *rig, unsigned queue)
+{
+	rig->is_notified |= vublk_device_ring_publish(&rig->target.devices[queue]);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Replaces socket calls of the channel, and acts as the other end; see the header. */
+/* Replaces system calls of the channel, and acts as its peer; see test-channel-pair.h. */
 #include "test-channel-pair.h"
 
 #include "util/fd.h"

@@ -3,11 +3,11 @@
 #define VUBLK_TEST_CHANNEL_PAIR_H
 
 /*
- * A channel with a raw socket at its other end, and socket calls that replace the kernel's (the
- * linker's option --wrap).
+ * A channel whose peer is a raw socket, and replacements of the system calls that the channel makes
+ * (by the linker's option --wrap).
  *
- * Key idea: the kernel accepts a small message as a whole or not at all. The replaced calls
- * accept any part of it, and fail as a test demands.
+ * Key idea: the kernel accepts a small message as a whole or not at all. The replacements accept
+ * any part of a message, and fail when a test says so.
  */
 #include "harness.h"
 
@@ -22,12 +22,12 @@
 #define SCM_MAX 253 /* the kernel's maximum per sendmsg() */
 
 struct kernel {
-	size_t send_limit;  /* bytes that one sendmsg() accepts; SIZE_MAX: all */
+	size_t send_limit;  /* the number of bytes that one sendmsg() accepts; SIZE_MAX: all */
 	unsigned num_sends; /* calls that succeed before EAGAIN; UINT32_MAX: all */
-	int send_error;     /* of the next sendmsg(); 0: none */
-	int recv_error;     /* of the next recvmsg(); 0: none */
+	int send_error;     /* errno of the next sendmsg(); 0: it succeeds */
+	int recv_error;     /* errno of the next recvmsg(); 0: it succeeds */
 	unsigned sent_fds;
-	bool no_memory; /* for the next calloc() */
+	bool no_memory; /* the next calloc() fails */
 };
 
 extern struct kernel kernel;
@@ -43,19 +43,25 @@ struct pair {
 void pair_init(struct pair *pair);
 void pair_deinit(struct pair *pair);
 
-/* A SET_MEM_TABLE whose adjacent bytes all differ, with a different file per descriptor. */
+/*
+ * Makes a SET_MEM_TABLE. Adjacent bytes of the payload differ, and each descriptor is a different
+ * file. The caller frees `message`.
+ */
 void make_message(struct vublk_vu_message *message, unsigned num_fds);
 
 bool same_file(int a, int b);
 void assert_same_message(const struct vublk_vu_message *a, const struct vublk_vu_message *b);
 
-/* Writes the bytes of a message on the wire. Returns their number. */
+/* Stores in `bytes` the message as it is on the wire. Returns the number of bytes. */
 size_t flatten(const struct vublk_vu_message *message, uint8_t *bytes);
 
-/* Sends from the raw socket, without the replaced calls. */
+/* Sends with the kernel's own sendmsg(), which must accept everything. */
 void raw_send(int fd, const void *bytes, size_t count, const int *fds, unsigned num_fds);
 
-/* Lowers the limit so that exactly `count` more descriptors fit. Returns the old limit. */
+/*
+ * Lowers RLIMIT_NOFILE so that exactly `count` more descriptors can be opened. Returns the old
+ * limit, which the caller restores.
+ */
 struct rlimit leave_room(unsigned count);
 
 #endif

@@ -2,8 +2,8 @@
 /*
  * Receiving on a vhost-user channel.
  *
- * Key idea: messages arrive in pieces of every possible size, with their descriptors at every
- * byte, and the result is always the same.
+ * Key idea: messages arrive in pieces of every size, with their descriptors at every byte. The
+ * result is always the same.
  */
 #include "test-channel-pair.h"
 
@@ -83,7 +83,7 @@ static void test_receive_byte_by_byte(void **state)
 	pair_deinit(&pair);
 }
 
-/* Several messages are in the socket: each gets its own descriptors. */
+/* Several messages are in the socket. The channel returns each one with its own descriptors. */
 static void test_descriptors_stay_with_their_message(void **state)
 {
 	static const unsigned num_fds[] = { 2, 0, 8, 0, 0, 1 };
@@ -108,7 +108,10 @@ static void test_descriptors_stay_with_their_message(void **state)
 	pair_deinit(&pair);
 }
 
-/* A message does not show bytes of an earlier, longer payload. */
+/*
+ * The channel clears the payload beyond its size, so a message has no bytes of an earlier, longer
+ * one.
+ */
 static void test_payload_is_zero_beyond_its_size(void **state)
 {
 	static const uint8_t zeroes[VUBLK_VU_MAX_PAYLOAD_BYTES];
@@ -131,7 +134,10 @@ static void test_payload_is_zero_beyond_its_size(void **state)
 	pair_deinit(&pair);
 }
 
-/* `early` descriptors with the first byte, `late` ones with the byte at `cut`. */
+/*
+ * Receives a message with `early` descriptors at its first byte and `late` ones at the byte `cut`.
+ * Checks that it is refused if these are too many.
+ */
 static void receive_late(unsigned early, unsigned late, size_t cut)
 {
 	bool fits = early + late <= VUBLK_VU_MAX_FDS;
@@ -156,7 +162,7 @@ static void receive_late(unsigned early, unsigned late, size_t cut)
 		vublk_vu_message_deinit(&received);
 	} else {
 		assert_string_equal(pair.error.text,
-				    "a message came with more than 8 file descriptors");
+				    "a message has too many file descriptors; the maximum is 8");
 	}
 	vublk_vu_message_deinit(&sent);
 	vublk_vu_message_deinit(&more);
@@ -192,7 +198,7 @@ static void test_surplus_descriptors_are_closed(void **state)
 		assert_int_equal(vublk_channel_receive(&pair.channel, &received, &pair.error),
 				 -EPROTO);
 		assert_string_equal(pair.error.text,
-				    "a message came with more than 8 file descriptors");
+				    "a message has too many file descriptors; the maximum is 8");
 		assert_int_equal(vublk_test_count_fds(), before + 2); /* the two sockets */
 		pair_deinit(&pair);
 	}
@@ -221,20 +227,24 @@ static void test_end_of_file_at_every_byte(void **state)
 					 -ENOTCONN);
 		snprintf(text, sizeof(text), "the peer closed the connection");
 		if (cut >= HEADER_BYTES)
-			snprintf(text, sizeof(text), "the peer closed the connection inside a "
-				 "message (number 5), after %zu of the 72 bytes of its payload",
+			snprintf(text, sizeof(text), "the peer closed the connection in the middle "
+				 "of message 5, after %zu of the 72 bytes of its "
+				 "payload",
 				 cut - HEADER_BYTES);
 		else if (cut)
-			snprintf(text, sizeof(text), "the peer closed the connection inside a "
-				 "message, after %zu of the 12 bytes of its header", cut);
+			snprintf(text, sizeof(text), "the peer closed the connection in the middle "
+				 "of a message, after %zu of the 12 bytes of its header", cut);
 		assert_string_equal(pair.error.text, text);
-		assert_int_equal(vublk_test_count_fds(), before + 1); /* our socket */
+		assert_int_equal(vublk_test_count_fds(), before + 1); /* the channel's own socket */
 		pair_deinit(&pair);
 	}
 	vublk_vu_message_deinit(&sent);
 }
 
-/* A peer that closes with unread data resets the connection; its own data arrives first. */
+/*
+ * A peer closes its socket with unread data, which resets the connection. The peer's own data
+ * arrives first.
+ */
 static void test_reset_by_peer(void **state)
 {
 	struct vublk_vu_message sent, received;
@@ -264,22 +274,20 @@ static void receive_header(uint32_t flags, uint32_t size, const char *text)
 	assert_int_equal(vublk_channel_receive(&pair.channel, &received, &pair.error), -EPROTO);
 	assert_string_equal(pair.error.text, text);
 	assert_int_equal(vublk_channel_receive(&pair.channel, &received, &pair.error), -EPROTO);
-	assert_string_equal(pair.error.text, "nothing more is received after an earlier failure");
+	assert_string_equal(pair.error.text, "cannot receive from this connection, because an "
+			    "earlier message was invalid");
 	pair_deinit(&pair);
 }
 
 static void test_invalid_headers(void **state)
 {
-	receive_header(0, 0, "a message (number 3) came with protocol version 0, "
-		       "where 1 is expected");
-	receive_header(2, 0, "a message (number 3) came with protocol version 2, "
-		       "where 1 is expected");
-	receive_header(UINT32_MAX, 0, "a message (number 3) came with protocol version 3, "
-		       "where 1 is expected");
-	receive_header(1, VUBLK_VU_MAX_PAYLOAD_BYTES + 1, "a message (number 3) announces a "
-		       "payload of 513 bytes, where at most 512 are expected");
-	receive_header(1, UINT32_MAX, "a message (number 3) announces a payload of 4294967295 "
-		       "bytes, where at most 512 are expected");
+	receive_header(0, 0, "message 3 has protocol version 0; expected 1");
+	receive_header(2, 0, "message 3 has protocol version 2; expected 1");
+	receive_header(UINT32_MAX, 0, "message 3 has protocol version 3; expected 1");
+	receive_header(1, VUBLK_VU_MAX_PAYLOAD_BYTES + 1, "message 3 announces a payload of 513 "
+		       "bytes; expected at most 512");
+	receive_header(1, UINT32_MAX, "message 3 announces a payload of 4294967295 bytes; expected "
+		       "at most 512");
 }
 
 static void test_out_of_descriptors_receiving(void **state)
@@ -306,9 +314,9 @@ static void test_out_of_descriptors_receiving(void **state)
 			vublk_vu_message_deinit(&received);
 		else
 			assert_string_equal(pair.error.text,
-					    "file descriptors that the peer sent were lost, "
-					    "probably because this process has too many open; "
-					    "raise its limit (ulimit -n)");
+					    "file descriptors from the peer were lost, probably "
+					    "because this process has too many open files; raise "
+					    "the limit (ulimit -n)");
 		assert_int_equal(vublk_test_count_fds(), before + 2);
 		pair_deinit(&pair);
 	}

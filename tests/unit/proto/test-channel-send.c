@@ -2,8 +2,8 @@
 /*
  * Sending on a vhost-user channel.
  *
- * Key idea: the socket accepts messages in every possible piece, late, or never, and the peer
- * still receives whole messages in order.
+ * Key idea: the socket accepts messages in pieces of every size, late, or never. The peer still
+ * receives whole messages in order.
  */
 #include "test-channel-pair.h"
 
@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Receives at the raw socket with a second channel. */
+/* Receives a message at the peer's socket, with a second channel. */
 static int peer_receive(struct pair *pair, struct vublk_vu_message *message)
 {
 	struct vublk_channel other;
@@ -27,7 +27,10 @@ static int peer_receive(struct pair *pair, struct vublk_vu_message *message)
 	return r;
 }
 
-/* Sends a copy and overwrites it immediately, because the channel only borrows it. */
+/*
+ * Sends a copy of the message and then overwrites the copy, because the channel only borrows it
+ * during the call. Returns the result of the channel.
+ */
 static int send_copy(struct pair *pair, const struct vublk_vu_message *message)
 {
 	struct vublk_vu_message copy = *message;
@@ -41,7 +44,10 @@ static int send_copy(struct pair *pair, const struct vublk_vu_message *message)
 	return r;
 }
 
-/* The socket accepts `cut` bytes, and later the rest in pieces of `piece` bytes. */
+/*
+ * Sends a message. The socket accepts `cut` bytes at first, and later the others in pieces of
+ * `piece` bytes.
+ */
 static void send_in_pieces(size_t cut, size_t piece)
 {
 	struct vublk_vu_message sent, received;
@@ -82,7 +88,10 @@ static void test_send_in_pieces(void **state)
 
 #define NUM_WAITING 20
 
-/* The socket would accept the last message immediately, but it must not overtake the others. */
+/*
+ * Sends several messages that have to wait. The socket would accept the last one immediately, but
+ * it must not overtake the others.
+ */
 static void wait_and_flush(struct pair *pair)
 {
 	struct vublk_vu_message sent[NUM_WAITING], received;
@@ -112,7 +121,7 @@ static void test_waiting_messages_keep_their_order(void **state)
 
 	pair_init(&pair);
 	wait_and_flush(&pair);
-	wait_and_flush(&pair); /* after the queue was empty */
+	wait_and_flush(&pair); /* again, after the queue was empty */
 	pair_deinit(&pair);
 }
 
@@ -136,7 +145,7 @@ static void drain(struct pair *pair, unsigned expected)
 	assert_false(vublk_channel_wants_write(&pair->channel));
 }
 
-/* With the kernel's own EAGAIN: the peer reads late. */
+/* The peer reads late, so the kernel's own sendmsg() returns EAGAIN. */
 static void test_peer_that_does_not_read(void **state)
 {
 	struct vublk_vu_message sent;
@@ -154,7 +163,8 @@ static void test_peer_that_does_not_read(void **state)
 			break;
 	}
 	assert_int_equal(r, -ENOBUFS);
-	assert_string_equal(pair.error.text, "the peer does not read: 1024 messages wait for it");
+	assert_string_equal(pair.error.text, "the peer does not read its socket: 1024 messages are "
+			    "queued, which is the maximum");
 	assert_int_equal(pair.channel.num_waiting, VUBLK_CHANNEL_MAX_WAITING);
 	assert_true(sent_messages > VUBLK_CHANNEL_MAX_WAITING);
 	drain(&pair, sent_messages);
@@ -180,7 +190,7 @@ static void test_deinit_with_messages_waiting(void **state)
 	assert_int_equal(vublk_test_count_fds(), before);
 }
 
-/* SIGPIPE would kill the process. */
+/* The channel must suppress SIGPIPE, which would kill the process. */
 static void test_sending_to_a_closed_peer(void **state)
 {
 	struct vublk_vu_message sent;
@@ -194,7 +204,7 @@ static void test_sending_to_a_closed_peer(void **state)
 	vublk_fd_close(&pair.peer);
 	assert_int_equal(vublk_channel_flush(&pair.channel, &pair.error), -ENOTCONN);
 	assert_string_equal(pair.error.text,
-			    "the peer closed the connection while a message was sent to it");
+			    "the peer closed the connection before it received a whole message");
 	vublk_channel_deinit(&pair.channel);
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), -ENOTCONN);
 	assert_string_equal(pair.error.text, "the connection is closed");
@@ -228,8 +238,8 @@ static void test_out_of_descriptors_keeping(void **state)
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
 		assert_int_equal(r, -EMFILE);
 		assert_string_equal(pair.error.text,
-				    "cannot keep the file descriptors of a message until the "
-				    "peer reads: Too many open files");
+				    "cannot duplicate the file descriptors of a message that "
+				    "waits until the peer reads: Too many open files");
 		assert_false(vublk_channel_wants_write(&pair.channel));
 		assert_int_equal(vublk_test_count_fds(), before);
 	}
@@ -263,7 +273,10 @@ static void test_errors_of_sending(void **state)
 	pair_deinit(&pair);
 }
 
-/* When the rest of a message is lost, nothing else may be sent after its first part. */
+/*
+ * Memory for the unsent rest of a message is missing. If a part was already sent, the channel must
+ * send nothing more.
+ */
 static void test_out_of_memory_inside_a_message(void **state)
 {
 	struct vublk_vu_message sent, received;
@@ -274,7 +287,7 @@ static void test_out_of_memory_inside_a_message(void **state)
 	kernel_takes(0, 0);
 	kernel.no_memory = true;
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), -ENOMEM);
-	assert_string_equal(pair.error.text, "cannot keep a message until the peer reads: "
+	assert_string_equal(pair.error.text, "cannot queue a message until the peer reads: "
 			    "Cannot allocate memory");
 	kernel_takes(SIZE_MAX, UINT32_MAX);
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), 0);
@@ -297,7 +310,7 @@ static void test_life_cycle(void **state)
 	int fds[2];
 
 	memset(&channel, 0, sizeof(channel));
-	vublk_channel_deinit(&channel); /* would close descriptor 0 */
+	vublk_channel_deinit(&channel); /* must not close descriptor 0 */
 	assert_true(fcntl(0, F_GETFD) >= 0);
 	vublk_channel_deinit(NULL);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);

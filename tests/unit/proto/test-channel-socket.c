@@ -2,7 +2,7 @@
 /*
  * Connecting, listening and accepting by path.
  *
- * Key idea: each kind of wrong path has its own error, which names the path and the remedy.
+ * Key idea: each kind of invalid path has its own error, which names the path and the remedy.
  */
 #include "harness.h"
 
@@ -24,7 +24,7 @@
 static char path[256];
 static struct vublk_error error;
 
-/* A path in the scratch folder; valid until the next call. */
+/* Returns the path of `name` in the scratch folder. The string is valid until the next call. */
 static const char *in_folder(const char *name)
 {
 	snprintf(path, sizeof(path), "%s/%s", vublk_test_folder(), name);
@@ -47,7 +47,7 @@ static void make_file(const char *name)
 	close(fd);
 }
 
-/* Binds a socket of some type and closes it, which leaves its file. */
+/* Leaves the file of a socket of this type without a listener. */
 static void make_stale(const char *name, int type)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -90,10 +90,10 @@ static void test_connect_and_accept(void **state)
 static void test_connect_to_what_is_not_there(void **state)
 {
 	assert_int_equal(vublk_socket_connect(in_folder("none"), &error), -ENOENT);
-	assert_text("there is no socket '%s'; check the path, and that the back-end has been "
-		    "started", path);
+	assert_text("the socket '%s' does not exist; check the path, and start the back-end if it "
+		    "is not running", path);
 	assert_int_equal(vublk_socket_connect("", &error), -EINVAL);
-	assert_text("the path of the socket is empty", NULL);
+	assert_text("the path of the socket is empty; give a path", NULL);
 	assert_int_equal(vublk_socket_connect(NULL, NULL), -EINVAL);
 	make_file("file");
 	assert_int_equal(vublk_socket_connect(in_folder("file/socket"), &error), -ENOTDIR);
@@ -113,7 +113,7 @@ static void test_connect_to_a_socket_of_nobody(void **state)
 {
 	make_stale("stale", SOCK_STREAM);
 	assert_int_equal(vublk_socket_connect(in_folder("stale"), &error), -ECONNREFUSED);
-	assert_text("no process listens at the socket '%s'; start the back-end", path);
+	assert_text("no process listens on the socket '%s'; start the back-end", path);
 }
 
 static void test_connect_to_a_datagram_socket(void **state)
@@ -131,7 +131,8 @@ static void test_connect_to_a_datagram_socket(void **state)
 }
 
 /*
- * 107 bytes are the maximum. A path of that size is valid, so the error is that it does not exist.
+ * A path may have up to 107 bytes. A path of that length is valid, so the only error is that the
+ * file does not exist.
  */
 static void test_length_of_a_path(void **state)
 {
@@ -142,8 +143,8 @@ static void test_length_of_a_path(void **state)
 	memset(longest, 'x', sizeof(longest));
 	longest[108] = '\0';
 	assert_int_equal(vublk_socket_connect(longest, &error), -ENAMETOOLONG);
-	assert_text("the path of the socket has 108 bytes, but at most 107 are possible; use a "
-		    "shorter or a relative one: '%s'", longest);
+	assert_text("the path of the socket has 108 bytes, but the maximum is 107; use a shorter "
+		    "or a relative path: '%s'", longest);
 	assert_int_equal(vublk_socket_listen(longest, &error), -ENAMETOOLONG);
 	longest[107] = '\0';
 	assert_int_equal(vublk_socket_connect(longest, &error), -ENOENT);
@@ -169,9 +170,9 @@ static void test_backlog_is_full(void **state)
 	}
 	assert_in_range(count, 1, VUBLK_ARRAY_SIZE(clients) - 1);
 	assert_int_equal(error.code, EAGAIN);
-	assert_text("too many clients already wait at the socket '%s'; "
-		    "try again later", path);
-	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE); /* it has a listener */
+	assert_text("cannot connect to the socket '%s', because too many other clients are "
+		    "waiting; try again later", path);
+	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE); /* it is in use */
 	vublk_fd_close_all(clients, count);
 	close(listener);
 }
@@ -196,9 +197,9 @@ static void test_listen_where_somebody_does(void **state)
 
 	assert_true(listener >= 0);
 	assert_int_equal(vublk_socket_listen(in_folder("s"), &error), -EADDRINUSE);
-	assert_text("a process already listens at the socket '%s'; stop it or choose another "
-		    "path", path);
-	client = vublk_socket_connect(in_folder("s"), &error); /* it still works */
+	assert_text("another process listens on the socket '%s'; stop it or choose another path",
+		    path);
+	client = vublk_socket_connect(in_folder("s"), &error); /* the listener still works */
 	assert_true(client >= 0);
 	close(client);
 	close(listener);
@@ -219,8 +220,8 @@ static void test_listen_spares_other_files(void **state)
 	assert_int_equal(vublk_socket_listen(link_path, &error), -EEXIST);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(vublk_socket_listen(in_folder("no/such/folder"), &error), -ENOENT);
-	assert_text("cannot listen at the socket '%s' because its directory does not exist; create "
-		    "it or choose another path", path);
+	assert_text("cannot listen on the socket '%s' because its directory does not exist; create "
+		    "the directory or choose another path", path);
 }
 
 /* --- what is known before a path is used ---------------------------------------------------- */

@@ -2,8 +2,8 @@
 /*
  * Permissions and group of a listening socket.
  *
- * Key idea: clients can connect as soon as listen() is called. A replaced listen() examines the
- * file at this moment, so the test sees whether mode and group have already been set.
+ * Key idea: clients can connect as soon as listen() is called. A replacement of listen() examines
+ * the socket's file at this moment, so the test sees whether mode and group have already been set.
  */
 #include "harness.h"
 
@@ -23,8 +23,8 @@
 #define SOME_GROUP 12345
 
 static char path[256];
-static struct stat at_listen; /* the file when listen() was called */
-static int refused;           /* errno value of a client's connect() at that moment */
+static struct stat at_listen; /* the socket's file at the time of listen() */
+static int refused;           /* the negative errno of a client's connect() at that time */
 static void (*after_bind)(void);
 
 static const char *make_path(const char *name)
@@ -53,7 +53,7 @@ int __wrap_bind(int fd, const struct sockaddr *address, socklen_t bytes)
 	return r;
 }
 
-/* A group that this process may give files to. */
+/* Returns a group to which this process may assign its files. */
 static gid_t usable_group(void)
 {
 	gid_t groups[1];
@@ -74,7 +74,7 @@ static void expect_file(const struct vublk_socket_access *access, mode_t mask)
 	assert_int_equal(at_listen.st_mode, S_IFSOCK | mode);
 	assert_int_equal(at_listen.st_gid, access->has_group ? access->group : getegid());
 	assert_true(refused == -ECONNREFUSED || refused == -EACCES);
-	close(fd); /* the file stays, and the next listener replaces it */
+	close(fd); /* the file remains, and the next listener replaces it */
 }
 
 static void test_mode_and_group_hold_before_a_client(void **state)
@@ -115,7 +115,7 @@ static void test_values(void **state)
 	}
 	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(bad_groups); i++) {
 		assert_int_equal(vublk_socket_access_parse_group(bad_groups[i], &access, &error), -EINVAL);
-		assert_non_null(strstr(error.text, "socket-group must be a"));
+		assert_non_null(strstr(error.text, "socket-group must be "));
 	}
 	assert_false(access.has_mode || access.has_group);
 	assert_int_equal(vublk_socket_access_parse_mode("00660", &access, &error), 0);
@@ -133,7 +133,7 @@ static bool exists(const char *name)
 	return !access(name, F_OK);
 }
 
-/* A group that this process may not use is refused before the file exists. */
+/* A group to which this process may not assign files is refused. No file is made. */
 static void test_a_foreign_group(void **state)
 {
 	struct vublk_socket_access access = { .has_group = true, .group = SOME_GROUP };
@@ -146,7 +146,7 @@ static void test_a_foreign_group(void **state)
 		assert_int_equal(setresuid(65534, 65534, 65534), 0);
 	}
 	assert_int_equal(vublk_socket_access_check(&access, &error), -EPERM);
-	assert_non_null(strstr(error.text, "12345, because only root and the members"));
+	assert_non_null(strstr(error.text, "12345 (only root and members"));
 	assert_int_equal(vublk_socket_listen_with(make_path("socket"), &access, &error), -EPERM);
 	assert_false(exists(path));
 	access.group = getegid();
@@ -159,7 +159,7 @@ static void replace_by_link(void)
 	assert_int_equal(symlink("precious", path), 0);
 }
 
-/* In a directory that others can write to: the target of a link is not changed. */
+/* Another user replaces the socket's file by a link. The target of the link must not be changed. */
 static void test_a_replaced_file(void **state)
 {
 	struct vublk_socket_access access = { .has_mode = true, .mode = 0777 };
@@ -170,7 +170,7 @@ static void test_a_replaced_file(void **state)
 	assert_true(fd >= 0);
 	after_bind = replace_by_link;
 	assert_int_equal(vublk_socket_listen_with(make_path("socket"), &access, &error), -EEXIST);
-	assert_non_null(strstr(error.text, "another file has replaced the socket"));
+	assert_non_null(strstr(error.text, "another file replaced the new socket"));
 	assert_int_equal(fstat(fd, &st), 0);
 	assert_int_equal(st.st_mode, S_IFREG | 0600);
 	close(fd);

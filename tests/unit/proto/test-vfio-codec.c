@@ -4,7 +4,7 @@
  * every size, with descriptors, and with a client that does not read.
  *
  * Key idea: the test repeats the numbers of the specification instead of using the codec's, so that
- * a wrong number in the codec makes it fail.
+ * a wrong number in the codec makes the test fail.
  */
 #include "harness.h"
 
@@ -206,8 +206,8 @@ static void expect_nothing(struct pair *pair)
 }
 
 /*
- * A message is cut at every byte: its descriptor arrives with its first part, and the descriptor of
- * the next message does not.
+ * A message arrives in two pieces, cut at every byte. It is received with its own descriptor, and
+ * not with that of the next message.
  */
 static void test_pieces_of_every_size(void **state)
 {
@@ -289,7 +289,7 @@ static void test_descriptors_that_nobody_takes(void **state)
 	send_bytes(&pair, &small, 20, 16);
 	send_bytes(&pair, (char *)&small + 20, sizeof(small) - 20, 1);
 	assert_int_equal(vublk_vfio_channel_receive(&pair.channel, &message, &e), -EPROTO);
-	assert_non_null(strstr(e.text, "more than 16 file descriptors"));
+	assert_non_null(strstr(e.text, "too many file descriptors; the maximum is 16"));
 	assert_int_equal(vublk_test_count_fds(), fds);
 	end(&pair);
 	begin(&pair);
@@ -299,7 +299,10 @@ static void test_descriptors_that_nobody_takes(void **state)
 	end(&pair);
 }
 
-/* Receives the replies that have arrived; each is complete and the next in order. */
+/*
+ * Receives the replies that have arrived, each of which must be complete and have the next id from
+ * `next` on. Returns the id after the last one.
+ */
 static unsigned take_replies(struct pair *pair, unsigned next)
 {
 	struct { struct vublk_vfio_header header; uint8_t payload[1000]; } reply;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which memory regions, dirty logs and in-flight areas of a front-end are accepted. */
+/* Which memory regions, dirty logs and in-flight areas of a front-end the checks accept. */
 #include "harness.h"
 
 #include "proto/vhost-user/request.h"
@@ -27,20 +27,20 @@ static void test_regions(void **state)
 	static const struct {
 		const char *name;
 		struct vublk_vu_region region; /* guest address, bytes, user address, offset */
-		const char *words; /* NULL: accepted */
+		const char *words; /* a part of the error; NULL: accepted */
 	} cases[] = {
 		{ "whole file", { 0, FILE_BYTES, 0, 0 }, NULL },
 		{ "end of the file", { 0x1000, 4096, 0x1000, FILE_BYTES - 4096 }, NULL },
 		{ "not made of pages", { 1, 511, 3, 5 }, NULL },
 		{ "up to the top", { TOP - 4095, 4096, TOP - 4095, 0 }, NULL },
 		{ "empty", { 4096, 0, 4096, 0 }, "guest address 0x1000 and user address 0x1000 is empty" },
-		{ "guest address wraps", { TOP - 4094, 4096, 0, 0 }, "past the end" },
-		{ "user address wraps", { 0, 4096, TOP - 4094, 0 }, "past the end" },
-		{ "size wraps", { 2, TOP, 0, 0 }, "past the end" },
+		{ "guest address wraps", { TOP - 4094, 4096, 0, 0 }, "exceeds the address space" },
+		{ "user address wraps", { 0, 4096, TOP - 4094, 0 }, "exceeds the address space" },
+		{ "size wraps", { 2, TOP, 0, 0 }, "exceeds the address space" },
 		{ "offset at the end", { 0x1000, 1, 0, FILE_BYTES },
-		  "guest address 0x1000: it has 1 bytes at offset 1048576 of its file, which has 1048576" },
-		{ "a byte too long", { 0, FILE_BYTES, 0, 1 }, "of its file, which has 1048576" },
-		{ "offset wraps", { 0, 4096, 0, TOP - 4095 }, "of its file, which has 1048576" },
+		  "guest address 0x1000: it needs 1 bytes at offset 1048576 of its file, which has only" },
+		{ "a byte too long", { 0, FILE_BYTES, 0, 1 }, "which has only 1048576" },
+		{ "offset wraps", { 0, 4096, 0, TOP - 4095 }, "which has only 1048576" },
 	};
 	VUBLK_FD int fd = vublk_memfd_new("request", FILE_BYTES, NULL);
 	struct vublk_memory_file file;
@@ -52,7 +52,7 @@ static void test_regions(void **state)
 		       cases[i].words, &error);
 }
 
-/* Each pair in both orders. */
+/* Checks each pair of regions in both orders. */
 static void test_overlaps(void **state)
 {
 	static const struct {
@@ -87,9 +87,9 @@ static void test_logs(void **state)
 	static const struct { const char *name; struct vublk_vu_log log; const char *words; } cases[] = {
 		{ "whole file", { FILE_BYTES, 0 }, NULL },
 		{ "a byte", { 1, 12345 }, NULL },
-		{ "empty", { 0, 0 }, "gives an empty log" },
-		{ "a byte too long", { FILE_BYTES, 1 }, "the dirty log of SET_LOG_BASE: it has" },
-		{ "offset wraps", { 4096, TOP - 4095 }, "of its file, which has 1048576" },
+		{ "empty", { 0, 0 }, "gives a dirty log of 0 bytes" },
+		{ "a byte too long", { FILE_BYTES, 1 }, "the dirty log of SET_LOG_BASE: it needs" },
+		{ "offset wraps", { 4096, TOP - 4095 }, "which has only 1048576" },
 	};
 	VUBLK_FD int fd = vublk_memfd_new("request", FILE_BYTES, NULL);
 	struct vublk_vu_message message;
@@ -119,14 +119,15 @@ static void test_inflight_areas(void **state)
 	} cases[] = {
 		{ "whole file", { FILE_BYTES, 0, 4, 128 }, NULL },
 		{ "announced larger than its file", { 2 * FILE_BYTES, FILE_BYTES - 4096, 1, 1 }, NULL },
-		{ "no queue", { FILE_BYTES, 0, 0, 128 }, "for 0 queues of 128 entries does not fit" },
-		{ "too many queues", { FILE_BYTES, 0, 5, 128 }, "which has 4 queues of up to 128" },
-		{ "no entry", { FILE_BYTES, 0, 4, 0 }, "of 0 entries does not fit" },
-		{ "too many entries", { FILE_BYTES, 0, 4, 129 }, "of 129 entries does not fit" },
-		{ "a byte too small", { 4095, 0, 4, 128 }, "has 4095 bytes; 4 queues of 128 entries need 4096" },
-		{ "not aligned", { 4096, 32, 4, 128 }, "the offset 32, which is not a multiple of 64" },
-		{ "past the end", { 4096, FILE_BYTES - 4032, 4, 128 }, "of its file, which has 1048576" },
-		{ "offset wraps", { 4096, TOP - 4095, 4, 128 }, "of its file, which has 1048576" },
+		{ "no queue", { FILE_BYTES, 0, 0, 128 }, "for 0 queues of 128 entries, but" },
+		{ "too many queues", { FILE_BYTES, 0, 5, 128 }, "has 4 queues of at most 128" },
+		{ "no entry", { FILE_BYTES, 0, 4, 0 }, "of 0 entries, but" },
+		{ "too many entries", { FILE_BYTES, 0, 4, 129 }, "of 129 entries, but" },
+		{ "a byte too small", { 4095, 0, 4, 128 },
+		  "of 4095 bytes, but 4 queues of 128 entries need 4096" },
+		{ "not aligned", { 4096, 32, 4, 128 }, "the offset 32; expected a multiple of 64" },
+		{ "past the end", { 4096, FILE_BYTES - 4032, 4, 128 }, "which has only 1048576" },
+		{ "offset wraps", { 4096, TOP - 4095, 4, 128 }, "which has only 1048576" },
 	};
 	VUBLK_FD int fd = vublk_memfd_new("request", FILE_BYTES, NULL);
 	struct vublk_vu_message message;
@@ -147,8 +148,8 @@ static void test_inflight_areas(void **state)
 }
 
 /*
- * Files that can be mapped are refused, too: the driver of a character device can do anything in
- * mmap().
+ * The checks do not accept every file that can be mapped, because the driver of a character device
+ * can do anything in mmap().
  */
 static void test_files_that_are_no_memory(void **state)
 {
@@ -161,10 +162,10 @@ static void test_files_that_are_no_memory(void **state)
 		VUBLK_FD int fd = open(paths[i], O_RDONLY | O_CLOEXEC);
 
 		expect(paths[i], vublk_vu_check_region(&region, fd, &file, &error),
-		       "its descriptor is not a memory file", &error);
+		       "is not a memory file", &error);
 	}
 	expect("no descriptor", vublk_vu_check_region(&region, -1, &file, &error),
-	       "cannot examine its descriptor -1", &error);
+	       "cannot read the status of descriptor -1", &error);
 }
 
 int main(int argc, char **argv)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The skeleton of a vhost-user server, with an owner that only counts messages. The relay and
- * `vublk serve` have tests of their own for the meaning of messages.
+ * The code that all vhost-user servers share, with an owner that only counts messages. The relay
+ * and `vublk serve` have their own tests for the meaning of messages.
  *
- * Key idea: the loop runs only when a case processes it, so the number of messages that are
- * read per turn is exact.
+ * Key idea: the loop runs only when a case processes it, so the number of messages that the server
+ * reads per turn is exact.
  */
 #include "harness.h"
 
@@ -25,8 +25,8 @@ struct owner {
 	struct vublk_vu_server server;
 	struct vublk_channel peer;
 	unsigned num_messages, num_closes;
-	int result; /* of the last check */
-	int index;  /* the queue that it found */
+	int result; /* the result of the last check */
+	int index;  /* the queue that the check has found; -1: none */
 	bool is_paused;
 };
 
@@ -114,7 +114,10 @@ static void turn(struct owner *owner)
 
 /* --- the course ---------------------------------------------------------------- */
 
-/* A front-end that sends without a pause does not keep other descriptors from their turn. */
+/*
+ * A front-end sends without a pause. The server reads a limited number of messages per turn, so
+ * other descriptors get their turn.
+ */
 static void test_messages_per_turn(void **state)
 {
 	struct owner owner;
@@ -129,7 +132,7 @@ static void test_messages_per_turn(void **state)
 	end(&owner);
 }
 
-/* While the owner is not ready, messages wait in the socket, and the loop does not spin. */
+/* While the owner is not ready, messages wait in the socket, and the server does not poll it. */
 static void test_an_owner_that_is_not_ready(void **state)
 {
 	struct owner owner;
@@ -170,7 +173,7 @@ static void expect(struct owner *owner, int result, int index)
 	assert_int_equal(owner->num_messages, before + 1);
 	assert_int_equal(owner->result, result);
 	assert_int_equal(owner->index, index);
-	assert_int_equal(owner->num_closes, result < 0); /* no acknowledgement was asked for */
+	assert_int_equal(owner->num_closes, result < 0); /* the message needs no reply */
 }
 
 static void test_checks(void **state)
@@ -184,11 +187,11 @@ static void test_checks(void **state)
 	expect(&owner, -EPROTO, -1);
 	send_empty(&owner, VUBLK_VU_SET_OWNER);
 	expect(&owner, 0, -1);
-	/* not in the owner's table */
+	/* the owner's table does not have the message */
 	owner.server.offered_protocol_features = UINT64_MAX;
 	send_empty(&owner, VUBLK_VU_GET_QUEUE_NUM);
 	expect(&owner, -ENOTSUP, -1);
-	/* in the table, with a protocol feature that is not offered at first, and then is */
+	/* the table has the message; its protocol feature is first not offered, then offered */
 	owner.server.offered_protocol_features = 0;
 	send_empty(&owner, VUBLK_VU_RESET_DEVICE);
 	expect(&owner, -ENOTSUP, -1);
@@ -198,7 +201,7 @@ static void test_checks(void **state)
 	end(&owner);
 }
 
-/* A refusal that can be answered is answered, and does not end the connection. */
+/* If the front-end wants a reply, the server answers with a refusal and keeps the connection. */
 static void test_a_refusal_is_acknowledged(void **state)
 {
 	struct vublk_vu_message reply;

@@ -3,9 +3,9 @@
 
 #include <poll.h>
 
-#define TURN_MS 1 /* longest time between two checks of the socket */
+#define TURN_MS 1 /* the longest pause between two calls of mock_pump() */
 
-/* A test that waits for the lock gets it during the poll(). */
+/* The thread holds the lock except during poll(), so a test gets the lock then. */
 static void *run(void *opaque)
 {
 	struct relay_mock *mock = opaque;

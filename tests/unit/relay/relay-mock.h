@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_RELAY_MOCK_H
 
 /*
- * A relay with the mock back-end behind it, which runs on a thread of its own. A test may
- * inspect or change the mock between relay_mock_stop() and relay_mock_continue().
+ * A relay whose back-end is a mock on its own thread. A test may access the mock only between
+ * relay_mock_stop() and relay_mock_continue(), or before relay_mock_open().
  */
 #include "mock-backend.h"
 #include "relay-rig.h"
@@ -16,9 +16,11 @@ struct relay_mock {
 	bool is_over;
 };
 
-/* Prepares the mock without running it. */
+/* Initializes the mock without running it. */
 void relay_mock_init(struct relay_mock *mock);
-/* Runs the mock, and a relay in front of it that listens. `properties` may be NULL. */
+/*
+ * Starts the mock's thread, and a relay that uses the mock and listens. `properties` may be NULL.
+ */
 void relay_mock_open(struct relay_mock *mock, struct relay *relay,
 		     const struct vublk_option *properties);
 void relay_mock_stop(struct relay_mock *mock);

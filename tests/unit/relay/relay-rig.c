@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "relay-rig.h"
 
+#include "util/atomic.h"
 #include "util/fd.h"
 
 #include <errno.h>
@@ -19,26 +20,38 @@
 
 /* --- the log ----------------------------------------------------------------- */
 
-static void append(char *log, size_t *length, size_t room, const char *text)
+/*
+ * Appends a line. If there is no room for it, drops the oldest half of the log first. Returns the
+ * number of bytes dropped. Ignores a line of more than half of `room`.
+ */
+static size_t append(char *log, size_t *length, size_t room, const char *text)
 {
-	size_t bytes = strlen(text);
+	size_t bytes = strlen(text), dropped = 0;
 
-	if (*length + bytes + 2 > room)
-		return;
+	if (bytes + 2 > room / 2)
+		return 0;
+	if (*length + bytes + 2 > room) {
+		dropped = *length / 2;
+		memmove(log, log + dropped, *length - dropped);
+		*length -= dropped;
+	}
 	memcpy(log + *length, text, bytes);
 	*length += bytes;
 	log[(*length)++] = '\n';
 	log[*length] = '\0';
+	return dropped;
 }
 
 static void hear(void *opaque, enum vublk_log_level level, const char *text)
 {
 	struct relay *relay = opaque;
+	size_t dropped;
 
 	if (getenv("RIG_VERBOSE"))
 		fprintf(stderr, "[%d] %s\n", level, text);
 	pthread_mutex_lock(&relay->lock);
-	append(relay->log, &relay->length, sizeof(relay->log), text);
+	dropped = append(relay->log, &relay->length, sizeof(relay->log), text);
+	relay->heard -= dropped < relay->heard ? dropped : relay->heard;
 	if (level != VUBLK_LOG_DEBUG)
 		append(relay->loud, &relay->loud_length, sizeof(relay->loud), text);
 	pthread_cond_broadcast(&relay->said);
@@ -69,19 +82,34 @@ bool relay_has_said(struct relay *relay, const char *words)
 	bool has;
 
 	pthread_mutex_lock(&relay->lock);
-	has = strstr(relay->log, words);
+	has = strstr(relay->log, words) || strstr(relay->loud, words);
 	pthread_mutex_unlock(&relay->lock);
 	return has;
 }
 
 /* --- the back-end ------------------------------------------------------------ */
 
+static void exec_qemu(const struct relay *relay, const char *program, int fd)
+{
+	char file[256], export[256];
+
+	snprintf(file, sizeof(file), "driver=file,filename=%s,node-name=f", relay->disk);
+	snprintf(export, sizeof(export), "type=vhost-user-blk,id=e,node-name=d,addr.type=fd,"
+		 "addr.str=%d,writable=on,num-queues=4", fd);
+	execlp(program, program, "--blockdev", file, "--blockdev", "driver=raw,file=f,node-name=d",
+	       "--export", export, NULL);
+	_exit(127);
+}
+
 static void exec_serve(const struct relay *relay, int fd, const char *option)
 {
+	const char *peer = getenv("VUBLK_TEST_PEER");
 	char fd_option[32], file_option[200];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* no back-end outlives a case that is killed */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* so that the back-end ends with the case */
 	fcntl(fd, F_SETFD, 0);
+	if (peer)
+		exec_qemu(relay, peer, fd);
 	snprintf(fd_option, sizeof(fd_option), "--fd=%d", fd);
 	snprintf(file_option, sizeof(file_option), "--blk-file=%s", relay->disk);
 	execl(VUBLK_PROGRAM, "vublk", "serve", "-q", fd_option, file_option, "--num-queues=4", "-o",
@@ -89,7 +117,7 @@ static void exec_serve(const struct relay *relay, int fd, const char *option)
 	_exit(127);
 }
 
-/* The child gets a socket that already listens, so the caller need not wait for it. */
+/* The back-end gets a socket that already listens, so the caller does not have to wait for it. */
 void relay_start_backend(struct relay *relay, const char *option)
 {
 	int fd = vublk_socket_listen(relay->backend, NULL);
@@ -141,7 +169,16 @@ static void *run(void *opaque)
 {
 	struct relay *relay = opaque;
 
-	relay->result = vublk_bus_run(relay->bus, &relay->error);
+	struct pollfd wait = { .fd = vublk_bus_fd(relay->bus), .events = POLLIN };
+
+	do {
+		void (*hook)(struct relay *) = vublk_load_acquire(&relay->hook);
+
+		if (hook)
+			hook(relay);
+		poll(&wait, 1, -1);
+		relay->result = vublk_bus_process(relay->bus, &relay->error);
+	} while (relay->result == 1);
 	return NULL;
 }
 
@@ -298,7 +335,7 @@ void relay_end(struct relay *relay, struct backend_rig *rig)
 void relay_write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt)
 {
 	for (unsigned q = first; q < first + num_queues; q++) {
-		uint64_t sector = 1024 + q * 100; /* after those of relay_add_requests() */
+		uint64_t sector = 1024 + q * 100; /* after the sectors of relay_add_requests() */
 		char *data = rig_data(rig, q);
 
 		memset(data, salt + (char)q, RELAY_BLOCK);

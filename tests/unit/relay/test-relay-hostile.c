@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * VMMs that break rules, in front of a relay. After each of them an honest VMM is served.
+ * A relay and VMMs that break the rules. After each of these VMMs, the relay serves an honest one.
  *
- * Key idea: the back-end stays connected throughout, so nothing that the hostile VMM sent may
- * have reached it in a form that makes it disconnect.
+ * Key idea: the back-end stays connected all the time. So the relay must not forward anything from
+ * a hostile VMM that would make the back-end disconnect.
  */
 #include "relay-rig.h"
 #include "rude-frontend.h"
@@ -77,7 +77,7 @@ static void test_flat_after_many(void **state)
 	mappings = vublk_test_count_mappings();
 	rude_flood(relay.socket, 100000, &seed);
 	rude_check_served(relay.socket);
-	/* One more or less, because the last session may not have been freed yet. */
+	/* A tolerance: the relay may not have freed the last session yet. */
 	assert_true(vublk_test_count_fds() <= fds + 16);
 	assert_true(vublk_test_count_mappings() <= mappings + 1);
 	check_whole(&relay);
@@ -100,7 +100,7 @@ static void test_refused_and_served_on(void **state)
 
 	relay_begin(&relay, &rig, 1);
 	rig_get_area(&rig, &area);
-	/* queues that do not exist, invalid sizes */
+	/* queues that do not exist, and invalid sizes */
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 4, 128), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, UINT32_MAX, 128), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 0), 1);
@@ -112,11 +112,11 @@ static void test_refused_and_served_on(void **state)
 	/* queues that run */
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 0, 64), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0, 7), 1);
-	/* features that were not offered */
+	/* features that are not offered */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, UINT64_MAX), 1);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES, UINT64_MAX), 1);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
-	/* in-flight areas that are too short, for too many queues, past the end of their file */
+	/* in-flight areas that are too short, for too many queues, or past the end of their file */
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 5, RIG_SIZE), 1);
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, RIG_QUEUES, 0), 1);
@@ -132,7 +132,7 @@ static void test_refused_and_served_on(void **state)
 	relay_close(&relay);
 }
 
-/* Impossible rings, about which the relay sends nothing to the back-end. */
+/* Rings that cannot run. The relay tells the back-end nothing about them. */
 static void test_bad_rings(void **state)
 {
 	struct relay relay;
@@ -141,7 +141,10 @@ static void test_bad_rings(void **state)
 	relay_open(&relay, NULL);
 	relay_set_up_vmm(&relay, &rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
-	/* a misaligned ring is refused when it is to run; one outside of memory waits for memory */
+	/*
+	 * The relay refuses a misaligned ring when it should run. A ring outside of the memory
+	 * waits for memory.
+	 */
 	assert_int_equal(rig_describe_queue(&rig, 0, 0), 0);
 	assert_int_equal(rig_set_addr(&rig, 0, RIG_USER + 1, RIG_USER + 4096, RIG_USER + 8192), 0);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
@@ -160,7 +163,7 @@ static void test_bad_rings(void **state)
 	relay_close(&relay);
 }
 
-/* The messages of a start and of a stop in every order. */
+/* The VMM sends the messages of a start and of a stop in unusual orders. */
 static void test_any_order(void **state)
 {
 	struct relay relay;
@@ -184,7 +187,9 @@ static void test_any_order(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Descriptors that are not eventfds, which the relay accepts only as call descriptors. */
+/*
+ * The VMM sends descriptors that are not eventfds. The relay accepts them only as call descriptors.
+ */
 static void test_odd_descriptors(void **state)
 {
 	char page[4096] = { 0 };
@@ -211,10 +216,12 @@ static void test_odd_descriptors(void **state)
 
 struct filler {
 	struct rig_queue *queue;
-	bool stops; /* atomic */
+	bool stops; /* atomic; set to end the thread */
 };
 
-/* Fills the eventfd without reading it, because a read would unblock a writer. */
+/*
+ * Fills the eventfd without reading it, because a read would unblock a process that writes to it.
+ */
 static void fill_up(int fd)
 {
 	uint64_t add = UINT64_MAX - 1;
@@ -237,7 +244,10 @@ static void *keep_full(void *opaque)
 	return NULL;
 }
 
-/* Every eventfd that the relay signals after an outage is full and would block a writer. */
+/*
+ * A thread keeps every eventfd full that the relay signals after an outage. A plain write to these
+ * eventfds would block.
+ */
 static void test_full_descriptors(void **state)
 {
 	struct filler filler = { 0 };
@@ -262,7 +272,7 @@ static void test_full_descriptors(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The same messages many times leave no descriptor open. */
+/* The VMM repeats the same messages many times. No descriptor or mapping leaks. */
 static void test_same_messages(void **state)
 {
 	unsigned fds = 0, mappings = 0;
@@ -292,7 +302,7 @@ static void test_same_messages(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The relay does not wait for a VMM that sends and never reads. */
+/* The VMM sends requests but never reads an answer. The relay closes the connection. */
 static void test_does_not_read(void **state)
 {
 	struct vublk_vu_message message;
@@ -311,7 +321,10 @@ static void test_does_not_read(void **state)
 	relay_close(&relay);
 }
 
-/* A VMM whose memory is a private copy, and one that shares no memory. */
+/*
+ * One VMM's memory is a private copy, and another VMM sends no memory at all. In both cases the
+ * relay logs the reason why no request arrives.
+ */
 static void test_memory_that_is_not_shared(void **state)
 {
 	for (unsigned i = 0; i < 2; i++) {
@@ -337,7 +350,10 @@ static void test_memory_that_is_not_shared(void **state)
 	}
 }
 
-/* A driver in a library is not a VM, so its empty memory causes no warning. */
+/*
+ * The addresses of the memory show that the driver is a library, not a VM. So the relay does not
+ * warn that the memory is empty.
+ */
 static void test_library_that_is_idle(void **state)
 {
 	struct relay relay;

@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The dirty log of a VMM that migrates, through a relay. */
+/* The relay and the dirty log of a VMM that migrates. */
 #include "relay-rig.h"
 
+#include "util/atomic.h"
 #include "util/fd.h"
 #include "util/memfd.h"
 #include "virtio/dirty-log.h"
 
+#include <vublk/mirror.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -93,7 +99,7 @@ static void test_on_and_off(void **state)
 		read_block(&rig);
 		assert_true(take_page(&log, rig_data_addr(0)));
 		assert_true(take_page(&log, used_addr(&rig)));
-		/* requests the marks of the used ring as QEMU does */
+		/* turns on the log of the used ring, as QEMU does */
 		assert_int_equal(rig_set_addr(&rig, 0, RIG_USER,
 					      RIG_USER + (uint64_t)((char *)rig.queues[0].ring.avail -
 								    rig.memory),
@@ -106,7 +112,7 @@ static void test_on_and_off(void **state)
 	drop_log(&log);
 }
 
-/* No write is lost between the two bitmaps. */
+/* The VMM replaces its bitmap. Later writes are marked in the new one. */
 static void test_another_bitmap(void **state)
 {
 	struct log first, second;
@@ -130,7 +136,7 @@ static void test_another_bitmap(void **state)
 	drop_log(&second);
 }
 
-/* The log belongs to the VMM, so the next back-end uses it, too. */
+/* The VMM sets its log during an outage. The next back-end uses it. */
 static void test_over_an_outage(void **state)
 {
 	struct relay relay;
@@ -173,7 +179,10 @@ static void test_refused(void **state)
 	drop_log(&log);
 }
 
-/* The requests that a lost back-end had begun would be missing at the VM's destination. */
+/*
+ * During an outage the relay refuses to stop a ring for a migration, because the destination would
+ * not have the requests that the lost back-end had begun.
+ */
 static void test_a_move_that_is_refused(void **state)
 {
 	struct vublk_vu_message message;
@@ -197,10 +206,72 @@ static void test_a_move_that_is_refused(void **state)
 	message.header.size = sizeof(message.payload.state);
 	message.payload.state.index = 0;
 	rig_send(&rig, &message);
-	relay_wait(&relay, "queue 0 cannot be stopped for a migration");
+	relay_wait(&relay, "cannot stop queue 0 for a migration");
 	rig_wait_for_end(&rig);
 	rig_close(&rig);
 	relay_close(&relay);
+	drop_log(&log);
+}
+
+/* --- a mirror -------------------------------------------------------------------- */
+
+static struct relay target; /* only its back-end is used */
+
+/* Runs on the bus's thread, once. */
+static void begin_mirror(struct relay *relay)
+{
+	struct vublk_error error;
+
+	if (vublk_bus_mirror(relay->bus, target.backend, 0, &error) < 0) {
+		fprintf(stderr, "%s\n", error.text);
+		abort();
+	}
+	vublk_store_release(&relay->hook, NULL);
+}
+
+static void start_target(void)
+{
+	int fd;
+
+	snprintf(target.backend, sizeof(target.backend), "%s/target", vublk_test_folder());
+	snprintf(target.disk, sizeof(target.disk), "%s/target-disk", vublk_test_folder());
+	fd = open(target.disk, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, RELAY_DISK_BYTES), 0);
+	close(fd);
+	relay_start_backend(&target, NULL);
+}
+
+/*
+ * The mirror ends when the VMM begins to log, because a refusal would end QEMU. The pages that the
+ * back-end writes from then on are in the log.
+ */
+static void test_ends_the_mirror(void **state)
+{
+	const struct vublk_option properties[] = { { "shadow", "auto" }, { NULL, NULL } };
+	struct relay relay;
+	struct log log;
+	struct backend_rig rig;
+
+	make_log(&log);
+	relay_open(&relay, properties);
+	start_target();
+	relay_start_vmm(&relay, &rig, 1);
+	assert_int_equal(log_all(&rig, false), 0);
+	vublk_store_release(&relay.hook, begin_mirror);
+	read_block(&rig);
+	assert_int_equal(log_all(&rig, false), 0); /* wakes the relay's thread */
+	relay_wait(&relay, "has the same data as the disk");
+	assert_int_equal(set_log_base(&rig, log.fd, LOG_BYTES, 0), 0);
+	assert_int_equal(log_all(&rig, true), 0);
+	relay_wait(&relay, "has ended: the VMM has begun to migrate the VM");
+	for (unsigned i = 0; i < 100; i++) { /* the path is exchanged meanwhile */
+		read_block(&rig);
+		assert_true(take_page(&log, rig_data_addr(0)));
+		assert_true(take_page(&log, used_addr(&rig)));
+	}
+	assert_int_equal(log_all(&rig, false), 0);
+	relay_end(&relay, &rig);
+	relay_kill_backend(&target);
 	drop_log(&log);
 }
 
@@ -212,6 +283,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_over_an_outage),
 		VUBLK_TEST(test_refused),
 		VUBLK_TEST(test_a_move_that_is_refused),
+		VUBLK_TEST(test_ends_the_mirror),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay during an outage, and with the next back-end: the VMM does not notice the change. A
- * back-end that is frozen before it is killed leaves its requests outstanding.
+ * The relay during an outage, and with the next back-end. The VMM does not notice the change.
+ *
+ * To leave requests outstanding, a case freezes the back-end and then kills it.
  */
 #include "relay-rig.h"
 
@@ -41,7 +42,10 @@ static void test_idle(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The next back-end completes each waiting request once. */
+/*
+ * Loses the back-end several times. Each time, the next back-end completes each waiting request
+ * exactly once. `with_area`: the VMM has an in-flight area.
+ */
 static void go_through_outages(bool with_area)
 {
 	struct rig_area area = { .fd = -1 };
@@ -99,14 +103,17 @@ static void test_vmm_comes_meanwhile(void **state)
 	assert_true(rig.protocol_features & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD));
 	relay_send_requests(&rig, 0);
 	relay_send_requests(&rig, 1);
-	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* no back-end can keep it */
+	assert_int_equal(rig_set_wce(&rig, !config.wce), 1); /* no back-end can apply it now */
 	relay_start_backend(&relay, NULL);
 	relay_take_requests(&rig, 0);
 	relay_take_requests(&rig, 1);
 	relay_end(&relay, &rig);
 }
 
-/* The VMM's driver may have turned the write cache off, so the next back-end writes through. */
+/*
+ * The VMM resumes its ring during an outage. Its driver may have turned the write cache off, so the
+ * next back-end writes through.
+ */
 static void test_vmm_resumes_meanwhile(void **state)
 {
 	struct virtio_blk_config config;
@@ -157,7 +164,10 @@ static void go_on_from(struct backend_rig *rig, unsigned q, unsigned base)
 	relay_driver_ok(rig);
 }
 
-/* With no request outstanding the used index is exact. */
+/*
+ * The VMM stops an idle ring during an outage. The used index is the exact base, because no request
+ * is outstanding.
+ */
 static void test_stop_when_idle(void **state)
 {
 	struct relay relay;
@@ -174,7 +184,10 @@ static void test_stop_when_idle(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The VMM pauses and resumes; its in-flight area has the outstanding requests. */
+/*
+ * The VMM stops its ring during an outage and starts it again. The VMM's in-flight area has the
+ * outstanding requests.
+ */
 static void test_stop_with_the_vmms_area(void **state)
 {
 	struct rig_area area;
@@ -188,7 +201,7 @@ static void test_stop_with_the_vmms_area(void **state)
 	relay_send_requests(&rig, 0);
 	relay_lose_backend(&relay);
 	assert_int_equal(rig_get_base(&rig, 0), 2);
-	relay_wait(&relay, "16 requests are outstanding, which the VMM's in-flight area has");
+	relay_wait(&relay, "16 requests outstanding, which the VMM's in-flight area contains");
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
 	go_on_from(&rig, 0, 2);
@@ -198,7 +211,10 @@ static void test_stop_with_the_vmms_area(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Without an area the relay does not know which requests were begun. Only a new ring can start. */
+/*
+ * Without an in-flight area, the relay does not know which requests the lost back-end had begun, so
+ * after a stop only a new ring can start.
+ */
 static void test_stop_without_an_area(void **state)
 {
 	struct relay relay;
@@ -212,10 +228,10 @@ static void test_stop_without_an_area(void **state)
 	relay_start_backend(&relay, NULL);
 	relay_wait(&relay, "is available again");
 	go_on_from(&rig, 0, 0);
-	relay_wait(&relay, "queue 0 is not started");
+	relay_wait(&relay, "queue 0 cannot start");
 	relay_expect_signal(rig.queues[0].err_fd);
 	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
-	/* The driver resets the device, and its new ring has the same address. */
+	/* The driver resets the device. The new ring has the same address. */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	memset(rig.memory, 0, RIG_QUEUE_BYTES);
@@ -225,7 +241,10 @@ static void test_stop_without_an_area(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* One of two rings is stopped; the other one continues with the requests that were begun. */
+/*
+ * The VMM stops one of two rings during an outage. The other ring's outstanding requests still
+ * complete.
+ */
 static void test_stop_one_of_two(void **state)
 {
 	struct relay relay;
@@ -283,7 +302,10 @@ static void test_no_area(void **state)
 
 /* --- another relay ------------------------------------------------------------------------- */
 
-/* The VMM connects to the next relay as it would to a back-end, with its in-flight area. */
+/*
+ * The VMM gives its in-flight area to the next relay, as it would to a back-end. The outstanding
+ * requests complete.
+ */
 static void test_another_relay(void **state)
 {
 	struct rig_area area;
@@ -310,7 +332,7 @@ static void test_another_relay(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* --- lost for good ---------------------------------------------------------------------------- */
+/* --- permanent losses ------------------------------------------------------------------------- */
 
 static void test_reconnect_off(void **state)
 {
@@ -342,7 +364,7 @@ static void test_deadline(void **state)
 	relay_close(&relay);
 }
 
-/* A back-end that does not answer within request-timeout-ms is lost. */
+/* The relay treats a back-end that does not answer within request-timeout-ms as lost. */
 static void test_frozen_backend(void **state)
 {
 	const struct vublk_option options[] = { { "request-timeout-ms", "1000" }, { NULL } };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay with back-ends that behave differently from `vublk serve`; the mock acts as these
+ * The relay with back-ends that behave differently from `vublk serve`. The mock acts as these
  * back-ends.
  */
 #include "relay-mock.h"
@@ -13,7 +13,9 @@
 
 /* --- rings that are returned with requests outstanding ----------------------------- */
 
-/* Of four requests the back-end took three and completed one when the VMM stopped the queue. */
+/*
+ * The VMM stops its queue. Of four requests, the back-end has taken three and completed only one.
+ */
 static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig)
 {
 	relay_mock_init(mock);
@@ -26,7 +28,7 @@ static void stop_undrained(struct relay_mock *mock, struct relay *relay, struct 
 	mock->mock.base = 3;
 	relay_mock_continue(mock);
 	assert_int_equal(rig_get_base(rig, 0), 3);
-	relay_wait(relay, "queue 0 was returned at index 3 with 2 requests outstanding");
+	relay_wait(relay, "returned queue 0 at index 3 with 2 requests outstanding");
 	assert_int_equal(rig_set_u64(rig, VUBLK_VU_SET_STATUS, 0), 0);
 }
 
@@ -56,7 +58,7 @@ static void test_undrained_and_still_there(void **state)
 	relay_mock_stop(&mock);
 	assert_int_equal(mock.mock.given_bases[0], 3);
 	relay_mock_continue(&mock);
-	assert_false(relay_has_said(&relay, "queue 0 is not started"));
+	assert_false(relay_has_said(&relay, "queue 0 cannot start"));
 	relay_close_vmm(&relay, &rig);
 	relay_mock_close(&mock, &relay);
 }
@@ -70,14 +72,17 @@ static void test_undrained_and_lost(void **state)
 	stop_undrained(&mock, &relay, &rig);
 	lose(&mock, &relay);
 	start_again(&rig);
-	relay_wait(&relay, "queue 0 is not started: a back-end was lost with up to 3 requests");
+	relay_wait(&relay, "queue 0 cannot start: a back-end was lost with up to 3 requests");
 	relay_expect_signal(rig.queues[0].err_fd);
 	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
 	relay_close_vmm(&relay, &rig);
 	relay_mock_close(&mock, &relay);
 }
 
-/* The used index has reached the base, and no back-end has seen the fourth request. */
+/*
+ * The back-end completes its requests after the stop and before the loss. No back-end has seen the
+ * fourth request, so the ring can resume.
+ */
 static void test_undrained_and_completed_before_the_loss(void **state)
 {
 	struct relay_mock mock;
@@ -127,7 +132,10 @@ static void expect_area(struct relay_mock *mock, const struct rig_area *area)
 	relay_mock_continue(mock);
 }
 
-/* The back-end makes the area that the VMM gets, and later back-ends get it unchanged. */
+/*
+ * The back-end makes the in-flight area that the VMM gets. Later back-ends get the same area
+ * unchanged.
+ */
 static void test_an_area_of_the_back_end_s_layout(void **state)
 {
 	for (unsigned is_tight = 0; is_tight < 2; is_tight++) {
@@ -150,7 +158,10 @@ static void test_an_area_of_the_back_end_s_layout(void **state)
 	}
 }
 
-/* Without a back-end the relay makes the area, with the layout that the last back-end used. */
+/*
+ * During an outage, the relay itself makes the in-flight area, with the layout of the last
+ * back-end.
+ */
 static void test_an_area_without_a_back_end(void **state)
 {
 	struct relay_mock mock;
@@ -163,7 +174,7 @@ static void test_an_area_without_a_back_end(void **state)
 	relay_wait(&relay, "starting, started -> running");
 	rig_drop_area(&area);
 	relay_close_vmm(&relay, &rig);
-	relay_wait(&relay, "is available again"); /* each VMM gets another connection to the back-end */
+	relay_wait(&relay, "is available again"); /* the relay reconnects after each VMM */
 	relay_mock_stop(&mock);
 	mock_die(&mock.mock);
 	relay_mock_continue(&mock);
@@ -180,7 +191,10 @@ static void test_an_area_without_a_back_end(void **state)
 	relay_mock_close(&mock, &relay);
 }
 
-/* The next back-end uses another layout, and the relay logs the reason. */
+/*
+ * The next back-end uses another layout of the in-flight area, and hangs up. The relay logs the
+ * layout as a possible reason.
+ */
 static void test_an_area_of_another_layout(void **state)
 {
 	struct relay_mock mock;
@@ -195,8 +209,8 @@ static void test_an_area_of_another_layout(void **state)
 	mock_hang_up(&mock.mock);
 	mock.mock.has_tight_areas = true;
 	relay_mock_continue(&mock);
-	relay_wait(&relay, "does not accept the in-flight area of 8448 bytes for 4 queues of 128 "
-			   "entries, which may have another layout than its own");
+	relay_wait(&relay, "refused an in-flight area of 8448 bytes for 4 queues of 128 entries, "
+			   "possibly because its own layout differs");
 	relay_mock_stop(&mock);
 	mock.mock.has_tight_areas = false;
 	relay_mock_continue(&mock);
@@ -219,7 +233,7 @@ static unsigned count_said(struct relay *relay, const char *words)
 	return count;
 }
 
-/* Waits for this number of connections. */
+/* Waits until the mock has had `count` connections since mock_forget(). */
 static void wait_for_connections(struct relay_mock *mock, unsigned count)
 {
 	bool is_there = false;
@@ -232,7 +246,10 @@ static void wait_for_connections(struct relay_mock *mock, unsigned count)
 	}
 }
 
-/* The back-end refuses every connection, first for one reason and then for another. */
+/*
+ * The back-end refuses every start, first for one reason and then for another. The relay logs each
+ * reason only once.
+ */
 static void test_a_refusal_is_said_once(void **state)
 {
 	static const struct vublk_option quick[] = { { "reconnect-ms", "1" }, { NULL } };

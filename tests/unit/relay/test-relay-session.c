@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Two VMMs, one after the other: nothing of the first one's session reaches the second one or
- * its back-end. docs/sessions.md lists each piece of a session and where it ends.
+ * Two VMMs, one after the other: nothing of the first VMM's session reaches the second VMM or its
+ * back-end. docs/sessions.md lists each part of a session and where it ends.
  */
 #include "relay-rig.h"
 
@@ -19,14 +19,16 @@ static void write_a_block(struct backend_rig *rig, uint64_t sector)
 	assert_int_equal(rig_io(rig, 0, VIRTIO_BLK_T_OUT, sector, 0, BLOCK), VIRTIO_BLK_S_OK);
 }
 
-/* The back-end has begun requests, and is lost before it completes them. */
+/*
+ * The back-end is lost with requests that it has begun. Records them in `area` as a back-end does.
+ */
 static void lose_backend_with_requests(struct relay *relay, struct backend_rig *rig,
 				       struct rig_area *area)
 {
 	relay_freeze_backend(relay);
 	relay_send_requests(rig, 0);
 	relay_lose_backend(relay);
-	for (uint16_t head = 0; head < RELAY_REQUESTS; head++) { /* as a back-end records them */
+	for (uint16_t head = 0; head < RELAY_REQUESTS; head++) { /* what a back-end records */
 		area->region->desc[head].counter = head;
 		area->region->desc[head].inflight = 1;
 	}
@@ -50,7 +52,10 @@ static bool disk_is_empty(const struct relay *relay)
 
 /* --- the in-flight area ------------------------------------------------------ */
 
-/* The second VMM has written descriptors but made none of them available. */
+/*
+ * The second VMM has written descriptors, but has not published any request. The records of the
+ * first VMM's requests must not cause their execution.
+ */
 static void test_requests_that_the_next_vmm_never_made(void **state)
 {
 	struct rig_area area;
@@ -67,7 +72,7 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 	relay_add_requests(&second, 0);
 	relay_start_backend(&relay, NULL);
 	relay_wait(&relay, "starting, started -> running");
-	assert_int_equal(rig_get_base(&second, 0), 0); /* a request that was taken would be complete by now */
+	assert_int_equal(rig_get_base(&second, 0), 0); /* a request, if taken, would be complete */
 	assert_int_equal(second.queues[0].ring.used->idx, 0);
 	assert_true(disk_is_empty(&relay));
 	relay_close_vmm(&relay, &second);
@@ -75,7 +80,10 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 	relay_close(&relay);
 }
 
-/* The second VMM's ring is not at the index that the area records. */
+/*
+ * The second VMM's ring starts at index 0, although the in-flight area of the first VMM has
+ * recorded another index.
+ */
 static void test_the_next_vmm_begins_anew(void **state)
 {
 	struct rig_area area;
@@ -97,7 +105,10 @@ static void test_the_next_vmm_begins_anew(void **state)
 	relay_close(&relay);
 }
 
-/* An in-flight area that no ring has used. */
+/*
+ * The first VMM's in-flight area has a request in flight, but no ring has used the area. The second
+ * VMM's ring starts without that area.
+ */
 static void test_an_area_without_rings(void **state)
 {
 	struct rig_area area;
@@ -128,8 +139,8 @@ static void test_an_area_without_rings(void **state)
 /* --- features ---------------------------------------------------------------- */
 
 /*
- * A new back-end has to offer the features that a driver relies on; after the VMM has left there is
- * no driver.
+ * A new back-end has to offer the features on which the driver relies. This requirement ends when
+ * the VMM disconnects.
  */
 static void test_features_end_with_the_vmm(void **state)
 {
@@ -154,7 +165,7 @@ static void test_features_end_with_the_vmm(void **state)
 
 /* --- a reset in the same connection ------------------------------------------- */
 
-/* RESET_DEVICE disables the rings and forgets where they are. */
+/* RESET_DEVICE makes the relay disable the rings and discard their addresses. */
 static void test_a_reset_forgets_the_rings(void **state)
 {
 	struct relay relay;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tests the relay with shadow rings, in front of a back-end without an in-flight area: a VMM does
- * not notice that the back-end was lost, whatever was outstanding.
+ * The relay with shadow rings, and a back-end without an in-flight area. A VMM does not notice the
+ * loss of the back-end, whatever was outstanding.
  *
- * A back-end that is frozen before it is killed leaves its requests outstanding.
+ * To leave requests outstanding, a case freezes the back-end and then kills it.
  */
 #include "relay-rig.h"
 
@@ -19,17 +19,23 @@
 #define OUTAGES 4
 #define BLOCK 4096
 
-static void open_relay(struct relay *relay, const char *timeout_ms)
+static void open_relay_with_size(struct relay *relay, const char *timeout_ms, const char *size)
 {
 	const struct vublk_option properties[] = {
 		{ "shadow", "on" },
 		{ "request-timeout-ms", timeout_ms },
+		{ "shadow-queue-size", size },
 		{ NULL, NULL },
 	};
 
 	relay_open_alone(relay, properties);
 	relay_start_backend(relay, "inflight=off");
 	relay_wait(relay, "listening on");
+}
+
+static void open_relay(struct relay *relay, const char *timeout_ms)
+{
+	open_relay_with_size(relay, timeout_ms, "auto");
 }
 
 static void begin(struct relay *relay, struct backend_rig *rig, unsigned num_queues,
@@ -39,7 +45,10 @@ static void begin(struct relay *relay, struct backend_rig *rig, unsigned num_que
 	relay_start_vmm(relay, rig, num_queues);
 }
 
-/* The plane clears the kick, and then takes the requests before it does anything else. */
+/*
+ * Waits until the plane has cleared the kick. The plane then takes the requests before it does
+ * anything else.
+ */
 static void wait_until_taken(struct backend_rig *rig)
 {
 	struct pollfd kick = { .fd = rig->queues[0].kick_fd, .events = POLLIN };
@@ -48,7 +57,7 @@ static void wait_until_taken(struct backend_rig *rig)
 		sched_yield();
 }
 
-/* The requests of queue 0 are taken, and the back-end does not complete them. */
+/* Freezes the back-end, and makes the relay take requests from queue 0, which stay outstanding. */
 static void freeze_with_requests(struct relay *relay, struct backend_rig *rig)
 {
 	relay_wait_for_start(relay);
@@ -57,7 +66,7 @@ static void freeze_with_requests(struct relay *relay, struct backend_rig *rig)
 	wait_until_taken(rig);
 }
 
-/* The same, and there is no back-end any more. */
+/* Like freeze_with_requests(), and then kills the back-end. */
 static void lose_with_requests(struct relay *relay, struct backend_rig *rig)
 {
 	freeze_with_requests(relay, rig);
@@ -93,11 +102,11 @@ static void test_outages(void **state)
 		relay_take_requests(&rig, 0);
 		relay_take_requests(&rig, 1);
 	}
-	assert_false(relay_has_said(&relay, "needs a reset"));
+	assert_false(relay_has_said(&relay, "must reset the device"));
 	relay_end(&relay, &rig);
 }
 
-/* Some back-ends break when memory that they know is removed, so the region stays. */
+/* Queues start and stop one by one, while the other queue executes requests. */
 static void test_queue_by_queue(void **state)
 {
 	struct relay relay;
@@ -112,9 +121,105 @@ static void test_queue_by_queue(void **state)
 	relay_end(&relay, &rig);
 }
 
+/* --- policy ------------------------------------------------------------------------ */
+
+/*
+ * The driver makes requests to which the properties apply. The relay fails or answers them itself,
+ * and the back-end sees only the read.
+ */
+static void test_policy(void **state)
+{
+	const struct vublk_option properties[] = {
+		{ "shadow", "on" }, { "serial", "disk7" }, { "read-only", "on" }, { NULL, NULL },
+	};
+	struct relay relay;
+	struct backend_rig rig;
+
+	relay_open_alone(&relay, properties);
+	relay_start_backend(&relay, "inflight=off");
+	relay_wait(&relay, "listening on");
+	relay_start_vmm(&relay, &rig, 1);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_GET_ID, 0, 0, VUBLK_BLK_ID_BYTES),
+			 VIRTIO_BLK_S_OK);
+	assert_string_equal(rig_data(&rig, 0), "disk7");
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, RELAY_BLOCK), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_DISCARD, 0, 0, 16), VIRTIO_BLK_S_UNSUPP);
+	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, RELAY_BLOCK), VIRTIO_BLK_S_OK);
+	relay_end(&relay, &rig);
+}
+
+/* --- rings of different size ---------------------------------------------------- */
+
+#define MANY (VUBLK_RING_MAX_SIZE / 3) /* each request has three buffers */
+
+static void add_writes(struct backend_rig *rig, unsigned count)
+{
+	for (uint16_t token = 0; token < count; token++)
+		rig_add(rig, 0, token, VIRTIO_BLK_T_OUT, token * 8u, token * RELAY_BLOCK, RELAY_BLOCK);
+}
+
+static void take_writes(struct backend_rig *rig, unsigned count)
+{
+	bool taken[MANY] = { false };
+
+	for (unsigned i = 0; i < count; i++) {
+		uint16_t token = rig_take(rig, 0, NULL);
+
+		assert_true(token < count && !taken[token]);
+		taken[token] = true;
+		assert_int_equal(rig_status(rig, 0, token), VIRTIO_BLK_S_OK);
+	}
+}
+
+/*
+ * Makes `count` writes in a driver's ring of `size` entries. The back-end's ring has `side`
+ * entries. Repeats the writes with a loss in between.
+ */
+static void use_sizes(unsigned size, unsigned count, const char *side)
+{
+	struct relay relay;
+	struct backend_rig rig;
+
+	open_relay_with_size(&relay, "5000", side);
+	relay_set_up_vmm(&relay, &rig);
+	rig_start_queue(&rig, 0, size, 0);
+	relay_driver_ok(&rig);
+	relay_wait_for_start(&relay);
+	add_writes(&rig, count);
+	rig_kick(&rig, 0);
+	take_writes(&rig, count);
+	relay_freeze_backend(&relay);
+	add_writes(&rig, count);
+	rig_kick(&rig, 0);
+	wait_until_taken(&rig);
+	relay_lose_backend(&relay);
+	relay_start_backend(&relay, "inflight=off");
+	take_writes(&rig, count);
+	relay_write_and_read(&rig, 0, 1, 'a');
+	relay_end(&relay, &rig);
+}
+
+static void test_larger_than_the_back_end(void **state)
+{
+	use_sizes(1024, MANY, "128");
+}
+
+static void test_back_end_with_two_entries(void **state)
+{
+	use_sizes(1024, MANY, "2");
+}
+
+static void test_smaller_than_the_back_end(void **state)
+{
+	use_sizes(4, 1, "1024");
+}
+
 /* --- stops ------------------------------------------------------------------- */
 
-/* The next back-end executes the requests before the VMM gets its ring. */
+/*
+ * The VMM stops its ring during an outage. The next back-end executes the requests before the relay
+ * returns the ring.
+ */
 static void test_stop_in_an_outage(void **state)
 {
 	struct vublk_vu_message message;
@@ -134,7 +239,10 @@ static void test_stop_in_an_outage(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Without a back-end, the ring is returned at the deadline, and its requests are uncertain. */
+/*
+ * The VMM stops its ring, and no back-end connects before the deadline. The relay then returns the
+ * ring, although it does not know which requests were executed, so the ring cannot start again.
+ */
 static void test_stop_that_waits_too_long(void **state)
 {
 	struct relay relay;
@@ -143,16 +251,16 @@ static void test_stop_that_waits_too_long(void **state)
 	begin(&relay, &rig, 1, "100");
 	lose_with_requests(&relay, &rig);
 	assert_int_equal(rig_get_base(&rig, 0), 0);
-	assert_true(relay_has_said(&relay, "16 requests were not completed within 100 ms"));
+	assert_true(relay_has_said(&relay, "16 requests did not complete within 100 ms"));
 	relay_start_backend(&relay, "inflight=off");
 	relay_wait(&relay, "is available again");
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
 	relay_driver_ok(&rig);
-	relay_wait(&relay, "queue 0 is not started");
+	relay_wait(&relay, "queue 0 cannot start");
 	relay_end(&relay, &rig);
 }
 
-/* A reset does not wait for the back-end longer than request-timeout-ms. */
+/* A reset waits at most request-timeout-ms for the back-end. */
 static void test_reset_of_a_frozen_back_end(void **state)
 {
 	struct relay relay;
@@ -194,7 +302,10 @@ static void go_on_from(struct backend_rig *rig, unsigned base)
 	relay_driver_ok(rig);
 }
 
-/* The relay dies with requests that it has taken. The next one finds them in the area. */
+/*
+ * A relay closes with requests that it has taken. The next relay finds them in the VMM's in-flight
+ * area.
+ */
 static void test_another_relay(void **state)
 {
 	struct rig_area area;
@@ -221,7 +332,10 @@ static void test_another_relay(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* A stop that waits too long leaves the requests in the area, and the ring can start again. */
+/*
+ * A stop that has waited too long leaves the requests in the VMM's in-flight area, so the ring can
+ * start again.
+ */
 static void test_stop_with_an_area(void **state)
 {
 	struct rig_area area;
@@ -306,6 +420,10 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_requests),
 		VUBLK_TEST(test_outages),
 		VUBLK_TEST(test_queue_by_queue),
+		VUBLK_TEST(test_policy),
+		VUBLK_TEST(test_larger_than_the_back_end),
+		VUBLK_TEST(test_back_end_with_two_entries),
+		VUBLK_TEST(test_smaller_than_the_back_end),
 		VUBLK_TEST(test_stop_in_an_outage),
 		VUBLK_TEST(test_stop_that_waits_too_long),
 		VUBLK_TEST(test_reset_of_a_frozen_back_end),

@@ -2,8 +2,8 @@
 /*
  * The state tables of the relay, and their drawing in docs/relay-states.md.
  *
- * Key idea: the drawing is generated from the tables and compared byte by byte, so that
- * neither can change alone. `test-relay-states --write-drawing` writes it.
+ * Key idea: the drawing is generated from the tables and compared byte by byte, so that neither can
+ * change alone. `test-relay-states --write-drawing` writes the drawing.
  */
 #include "bus/relay/relay.h"
 #include "drawing.h"
@@ -53,8 +53,8 @@ static const char *const session_event_sentences[VUBLK_RELAY_NUM_SESSION_EVENTS]
 static const char *const set_sentences[VUBLK_RELAY_NUM_SET_STATES] = {
 	[VUBLK_RELAY_SET_HERE] = "The device has no ring.",
 	/*
-	 * The parentheses are for clang, which suspects a missing comma when few strings of an
-	 * array are in several pieces.
+	 * The parentheses are for clang: it suspects a missing comma if only a few strings of an
+	 * array consist of several parts.
 	 */
 	[VUBLK_RELAY_SET_OUT] = ("The device has the rings that are handed, and runs them whenever "
 				 "there is a back-end."),
@@ -132,7 +132,10 @@ static void expect_reachable(const struct vublk_relay_machine *machine)
 			fail_msg("%s cannot be reached", machine->state_names[s]);
 }
 
-/* Every state can be reached, every event occurs, and all have names and sentences. */
+/*
+ * In each table, every state can be reached, every event occurs, and all of them have names and
+ * sentences.
+ */
 static void test_tables(void **state)
 {
 	for (unsigned d = 0; d < VUBLK_ARRAY_SIZE(drawings); d++) {
@@ -155,7 +158,10 @@ static void test_tables(void **state)
 	}
 }
 
-/* From any state CLOSE leads to the end, after the answer to the message that is served. */
+/*
+ * In any state, CLOSE leads to the end, if the answer, the reset and the return of the rings
+ * follow.
+ */
 static void test_close_ends_a_session(void **state)
 {
 	const enum vublk_relay_session_event events[] = {
@@ -214,7 +220,7 @@ static void expect_predicates(enum vublk_relay_ring_event event,
 	assert_int_equal(vublk_relay_is_uncertain(after), uncertain);
 }
 
-/* Each event changes what its name says, and nothing else. */
+/* Each event changes only the property of the ring that its name says. */
 static void test_ring_events(void **state)
 {
 	for (unsigned s = 0; s < VUBLK_RELAY_NUM_RING_STATES; s++)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A VMM stops its rings through the relay: which message the back-end gets, and whether
- * requests may be left in the in-flight area.
+ * A VMM stops its rings through the relay: which message the back-end gets, and whether requests
+ * may stay in the in-flight area.
  *
- * The back-end is the mock, on a thread of its own. The mock answers that it stopped at BEGUN; the
- * ring's used index says how many of the requests before BEGUN are complete.
+ * The back-end is the mock, on its own thread. As the base of a stopped ring, the mock answers
+ * BEGUN. The used index of the ring says how many of the requests before BEGUN are complete.
  */
 #include "relay-mock.h"
 
@@ -27,7 +27,10 @@ static unsigned received(struct relay_mock *mock, uint32_t request)
 	return n;
 }
 
-/* Connects a VMM with an in-flight area, which accepts all protocol features except `without`. */
+/*
+ * Starts everything. The VMM has an in-flight area, and accepts all protocol features except
+ * `without`. BEGUN requests of queue 0 are available.
+ */
 static void begin(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig,
 		  struct rig_area *area, uint64_t without)
 {
@@ -35,7 +38,7 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct backend_r
 
 	relay_mock_init(mock);
 	mock->mock.base = BEGUN;
-	/* Otherwise the area that the mock makes has fewer entries than the rig's rings. */
+	/* otherwise the mock's area has too few entries for the rig's rings */
 	mock->mock.insists_on_area = true;
 	relay_mock_open(mock, relay, properties);
 	relay_connect(relay, rig);
@@ -52,7 +55,7 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct backend_r
 	rig->queues[0].ring.avail->idx = BEGUN;
 }
 
-/* Frees the rest, after the rig has been closed. */
+/* Frees everything except the rig, which must already be closed. */
 static void end(struct relay_mock *mock, struct relay *relay, struct rig_area *area)
 {
 	rig_drop_area(area);
@@ -83,7 +86,7 @@ static void expect_base(struct backend_rig *rig, uint32_t request, unsigned base
 	assert_int_equal(reply.payload.state.num, base);
 }
 
-/* Disables the rings, as QEMU does before it asks for the bases. */
+/* Disables the rings, as QEMU does before it requests the bases. */
 static void disable(struct backend_rig *rig)
 {
 	for (unsigned i = 0; i < QUEUES; i++)
@@ -110,7 +113,10 @@ static void test_skip_drain(void **state)
 	}
 }
 
-/* The back-end executes requests that were left when the ring was disabled before it answers. */
+/*
+ * The stop by which the relay disables queue 0 has left requests. When the VMM then wants a drain,
+ * the back-end executes them before the relay answers.
+ */
 static void test_a_drain_after_a_disable(void **state)
 {
 	struct relay_mock mock;
@@ -122,12 +128,12 @@ static void test_a_drain_after_a_disable(void **state)
 	complete(&rig, 1, BEGUN);
 	disable(&rig);
 	assert_int_equal(received(&mock, VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN), QUEUES);
-	complete(&rig, 0, BEGUN); /* as a back-end completes the requests in the area */
+	complete(&rig, 0, BEGUN); /* acts as the back-end, which completes these requests */
 	for (unsigned i = 0; i < QUEUES; i++) {
 		ask_base(&rig, VUBLK_VU_GET_VRING_BASE, i);
 		expect_base(&rig, VUBLK_VU_GET_VRING_BASE, BEGUN);
 	}
-	/* The relay has started and stopped only queue 0 again. */
+	/* Only queue 0 had requests, so the relay drains only queue 0. */
 	assert_int_equal(received(&mock, VUBLK_VU_GET_VRING_BASE), 1);
 	relay_close_vmm(&relay, &rig);
 	end(&mock, &relay, &area);
@@ -153,8 +159,11 @@ static void test_a_drain_of_rings_that_run(void **state)
 	end(&mock, &relay, &area);
 }
 
-/* A VMM must not take incomplete requests for completed ones. */
-static void test_a_drain_that_is_none(void **state)
+/*
+ * The VMM wants a drain, but the back-end's stop leaves requests. The relay refuses the stop,
+ * because the VMM would take these requests for completed ones.
+ */
+static void test_a_drain_without_a_back_end(void **state)
 {
 	struct relay_mock mock;
 	struct rig_area area;
@@ -164,16 +173,16 @@ static void test_a_drain_that_is_none(void **state)
 	begin(&mock, &relay, &rig, &area, 0);
 	disable(&rig);
 	ask_base(&rig, VUBLK_VU_GET_VRING_BASE, 0);
-	relay_wait(&relay, "queue 0 cannot be stopped, because its requests are not complete: 3 "
-			   "of them");
+	relay_wait(&relay, "cannot stop queue 0: no back-end has executed 3 "
+			   "of its requests");
 	rig_wait_for_end(&rig);
 	rig_close(&rig);
 	end(&mock, &relay, &area);
 }
 
 /*
- * If the VMM accepts only GET_VRING_BASE_INFLIGHT, the plain message leaves requests; if it accepts
- * neither feature, the stop leaves none.
+ * If the VMM accepts only GET_VRING_BASE_INFLIGHT, a GET_VRING_BASE may leave requests. If it
+ * accepts neither that feature nor SKIP_DRAIN, the stop must not leave any.
  */
 static void test_vmms_that_know_less(void **state)
 {
@@ -234,7 +243,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_skip_drain),
 		VUBLK_TEST(test_a_drain_after_a_disable),
 		VUBLK_TEST(test_a_drain_of_rings_that_run),
-		VUBLK_TEST(test_a_drain_that_is_none),
+		VUBLK_TEST(test_a_drain_without_a_back_end),
 		VUBLK_TEST(test_vmms_that_know_less),
 		VUBLK_TEST(test_messages_that_are_refused),
 	};

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The relay while its back-end is connected: everything that a VMM may request. */
+/* The relay while its back-end is connected: everything that a VMM may request of it. */
 #include "relay-rig.h"
 
 #include "bus/bus.h"
 #include "util/fd.h"
 #include "util/memfd.h"
+
+#include <vublk/shadow.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,7 +43,10 @@ static void test_negotiation(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The VMM's guest is shown the policy, and the back-end is given only what it offered. */
+/*
+ * The guest sees the features and the config that the properties allow. The back-end gets only
+ * features that it has offered.
+ */
 static void test_policy(void **state)
 {
 	const struct vublk_option policy[] = { { "read-only", "on" }, { "seg-max-adjust", "on" },
@@ -52,8 +57,8 @@ static void test_policy(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, policy);
-	assert_true(relay_has_said(&relay, "presents the writable disk as read-only, and hides "
-					   "features of the back-end: VIRTIO_BLK_F_DISCARD (bit 13)"));
+	assert_true(relay_has_said(&relay, "the writable disk is read-only, and these features "
+					   "are hidden: VIRTIO_BLK_F_DISCARD (bit 13)"));
 	relay_connect(&relay, &rig);
 	rig_negotiate(&rig);
 	assert_int_equal(rig.features & (writing | VUBLK_BIT(VIRTIO_BLK_F_RO)),
@@ -78,7 +83,7 @@ static void test_requests_on_four_queues(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The rings continue at their bases, as after a pause of the VM. */
+/* The VMM stops the rings and starts them again at their bases, as around a pause of the VM. */
 static void test_stop_and_go_on(void **state)
 {
 	struct relay relay;
@@ -116,7 +121,7 @@ static void test_reset_and_begin_anew(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Queues start and stop while others run. */
+/* Queues start and stop while other queues run. */
 static void test_queue_by_queue(void **state)
 {
 	struct relay relay;
@@ -140,7 +145,7 @@ static void test_queue_by_queue(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* A VMM without STATUS: a ring runs as soon as it is enabled. */
+/* The VMM lacks STATUS, so a ring runs as soon as it is enabled. */
 static void test_without_status(void **state)
 {
 	struct relay relay;
@@ -160,7 +165,7 @@ static void test_without_status(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* A VMM negotiates STATUS but never sets DRIVER_OK: its ring runs nevertheless. */
+/* The VMM negotiates STATUS but never sets DRIVER_OK. Its ring runs nevertheless. */
 static void test_without_driver_ok(void **state)
 {
 	struct relay relay;
@@ -221,7 +226,9 @@ static void test_memory_changes_under_rings(void **state)
 		assert_int_equal(remove_region(&rig, 0x1000000, 0x1000000, 1 << 20), 0);
 		relay_write_and_read(&rig, 0, 2, 'b');
 	}
-	/* The rings wait for their memory, and continue when it is added again. */
+	/*
+	 * The VMM removes the memory of the rings. The rings wait until it adds that memory again.
+	 */
 	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY), 0);
 	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_GUEST, RIG_USER, RIG_MEMORY, 0),
 			 0);
@@ -249,7 +256,7 @@ static void test_memory_of_part_of_a_page(void **state)
 	close(fd);
 }
 
-/* A refused message has changed nothing. */
+/* The relay refuses changes of the memory that are invalid. They have no effect. */
 static void test_memory_refused(void **state)
 {
 	int fd = vublk_memfd_new("more", 1 << 20, NULL);
@@ -279,7 +286,10 @@ static uint64_t set_mem_table(struct backend_rig *rig, int fd, uint64_t bytes)
 	return rig_send_acked(rig, &message);
 }
 
-/* After a refused first table the table is empty again: the refused region is not kept. */
+/*
+ * The relay refuses the VMM's first region or table. The memory table is then empty again, without
+ * the refused region.
+ */
 static void test_first_memory_refused(void **state)
 {
 	int fd = vublk_memfd_new("more", 1 << 20, NULL);
@@ -291,7 +301,7 @@ static void test_first_memory_refused(void **state)
 		relay_open(&relay, NULL);
 		relay_connect(&relay, &rig);
 		rig_negotiate(&rig);
-		if (whole_table) /* longer than the file */
+		if (whole_table) /* the region exceeds its file */
 			assert_int_equal(set_mem_table(&rig, fd, 2 << 20), 1);
 		else
 			assert_int_equal(rig_add_mem_reg(&rig, fd, 0, 0, 2 << 20, 0), 1);
@@ -331,7 +341,10 @@ static uint8_t read_wce(struct backend_rig *rig)
 	return config.wce;
 }
 
-/* A VMM resumes its rings after the relay and the back-end were both replaced. */
+/*
+ * The VMM resumes its rings after both the relay and the back-end were replaced. The driver may
+ * have turned the write cache off, unless it has read the config since.
+ */
 static void test_write_cache_of_a_resumed_disk(void **state)
 {
 	const struct {
@@ -423,7 +436,7 @@ static void test_many_vmms(void **state)
 		relay_start_vmm(&relay, &rig, 4);
 		relay_write_and_read(&rig, 0, 4, (char)('a' + i));
 		relay_close_vmm(&relay, &rig);
-		relay_wait(&relay, "is available again"); /* the back-end, for the next VMM */
+		relay_wait(&relay, "is available again"); /* ready for the next VMM */
 		if (!i) {
 			fds = vublk_test_count_fds();
 			mappings = vublk_test_count_mappings();
@@ -449,7 +462,10 @@ static bool backend_maps(const struct relay *relay, const char *words)
 	return found;
 }
 
-/* The memory of a VMM that disconnected is released, because the next VMM may need it. */
+/*
+ * When a VMM disconnects, the back-end releases that VMM's memory, because the next VMM may need
+ * the room.
+ */
 static void test_memory_is_given_back(void **state)
 {
 	struct relay relay;
@@ -460,13 +476,13 @@ static void test_memory_is_given_back(void **state)
 		relay_start_vmm(&relay, &rig, 1);
 		assert_true(backend_maps(&relay, "memfd:rig"));
 		relay_close_vmm(&relay, &rig);
-		relay_wait(&relay, "is available again"); /* the back-end, with another connection */
+		relay_wait(&relay, "is available again"); /* by a new connection */
 		assert_false(backend_maps(&relay, "memfd:rig"));
 	}
 	relay_close(&relay);
 }
 
-/* A VMM disconnects with requests in flight; the next VMM is served as usual. */
+/* A VMM disconnects with requests in flight. The next VMM is served as usual. */
 static void test_vmm_dies_with_requests(void **state)
 {
 	struct relay relay;
@@ -524,12 +540,28 @@ static void test_bad_arguments(void **state)
 	check_refused("vhost-user", good, "no bus 'vhost-user'");
 	check_refused("vhost-user:", good, "no bus");
 	check_refused("pci:/x", good, "no bus 'pci:/x'");
-	check_refused("vhost-user:/x", none, "chardev is missing");
+	check_refused("vhost-user:/x", none, "chardev is not set");
 	check_refused("vhost-user:/x", unknown, "no property 'x'");
 	check_refused("vhost-user:/x", odd, "power of two");
-	check_refused("vhost-user:/x", serial, "the back-end itself answers");
-	check_refused("vfio-user:/x", serial, "the back-end itself answers");
+	check_refused("vhost-user:/x", serial, "serial needs shadow=on");
+	check_refused("vfio-user:/x", serial, "serial needs shadow=on");
 	vublk_bus_free(NULL);
+}
+
+static void test_serial_needs_shadow_rings(void **state)
+{
+	const struct vublk_option options[] = { { "chardev", "/nowhere" }, { "serial", "disk7" },
+						{ "shadow", "on" }, { NULL } };
+	struct vublk_bus *bus;
+	struct vublk_error error;
+	char spec[200];
+
+	snprintf(spec, sizeof(spec), "vhost-user:%s/serial", vublk_test_folder());
+	assert_int_equal(vublk_bus_open(spec, options, NULL, &bus, &error), 0);
+	assert_int_equal(vublk_bus_set_shadow(bus, VUBLK_SHADOW_AUTO, &error), -EINVAL);
+	assert_non_null(strstr(error.text, "the serial 'disk7'"));
+	assert_int_equal(vublk_bus_set_shadow(bus, VUBLK_SHADOW_ON, &error), 0);
+	vublk_bus_free(bus);
 }
 
 static void test_socket_in_use(void **state)
@@ -538,7 +570,7 @@ static void test_socket_in_use(void **state)
 	int fd;
 
 	relay_open_alone(&relay, NULL);
-	relay_wait(&relay, "there is no back-end yet");
+	relay_wait(&relay, "no back-end is connected yet");
 	fd = vublk_socket_listen(relay.socket, NULL);
 	relay_start_backend(&relay, NULL);
 	relay_join(&relay);
@@ -552,7 +584,7 @@ static void test_stop_before_a_backend(void **state)
 	struct relay relay;
 
 	relay_open_alone(&relay, NULL);
-	relay_wait(&relay, "there is no back-end yet");
+	relay_wait(&relay, "no back-end is connected yet");
 	assert_int_equal(access(relay.socket, F_OK), -1);
 	relay_close(&relay);
 }
@@ -584,7 +616,7 @@ static void test_free_while_serving(void **state)
 	struct relay relay;
 	struct backend_rig rig;
 
-	relay_open(&relay, NULL); /* only for its back-end */
+	relay_open(&relay, NULL); /* the case uses only its back-end */
 	vublk_bus_stop(relay.bus);
 	relay_join(&relay);
 	vublk_bus_free(relay.bus);
@@ -631,6 +663,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_vmm_dies_with_requests),
 		VUBLK_TEST(test_bus_states),
 		VUBLK_TEST(test_bad_arguments),
+		VUBLK_TEST(test_serial_needs_shadow_rings),
 		VUBLK_TEST(test_socket_in_use),
 		VUBLK_TEST(test_stop_before_a_backend),
 		VUBLK_TEST(test_stop_while_serving),

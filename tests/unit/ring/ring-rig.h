@@ -3,10 +3,10 @@
 #define VUBLK_TESTS_RING_RIG_H
 
 /*
- * A driver end and a device end share one memory. The driver has the data memory as one mapping;
- * the device has it as several regions, which are adjacent in guest addresses but apart in host
- * addresses. The ring's parts are allocations of exactly their size, so that a sanitizer detects an
- * access outside them.
+ * The driver's end and the device's end of one ring, and memory for data that both ends share. The
+ * driver has one mapping of the data memory. The device has several regions of it, which are
+ * adjacent in guest addresses but apart in host addresses. Each part of the ring is an allocation
+ * of exactly the part's size, so that a sanitizer detects an access outside of the part.
  */
 
 #include "virtio/device-ring.h"
@@ -22,11 +22,11 @@ struct rig_config {
 	unsigned size;
 	uint16_t base;
 	uint64_t features;
-	uint64_t data_bytes; /* rounded up to pages */
+	uint64_t data_bytes; /* rounded up to whole pages */
 	unsigned num_regions;
 	/*
-	 * The device uses parts of the driver's mapping, because TSan compares addresses and
-	 * would miss a race on one byte through two mappings.
+	 * The device uses the driver's mapping. ThreadSanitizer compares addresses, so it would
+	 * miss a race on one byte through two mappings.
 	 */
 	bool one_mapping;
 };
@@ -37,23 +37,23 @@ struct ring_rig {
 	struct vublk_driver_ring driver;
 	struct vublk_device_ring device;
 	int fd;
-	char *data; /* the driver's mapping of the memory from RIG_GUEST_BASE on */
+	char *data; /* the driver's mapping, which begins at RIG_GUEST_BASE */
 	uint64_t data_bytes;
 	struct vublk_memory_map map;
 	struct vublk_memory_map_region regions[RIG_MAX_REGIONS];
 };
 
-/* Fails the test if it does not succeed. */
+/* Makes the rig. A failure ends the case. */
 void rig_init(struct ring_rig *rig, const struct rig_config *config);
 void rig_deinit(struct ring_rig *rig);
 
-/* The driver's pointer to a guest address. */
+/* Returns the driver's pointer to a guest address. */
 static inline void *rig_data(struct ring_rig *rig, uint64_t addr)
 {
 	return rig->data + (addr - RIG_GUEST_BASE);
 }
 
-/* A small random number generator, so that a seed repeats a run on any machine. */
+/* A small random number generator. The same seed gives the same numbers on any machine. */
 struct rig_random {
 	uint64_t state;
 };

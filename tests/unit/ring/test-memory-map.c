@@ -29,7 +29,7 @@ static void test_place_sorts(void **state)
 		assert_true(regions[i - 1].guest_addr < regions[i].guest_addr);
 }
 
-/* 0x1000-0x2fff in two adjoining regions, a gap, 0x5000-0x5fff, and the top page. */
+/* 0x1000-0x2fff in two adjacent regions, then a gap, 0x5000-0x5fff, and the last page. */
 static char first[0x1000], second[0x1000], third[0x1000], top[0x1000];
 static struct vublk_memory_map_region regions[] = {
 	{ 0x1000, 0x91000, 0x1000, first },

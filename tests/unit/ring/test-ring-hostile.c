@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Each rule that the other end of a ring can break: the device end checks a driver's descriptors,
- * and the driver end a device's completions.
+ * Each rule that the other end of a ring can break. Our device end must refuse a driver's invalid
+ * descriptors, and our driver end must refuse a device's invalid completions.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -20,13 +20,13 @@
 #define MAX_IOV 6
 
 /*
- * The driver's memory, all adjoining: four pages and their four regions. A case
- * names its buffers in these addresses; a table is put at TABLE.
+ * The driver's memory: four adjacent pages, each of which is a region. Cases place their buffers at
+ * these addresses, and tables at TABLE or SPLIT_TABLE.
  */
 #define PAGE(n) (RIG_GUEST_BASE + (n) * UINT64_C(4096))
 #define END PAGE(4)
 #define TABLE PAGE(1)
-#define SPLIT_TABLE (PAGE(1) - 24) /* runs from the first region into the second */
+#define SPLIT_TABLE (PAGE(1) - 24) /* extends from the first region to the second */
 
 #define N VRING_DESC_F_NEXT
 #define W VRING_DESC_F_WRITE
@@ -36,14 +36,14 @@ struct chain_case {
 	const char *name;
 	uint64_t features;
 	struct vring_desc ring[4];  /* the chain begins at descriptor 0 */
-	struct vring_desc table[5]; /* put at table_addr unless that is 0 */
+	struct vring_desc table[5]; /* written to table_addr, unless that is 0 */
 	uint64_t table_addr;
-	const char *words; /* of the refusal; NULL: the chain is good */
+	const char *words; /* words of the refusal; NULL: the chain is valid */
 	unsigned num_out, num_in;
 };
 
 static const struct chain_case chain_cases[] = {
-	/* Valid chains, to show that the others fail for their own reason. */
+	/* The first chains are valid, so the others are refused because of the rule they break. */
 	{ .name = "read, then write",
 	  .ring = { { PAGE(0), 16, N, 1 }, { PAGE(2), 512, W | N, 2 }, { PAGE(0) + 16, 1, W, 0 } },
 	  .num_out = 1, .num_in = 2 },
@@ -71,19 +71,19 @@ static const struct chain_case chain_cases[] = {
 	  .table_addr = TABLE, .ring = { { TABLE, 16, I | W, 77 } },
 	  .table = { { PAGE(0), 16, 0, 0 } }, .num_out = 1 },
 
-	{ .name = "address outside memory", .ring = { { END, 1, 0, 0 } }, .words = "not within" },
+	{ .name = "address outside memory", .ring = { { END, 1, 0, 0 } }, .words = "outside" },
 	{ .name = "address below memory", .ring = { { PAGE(0) - 1, 2, 0, 0 } },
-	  .words = "not within" },
-	{ .name = "address 0", .ring = { { 0, 16, W, 0 } }, .words = "not within" },
-	{ .name = "length past memory", .ring = { { END - 1, 2, 0, 0 } }, .words = "not within" },
+	  .words = "outside" },
+	{ .name = "address 0", .ring = { { 0, 16, W, 0 } }, .words = "outside" },
+	{ .name = "length past memory", .ring = { { END - 1, 2, 0, 0 } }, .words = "outside" },
 	{ .name = "length of 4 GiB less 1", .ring = { { PAGE(0), UINT32_MAX, 0, 0 } },
-	  .words = "not within" },
+	  .words = "outside" },
 	{ .name = "address and length wrap", .ring = { { UINT64_MAX - 10, 100, 0, 0 } },
-	  .words = "not within" },
+	  .words = "outside" },
 	{ .name = "address and length wrap into memory",
-	  .ring = { { UINT64_MAX - 10, UINT32_MAX, 0, 0 } }, .words = "not within" },
+	  .ring = { { UINT64_MAX - 10, UINT32_MAX, 0, 0 } }, .words = "outside" },
 	{ .name = "second buffer outside memory",
-	  .ring = { { PAGE(0), 16, N, 1 }, { END, 1, W, 0 } }, .words = "not within" },
+	  .ring = { { PAGE(0), 16, N, 1 }, { END, 1, W, 0 } }, .words = "outside" },
 	{ .name = "buffer of 0 bytes", .ring = { { PAGE(0), 0, 0, 0 } }, .words = "an empty buffer" },
 	{ .name = "last buffer of 0 bytes", .ring = { { PAGE(0), 16, N, 1 }, { PAGE(0), 0, W, 0 } },
 	  .words = "an empty buffer" },
@@ -96,9 +96,9 @@ static const struct chain_case chain_cases[] = {
 	{ .name = "too many segments",
 	  .ring = { { PAGE(0), 4 * 4096, N, 1 }, { PAGE(0), 3 * 4096, 0, 0 } }, .words = "segments" },
 	{ .name = "next just out of range", .ring = { { PAGE(0), 1, N, SIZE } },
-	  .words = "continues at descriptor 8 of 8" },
+	  .words = "has 8 as its next descriptor, but the table has only 8 descriptors" },
 	{ .name = "next far out of range", .ring = { { PAGE(0), 1, N, 65535 } },
-	  .words = "continues at descriptor 65535 of 8" },
+	  .words = "has 65535 as its next descriptor, but the table has only 8 descriptors" },
 
 	{ .name = "indirect, not negotiated", .table_addr = TABLE,
 	  .ring = { { TABLE, 16, I, 0 } }, .table = { { PAGE(0), 16, 0, 0 } },
@@ -122,20 +122,20 @@ static const struct chain_case chain_cases[] = {
 	{ .name = "indirect of 4 GiB", .features = INDIRECT, .table_addr = TABLE,
 	  .ring = { { TABLE, UINT32_MAX - 15, I, 0 } }, .words = "longer" },
 	{ .name = "indirect outside memory", .features = INDIRECT,
-	  .ring = { { END, 16, I, 0 } }, .words = "table that is not within" },
+	  .ring = { { END, 16, I, 0 } }, .words = "table that is outside the" },
 	{ .name = "indirect past memory", .features = INDIRECT,
-	  .ring = { { END - 16, 32, I, 0 } }, .words = "table that is not within" },
+	  .ring = { { END - 16, 32, I, 0 } }, .words = "table that is outside the" },
 	{ .name = "indirect wraps", .features = INDIRECT,
-	  .ring = { { UINT64_MAX - 15, 32, I, 0 } }, .words = "table that is not within" },
+	  .ring = { { UINT64_MAX - 15, 32, I, 0 } }, .words = "table that is outside the" },
 	{ .name = "next out of the table", .features = INDIRECT, .table_addr = TABLE,
 	  .ring = { { TABLE, 32, I, 0 } },
 	  .table = { { PAGE(0), 16, N, 2 }, { PAGE(0), 1, W, 0 } },
-	  .words = "continues at descriptor 2 of 2" },
+	  .words = "has 2 as its next descriptor, but the table has only 2 descriptors" },
 	{ .name = "loop in the table", .features = INDIRECT, .table_addr = TABLE,
 	  .ring = { { TABLE, 32, I, 0 } },
 	  .table = { { PAGE(0), 16, N, 1 }, { PAGE(0), 1, N, 0 } }, .words = "loop" },
 	{ .name = "buffer of the table outside memory", .features = INDIRECT, .table_addr = TABLE,
-	  .ring = { { TABLE, 16, I, 0 } }, .table = { { END, 1, W, 0 } }, .words = "not within" },
+	  .ring = { { TABLE, 16, I, 0 } }, .table = { { END, 1, W, 0 } }, .words = "outside" },
 	{ .name = "write before read, over the table's edge", .features = INDIRECT,
 	  .table_addr = TABLE, .ring = { { PAGE(0), 1, W | N, 1 }, { TABLE, 16, I, 0 } },
 	  .table = { { PAGE(0), 1, 0, 0 } }, .words = "after a writable one" },
@@ -149,7 +149,7 @@ static void set_up(unsigned size, uint64_t features)
 	rig_init(&rig, &(struct rig_config){ size, 65535, features, 4 * 4096, 4 });
 }
 
-/* Makes a head available without the driver's checks. */
+/* Makes a head available without the checks of the driver end. */
 static void make_available(uint16_t head)
 {
 	struct vring_avail *avail = rig.memory.avail;
@@ -165,7 +165,7 @@ static int take(unsigned max_iov, struct vublk_chain *chain, struct vublk_error 
 	return vublk_device_ring_take(&rig.device, &rig.map, chain, error);
 }
 
-/* A refused chain can be completed, and the next one is taken. */
+/* Checks that a refused chain can be completed, and that the next one is taken. */
 static void check_goes_on(const char *name, const struct vublk_chain *refused)
 {
 	struct vublk_chain chain;
@@ -210,7 +210,7 @@ static void test_chains(void **state)
 		run_chain_case(&chain_cases[i]);
 }
 
-/* With enough iovecs the ring's size ends a loop. */
+/* Even if there are enough iovecs for a longer chain, a loop ends after the ring's size. */
 static void test_loop_is_bounded_by_the_ring(void **state)
 {
 	struct vublk_chain chain;
@@ -314,9 +314,11 @@ static const struct {
 	void (*act)(void);
 	const char *words;
 } driver_cases[] = {
-	{ "head equal to the size", head_equals_size, "made descriptor 8 of a ring of 8" },
-	{ "head of 65535", head_is_huge, "made descriptor 65535 of a ring of 8" },
-	{ "head available twice", head_twice, "again before it was completed" },
+	{ "head equal to the size", head_equals_size,
+	  "made descriptor 8 available, but the ring has only 8" },
+	{ "head of 65535", head_is_huge,
+	  "made descriptor 65535 available, but the ring has only 8" },
+	{ "head available twice", head_twice, "before the device completed it" },
 	{ "index jumps by size + 1", index_jumps_by_size_and_one, "from 65535 to 8," },
 	{ "index goes back", index_goes_back, "from 65535 to 65534," },
 	{ "index jumps half way round", index_jumps_half_way, "avail index" },
@@ -335,7 +337,7 @@ static void test_driver_breaks_ring(void **state)
 		if (take(MAX_IOV, &chain, &first) != -EPROTO || first.code != EPROTO ||
 		    !strstr(first.text, driver_cases[i].words))
 			fail_msg("%s: '%s'", driver_cases[i].name, first.text);
-		/* Valid behaviour afterwards does not repair it. */
+		/* Valid behaviour afterwards does not repair the ring. */
 		rig.memory.avail->idx = vublk_device_ring_base(&rig.device);
 		make_available(5);
 		assert_int_equal(take(MAX_IOV, &chain, &again), -EPROTO);
@@ -380,7 +382,7 @@ static void test_take_again_refuses(void **state)
 	rig.memory.desc[2] = (struct vring_desc){ PAGE(0), 16, 0, 0 };
 	make_available(2);
 	assert_int_equal(take(MAX_IOV, &chain, &error), 1);
-	/* But an in-flight chain that is made available again breaks it. */
+	/* But the ring breaks if an in-flight chain is made available again. */
 	make_available(1);
 	assert_int_equal(take(MAX_IOV, &chain, &error), -EPROTO);
 	rig_deinit(&rig);
@@ -450,24 +452,25 @@ static void used_goes_back(void)
 static const struct {
 	const char *name;
 	void (*act)(void);
-	unsigned good; /* valid completions before `act` */
+	unsigned good; /* how many valid completions precede `act` */
 	const char *words;
 } device_cases[] = {
-	{ "id equal to the size", id_equals_size, 0, "descriptor 8 of a ring of 8" },
-	{ "id of 2^32 - 1", id_is_huge, 0, "descriptor 4294967295 of a ring of 8" },
+	{ "id equal to the size", id_equals_size, 0, "descriptor 8, but the ring has only 8" },
+	{ "id of 2^32 - 1", id_is_huge, 0, "descriptor 4294967295, but the ring has only 8" },
 	{ "id of 65536", id_wraps_to_a_good_one, 0, "descriptor 65536" },
-	{ "id of a free descriptor", id_of_a_free_descriptor, 0, "descriptor 6, at which no" },
-	{ "id in the middle of a chain", id_inside_a_chain, 0, "descriptor 1, at which no" },
-	{ "id added but not published", id_not_published, 0, "descriptor 4, at which no" },
-	{ "id twice", id_twice, 1, "descriptor 0, at which no" },
-	{ "index jumps by one too many", used_jumps_by_one_too_many, 0, "from 65535 to 2 with only 2" },
+	{ "id of a free descriptor", id_of_a_free_descriptor, 0, "descriptor 6, which is not" },
+	{ "id in the middle of a chain", id_inside_a_chain, 0, "descriptor 1, which is not" },
+	{ "id added but not published", id_not_published, 0, "descriptor 4, which is not" },
+	{ "id twice", id_twice, 1, "descriptor 0, which is not" },
+	{ "index jumps by one too many", used_jumps_by_one_too_many, 0,
+	  "from 65535 to 2, but only 2" },
 	{ "index jumps half way round", used_jumps_half_way, 0, "used index" },
 	{ "index goes back", used_goes_back, 0, "used index" },
 };
 
 /*
- * Adds two chains of two descriptors that the device sees, at 0 and 2, and one that it does not
- * see, at 4.
+ * Adds three chains of two descriptors, which begin at descriptors 0, 2 and 4. The first two are
+ * published, and the last one is not.
  */
 static void fill_ring(void)
 {
@@ -497,7 +500,7 @@ static void test_device_breaks_ring(void **state)
 		    first.code != EPROTO || !strstr(first.text, device_cases[i].words))
 			fail_msg("%s: '%s'", device_cases[i].name, first.text);
 		assert_int_equal(token, 99);
-		/* Valid behaviour afterwards does not repair it. */
+		/* Valid behaviour afterwards does not repair the ring. */
 		rig.memory.used->idx = (uint16_t)(65535 + device_cases[i].good);
 		complete(2);
 		assert_int_equal(vublk_driver_ring_take(&rig.driver, &token, &bytes, &again), -EPROTO);
@@ -507,7 +510,7 @@ static void test_device_breaks_ring(void **state)
 	}
 }
 
-/* The device overwrites everything; the driver end relies on none of it. */
+/* The device overwrites all of the shared memory. Our driver end does not rely on its content. */
 static void test_device_overwrites_driver_memory(void **state)
 {
 	const struct vublk_ring_buffer buffers[2] = { { PAGE(0), 16 }, { PAGE(1), 16 } };
@@ -526,7 +529,7 @@ static void test_device_overwrites_driver_memory(void **state)
 			complete(rig.memory.avail->ring[(65535 + 4 * round + k) & (SIZE - 1)]);
 		memset(rig.memory.desc, 0xff, vublk_split_desc_bytes(SIZE));
 		memset(rig.memory.avail, 0xff, vublk_split_avail_bytes(SIZE));
-		vublk_driver_ring_forget(&rig.driver); /* for the next device */
+		vublk_driver_ring_forget(&rig.driver); /* prepares the ring for the next device */
 		while (vublk_driver_ring_take(&rig.driver, &token, &bytes, NULL) == 1)
 			seen[token]++;
 		for (token = 0; token < 4; token++)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The driver end and the device end work against each other in random order. The results are
- * compared with a model that knows the expected ones: which chain comes out, translated to which
- * segments, with which bytes; whether there was room; and exactly when a kick or a call is wanted.
+ * The driver's end and the device's end do random steps in random order. A model computes the
+ * expected results: which chain is taken, with which segments and bytes; whether a chain fits; and
+ * whether a kick or a call is wanted.
  *
- * The model also sleeps: an end that was told to sleep does nothing until it is woken, and there
- * must never be work for a sleeping end without a wake-up on its way.
+ * In the model an end can also sleep: then it does nothing until it is woken. A sleeping end must
+ * never have work, unless its wake-up is pending.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -28,7 +28,7 @@
 #define AREA_BYTES (TABLE_BYTES + 16 + MAX_BUFFERS * MAX_BUFFER_BYTES)
 #define MAX_SEGMENTS (MAX_BUFFERS * 2)
 
-/* A request by its token. */
+/* The request with a token. */
 struct request {
 	unsigned num_out, num_in, needed;
 	struct vublk_ring_buffer buffers[MAX_BUFFERS];
@@ -39,19 +39,19 @@ struct request {
 	uint32_t reply;
 };
 
-/* Tokens, first in first out. */
+/* A queue of tokens: first in, first out. */
 struct fifo {
 	uint16_t tokens[VUBLK_RING_MAX_SIZE];
 	unsigned count;
 };
 
-/* The model of one end's notification state. */
+/* One end's notification state in the model. */
 struct notification {
 	bool first;     /* nothing was published since this end's init */
 	bool enabled;   /* without EVENT_IDX */
 	uint16_t event; /* with EVENT_IDX */
 	bool sleeping;
-	bool pending;   /* a wake-up is pending */
+	bool pending;   /* a wake-up is on its way */
 };
 
 struct model {
@@ -115,7 +115,7 @@ static void make_buffers(struct request *request, uint16_t token)
 	}
 }
 
-/* The segments that the device must get: an independent, slow translation. */
+/* Computes the segments that the device must get, by a simple translation of its own. */
 static void expect_segments(struct request *request)
 {
 	request->num_iov = request->num_out_iov = 0;
@@ -171,7 +171,10 @@ static void driver_adds(void)
 	fifo_append(&model.added, fifo_remove(&model.idle, at));
 }
 
-/* Whether the other end wants a notification for [before, now). */
+/*
+ * Returns whether the end of `notification` wants to be notified when the other end moves its index
+ * from `before` to `now`.
+ */
 static bool wanted(struct notification *notification, uint16_t before, uint16_t now)
 {
 	bool first = notification->first;
@@ -351,8 +354,8 @@ static void device_polls(void)
 }
 
 /*
- * The device dies and another continues: it takes the chains that were taken but not published
- * again.
+ * The device dies and another one continues. The new device takes again the chains that the old one
+ * had taken, and whose completion it had not published.
  */
 static void device_dies(void)
 {
@@ -465,7 +468,7 @@ static void device_step(void)
 	}
 }
 
-/* Completes all outstanding chains, driven by wake-ups only. */
+/* Completes all outstanding chains, in steps that only wake-ups cause. */
 static void drain(void)
 {
 	driver_publishes();

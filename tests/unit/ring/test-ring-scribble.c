@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A second thread writes over the rings all the time, as a hostile peer can. The values are mostly
- * nearly right, because nonsense is refused at the first check. No result of our end may point
- * outside the driver's memory or exceed the room that there is; the sanitizers check everything
- * else.
+ * A second thread writes to the rings all the time, as a hostile peer can. Most values are nearly
+ * correct, because nonsense is refused at the first check. The cases check that the results of the
+ * tested end lie in the driver's memory and do not exceed the caller's arrays. The sanitizers find
+ * other errors.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -46,7 +46,7 @@ static unsigned below(unsigned bound)
 	return rig_random_below(&scribbler.random, bound);
 }
 
-/* A descriptor that is usually valid. */
+/* Writes a descriptor, which is usually valid. */
 static void scribble_desc(struct vring_desc *desc, unsigned entries)
 {
 	uint64_t addr = RIG_GUEST_BASE + below(DATA_BYTES);
@@ -68,14 +68,14 @@ static void scribble_desc(struct vring_desc *desc, unsigned entries)
 			       (uint16_t)below(entries + (below(50) == 0)));
 }
 
-/* Writes as a driver while the device reads. */
+/* Writes to the fields of a driver, while our device end reads them. */
 static void scribble_as_driver(void)
 {
 	const struct vublk_split_ring *memory = &scribbler.rig.memory;
 	uint16_t index = vublk_load_relaxed(&memory->avail->idx);
 
 	scribble_desc(&memory->desc[below(SIZE)], SIZE);
-#ifndef VUBLK_TSAN /* tables are copied by memcpy(), which TSan rightly calls a race */
+#ifndef VUBLK_TSAN /* memcpy() copies tables, which TSan correctly calls a race */
 	scribble_desc(rig_data(&scribbler.rig, RIG_GUEST_BASE + 4096 - 32 + 16 * below(TABLE_ENTRIES)),
 		      TABLE_ENTRIES);
 #endif
@@ -89,7 +89,7 @@ static void scribble_as_driver(void)
 	vublk_store_relaxed(&memory->used->idx, below(65536));
 }
 
-/* Writes as a device while the driver reads. */
+/* Writes to the fields of a device, while our driver end reads them. */
 static void scribble_as_device(void)
 {
 	const struct vublk_split_ring *memory = &scribbler.rig.memory;
@@ -162,7 +162,7 @@ static void check_chain(const struct vublk_chain *chain)
 	assert_int_equal(bytes[1], chain->in_bytes);
 }
 
-/* Starts again at the driver's index, as after a reset. */
+/* Makes a new device end, which starts at the present avail index. */
 static void restart_device(uint64_t features)
 {
 	struct ring_rig *rig = &scribbler.rig;

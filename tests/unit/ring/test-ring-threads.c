@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A driver and a device, each on its own thread. The threads sleep on eventfds. A lost wake-up
- * makes the case hang until the runner's time limit. TSan checks the order in which data and rings
- * are handed over.
+ * makes the case hang until the runner's time limit. ThreadSanitizer checks the order of the
+ * accesses to data and rings.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -28,7 +28,8 @@
 #define TRANSFERS 400000
 #endif
 
-#define AREA_BYTES 64 /* 32 for a table of two, then the request's and the answer's number */
+#define AREA_BYTES 64 /* of a request: a table of two descriptors (32 bytes), the request's number,
+			 and the answer's number */
 
 enum waiting { SLEEPING, POLLING };
 
@@ -100,7 +101,7 @@ static void submit_some(struct submitter *s)
 	}
 }
 
-/* The number of completions taken, or -1 after a wrong one. */
+/* Takes completions. Returns their number, or -1 if one is wrong. */
 static int reap(struct submitter *s)
 {
 	struct ring_rig *rig = &s->pair->rig;
@@ -165,7 +166,8 @@ static void answer(const struct vublk_chain *chain)
 }
 
 /*
- * Takes some chains, completes them in some order, and publishes them; returns their number, or -1.
+ * Takes some chains, completes them in the same or the reverse order, and publishes them. Returns
+ * their number, or -1 if a chain is wrong or the ring is broken.
  */
 static int serve(struct pair *pair, struct rig_random *random)
 {
@@ -273,14 +275,14 @@ static void test_sleep_notify_on_empty(void **state)
 	run(EVENT_IDX | ON_EMPTY, 128, 32, SLEEPING, TRANSFERS / 2);
 }
 
-/* One request at a time: in each transfer both ends sleep or are about to sleep. */
+/* With one request at a time, both ends sleep, or are about to sleep, at each transfer. */
 static void test_sleep_depth_1(void **state)
 {
 	run(EVENT_IDX, 2, 1, SLEEPING, TRANSFERS / 20);
 	run(0, 2, 1, SLEEPING, TRANSFERS / 20);
 }
 
-/* More tokens than descriptors: the driver end runs out of room all the time. */
+/* With as many requests as the ring has entries, the driver's end often has no room. */
 static void test_sleep_full_ring(void **state)
 {
 	run(EVENT_IDX, 8, 8, SLEEPING, TRANSFERS / 4);
@@ -295,14 +297,15 @@ static void test_poll(void **state)
 /* --- publish, then look ---------------------------------------------------- */
 
 /*
- * One end publishes at the very moment at which the other decides to sleep. Each may see what the
- * other did, but if the first end does not notify the second, the second must not sleep. The two
- * threads meet before each try, because the window is some nanoseconds.
+ * A race: one end publishes while the other end decides whether it sleeps. The publishing end may
+ * notify the other end (`told`), and the other end may sleep (`slept`). But the other end must not
+ * sleep if it was not notified. The two threads meet before each round, because the critical time
+ * is only some nanoseconds.
  */
 struct race {
 	struct ring_rig rig;
 	unsigned rounds;
-	unsigned arrived; /* by both threads, twice a round */
+	unsigned arrived; /* counts both threads, twice per round */
 	bool told, slept;
 	void (*publish)(struct race *race);
 	void (*sleep)(struct race *race);
@@ -330,7 +333,7 @@ static void *publish_often(void *opaque)
 		meet(race, &met);
 		race->publish(race);
 		meet(race, &met);
-		meet(race, &met); /* while the main thread looks and prepares */
+		meet(race, &met); /* while the main thread looks and prepares the next round */
 	}
 	return NULL;
 }
@@ -379,7 +382,7 @@ static void driver_sleeps(struct race *race)
 	race->slept = vublk_driver_ring_enable_calls(&race->rig.driver);
 }
 
-/* Adds one entry to publish; the other end wants no notification until it sleeps. */
+/* Adds an entry, which the round will publish. Until then the other end wants no notification. */
 static void prepare(struct race *race, bool kicks)
 {
 	if (kicks) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Rings step by step: the effect of each call, in both directions and at the limits. */
+/* Both ends of a ring, step by step: the effect of each call, with and at the limits. */
 #include "harness.h"
 #include "ring-rig.h"
 
@@ -76,7 +76,81 @@ static void test_round_trip(void **state)
 	rig_deinit(&rig);
 }
 
-/* One request and its completion; each end enables notifications before it sleeps. */
+static void add_at(uint16_t token, uint64_t offset)
+{
+	const struct vublk_ring_buffer buffers[2] = {
+		{ RIG_GUEST_BASE + offset, 16 },
+		{ RIG_GUEST_BASE + offset + 16, 1 },
+	};
+
+	assert_int_equal(vublk_driver_ring_add(&rig.driver, buffers, 1, 1, NULL, token), 0);
+	vublk_driver_ring_publish(&rig.driver);
+}
+
+/* The device's end remembers regions of a map, and must notice when it gets another map. */
+static void test_another_map(void **state)
+{
+	struct vublk_memory_map_region *last = NULL;
+	struct vublk_memory_map first;
+	struct vublk_chain chain;
+
+	set_up(32, 0, 0);
+	first = rig.map;
+	for (uint16_t token = 0; token < 12; token++)
+		add_one(token);
+	vublk_driver_ring_publish(&rig.driver);
+	for (unsigned i = 0; i < 12; i++) {
+		struct vublk_memory_map_region *regions = calloc(2, sizeof(*regions));
+
+		/* one region, or two; the first is the same memory at one of two places */
+		memcpy(regions, first.regions, 2 * sizeof(*regions));
+		regions[0].host = first.regions[i % 2].host;
+		rig.map = (struct vublk_memory_map){ 1 + i / 2 % 2, regions };
+		assert_int_equal(take(&chain), 1);
+		assert_ptr_equal(chain.iov[0].iov_base, regions[0].host + 16 * i);
+		assert_ptr_equal(chain.iov[1].iov_base, regions[0].host + 8192 + 512 * i);
+		free(last);
+		last = regions;
+	}
+	free(last);
+	rig.map = first;
+	rig_deinit(&rig);
+}
+
+static void test_removed_region(void **state)
+{
+	struct vublk_chain chain;
+
+	set_up(32, 0, 0);
+	for (uint16_t token = 0; token < 2; token++) {
+		add_at(token, rig.regions[1].guest_addr - RIG_GUEST_BASE);
+		assert_int_equal(take(&chain), 1);
+	}
+	rig.map.num_regions = 1;
+	add_at(2, rig.regions[1].guest_addr - RIG_GUEST_BASE);
+	assert_int_equal(take(&chain), -EBADMSG);
+	rig.map.num_regions = 2;
+	rig_deinit(&rig);
+}
+
+static void test_no_region(void **state)
+{
+	struct vublk_memory_map map;
+	struct vublk_chain chain;
+
+	set_up(32, 0, 0);
+	map = rig.map;
+	rig.map = (struct vublk_memory_map){ 0 };
+	add_at(0, 0);
+	assert_int_equal(take(&chain), -EBADMSG);
+	rig.map = map;
+	rig_deinit(&rig);
+}
+
+/*
+ * Transfers one request and its completion. Checks whether the driver has to kick (`want_kick`) and
+ * the device has to call (`want_call`).
+ */
 static void transfer(bool want_kick, bool want_call)
 {
 	struct vublk_chain chain;
@@ -104,7 +178,7 @@ static void test_indices_wrap_many_times(void **state)
 	rig_deinit(&rig);
 }
 
-/* A driver that does not ask again is notified once more, and then once in 65536. */
+/* An end that never enables notifications gets one for the first transfer and each 65,536th one. */
 static void test_event_idx_suppresses(void **state)
 {
 	set_up(4, 0, EVENT_IDX);
@@ -123,7 +197,7 @@ static void test_flags_suppress(void **state)
 	set_up(4, 65535, 0);
 	vublk_driver_ring_disable_calls(&rig.driver);
 	vublk_device_ring_disable_kicks(&rig.device);
-	transfer(true, true); /* the first after init always notifies */
+	transfer(true, true); /* the first publish after init always notifies */
 	transfer(false, false);
 	vublk_driver_ring_enable_calls(&rig.driver);
 	transfer(false, true);
@@ -133,8 +207,8 @@ static void test_flags_suppress(void **state)
 }
 
 /*
- * The first publish always notifies, whatever the memory contains, because the device may have
- * died, or not have started.
+ * The first publish of an end always notifies, whatever the memory contains. The memory may be from
+ * a device that has died, or the device may not have started.
  */
 static void test_first_publish_always_tells(void **state)
 {
@@ -165,7 +239,7 @@ static void test_notify_on_empty(void **state)
 	rig_deinit(&rig);
 }
 
-/* The other end can publish between the decision to sleep and the sleep. */
+/* Enabling notifications returns false if the other end has published in between. */
 static void test_enable_sees_what_waits(void **state)
 {
 	struct vublk_chain chain;
@@ -186,7 +260,7 @@ static void test_enable_sees_what_waits(void **state)
 	rig_deinit(&rig);
 }
 
-/* The longest table that is accepted, in the smallest ring there is. */
+/* The smallest ring accepts a table of VUBLK_RING_MAX_INDIRECT descriptors, and no longer one. */
 static void test_longest_indirect(void **state)
 {
 	static struct vublk_ring_buffer buffers[VUBLK_RING_MAX_INDIRECT + 1];
@@ -290,7 +364,7 @@ static void test_init_without_memory(void **state)
 	no_memory = false;
 	assert_int_equal(driver_ret, -ENOMEM);
 	assert_int_equal(device_ret, -ENOMEM);
-	assert_string_equal(error.text, "out of memory for a ring of 8 entries");
+	assert_string_equal(error.text, "cannot allocate memory for a ring of 8 entries");
 	rig_deinit(&rig);
 }
 
@@ -305,6 +379,9 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_round_trip),
+		VUBLK_TEST(test_another_map),
+		VUBLK_TEST(test_removed_region),
+		VUBLK_TEST(test_no_region),
 		VUBLK_TEST(test_indices_wrap_many_times),
 		VUBLK_TEST(test_event_idx_suppresses),
 		VUBLK_TEST(test_flags_suppress),

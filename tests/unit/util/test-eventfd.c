@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The eventfds and pipes of this test have a peer that has cleared O_NONBLOCK and filled or emptied
- * them: no call may wait for the peer. A case that does not end has failed.
+ * Eventfds and pipes whose peer has cleared O_NONBLOCK, and has filled or emptied them. No call may
+ * block. A call that blocks makes the case exceed its time limit.
  */
 #include "harness.h"
 
@@ -51,7 +51,7 @@ static void *signal_often(void *opaque)
 	return NULL;
 }
 
-/* Each signal is counted, whichever threads make them. */
+/* Several threads signal one eventfd. Each signal counts. */
 static void test_signal_from_many_threads(void **state)
 {
 	int fd = vublk_eventfd_new();
@@ -120,7 +120,7 @@ static void test_pipes(void **state)
 	fill_pipe(pipes[1]);
 	vublk_eventfd_signal(pipes[1]);
 	vublk_fd_close(&pipes[0]);
-	vublk_eventfd_signal(pipes[1]); /* without SIGPIPE */
+	vublk_eventfd_signal(pipes[1]); /* no SIGPIPE is raised */
 	vublk_fd_close(&pipes[1]);
 }
 
@@ -139,7 +139,10 @@ static void test_kinds(void **state)
 	vublk_fd_close(&fd);
 	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
 	assert_int_equal(vublk_eventfd_check(pipes[1], &error), -EPROTO);
-	/* Our open file description does not wait, whatever the peer does to its own. */
+	/*
+	 * The library's own open file description does not block, whatever the peer does to the
+	 * other one.
+	 */
 	fill_pipe(pipes[1]);
 	before = dup(pipes[1]);
 	assert_int_equal(vublk_callfd_check(&pipes[1], &error), 0);
@@ -147,7 +150,7 @@ static void test_kinds(void **state)
 	vublk_eventfd_write(pipes[1]);
 	vublk_fd_close(&before);
 	vublk_fd_close(&pipes[0]);
-	assert_int_equal(vublk_callfd_check(&pipes[1], &error), 0); /* without a reader, too */
+	assert_int_equal(vublk_callfd_check(&pipes[1], &error), 0); /* also if there is no reader */
 	vublk_eventfd_signal(pipes[1]);
 	vublk_fd_close(&pipes[1]);
 }
@@ -187,7 +190,7 @@ static void test_unblock(void **state)
 
 	assert_false(vublk_eventfd_unblock(fd));
 	vublk_eventfd_write(fd);
-	assert_false(vublk_eventfd_unblock(fd)); /* a count for an honest peer stays */
+	assert_false(vublk_eventfd_unblock(fd)); /* the count for an honest peer stays */
 	assert_int_equal(vublk_eventfd_clear(fd), 1);
 	for (unsigned i = 0; i < 100; i++) {
 		vublk_test_fill_eventfd(fd);
@@ -202,7 +205,7 @@ static void test_unblock(void **state)
 
 struct filler {
 	int fd;
-	bool stops; /* atomic */
+	bool stops; /* atomic; set to end the threads */
 };
 
 static void *keep_full(void *opaque)
@@ -216,7 +219,7 @@ static void *keep_full(void *opaque)
 	return NULL;
 }
 
-/* Threads of the peer wait for room in the counter. */
+/* Writers are unblocked although other threads of the peer keep the counter full. */
 static void test_unblock_while_it_is_filled(void **state)
 {
 	struct filler filler = { .fd = eventfd(0, EFD_CLOEXEC) };

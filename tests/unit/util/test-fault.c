@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The SIGBUS handler: what it repairs, what it records, and the handler to which it passes other
- * faults.
+ * The library's SIGBUS handler: which faults it repairs, what it records, and to which handler it
+ * passes other faults.
  */
 #include "harness.h"
 
@@ -30,7 +30,7 @@
 #define HUGE (UINT64_C(2) << 20)
 
 static sigjmp_buf leave;
-static volatile sig_atomic_t given_to_application; /* the signal's number */
+static volatile sig_atomic_t given_to_application; /* the number of the signal; 0: none */
 
 static int make_file(void)
 {
@@ -61,7 +61,10 @@ static char *map(int fd, struct vublk_fault *fault, enum vublk_fault_kind kind)
 
 /* --- repairing --------------------------------------------------------------- */
 
-/* Pages are lost one after the other; the others stay intact. */
+/*
+ * A file is truncated. The handler replaces each lost page at its first access. The other pages
+ * stay intact.
+ */
 static void test_pages(void **state)
 {
 	struct vublk_fault fault = { .fd = vublk_eventfd_new() };
@@ -86,7 +89,10 @@ static void test_pages(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* Each owner gets the faults of its own mappings, and list entries are reused. */
+/*
+ * Each owner gets only the faults of its own mappings. The entries of the handler's list are
+ * reused.
+ */
 static void test_owners(void **state)
 {
 	struct vublk_fault faults[3] = { { .fd = -1 }, { .fd = -1 }, { .fd = -1 } };
@@ -108,7 +114,10 @@ static void test_owners(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* When no huge page is free, a mapping that has reserved none loses the huge page as a whole. */
+/*
+ * If no huge page is free, an access to a mapping without reservation fails. The handler then
+ * replaces the whole huge page.
+ */
 static void test_huge_pages(void **state)
 {
 	struct vublk_fault fault = { .fd = -1 };
@@ -122,7 +131,7 @@ static void test_huge_pages(void **state)
 	assert_ptr_not_equal(mapped, MAP_FAILED);
 	assert_int_equal(vublk_fault_guard(mapped, 2 * HUGE, fd, &fault, VUBLK_FAULT_MEMORY, NULL),
 			 0);
-	/* If the host has huge pages, truncate the file instead. */
+	/* the host may have free huge pages, so the test truncates the file instead */
 	assert_int_equal(ftruncate(fd, 0), 0);
 	store(mapped + HUGE + 5 * PAGE, 7);
 	store(mapped + 2 * HUGE - 1, 8);
@@ -135,7 +144,7 @@ static void test_huge_pages(void **state)
 
 struct churn {
 	int fd;
-	bool stop; /* atomic */
+	bool stop; /* atomic; set to end the thread */
 };
 
 static void *churn(void *opaque)
@@ -149,7 +158,7 @@ static void *churn(void *opaque)
 	return NULL;
 }
 
-/* The list changes while the handler searches it. */
+/* Other threads map and unmap, so the list changes while the handler searches it. */
 static void test_while_others_map(void **state)
 {
 	struct churn other = { .fd = make_file() };
@@ -191,7 +200,8 @@ static void handle(void (*handler)(int number, siginfo_t *info, void *context))
 }
 
 /*
- * The application's own fault, and a signal that a process sends, go to the application's handler.
+ * A fault in the application's own mapping, and a SIGBUS that was sent, reach the application's
+ * handler.
  */
 static void test_application_with_a_handler(void **state)
 {
@@ -221,7 +231,7 @@ static void test_application_with_a_handler(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* Without a handler the process ends as it would without the library. */
+/* If the application has no handler, SIGBUS ends the process as it would without the library. */
 static void test_application_without_a_handler(void **state)
 {
 	for (unsigned i = 0; i < 2; i++) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Opening images that other programs use: which pairs of users can share an image, according to the
- * bytes that QEMU locks, and which first bytes cause a warning. Real QEMU programs and mounted
- * devices are in tests/peers/images.py.
+ * bytes that QEMU locks, and which first bytes of an image cause a warning. tests/peers/images.py
+ * has real QEMU programs and mounted devices.
  */
 #include "harness.h"
 
@@ -61,7 +61,10 @@ static void check_busy(unsigned flags, const char *words)
 		fail_msg("'%s' does not contain '%s'", error.text, words);
 }
 
-/* Opens the image as another program does, which locks these bytes. */
+/*
+ * Opens the image and locks these bytes, as another program does. Returns the descriptor, which
+ * holds the locks.
+ */
 static int lock_bytes(const unsigned *bytes, unsigned count)
 {
 	int fd = open(image, O_RDWR | O_CLOEXEC);
@@ -88,7 +91,7 @@ static bool is_locked(unsigned byte)
 	return lock.l_type != F_UNLCK;
 }
 
-/* Bit i: byte 100 + i is locked; bit 8 + i: byte 200 + i. */
+/* Returns which bytes of the image are locked. Bit i is byte 100 + i; bit 8 + i is byte 200 + i. */
 static unsigned locked_bytes(void)
 {
 	unsigned found = 0;
@@ -126,9 +129,9 @@ static void test_our_own_users(void **state)
 	make_image("", 0, 0);
 	first = open_image(0);
 	second = open_image(0);
-	check_busy(VUBLK_IMAGE_WRITE, "permits no other program to write to it; stop that program "
+	check_busy(VUBLK_IMAGE_WRITE, "does not allow others to write to it; stop that program "
 		   "first, or use the image read-only");
-	check_busy(VUBLK_IMAGE_REPLACE, "permits no other program to write to it; stop that program");
+	check_busy(VUBLK_IMAGE_REPLACE, "does not allow others to write to it; stop that program");
 	close(first);
 	close(second);
 	first = open_image(VUBLK_IMAGE_WRITE);
@@ -140,7 +143,9 @@ static void test_our_own_users(void **state)
 
 static void test_users_by_their_bytes(void **state)
 {
-	/* A reader that tolerates writes (`-U`), and such a writer (`share-rw`). */
+	/*
+	 * A reader that tolerates writes (`-U`), and a writer that tolerates others (`share-rw`).
+	 */
 	static const unsigned tolerant_reader[] = { 100 }, tolerant_writer[] = { 100, 101 };
 	static const unsigned resizer[] = { 103 }, no_reader[] = { 200 };
 	int fd;
@@ -156,15 +161,15 @@ static void test_users_by_their_bytes(void **state)
 	check_busy(VUBLK_IMAGE_WRITE, "writes to it");
 	close(fd);
 	fd = lock_bytes(resizer, 1);
-	check_busy(VUBLK_IMAGE_WRITE, "permits no other program to write");
+	check_busy(VUBLK_IMAGE_WRITE, "does not allow others to write");
 	close(fd);
 	fd = lock_bytes(no_reader, 1);
-	check_busy(0, "permits no other program to read it; stop that program first");
+	check_busy(0, "does not allow others to read it; stop that program first");
 	close(fd);
 	close(open_image(VUBLK_IMAGE_REPLACE));
 }
 
-/* A program that locks the whole file, as older versions of vublk did. */
+/* A program locks the whole file, as older versions of vublk did. */
 static void test_a_whole_lock(void **state)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };

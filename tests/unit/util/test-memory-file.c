@@ -2,8 +2,8 @@
 /*
  * Which files may be shared memory, and how parts of them are mapped.
  *
- * Key idea: a machine with a DAX device is rare, so a memfd poses as one: fstat() says that it is a
- * character device, and open() looks for the device's sysfs folder in a temporary folder.
+ * Key idea: machines with a DAX device are rare, so a memfd poses as one: fstat() says that it is a
+ * character device, and open() finds the sysfs folder of the device in a temporary folder.
  */
 #include "harness.h"
 
@@ -28,7 +28,7 @@
 /* --- the device ------------------------------------------------------------ */
 
 static struct {
-	int fd; /* that poses as a character device */
+	int fd; /* this descriptor poses as a character device */
 	char folder[64];
 } dax = { .fd = -1 };
 
@@ -49,7 +49,7 @@ int __wrap_fstat64(int fd, struct stat *st)
 	return r;
 }
 
-/* None of the tested functions creates a file, so there is no mode. */
+/* Ignores the mode, because no tested function creates a file. */
 int __wrap_open64(const char *path, int flags, ...)
 {
 	return __real_open64(strcmp(path, "/sys/dev/char/252:3") ? path : dax.folder, flags);
@@ -118,11 +118,14 @@ static void test_dax_device(void **state)
 	vublk_unmap(part.mapping, part.mapping_bytes);
 	assert_int_equal(vublk_memory_file_check(dax.fd, 3 * MIB, 5 * MIB + 1, &file, &error),
 			 -EINVAL);
-	assert_non_null(strstr(error.text, "of its file, which has 8388608"));
+	assert_non_null(strstr(error.text, "of its file, which has only 8388608"));
 	end();
 }
 
-/* Old kernels have no file `align`. A device whose size is unknown has no memory. */
+/*
+ * Old kernels lack the sysfs file `align`, so the page size counts. Without the file `size`, the
+ * device counts as empty.
+ */
 static void test_dax_device_with_missing_files(void **state)
 {
 	struct vublk_memory_file file;
@@ -130,7 +133,7 @@ static void test_dax_device_with_missing_files(void **state)
 
 	begin("../../../../bus/dax");
 	assert_int_equal(vublk_memory_file_check(dax.fd, 0, 1, &file, &error), -EINVAL);
-	assert_non_null(strstr(error.text, "of its file, which has 0"));
+	assert_non_null(strstr(error.text, "of its file, which has only 0"));
 	put("size", "8388608\n");
 	assert_int_equal(vublk_memory_file_check(dax.fd, 0, FILE_BYTES, &file, &error), 0);
 	assert_int_equal(file.align, (uint64_t)sysconf(_SC_PAGESIZE));
@@ -156,7 +159,9 @@ static void test_other_character_devices(void **state)
 	}
 }
 
-/* The mapping of a part of a regular file begins at a page and holds the part's bytes. */
+/*
+ * The mapping of a part of a regular file begins at a page boundary and contains the part's bytes.
+ */
 static void test_part_of_a_file(void **state)
 {
 	VUBLK_FD int fd = vublk_memfd_new("part", FILE_BYTES, NULL);

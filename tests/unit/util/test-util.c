@@ -34,7 +34,7 @@ static void test_ranges(void **state)
 	assert_false(vublk_ranges_overlap(5, 1, 0, 5));
 }
 
-/* The values of RFC 3720, appendix B.4, and the usual check value. */
+/* The examples of RFC 3720, appendix B.4, and the usual check value of CRC-32C. */
 static void test_crc32c(void **state)
 {
 	uint8_t bytes[32];
@@ -120,7 +120,10 @@ static void test_memfd_is_sealed(void **state)
 	assert_int_equal(fd, -1);
 }
 
-/* A word is read from a file that is sealed against mapping, but not past the end of a file. */
+/*
+ * vublk_read_shared_u16() reads a word even from a file that is sealed against writable mappings,
+ * but not past the end of the file.
+ */
 static void test_word_of_a_peers_memory(void **state)
 {
 	int fd = memfd_create("peer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -138,7 +141,7 @@ static void test_word_of_a_peers_memory(void **state)
 	assert_int_equal(vublk_read_shared_u16(fd, 4096, 4096, 6, &word, &error), -EIO);
 	assert_int_equal(error.code, EIO);
 	vublk_fd_close(&fd);
-	fd = open("/dev/zero", O_WRONLY | O_CLOEXEC); /* can be neither read nor mapped */
+	fd = open("/dev/zero", O_WRONLY | O_CLOEXEC); /* this file can be neither read nor mapped */
 	assert_true(vublk_read_shared_u16(fd, 0, 4096, 6, &word, NULL) < 0);
 	vublk_fd_close(&fd);
 }
@@ -156,7 +159,7 @@ static void collect(void *opaque, enum vublk_log_level level, const char *text)
 	snprintf(lines->last, sizeof(lines->last), "%s", text);
 }
 
-/* Pretends that the interval has passed. */
+/* Shifts the start of each window back, as if the interval had passed. */
 static void forget_windows(struct vublk_log_limit *limit)
 {
 	for (unsigned i = 0; i < VUBLK_LOG_KINDS; i++)
@@ -185,8 +188,8 @@ static void test_log_is_limited(void **state)
 }
 
 /*
- * When a peer causes many kinds of lines, some share the last row of the table, and the limit
- * holds.
+ * When there are more kinds of lines than rows in the table, some kinds share the last row, and the
+ * limit still holds.
  */
 static void test_log_has_many_kinds(void **state)
 {
@@ -341,9 +344,9 @@ static void test_struct_in(void **state)
 		((char *)&longer)[i] = 1;
 		assert_int_equal(vublk_struct_in(&own_shorter, sizeof(own_shorter), &longer,
 						 sizeof(longer), "thing", &error), -EINVAL);
-		assert_string_equal(error.text, "struct thing has a member set that this version "
-				    "of libvublk does not know: the program was built for a newer "
-				    "library");
+		assert_string_equal(error.text, "struct thing sets a member that this version of "
+				    "libvublk does not know; use the version of libvublk for which "
+				    "the program was built, or a newer one");
 		assert_memory_equal(&own_shorter, &shorter, sizeof(shorter));
 		((char *)&longer)[i] = 0;
 	}
@@ -362,8 +365,8 @@ static void test_struct_needs(void **state)
 	assert_int_equal(vublk_struct_needs(struct longer, b, given, 8, &error), 0);
 	assert_int_equal(vublk_struct_needs(struct longer, b, NULL, 0, &error), 0);
 	assert_int_equal(vublk_struct_needs(struct longer, b, given, 7, &error), -EINVAL);
-	assert_string_equal(error.text, "struct longer is given with 7 bytes, which do not contain "
-			    "its member b: pass the struct's sizeof");
+	assert_string_equal(error.text, "struct longer has 7 bytes, which do not contain its "
+			    "member b; pass the sizeof of the struct");
 }
 
 static void test_struct_out(void **state)

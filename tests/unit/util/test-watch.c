@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Watches for a file on several loops. The watches share one inotify instance, whichever loop reads
- * it and whichever watch ends in the meantime. The test is skipped if there is no inotify.
+ * Watches for files on several loops. The watches share one inotify instance, whichever loop reads
+ * its events and whichever watch ends first. Without inotify, the cases are skipped.
  */
 #include "harness.h"
 
@@ -44,7 +44,7 @@ static void begin(struct waiter *waiter, const char *name)
 	if (fd < 0)
 		vublk_test_skip("no inotify instance is left (fs.inotify.max_user_instances)");
 	close(fd);
-	inotify_num_calls--; /* this call was not the code's under test */
+	inotify_num_calls--; /* this call was not made by the code under test */
 	memset(waiter, 0, sizeof(*waiter));
 	snprintf(waiter->path, sizeof(waiter->path), "%s/%s", vublk_test_folder(), name);
 	assert_int_equal(vublk_loop_init(&waiter->loop, NULL), 0);
@@ -100,7 +100,7 @@ static void test_one_instance_for_all_loops(void **state)
 	}
 }
 
-/* An event can be read by the loop of another watch, and the loop of that watch can end first. */
+/* The loop of one watch can read the event of another watch. Either watch can end first. */
 static void test_another_loop_reads(void **state)
 {
 	struct waiter a, b;
@@ -119,7 +119,10 @@ static void test_another_loop_reads(void **state)
 	end(&b);
 }
 
-/* A watch and its loop end while an event of the watch is posted, which another loop has read. */
+/*
+ * A watch ends while an event is posted to it, which another loop has read. The watch does not
+ * report that event.
+ */
 static void test_an_end_with_a_posted_event(void **state)
 {
 	struct waiter a, b;
@@ -130,12 +133,12 @@ static void test_an_end_with_a_posted_event(void **state)
 	assert_true(vublk_loop_process(&b.loop, 0) > 0);
 	assert_true(a.watch.task.queued);
 	vublk_watch_close(&a.watch);
-	assert_false(a.watch.task.queued); /* its memory may be freed now */
+	assert_false(a.watch.task.queued); /* so that the task's memory may be freed */
 	while (vublk_loop_process(&a.loop, 0) > 0)
 		;
 	assert_int_equal(a.appeared, 0);
 	end(&a);
-	/* The same while it starts anew: an event from before is not reported. */
+	/* The same if the watch stops and starts again: it does not report the earlier event. */
 	make_file(b.path);
 	begin(&a, "c");
 	assert_true(vublk_loop_process(&a.loop, 0) > 0);
@@ -160,8 +163,8 @@ static unsigned read_limit(const char *path)
 }
 
 /*
- * Every watch reports both a file and a lost directory, because any event may be among the lost
- * ones.
+ * The kernel's queue overflows. Any event may be among the lost ones, so every watch reports both
+ * that its file appeared and that its directory vanished.
  */
 static void test_an_overflow(void **state)
 {
@@ -172,9 +175,9 @@ static void test_an_overflow(void **state)
 	begin(&b, "b");
 	make_file(a.path);
 	make_file(b.path);
-	vublk_watch_stop(&b.watch); /* b has another kernel watch from here on */
+	vublk_watch_stop(&b.watch); /* from here on, b has a kernel watch of its own */
 	assert_int_equal(vublk_watch_start(&b.watch, &b.loop, "/tmp/no-such-file", NULL), 0);
-	/* Two files alternately, because equal successive events are merged. */
+	/* Two files in turn, because the kernel merges equal events in a row. */
 	for (unsigned i = 0; i <= limit; i++)
 		assert_int_equal(chmod(i & 1 ? a.path : b.path, 0600), 0);
 	while (!b.vanished) {
@@ -185,7 +188,7 @@ static void test_an_overflow(void **state)
 	end(&b);
 }
 
-/* The directory is renamed, and another one takes its place. */
+/* The directory of the file is renamed, and a new directory gets its name. */
 static void test_another_directory(void **state)
 {
 	char directory[160], aside[170];
@@ -226,7 +229,7 @@ static void *start_and_stop(void *opaque)
 	return NULL;
 }
 
-/* Each thread's events reach the others while these start, stop and close. */
+/* Each thread reads events for the others, while all of them start, stop and close watches. */
 static void test_starts_and_stops_on_each_thread(void **state)
 {
 	static struct waiter waiters[THREADS];
@@ -265,7 +268,10 @@ static void test_none_is_left(void **state)
 	end(&waiter);
 }
 
-/* A child opens its own instance, and the parent's events stay with the parent. */
+/*
+ * After a fork, the child opens an inotify instance of its own, and the parent still gets its
+ * events.
+ */
 static void test_fork(void **state)
 {
 	struct waiter waiter, own;

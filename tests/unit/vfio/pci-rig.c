@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The virtio-pci model driven by hand; see the header. A failure here fails the test. */
+/* Drives the virtio-pci model; see pci-rig.h. A failure inside the rig fails the test. */
 #include "harness.h"
 
 #include "pci-rig.h"

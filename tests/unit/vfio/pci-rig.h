@@ -15,7 +15,7 @@
 
 #include <linux/virtio_pci.h>
 
-/* The expected layout. */
+/* The expected layout: BARs, then offsets in MODERN_BAR, except for PBA, which is in MSIX_BAR. */
 #define MSIX_BAR 1
 #define MODERN_BAR 4
 #define LEGACY_BAR 0
@@ -40,48 +40,61 @@ struct pci_rig {
 	struct vublk_loop loop;
 	struct vublk_virtio_pci *pci;
 	struct vublk_log log;
-	unsigned num_idle; /* calls of idle() */
+	unsigned num_idle; /* calls of the model's callback idle() */
 	unsigned num_words;
 	char last_word[800];
-	bool no_memory; /* before_start() sets no memory */
+	bool no_memory; /* the callback before_start() sets no memory */
 };
 
-/* Realizes a device and makes its model. `prepare` may set properties and the mock's fields before. */
+/*
+ * Realizes a device and makes a model on it. `prepare` (may be NULL) is called before that, and may
+ * set properties and the mock's fields.
+ */
 void pci_rig_init(struct pci_rig *rig, bool transitional, void (*prepare)(struct pci_rig *rig));
 void pci_rig_deinit(struct pci_rig *rig);
 
-/* Runs both loops until there is nothing to do. */
+/* Runs the device's loop and the model's loop until both are idle. */
 void pci_settle(struct pci_rig *rig);
-/* Runs both loops until `condition` is true; fails the test after a deadline. */
+/* Runs both loops until `condition` returns true. Fails after 20 s. */
 void pci_wait(struct pci_rig *rig, bool (*condition)(struct pci_rig *rig));
 
 uint64_t pci_read(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes);
 void pci_write(struct pci_rig *rig, unsigned bar, uint64_t offset, unsigned bytes,
 	       uint64_t value);
-/* Accesses to the common config with the size of the register. */
+/* These access the register at `offset` of the common config, with the size of that register. */
 uint32_t common_read(struct pci_rig *rig, unsigned offset);
 void common_write(struct pci_rig *rig, unsigned offset, uint32_t value);
 uint32_t config_read(struct pci_rig *rig, unsigned offset, unsigned bytes);
 void config_write(struct pci_rig *rig, unsigned offset, unsigned bytes, uint32_t value);
 
-/* The offset of the capability with this id, and this type if it is a vendor's; 0: not found. */
+/*
+ * Returns the offset of the first capability with this id; 0: there is none. For vendor
+ * capabilities, `type` must also match.
+ */
 unsigned find_capability(struct pci_rig *rig, uint8_t id, uint8_t type);
 void enable_msix(struct pci_rig *rig, bool enabled);
 
-/* The steps of a driver: features, queues of RIG_QUEUE_SIZE in the rig's memory, DRIVER_OK. */
+/*
+ * The steps of a driver. accept_features() accepts all offered features except `without`, and sets
+ * FEATURES_OK. set_up_queue() sets up a queue of RIG_QUEUE_SIZE in the rig's memory. drive() calls
+ * both, for the first `num_queues` queues, sets DRIVER_OK, and checks that the device runs.
+ */
 void accept_features(struct pci_rig *rig, uint64_t without);
 void set_up_queue(struct pci_rig *rig, unsigned queue);
 void drive(struct pci_rig *rig, unsigned num_queues);
-/* Runs both loops, then checks the state of the device. */
+/* Calls pci_settle(), then checks the state of the device. */
 void expect_state(struct pci_rig *rig, enum vublk_device_state state);
 
-uint64_t ring_part(unsigned queue, unsigned part); /* 0 desc, 1 avail, 2 used */
+uint64_t ring_part(unsigned queue, unsigned part); /* part 0: desc, 1: avail, 2: used */
 
-/* Whether an eventfd was signalled since the last call. Clears it. */
+/* Clears an eventfd, and returns whether it was signalled. */
 bool was_signalled(int fd);
-/* Returns how often an eventfd was signalled. Clears it. */
+/* Clears an eventfd, and returns how often it was signalled. */
 uint64_t num_signals(int fd);
-/* Returns a new eventfd for the model, and a duplicate of it for the test. */
+/*
+ * Returns a new eventfd for the model, which closes it. Stores a duplicate for the test, which
+ * closes the duplicate.
+ */
 int new_eventfd(int *duplicate);
 
 #endif

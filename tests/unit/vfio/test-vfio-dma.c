@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest's memory over vfio-user: valid and invalid maps, and the number of changes that
- * the back-end sees. Other commands are in test-vfio-user.c.
+ * The guest's memory over vfio-user: valid and invalid maps, and the number of changes that the
+ * back-end sees. test-vfio-user.c has the other commands.
  *
- * Key idea: when a map or unmap is answered, the back-end has applied it, whether or not the rings
- * run. The mock back-end records its messages, so a test can count them.
+ * Key idea: when the bus answers a map or an unmap, the back-end has applied it, whether or not the
+ * rings run. The mock back-end counts its messages, so a test can check that.
  */
 #include "harness.h"
 
@@ -35,7 +35,10 @@ static enum vublk_device_state state_of(const struct vfio_rig *rig)
 	return vublk_device_state(rig->bus->device);
 }
 
-/* Whether the kick that a driver gives by writing to its register reaches the back-end. */
+/*
+ * Makes a kick as a driver does, by a write to the notify register. Returns whether the kick
+ * reaches the back-end.
+ */
 static bool kick_arrives(struct vfio_rig *rig)
 {
 	vublk_eventfd_clear(rig->mock.kick_fds[0]);
@@ -105,7 +108,10 @@ static void test_unmaps_that_are_refused(void **state)
 	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, &unmap, sizeof(unmap), NULL, 0),
 			 sizeof(unmap));
 	assert_int_equal(vfio_unmap(&rig, 0x100000, 2 * PAGE), -ENOENT);
-	/* A descriptor with DMA_UNMAP is closed; the harness would report a leak. */
+	/*
+	 * The bus closes a descriptor that comes with DMA_UNMAP. Otherwise the harness would report
+	 * a leak.
+	 */
 	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DMA_UNMAP, &unmap, sizeof(unmap), &rig.memfd, 1),
 			 sizeof(unmap));
 	vfio_deinit(&rig);
@@ -116,7 +122,7 @@ static void test_too_many_maps(void **state)
 	struct vfio_rig rig;
 
 	vfio_init(&rig, NULL, NULL, false);
-	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++) /* never adjacent */
+	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++) /* the maps are never adjacent */
 		assert_int_equal(vfio_map(&rig, (uint64_t)i * 4 * PAGE, PAGE, rig.memfd, 0), 0);
 	assert_int_equal(vfio_map(&rig, GUEST_ADDR, PAGE, rig.memfd, 0), -ENOSPC);
 	for (unsigned i = 0; i < VUBLK_MEMORY_MAX_REGIONS; i++)
@@ -128,8 +134,8 @@ static void test_too_many_maps(void **state)
 }
 
 /*
- * Maps without usable memory only occupy their addresses. If there are no other maps, a start
- * fails.
+ * A map whose memory the device cannot use only reserves its addresses. If there is no other map,
+ * the start fails.
  */
 static void test_memory_that_cannot_be_mapped(void **state)
 {
@@ -184,7 +190,7 @@ static void test_a_storm_before_the_start(void **state)
 	vfio_deinit(&rig);
 }
 
-/* Adjacent maps of one file become one region. */
+/* Maps that are adjacent in the guest and in one file become one region. */
 static void test_neighbours(void **state)
 {
 	struct vfio_rig rig;
@@ -205,7 +211,7 @@ static void test_neighbours(void **state)
 
 /* --- while they run --------------------------------------------------------------------------- */
 
-/* The answer to a map comes after the back-end has added the memory; the rings keep running. */
+/* The bus answers a map when the back-end has added the memory. The rings keep running. */
 static void test_memory_is_added(void **state)
 {
 	struct vfio_rig rig;
@@ -217,13 +223,15 @@ static void test_memory_is_added(void **state)
 	assert_int_equal(vfio_map(&rig, 0x100000, PAGE, rig.memfd, 0), 0);
 	assert_int_equal(rig.mock.num_regions, 2);
 	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 0);
-	assert_int_equal(vfio_map(&rig, 0x200000, PAGE, -1, 0), 0); /* without a file */
+	assert_int_equal(vfio_map(&rig, 0x200000, PAGE, -1, 0), 0); /* this map has no file */
 	assert_int_equal(changes(&rig), 1);
 	assert_int_equal(state_of(&rig), VUBLK_DEVICE_RUNNING);
 	vfio_deinit(&rig);
 }
 
-/* The answer to an unmap comes after the back-end has removed the memory, with nothing in flight. */
+/*
+ * The bus answers an unmap when the back-end has removed the memory, and stops the rings meanwhile.
+ */
 static void test_memory_is_removed(void **state)
 {
 	struct vfio_rig rig;
@@ -245,8 +253,8 @@ static void test_memory_is_removed(void **state)
 }
 
 /*
- * All memory is unmapped and mapped again in pieces, as QEMU does when firmware copies itself to
- * RAM.
+ * Unmaps all memory, as a whole or in pieces, and maps it again the other way, as QEMU does when
+ * firmware copies itself to RAM. Waits for the last answer.
  */
 static void remap(struct vfio_rig *rig, bool whole_before, bool settle_between)
 {
@@ -285,7 +293,7 @@ static void test_a_remap_without_a_change(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The rings wait while their own memory is unmapped. */
+/* While the memory of the rings is unmapped, the rings wait. */
 static void test_a_remap_with_a_pause(void **state)
 {
 	struct vfio_rig rig;
@@ -302,7 +310,7 @@ static void test_a_remap_with_a_pause(void **state)
 	}
 	assert_int_equal(vfio_unmap(&rig, GUEST_ADDR, GUEST_BYTES), sizeof(rig.reply.unmap));
 	assert_int_equal(state_of(&rig), VUBLK_DEVICE_STOPPED);
-	vfio_post(&rig, 4, 0x3000, 2, 0); /* a kick that waits like the rings */
+	vfio_post(&rig, 4, 0x3000, 2, 0); /* a kick, which waits until the rings run */
 	assert_int_equal(vfio_map(&rig, GUEST_ADDR + RINGS_BYTES, PAGE, rig.memfd, RINGS_BYTES), 0);
 	assert_int_equal(state_of(&rig), VUBLK_DEVICE_STOPPED);
 	assert_int_equal(vfio_map(&rig, GUEST_ADDR, RINGS_BYTES, rig.memfd, 0), 0);
@@ -335,7 +343,7 @@ static void test_another_file_at_the_same_place(void **state)
 	vfio_deinit(&rig);
 }
 
-/* 10,000 commands in fast succession while the rings run. */
+/* The client sends 10,000 commands in fast succession while the rings run. */
 static void test_a_storm_while_they_run(void **state)
 {
 	struct vfio_rig rig;
@@ -361,7 +369,7 @@ static void test_a_storm_while_they_run(void **state)
 	vfio_deinit(&rig);
 }
 
-/* More changes than the table of deferred answers has room for. */
+/* The client sends more changes than the bus's table of deferred answers has room for. */
 static void test_many_deferred_answers(void **state)
 {
 	struct vfio_rig rig;
@@ -381,7 +389,10 @@ static void test_many_deferred_answers(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The back-end has too few slots or refuses the memory: the map fails, everything else works. */
+/*
+ * The back-end has too few slots, or refuses the memory. The bus refuses the map, and everything
+ * else still works.
+ */
 static void test_maps_that_the_back_end_refuses(void **state)
 {
 	struct vfio_rig rig;
@@ -406,7 +417,7 @@ static void test_maps_that_the_back_end_refuses(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The back-end or the client disconnects during a change of memory. */
+/* The back-end or the client disconnects during a change of the memory. */
 static void test_disconnected_during_a_change(void **state)
 {
 	const struct vublk_option properties[] = { { "reconnect-ms", "10" }, { NULL, NULL } };
@@ -420,7 +431,7 @@ static void test_disconnected_during_a_change(void **state)
 		vfio_drive(&rig, 1);
 		id = i % 2 ? vfio_send_map(&rig, 0x100000, PAGE, rig.memfd, 0) :
 			vfio_send_unmap(&rig, GUEST_ADDR, GUEST_BYTES);
-		vublk_bus_process(rig.bus, NULL); /* without running the back-end */
+		vublk_bus_process(rig.bus, NULL); /* the back-end does not run */
 		if (i < 2) {
 			mock_hang_up(&rig.mock);
 			assert_true(vfio_receive(&rig, id) >= 0);

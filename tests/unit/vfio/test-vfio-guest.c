@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A virtio-pci driver over the vfio-user socket on a disk of `vublk serve`. It writes and
- * reads blocks with MSI-X, with INTx and as a legacy driver, while the VMM remaps its memory
- * or is killed, and while the back-end is killed.
+ * A virtio-pci driver over the vfio-user socket, on a disk of `vublk serve`. It writes and reads
+ * blocks with MSI-X, with INTx and as a legacy driver, while the VMM remaps the memory or is
+ * killed, and while the back-end is killed.
  *
- * Key idea: the driver kicks only if the ring asks for it, and handles completions only after
- * an interrupt. So a lost kick or interrupt is a request that never completes, and the test
- * fails by its time limit.
+ * Key idea: the driver kicks only if the ring asks for a kick, and handles completions only after
+ * an interrupt. So if a kick or an interrupt is lost, a request never completes, and the test
+ * exceeds its time limit.
  */
 #include "harness.h"
 
@@ -30,7 +30,7 @@
 
 #define DISK_BYTES (1 << 20)
 #define MAX_QUEUES 4
-#define SLOTS_OFFSET (256 * 1024) /* memory of the requests, after the rings */
+#define SLOTS_OFFSET (256 * 1024) /* the slots, in the guest's memory, are after the rings */
 #define SLOT_BYTES 8192           /* header at 0, status at 64, data at 4096 */
 #define SLOTS 4                   /* concurrent requests per queue */
 #define BLOCK 4096
@@ -45,13 +45,13 @@ struct guest {
 	char disk[200], socket[200];
 	struct vublk_driver_ring rings[MAX_QUEUES];
 	unsigned num_queues;
-	int vectors[MAX_QUEUES + 1]; /* [0] is the vector of the config; -1: not assigned */
-	int intx;                    /* -1: MSI-X */
+	int vectors[MAX_QUEUES + 1]; /* [0]: of the config; -1: no eventfd */
+	int intx;                    /* -1: the driver uses MSI-X */
 	bool legacy;
 	uint64_t completed;
 	bool is_read[MAX_QUEUES][SLOTS];
-	uint8_t pattern[MAX_QUEUES][SLOTS]; /* the expected contents of the block */
-	unsigned writes; /* number of writes, from which each pattern is derived */
+	uint8_t pattern[MAX_QUEUES][SLOTS]; /* the expected content of the blocks */
+	unsigned writes; /* the number of writes; its low byte is the last pattern */
 };
 
 /* --- the back-end ----------------------------------------------------------------------------- */
@@ -186,7 +186,10 @@ static void kick(struct guest *guest, unsigned queue)
 		vfio_post(&guest->rig, 4, 0x3000 + 4 * queue, 2, queue);
 }
 
-/* Each slot has its own block of the disk, so that its expected contents are unambiguous. */
+/*
+ * Adds a request of this slot, and kicks if the ring asks for a kick. Each slot has its own block
+ * of the disk, so the expected content of the block is known.
+ */
 static void submit(struct guest *guest, unsigned queue, unsigned slot, bool read)
 {
 	uint64_t at = slot_offset(queue, slot), addr = GUEST_ADDR + at;
@@ -222,7 +225,9 @@ static void check(struct guest *guest, unsigned queue, unsigned slot)
 	guest->completed++;
 }
 
-/* Returns the slot of the next completion; -1: no completion. */
+/*
+ * Takes the next completion and checks the request. Returns its slot; -1: there is no completion.
+ */
 static int take(struct guest *guest, unsigned queue)
 {
 	struct vublk_error error;
@@ -238,7 +243,7 @@ static int take(struct guest *guest, unsigned queue)
 	return slot;
 }
 
-/* Like an interrupt handler, looks only at queues whose interrupt has been raised. */
+/* Clears the queue's interrupt, and returns whether it was raised. INTx is common to all queues. */
 static bool interrupt_came(struct guest *guest, unsigned queue)
 {
 	if (guest->intx < 0)
@@ -270,7 +275,10 @@ static void take_all(struct guest *guest, unsigned queue)
 	while (!vublk_driver_ring_enable_calls(&guest->rings[queue]));
 }
 
-/* Handles interrupts until `count` requests in total are complete. */
+/*
+ * Handles interrupts until `count` requests are complete in total. A vector's handler looks only at
+ * its own queue.
+ */
 static void wait_for(struct guest *guest, uint64_t count)
 {
 	uint64_t until = vublk_now_ns() + DEADLINE_NS;
@@ -295,7 +303,7 @@ static void submit_all(struct guest *guest, bool read)
 			submit(guest, queue, slot, read);
 }
 
-/* Writes every block and reads it again. */
+/* Writes every block and reads it back. */
 static void write_and_read(struct guest *guest)
 {
 	uint64_t each = (uint64_t)guest->num_queues * SLOTS;
@@ -339,7 +347,7 @@ static void test_with_intx(void **state)
 	end(&guest);
 }
 
-/* A driver that uses only the I/O BAR, and kicks before DRIVER_OK. */
+/* A legacy driver uses only the I/O BAR, and kicks before DRIVER_OK. */
 static void test_a_legacy_driver(void **state)
 {
 	const uint64_t parts[] = { 0, QUEUE_ENTRIES * 16, 4096 };
@@ -366,7 +374,7 @@ static void test_a_legacy_driver(void **state)
 	end(&guest);
 }
 
-/* The VMM unmaps its memory and maps it again in pieces, with requests outstanding. */
+/* The VMM unmaps the guest's memory and maps it again, as a whole and as two halves in turn. */
 static void remap(struct guest *guest, bool settle_between)
 {
 	const uint64_t half = GUEST_BYTES / 2;
@@ -403,7 +411,7 @@ static void test_remaps_under_load(void **state)
 	end(&guest);
 }
 
-/* The VMM removes and assigns vectors all the time. */
+/* The VMM removes the vectors and assigns them again while requests are in flight. */
 static void test_vectors_under_load(void **state)
 {
 	struct guest guest;
@@ -425,7 +433,7 @@ static void test_vectors_under_load(void **state)
 	end(&guest);
 }
 
-/* The VMM is killed with requests in flight; the disk works for the next one. */
+/* The VMM disconnects with requests in flight. The disk works for the next VMM. */
 static void test_a_vmm_that_dies(void **state)
 {
 	struct guest guest;
@@ -438,13 +446,13 @@ static void test_a_vmm_that_dies(void **state)
 		vfio_hang_up(&guest.rig);
 		forget_rings(&guest);
 		vfio_connect(&guest.rig);
-		vfio_say_version(&guest.rig); /* answered when the device has been reset */
+		vfio_say_version(&guest.rig); /* the bus answers when it has reset the device */
 		vfio_map_guest(&guest.rig);
 	}
 	end(&guest);
 }
 
-/* The back-end is killed with requests in flight; they wait and are completed. */
+/* The back-end is killed with requests in flight. The next back-end completes them. */
 static void test_a_back_end_that_dies(void **state)
 {
 	struct guest guest;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vfio-user bus and clients that send valid or invalid commands: versions, information,
- * accesses, interrupts and resets. Memory is in test-vfio-dma.c.
+ * The vfio-user bus and clients that send valid and invalid commands: versions, information,
+ * accesses, interrupts and resets. test-vfio-dma.c tests the memory.
  *
- * Key idea: after every refusal or disconnection the test checks that the bus still serves
- * this client or the next one.
+ * Key idea: after every refusal or disconnection, the test checks that the bus still serves this
+ * client or the next one.
  */
 #include "harness.h"
 
@@ -32,7 +32,7 @@ static bool was_signalled(int fd)
 	return vublk_eventfd_clear(fd) > 0;
 }
 
-/* Checks that the bus still serves a client: this one, or the next one. */
+/* Checks that the bus still serves a client: the connected one, or a new one if there is none. */
 static void expect_service(struct vfio_rig *rig)
 {
 	if (rig->client < 0) {
@@ -61,7 +61,7 @@ static void test_versions(void **state)
 		{ "{\"max_msg_fds\":1,\"max_data_xfer_size\":1048576}", "{}" },
 		{ "{}", "{}" },
 		{ "{\"capabilities\":7}", "{}" },
-		/* the bus's full list would be longer than the client's text */
+		/* the bus's full answer would be longer than the client's text */
 		{ "{\"capabilities\":{\"max_data_xfer_size\":1,\"pgsizes\":1}}",
 		  "{\"capabilities\":{\"max_data_xfer_size\":4096}}" },
 	};
@@ -80,7 +80,7 @@ static void test_versions(void **state)
 	vfio_hang_up(&rig);
 	vfio_connect(&rig);
 	assert_int_equal(send_version(&rig, 0, 0, "", 0), 4);
-	assert_int_equal(send_version(&rig, 0, 0, "", 0), -EINVAL); /* a second time */
+	assert_int_equal(send_version(&rig, 0, 0, "", 0), -EINVAL); /* a second VERSION */
 	expect_service(&rig);
 	vfio_deinit(&rig);
 }
@@ -88,7 +88,7 @@ static void test_versions(void **state)
 static void test_bad_versions(void **state)
 {
 	const struct { uint16_t major; const char *text; uint32_t bytes; const char *word; } cases[] = {
-		{ 1, "{}", 3, "has vfio-user 1.0" },
+		{ 1, "{}", 3, "uses vfio-user 1.0" },
 		{ 0, "{}", 2, "not a JSON object" },
 		{ 0, "{\"capabilities\":", 17, "not a JSON object" },
 		{ 0, "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", 41, "not a JSON object" },
@@ -299,17 +299,20 @@ static void test_irqs_that_are_refused(void **state)
 		expect_service(&rig);
 		assert_int_equal(vublk_test_count_fds(), open);
 	}
-	/* More descriptors than a message can have: the connection ends. */
+	/* A message cannot have 40 descriptors, so the connection ends. */
 	vfio_send(&rig, VUBLK_VFIO_DEVICE_SET_IRQS, 0, (uint32_t[5]){ 20, ASSIGN, MSIX, 0, 40 }, 20,
 		  fds, 40);
 	assert_true(vfio_is_closed(&rig));
-	assert_non_null(strstr(rig.last_word, "more than 16 file descriptors"));
+	assert_non_null(strstr(rig.last_word, "too many file descriptors; the maximum is 16"));
 	expect_service(&rig);
 	vublk_fd_close_all(fds, VUBLK_ARRAY_SIZE(fds));
 	vfio_deinit(&rig);
 }
 
-/* The back-end writes to these files, so anything but an eventfd, which could block, is refused. */
+/*
+ * The back-end writes to the files of the vectors. The bus accepts only eventfds, because a write
+ * to another file could block.
+ */
 static void test_files_that_are_not_eventfds(void **state)
 {
 	struct vfio_rig rig;
@@ -325,7 +328,7 @@ static void test_files_that_are_not_eventfds(void **state)
 	vfio_deinit(&rig);
 }
 
-/* All vectors are assigned again when one is added, as by a Linux guest under QEMU. */
+/* To add a vector, the client assigns all vectors again, as QEMU does for a Linux guest. */
 static void test_vectors_added_one_by_one(void **state)
 {
 	struct vfio_rig rig;
@@ -351,8 +354,8 @@ static void test_vectors_added_one_by_one(void **state)
 	vublk_eventfd_signal(rig.mock.call_fds[1]);
 	assert_true(was_signalled(fds[2]));
 	/*
-	 * The vectors are removed and assigned again while the rings run: an interrupt in between
-	 * is not lost.
+	 * The client removes the vectors and assigns them again while the rings run. An interrupt
+	 * in between is not lost.
 	 */
 	assert_int_equal(vfio_set_irqs(&rig, DISABLE, MSIX, 0, 0, NULL, 0), 0);
 	vfio_settle(&rig);
@@ -392,7 +395,7 @@ static void test_intx_and_its_masks(void **state)
 
 /* --- resets ----------------------------------------------------------------------------------- */
 
-/* The answer to a reset comes after the back-end has returned the rings. */
+/* The bus answers a reset only when the back-end has returned the rings. */
 static void test_a_reset_is_answered_when_it_is_done(void **state)
 {
 	struct vfio_rig rig;
@@ -405,13 +408,13 @@ static void test_a_reset_is_answered_when_it_is_done(void **state)
 	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DEVICE_RESET, NULL, 0, NULL, 0), 0);
 	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 2);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 0);
-	/* The driver posts a reset; its next command is already in the socket. */
+	/* The driver posts a reset. The driver's next command is already in the socket. */
 	vfio_drive(&rig, 2);
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 1);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 1);
 	assert_int_equal(vublk_device_state(rig.bus->device), VUBLK_DEVICE_STOPPED);
-	/* Several writes in one message: those after the reset wait for it. */
+	/* One message has several writes. The writes after the reset wait for the reset. */
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	vfio_drive(&rig, 1);
 	id = vfio_send(&rig, VUBLK_VFIO_REGION_WRITE_MULTI, 0, &(struct vublk_vfio_writes){ 3, {
@@ -442,7 +445,7 @@ static void test_a_storm_of_resets(void **state)
 	vfio_deinit(&rig);
 }
 
-/* If the back-end does not answer, the client is still answered before it stops waiting. */
+/* The back-end does not answer, but the bus answers the client before the client stops waiting. */
 static void test_a_reset_that_takes_long(void **state)
 {
 	const struct vublk_option properties[] = { { "reconnect-ms", "1000" }, { NULL } };
@@ -454,7 +457,7 @@ static void test_a_reset_that_takes_long(void **state)
 	rig.mock.fault = (struct mock_fault){ MOCK_SILENCE, VUBLK_VU_GET_VRING_BASE, 0, 0, 0 };
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	assert_int_not_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 0);
-	assert_non_null(strstr(rig.last_word, "keeps the driver waiting"));
+	assert_non_null(strstr(rig.last_word, "has not answered in time"));
 	vfio_expect_state(&rig, VUBLK_DEVICE_LOST);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1) & 0xf, 0);
 	vfio_deinit(&rig);
@@ -462,7 +465,7 @@ static void test_a_reset_that_takes_long(void **state)
 
 /* --- clients ---------------------------------------------------------------------------------- */
 
-/* A client sees no state of the previous one. */
+/* A client sees nothing of the previous client's state. */
 static void test_clients_reconnect(void **state)
 {
 	struct vfio_rig rig;
@@ -491,7 +494,7 @@ static void test_clients_reconnect(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The second client waits until the first has disconnected. */
+/* The second client waits until the first one has disconnected. */
 static void test_one_client_at_a_time(void **state)
 {
 	struct vfio_rig rig;
@@ -513,7 +516,7 @@ static void test_one_client_at_a_time(void **state)
 	vfio_deinit(&rig);
 }
 
-/* A client that sends commands and does not read answers only stops its own connection. */
+/* A client that sends commands and reads no answers harms only its own connection. */
 static void test_a_client_that_does_not_read(void **state)
 {
 	struct { uint64_t offset; uint32_t region, count; } read = { 0, 7, 4096 };
@@ -527,7 +530,7 @@ static void test_a_client_that_does_not_read(void **state)
 			vfio_send(&rig, VUBLK_VFIO_REGION_READ, 0, &read, sizeof(read), NULL, 0);
 		vfio_settle(&rig);
 	}
-	while (vfio_poll(&rig)) /* all answers arrive when it reads */
+	while (vfio_poll(&rig)) /* all answers arrive when the client reads */
 		assert_int_equal(rig.header.size, 16 + 16 + 4096);
 	expect_service(&rig);
 	for (unsigned i = 0; i < 200; i++)
@@ -538,7 +541,7 @@ static void test_a_client_that_does_not_read(void **state)
 	vfio_deinit(&rig);
 }
 
-/* The back-end disconnects and reconnects while the rings run; the driver sees no difference. */
+/* The back-end disconnects and reconnects while the rings run. The driver notices no difference. */
 static void test_a_back_end_that_reconnects(void **state)
 {
 	const struct vublk_option properties[] = { { "reconnect-ms", "10" }, { NULL, NULL } };
@@ -571,7 +574,8 @@ static void test_a_back_end_that_stays_lost(void **state)
 /* --- starts ----------------------------------------------------------------------------------- */
 
 /*
- * Returns the code of the error with which opening this bus with this option fails; 0: it succeeds.
+ * Opens the bus `spec` with the option `name`, and runs it until it listens or fails. Frees it.
+ * Returns 0 if it has listened; otherwise a negative errno, with the reason in `error`.
  */
 static int failure_of(const char *spec, struct mock *mock, const char *name, const char *value,
 		      struct vublk_error *error)
@@ -597,7 +601,7 @@ static int failure_of(const char *spec, struct mock *mock, const char *name, con
 	return r;
 }
 
-/* The error names the reason why a start fails. */
+/* If the bus cannot start, the error says why. */
 static void test_starts_that_fail(void **state)
 {
 	struct vublk_error error;
@@ -619,11 +623,11 @@ static void test_starts_that_fail(void **state)
 	assert_int_equal(failure_of(spec, &mock, "vectors", "2", &error), -EEXIST);
 	assert_int_equal(rmdir(path), 0);
 	assert_int_equal(failure_of(spec, &mock, "vectors", "auto", &error), 0);
-	assert_int_equal(access(path, F_OK), -1); /* the socket's file has been removed */
+	assert_int_equal(access(path, F_OK), -1); /* the socket's file was removed */
 	mock_deinit(&mock);
 }
 
-/* Commands arrive, but no answer can be sent: the bus closes the connection. */
+/* Commands arrive, but the bus cannot send an answer, so it closes the connection. */
 static void test_a_client_that_receives_nothing(void **state)
 {
 	const struct vublk_vfio_device_info info = { .argsz = sizeof(info) };
@@ -641,7 +645,7 @@ static void test_a_client_that_receives_nothing(void **state)
 	vfio_deinit(&rig);
 }
 
-/* A client that sends nothing, or half a command, is disconnected when another one waits. */
+/* A client that sends no command, or only half of one, is disconnected if another client waits. */
 static void test_silent_clients(void **state)
 {
 	const struct vublk_option limit[] = { { "message-timeout-ms", "20" }, { 0 } };
@@ -662,8 +666,8 @@ static void test_silent_clients(void **state)
 		assert_true(next >= 0);
 		while (!vfio_is_closed(&rig))
 			;
-		assert_non_null(strstr(rig.last_word, i == 2 ? "it has sent 5 bytes of a message" :
-				       "it has sent no message for 20 ms"));
+		assert_non_null(strstr(rig.last_word, i == 2 ? "it sent 5 bytes of a message" :
+				       "it sent no message within 20 ms"));
 		rig.client = next;
 		vfio_say_version(&rig);
 		vfio_deinit(&rig);

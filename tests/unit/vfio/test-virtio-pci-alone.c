@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The virtio-pci model with nothing but the layers that it may use: util and virtio. The device is
- * a stand-in with the public functions of the real device. The model's behaviour with a real device
- * is in test-virtio-pci.c.
+ * The virtio-pci model with only the layers that it may use: util and virtio. The device is a
+ * stand-in with the public functions of the real device. test-virtio-pci.c tests the model with a
+ * real device.
  *
- * Key idea: the program links the whole model and no library that has messages, so the program does
- * not link if the model calls a message function anywhere.
+ * Key idea: the program links the whole model, but no library that sends messages. If the model
+ * called a function of such a library, the program would not link.
  */
 #include "harness.h"
 
@@ -26,7 +26,7 @@
 struct vublk_device {
 	uint64_t features;
 	uint8_t status;
-	unsigned num_set; /* the number of queues that were set */
+	unsigned num_set; /* how many queues were set */
 };
 
 unsigned vublk_device_num_queues(const struct vublk_device *device)
@@ -133,7 +133,7 @@ static void set_up(struct vublk_virtio_pci *pci)
 		       VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-/* The driver's accesses become calls of the device; a reset ends immediately. */
+/* The model turns the driver's accesses into calls to the device. A reset ends immediately. */
 static void test_a_driver(void **state)
 {
 	const struct vublk_virtio_pci_options options = { .num_vectors = 0 };

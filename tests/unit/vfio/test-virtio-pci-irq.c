@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Interrupts of the virtio-pci model: one vector per queue or a shared one, pending
- * interrupts, and INTx.
+ * Interrupts of the virtio-pci model: one vector per queue or a shared one, pending interrupts, and
+ * INTx.
  *
- * Key idea: the test signals the call descriptors that the mock back-end has received, and
- * looks at duplicates of the eventfds that the model has.
+ * Key idea: the test signals the call descriptors that the mock back-end has received, and checks
+ * duplicates of the model's eventfds.
  */
 #include "harness.h"
 
@@ -22,7 +22,7 @@
 
 struct irq_rig {
 	struct pci_rig rig;
-	int vectors[5]; /* duplicates of the model's eventfds; -1: not assigned */
+	int vectors[5]; /* duplicates of the model's eventfds; -1: none */
 	int intx;
 };
 
@@ -98,7 +98,7 @@ static void prepare_many(struct pci_rig *rig)
 	rig_set(&rig->rig, "num-queues-limit", "256");
 }
 
-/* With the maximum number of queues, each queue and the config have their own vectors. */
+/* With the largest number of queues, each queue and the config still have their own vectors. */
 static void test_a_vector_for_every_queue(void **state)
 {
 	unsigned last = VUBLK_MAX_QUEUES;
@@ -135,13 +135,17 @@ static void test_vector_numbers(void **state)
 	assert_int_equal(common_read(&irq.rig, VIRTIO_PCI_COMMON_MSIX), VIRTIO_MSI_NO_VECTOR);
 	common_write(&irq.rig, VIRTIO_PCI_COMMON_STATUS, 0);
 	assert_int_equal(vector_of(&irq.rig, 1), VIRTIO_MSI_NO_VECTOR);
-	vublk_virtio_pci_set_vector_fd(irq.rig.pci, 1000, vublk_eventfd_new()); /* closed */
+	/* The device has no vector 1000, so the model closes the eventfd. */
+	vublk_virtio_pci_set_vector_fd(irq.rig.pci, 1000, vublk_eventfd_new());
 	vublk_virtio_pci_mask_vector(irq.rig.pci, 1000, true);
 	vublk_virtio_pci_raise_vector(irq.rig.pci, 1000);
 	end(&irq);
 }
 
-/* The back-end signals the vector's eventfd directly, without the loop. */
+/*
+ * The call descriptor of the back-end is the eventfd of the vector, so a call does not need the
+ * loop.
+ */
 static void test_calls_go_directly(void **state)
 {
 	struct irq_rig irq;
@@ -175,7 +179,7 @@ static void test_a_shared_vector(void **state)
 	end(&irq);
 }
 
-/* Removing and assigning eventfds while the rings run loses no interrupt. */
+/* The eventfds of vectors are removed and assigned while the rings run. No interrupt is lost. */
 static void test_pending_while_not_assigned(void **state)
 {
 	struct irq_rig irq;
@@ -192,7 +196,7 @@ static void test_pending_while_not_assigned(void **state)
 		assert_true(was_signalled(irq.vectors[1]));
 		assert_false(is_pending(&irq, 1));
 		pci_settle(&irq.rig);
-		was_signalled(irq.vectors[1]); /* clears the extra signal for a call in between */
+		was_signalled(irq.vectors[1]); /* clears the extra signal for lost calls */
 		vublk_eventfd_signal(irq.rig.mock.call_fds[0]);
 		assert_true(was_signalled(irq.vectors[1]));
 	}
@@ -260,7 +264,7 @@ static void test_no_vector_no_interrupt(void **state)
 	end(&irq);
 }
 
-/* Descriptors are replaced many times: none leaks, and the last one works. */
+/* A vector's eventfd is replaced many times. No descriptor leaks, and the last one works. */
 static void test_a_storm_of_eventfds(void **state)
 {
 	struct irq_rig irq;
@@ -282,7 +286,7 @@ static void test_a_storm_of_eventfds(void **state)
 	end(&irq);
 }
 
-/* The table is stored for the client and has no effect. */
+/* The model stores the MSI-X table for the client. Its content has no effect. */
 static void test_the_table_is_kept(void **state)
 {
 	struct irq_rig irq;
@@ -293,7 +297,7 @@ static void test_the_table_is_kept(void **state)
 	pci_write(&irq.rig, MSIX_BAR, 8, 4, 0x4021);
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, 0, 8), 0xfee00000);
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, 8, 4), 0x4021);
-	pci_write(&irq.rig, MSIX_BAR, 5 * 16, 4, 1); /* there are only five */
+	pci_write(&irq.rig, MSIX_BAR, 5 * 16, 4, 1); /* the device has only five vectors */
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, 5 * 16, 4), 0);
 	pci_write(&irq.rig, MSIX_BAR, PBA, 4, 0xff);
 	assert_int_equal(pci_read(&irq.rig, MSIX_BAR, PBA, 4), 0);
@@ -351,7 +355,7 @@ static void test_intx_that_nothing_takes(void **state)
 	end(&irq);
 }
 
-/* Switches between MSI-X and INTx while the rings run. */
+/* The driver switches between MSI-X and INTx while the rings run. */
 static void test_msix_is_switched_off(void **state)
 {
 	struct irq_rig irq;
@@ -375,7 +379,7 @@ static void test_msix_is_switched_off(void **state)
 	end(&irq);
 }
 
-/* A client fills its eventfds, which would block a plain write; the device continues. */
+/* A client fills its eventfds, which would block a plain write. The model does not block. */
 static void test_full_eventfds(void **state)
 {
 	struct irq_rig irq;

@@ -4,7 +4,7 @@
  * test-virtio-pci.c tests what a driver sees of the states.
  *
  * Key idea: the drawing is generated from the table. `test-virtio-pci-states --write-drawing`
- * writes it.
+ * writes the drawing.
  */
 #include "drawing.h"
 #include "harness.h"
@@ -38,7 +38,7 @@ static const char *const event_sentences[NUM_EVENTS] = {
 		"reset of the queue before DRIVER_OK; a reset of the device",
 };
 
-/* Every state can be reached, every event occurs, and all have names and sentences. */
+/* Every state can be reached, every event occurs, and all of them have names and sentences. */
 static void test_table(void **state)
 {
 	bool is_reached[NUM_STATES] = { true }, occurs[NUM_EVENTS] = { false };
@@ -65,7 +65,7 @@ static void test_table(void **state)
 	}
 }
 
-/* A reset leads to the initial state, whatever the state was. */
+/* A reset leads from every other state to the initial state, DISABLED. */
 static void test_reset_disables(void **state)
 {
 	for (unsigned s = 0; s < NUM_STATES; s++) {
@@ -78,7 +78,10 @@ static void test_reset_disables(void **state)
 	}
 }
 
-/* A change of state logs one line; an event that does nothing logs none. */
+/*
+ * Counts the log lines in `opaque`, and checks that each reports the change from disabled to
+ * enabled.
+ */
 static void count_line(void *opaque, enum vublk_log_level level, const char *text)
 {
 	assert_int_equal(level, VUBLK_LOG_DEBUG);

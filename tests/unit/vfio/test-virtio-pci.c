@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The registers of the virtio-pci model: their contents, the effect of writes, and the states
- * of the device that follow. Interrupts are in test-virtio-pci-irq.c.
+ * The registers of the virtio-pci model: their contents, the effects of writes, and the resulting
+ * states of the device. test-virtio-pci-irq.c tests interrupts.
  *
- * Key idea: the test acts as the driver, and the device behind the model is a real device with a
- * mock back-end.
+ * Key idea: the test acts as the driver. The device behind the model is a real device with a mock
+ * back-end.
  */
 #include "harness.h"
 
@@ -133,7 +133,7 @@ static void test_command_register(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* Firmware reaches a BAR through the configuration space. */
+/* Firmware accesses a BAR through the window in the configuration space. */
 static void test_window(void **state)
 {
 	struct pci_rig rig;
@@ -182,7 +182,7 @@ static void test_feature_windows(void **state)
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_STATUS),
 			 ACKNOWLEDGE | DRIVER | FEATURES_OK);
 	common_write(&rig, VIRTIO_PCI_COMMON_GFSELECT, 0);
-	common_write(&rig, VIRTIO_PCI_COMMON_GF, 0); /* too late */
+	common_write(&rig, VIRTIO_PCI_COMMON_GF, 0); /* no effect after FEATURES_OK */
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_GF), (uint32_t)offered);
 	pci_rig_deinit(&rig);
 }
@@ -218,7 +218,7 @@ static void test_a_start_and_a_reset(void **state)
 		assert_int_equal(queue.used_addr, ring_part(1, 2));
 		assert_int_equal(vublk_device_get_queue(rig.rig.device, 2, &queue, sizeof(queue)), 0);
 		assert_int_equal(queue.size, 0);
-		assert_int_equal(num_signals(rig.mock.kick_fds[0]), 1); /* by the start */
+		assert_int_equal(num_signals(rig.mock.kick_fds[0]), 1); /* the start has kicked */
 		assert_int_equal(num_signals(rig.mock.kick_fds[1]), 1);
 		pci_write(&rig, MODERN_BAR, NOTIFY + 4, 2, 1);
 		assert_true(was_signalled(rig.mock.kick_fds[1]));
@@ -227,7 +227,7 @@ static void test_a_start_and_a_reset(void **state)
 		common_write(&rig, VIRTIO_PCI_COMMON_STATUS, 0);
 		assert_true(vublk_virtio_pci_is_busy(rig.pci));
 		assert_int_not_equal(common_read(&rig, VIRTIO_PCI_COMMON_STATUS), 0);
-		common_write(&rig, VIRTIO_PCI_COMMON_STATUS, ACKNOWLEDGE); /* too early */
+		common_write(&rig, VIRTIO_PCI_COMMON_STATUS, ACKNOWLEDGE); /* ignored */
 		expect_state(&rig, VUBLK_DEVICE_STOPPED);
 		assert_false(vublk_virtio_pci_is_busy(rig.pci));
 		assert_int_equal(rig.num_idle, i + 1);
@@ -256,7 +256,7 @@ static void test_a_reset_while_it_starts(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* The back-end disconnects while a reset waits for it; the reset still ends. */
+/* The back-end disconnects while a reset waits for its answer. The reset ends nevertheless. */
 static void test_a_reset_without_a_back_end(void **state)
 {
 	struct pci_rig rig;
@@ -288,7 +288,7 @@ static void test_invalid_starts(void **state)
 	common_write(&rig, VIRTIO_PCI_COMMON_STATUS,
 		     ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
 	assert_true(common_read(&rig, VIRTIO_PCI_COMMON_STATUS) & NEEDS_RESET);
-	assert_non_null(strstr(rig.last_word, "no memory has been set"));
+	assert_non_null(strstr(rig.last_word, "memory has not been set"));
 	assert_true(was_signalled(mine));
 	common_write(&rig, VIRTIO_PCI_COMMON_STATUS, 0);
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_STATUS), 0);
@@ -340,7 +340,7 @@ static void test_queue_registers(void **state)
 	pci_rig_deinit(&rig);
 }
 
-/* One queue is reset and set up again; the other one resumes where it was. */
+/* One queue is reset and set up again. The other queue resumes at its index. */
 static void test_queue_reset(void **state)
 {
 	struct vublk_device_queue queue;
@@ -400,7 +400,7 @@ static void test_config_and_its_generation(void **state)
 	config->capacity = 4096;
 	mock_send_config_change(&rig.mock, false);
 	pci_settle(&rig);
-	/* The driver has not read any part of it. */
+	/* The driver has not read any part of the config since `before`. */
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_CFGGENERATION), before);
 	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG, 8), 4096);
 	assert_int_not_equal(common_read(&rig, VIRTIO_PCI_COMMON_CFGGENERATION), before);
@@ -424,12 +424,15 @@ static void test_write_cache(void **state)
 	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG + 32, 1), 0);
 	assert_int_equal(rig.mock.config[32], 0);
 	pci_write(&rig, MODERN_BAR, DEVICE_CONFIG, 8, 1); /* a driver cannot write the capacity */
-	assert_non_null(strstr(rig.last_word, "only the byte at 32"));
+	assert_non_null(strstr(rig.last_word, "only the byte at offset 32"));
 	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG, 8), 2048);
 	pci_rig_deinit(&rig);
 }
 
-/* After a reset, the driver reads the result of an earlier write and never sees it change later. */
+/*
+ * A reset waits for an earlier write to the write cache setting. After the reset, the driver reads
+ * the result of that write.
+ */
 static void test_a_reset_waits_for_the_write_cache(void **state)
 {
 	struct pci_rig rig;
@@ -541,7 +544,7 @@ static void access_anything(struct pci_rig *rig, uint32_t *seed)
 	uint64_t offset = next_random(seed) % 0x4100;
 	uint8_t data[16];
 
-	if (next_random(seed) % 4) /* mostly at offsets with registers */
+	if (next_random(seed) % 4) /* makes most offsets those of a register */
 		offset = (offset & 0x3000) | (offset % 64);
 	for (unsigned i = 0; i < sizeof(data); i++)
 		data[i] = next_random(seed) % 3 ? next_random(seed) % 16 : next_random(seed);
@@ -561,7 +564,7 @@ static void access_anything(struct pci_rig *rig, uint32_t *seed)
 	}
 }
 
-/* A reset works whatever a driver has done before. */
+/* A driver accesses registers at random. A reset works nevertheless. */
 static void test_any_access(void **state)
 {
 	struct pci_rig rig;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A vfio-user client by hand; see the header. A failure here fails the test. */
+/* Acts as a vfio-user client; see vfio-rig.h. A failure inside the rig fails the test. */
 #include "harness.h"
 
 #include "vfio-rig.h"
@@ -140,7 +140,8 @@ bool vfio_is_closed(struct vfio_rig *rig)
 
 	vfio_settle(rig);
 	n = recv(rig->client, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
-	if (n > 0 || (n < 0 && errno != ECONNRESET)) /* a reset: the bus has not read everything */
+	/* ECONNRESET: the bus has closed the connection before it has read everything. */
+	if (n > 0 || (n < 0 && errno != ECONNRESET))
 		return false;
 	vublk_fd_close(&rig->client);
 	return true;

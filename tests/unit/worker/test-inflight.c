@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The notes of one ring in its region of the in-flight area. test-backend-inflight.c tests what a
- * back-end does with them.
+ * The records that a worker makes in a ring's region of the in-flight area.
+ * test-backend-inflight.c tests how a back-end recovers with these records.
  */
 #include "harness.h"
 
@@ -38,7 +38,7 @@ static void complete(struct rig *rig, uint16_t head)
 	rig->ring.used->idx++;
 }
 
-/* A process starts the ring. */
+/* Starts the ring with this region, as a new process does after its predecessor has died. */
 static void start(struct rig *rig, struct vublk_inflight_split *region)
 {
 	struct vublk_error error = { 0 };
@@ -79,7 +79,7 @@ static void test_repeats_what_is_not_complete(void **state)
 	test_free(region);
 }
 
-/* The process died after it published the used index and before it noted that index. */
+/* The process has died after it published the used index and before it recorded that index. */
 static void test_finishes_the_last_batch(void **state)
 {
 	struct vublk_inflight_split *region = region_new(0);
@@ -100,7 +100,7 @@ static void test_finishes_the_last_batch(void **state)
 	test_free(region);
 }
 
-/* Some back-ends do not align the regions of an area, so the next one follows immediately. */
+/* No byte after the region is written, because an unaligned next region may follow immediately. */
 static void test_leaves_the_next_region_alone(void **state)
 {
 	uint64_t bytes = vublk_inflight_split_least_bytes(SIZE);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Adaptive polling: the effect of sleeps and of polling windows with and without work. */
+/* Adaptive polling: how sleeps, and polling with and without success, change the polling window. */
 #include "harness.h"
 
 #include "util/checked.h"
@@ -8,7 +8,7 @@
 #define SHORT_NS 5000u
 #define LONG_NS 1000000u
 
-/* An idle moment without work before the sleep. */
+/* The worker polls, finds no work, and sleeps. */
 static void idle(struct vublk_poller *poller, uint64_t slept_ns)
 {
 	if (poller->window_ns)
@@ -17,7 +17,7 @@ static void idle(struct vublk_poller *poller, uint64_t slept_ns)
 	vublk_poller_slept(poller, slept_ns);
 }
 
-/* An idle moment that ends with work. */
+/* The worker polls and finds work. */
 static void hit(struct vublk_poller *poller)
 {
 	vublk_poller_looks(poller, 0);
@@ -51,7 +51,7 @@ static void test_window(void **state)
 	assert_false(vublk_poller_looks(&poller, 8500));
 }
 
-/* A disk that answers later than the window is not polled for. */
+/* If the disk always answers after the end of the polling window, the worker stops polling. */
 static void test_slow_disk(void **state)
 {
 	struct vublk_poller poller = { .last_ns = VUBLK_POLLER_DISK_NS };
@@ -73,7 +73,7 @@ static void test_long_sleeps_close_it(void **state)
 	unsigned windows = 0;
 
 	for (; poller.window_ns && windows < 100; windows++) {
-		hit(&poller); /* each window finds work, but the windows are rare */
+		hit(&poller); /* each window finds work, but there are few windows */
 		vublk_poller_slept(&poller, LONG_NS);
 	}
 	assert_int_equal(windows, 4); /* 64, 32, 16, 8 us */
@@ -82,7 +82,10 @@ static void test_long_sleeps_close_it(void **state)
 	assert_int_equal(poller.window_ns, 0);
 }
 
-/* Short sleeps, but no work while polling: a driver on the same core. */
+/*
+ * Each of `sleeps` sleeps is short, but polling never finds work, as if the driver were on the same
+ * core. Returns the number of polling windows.
+ */
 static uint64_t windows_in_vain(struct vublk_poller *poller, unsigned sleeps)
 {
 	uint64_t windows = 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A worker without rings: when it works, polls and sleeps, and how it starts and stops. The owner's
- * functions run on the worker's thread, and no case depends on time.
+ * A worker without rings: when it works, polls and sleeps, and how it starts and stops. The
+ * worker's thread calls the owner's functions. No case depends on time.
  */
 #include "harness.h"
 
@@ -14,12 +14,12 @@
 #include <signal.h>
 #include <stdlib.h>
 
-/* Only the worker's thread uses the fields after `worker`, except the semaphores. */
+/* While the worker runs, only its thread uses the members after `worker`, except the semaphores. */
 struct rig {
 	struct vublk_worker worker;
 	enum vublk_worker_wait wait;
-	unsigned pieces;   /* of work; each takes a round */
-	unsigned refusals; /* of enable_notifications() */
+	unsigned pieces;   /* how many more rounds have work */
+	unsigned refusals; /* how often enable_notifications() will still return false */
 	unsigned rounds, asked, enabled, disabled, torn_down;
 	int set_up_result;
 	bool blocks_signals, was_asleep;
@@ -122,7 +122,7 @@ static void on_task(void *opaque)
 	sem_post(&rig->told);
 }
 
-/* Runs `tell` on the worker's thread, and waits for its end. */
+/* Runs `tell` on the worker's thread, and waits until it has returned. */
 static void rig_tell(struct rig *rig, void (*tell)(struct rig *rig))
 {
 	rig->tell = tell;
@@ -169,7 +169,7 @@ static void test_cannot_be_set_up(void **state)
 	rig_free(rig);
 }
 
-/* Each piece is a round; the round after them finds none, and the worker sleeps again. */
+/* Each piece of work takes a round. After a round without work, the worker sleeps again. */
 static void test_works_until_there_is_none(void **state)
 {
 	struct rig *rig = rig_new();
@@ -187,7 +187,7 @@ static void test_works_until_there_is_none(void **state)
 	rig_free(rig);
 }
 
-/* If the worker slept, nothing would end its sleep, and the case would not end. */
+/* Work arrives without a wake-up. If the worker slept, the case would exceed its time limit. */
 static void test_stays_awake_for_work_that_arrives(void **state)
 {
 	struct rig *rig = rig_new();
@@ -203,7 +203,7 @@ static void test_stays_awake_for_work_that_arrives(void **state)
 	rig_free(rig);
 }
 
-/* A sleep with a limit ends without an event. */
+/* Like enable_notifications(), but the following sleep ends after 1 ms without an event. */
 static bool enable_for_a_moment(struct vublk_worker *worker)
 {
 	worker->retry_ms = 1;
@@ -232,7 +232,8 @@ static void test_sleeps_up_to_the_limit(void **state)
 }
 
 /*
- * The worker polls and does not sleep. It also looks at its loop; otherwise the stop would not end.
+ * Checks that the worker polls and never sleeps. It must also poll its loop: otherwise the stop of
+ * the worker would never end.
  */
 static void check_never_sleeps(enum vublk_poll_mode poll, enum vublk_worker_wait wait)
 {

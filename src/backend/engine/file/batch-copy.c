@@ -31,14 +31,17 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* A page costs more here than in a plain call, so long requests gain nothing. */
+/*
+ * The longest request of a batch. A page costs more here than in a plain call, so long requests
+ * gain nothing.
+ */
 #define MAX_BYTES (UINT64_C(16) << 10)
-/* For fewer requests, one plain call per request is not slower. */
+/* The smallest batch. Fewer requests are executed by one plain call each, which is not slower. */
 #define MIN_REQUESTS 3u
 
 /* --- the mapping ------------------------------------------------------------ */
 
-/* Makes the kernel's faults fail on pages that the file does not have. */
+/* Makes the kernel's accesses to holes of the file fail, so that they do not fill the holes. */
 static int keep_holes(struct vublk_file_mapping *mapping)
 {
 	struct uffdio_api api = {
@@ -58,7 +61,8 @@ static int keep_holes(struct vublk_file_mapping *mapping)
 }
 
 /*
- * Checks whether the kernel permits process_vm_readv() of our own process: a sandbox may forbid it.
+ * Checks that the kernel permits process_vm_readv() of this process itself. A sandbox may forbid
+ * it.
  */
 static int try_copy(const struct vublk_file_mapping *mapping)
 {
@@ -72,9 +76,9 @@ static int try_copy(const struct vublk_file_mapping *mapping)
 }
 
 /*
- * If all memory is locked (mlockall), a new mapping would be filled immediately, including holes.
- * So the mapping is created without access rights, and gets them after the userfaultfd is
- * registered.
+ * Maps the image without access rights, and adds the rights after the userfaultfd is registered.
+ * Otherwise, with all memory locked (mlockall), the kernel would fill the mapping immediately,
+ * including holes.
  */
 static int map_image(struct vublk_file_mapping *mapping, int fd)
 {
@@ -153,7 +157,7 @@ bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_fil
 }
 
 /*
- * Moves the requests that begin at index `from`. Returns how many, in order, were moved completely.
+ * Executes the requests from index `from` on. Returns how many, in order, were executed completely.
  */
 static unsigned move(struct vublk_file_batch *batch, unsigned from)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The file engine without io_uring: the worker's thread makes the calls, one at a time. Blocking
- * calls are slow, so the log mentions them once.
+ * The file engine without io_uring: the worker's thread makes the calls, one at a time, and waits
+ * for each. This method is slow, so the log says once that the engine uses it.
  */
 #include "backend/engine/file/file.h"
 
@@ -79,7 +79,8 @@ int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_q
 	struct vublk_file_queue *blocking = calloc(1, sizeof(*blocking));
 
 	if (!blocking)
-		return vublk_error_set(error, ENOMEM, "no memory for a queue of the engine file");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a queue of the "
+				       "engine file");
 	blocking->queue.ops = &blocking_ops;
 	blocking->queue.engine = &file->engine;
 	blocking->queue.fd = -1;

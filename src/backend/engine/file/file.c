@@ -3,13 +3,15 @@
  * Opens a disk in a file or on a block device, and determines its geometry. step.c serves the
  * requests.
  *
- * Key idea: O_DIRECT is used if it can serve every request of a guest, that is, any multiple of
- * 512 bytes. On a device with larger blocks O_DIRECT is used only if the user asks for it
- * (cache=direct). The same holds on tmpfs, which has accepted O_DIRECT since Linux 6.6,
- * although it has no effect there. Buffers that O_DIRECT cannot use go through a bounce buffer.
+ * Key idea: O_DIRECT is used by default if it can serve every request of a guest, that is, any
+ * multiple of 512 bytes. On a device with larger blocks O_DIRECT is used only if the user asks for
+ * it (cache=direct). The same holds on tmpfs, which accepts O_DIRECT since Linux 6.6, although
+ * O_DIRECT has no effect there. If O_DIRECT cannot use a request's buffers, the data goes through a
+ * bounce buffer.
  */
 #include "backend/engine/file/file.h"
 
+#include "util/atomic.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -34,7 +36,7 @@
 
 /* --- the geometry ------------------------------------------------ */
 
-/* A number in /sys about the device, or about the disk of a partition. */
+/* Reads a number in /sys about the device; for a partition, about its disk. */
 static uint64_t read_sysfs(dev_t device, const char *name)
 {
 	static const char *const formats[] = {
@@ -89,8 +91,8 @@ static int check_size(const struct vublk_file *file, uint64_t bytes, struct vubl
 		return vublk_error_set(error, EMEDIUMTYPE, "%s is empty; a disk has at least 512 bytes",
 				       file->engine.description);
 	return vublk_error_set(error, EMEDIUMTYPE,
-			       "%s has %" PRIu64 " bytes, not a multiple of 512; make it %"
-			       PRIu64 " (truncate -s %%512 FILE rounds up)",
+			       "%s has %" PRIu64 " bytes; expected a multiple of 512. Resize it to "
+			       "%" PRIu64 " bytes (truncate -s %%512 FILE rounds up)",
 			       file->engine.description, bytes, vublk_round_up(bytes, 512));
 }
 
@@ -127,7 +129,10 @@ static void get_file_geometry(struct vublk_file *file, const struct stat *st)
 	file->memory_align = file->offset_align = 0;
 }
 
-/* A block device is on storage, although its node is on devtmpfs, a tmpfs. */
+/*
+ * Returns whether the image is in memory. A block device is not in memory: only its node is on
+ * devtmpfs, which is a tmpfs.
+ */
 static bool is_in_memory(const struct vublk_file *file)
 {
 	struct statfs fs;
@@ -160,7 +165,7 @@ static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 	int r = 0;
 
 	if (fstat(file->fd, &st) < 0)
-		return vublk_error_set_errno(error, errno, "cannot examine %s",
+		return vublk_error_set_errno(error, errno, "cannot read the status of %s",
 					     file->engine.description);
 	file->engine.identity = identity_of(&st);
 	file->block_device = S_ISBLK(st.st_mode);
@@ -178,7 +183,10 @@ static int get_geometry(struct vublk_file *file, struct vublk_error *error)
 
 /* --- O_DIRECT -------------------------------------------------------------- */
 
-/* Asks the kernel for the alignment of direct I/O (since 6.1); false: not known. */
+/*
+ * Asks the kernel for the alignment of direct I/O (since Linux 6.1). Returns false if the kernel
+ * does not know the alignment.
+ */
 static bool ask_alignment(struct vublk_file *file)
 {
 #ifdef STATX_DIOALIGN
@@ -195,7 +203,7 @@ static bool ask_alignment(struct vublk_file *file)
 #endif
 }
 
-/* Finds the alignment by trying; the descriptor already has O_DIRECT. */
+/* Finds the alignment by trying reads. The descriptor must have O_DIRECT. */
 static void try_alignment(struct vublk_file *file)
 {
 	void *buffer;
@@ -225,14 +233,14 @@ static const char *try_direct(struct vublk_file *file, bool asked_for)
 	struct vublk_engine_geometry *geometry = &file->engine.geometry;
 
 	if (set_direct(file->fd, true))
-		return "its file system has no O_DIRECT";
+		return "its file system does not support O_DIRECT";
 	if (!ask_alignment(file))
 		try_alignment(file);
 	if (!file->offset_align || !vublk_is_power_of_two(file->offset_align) ||
 	    !vublk_is_power_of_two(file->memory_align))
-		return "its file system has no O_DIRECT for this file";
+		return "its file system does not support O_DIRECT for this file";
 	if (file->offset_align > 512 && !asked_for)
-		return "it has blocks of more than 512 bytes (cache=direct forces it)";
+		return "O_DIRECT needs blocks of more than 512 bytes (cache=direct forces it)";
 	if (geometry->size_bytes % file->offset_align)
 		return "its size is not a multiple of its file system's blocks";
 	geometry->min_block_bytes = file->offset_align;
@@ -243,12 +251,39 @@ static const char *try_direct(struct vublk_file *file, bool asked_for)
 	return NULL;
 }
 
+/*
+ * Uses O_DIRECT as the process does that has opened the image, because both processes share the
+ * flag.
+ */
+static int keep_cache(struct vublk_file *file, struct vublk_error *error)
+{
+	struct vublk_engine_geometry *geometry = &file->engine.geometry;
+	int flags = fcntl(file->fd, F_GETFL);
+
+	file->direct = flags >= 0 && flags & O_DIRECT;
+	if (!file->direct)
+		return 0;
+	if (!ask_alignment(file))
+		try_alignment(file);
+	if (!file->offset_align || !vublk_is_power_of_two(file->offset_align) ||
+	    !vublk_is_power_of_two(file->memory_align))
+		return vublk_error_set(error, ENOTSUP, "the alignment of %s for O_DIRECT, which the old "
+				       "process uses, is not known", file->engine.description);
+	geometry->min_block_bytes = file->offset_align;
+	geometry->block_bytes = VUBLK_MAX(geometry->block_bytes, file->offset_align);
+	geometry->physical_block_bytes = VUBLK_MAX(geometry->physical_block_bytes,
+						   geometry->block_bytes);
+	return 0;
+}
+
 static int choose_cache(struct vublk_file *file, const struct vublk_engine_options *options,
 			struct vublk_error *error)
 {
 	bool asked_for = options->cache == VUBLK_CACHE_DIRECT;
 	const char *why;
 
+	if (options->has_image)
+		return keep_cache(file, error);
 	if (options->cache == VUBLK_CACHE_BUFFERED)
 		return 0;
 	why = file->in_memory && !asked_for ? "its file system is in memory" :
@@ -259,7 +294,7 @@ static int choose_cache(struct vublk_file *file, const struct vublk_engine_optio
 				       file->engine.description, why);
 	if (why) {
 		set_direct(file->fd, false);
-		vublk_log(options->log, VUBLK_LOG_DEBUG, "%s goes through the page cache: %s",
+		vublk_log(options->log, VUBLK_LOG_DEBUG, "%s uses the page cache: %s",
 			  file->engine.description, why);
 		return 0;
 	}
@@ -283,8 +318,8 @@ static int choose_method(struct vublk_file *file, const struct vublk_engine_opti
 		return vublk_error_set(error, -r, "io=io_uring is not available (%s): %s, or use "
 				       "io=auto", strerrordesc_np(-r),
 				       vublk_file_uring_cause(-r));
-	vublk_log(options->log, VUBLK_LOG_WARNING, "io_uring is not available (%s): %s; blocking "
-		  "calls are used, which are slower", strerrordesc_np(-r),
+	vublk_log(options->log, VUBLK_LOG_WARNING, "io_uring is not available (%s): %s. The "
+		  "back-end uses blocking calls instead, which are slower", strerrordesc_np(-r),
 		  vublk_file_uring_cause(-r));
 	file->blocking = true;
 	return 0;
@@ -303,12 +338,36 @@ static void file_close(struct vublk_engine *engine)
 	free(file);
 }
 
+/*
+ * Uses a duplicate of the descriptor of another process. Checks that the path still leads to that
+ * image, because a person who starts this process expects the image at the path.
+ */
+static int use_image(const struct vublk_engine_options *options, struct vublk_error *error)
+{
+	VUBLK_FD int fd = fcntl(options->image_fd, F_DUPFD_CLOEXEC, 0);
+	struct stat ours, there;
+
+	if (fd < 0 || fstat(fd, &ours) < 0)
+		return vublk_error_set_errno(error, errno, "cannot use the descriptor of the image '%s'",
+					     options->path);
+	if (stat(options->path, &there) < 0)
+		return vublk_error_set_errno(error, errno, "cannot find the image '%s' that the old "
+					     "process serves; put it back there", options->path);
+	if (S_ISBLK(ours.st_mode) ? !S_ISBLK(there.st_mode) || ours.st_rdev != there.st_rdev :
+	    ours.st_dev != there.st_dev || ours.st_ino != there.st_ino)
+		return vublk_error_set(error, ESTALE, "'%s' is another image now than the one that the "
+				       "old process serves; put that one back, or stop the old process "
+				       "and start this one as usual", options->path);
+	return vublk_fd_steal(&fd);
+}
+
 static int open_image(struct vublk_file *file, const struct vublk_engine_options *options,
 		      struct vublk_error *error)
 {
 	unsigned flags = (options->read_only ? 0 : VUBLK_IMAGE_WRITE) |
 			 (options->unlocked ? VUBLK_IMAGE_UNLOCKED : 0);
-	int r = vublk_image_open(options->path, flags, options->log, error);
+	int r = options->has_image ? use_image(options, error) :
+				     vublk_image_open(options->path, flags, options->log, error);
 
 	if (r < 0)
 		return r;
@@ -345,14 +404,15 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 	int r;
 
 	if (!options->path)
-		return vublk_error_set(error, EINVAL, "the engine file needs an image; give "
+		return vublk_error_set(error, EINVAL, "the engine file needs an image; set "
 				       "blk-file=PATH");
 	if (options->size_bytes)
-		return vublk_error_set(error, EINVAL, "'%s' has a size already; leave out size",
+		return vublk_error_set(error, EINVAL, "the size of '%s' is given by the file "
+				       "itself; remove the option size",
 				       options->path);
 	file = calloc(1, sizeof(*file));
 	if (!file)
-		return vublk_error_set(error, ENOMEM, "no memory for the engine file");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine file");
 	file->fd = -1;
 	file->mapping.uffd = -1;
 	file->engine.log = options->log;
@@ -380,14 +440,14 @@ static int file_refresh(struct vublk_engine *engine, struct vublk_error *error)
 		return r;
 	if (bytes % engine->geometry.block_bytes)
 		return vublk_error_set(error, EINVAL,
-				       "%s has %" PRIu64 " bytes now, which is not a multiple of "
-				       "its blocks of %u bytes", engine->description, bytes,
+				       "%s now has %" PRIu64 " bytes, which is not a multiple of "
+				       "its block size of %u bytes", engine->description, bytes,
 				       engine->geometry.block_bytes);
 	engine->geometry.size_bytes = bytes;
 	return 0;
 }
 
-/* Creates a queue of the engine's method (blocking.c, uring.c), which sets the ops. */
+/* Creates a queue of the chosen method (blocking.c or uring.c), which sets the queue's ops. */
 static int file_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
 			  struct vublk_error *error)
 {
@@ -397,10 +457,28 @@ static int file_queue_new(struct vublk_engine *engine, struct vublk_engine_queue
 				vublk_file_uring_queue_new(file, queue, error);
 }
 
+static int file_image_fd(const struct vublk_engine *engine)
+{
+	return ((const struct vublk_file *)engine)->fd;
+}
+
+static bool file_has_lost_writes(const struct vublk_engine *engine)
+{
+	return vublk_file_has_lost_writes((const struct vublk_file *)engine);
+}
+
+static void file_lose_writes(struct vublk_engine *engine)
+{
+	vublk_store_relaxed(&((struct vublk_file *)engine)->lost_writes, true);
+}
+
 const struct vublk_engine_ops vublk_engine_file = {
 	.name = "file",
 	.open = file_open,
 	.close = file_close,
 	.refresh = file_refresh,
+	.image_fd = file_image_fd,
+	.has_lost_writes = file_has_lost_writes,
+	.lose_writes = file_lose_writes,
 	.queue_new = file_queue_new,
 };

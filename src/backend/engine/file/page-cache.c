@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes, on the worker's thread, those calls of the file engine that do not wait for a disk.
+ * Makes those calls of the file engine on the worker's thread that do not wait for a disk.
  *
- * Key idea: such a call costs one system call, while io_uring needs an entry, a completion
- * and a wake-up, and hands calls that may wait to a kernel thread.
+ * Key idea: such a call costs one system call. io_uring needs an entry, a completion and a wake-up,
+ * and it passes calls that may wait to a kernel thread.
  *
- * A file on tmpfs is in memory. tmpfs refuses RWF_NOWAIT, so io_uring would give each call to
- * a kernel thread, but a plain call is only a copy. The copy waits only for pages that were
- * swapped out, as an access to guest memory does.
+ * A file on tmpfs is in memory. tmpfs refuses RWF_NOWAIT, so io_uring would pass each call to a
+ * kernel thread. But a plain call is only a copy. The copy waits only for pages that were swapped
+ * out, as an access to guest memory does.
  *
- * For other files the page cache may have the data: RWF_NOWAIT moves what is cached, or fails
- * with EAGAIN. A failed try costs a system call, so each miss makes the engine skip more
- * requests, and each hit fewer.
+ * For other files the page cache may have the data: RWF_NOWAIT moves what is cached, or fails with
+ * EAGAIN. A try that fails costs a system call, so more requests skip the try after each miss, and
+ * fewer after each hit.
  *
- * A mapping would save even the system call. But if another program shrank the file, SIGBUS
- * would end this process, and only a memfd can be sealed against that.
+ * A mapping would save even the system call. But if another program shrank the file, SIGBUS would
+ * end this process, and only a memfd can be sealed against that.
  */
 #include "backend/engine/file/file.h"
 
@@ -28,8 +28,9 @@
 #include <unistd.h>
 
 /*
- * Longer requests go to io_uring, because other requests would wait for them, and handing them over
- * costs little in comparison.
+ * The longest request that is served here. Longer requests go to io_uring, because other requests
+ * would have to wait for their copy, and because the cost of io_uring is small in comparison with
+ * that copy.
  */
 #define MAX_BYTES (UINT64_C(128) << 10)
 
@@ -49,7 +50,7 @@ bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_eng
 	       (is_short_transfer(io, step) || step->call == VUBLK_FILE_SYNC);
 }
 
-/* pread() and pwrite() are 10 % cheaper than the calls with a vector and flags. */
+/* pread() and pwrite() are 10% cheaper than the calls with a vector and flags. */
 int64_t vublk_file_call_instant(const struct vublk_file *file,
 				const struct vublk_file_step *step)
 {
@@ -71,7 +72,7 @@ static unsigned direction_of(const struct vublk_file_step *step)
 	return step->call == VUBLK_FILE_WRITE;
 }
 
-/* O_DIRECT waits for the disk even with RWF_NOWAIT, and so does RWF_DSYNC. */
+/* O_DIRECT waits for the disk even with RWF_NOWAIT; so does RWF_DSYNC. */
 bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step)
 {
@@ -97,7 +98,7 @@ int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *trie
 		vublk_file_backoff_hit(backoff);
 		return vublk_file_next(queue, io, n, step);
 	}
-	/* io_uring will report errors. Some kernels refuse writes with RWF_NOWAIT with EINVAL. */
+	/* io_uring will report any error. Some kernels refuse RWF_NOWAIT for writes with EINVAL. */
 	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		vublk_store_relaxed(&file->no_nowait[direction_of(step)], true);
 	vublk_file_backoff_miss(backoff);

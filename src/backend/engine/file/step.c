@@ -2,10 +2,10 @@
 /*
  * Turns a request to the file engine into a series of system calls.
  *
- * Key idea: a request is in one stage. vublk_file_next() gets the result of the stage's last
- * call and repeats the stage (after a short transfer), enters the next stage, or ends the
- * request. So the same few lines serve io_uring and blocking calls, short transfers, buffers
- * that O_DIRECT cannot use, and file systems that cannot punch holes.
+ * Key idea: a request is always in one stage. vublk_file_next() gets the result of the stage's last
+ * call. It repeats the stage (after a short transfer), enters the next stage, or ends the request.
+ * So the same few lines serve io_uring and blocking calls, short transfers, buffers that O_DIRECT
+ * cannot use, and file systems that cannot punch holes.
  */
 #include "backend/engine/file/file.h"
 
@@ -26,10 +26,10 @@
 enum stage {
 	STAGE_DONE,
 	STAGE_TRANSFER,   /* read or write, from and to the request's own buffers */
-	STAGE_BOUNCE,     /* read or write through our own aligned buffer */
+	STAGE_BOUNCE,     /* read or write through the engine's own aligned buffer */
 	STAGE_PUNCH,      /* a hole: discard, or zeroes that may be unmapped */
-	STAGE_ZERO_RANGE, /* zeroes that stay allocated */
-	STAGE_ZEROS,      /* zeroes written out */
+	STAGE_ZERO_RANGE, /* zeroes whose blocks stay allocated */
+	STAGE_ZEROS,      /* zeroes written as data */
 	STAGE_DISCARD,    /* of a block device */
 	STAGE_SYNC,
 };
@@ -54,25 +54,27 @@ static const char *op_name(enum vublk_engine_op op)
 
 #define ADVICE_BYTES 128
 
-/* The cause of a failed request, or what to do about it, where more than the errno is known. */
+/*
+ * Returns the cause of a failure with the errno `result`, or what to do about it; an empty text if
+ * only the errno is known.
+ */
 static const char *advice(const struct vublk_file *file, const struct vublk_engine_io *io,
 			  int result, char text[ADVICE_BYTES])
 {
 	struct stat st;
 
 	if (result == -ENOSPC)
-		return "; free room on its file system";
+		return "; free some space on its file system";
 	if (result == -EFAULT)
-		return "; the image is not at fault: the request's data is in guest memory that "
-		       "cannot be accessed, probably because the front-end truncated the file "
-		       "of that memory";
+		return "; the request's data is in guest memory that cannot be accessed, probably "
+		       "because the front-end truncated the file of that memory";
 	if (result == -EINVAL && file->direct &&
 	    ((io->offset | io->bytes) & (file->offset_align - 1)))
-		return "; it is not in whole blocks of the disk, which O_DIRECT requires "
+		return "; the request does not consist of whole blocks, which O_DIRECT requires "
 		       "(cache=buffered can serve it)";
 	if (result == -EIO && !file->block_device && !fstat(file->fd, &st) &&
 	    (uint64_t)st.st_size < io->offset + io->bytes) {
-		snprintf(text, ADVICE_BYTES, "; the image has only %" PRIu64 " bytes now",
+		snprintf(text, ADVICE_BYTES, "; the image now has only %" PRIu64 " bytes",
 			 (uint64_t)st.st_size);
 		return text;
 	}
@@ -94,7 +96,10 @@ static void log_failure(struct vublk_file_queue *queue, const struct vublk_engin
 			  advice(file, io, result, text));
 }
 
-/* Does not log a request that fails only because of lost writes: their loss is logged once. */
+/*
+ * Ends a request and logs a failure. A request that makes data stable fails if writes were lost;
+ * that is not logged again, because the loss was logged.
+ */
 static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, int result)
 {
 	const struct vublk_file *file = file_of(queue);
@@ -226,7 +231,7 @@ int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 
 /* --- from stage to stage --------------------------------------------------- */
 
-/* Whether O_DIRECT can use the request's own buffers. */
+/* Returns whether O_DIRECT can use the request's own buffers. */
 static bool is_aligned(const struct vublk_file *file, const struct vublk_engine_io *io)
 {
 	uintptr_t addresses = 0, lengths = 0;
@@ -296,7 +301,7 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
 }
 
-/* Drops the first `bytes` of the request's buffers. */
+/* Removes the first `bytes` from the request's buffers. */
 static void advance(struct vublk_engine_io *io, uint64_t bytes)
 {
 	while (bytes && io->num_iov) {
@@ -313,8 +318,8 @@ static void advance(struct vublk_engine_io *io, uint64_t bytes)
 }
 
 /*
- * A short transfer with O_DIRECT ends at a block boundary, except at the end of a file. If a
- * transfer ends elsewhere, the rest goes through the bounce buffer.
+ * Continues after a short transfer. With O_DIRECT a short transfer ends at a block boundary, except
+ * at the end of a file. If it ends elsewhere, the rest goes through the bounce buffer.
  */
 static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 			  uint64_t moved)
@@ -348,9 +353,9 @@ static bool is_unsupported(int64_t result)
 }
 
 /*
- * After a failed range call: enters the stage that does the same in another way, or returns the
- * error. EINVAL concerns only this range (it does not consist of whole blocks); the other errors
- * concern all ranges.
+ * Called when a call for a range has failed. Enters the stage that does the same in another way, or
+ * returns the error. EINVAL concerns only this range, which does not consist of whole blocks; the
+ * other errors concern all ranges.
  */
 static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
@@ -416,9 +421,9 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
 }
 
 /*
- * After a failed call: returns the error, or 0 if another call follows. The failure of a durable
- * write does not say whether the write or its sync failed. So the write is repeated without the
- * sync: if the repetition succeeds, the sync had failed.
+ * Called when a call has failed. Returns the error, or 0 if another call follows. If a durable
+ * write fails, it is unknown whether the write or its sync has failed. So the write is repeated
+ * without the sync. If the repeated write succeeds, or fails in another way, the sync had failed.
  */
 static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
@@ -426,13 +431,18 @@ static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int6
 		return try_other_way(queue, io, result);
 	if (io->stage == STAGE_SYNC)
 		vublk_file_lose_writes(file_of(queue), (int)result);
+	if (io->durable_error && io->durable_error != (int)result)
+		vublk_file_lose_writes(file_of(queue), io->durable_error);
 	if (!is_write_stage(io) || !write_flags(io))
 		return (int)result;
 	io->durable_error = (int)result;
 	return 0;
 }
 
-/* An interrupted sync may have consumed the report of a lost write, so it counts as failed. */
+/*
+ * Returns whether a failed call is repeated. A sync is never repeated: it may have consumed the
+ * report of a lost write, so it counts as failed.
+ */
 static bool is_repeated(const struct vublk_engine_io *io, int64_t result)
 {
 	return (result == -EINTR || result == -EAGAIN) && io->stage != STAGE_SYNC;

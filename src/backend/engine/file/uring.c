@@ -3,13 +3,13 @@
  * Makes the file engine's calls with io_uring. Each worker has a ring that only its thread creates
  * and uses, so that the ring can have the flags for a single issuer.
  *
- * Key idea: issue() gets the next step of a request. It makes the call itself if the call does
- * not wait, or puts it into the submission queue; a completion ends the request or leads to
- * issue() again.
+ * Key idea: issue() gets the next step of a request. If the call does not wait, it makes the call
+ * itself; otherwise it puts the call into the submission queue. A completion ends the request or
+ * leads to issue() again.
  *
  * A ring whose completions are deferred to its thread does not wake a thread that polls the ring's
- * own descriptor (seen with Linux 6.18), but does signal an eventfd that is registered with the
- * ring.
+ * own descriptor (seen with Linux 6.18). But such a ring does signal an eventfd that is registered
+ * with it.
  *
  * The image is not registered with the ring, although that would save some 30 ns per call. The
  * kernel releases registered files late, and with them the lock of the image, so the image would
@@ -34,22 +34,29 @@
 #define MAX_SUBMIT_TRIES 10
 #define RETRY_MS 1
 
-/* The most that a thread moves itself between two polls, because its other queues wait. */
+/*
+ * The largest number of bytes that a thread moves itself between two polls, because its other
+ * queues wait meanwhile.
+ */
 #define INSTANT_BYTES (UINT64_C(256) << 10)
 
 struct uring_queue {
-	struct vublk_file_queue file_queue; /* first, because it is the engine's queue */
+	struct vublk_file_queue file_queue; /* must be the first member, because it is the
+					       engine's queue */
 	struct io_uring ring;
-	struct vublk_engine_list again; /* completed a step and need another */
-	unsigned prepared;              /* entries not submitted to the kernel yet */
-	bool woken;                     /* the eventfd has to be cleared */
+	struct vublk_engine_list again; /* requests that have completed a step and need another
+					   one */
+	unsigned prepared;              /* how many entries are not submitted to the kernel yet */
+	bool woken;                     /* the eventfd was signalled, so it has to be cleared */
 
-	struct vublk_engine_list later; /* instant calls that wait for the next poll */
-	uint64_t instant_bytes;         /* moved since the last poll */
-	struct vublk_file_batch batches[2]; /* of reads, of writes; not executed yet */
+	struct vublk_engine_list later; /* instant calls that have to wait for the next poll */
+	uint64_t instant_bytes;         /* how many bytes the thread has moved itself since the
+					   last poll */
+	struct vublk_file_batch batches[2]; /* of reads and of writes, not executed yet */
 
-	struct vublk_engine_io *alone; /* the only request since commit(), not issued yet */
-	unsigned num_submitted;        /* since commit() */
+	struct vublk_engine_io *alone; /* the only request since the last commit(), if there was
+					  only one; not issued yet */
+	unsigned num_submitted;        /* requests since the last commit() */
 	struct vublk_file_tries tries;
 };
 
@@ -58,7 +65,10 @@ static struct uring_queue *uring_of(struct vublk_engine_queue *queue)
 	return (struct uring_queue *)queue;
 }
 
-/* An older kernel refuses an unknown flag with EINVAL; in that case fewer flags are tried. */
+/*
+ * Creates the ring. An older kernel refuses unknown flags with EINVAL; in that case fewer flags are
+ * tried.
+ */
 static int init_ring(struct io_uring *ring)
 {
 	static const unsigned flags[] = {
@@ -115,21 +125,22 @@ const char *vublk_file_uring_cause(int code)
 {
 	switch (code) {
 	case ENOMEM:
-		return "RLIMIT_MEMLOCK is probably too low, raise it (ulimit -l)";
+		return "RLIMIT_MEMLOCK is probably too low; raise it (ulimit -l)";
 	case EMFILE:
-		return "RLIMIT_NOFILE is too low, raise it (ulimit -n)";
+		return "RLIMIT_NOFILE is too low; raise it (ulimit -n)";
 	case ENFILE:
-		return "the sysctl fs.file-max is too low, raise it";
+		return "the sysctl fs.file-max is too low; raise it";
 	case EPERM:
 	case EACCES:
-		return is_disabled() ? "the sysctl kernel.io_uring_disabled forbids it, set it to 0" :
-				       "a seccomp filter or a security module probably forbids it, "
-				       "permit it there";
+		return is_disabled() ? "the sysctl kernel.io_uring_disabled forbids it; set it to "
+				       "0" :
+				       "a seccomp filter or a security module probably forbids it; "
+				       "allow it there";
 	case ENOSYS:
-		return "the kernel is too old or a seccomp filter hides it, use another kernel or "
+		return "the kernel is too old or a seccomp filter hides it; use another kernel or "
 		       "filter";
 	default:
-		return "the cause is not known, see the kernel's log";
+		return "the cause is unknown; see the kernel's log";
 	}
 }
 
@@ -146,8 +157,8 @@ static int add_eventfd(struct uring_queue *uring)
 /*
  * Submits the prepared entries. EBUSY: completions have to be taken first, which poll() does.
  * EAGAIN: the kernel is short of memory, and there may be no completion to wait for, so this
- * function retries a few times. After that, note_refused() requests another poll(), which submits
- * again.
+ * function tries a few more times. After that, note_refused() requests another poll(), which
+ * submits again.
  */
 static void submit_prepared(struct uring_queue *uring)
 {
@@ -162,7 +173,10 @@ static void submit_prepared(struct uring_queue *uring)
 		uring->prepared -= VUBLK_MIN((unsigned)n, uring->prepared);
 }
 
-/* Returns a free entry, after submitting the prepared entries if necessary. NULL: there is none. */
+/*
+ * Returns a free entry, or NULL if there is none. Submits the prepared entries first if the queue is
+ * full.
+ */
 static struct io_uring_sqe *get_sqe(struct uring_queue *uring)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
@@ -208,7 +222,7 @@ static void prepare(struct uring_queue *uring, struct io_uring_sqe *sqe,
 					(off_t)step->bytes);
 		break;
 	}
-	/* After EAGAIN a kernel thread executes the call and waits. */
+	/* The call failed with EAGAIN before, so a kernel thread executes it and may wait. */
 	if (io->retries)
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, io);
@@ -226,7 +240,7 @@ static void give_to_ring(struct uring_queue *uring, struct vublk_engine_io *io,
 		vublk_engine_list_add(&uring->again, io);
 }
 
-/* Requests another poll() soon, if the kernel did not take all entries. */
+/* Requests another poll() soon if the kernel has not accepted all entries. */
 static void note_refused(struct uring_queue *uring)
 {
 	uring->file_queue.queue.retry_ms = uring->prepared || uring->again.head ? RETRY_MS : 0;
@@ -235,8 +249,8 @@ static void note_refused(struct uring_queue *uring)
 /* --- a request's next step ------------------------------------------------- */
 
 /*
- * Makes the call of a step, or queues it. The supported kernels have no io_uring operation for
- * BLKDISCARD, so it is called here.
+ * Makes the call of a step, or puts it into the submission queue. BLKDISCARD is always called here,
+ * because the supported kernels have no io_uring operation for it.
  */
 static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		  struct vublk_file_step *step)
@@ -259,8 +273,8 @@ static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 }
 
 /*
- * Executes a batch with one call, and then each request that this call did not move with a call of
- * its own.
+ * Executes a batch with one call, and then makes one call for each request that the batch did not
+ * execute.
  */
 static void end_batch(struct uring_queue *uring, struct vublk_file_batch *batch)
 {
@@ -297,8 +311,9 @@ static void join_batch(struct uring_queue *uring, struct vublk_engine_io *io,
 }
 
 /*
- * The page cache may serve a single request by one system call. Several requests would cost one
- * call each, so they go together to io_uring, which also looks at the page cache.
+ * Issues the request that was alone so far. If it is still alone, the page cache may serve it with
+ * one system call. Several requests would cost one call each here, so they go together to io_uring,
+ * which also looks at the page cache.
  */
 static void issue_alone(struct uring_queue *uring, bool still_alone)
 {
@@ -343,7 +358,7 @@ static void uring_commit(struct vublk_engine_queue *queue)
 	note_refused(uring);
 }
 
-/* Issues the requests of a list; issuing may put some of them into the list again. */
+/* Issues the requests of a list. Some of them may be put into the same list again. */
 static void issue_list(struct uring_queue *uring, struct vublk_engine_list *list)
 {
 	struct vublk_engine_list ios = *list;
@@ -371,9 +386,9 @@ static void take_completions(struct uring_queue *uring)
 }
 
 /*
- * A deferred completion signals the eventfd when it is due and again when it is taken. So the
- * eventfd is cleared only after completions are taken, which avoids a second wake-up. Completions
- * that arrive before the eventfd is cleared are taken afterwards.
+ * Clears the eventfd after completions were taken. A deferred completion signals the eventfd when
+ * the completion is due and again when it is taken, so an eventfd that was cleared earlier would
+ * cause a second wake-up. Completions that arrived before the clearing are taken after it.
  */
 static void clear_wake_up(struct uring_queue *uring)
 {
@@ -430,7 +445,8 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 	int r;
 
 	if (!uring)
-		return vublk_error_set(error, ENOMEM, "no memory for a queue of the 'file' engine");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a queue of the "
+				       "engine file");
 	uring->file_queue.queue.ops = &uring_ops;
 	uring->file_queue.queue.engine = &file->engine;
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(uring->batches); i++) {
@@ -446,9 +462,13 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 	r = add_eventfd(uring);
 	if (r) {
 		uring_free(&uring->file_queue.queue);
-		return vublk_error_set_errno(error, -r, "cannot give an io_uring its eventfd");
+		return vublk_error_set_errno(error, -r, "cannot register an eventfd with an "
+					     "io_uring");
 	}
-	/* Saves a lookup per call; optional, so the result does not matter. */
+	/*
+	 * Registering the ring's descriptor saves a lookup per call. It is optional, so the result
+	 * is ignored.
+	 */
 	io_uring_register_ring_fd(&uring->ring);
 	*queue = &uring->file_queue.queue;
 	return 0;

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_NOTICE_H
+#define VUBLK_NOTICE_H
+
+/*
+ * Notices tell a program what happens to a disk, so that the program can react or inform an
+ * operator. The log has the same events as sentences for a person; a program gets numbers here and
+ * does not have to parse sentences.
+ *
+ * A device, a bus and a back-end have one handler each. A handler is optional: the library does the
+ * same with and without it.
+ *
+ * Unless a function says otherwise:
+ * States: any.
+ */
+
+#include <vublk/statistics.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+struct vublk_backend;
+struct vublk_bus;
+struct vublk_device;
+
+/*
+ * The kinds. "Client" is the VMM of a bus, and the front-end of a back-end. In parentheses: which
+ * objects have the notice, and the members of struct vublk_notice that are set.
+ */
+enum vublk_notice_kind {
+	/*
+	 * A back-end is connected, the first or a later one (device, bus: back_end, size_bytes). A
+	 * connection that the device itself closes and opens again at the same path is not reported.
+	 */
+	VUBLK_NOTICE_CONNECTED,
+	/* The back-end was lost (device, bus: reason). */
+	VUBLK_NOTICE_LOST,
+	/*
+	 * The outage has ended: the rings run again, or no driver needs them (device, bus:
+	 * outage_ms, requests). If the driver has to reset, VUBLK_NOTICE_NEEDS_RESET comes instead.
+	 */
+	VUBLK_NOTICE_RECOVERED,
+	/*
+	 * No back-end can be used at the moment; the device tries again (device, bus: reason). A
+	 * reason that repeats the previous one of the outage is not reported.
+	 */
+	VUBLK_NOTICE_REFUSED,
+	/* The device no longer looks for a back-end (device, bus: reason). */
+	VUBLK_NOTICE_GAVE_UP,
+	/* The disk has another size (all: before_bytes, size_bytes). */
+	VUBLK_NOTICE_RESIZED,
+	/* A ring cannot continue, and the driver has to reset the device (device, bus: reason). */
+	VUBLK_NOTICE_NEEDS_RESET,
+	/* A client connected (bus, back-end: pid). */
+	VUBLK_NOTICE_CLIENT_CONNECTED,
+	/* The client disconnected, and the disk can be used by the next one (bus, back-end: pid). */
+	VUBLK_NOTICE_CLIENT_DISCONNECTED,
+	/*
+	 * A client, or a message of a client, was refused (bus, back-end: reason, pid). If the
+	 * connection is closed because of that, VUBLK_NOTICE_CLIENT_DISCONNECTED follows.
+	 */
+	VUBLK_NOTICE_CLIENT_REFUSED,
+	/*
+	 * A request has been incomplete for longer than the property slow-request-ms (device, bus:
+	 * queue, request, offset_bytes, bytes, waited_ms, requests). The device notices slow
+	 * requests only while requests pass through it. One notice stands for all requests that
+	 * have become slow at the same time, and describes the oldest of them.
+	 */
+	VUBLK_NOTICE_SLOW_REQUEST,
+	/* The target of the mirror has the same data as the disk (device, bus: back_end). */
+	VUBLK_NOTICE_MIRROR_SYNCED,
+	/* The mirror has failed; the disk is not affected (device, bus: back_end, reason). */
+	VUBLK_NOTICE_MIRROR_ENDED,
+	VUBLK_NOTICE_NUM_KINDS,
+};
+
+/*
+ * Returns the name of a kind, for example "client_connected", as a static string, or NULL if there
+ * is no such kind.
+ * Threads: any.
+ */
+const char *vublk_notice_name(enum vublk_notice_kind kind);
+
+/* One notice. Members that its kind does not set are 0. */
+struct vublk_notice {
+	enum vublk_notice_kind kind;
+	const char *reason;    /* one sentence; valid during the call */
+	int64_t pid;           /* the process that connected; 0: unknown */
+	uint64_t size_bytes;   /* of the disk */
+	uint64_t before_bytes; /* the size before the change */
+	uint64_t outage_ms;    /* the length of the outage */
+	/*
+	 * The number of requests that the driver had made available and that were not complete
+	 * when the next back-end was connected. In a VUBLK_NOTICE_SLOW_REQUEST: the number of
+	 * requests that are slow.
+	 */
+	uint64_t requests;
+	uint32_t queue;                  /* of the request */
+	enum vublk_request_kind request;
+	uint64_t offset_bytes;           /* of the disk; 0 if the request has no such place */
+	uint64_t bytes;                  /* the length of its data, or of its ranges */
+	uint64_t waited_ms;              /* time since the device took it from the driver's ring */
+	const char *back_end; /* the path of the back-end's socket; valid during the call */
+};
+
+/*
+ * Receives one notice, which is valid during the call. `notice_bytes` is the size of the library's
+ * struct: a program built with a larger struct treats the members past that size as 0. The function
+ * is called on the thread that calls the process() or run() function of the object, and delays that
+ * thread as long as it runs. It must not call functions that change or free the object.
+ */
+typedef void vublk_notice_fn(void *opaque, const struct vublk_notice *notice, size_t notice_bytes);
+
+/*
+ * These functions set the handler of an object: `fn` is called with `opaque` for each later notice.
+ * If `fn` is NULL, notices are dropped. A later call replaces the handler. The handler of a bus
+ * also gets the notices of the bus's device.
+ * Threads: the one that calls the process() or run() function of the object, between two calls.
+ */
+void vublk_device_set_notice_handler(struct vublk_device *device, vublk_notice_fn *fn,
+				     void *opaque);
+void vublk_bus_set_notice_handler(struct vublk_bus *bus, vublk_notice_fn *fn, void *opaque);
+void vublk_backend_set_notice_handler(struct vublk_backend *backend, vublk_notice_fn *fn,
+				      void *opaque);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PATHS_H
+#define VUBLK_PATHS_H
+
+/*
+ * Several paths to the same storage, for users of <vublk/device.h>.
+ *
+ * The properties chardev, chardev-2, chardev-3 and chardev-4 name the sockets of back-ends in order
+ * of preference. The device uses one of them at a time. At realize it takes the first path at which
+ * a process listens. When the back-end is lost, the device looks for a back-end at the same path
+ * for failover-ms, then at the next path, and so on; the first path follows the last one. The
+ * device leaves a path only if the process that had the rings has ended. docs/failover.md says what
+ * is guaranteed.
+ *
+ * While its back-end is connected, the device does not change to a path of higher preference.
+ */
+#include <vublk/bus.h>
+#include <vublk/device.h>
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+#define VUBLK_MAX_PATHS 4
+
+/* One path. The struct is passed with its size; see <vublk/version.h>. */
+struct vublk_device_path_info {
+	char chardev[256]; /* the path of the socket */
+	bool is_active;    /* the device is connected there, or looks for a back-end there */
+};
+
+/*
+ * Returns the number of paths that are set, 0 to VUBLK_MAX_PATHS.
+ * States: all.
+ * Threads: the device's.
+ */
+unsigned vublk_device_num_paths(const struct vublk_device *device);
+
+/*
+ * Fills `info` with the path at `index`, from 0 to vublk_device_num_paths() - 1, in order of
+ * preference. `info` belongs to the caller.
+ * Errors:
+ *   EINVAL  there is no such path
+ * States: all.
+ * Threads: the device's.
+ */
+int vublk_device_get_path(const struct vublk_device *device, unsigned index,
+			  struct vublk_device_path_info *info, size_t info_bytes);
+
+/* Passed with its size; see <vublk/version.h>. */
+struct vublk_device_fence_info {
+	bool is_held; /* the disk waits for the end of the process that had the rings last */
+	int64_t pid;  /* that process; 0: unknown, or in another PID namespace */
+	char reason[VUBLK_ERROR_TEXT_BYTES]; /* a sentence that says what to do; empty: not held */
+};
+
+/*
+ * Fills `info` with whether the disk waits for the end of a process before it continues: at another
+ * path or, with fence=exit, at any path. `info` belongs to the caller.
+ * States: all.
+ * Threads: the device's.
+ */
+void vublk_device_get_fence(const struct vublk_device *device, struct vublk_device_fence_info *info,
+			    size_t info_bytes);
+
+/*
+ * Moves the disk to the back-end at `chardev`, another of its paths, without failing a request. The
+ * device connects to the new back-end and holds new requests. When the old back-end has completed
+ * its requests and a flush, the device disconnects from the old back-end and starts the rings at
+ * the new one. If the new back-end cannot be used, the disk stays at the old path, or returns to
+ * it. Rings on the direct path use shadow rings during the switch (<vublk/shadow.h>). The bus gets
+ * the callbacks lost() with ECANCELED, reconnected() and started(). If the old back-end fails the
+ * flush, the driver's next flush fails, too. During an outage the device tries `chardev` next, but
+ * only if the process of the lost back-end has ended, and the switch ends when the outage ends. A
+ * later call during the outage takes its place. Unrealize ends a switch.
+ * If `chardev` is NULL, the disk moves to the target of its mirror (<vublk/mirror.h>), which must have
+ * the same data as the disk. Both back-ends flush before. The target is then the disk's only path.
+ * Returns:
+ *   0  the device already uses `chardev`
+ *   1  the switch has begun; vublk_device_get_switch() says when it has ended, and how
+ * Errors:
+ *   EINVAL    `chardev` is not one of the paths
+ *   EBUSY     the mirror is not synced; a switch or a message to the back-end is under way; the process of the lost back-end
+ *             may still write; or the driver's rings are stopped and were in use
+ *   ENOENT, ECONNREFUSED, others of connect(2)  no back-end can be reached at the path
+ * States: STOPPED, RUNNING, LOST.
+ * Threads: the device's.
+ */
+int vublk_device_switch(struct vublk_device *device, const char *chardev,
+			struct vublk_error *error);
+
+/* Passed with its size; see <vublk/version.h>. */
+struct vublk_device_switch_info {
+	bool is_under_way;
+	int code; /* why the switch failed, a positive errno; 0: it has not failed */
+	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */
+	uint64_t number; /* which switch of the device this is: 1, 2, ...; 0: there was none */
+};
+
+/*
+ * Fills `info` with whether a switch is under way and, if not, how the last switch ended. A switch
+ * that has failed is under way until the disk has a back-end again. `info` belongs to the caller.
+ * States: all.
+ * Threads: the device's.
+ */
+void vublk_device_get_switch(const struct vublk_device *device,
+			     struct vublk_device_switch_info *info, size_t info_bytes);
+
+/*
+ * Does the same for the switch `number`, so that several callers of vublk_device_switch() get their
+ * own results: each reads its number with vublk_device_get_switch() right after its switch has
+ * begun. The device keeps the results of the last 8 switches. `info` belongs to the caller.
+ * Errors:
+ *   ENOENT  the device does not know the result of this switch
+ * States: all.
+ * Threads: the device's.
+ */
+int vublk_device_get_switch_result(const struct vublk_device *device, uint64_t number,
+				   struct vublk_device_switch_info *info, size_t info_bytes);
+
+/*
+ * Switches the device that a bus presents, as vublk_device_switch() does.
+ * Returns: as vublk_device_switch().
+ * Errors: those of vublk_device_switch().
+ * States: STOPPED, RUNNING, LOST.
+ * Threads: the one that calls vublk_bus_process(), between two calls.
+ */
+int vublk_bus_switch(struct vublk_bus *bus, const char *chardev, struct vublk_error *error);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+#endif

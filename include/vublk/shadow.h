@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_SHADOW_H
+#define VUBLK_SHADOW_H
+
+/*
+ * Shadow rings at run time: whether the device stays in the data path (docs/shadow-rings.md). The
+ * property shadow of <vublk/device.h> has the setting with which a device begins.
+ *
+ * The path of requests is exchanged while the driver works: the present path completes its
+ * requests, the back-end returns the rings, and the other path continues where they stopped. The
+ * driver notices nothing but a pause of some milliseconds.
+ *
+ * Unless a function says otherwise:
+ * States: any.
+ * Threads: one at a time, the device's thread.
+ */
+
+#include <vublk/bus.h>
+#include <vublk/device.h>
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+enum vublk_shadow {
+	VUBLK_SHADOW_OFF,  /* direct, unless a feature that is in use needs shadow rings */
+	VUBLK_SHADOW_ON,   /* shadow rings */
+	VUBLK_SHADOW_AUTO, /* shadow rings if the device reconnects and the back-end has no in-flight
+			      area; otherwise as with OFF */
+};
+
+/*
+ * Returns the name of a setting, for example "auto", as a static string; "unknown" if there is no
+ * such setting.
+ * Threads: any.
+ */
+const char *vublk_shadow_name(enum vublk_shadow shadow);
+
+/*
+ * Stores the setting that `text` names in `shadow`: "on", "off", "auto", or another name for on or
+ * off that boolean properties take ("yes", "false", "1" and others).
+ * Errors:
+ *   EINVAL  there is no such setting
+ * Threads: any.
+ */
+int vublk_shadow_parse(const char *text, enum vublk_shadow *shadow, struct vublk_error *error);
+
+/*
+ * Changes the property shadow of a device. If the rings run, they are exchanged, if that is
+ * necessary, as soon as the device's loop runs. Otherwise the rings start with the new setting. If
+ * an exchange is not possible, the rings stay as they are, and the log says why. The bus gets the
+ * callback started() when the rings run again.
+ * Returns:
+ *   0  the path is as wanted, or will be with the next start
+ *   1  an exchange is due or under way; see vublk_device_get_shadow()
+ * Errors:
+ *   EINVAL  there is no such setting; or ON, and the guest's memory or the driver's requests do not
+ *           fit
+ *   ENOSPC  ON, and the back-end has no memory slot left for the shadow rings
+ */
+int vublk_device_set_shadow(struct vublk_device *device, enum vublk_shadow shadow,
+			    struct vublk_error *error);
+
+/*
+ * Changes the property shadow of the device that a bus presents, as vublk_device_set_shadow() does.
+ * Returns: as vublk_device_set_shadow().
+ * Errors: those of vublk_device_set_shadow(), and:
+ *   EINVAL  the property serial is set, and `shadow` is not ON
+ * Threads: the one that calls vublk_bus_process(), between two calls.
+ */
+int vublk_bus_set_shadow(struct vublk_bus *bus, enum vublk_shadow shadow,
+			 struct vublk_error *error);
+
+/*
+ * The setting and the path of requests of a device; see <vublk/version.h> about structs that grow.
+ */
+struct vublk_shadow_info {
+	enum vublk_shadow wanted; /* the property shadow */
+	bool is_shadowed; /* requests pass through shadow rings, or will do so when the rings run */
+	bool is_changing; /* an exchange is due or under way */
+	/* Why shadow rings are wanted: names joined by commas, such as "property"; or empty. */
+	char reasons[128];
+	/* Why the path is not the wanted one; empty if it is, or if the exchange is under way. */
+	char refusal[VUBLK_ERROR_TEXT_BYTES];
+};
+
+/*
+ * Fills `info`, which has room for `info_bytes` bytes, with the present setting and the present
+ * path of requests.
+ */
+void vublk_device_get_shadow(const struct vublk_device *device, struct vublk_shadow_info *info,
+			     size_t info_bytes);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+#endif

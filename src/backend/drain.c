@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Drains a back-end for planned maintenance: it takes no more requests, completes those that it has
+ * begun, flushes the storage, and finishes.
+ *
+ * Key idea: the back-end can return to normal service until the flush has succeeded. So a request
+ * or a flush that is stuck, or fails, costs nothing but the attempt. A failed flush must not end the
+ * process, because only this process knows that writes were lost, and fails the driver's flushes.
+ */
+#include "backend/backend.h"
+
+#include "util/error.h"
+#include "util/struct.h"
+
+#include <errno.h>
+
+#define NS_PER_MS UINT64_C(1000000)
+
+static bool is_draining(const struct vublk_backend *backend)
+{
+	return backend->drain.state == VUBLK_BACKEND_DRAINING;
+}
+
+/* Ends a drain without success. The back-end serves as before. */
+static void fail(struct vublk_backend *backend, const struct vublk_error *why)
+{
+	vublk_loop_timer_disarm(&backend->drain.timer);
+	backend->drain.state = VUBLK_BACKEND_DRAIN_FAILED;
+	backend->drain.failure = *why;
+	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
+			  "the drain has failed, and the disk is served as before: %s", why->text);
+	if (backend->session)
+		vublk_session_release(backend->session);
+	else
+		vublk_backend_listen_again(backend, "the drain has failed");
+}
+
+static void on_timer(void *opaque)
+{
+	struct vublk_backend *backend = opaque;
+	struct vublk_error why;
+	unsigned waiting = backend->session ? backend->session->waiting : 0;
+
+	if (!is_draining(backend))
+		return;
+	if (backend->drain.flush.is_busy)
+		vublk_error_set(&why, ETIMEDOUT, "the storage has not completed the flush within %llu ms",
+				(unsigned long long)backend->drain.timeout_ms);
+	else
+		vublk_error_set(&why, ETIMEDOUT, "the storage has not completed the requests of %u "
+				"queue%s within %llu ms", waiting, waiting == 1 ? "" : "s",
+				(unsigned long long)backend->drain.timeout_ms);
+	fail(backend, &why);
+}
+
+static void on_flushed(void *opaque, int result)
+{
+	struct vublk_backend *backend = opaque;
+	struct vublk_error why;
+
+	if (!is_draining(backend))
+		return; /* it was too late, or the back-end was told to stop */
+	if (result) {
+		vublk_error_set_errno(&why, -result, "cannot flush %s; the driver's flushes fail, too",
+				      backend->engine->description);
+		fail(backend, &why);
+		return;
+	}
+	vublk_loop_timer_disarm(&backend->drain.timer);
+	backend->drain.state = VUBLK_BACKEND_DRAINED;
+	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_INFO,
+			  "the disk is drained: all requests that were begun are complete, and %s is "
+			  "flushed", backend->engine->description);
+	vublk_backend_stop(backend);
+}
+
+/* Called when no request is outstanding, and none is taken. */
+static void flush(struct vublk_backend *backend)
+{
+	if (is_draining(backend) && !backend->drain.flush.is_busy)
+		vublk_backend_worker_flush(backend->workers[0], &backend->drain.flush);
+}
+
+static int check(const struct vublk_backend *backend, struct vublk_error *error)
+{
+	if (backend->state != VUBLK_BACKEND_LISTENING && backend->state != VUBLK_BACKEND_SERVING)
+		return vublk_error_set(error, EBUSY, "this process is about to end");
+	if (is_draining(backend))
+		return vublk_error_set(error, EBUSY, "the disk is being drained already");
+	if (backend->upgrade.upgrade)
+		return vublk_error_set(error, EBUSY, "an upgrade is under way");
+	if (backend->drain.flush.is_busy)
+		return vublk_error_set(error, EBUSY, "the storage has not completed the flush of the "
+				       "previous drain");
+	return 0;
+}
+
+int vublk_backend_drain(struct vublk_backend *backend, uint64_t timeout_ms,
+			struct vublk_error *error)
+{
+	int r = check(backend, error);
+
+	if (r < 0)
+		return r;
+	backend->drain.state = VUBLK_BACKEND_DRAINING;
+	backend->drain.timeout_ms = timeout_ms;
+	backend->drain.idle = flush;
+	backend->drain.flush.control = &backend->loop;
+	backend->drain.flush.done = on_flushed;
+	backend->drain.flush.opaque = backend;
+	backend->drain.timer = (struct vublk_loop_timer){ .fn = on_timer, .opaque = backend };
+	vublk_loop_timer_arm(&backend->loop, &backend->drain.timer,
+			     vublk_now_ns() + timeout_ms * NS_PER_MS);
+	vublk_loop_remove(&backend->listen_source);
+	vublk_loop_timer_disarm(&backend->listen_timer);
+	if (backend->session)
+		vublk_session_hold(backend->session, false);
+	else
+		flush(backend);
+	return 0;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Flushes that the application did not ask for (replay.h).
+ *
+ * Key idea: these flushes use one request, which is a member of the queue and is in none of the
+ * queue's lists. The request has a state of its own, OWN, so the application never gets its
+ * completion.
+ */
+#include "blk/piece.h"
+#include "blk/replay.h"
+
+/*
+ * After such a flush has failed, no other one is issued until the disk's thread clears
+ * own_flush_failed.
+ */
+void vublk_blk_own_flush(struct vublk_blk_queue *queue)
+{
+	struct vublk_blk_request *request = &queue->own_flush;
+
+	if (request->pieces || queue->own_flush_failed)
+		return;
+	*request = (struct vublk_blk_request){
+		.type = VIRTIO_BLK_T_FLUSH,
+		.state = VUBLK_BLK_REQUEST_OWN,
+		.failures_before = vublk_blk_flush_failures(queue->flushes),
+	};
+	queue->wants_flush = vublk_blk_piece_issue(queue, request) != 1;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_CLI_CONTROL_DEVICE_STATUS_H
+#define VUBLK_CLI_CONTROL_DEVICE_STATUS_H
+
+/*
+ * The state of a device as the commands of `vublk device` copy it on the device's thread, for use
+ * on the control thread.
+ */
+#include <vublk/bus.h>
+#include <vublk/device.h>
+#include <vublk/paths.h>
+#include <vublk/shadow.h>
+
+struct vublk_device_status_queue {
+	unsigned index;
+	struct vublk_device_queue setup;
+	struct vublk_device_place place;
+	bool has_place; /* the ring is in the memory that the VMM shares */
+};
+
+struct vublk_device_status {
+	struct vublk_bus_info bus;
+	struct vublk_device_info device;
+	struct vublk_shadow_info shadow;
+	enum vublk_device_state state;
+	unsigned num_queues;
+	uint64_t features;
+	uint64_t size_bytes;
+	uint8_t driver_status;
+	struct vublk_device_path_info paths[VUBLK_MAX_PATHS];
+	unsigned num_paths;
+	struct vublk_device_fence_info fence;
+	struct vublk_device_status_queue queues[VUBLK_MAX_QUEUES]; /* only the queues that are
+								      set up */
+	unsigned num_set_up;
+};
+
+/* Copies the state of `bus` and its device into `status`. Must be called on the device's thread. */
+void vublk_device_status_copy(const struct vublk_bus *bus, struct vublk_device_status *status);
+
+/* The functions below use only the copy, on the control thread. */
+struct json_object;
+bool vublk_device_status_has_backend(const struct vublk_device_status *status);
+/*
+ * Returns what the result of `status` says about a queue: the index, the size, and the position in
+ * the ring.
+ */
+struct json_object *vublk_device_status_queue_json(const struct vublk_device_status_queue *queue);
+
+#endif

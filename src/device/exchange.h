@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_DEVICE_EXCHANGE_H
+#define VUBLK_DEVICE_EXCHANGE_H
+
+/*
+ * The path of the driver's requests, and the exchange of this path while the rings run
+ * (rings/exchange.c). Part of device.h. "The plane" is the request plane (src/plane).
+ */
+#include "util/loop.h"
+
+#include <vublk/device.h>
+#include <vublk/shadow.h>
+
+/* The path of requests between the driver and the back-end. */
+enum vublk_device_path {
+	VUBLK_DEVICE_PATH_DIRECT, /* the back-end has the driver's rings */
+	VUBLK_DEVICE_PATH_SHADOW, /* the plane has the driver's rings, and the back-end has the
+				     plane's */
+};
+
+/* The phases of an exchange. The table in exchange-phase.c says which phase follows. */
+enum vublk_device_exchange_phase {
+	VUBLK_DEVICE_EXCHANGE_NONE,
+	VUBLK_DEVICE_EXCHANGE_DRAINING, /* the present path completes its requests */
+	VUBLK_DEVICE_EXCHANGE_PARKING,  /* only from the direct path: the back-end gets no more
+					   kicks, and completes the requests that it has taken */
+	VUBLK_DEVICE_EXCHANGE_STOPPING, /* the back-end returns the rings */
+	VUBLK_DEVICE_EXCHANGE_STARTING, /* the rings are being started on the other path */
+	VUBLK_DEVICE_EXCHANGE_UNDOING,  /* the rings are being started on the old path again */
+	VUBLK_DEVICE_EXCHANGE_REFUSED,  /* the exchange failed: the old path stays until a reason
+					   for the plane, the session or the back-end changes */
+	VUBLK_DEVICE_EXCHANGE_NUM_PHASES,
+};
+
+enum vublk_device_exchange_event {
+	VUBLK_DEVICE_EXCHANGE_EVENT_BEGIN,     /* the rings run, and the other path is wanted */
+	VUBLK_DEVICE_EXCHANGE_EVENT_START,     /* the rings are being started with the plane, and
+						  may be started on the direct path if that fails */
+	VUBLK_DEVICE_EXCHANGE_EVENT_ALIVE,     /* on the direct path, the back-end has completed the
+						  requests that were outstanding at BEGIN */
+	VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED,   /* the present path has completed its requests */
+	VUBLK_DEVICE_EXCHANGE_EVENT_STOPPED,   /* the back-end has returned the rings, and no
+						  request is outstanding */
+	VUBLK_DEVICE_EXCHANGE_EVENT_STARTED,   /* the rings run */
+	VUBLK_DEVICE_EXCHANGE_EVENT_OVERDUE,   /* request-timeout-ms has passed */
+	VUBLK_DEVICE_EXCHANGE_EVENT_REFUSED,   /* the exchange cannot begin, the back-end returned
+						  rings with requests outstanding, or the rings
+						  cannot be started on the other path */
+	VUBLK_DEVICE_EXCHANGE_EVENT_OVERTAKEN, /* a pause, a reset, or a change of the memory or of
+						  the wanted path takes precedence */
+	VUBLK_DEVICE_EXCHANGE_EVENT_LOST,      /* the back-end was lost */
+	VUBLK_DEVICE_EXCHANGE_NUM_EVENTS,
+};
+
+/* Why the plane is wanted: one bit for each reason. */
+enum vublk_device_shadow_reason {
+	/* these follow from the state of the device */
+	VUBLK_DEVICE_SHADOW_FOR_PROPERTY, /* shadow=on */
+	VUBLK_DEVICE_SHADOW_FOR_RECORDS,  /* shadow=auto, and the back-end records no requests */
+	VUBLK_DEVICE_SHADOW_FOR_AREA,     /* the plane records requests in the session's in-flight
+					     area, which the back-end would not do */
+	VUBLK_DEVICE_SHADOW_FOR_LOG,      /* the dirty log is on, and the back-end cannot log */
+	VUBLK_DEVICE_SHADOW_FOR_LIMIT,    /* limits are set */
+	VUBLK_DEVICE_SHADOW_FOR_REPLAY,   /* unflushed=replay */
+	/* features set these with vublk_device_want_shadow() */
+	VUBLK_DEVICE_SHADOW_FOR_TRACE,
+	VUBLK_DEVICE_SHADOW_FOR_MIRROR,
+	VUBLK_DEVICE_SHADOW_FOR_SWITCH,
+	VUBLK_DEVICE_SHADOW_FOR_FLUSH, /* the plane has to fail the driver's next flush */
+	VUBLK_DEVICE_SHADOW_NUM_REASONS,
+};
+
+/*
+ * Called from the device's loop with the path that the requests take. `refusal` says why it is not
+ * the wanted path; NULL: it is.
+ */
+typedef void vublk_device_settled_fn(void *opaque, enum vublk_device_path path,
+				     const struct vublk_error *refusal);
+
+struct vublk_device_exchange {
+	enum vublk_device_exchange_phase phase;
+	enum vublk_device_path path; /* the present path or, while the rings do not run, the path of
+					the next start */
+	bool waits; /* for an upgrade: the path stays as it is, unless a switch needs the other one */
+	uint32_t features; /* the reasons that were set with vublk_device_want_shadow() */
+	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was
+				       refused */
+	void (*drained)(struct vublk_device *device);
+	uint16_t *marks; /* num_queues: in DRAINING the used index that each direct ring has to
+			    reach, in PARKING the used index at the last look */
+	unsigned num_quiet; /* how many successive looks have found no progress of any direct
+			       ring */
+	int *idle_fds;      /* num_queues: an eventfd for each ring, which the device never signals,
+			       used while parking; -1: none */
+	bool is_fenced;     /* the back-end has handled the signals of the idle_fds, if it has
+			       signalled them itself */
+	struct vublk_loop_timer timer; /* expires when the next look at the direct rings is due, or
+					  at the deadline */
+	uint64_t deadline_ns;
+	struct {
+		vublk_device_settled_fn *fn; /* NULL: no call is due */
+		void *opaque;
+	} notices[VUBLK_DEVICE_SHADOW_NUM_REASONS];
+	struct vublk_loop_task notice_task;
+};
+
+const char *vublk_device_exchange_phase_name(enum vublk_device_exchange_phase phase);
+const char *vublk_device_exchange_event_name(enum vublk_device_exchange_event event);
+/*
+ * Returns the phase that follows `event` in `phase` according to the table, or -1 if it has no
+ * effect.
+ */
+int vublk_device_exchange_next(enum vublk_device_exchange_phase phase,
+			       enum vublk_device_exchange_event event);
+/*
+ * Changes the phase as the table says, and logs `why` (may be NULL). No other function changes the
+ * phase. Returns false if the event has no effect in this phase.
+ */
+bool vublk_device_exchange_change(struct vublk_device *device,
+				  enum vublk_device_exchange_event event, const char *why);
+
+/* --- what is wanted --------------------------------------------------------------------- */
+
+/*
+ * Records whether the feature of `reason` needs the plane (`wanted`). If the path has to change,
+ * the exchange begins in the device's loop. `settled` (may be NULL) is called once, with `opaque`:
+ * when the path is the one that all reasons together require, or when the exchange was refused. The
+ * next call for the same reason replaces `settled`.
+ */
+void vublk_device_want_shadow(struct vublk_device *device, enum vublk_device_shadow_reason reason,
+			      bool wanted, vublk_device_settled_fn *settled, void *opaque);
+/* Must be called when a reason that follows from the device's state may have changed. */
+void vublk_device_reconsider_path(struct vublk_device *device);
+/* Returns the reasons for which the plane is wanted, as a set of bits. */
+uint32_t vublk_device_shadow_reasons(const struct vublk_device *device);
+/*
+ * Checks that the plane could take over the present rings with the present back-end. Error:
+ * ENOTSUP, ENOSPC or EINVAL and a sentence.
+ */
+int vublk_device_check_shadow(const struct vublk_device *device, struct vublk_error *error);
+/* Returns whether the direct path may be used if the plane is wanted but cannot be used. */
+bool vublk_device_may_be_direct(const struct vublk_device *device);
+/* Records and logs why the path cannot change: `cause`. The present path stays. */
+void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_error *cause);
+/*
+ * Chooses the path of the next start. A no-op during an exchange and after a refusal. The rings
+ * must not run.
+ */
+void vublk_device_choose_path(struct vublk_device *device);
+
+void vublk_device_path_init(struct vublk_device *device);
+
+/* --- the exchange ------------------------------------------------------------------------ */
+
+void vublk_device_exchange_init(struct vublk_device *device);
+/* Ends an exchange, or the phase REFUSED, with `event` (LOST or OVERTAKEN). Idempotent. */
+void vublk_device_exchange_end(struct vublk_device *device,
+			       enum vublk_device_exchange_event event);
+void vublk_device_exchange_deinit(struct vublk_device *device);
+
+/* Returns whether rings that run should be on the other path. */
+bool vublk_device_exchange_is_due(const struct vublk_device *device);
+/*
+ * Begins an exchange of rings that run. When the present path has completed its requests, calls
+ * `drained`, which has to stop the rings. Does not call it after a cancellation, a refusal or a
+ * loss.
+ */
+void vublk_device_exchange_begin(struct vublk_device *device,
+				 void (*drained)(struct vublk_device *device));
+/* Must be called before the rings are stopped for the exchange. */
+void vublk_device_exchange_drained(struct vublk_device *device);
+/*
+ * Cancels an exchange that has not stopped the rings yet: the present path continues. Idempotent.
+ */
+void vublk_device_exchange_cancel(struct vublk_device *device);
+/*
+ * Called when the back-end has returned the rings. Returns 1 if they have to be started again for
+ * an exchange, without telling the bus, and 0 if they stay stopped. Error: EIO and others, if the
+ * start on the other path failed and the old path cannot continue either.
+ */
+int vublk_device_exchange_turn(struct vublk_device *device, struct vublk_error *error);
+/* Must be called when the rings have begun to run: ends an exchange that led to this start. */
+void vublk_device_exchange_started(struct vublk_device *device);
+
+#endif

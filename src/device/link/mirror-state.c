@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The property mirror-state: the state file of a mirror (plane/mirror-state.h), and whether a
+ * back-end has the disk that the file says is up to date.
+ *
+ * Key idea: all paths of the device lead to the same storage. So a back-end is admitted if the file
+ * knows its path or another path of the device, but never if the file says that its path leads to
+ * the disk that is out of date.
+ */
+#include "device/device.h"
+
+#include "util/error.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/virtio_blk.h>
+#include <string.h>
+
+#define SECTOR_BYTES 512
+
+int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_error *error)
+{
+	struct vublk_mirror_state_info info;
+	int r;
+
+	if (!device->settings.mirror_state[0] || device->mirror_state)
+		return 0;
+	if (device->lent_fd >= 0)
+		return vublk_error_set(error, EINVAL, "mirror-state needs a back-end with a path; a "
+				       "device on a connected descriptor has none: leave it out");
+	r = vublk_mirror_state_open(device->settings.mirror_state, &device->mirror_state, error);
+	if (r < 0)
+		return r;
+	vublk_mirror_state_get_info(device->mirror_state, &info);
+	if (info.was_repaired)
+		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
+				  "the mirror's state file '%s' had a damaged header; its second copy "
+				  "was intact, and has replaced it", device->settings.mirror_state);
+	return 0;
+}
+
+void vublk_device_mirror_state_close(struct vublk_device *device)
+{
+	vublk_mirror_state_close(device->mirror_state);
+	device->mirror_state = NULL;
+}
+
+/* Fills `disk` with the disk at `path`, with the size that the back-end in use has told. */
+static int get_disk(const struct vublk_device *device, const char *path,
+		    struct vublk_mirror_state_disk *disk, struct vublk_error *error)
+{
+	const struct virtio_blk_config *config = (const void *)device->backend_config;
+
+	return vublk_mirror_state_disk_init(disk, path, NULL,
+					    le64toh(config->capacity) * SECTOR_BYTES, error);
+}
+
+/* Returns whether the file says that the disk is out of date. */
+static bool is_stale(const struct vublk_device *device, const struct vublk_mirror_state_disk *disk)
+{
+	struct vublk_mirror_state_info info;
+
+	vublk_mirror_state_get_info(device->mirror_state, &info);
+	return !strcmp(info.disks[!info.authoritative].path, disk->path);
+}
+
+/* Returns whether a path of the device is that of the disk that is up to date. */
+static bool has_valid_path(const struct vublk_device *device)
+{
+	struct vublk_mirror_state_disk disk;
+
+	for (unsigned i = 0; i < vublk_device_num_paths(device); i++)
+		if (!get_disk(device, device->settings.chardevs[i], &disk, NULL) &&
+		    !vublk_mirror_state_admit(device->mirror_state, &disk, NULL))
+			return true;
+	return false;
+}
+
+int vublk_device_mirror_state_check(const struct vublk_device *device, struct vublk_error *error)
+{
+	struct vublk_mirror_state_disk disk;
+	int r;
+
+	if (!device->mirror_state)
+		return 0;
+	r = get_disk(device, vublk_device_path(device), &disk, error);
+	if (!r)
+		r = vublk_mirror_state_admit(device->mirror_state, &disk, error);
+	if (r == -EIO) /* the file failed in this process, and the device has logged that */
+		return 0;
+	return r == -ESTALE && !is_stale(device, &disk) && has_valid_path(device) ? 0 : r;
+}
+
+int vublk_device_mirror_state_begin(struct vublk_device *device, const char *target, bool *resumed,
+				    struct vublk_error *error)
+{
+	struct vublk_mirror_state_disk from, to;
+	uint64_t region_bytes = VUBLK_PLANE_MIRROR_REGION_BYTES;
+	int r;
+
+	*resumed = false;
+	if (!device->mirror_state)
+		return 0;
+	r = get_disk(device, vublk_device_path(device), &from, error);
+	if (!r)
+		r = get_disk(device, target, &to, error);
+	while (!r && from.bytes / region_bytes >= VUBLK_PLANE_MIRROR_MAX_REGIONS)
+		region_bytes *= 2;
+	return r < 0 ? r : vublk_mirror_state_begin(device->mirror_state, &from, &to, region_bytes,
+						    resumed, error);
+}
+
+int vublk_device_mirror_state_record(struct vublk_device *device, struct vublk_error *error)
+{
+	const struct vublk_mirror_state_disk *from, *to;
+	struct vublk_mirror_state_disk now;
+	struct vublk_mirror_state_info info;
+	bool resumed;
+	int r = get_disk(device, vublk_device_path(device), &now, error);
+
+	if (r < 0)
+		return r;
+	vublk_mirror_state_get_info(device->mirror_state, &info);
+	from = &info.disks[info.authoritative];
+	to = &info.disks[!info.authoritative];
+	if (now.bytes != from->bytes)
+		return vublk_error_set(error, EINVAL, "the disk has %" PRIu64 " bytes, and had %" PRIu64,
+				       now.bytes, from->bytes);
+	r = vublk_mirror_state_begin(device->mirror_state, from, to, info.region_bytes, &resumed, error);
+	return r < 0 ? r : vublk_plane_thread_record_for_mirror(device->shadow.thread,
+								device->mirror_state, error);
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_DEVICE_LINK_MIRROR_H
+#define VUBLK_DEVICE_LINK_MIRROR_H
+
+/* The mirror of the disk to a second back-end. The public interface is <vublk/mirror.h>. */
+#include "frontend/frontend.h"
+#include "plane/thread.h"
+#include "util/loop.h"
+
+#include <vublk/mirror.h>
+
+struct vublk_device;
+struct vublk_device_reliance;
+
+/* The phases of a mirror (mirror.c). */
+enum vublk_device_mirror_phase {
+	VUBLK_DEVICE_MIRROR_NONE,
+	VUBLK_DEVICE_MIRROR_INTERRUPTED, /* a mirror of an earlier process can be resumed; until then
+					    the plane marks the driver's writes in the state file */
+	VUBLK_DEVICE_MIRROR_EXCHANGING, /* the requests are moved to the plane */
+	VUBLK_DEVICE_MIRROR_CONNECTING, /* the handshake with the target */
+	VUBLK_DEVICE_MIRROR_STARTING,   /* the target is given memory and rings */
+	VUBLK_DEVICE_MIRROR_COPYING,    /* the plane copies the disk, and writes to both */
+	VUBLK_DEVICE_MIRROR_LEAVING,    /* the plane has ended the mirror for a switch, and the target
+					   executes a flush */
+	VUBLK_DEVICE_MIRROR_LEFT,       /* the target has the disk's data, and keeps it */
+};
+
+struct vublk_device_mirror {
+	enum vublk_device_mirror_phase phase;
+	char target[256]; /* the path; kept after the end */
+	uint64_t rate;
+	struct vublk_loop_task failed_task; /* posted when the plane has ended the mirror because of
+					       `failure` */
+	int fd; /* the connection, until the handshake begins; -1: none */
+	struct vublk_frontend frontend;
+	struct vublk_plane_side *side;
+	struct vublk_frontend_region region; /* the memory of `side` */
+	struct vublk_frontend_memory memory; /* `region` alone */
+	struct vublk_frontend_queue *rings;  /* num_queues */
+	struct vublk_loop_source flushed; /* becomes readable when the flush may have been answered */
+	/* called once, when the flush has succeeded, or when the mirror ends; NULL: not due */
+	void (*left)(struct vublk_device *device, const struct vublk_error *error);
+	struct vublk_error failure; /* why the last mirror has ended; code 0: it has not failed */
+	bool is_interrupted; /* the mirror in the state file has not been resumed; also in the phases up
+				to STARTING */
+	bool is_recording;   /* if is_interrupted: the plane marks writes */
+};
+
+/* --- mirror.c ------------------------------------------------------------------ */
+
+void vublk_device_mirror_init(struct vublk_device *device);
+/* Ends the mirror without a notice. Idempotent. */
+void vublk_device_mirror_drop(struct vublk_device *device);
+/*
+ * Called in realize when the disk was admitted. Notes whether the state file has a mirror that can be
+ * resumed. Changes nothing in the file, because the device may be realized without any intention to
+ * write.
+ */
+void vublk_device_mirror_find_interrupted(struct vublk_device *device);
+/*
+ * Called when the path of the next start is chosen. If there is an interrupted mirror, all writes
+ * have to be marked from then on. If that is impossible, ends that mirror.
+ */
+void vublk_device_mirror_begin_start(struct vublk_device *device);
+/*
+ * Called in unrealize. Ends the mirror in this process. If there is a state file, the next process
+ * can resume the mirror. Idempotent.
+ */
+void vublk_device_mirror_suspend(struct vublk_device *device);
+/* Ends the mirror because of `error`, without a call of left(). */
+void vublk_device_mirror_abandon(struct vublk_device *device, const struct vublk_error *error);
+/*
+ * Ends the mirror, if there is one, because a VMM migrates the VM and cannot be refused. A switch to
+ * the target fails.
+ */
+void vublk_device_mirror_end_for_migration(struct vublk_device *device);
+/*
+ * For a switch to the target, when the plane has no request at the back-ends. Ends the mirror in the
+ * plane, lets the target execute a flush, and then calls `left`. Error: EBUSY if the target does not
+ * have the same data as the disk; the mirror continues then.
+ */
+int vublk_device_mirror_leave(struct vublk_device *device,
+			      void (*left)(struct vublk_device *device,
+					   const struct vublk_error *error),
+			      struct vublk_error *error);
+/* Checks that the target has the same data as the disk. Error: EBUSY and a sentence. */
+int vublk_device_mirror_check_synced(struct vublk_device *device, struct vublk_error *error);
+/*
+ * For a switch, after left(): the target becomes the only path of the disk, and the connection to it
+ * is closed. The caller connects to it again. Error: ENOTCONN if the target was lost.
+ */
+int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *error);
+/* Returns whether there is a mirror, or it is being set up. An interrupted one does not count. */
+bool vublk_device_is_mirrored(const struct vublk_device *device);
+/* --- mirror-state.c; its other functions are in device.h ------------------------------ */
+
+/*
+ * Records in the state file, if there is one, that the disk is mirrored to the back-end at `target`.
+ * The file's mirror is ended with vublk_mirror_state_end() or vublk_mirror_state_commit_switch().
+ * Sets *resumed as vublk_mirror_state_begin() does; without a file, to false.
+ */
+int vublk_device_mirror_state_begin(struct vublk_device *device, const char *target, bool *resumed,
+				    struct vublk_error *error);
+/*
+ * Makes the plane mark all writes from now on in the state file, which must record an interrupted
+ * mirror.
+ */
+int vublk_device_mirror_state_record(struct vublk_device *device, struct vublk_error *error);
+
+/* --- compat.c --------------------------------------------------------------------- */
+
+/*
+ * Checks that the limits in `config`, which a back-end offers, satisfy `reliance`. Error: ENOTSUP.
+ */
+int vublk_device_check_limits_of(const struct vublk_device_reliance *reliance,
+				 const uint8_t *config, struct vublk_error *error);
+
+/* --- mirror-check.c -------------------------------------------------------------- */
+
+/* Checks that the target's offer is enough for the disk and its driver. The sentence begins "it". */
+int vublk_device_mirror_check(const struct vublk_device *device, struct vublk_error *error);
+
+#endif

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The pause of the operator, which is independent of the VMM's pause: new requests stay in the
+ * driver's rings, and the rings stop when the outstanding requests are complete.
+ *
+ * Key idea: while pause.stops is true, the rings must not run. With the plane, pause.stops becomes
+ * true when the plane has completed its requests. Without the plane it becomes true immediately,
+ * because the stop itself makes the back-end complete the requests that it has begun. If a back-end
+ * was lost with requests outstanding, the rings first run again, so that the next back-end
+ * completes them.
+ */
+#include "device/device.h"
+
+/* Returns whether the next back-end may have to complete requests of the last one. */
+static bool has_unfinished(const struct vublk_device *device)
+{
+	return device->resume == VUBLK_DEVICE_RESUME_RINGS ||
+	       device->resume == VUBLK_DEVICE_RESUME_INFLIGHT;
+}
+
+static bool is_exchanging(const struct vublk_device *device)
+{
+	return device->exchange.phase != VUBLK_DEVICE_EXCHANGE_NONE &&
+	       device->exchange.phase != VUBLK_DEVICE_EXCHANGE_REFUSED;
+}
+
+static bool may_stop_running(struct vublk_device *device)
+{
+	if (device->memory_change_under_way || is_exchanging(device))
+		return false;
+	if (!vublk_device_shadow_is_attached(device))
+		return true;
+	vublk_device_shadow_hold(device);
+	return false;
+}
+
+void vublk_device_pause_apply(struct vublk_device *device)
+{
+	struct vublk_device_pause *pause = &device->pause;
+
+	if (!pause->is_wanted || !device->num_queues)
+		return;
+	if (pause->stops)
+		pause->stops = vublk_device_has_rings_out(device) || !has_unfinished(device);
+	else if (device->state == VUBLK_DEVICE_RUNNING)
+		pause->stops = may_stop_running(device);
+	else
+		pause->stops = !vublk_device_has_rings_out(device) && !has_unfinished(device);
+}
+
+/*
+ * Returns whether the plane has the rings and only the pause makes it take no requests. A change of
+ * the memory, an exchange and a switch do so, too, and let the plane continue when they end.
+ */
+static bool is_held(const struct vublk_device *device)
+{
+	return vublk_device_shadow_is_attached(device) && !device->memory_change_under_way &&
+	       !is_exchanging(device) &&
+	       (device->path_switch.phase == VUBLK_DEVICE_SWITCH_NONE ||
+		device->path_switch.phase == VUBLK_DEVICE_SWITCH_EXCHANGING);
+}
+
+void vublk_device_set_paused(struct vublk_device *device, bool paused)
+{
+	struct vublk_device_pause *pause = &device->pause;
+
+	if (pause->is_wanted == paused)
+		return;
+	pause->is_wanted = paused;
+	pause->stops = false;
+	if (!paused && is_held(device) && vublk_device_should_run(device))
+		vublk_device_shadow_resume(device);
+	vublk_device_post_update(device);
+}
+
+bool vublk_device_is_pausing(const struct vublk_device *device)
+{
+	return device->pause.is_wanted;
+}
+
+bool vublk_device_is_paused(const struct vublk_device *device)
+{
+	return device->pause.is_wanted && !vublk_device_has_rings_out(device) &&
+	       (device->pause.stops || !device->num_queues);
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The device's part of unflushed=replay. The plane keeps a copy of each completed write until a
+ * flush has made the write stable, and writes the copies to the next back-end (src/plane/replay.c).
+ *
+ * Key idea: the copies belong to the disk and not to a session of the driver, so they outlive
+ * pauses and resets. A stop waits until the copied writes are stable, because a VMM may continue
+ * the guest elsewhere, where the copies are not available.
+ */
+#include "device/device.h"
+
+#include "util/checked.h"
+#include "util/error.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/virtio_blk.h>
+#include <string.h>
+
+bool vublk_device_replays(const struct vublk_device *device)
+{
+	return device->shadow.thread && !strcmp(device->settings.unflushed, "replay");
+}
+
+bool vublk_device_replay_has_writes(const struct vublk_device *device)
+{
+	return vublk_device_replays(device) &&
+	       !vublk_plane_thread_is_settled(device->shadow.thread);
+}
+
+/*
+ * Warns that unflushed=replay has no effect: a back-end without FLUSH has no write cache (virtio
+ * 1.3, section 5.2.6.2).
+ */
+static void warn_of_missing_flush(struct vublk_device *device)
+{
+	if (device->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH))
+		return;
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
+			  "unflushed=replay has no effect, because the back-end at '%s' does not "
+			  "offer FLUSH; a write counts as stable when it completes",
+			  vublk_device_path(device));
+}
+
+int vublk_device_replay_init(struct vublk_device *device, struct vublk_error *error)
+{
+	if (!vublk_device_replays(device))
+		return 0;
+	warn_of_missing_flush(device);
+	return vublk_plane_thread_keep_writes(device->shadow.thread,
+					      device->settings.replay_mib << 20, error);
+}
+
+int vublk_device_replay_check_backend(const struct vublk_device *device, struct vublk_error *error)
+{
+	const struct virtio_blk_config *config = (const void *)device->config;
+	uint64_t end, sectors = le64toh(config->capacity);
+
+	if (!vublk_device_replays(device))
+		return 0;
+	end = vublk_plane_thread_end_of_kept(device->shadow.thread);
+	if (end >> VUBLK_SECTOR_SHIFT <= sectors)
+		return 0;
+	return vublk_error_set(error, ENOSPC, "the back-end has %" PRIu64 " sectors of 512 bytes, "
+			       "but the device must repeat a completed write that ends at sector "
+			       "%" PRIu64, sectors,
+			       end >> VUBLK_SECTOR_SHIFT);
+}
+
+/*
+ * A driver without FLUSH may follow one that left unflushed writes. Without FLUSH the plane could
+ * write them to the back-end again, but would have to free its copies while the back-end may have
+ * the writes only in its own memory. With FLUSH the back-end may cache this driver's writes, too, so
+ * the plane flushes each of them before it completes.
+ */
+void vublk_device_replay_begin_start(struct vublk_device *device)
+{
+	device->shadow.adds_flush = !(device->acked_features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH)) &&
+				    vublk_device_is_shadowed(device) &&
+				    vublk_device_replay_has_writes(device) &&
+				    vublk_plane_thread_end_of_kept(device->shadow.thread);
+}
+
+uint32_t vublk_device_replay_segment_bytes(const struct vublk_device *device)
+{
+	const struct virtio_blk_config *config = (const void *)device->config;
+
+	return device->features & VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX) ? le32toh(config->size_max) : 0;
+}
+
+void vublk_device_replay_overdue(const struct vublk_device *device, struct vublk_error *error)
+{
+	vublk_error_set(error, ETIMEDOUT, "the driver's rings must stop, but completed writes were "
+			"not flushed within %u ms; this process keeps copies of these writes for "
+			"the next back-end",
+			(unsigned)device->settings.request_timeout_ms);
+}
+
+/*
+ * Does not warn while a back-end is connected, because that back-end has these writes, and loses
+ * them only if it dies later.
+ */
+void vublk_device_replay_abandon(struct vublk_device *device)
+{
+	if (!vublk_device_replays(device) || vublk_device_is_connected(device) ||
+	    !vublk_plane_thread_end_of_kept(device->shadow.thread))
+		return;
+	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
+			  "the device ends while it has the only copies of completed writes that "
+			  "the lost back-end at '%s' may have dropped; these writes may be lost",
+			  vublk_device_path(device));
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_DEVICE_SHADOW_H
+#define VUBLK_DEVICE_SHADOW_H
+
+/*
+ * The request plane (src/plane) within the device: rings/shadow.c. Part of device.h. A side is the
+ * set of rings that the plane makes for one connection to a back-end.
+ */
+#include "device/device.h"
+#include "util/sections.h"
+
+/*
+ * Called in realize when the number of queues is known. Makes the plane if the property shadow is
+ * on.
+ */
+int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error);
+/* Makes the plane (a thread) if there is none. The number of queues must be known. */
+int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *error);
+/*
+ * Checks that the plane has room for the longest requests of the driver. Error: ENOTSUP and a
+ * sentence.
+ */
+int vublk_device_shadow_check(const struct vublk_device *device, struct vublk_error *error);
+/*
+ * Returns whether an exchange of the path is possible: the driver has broken no ring that the plane
+ * has, and no access to the guest's memory has failed.
+ */
+bool vublk_device_shadow_is_sound(const struct vublk_device *device);
+/*
+ * Lowers seg_max in `config` to the number of segments for which the plane has room, unless
+ * shadow=off.
+ */
+void vublk_device_shadow_limit(const struct vublk_device *device,
+			       struct virtio_blk_config *config);
+/* Abandons the driver's rings, and frees the plane and its side. Idempotent. */
+void vublk_device_shadow_deinit(struct vublk_device *device);
+/*
+ * Returns whether the plane is in the data path or, while the rings do not run, will be after the
+ * next start.
+ */
+static inline bool vublk_device_is_shadowed(const struct vublk_device *device)
+{
+	return device->exchange.path == VUBLK_DEVICE_PATH_SHADOW;
+}
+/* Returns whether the plane has the driver's rings. */
+static inline bool vublk_device_shadow_is_attached(const struct vublk_device *device)
+{
+	return device->shadow.memory;
+}
+/*
+ * Returns whether the plane has a back-end for requests: from the end of a start to a stop or a
+ * loss.
+ */
+bool vublk_device_shadow_has_backend(const struct vublk_device *device);
+/* Returns whether the plane has requests of the driver that are not complete. */
+bool vublk_device_shadow_has_requests(const struct vublk_device *device);
+
+/*
+ * Returns whether the plane has the driver's rings and either requests that are not complete, or
+ * copies of completed writes that no flush has made stable.
+ */
+bool vublk_device_shadow_is_unsettled(const struct vublk_device *device);
+
+/* --- rings/replay.c: completed writes that are not stable ------------------------------------- */
+
+/*
+ * Returns whether the plane keeps copies of completed writes until they are stable
+ * (unflushed=replay).
+ */
+bool vublk_device_replays(const struct vublk_device *device);
+/*
+ * With unflushed=replay: returns whether the plane has such copies, or requests that are not
+ * complete. Otherwise returns false.
+ */
+bool vublk_device_replay_has_writes(const struct vublk_device *device);
+/* Called when the plane has been made. With unflushed=replay, makes the plane keep such copies. */
+int vublk_device_replay_init(struct vublk_device *device, struct vublk_error *error);
+/*
+ * Checks that the new back-end's disk is large enough for the writes that the plane keeps. Error:
+ * ENOSPC.
+ */
+int vublk_device_replay_check_backend(const struct vublk_device *device,
+				      struct vublk_error *error);
+/*
+ * Called when a start begins and its path is chosen. Decides whether FLUSH is negotiated without
+ * the driver, so that the plane can make the writes that it keeps stable.
+ */
+void vublk_device_replay_begin_start(struct vublk_device *device);
+/*
+ * Returns how many bytes the back-end accepts in one segment (size_max), or 0 if there is no limit.
+ */
+uint32_t vublk_device_replay_segment_bytes(const struct vublk_device *device);
+/* Fills `error`: a stop has waited too long for completed writes to become stable. */
+void vublk_device_replay_overdue(const struct vublk_device *device, struct vublk_error *error);
+/*
+ * Called before the plane is freed. Warns if no back-end is connected and the plane has writes that
+ * the lost back-end may not have kept, because these writes are lost then.
+ */
+void vublk_device_replay_abandon(struct vublk_device *device);
+
+/* --- memory-room.c ----------------------------------------------------------------------- */
+
+/* Returns whether the plane's region has a slot in the back-end's table, or one must stay free. */
+bool vublk_device_plane_needs_slot(const struct vublk_device *device);
+/*
+ * Returns whether that is so, or the next start must use the plane, because it has the driver's
+ * rings or copies of completed writes: without a slot, the back-end would be refused at each start.
+ */
+bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
+
+/* --- rings/shadow.c, continued ----------------------------------------------------------- */
+
+/*
+ * A start calls prepare(), memory(), collect(), attach() and run(), in this order. Without the
+ * plane, collect(), attach() and run() are no-ops, and the other functions keep the region of an
+ * existing side in the back-end's memory table.
+ */
+int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error *error);
+/*
+ * Called when the guest's memory has changed. Makes the back-end's memory table again, with the
+ * region of the side, if there is a side.
+ */
+int vublk_device_shadow_refresh(struct vublk_device *device, struct vublk_error *error);
+const struct vublk_frontend_memory *vublk_device_shadow_memory(const struct vublk_device *device);
+void vublk_device_shadow_collect(struct vublk_device *device); /* after queues_collect() */
+int vublk_device_shadow_attach(struct vublk_device *device, struct vublk_error *error);
+int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *error);
+
+/*
+ * Returns whether the plane has the driver's rings. If so, the plane takes no more requests, and
+ * `drained` (may be NULL) is called when all requests of the plane are complete. If that takes
+ * longer than request-timeout-ms, the back-end counts as lost; without a back-end, an update
+ * returns the rings.
+ */
+bool vublk_device_shadow_stop(struct vublk_device *device,
+			      void (*drained)(struct vublk_device *device));
+/*
+ * For a pause of the operator: the plane takes no more requests. When all of its requests are
+ * complete, however long that takes, the pause stops the rings. The plane must have the rings.
+ */
+void vublk_device_shadow_hold(struct vublk_device *device);
+/*
+ * Undoes vublk_device_shadow_stop(): the plane takes requests again, unless the operator has paused
+ * the device. The plane must have the rings.
+ */
+void vublk_device_shadow_resume(struct vublk_device *device);
+/*
+ * Makes the plane stop using its side. Called before the back-end returns the side's rings, and
+ * before a switch leaves the back-end. A no-op without the plane.
+ */
+void vublk_device_shadow_part(struct vublk_device *device);
+/*
+ * Stores the bases of the driver's rings, and takes these rings away from the plane. All of its
+ * requests must be complete.
+ */
+void vublk_device_shadow_return(struct vublk_device *device);
+/* Frees the side of the present connection. Idempotent. */
+void vublk_device_shadow_free_side(struct vublk_device *device);
+/*
+ * Returns the in-flight area for the back-end at a start; fd -1: the back-end has to make the area.
+ */
+struct vublk_device_inflight *vublk_device_shadow_area(struct vublk_device *device);
+/*
+ * Takes the driver's rings away from the plane, which drops the requests that are not complete.
+ * Idempotent.
+ */
+void vublk_device_shadow_drop(struct vublk_device *device);
+/*
+ * Called when the back-end is lost. Frees the side. Returns false if a stop has exceeded its
+ * deadline, so that the device must not wait for the next back-end.
+ */
+bool vublk_device_shadow_lose(struct vublk_device *device);
+/*
+ * Called when the back-end has confirmed the guest's new memory. If the plane has the driver's
+ * rings, maps the new memory for the plane, and lets the plane take requests again.
+ */
+int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);
+/*
+ * Gives the plane the present kick and call descriptors of queue `index`. A no-op if the plane does
+ * not have the driver's rings.
+ */
+int vublk_device_shadow_set_notifiers(struct vublk_device *device, unsigned index,
+				      struct vublk_error *error);
+/*
+ * Makes the plane mark in `bitmap`, of `bytes` bytes, the pages that it writes. NULL: it marks
+ * none.
+ */
+void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint64_t bytes);
+
+/*
+ * For an upgrade: these make the plane for the state of another process, and park its thread; make
+ * the side that `from` has; and give the plane the driver's rings, without an effect on them. After
+ * a failure the device has to be unrealized.
+ */
+int vublk_device_shadow_adopt(struct vublk_device *device, unsigned max_segments,
+			      struct vublk_error *error);
+int vublk_device_shadow_adopt_side(struct vublk_device *device, struct vublk_section *from,
+				   struct vublk_error *error);
+int vublk_device_shadow_adopt_rings(struct vublk_device *device, struct vublk_error *error);
+
+/* --- limits.c ---------------------------------------------------------------------- */
+
+#define VUBLK_DEVICE_MAX_RATE UINT64_C(1000000000000000)
+#define VUBLK_DEVICE_MAX_BURST_MS 3600000
+#define VUBLK_DEVICE_BURST_MS "100" /* the default of burst-ms */
+
+/* Checks the ranges of `limits`. Error: EINVAL and a sentence. */
+int vublk_device_check_limits(const struct vublk_limits *limits, struct vublk_error *error);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_DEVICE_UPGRADE_UPGRADE_H
+#define VUBLK_DEVICE_UPGRADE_UPGRADE_H
+
+/*
+ * Hands a device to another process (give.c), and takes a device over from one (take.c), even while
+ * its rings run. The back-end and the driver do not notice. In contrast, a saved device (save/) is
+ * paused and continues with another back-end; a device that is handed over keeps its back-end, its
+ * rings and its descriptors.
+ *
+ * Key idea: a device is handed over at a quiet point, at which nothing is under way: no message, no
+ * start, no stop. So the state consists of what the driver has set up and what the back-end has
+ * been given. Requests may be outstanding: on the direct path the device does not see them, and
+ * those of the shadow rings are part of the state (shadow.c).
+ */
+#include "util/sections.h"
+
+#include <vublk/device.h>
+
+#include <sys/types.h>
+
+/* --- the old process -------------------------------------------------------------------- */
+
+/*
+ * Checks that nothing is in use that cannot be handed over at all. Error: EBUSY and a sentence.
+ */
+int vublk_device_handover_check(const struct vublk_device *device, struct vublk_error *error);
+/*
+ * The first function is called when a quiet point is wanted: until the second one is called, no
+ * exchange of the path begins, and an exchange that still drains is cancelled. The second function
+ * is called if the handover fails. It also undoes vublk_device_handover_freeze().
+ */
+void vublk_device_handover_prepare(struct vublk_device *device);
+void vublk_device_handover_cancel(struct vublk_device *device);
+/*
+ * Returns why the device cannot be handed over at this moment, as a static string, or NULL if it
+ * can.
+ */
+const char *vublk_device_handover_obstacle(const struct vublk_device *device);
+/*
+ * Called when there is no obstacle. Stops the thread of the shadow rings between two rounds, with
+ * its requests outstanding. Returns why that is not a quiet point, as a static string; the thread
+ * runs then, and the caller tries again a little later. NULL: the device may be given.
+ */
+const char *vublk_device_handover_freeze(struct vublk_device *device);
+/* Writes the sections of the device to `to`. The device must be at a quiet point. */
+void vublk_device_give(struct vublk_device *device, struct vublk_sections_writer *to);
+/*
+ * Called when the device belongs to another process. Makes freeing the device leave the socket file
+ * of its listener alone, so that nothing changes outside this process.
+ */
+void vublk_device_disown(struct vublk_device *device);
+
+/* --- the new process -------------------------------------------------------------------- */
+
+/*
+ * The functions that read the sections of a device; the last entry has no name. The device must be
+ * in state CREATED, with its properties set. Until vublk_device_take_begin() it belongs to the
+ * other process and does nothing by itself, and it can be freed as after vublk_device_disown().
+ */
+extern const struct vublk_section_type vublk_device_sections[];
+/*
+ * Gives the device the bus's descriptors of queue `index`, which are borrowed as in
+ * vublk_device_set_queue(). An index that is too large is ignored.
+ */
+void vublk_device_take_notifiers(struct vublk_device *device, unsigned index, int kick_fd,
+				 int call_fd);
+/*
+ * Called when all sections have been read. Checks that they agree, and makes the objects that
+ * realize makes for the properties. Error: EINVAL and a sentence, or ENOMEM.
+ */
+int vublk_device_take_end(struct vublk_device *device, struct vublk_error *error);
+/*
+ * Called when the device belongs to this process. Arms the device's timers and continues the search
+ * for a back-end if there is none. If the rings run, signals each kick and call once. Cannot fail.
+ */
+void vublk_device_take_begin(struct vublk_device *device);
+
+/* --- shadow.c: the shadow rings --------------------------------------------------------- */
+
+/* Writes the plane and its side, if there is a plane. Its thread must be parked. */
+void vublk_device_give_shadow(struct vublk_device *device, struct vublk_sections_writer *to);
+/* These read the sections. The sections of the queues and the memory precede them. */
+int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vublk_error *error);
+int vublk_device_read_side(void *owner, struct vublk_section *from, struct vublk_error *error);
+int vublk_device_read_plane(void *owner, struct vublk_section *from, struct vublk_error *error);
+/* Called when all sections have been read, and when this process owns the device, respectively. */
+int vublk_device_take_shadow_end(struct vublk_device *device, struct vublk_error *error);
+void vublk_device_take_shadow_begin(struct vublk_device *device);
+/* Write and read the counters of requests. */
+void vublk_device_give_statistics(const struct vublk_device *device,
+				  struct vublk_sections_writer *to);
+int vublk_device_read_statistics(void *owner, struct vublk_section *from,
+				 struct vublk_error *error);
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_HANDOVER_H
+#define VUBLK_PLANE_HANDOVER_H
+
+/*
+ * Hands a plane to another process, with the requests that are outstanding. The driver and the
+ * back-end do not notice.
+ *
+ * Key idea: a plane is handed over between two rounds. Then each request is in one of few states,
+ * and everything that another process needs is in the slots, in the private fields of the rings,
+ * and in files that both processes map. Neither giving nor taking changes memory that a peer can
+ * see. So the old process can continue until the new one begins, and after the new one has failed.
+ *
+ * The reader checks everything as it would check a peer's input.
+ */
+#include "plane/plane.h"
+#include "util/sections.h"
+
+/* --- the old process -------------------------------------------------------------------- */
+
+/* Returns why the plane cannot be handed over now, as a static string, or NULL if it can. */
+const char *vublk_plane_handover_obstacle(const struct vublk_plane *plane);
+/* Writes the memory and the eventfds of a side. */
+void vublk_plane_side_give(struct vublk_plane_side *side, struct vublk_sections_writer *to);
+/* Writes the plane: the driver's rings, the requests, the side's rings. There must be no obstacle. */
+void vublk_plane_give(struct vublk_plane *plane, struct vublk_sections_writer *to);
+
+/* --- the new process -------------------------------------------------------------------- */
+
+/*
+ * Reads the section that vublk_plane_side_give() has written. The other arguments are those of
+ * vublk_plane_side_new() in the other process. Error: EINVAL and a sentence, and others.
+ */
+int vublk_plane_side_take(struct vublk_section *from, unsigned num_queues, unsigned size,
+			  unsigned max_segments, bool has_own, struct vublk_plane_side **side,
+			  struct vublk_error *error);
+/*
+ * Reads one of the sections that vublk_plane_give() has written. Before the first of them, the
+ * caller must set plane->side if the other plane had a side, and then call vublk_plane_adopt() if
+ * the other plane had the driver's rings. Error: EINVAL and a sentence.
+ */
+int vublk_plane_take_section(struct vublk_plane *plane, struct vublk_section *from,
+			     struct vublk_error *error);
+/*
+ * Called after the last section. Checks that the sections agree, and orders the requests. Then the
+ * plane can do its first round. Error: EINVAL and a sentence.
+ */
+int vublk_plane_take_end(struct vublk_plane *plane, struct vublk_error *error);
+
+#endif

@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * This file copies regions of the disk from the source to the target (mirror.h).
+ *
+ * Key idea: a copy of a region takes its place in the order of writes (order.h), as if it were a
+ * write of the driver's. So it begins when the earlier writes to the region have ended, and later
+ * writes wait until it has ended. It reads and writes one piece at a time.
+ */
+#include "plane/plane.h"
+
+#include "util/atomic.h"
+#include "util/checked.h"
+#include "util/error.h"
+#include "virtio/blk-format.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* --- requests --------------------------------------------------------------------- */
+
+/* Returns the queue for requests of the mirror's own; NULL if no queue is in use. */
+static struct vublk_plane_side_queue *queue_of(const struct vublk_plane_side *side)
+{
+	for (unsigned i = 0; i < side->num_queues; i++)
+		if (side->queues[i].ring.size)
+			return &side->queues[i];
+	return NULL;
+}
+
+/* Returns the memory for the data of copy `index`, and stores its guest address. */
+static char *data_of(const struct vublk_plane_side *side, unsigned index, uint64_t *addr)
+{
+	uint64_t at = (uint64_t)(VUBLK_PLANE_MIRROR_CHUNKS + index) * VUBLK_PLANE_MIRROR_CHUNK;
+
+	*addr = side->region.chunks_addr + at;
+	return side->region.chunks + at;
+}
+
+/*
+ * Puts a request of copy `index` on the ring: a read or a write of the present piece. Returns false
+ * if the ring is full.
+ */
+static bool put(const struct vublk_plane_side *side, struct vublk_plane_side_queue *queue,
+		const struct vublk_plane_mirror_copy *copy, unsigned index, uint32_t type,
+		uint16_t *token)
+{
+	struct vublk_plane_shared_own *shared = &side->region.copies[index];
+	uint64_t addr = side->region.copies_addr + index * sizeof(*shared), data;
+	const struct vublk_ring_indirect indirect = {
+		shared->table, addr + offsetof(struct vublk_plane_shared_own, table),
+	};
+	struct vublk_ring_buffer buffers[3] = {
+		{ addr + offsetof(struct vublk_plane_shared_own, header), sizeof(shared->header) },
+	};
+	unsigned num_in = type == VIRTIO_BLK_T_IN ? 2 : 1, num_out = 1;
+
+	data_of(side, index, &data);
+	if (!copy->is_flush)
+		buffers[num_out++] = (struct vublk_ring_buffer){ data, copy->bytes };
+	buffers[num_out] = (struct vublk_ring_buffer){
+		addr + offsetof(struct vublk_plane_shared_own, status), 1,
+	};
+	num_out -= type == VIRTIO_BLK_T_IN;
+	shared->header = (struct virtio_blk_outhdr){
+		.type = type, .sector = copy->offset >> VUBLK_SECTOR_SHIFT,
+	};
+	vublk_store_relaxed(&shared->status, VUBLK_PLANE_NO_STATUS);
+	*token = vublk_driver_ring_next_head(&queue->ring);
+	return !vublk_driver_ring_add(&queue->ring, buffers, num_out, num_in,
+				      queue->ring.has_indirect ? &indirect : NULL, *token);
+}
+
+/* --- one copy ------------------------------------------------------------------------ */
+
+/* Ends the copy. The region is then in `state`. */
+static void end(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+		enum vublk_plane_mirror_state state)
+{
+	if (!copy->is_flush) {
+		vublk_plane_mirror_set_state(plane->mirror, copy->region, state);
+		vublk_plane_end_order(plane, &copy->order);
+	}
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+	plane->has_ended = true; /* writes that waited for the copy may be ready */
+}
+
+/* Returns the longest piece that this side permits: whole sectors, at most a chunk. */
+static uint64_t longest_piece(const struct vublk_plane_side *side)
+{
+	uint64_t bytes = side->max_segment_bytes & ~(uint32_t)(VUBLK_SECTOR_BYTES - 1);
+
+	if (!side->max_segment_bytes || bytes > VUBLK_PLANE_MIRROR_CHUNK)
+		return VUBLK_PLANE_MIRROR_CHUNK;
+	return bytes ? bytes : VUBLK_SECTOR_BYTES;
+}
+
+static uint32_t next_piece(const struct vublk_plane *plane,
+			   const struct vublk_plane_mirror_copy *copy)
+{
+	uint64_t bytes = VUBLK_MIN(longest_piece(plane->side),
+				   longest_piece(plane->mirror->target));
+
+	return (uint32_t)VUBLK_MIN(bytes, copy->end - copy->offset);
+}
+
+/* Returns whether a request of a copy fits an empty ring of this size. */
+static bool fits(const struct vublk_driver_ring *ring)
+{
+	return ring->has_indirect || ring->size >= 3;
+}
+
+/* Ends the mirror if the source's rings are so small that no copy fits. */
+static void fail_small(struct vublk_plane *plane, const struct vublk_driver_ring *ring)
+{
+	struct vublk_error error;
+
+	vublk_error_set(&error, ENOSPC, "a read needs 3 entries of a ring without indirect descriptors, "
+			"and the shadow ring has %u; set shadow-queue-size to 4 or more", ring->size);
+	vublk_plane_mirror_fail(plane, &error);
+}
+
+static bool can_flush(const struct vublk_plane_side *side)
+{
+	return side->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
+}
+
+/* Called when both sides have flushed, or cannot. */
+static void end_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
+{
+	plane->mirror->flushed = VUBLK_MAX(plane->mirror->flushed, copy->mark);
+	end(plane, copy, VUBLK_PLANE_MIRROR_SYNCED);
+}
+
+static bool read_piece(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+		       unsigned index)
+{
+	struct vublk_plane_side_queue *queue = queue_of(plane->side);
+	uint32_t type = copy->is_flush ? VIRTIO_BLK_T_FLUSH : VIRTIO_BLK_T_IN;
+
+	if (copy->is_flush && !can_flush(plane->side)) {
+		copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
+		return true;
+	}
+	if (queue && !fits(&queue->ring))
+		fail_small(plane, &queue->ring);
+	if (!copy->is_flush)
+		copy->bytes = next_piece(plane, copy);
+	if (!queue || !put(plane->side, queue, copy, index, type, &copy->token))
+		return false;
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_READING;
+	copy->is_reading = true;
+	return true;
+}
+
+static bool write_piece(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			unsigned index)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+	struct vublk_plane_side_queue *queue = queue_of(mirror->target);
+	uint32_t type = copy->is_flush ? VIRTIO_BLK_T_FLUSH : VIRTIO_BLK_T_OUT;
+	uint16_t token;
+
+	if (copy->is_flush && !can_flush(mirror->target)) {
+		end_flush(plane, copy);
+		return true;
+	}
+	if (!queue || !put(mirror->target, queue, copy, index, type, &token))
+		return false;
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_WRITING;
+	mirror->chains[queue - mirror->target->queues][token] = (struct vublk_plane_mirror_chain){
+		.copy = (int)index,
+	};
+	if (!mirror->num_on_target++)
+		mirror->progress_ns = plane->now_ns();
+	return true;
+}
+
+static void fail(struct vublk_plane *plane, const struct vublk_plane_mirror_copy *copy,
+		 const char *what, uint8_t status)
+{
+	struct vublk_error error;
+
+	if (copy->is_flush)
+		vublk_error_set(&error, EIO, "the mirror's flush failed with status %u", status);
+	else
+		vublk_error_set(&error, EIO, "%s of %u bytes at offset %" PRIu64 " failed with status %u",
+				what, copy->bytes, copy->offset, status);
+	vublk_plane_mirror_fail(plane, &error);
+}
+
+/*
+ * Moves the data from the source's memory to the target's. No other memory is needed, because the
+ * source could have given any data.
+ */
+static void take_piece(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+		       unsigned index)
+{
+	uint64_t addr;
+	char *to = data_of(plane->mirror->target, index, &addr);
+
+	if (!copy->is_flush)
+		memcpy(to, data_of(plane->side, index, &addr), copy->bytes);
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
+}
+
+bool vublk_plane_mirror_copies_took(struct vublk_plane *plane,
+				    const struct vublk_plane_side_queue *queue, uint16_t token)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+	unsigned i = 0;
+	uint8_t status;
+
+	if (queue != queue_of(plane->side))
+		return false;
+	while (i < VUBLK_PLANE_MIRROR_COPIES &&
+	       !(mirror->copies[i].is_reading && mirror->copies[i].token == token))
+		i++;
+	if (i == VUBLK_PLANE_MIRROR_COPIES)
+		return false;
+	status = vublk_load_relaxed(&plane->side->region.copies[i].status);
+	mirror->copies[i].is_reading = false;
+	if (mirror->copies[i].phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED) {
+		mirror->copies[i].phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+	} else if (status == VIRTIO_BLK_S_OK) {
+		take_piece(plane, &mirror->copies[i], i);
+	} else {
+		mirror->copies[i].phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
+		fail(plane, &mirror->copies[i], "the mirror's read", status);
+	}
+	return true;
+}
+
+void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, uint8_t status)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+	struct vublk_plane_mirror_copy *copy = &mirror->copies[index];
+
+	if (copy->phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED) {
+		copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+		mirror->num_dropped--;
+		return;
+	}
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
+	if (status != VIRTIO_BLK_S_OK) {
+		fail(plane, copy, "the write to the target", status);
+		return;
+	}
+	if (copy->is_flush) {
+		end_flush(plane, copy);
+		return;
+	}
+	copy->offset += copy->bytes;
+	if (copy->offset < copy->end)
+		return;
+	/* The source may have the data only in its cache. */
+	mirror->epochs[copy->region] = mirror->epoch;
+	vublk_plane_mirror_note_unclear(mirror, copy->region);
+	end(plane, copy, VUBLK_PLANE_MIRROR_SYNCED);
+}
+
+/* --- all copies --------------------------------------------------------------------- */
+
+static bool may_begin(const struct vublk_plane *plane)
+{
+	const struct vublk_plane_mirror *mirror = plane->mirror;
+
+	return plane->takes && mirror->num_unsynced > mirror->num_copying && !mirror->num_dropped &&
+	       vublk_bucket_ready_ns(&mirror->bucket) <= plane->now_ns();
+}
+
+/* Returns the next dirty region. There must be one. */
+static size_t find_dirty(struct vublk_plane_mirror *mirror)
+{
+	const uint8_t *found = memchr(mirror->states + mirror->next, VUBLK_PLANE_MIRROR_DIRTY,
+				      mirror->num_regions - mirror->next);
+
+	if (!found)
+		found = memchr(mirror->states, VUBLK_PLANE_MIRROR_DIRTY, mirror->num_regions);
+	mirror->next = (size_t)(found - mirror->states);
+	return mirror->next;
+}
+
+static void begin(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+	size_t region = find_dirty(mirror);
+	uint64_t offset = region * mirror->region_bytes;
+	uint64_t end = VUBLK_MIN(offset + mirror->region_bytes, mirror->bytes);
+
+	*copy = (struct vublk_plane_mirror_copy){
+		.phase = VUBLK_PLANE_MIRROR_COPY_BLOCKED,
+		.region = region,
+		.offset = offset,
+		.end = end,
+	};
+	vublk_plane_mirror_set_state(mirror, region, VUBLK_PLANE_MIRROR_COPYING);
+	vublk_order_begin(&plane->order, &copy->order, offset, end - offset);
+	vublk_bucket_pay(&mirror->bucket, end - offset, plane->now_ns());
+}
+
+/* Begins to flush both sides, so that marks can be removed. Returns whether it has begun. */
+static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+
+	if (!mirror->wants_flush || !plane->takes)
+		return false;
+	mirror->wants_flush = false;
+	*copy = (struct vublk_plane_mirror_copy){
+		.phase = VUBLK_PLANE_MIRROR_COPY_TO_READ, .is_flush = true, .mark = mirror->epoch++,
+	};
+	return true;
+}
+
+/* Does the next step of a copy, if possible. Returns whether there was one. */
+static bool step(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index)
+{
+	switch (copy->phase) {
+	case VUBLK_PLANE_MIRROR_COPY_FREE:
+		if (begin_flush(plane, copy))
+			return true;
+		if (!may_begin(plane))
+			return false;
+		begin(plane, copy);
+		return true;
+	case VUBLK_PLANE_MIRROR_COPY_BLOCKED:
+		if (copy->order.num_blockers)
+			return false;
+		copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
+		return true;
+	case VUBLK_PLANE_MIRROR_COPY_TO_READ:
+		return read_piece(plane, copy, index);
+	case VUBLK_PLANE_MIRROR_COPY_TO_WRITE:
+		return write_piece(plane, copy, index);
+	default:
+		return false;
+	}
+}
+
+unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane)
+{
+	unsigned n = 0;
+
+	if (!plane->side || plane->side->is_broken ||
+	    (plane->replay && plane->replay->phase != VUBLK_PLANE_REPLAY_READY))
+		return 0;
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
+		while (step(plane, &plane->mirror->copies[i], i))
+			n++;
+	return n;
+}
+
+bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
+		if (plane->mirror->copies[i].phase != VUBLK_PLANE_MIRROR_COPY_FREE)
+			return false;
+	return true;
+}
+
+/*
+ * Stops the work on a copy that is not free. A piece that a back-end has keeps the copy's memory in
+ * use. While the target has such a piece, no region is copied, because the piece is old.
+ */
+static void abandon(struct vublk_plane_mirror *mirror, struct vublk_plane_mirror_copy *copy)
+{
+	bool is_on_target = copy->phase == VUBLK_PLANE_MIRROR_COPY_WRITING;
+
+	copy->phase = is_on_target || copy->is_reading ? VUBLK_PLANE_MIRROR_COPY_ABANDONED :
+							  VUBLK_PLANE_MIRROR_COPY_FREE;
+	mirror->num_dropped += is_on_target;
+}
+
+void vublk_plane_mirror_copies_lose_source(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++) {
+		struct vublk_plane_mirror_copy *copy = &plane->mirror->copies[i];
+		enum vublk_plane_mirror_copy_phase phase = copy->phase;
+		bool was_reading = copy->is_reading;
+
+		copy->is_reading = false;
+		if (phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED) {
+			if (was_reading)
+				copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+		} else if (phase > VUBLK_PLANE_MIRROR_COPY_BLOCKED) {
+			end(plane, copy, VUBLK_PLANE_MIRROR_DIRTY);
+			copy->phase = phase;
+			abandon(plane->mirror, copy);
+		}
+	}
+}
+
+void vublk_plane_mirror_copies_drop(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++) {
+		struct vublk_plane_mirror_copy *copy = &plane->mirror->copies[i];
+
+		if (copy->phase == VUBLK_PLANE_MIRROR_COPY_FREE ||
+		    copy->phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED)
+			continue;
+		if (!copy->is_flush)
+			vublk_plane_mirror_set_state(plane->mirror, copy->region,
+						     VUBLK_PLANE_MIRROR_DIRTY);
+		copy->order = (struct vublk_order_write){ 0 };
+		abandon(plane->mirror, copy);
+	}
+}
+
+void vublk_plane_mirror_copies_lose_target(struct vublk_plane *plane)
+{
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++) {
+		struct vublk_plane_mirror_copy *copy = &plane->mirror->copies[i];
+
+		if (!copy->is_reading)
+			copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+	}
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_MIRROR_PRIVATE_H
+#define VUBLK_PLANE_MIRROR_PRIVATE_H
+
+/* What mirror-state.c and mirror-marks.c share. */
+#include "plane/mirror-file.h"
+#include "util/fault.h"
+
+#include <pthread.h>
+
+/*
+ * The marks. They are collected in batches: new marks enter the open batch. A sync closes the open
+ * batch, and makes it and all earlier ones stable. The ticket of a mark is the number of its batch.
+ * The numbers may wrap; then an old ticket may look unstable, and a write waits for a sync that it
+ * does not need.
+ */
+struct vublk_mirror_marks {
+	/* constant while the marks are in use */
+	uint64_t num_regions, region_bytes;
+	char *mapping; /* the whole file, guarded; NULL: the marks are not in use */
+	uint64_t mapping_bytes;
+	struct vublk_fault fault;
+	int event_fd;
+	pthread_t thread;
+
+	/* the owner's */
+	uint8_t *bitmap; /* in the mapping; a bit that is 0 marks its region */
+	uint64_t bitmap_bytes;
+	uint8_t *recent, *older; /* bitmaps: regions that are clear, but still marked in the file */
+	vublk_mirror_state_ticket *tickets; /* of each region's last mark */
+	vublk_mirror_state_ticket open;     /* the batch of the next mark */
+	bool has_new;                       /* the open batch is not empty */
+	uint64_t num_marked;
+
+	/* protected by the lock */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	vublk_mirror_state_ticket requested, done; /* batches to sync, and batches that the thread has
+						      tried to sync */
+	bool must_stop;
+	struct vublk_error failure; /* code 0: no sync has failed */
+
+	vublk_mirror_state_ticket stable; /* atomic; the last batch that is stable */
+	bool has_failed;                  /* atomic */
+};
+
+struct vublk_mirror_state {
+	struct vublk_mirror_file file;
+	struct vublk_mirror_header header;
+	bool was_repaired;
+	bool is_invalid; /* the header could not be written, so the file is not used any more */
+	struct vublk_mirror_marks marks;
+};
+
+/* --- mirror-marks.c ------------------------------------------------------------------------- */
+
+/*
+ * Maps the file, which has the size for the mirror in the header, and starts the thread. The marks
+ * in the file must be stable.
+ */
+int vublk_mirror_marks_begin(struct vublk_mirror_state *state, struct vublk_error *error);
+/* Ends the thread and unmaps the file. Idempotent. */
+void vublk_mirror_marks_end(struct vublk_mirror_state *state);
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_MIRROR_STATE_H
+#define VUBLK_PLANE_MIRROR_STATE_H
+
+/*
+ * The state file of a mirror. It says which of two disks is the authoritative one, and in which
+ * regions the two may differ, so that the next process knows it, too.
+ *
+ * Key idea: before a write is submitted to both back-ends, its regions are marked in the file, and
+ * the marks are stable on the storage. When both back-ends have made the write stable, the marks may
+ * be removed at any time. So whatever ends first, the process, a back-end or the machine, a region
+ * in which the disks differ is marked.
+ *
+ * The file has a header and a bitmap. The header exists twice, with a sequence number and a CRC
+ * each. A change writes one copy after the other and waits for the storage each time. So one of
+ * them is intact whenever a write is interrupted, and the loss of one copy never brings back an
+ * older header. In the bitmap, 0 means that the region is marked. So a page that the file has lost,
+ * which reads as zeros, marks its regions.
+ *
+ * A write that marks a region for the first time waits for one fdatasync() of the file, which is as
+ * slow as a small synchronous write to its file system. All writes that arrive during this time
+ * share the next one. A marked region costs nothing, and a region stays marked while it is in use:
+ * vublk_mirror_state_age() removes the marks of regions that were not written between two calls.
+ * The memory is 4 bytes and 2 bits per region.
+ *
+ * Threads: one at a time, except that vublk_mirror_state_is_stable() and
+ * vublk_mirror_state_has_failed() are free. The functions that write the header block for a few
+ * milliseconds or longer; those for marks do not block, unless their comment says so.
+ */
+#include "util/atomic.h"
+
+#include <vublk/error.h>
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VUBLK_MIRROR_STATE_PATH_BYTES 256
+#define VUBLK_MIRROR_STATE_SERIAL_BYTES 24
+#define VUBLK_MIRROR_STATE_MAX_REGIONS (UINT64_C(1) << 26)
+
+/*
+ * What identifies a disk. If both disks of a mirror have a serial, and the serials differ, these
+ * decide which one a disk is; otherwise the paths decide.
+ */
+struct vublk_mirror_state_disk {
+	char path[VUBLK_MIRROR_STATE_PATH_BYTES];     /* of the back-end's socket, absolute */
+	char serial[VUBLK_MIRROR_STATE_SERIAL_BYTES]; /* as the back-end tells it; may be empty */
+	uint64_t bytes;                               /* the size of the disk */
+};
+
+enum vublk_mirror_state_phase {
+	VUBLK_MIRROR_STATE_NEW,       /* there has been no mirror */
+	VUBLK_MIRROR_STATE_SINGLE,    /* only the authoritative disk is up to date */
+	VUBLK_MIRROR_STATE_MIRRORING, /* the disks are the same, except in marked regions */
+};
+
+struct vublk_mirror_state_info {
+	enum vublk_mirror_state_phase phase;
+	unsigned authoritative; /* the index of the disk that is up to date */
+	struct vublk_mirror_state_disk disks[2]; /* of the last mirror */
+	uint64_t generation; /* grows whenever the phase or the authoritative disk changes */
+	uint64_t region_bytes, num_regions; /* of the last mirror */
+	bool was_repaired; /* one of the two headers was damaged when the file was opened */
+};
+
+/* A number for a set of marks; see vublk_mirror_state_mark(). */
+typedef uint32_t vublk_mirror_state_ticket;
+
+struct vublk_mirror_state;
+
+/*
+ * Fills `disk`. A path that is not absolute is completed with the working directory. `serial` may be
+ * NULL. ENAMETOOLONG: the path or the serial is too long.
+ */
+int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const char *path,
+				 const char *serial, uint64_t bytes, struct vublk_error *error);
+
+/* --- mirror-state.c: life and header ----------------------------------------------------------- */
+
+/*
+ * Opens the file at `path` and locks it. A missing file is created, with the phase NEW. Errors:
+ * EBUSY if another process uses the file, EINVAL if the file is no state file or is damaged, ENOSPC
+ * and others of open(2). `error` has a sentence that names the file.
+ *
+ * If the phase is MIRRORING, the previous process did not end its mirror. The caller must call
+ * vublk_mirror_state_begin() or vublk_mirror_state_end() before it submits a write, because writes
+ * have no marks before.
+ */
+int vublk_mirror_state_open(const char *path, struct vublk_mirror_state **state,
+			    struct vublk_error *error);
+/*
+ * Closes the file. A mirror that was begun and not ended stays so: the phase is MIRRORING when the
+ * file is opened again. NULL is a no-op.
+ */
+void vublk_mirror_state_close(struct vublk_mirror_state *state);
+/*
+ * Stops using the marks, as vublk_mirror_state_close() does, but keeps the file open and locked.
+ * Afterwards vublk_mirror_state_begin() can resume the mirror. Does nothing without a mirror.
+ */
+void vublk_mirror_state_suspend(struct vublk_mirror_state *state);
+
+void vublk_mirror_state_get_info(const struct vublk_mirror_state *state,
+				 struct vublk_mirror_state_info *info);
+
+/*
+ * Checks that `disk` is the authoritative one; in the phase NEW, every disk is. ESTALE: the disk is
+ * not up to date, or the file does not know it. EIO: the file could not be written before.
+ */
+int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
+			     const struct vublk_mirror_state_disk *disk, struct vublk_error *error);
+
+/*
+ * Begins to mirror `source`, which must be admissible, to `target`. If the phase is MIRRORING with
+ * the same disks, sizes and region size, the marks are those that the previous process left, and
+ * *resumed is true. Otherwise all regions are marked. Reserves the space for the bitmap, and starts
+ * the thread that syncs. After a failure there is no mirror, as after vublk_mirror_state_end().
+ * `region_bytes` must be a power of two.
+ */
+int vublk_mirror_state_begin(struct vublk_mirror_state *state,
+			     const struct vublk_mirror_state_disk *source,
+			     const struct vublk_mirror_state_disk *target, uint64_t region_bytes,
+			     bool *resumed, struct vublk_error *error);
+/*
+ * Ends the mirror: the authoritative disk is the only one from now on. Must be called before the
+ * first write that is not marked. Without a mirror, does nothing. After a failure the file is empty
+ * if that was possible, so that no process can start with it; the disk may be used nevertheless.
+ */
+int vublk_mirror_state_end(struct vublk_mirror_state *state, struct vublk_error *error);
+/*
+ * Ends the mirror, and makes the other disk the authoritative one. No write may be in flight, both
+ * disks must be identical, and their data stable. Only after success may the caller write to the
+ * other disk. After a failure the former disk may be used; the file is as after a failure of
+ * vublk_mirror_state_end().
+ */
+int vublk_mirror_state_commit_switch(struct vublk_mirror_state *state, struct vublk_error *error);
+
+/* --- mirror-marks.c: only between begin and end ------------------------------------------------- */
+
+/*
+ * Marks the regions of a write to `bytes` bytes at `offset` of the disk. The write may be submitted
+ * as soon as vublk_mirror_state_is_stable() is true for the ticket. If it is false, the caller must
+ * call vublk_mirror_state_start_sync() or vublk_mirror_state_sync() after this mark; after many
+ * marks, once is enough.
+ */
+vublk_mirror_state_ticket vublk_mirror_state_mark(struct vublk_mirror_state *state, uint64_t offset,
+						  uint64_t bytes);
+/*
+ * Says that both disks have the same data in a region, that both back-ends have made it stable, and
+ * that no write to the region is in flight. The mark stays in the file until vublk_mirror_state_age()
+ * removes it; a write that marks the region again before that needs no sync.
+ */
+void vublk_mirror_state_clear(struct vublk_mirror_state *state, uint64_t region);
+/*
+ * Removes the marks of all regions that were clear at the previous call and were not marked since.
+ * The storage gets the change later. To be called about once per second. Returns how many. A call of
+ * vublk_mirror_state_start_sync() afterwards syncs in any case, and so checks that the file is intact.
+ */
+uint64_t vublk_mirror_state_age(struct vublk_mirror_state *state);
+/* Returns whether a region is marked in the file. */
+bool vublk_mirror_state_is_marked(const struct vublk_mirror_state *state, uint64_t region);
+/* Returns how many regions are marked in the file. */
+uint64_t vublk_mirror_state_num_marked(const struct vublk_mirror_state *state);
+
+/*
+ * Makes all marks stable, and waits for it. Returns a failure of this or an earlier sync: the file
+ * was truncated or removed, or the storage has failed. The failure stays: no ticket becomes stable
+ * any more, and the caller has to end the mirror.
+ */
+int vublk_mirror_state_sync(struct vublk_mirror_state *state, struct vublk_error *error);
+/*
+ * Like vublk_mirror_state_sync(), but does not wait: another thread syncs. When it is done, the
+ * eventfd of vublk_mirror_state_fd() becomes readable. If it is at work already, it syncs once more
+ * afterwards. Does nothing if all marks are stable.
+ */
+void vublk_mirror_state_start_sync(struct vublk_mirror_state *state);
+int vublk_mirror_state_fd(const struct vublk_mirror_state *state);
+/* Clears the eventfd, and returns a failure as vublk_mirror_state_sync() does. Does not block. */
+int vublk_mirror_state_take_result(struct vublk_mirror_state *state, struct vublk_error *error);
+
+/* Returns whether all marks of the ticket are on the storage. */
+bool vublk_mirror_state_is_stable(const struct vublk_mirror_state *state,
+				  vublk_mirror_state_ticket ticket);
+/* Returns whether a sync has failed. One load. */
+bool vublk_mirror_state_has_failed(const struct vublk_mirror_state *state);
+
+#endif

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_MIRROR_H
+#define VUBLK_PLANE_MIRROR_H
+
+/*
+ * The mirror: copies the disk from its back-end, the source, to a second back-end, the target, and
+ * keeps both identical while the driver uses the disk. Reads go to the source. A request completes
+ * with the source's status, when both back-ends have completed it.
+ *
+ * Key idea: the disk is divided into regions. A write to a region that has not been copied goes to
+ * the source only. While a region is being copied, writes to it wait. Afterwards they go to both
+ * back-ends. So one pass copies the disk under any load. A copy takes its place among the writes in
+ * order.h, which makes it wait for earlier writes, and later writes wait for it.
+ *
+ * The driver may change its buffers while the back-ends read them. So the plane copies the data of a
+ * write to both back-ends' memory before it submits the write, and both get the same bytes.
+ *
+ * Discards, write zeroes, secure erases and writes of more than VUBLK_PLANE_MIRROR_MAX_WRITE bytes
+ * go to the source only. Their regions are then copied again.
+ *
+ * With a state file (mirror-state.h), the next process can resume the mirror. These rules make that
+ * safe, wherever this process is killed:
+ *
+ * 1. A region that is not marked in the file has the same data on both disks, and the data is stable
+ *    on both.
+ * 2. A write is submitted, to either side, only when the marks of its regions are stable. Discards
+ *    and write zeroes count as writes. Each submission checks this again.
+ * 3. A mark is removed only if the region is SYNCED, a flush of both sides has succeeded that began
+ *    after the last write to the region had ended on both, and no request to the region is
+ *    outstanding. The mirror flushes both sides itself, because the driver may not.
+ * 4. While the file says that there is a mirror, no write passes without a mark, also before the
+ *    mirror is resumed and after it has failed. Writes wait while the owner changes the file.
+ */
+#include "plane/bucket.h"
+#include "plane/mirror-state.h"
+#include "plane/order.h"
+#include "plane/region.h"
+
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct vublk_plane;
+struct vublk_plane_side;
+struct vublk_plane_side_queue;
+struct vublk_plane_slot;
+
+/* The smallest region. A large disk has larger regions, so that there are at most this many. */
+#define VUBLK_PLANE_MIRROR_REGION_BYTES (UINT64_C(1) << 20)
+#define VUBLK_PLANE_MIRROR_MAX_REGIONS (UINT64_C(1) << 22)
+#define VUBLK_PLANE_MIRROR_MAX_WRITE (VUBLK_PLANE_MIRROR_CHUNKS / 2 * VUBLK_PLANE_MIRROR_CHUNK)
+
+enum vublk_plane_mirror_state {
+	VUBLK_PLANE_MIRROR_DIRTY,   /* the target does not have the region's data */
+	VUBLK_PLANE_MIRROR_COPYING, /* the region is being copied, or waits for earlier writes */
+	VUBLK_PLANE_MIRROR_SYNCED,  /* the source and the target have the same data */
+};
+
+/* The part of a slot that belongs to the mirror. All zero: the request is not mirrored. */
+struct vublk_plane_mirrored {
+	bool was_sent;      /* the request was submitted to both back-ends, perhaps to a source that
+			       was lost since */
+	bool is_on_source, is_on_target; /* that back-end has not completed the request */
+	bool awaits_mark;   /* the request is held, and in no ready list, until its regions are marked
+			       in the state file */
+	uint8_t status;     /* the source's, if it has completed the request */
+	uint16_t token;     /* on the target's ring */
+	uint16_t chunk, num_chunks; /* of the pool, which have the request's data */
+	uint64_t mark;      /* of a flush: the epoch that it ends */
+};
+
+/* A chain on one of the target's rings. */
+struct vublk_plane_mirror_chain {
+	struct vublk_plane_slot *slot; /* NULL: a copy, or a request that was dropped */
+	uint16_t chunk, num_chunks;    /* of a dropped request */
+	int copy;                      /* the index of the copy; -1: no copy */
+};
+
+enum vublk_plane_mirror_copy_phase {
+	VUBLK_PLANE_MIRROR_COPY_FREE,
+	VUBLK_PLANE_MIRROR_COPY_BLOCKED,    /* waits for earlier writes to the region */
+	VUBLK_PLANE_MIRROR_COPY_TO_READ,    /* the next piece is to be read from the source */
+	VUBLK_PLANE_MIRROR_COPY_READING,
+	VUBLK_PLANE_MIRROR_COPY_TO_WRITE,   /* the piece is to be written to the target */
+	VUBLK_PLANE_MIRROR_COPY_WRITING,
+	VUBLK_PLANE_MIRROR_COPY_ABANDONED,  /* the copy was ended while a back-end had its piece */
+};
+
+/*
+ * One region that is being copied, piece by piece; or a flush, which is "read" from the source and
+ * then "written" to the target.
+ */
+struct vublk_plane_mirror_copy {
+	enum vublk_plane_mirror_copy_phase phase;
+	bool is_flush;
+	uint64_t mark; /* of a flush: the epoch that it ends */
+	size_t region;
+	uint64_t offset, end; /* the rest of the region, in bytes */
+	uint32_t bytes;       /* of the present piece */
+	uint16_t token;       /* on the source's ring, while READING */
+	bool is_reading;      /* the source has the piece, also if ABANDONED */
+	struct vublk_order_write order;
+};
+
+struct vublk_plane_mirror {
+	struct vublk_plane_side *target; /* NULL: the mirror has ended, but the source still has a
+					    piece to read, or writes still need marks */
+	struct vublk_mirror_state *state; /* where writes are marked; NULL: nowhere */
+	bool is_closed; /* writes wait until the owner has changed the state file */
+	bool wants_sync; /* there are marks for which no sync has been requested */
+	bool awaits_marks; /* there are slots with `awaits_mark` ... */
+	vublk_mirror_state_ticket ticket; /* ... and the first of them waits for this ticket */
+	uint64_t *unclear; /* one bit per region: its mark has to be removed */
+	uint64_t tick_ns;  /* when marks are removed next */
+	bool wants_flush;  /* marks could be removed after a flush */
+	uint64_t bytes, region_bytes;
+	size_t num_regions;
+	uint8_t *states;   /* of the regions; NULL: there never was a target, writes are only marked */
+	uint64_t *epochs;  /* of the regions: when the source was last written */
+	/*
+	 * The epoch ends with each flush that is submitted. All writes of epochs up to `flushed` are
+	 * stable at the source.
+	 */
+	uint64_t epoch, flushed;
+	size_t num_unsynced, num_copying; /* copying regions are also unsynced */
+	size_t next; /* where the search for the next region begins */
+	bool is_lost; /* the source was lost, perhaps with writes that were not flushed */
+	bool was_synced;
+	struct vublk_bucket bucket;
+	struct vublk_plane_mirror_copy copies[VUBLK_PLANE_MIRROR_COPIES];
+	struct vublk_plane_mirror_chain **chains; /* per queue, by token on the target's ring */
+	unsigned num_queues;
+	unsigned num_on_target; /* chains that the target has not completed */
+	unsigned num_dropped;   /* how many of these belong to no request any more */
+	uint64_t progress_ns;   /* when the target last completed a chain, or got the first one */
+	uint64_t timeout_ns;
+	uint64_t used_chunks[VUBLK_PLANE_MIRROR_CHUNKS / 64]; /* one bit per chunk */
+	struct vublk_plane_slot *waiting; /* the first write for which the pool has no room */
+	struct vublk_ring_buffer *segments; /* scratch space for the segments of one request */
+	unsigned max_segments;
+	struct vublk_error failure; /* why the mirror has to end; code 0: it need not */
+	bool was_reported; /* the owner knows of the failure */
+};
+
+struct vublk_plane_mirror_setup {
+	struct vublk_plane_side *target; /* its back-end must run the rings */
+	/*
+	 * Borrowed until vublk_plane_mirror_close(); NULL: no file. It must have been begun, with the
+	 * same size and the same regions. Only the marked regions are copied.
+	 */
+	struct vublk_mirror_state *state;
+	uint64_t bytes;      /* the size of the disk; a multiple of 512 */
+	uint64_t region_bytes; /* a power of two, at least 512; 0: chosen by the size of the disk */
+	uint64_t rate;       /* how many bytes per second are copied; 0: no limit */
+	uint64_t timeout_ms; /* how long the target may complete no request although it has one */
+};
+
+struct vublk_plane_mirror_info {
+	bool is_active;
+	bool is_idle; /* the target has completed all requests */
+	uint64_t bytes, synced_bytes, rate;
+};
+
+/* What has to happen with a request before it is submitted. */
+enum vublk_plane_mirror_admission {
+	VUBLK_PLANE_MIRROR_WAIT,
+	VUBLK_PLANE_MIRROR_UNMARKED, /* waits for its marks, but not in a ready list: later requests
+					may overtake it */
+	VUBLK_PLANE_MIRROR_SOURCE_ONLY,
+	VUBLK_PLANE_MIRROR_BOTH, /* the data of a write is in the pool */
+};
+
+/* --- mirror.c: life, regions, the pool --------------------------------------------------- */
+
+/*
+ * Begins to mirror. The target is borrowed until the mirror has ended. Lets writes pass that
+ * vublk_plane_mirror_close() has stopped. Errors: EBUSY if there is a mirror or the previous one has
+ * not ended completely, EINVAL if the state file is for another size, ENOMEM.
+ */
+int vublk_plane_mirror_begin(struct vublk_plane *plane, const struct vublk_plane_mirror_setup *setup,
+			     struct vublk_error *error);
+/* Frees the mirror. No chain may refer to it. Does nothing without a mirror. */
+void vublk_plane_mirror_free(struct vublk_plane *plane);
+void vublk_plane_mirror_set_rate(struct vublk_plane *plane, uint64_t rate);
+void vublk_plane_mirror_get_info(const struct vublk_plane *plane,
+				 struct vublk_plane_mirror_info *info);
+/* Records why the mirror has to end. The next round of the plane ends it. */
+void vublk_plane_mirror_fail(struct vublk_plane *plane, const struct vublk_error *error);
+
+/* Returns whether there is a mirror that has not ended. */
+static inline bool vublk_plane_mirror_is_active(const struct vublk_plane_mirror *mirror)
+{
+	return mirror && mirror->target;
+}
+
+/* Returns whether `write` belongs to a copy, and not to a slot. */
+static inline bool vublk_plane_mirror_owns(const struct vublk_plane_mirror *mirror,
+					   const struct vublk_order_write *write)
+{
+	const char *at = (const char *)write;
+
+	return mirror && at >= (const char *)mirror->copies &&
+	       at < (const char *)&mirror->copies[VUBLK_PLANE_MIRROR_COPIES];
+}
+
+/* Changes the state of a region, and the counters of the mirror. */
+void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t region,
+				  enum vublk_plane_mirror_state state);
+/* Makes the regions of a write dirty. A region that is being copied stays so. */
+void vublk_plane_mirror_dirty(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
+/* Returns whether a region of the write is synced. */
+bool vublk_plane_mirror_has_synced(const struct vublk_plane_mirror *mirror,
+				   const struct vublk_plane_slot *slot);
+
+/*
+ * Called before the plane loses its source, if the source may lose completed writes that were not
+ * flushed: the next source may not have these writes, so their regions are copied again.
+ */
+void vublk_plane_mirror_note_loss(struct vublk_plane *plane);
+/* Called when the plane has got a source. */
+void vublk_plane_mirror_set_source(struct vublk_plane *plane);
+
+/* Takes `count` successive chunks from the pool. Returns -1 if there are none. */
+int vublk_plane_mirror_take_chunks(struct vublk_plane_mirror *mirror, unsigned count);
+void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigned chunk,
+				      unsigned count);
+
+/* Called while VUBLK_PLANE_HOOK_MIRROR is set, when a request ends or is dropped. */
+void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plane_slot *slot,
+				    uint8_t status);
+
+/* --- mirror-record.c: marks in the state file -------------------------------------------------- */
+
+/*
+ * Begins to mark writes, although there is no target yet: a mirror was interrupted, and is to be
+ * resumed. `state` is borrowed until vublk_plane_mirror_close(). Errors: EBUSY, ENOMEM.
+ */
+int vublk_plane_mirror_record(struct vublk_plane *plane, struct vublk_mirror_state *state,
+			      struct vublk_error *error);
+/*
+ * Called after vublk_plane_mirror_end(). The plane does not use the state file any more, and submits no
+ * write from now on. Does nothing without a state file.
+ */
+void vublk_plane_mirror_close(struct vublk_plane *plane);
+/* Called when the state file says that there is no mirror. Lets writes pass without marks. */
+void vublk_plane_mirror_release(struct vublk_plane *plane);
+/* Marks the regions of a write. Returns whether the marks are stable. */
+bool vublk_plane_mirror_is_marked(struct vublk_plane *plane, struct vublk_plane_slot *slot);
+/* Records that the mark of a region has to be removed when the region is stable on both sides. */
+static inline void vublk_plane_mirror_note_unclear(struct vublk_plane_mirror *mirror, size_t region)
+{
+	if (mirror->unclear)
+		mirror->unclear[region / 64] |= UINT64_C(1) << region % 64;
+}
+/*
+ * Does one round: requests a sync of new marks, takes the result of the last one, and removes marks
+ * when it is time. Returns how much there was to do.
+ */
+unsigned vublk_plane_mirror_record_work(struct vublk_plane *plane);
+
+/* --- mirror-write.c: requests ------------------------------------------------------------- */
+
+/* Decides where a request goes, and copies the data of a write for both back-ends. */
+enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *plane,
+							   struct vublk_plane_slot *slot);
+/*
+ * Fills `view`, a request with the header and the number of the slot, and with its data in the
+ * memory of `side`. The view is valid until the next call.
+ */
+void vublk_plane_mirror_view(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+			     const struct vublk_plane_side *side, struct vublk_plane_slot *view);
+/* Called when a request is on the rings of both back-ends. */
+void vublk_plane_mirror_sent(struct vublk_plane *plane, struct vublk_plane_slot *slot,
+			     uint16_t token);
+/*
+ * Called when the source has completed a request. Returns whether the request is complete; if not,
+ * the target has not completed it.
+ */
+bool vublk_plane_mirror_completed(struct vublk_plane *plane, struct vublk_plane_slot *slot,
+				  uint8_t status);
+/* Takes the target's completions. Returns how many. */
+unsigned vublk_plane_mirror_take(struct vublk_plane *plane);
+/*
+ * Ends the mirror. The target is not used any more. Requests that only the target has not completed
+ * are completed. Does nothing without a mirror.
+ */
+void vublk_plane_mirror_end(struct vublk_plane *plane);
+/* Called when the source is lost, before its requests are held again. */
+void vublk_plane_mirror_lose_source(struct vublk_plane *plane);
+/* Called when the driver's rings are detached: its requests are dropped. */
+void vublk_plane_mirror_detach(struct vublk_plane *plane);
+/*
+ * Does one round: takes the target's completions, continues the copies, and ends a mirror that has
+ * failed. Returns how much there was to do.
+ */
+unsigned vublk_plane_mirror_work(struct vublk_plane *plane);
+/* Returns when the next round is due, although no back-end completes a request; UINT64_MAX: never. */
+uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
+
+/* --- mirror-copy.c: regions that are copied -------------------------------------------------- */
+
+/* Returns whether no copy waits for a back-end or for writes. */
+bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
+/* Begins and continues copies, as far as the rings and the rate permit. */
+unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane);
+/* If `token` belongs to a copy that reads, handles the source's completion and returns true. */
+bool vublk_plane_mirror_copies_took(struct vublk_plane *plane, const struct vublk_plane_side_queue *queue,
+			     uint16_t token);
+/* Called when the target has completed the piece of the copy with this index. */
+void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, uint8_t status);
+/*
+ * Called when the source is lost. The regions become dirty. Copies that wait for earlier writes stay
+ * as they are.
+ */
+void vublk_plane_mirror_copies_lose_source(struct vublk_plane *plane);
+/*
+ * Makes the regions of all copies dirty. The caller forgets the order of all writes, so the copies
+ * are not ended there.
+ */
+void vublk_plane_mirror_copies_drop(struct vublk_plane *plane);
+/* Called after vublk_plane_mirror_copies_drop() if the target will complete no more requests. */
+void vublk_plane_mirror_copies_lose_target(struct vublk_plane *plane);
+
+#endif

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_ORDER_H
+#define VUBLK_PLANE_ORDER_H
+
+/*
+ * The order of writes to the same place of the disk.
+ *
+ * Key idea: a map of the disk stores, for each place, the last write that was begun there and has
+ * not ended. A new write waits for the writes that the map has at the new write's place, and
+ * replaces them in the map. It need not wait for still earlier writes, because the replaced writes
+ * wait for those.
+ *
+ * Each write adds at most two pieces to the map, and removes the pieces that it covers. So the work
+ * per write is bounded on average, however many writes wait for each other; the steps of a search
+ * grow with the logarithm of the number of pieces.
+ *
+ * Most writes touch no place of another write, and are not in the map. A filter, which has all
+ * writes, says so for the price of a few loads. These writes are only in a list. When a later write
+ * may touch one of them, the list is searched, and the writes at its place are added to the map.
+ */
+#include "virtio/blk-overlap.h"
+
+#include <vublk/error.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * The number of levels of the skip list that has the pieces (order.c). One piece in four of a level
+ * is also on the next level.
+ */
+#define VUBLK_ORDER_LEVELS 9
+
+/*
+ * The longest list that is searched. Before each search, the oldest elements of a longer list are
+ * added to the map, and VUBLK_ORDER_SEARCH_MAPS elements of any list. So each element takes part in
+ * at most VUBLK_ORDER_MAX_SEARCH / VUBLK_ORDER_SEARCH_MAPS searches, and if the filter often errs,
+ * because there are many writes, the list becomes empty.
+ */
+#define VUBLK_ORDER_MAX_SEARCH 128
+#define VUBLK_ORDER_SEARCH_MAPS 4
+
+struct vublk_order_write;
+
+/* A part of the disk, [start, end) in bytes, and the last write there. */
+struct vublk_order_piece {
+	uint64_t start, end;
+	struct vublk_order_write *write;
+	struct vublk_order_piece *next_of_write, *previous_of_write;
+	unsigned levels;
+	struct vublk_order_piece *previous[VUBLK_ORDER_LEVELS]; /* the head, or a piece */
+	struct vublk_order_piece *next[VUBLK_ORDER_LEVELS]; /* on each level, in the order of
+							       their places */
+};
+
+/* An entry in the list of a write: `write` waits for the write that has the list. */
+struct vublk_order_waiter {
+	struct vublk_order_write *write;
+	struct vublk_order_waiter *next;
+};
+
+enum vublk_order_write_state {
+	VUBLK_ORDER_NONE,   /* not begun, or of 0 bytes */
+	VUBLK_ORDER_LISTED, /* touches no other write; in the list `listed`, and not in the map */
+	VUBLK_ORDER_MAPPED, /* in the map */
+};
+
+/* A write that was begun and has not ended. All zero: there is no such write. */
+struct vublk_order_write {
+	unsigned num_blockers; /* how many entries for this write are in the lists of earlier
+				  writes */
+	enum vublk_order_write_state state;
+	uint64_t offset, bytes;
+	struct vublk_order_write *next_listed, *previous_listed;
+	struct vublk_order_piece *pieces;
+	struct vublk_order_waiter *first, *last; /* the later writes that wait for this one */
+	struct vublk_order_write *next_free;     /* in the result of vublk_order_end() */
+};
+
+struct vublk_order {
+	unsigned num_writes; /* the largest number of writes at the same time */
+	struct vublk_blk_overlap filter; /* has all writes, listed and mapped ones */
+	struct vublk_order_write *first_listed, *last_listed; /* from the oldest to the newest */
+	unsigned num_listed;
+	struct vublk_order_piece head; /* precedes all pieces */
+	unsigned levels; /* the levels above this number are empty */
+	struct vublk_order_piece *pieces, *free_pieces;
+	struct vublk_order_waiter *waiters, *free_waiters;
+	unsigned used_pieces, used_waiters; /* the elements of the arrays from this index on have
+					       not been used since the last reset */
+	uint64_t random;
+	uint64_t steps; /* for tests: how much work has been done */
+};
+
+/* Makes an empty map for at most `num_writes` writes at the same time. Error: ENOMEM. */
+int vublk_order_init(struct vublk_order *order, unsigned num_writes, struct vublk_error *error);
+/* Frees the map's memory. Does nothing if the struct is zeroed, or on a second call. */
+void vublk_order_deinit(struct vublk_order *order);
+/* Makes the map empty again. The caller must zero the writes that were in it. */
+void vublk_order_reset(struct vublk_order *order);
+
+/*
+ * Begins a write of `bytes`, which may be 0. Afterwards write->num_blockers is 0 if the write may
+ * be executed now.
+ */
+void vublk_order_begin(struct vublk_order *order, struct vublk_order_write *write, uint64_t offset,
+		       uint64_t bytes);
+/*
+ * Ends a write that has no blockers. Returns the writes that have no blockers any more, linked by
+ * `next_free` in the order in which they were begun; NULL if there are none.
+ */
+struct vublk_order_write *vublk_order_end(struct vublk_order *order,
+					  struct vublk_order_write *write);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_POLICY_H
+#define VUBLK_PLANE_POLICY_H
+
+/*
+ * The requests that the plane itself answers: those for which the disk that the device shows the
+ * driver differs from the back-end's disk, and a flush after a failed flush of the device's own. A
+ * driver that respects the shown properties makes no request that the plane refuses.
+ */
+#include "virtio/blk-format.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vublk_plane;
+struct vublk_plane_slot;
+
+struct vublk_plane_policy {
+	bool is_read_only;        /* writes get IOERR */
+	uint64_t hidden_features; /* a discard, write zeroes or secure erase gets UNSUPP if its
+				     feature is in this set */
+	char serial[VUBLK_BLK_ID_BYTES + 1]; /* the answer to GET_ID; empty: the back-end answers */
+};
+
+/* Copies the policy. It applies to the requests that are taken later. */
+void vublk_plane_set_policy(struct vublk_plane *plane, const struct vublk_plane_policy *policy);
+/*
+ * Returns the status with which a parsed request ends, or VUBLK_PLANE_NO_STATUS if the back-end has
+ * to execute it. `status` is the result of the parser, with the same meaning. Called while
+ * VUBLK_PLANE_HOOK_POLICY is set.
+ */
+uint8_t vublk_plane_apply_policy(struct vublk_plane *plane, struct vublk_plane_slot *slot,
+				 uint8_t status);
+/*
+ * Makes the driver's next flush fail. Called when the back-end has failed a flush that the driver
+ * does not know of. After a flush that failed, a back-end may drop the writes that it could not
+ * make stable, and its next flush may succeed without them, so the driver would not be told.
+ */
+void vublk_plane_fail_next_flush(struct vublk_plane *plane);
+/*
+ * Returns the status of a flush of the driver, and reports flush_failed(). Called while
+ * VUBLK_PLANE_HOOK_FAIL_FLUSH is set, which this function clears.
+ */
+uint8_t vublk_plane_fail_flush(struct vublk_plane *plane);
+/* Writes the disk's identifier to the buffers of a GET_ID, as far as they have room. */
+void vublk_plane_write_id(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+			  const char id[VUBLK_BLK_ID_BYTES]);
+
+#endif

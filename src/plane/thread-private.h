@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_THREAD_PRIVATE_H
+#define VUBLK_PLANE_THREAD_PRIVATE_H
+
+/* The struct of a plane's thread, and the calls of its owner, for thread.c and its neighbours. */
+#include "plane/thread.h"
+#include "util/atomic.h"
+#include "worker/worker.h"
+
+#include <semaphore.h>
+
+struct vublk_plane_thread_call;
+
+/* A call, as it is executed on the plane's thread. */
+typedef int vublk_plane_thread_fn(struct vublk_plane_thread *thread,
+				  struct vublk_plane_thread_call *call);
+
+struct vublk_plane_thread_queue {
+	struct vublk_plane_thread *thread;
+	unsigned index;
+
+	/* used on the plane's thread */
+	struct vublk_loop_source kick_source, call_source; /* driver's kicks, back-end's calls */
+	struct vublk_loop_source target_source; /* calls of the target of a mirror */
+
+	/* filled by the plane's thread, which then posts the task to the owner */
+	struct vublk_loop_task broke_task;
+	struct vublk_error broke;
+
+	/* used on the owner's thread */
+	int call_fd; /* the driver's; -1: none */
+};
+
+struct vublk_plane_thread {
+	struct vublk_worker worker; /* must be the first member */
+
+	/* constant */
+	struct vublk_loop *owner;
+	const struct vublk_plane_thread_ops *ops;
+	void *opaque;
+
+	/* used on the plane's thread */
+	struct vublk_plane plane __attribute__((aligned(VUBLK_CACHE_LINE)));
+	bool drains; /* drained_task has to be posted when the plane is settled */
+	unsigned num_polled; /* queues without a kick descriptor */
+	bool begins_parked; /* the owner does not wait until the thread is parked for the first
+			       time */
+	bool parks; /* the next round waits for `unpark` before it begins (park.c) */
+	struct vublk_loop_source marks_source; /* syncs of the mirror's state file */
+	struct vublk_loop_timer pass_timer; /* ends a sleep when a limit lets a request pass */
+
+	/* filled by the plane's thread, which then posts the task to the owner */
+	struct vublk_loop_task drained_task, side_broke_task, flush_failed_task;
+	struct vublk_error side_broke;
+	struct vublk_loop_task mirror_failed_task, mirror_synced_task;
+	struct vublk_error mirror_failed;
+
+	struct vublk_loop_task park_task;
+	sem_t parked, unpark; /* posted when the thread is parked, and to continue it */
+	bool has_parked;      /* atomic; shows the ordering to TSan, which does not know
+				 sem_clockwait() */
+
+	/* used on the owner's thread */
+	bool is_parked; /* the plane's thread waits, and the owner may use the plane */
+	bool is_attached;
+	struct vublk_plane_side *side; /* NULL: none */
+	struct vublk_plane_side *target; /* of the mirror; NULL: none */
+	bool has_marks; /* the plane marks writes in a state file, or has stopped writes */
+	unsigned num_queues;
+	struct vublk_plane_thread_queue *queues;
+};
+
+struct vublk_plane_thread_call {
+	struct vublk_loop_task task;
+	struct vublk_plane_thread *thread;
+	vublk_plane_thread_fn *fn;
+	sem_t done;
+	bool is_done; /* atomic; shows the ordering to TSan, which does not know sem_clockwait() */
+	int result;
+	struct vublk_error *error;
+
+	/* the arguments; each function uses only some of them */
+	const struct vublk_plane_setup *setups;
+	const struct vublk_plane_memory *memory;
+	const struct vublk_fault *fault;
+	const struct vublk_dirty_log *log;
+	struct vublk_plane_side *side;
+	const struct vublk_limits *limits;
+	const struct vublk_plane_policy *policy;
+	struct vublk_plane_trace *trace;
+	uint64_t bytes;
+	struct vublk_statistics *statistics;
+	struct vublk_plane_slow *slow;
+	uint64_t features, slow_ns;
+	const struct vublk_plane_mirror_setup *mirror;
+	struct vublk_plane_mirror_info *mirror_info;
+	struct vublk_mirror_state *mirror_state;
+	unsigned index;
+	int kick_fd, call_fd;
+};
+
+/* --- thread.c ------------------------------------------------------------------------------ */
+
+/*
+ * Waits until the plane's thread posts `done`. If a peer blocks that thread by keeping an eventfd
+ * full, clears the eventfd.
+ */
+void vublk_plane_thread_wait_for(struct vublk_plane_thread *thread, sem_t *done);
+/*
+ * Watches `fd` with `source`, in place of the descriptor that it has watched so far; -1: no
+ * descriptor. Called on the plane's thread, or while it is parked.
+ */
+int vublk_plane_thread_watch(struct vublk_plane_thread *thread, struct vublk_loop_source *source,
+			     int fd, struct vublk_error *error);
+/* Executes `fn` on the plane's thread, waits until it is done, and returns its result. */
+int vublk_plane_thread_execute(struct vublk_plane_thread *thread,
+			       struct vublk_plane_thread_call *call, vublk_plane_thread_fn *fn);
+/* Called when a notification has arrived at the source. The next round looks at the rings. */
+void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events);
+/* Counts the queues without a kick descriptor. */
+void vublk_plane_thread_count_polled(struct vublk_plane_thread *thread);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_PLANE_TRACE_H
+#define VUBLK_PLANE_TRACE_H
+
+/*
+ * The trace of a plane: a ring of records between the plane's thread, which writes them, and one
+ * reader on another thread.
+ *
+ * Key idea: the writer never waits; it drops a record if the ring is full.
+ */
+#include "util/atomic.h"
+
+#include <vublk/trace.h>
+
+struct vublk_plane;
+struct vublk_plane_slot;
+
+/* Times of a request, one per slot. Valid if they are not before the beginning of the trace. */
+struct vublk_plane_times {
+	uint64_t taken_ns, submitted_ns;
+};
+
+/* The counters are atomic. */
+struct vublk_plane_trace {
+	/* written by the plane's thread; `dropped` also by the owner when a trace begins */
+	uint64_t head __attribute__((aligned(VUBLK_CACHE_LINE))); /* records that were written */
+	uint64_t dropped;
+
+	/* written by the owner's thread */
+	uint64_t begun_ns, number; /* of the present trace */
+	bool is_on;
+
+	/* written by the reader; `read_ns` also by the owner when a trace begins */
+	uint64_t tail __attribute__((aligned(VUBLK_CACHE_LINE))); /* records that were read */
+	uint64_t read_ns; /* when the reader last looked for records */
+
+	struct vublk_trace_record records[VUBLK_TRACE_RECORDS]
+		__attribute__((aligned(VUBLK_CACHE_LINE)));
+};
+
+/* Returns NULL if there is no memory. */
+struct vublk_plane_trace *vublk_plane_trace_new(void);
+void vublk_plane_trace_free(struct vublk_plane_trace *trace);
+
+/* Begins a trace. No plane may write to the ring during this call. */
+void vublk_plane_trace_begin(struct vublk_plane_trace *trace, uint64_t now_ns);
+/* Ends the trace. No plane may write to the ring during this call. */
+void vublk_plane_trace_end(struct vublk_plane_trace *trace);
+
+/* --- the plane's thread -------------------------------------------------------------------- */
+
+/* From this call on, the plane writes records to `trace`; NULL: it writes none. */
+void vublk_plane_set_trace(struct vublk_plane *plane, struct vublk_plane_trace *trace);
+/* Called while VUBLK_PLANE_HOOK_TRACE is set, when a request is taken, submitted, or completed. */
+void vublk_plane_trace_take(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
+void vublk_plane_trace_submit(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
+void vublk_plane_trace_complete(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
+				uint8_t status);
+
+/* --- the reader ---------------------------------------------------------------------------- */
+
+/* Copies the next record of the present trace. Returns false if there is none. */
+bool vublk_plane_trace_read(struct vublk_plane_trace *trace, uint64_t now_ns,
+			    struct vublk_trace_record *record);
+
+#endif

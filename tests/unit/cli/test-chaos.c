@@ -189,8 +189,9 @@ static void test_a_lost_write_is_found(void **state)
 	rig->config.size_bytes = MIB / 2;
 	rig->disk->lose_offset = 0;
 	rig->disk->lose_after = 1; /* so that the initial zeroes are not lost */
-	/* A busy machine may not reach a second write at that offset. */
+	/* A slow machine may not reach a second write at that offset, so each run lasts longer. */
 	do {
+		rig->config.max_interval_ms *= 2;
 		rig->disk->lost = 0;
 		rig->result = (struct vublk_chaos_result){ 0 };
 		assert_int_equal(run(rig), 0);

@@ -20,12 +20,14 @@ class Serve(peer.VublkServe):
     tells_growth = True
     finishes_at_stop = True
     says_unshared = True
+    is_replaceable = True
 
     def __init__(self, program, qemu):
         super().__init__(program)
 
-    def start(self, case, image, is_shared=False, seg_max=None, inflight=True, **options):
+    def start(self, case, image, is_shared=False, seg_max=None, inflight=True, control=None, **options):
         arguments = ['-o', 'lock=off'] if is_shared else []
+        arguments += ['--control', control] if control else []
         arguments += [] if inflight else ['-o', 'inflight=off']
         arguments += ['-o', f'seg-max={seg_max}'] if seg_max else []
         return super().start(case, image, arguments=arguments, **options)
@@ -46,6 +48,7 @@ class Daemon(peer.StorageDaemon):
     """QEMU's qemu-storage-daemon, with a monitor through which its disk is enlarged."""
     has_inflight = False
     says_unshared = False
+    is_replaceable = False
     has_legacy = False  # the daemon needs a driver that has accepted VERSION_1
 
     def __init__(self, program, qemu):
@@ -97,6 +100,7 @@ class Own(Serve):
     """Any other back-end, started by `script SOCKET IMAGE QUEUES`. `has` lists its abilities, as keys of WORDS."""
     WORDS = {'inflight': 'has_inflight', 'legacy': 'has_legacy', 'growth': 'tells_growth', 'drains': 'finishes_at_stop',
              'unshared': 'says_unshared'}
+    is_replaceable = False
 
     def __init__(self, script, has):
         self.script, self.name = script, str(script)

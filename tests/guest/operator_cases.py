@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-An operator changes the relay while the guest writes: exchanges the path of the requests, replaces the relay's process
-by another one, switches to another back-end of the same storage, and loses the back-end that the disk is on.
+An operator acts while the guest writes: exchanges the path of the requests, replaces the process of the relay or of the
+back-end by another one, switches to another back-end of the same storage, loses the back-end that the disk is on, and
+moves the disk to other storage.
 """
 import json
 import re
@@ -10,9 +11,9 @@ import subprocess
 import disk_cases
 import doors
 import peer
+import upgrading
 from peer import check
 
-TOO_SLOW = 'needed more than 50 ms'
 # `make soak` repeats more often: see soak_rows.py.
 TIMES = 10
 EXCHANGES = 50
@@ -57,14 +58,21 @@ class Relay(Controlled):
         options = ['--control', self.control, '--chardev', second, '-o', f'shadow={self.shadow}', '-o', 'failover-ms=50']
         # Both have the image open, so neither locks it.
         self.disk = doors.Disk(self.case, self.way, self.image, self.queues, path=first, door_options=options,
-                               is_shared=True)
+                               **self.backend_options(first))
         self.children = {first: self.disk.child, second: None}
         self.start_backend(second)
         self.guest = self.boot()
 
-    def start_backend(self, path):
-        self.children[path], _ = self.way.backend.start(self.case, self.image, queues=self.queues, path=path,
-                                                        is_shared=True)
+    def backend_control(self, path):
+        return path.with_name(f'{path.name}-control')
+
+    def backend_options(self, path):
+        control = {'control': self.backend_control(path)} if self.way.backend.is_replaceable else {}
+        return {'is_shared': True, **control}
+
+    def start_backend(self, path, image=None):
+        self.children[path], _ = self.way.backend.start(self.case, image or self.image, queues=self.queues, path=path,
+                                                        **self.backend_options(path))
 
     # --- the path of the requests ---
 
@@ -85,19 +93,26 @@ class Relay(Controlled):
 
     # --- the process ---
 
-    def upgrade_once(self):
-        """Returns the pause in microseconds. An upgrade that a busy machine makes too slow is tried again."""
+    def replace(self, old, command, control, too_slow):
+        """
+        Starts a process that takes over from `old`, and returns it with the pause in microseconds. An upgrade that a busy
+        machine makes too slow, so that the new process says one of the words in `too_slow`, is tried again.
+        """
         while True:
-            new = self.case.start([self.way.program, 'device', '--take-over', self.control])
+            new = self.case.start([self.way.program, command, '--take-over', control])
             self.guest.wait_until(
                 lambda: 'the upgrade is complete' in self.case.output(new) or new.poll() is not None, 'the upgrade does not end')
             if new.poll() is None:
                 break
-            check(TOO_SLOW in self.case.output(new), f'the upgrade failed: {self.case.output(new)}{self.log()}')
-        code = self.disk.door.wait(peer.LIMIT_S)
-        check(code == 0, f'the old process ended with {code}: {self.log()}')
-        self.disk.door = new
-        return int(re.search(r'requests were paused for (\d+) us', self.log())[1])
+            check(any(words in self.case.output(new) for words in too_slow),
+                  f'the upgrade failed: {self.case.output(new)}{self.case.output(old)}')
+        code = old.wait(peer.LIMIT_S)
+        check(code == 0, f'the old process ended with {code}: {self.case.output(old)}')
+        return new, int(re.search(r'requests were paused for (\d+) us', self.case.output(new))[1])
+
+    def upgrade_once(self):
+        self.disk.door, pause = self.replace(self.disk.door, 'device', self.control, ('needed more than 50 ms',))
+        return pause
 
     def upgrade(self, times=TIMES):
         """Half of the upgrades on each path. Returns the longest pause in microseconds."""
@@ -114,6 +129,20 @@ class Relay(Controlled):
         self.check_outages(0)
         self.ctl('shadow', self.shadow)
         return max(pauses['direct'] + pauses['shadow'])
+
+    def upgrade_backend(self, times=TIMES):
+        """The same for the process of the back-end. Returns the longest pause in microseconds."""
+        path, pauses = self.path_in_use(), []
+        self.guest.start_load()
+        for _ in range(times):
+            self.children[path], pause = self.replace(self.children[path], 'serve', self.backend_control(path),
+                                                      upgrading.Replaceable.too_slow)
+            pauses.append(pause)
+            self.guest.listen_for_more(1)
+        self.guest.stop_load()
+        self.check_outages(0)
+        print(f'# {times} upgrades of the back-end: the longest pause was {max(pauses)} us', flush=True)
+        return max(pauses)
 
     # --- the back-end ---
 
@@ -149,6 +178,20 @@ class Relay(Controlled):
             self.start_backend(path)
         self.guest.stop_load()
 
+    def move(self):
+        """A mirror copies the disk to another image, and the guest continues there."""
+        target = self.case.path('target')
+        self.start_backend(target, disk_cases.make_image(self.case, name='copy'))
+        outages = self.ctl('status')['back_end']['outages']
+        self.guest.start_load()
+        self.ctl('mirror', f'target={target}')
+        self.guest.wait_until(lambda: self.ctl('mirror')['state'] == 'synced', f'the mirror is not synced: {self.log()}')
+        self.ctl('switch')
+        check(self.path_in_use() == target, f'the disk is not at {target}: {self.log()}')
+        self.guest.listen_for_more()
+        self.guest.stop_load()
+        self.check_outages(outages)
+
     def end(self):
         self.guest.power_off()
         self.disk.stop_door()
@@ -161,12 +204,16 @@ class Operated(Relay):
     cases = [(f'the path is exchanged {EXCHANGES} times under a verified load', 'exchange'),
              (f'the relay is upgraded {TIMES} times under a verified load', 'upgrade'),
              (f'the disk switches {TIMES} times between two back-ends under a verified load', 'switch'),
-             ('the back-end is killed under a verified load, and the guest continues on the other one', 'lose')]
+             (f'the back-end is upgraded {TIMES} times under a verified load', 'upgrade_backend'),
+             ('the back-end is killed under a verified load, and the guest continues on the other one', 'fail_over'),
+             ('the disk is moved to another image under a verified load', 'move_and_end')]
 
     @classmethod
     def cases_for(cls, way):
-        return cls.cases if way.door.name == 'relay' and (way.backend.name, way.qemu.name) in WAYS else []
+        if way.door.name != 'relay' or (way.backend.name, way.qemu.name) not in WAYS:
+            return []
+        return [case for case in cls.cases if way.backend.is_replaceable or case[1] != 'upgrade_backend']
 
-    def lose(self):
-        self.fail_over()
+    def move_and_end(self):
+        self.move()
         self.end()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The part of `make soak` with guests (scripts/soak): back-ends that are killed at random times under a guest's verified
-load, and what an operator does to the relay, each many times.
+load, and what an operator does, each many times.
 """
 import collections
 import contextlib
@@ -143,13 +143,18 @@ def kill_rows(program, load, kills):
 def operate(group):
     group.exchange(EXCHANGES)
     pause = group.upgrade(TIMES)
+    cells = [f'{EXCHANGES:,}', TIMES, f'{pause / 1000:.1f} ms', '-', '-']
+    if group.way.backend.is_replaceable:
+        cells[3:] = [TIMES, f'{group.upgrade_backend(TIMES) / 1000:.1f} ms']
     group.switch(TIMES)
     group.fail_over()
+    group.move()
     group.end()
-    return [f'{EXCHANGES:,}', TIMES, f'{pause / 1000:.1f} ms', TIMES, 2]
+    return [*cells, TIMES, 2, 1]
 
 
-OPERATIONS = ['way to the disk', 'exchanges', 'upgrades', 'longest pause', 'switches', 'fail-overs']
+OPERATIONS = ['way to the disk', 'exchanges', 'upgrades of the relay', 'longest pause', 'upgrades of the back-end',
+              'longest pause', 'switches', 'fail-overs', 'mirrored moves']
 
 
 def operation_rows(program, load):

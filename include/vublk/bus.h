@@ -162,7 +162,7 @@ const struct vublk_device *vublk_bus_device(const struct vublk_bus *bus);
 struct vublk_bus_info {
 	/*
 	 * "realizing" (waits for its first back-end), "listening" (for a VMM), "serving" (a VMM),
-	 * "stopping" or "finished". Static.
+	 * "stopping" or "finished". A static string.
 	 */
 	const char *state;
 	bool has_vmm;

@@ -80,8 +80,9 @@ void vublk_cli_warn(const char *command, const char *format, ...)
 static void begin_window(const char *command, struct vublk_cli_limit *limit, uint64_t now)
 {
 	if (limit->left_out)
-		fprintf(stderr, "vublk %s: left out %u more line%s like the next\n", command,
-			limit->left_out, limit->left_out == 1 ? "" : "s");
+		fprintf(stderr, "vublk %s: %u line%s like the next one %s left out\n", command,
+			limit->left_out, limit->left_out == 1 ? "" : "s",
+			limit->left_out == 1 ? "was" : "were");
 	*limit = (struct vublk_cli_limit){ .window_start_ns = now };
 }
 

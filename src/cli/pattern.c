@@ -142,8 +142,8 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 	if (header.magic != MAGIC)
 		return fail_foreign(pattern, words, bytes, error);
 	if (header.offset != pattern->offset)
-		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected its "
-				       "own content, found the block of offset %" PRIu64
+		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": it contains the "
+				       "data of the block at offset %" PRIu64
 				       " (generation %" PRIu32 ")", pattern->offset, header.offset,
 				       header.generation);
 	if (header.bytes != bytes)

@@ -101,8 +101,8 @@ void vublk_log_limited(const struct vublk_log *log, struct vublk_log_limit *limi
 	kind = find_kind(limit, hash_kind(line), now);
 	if (is_over(kind, now)) {
 		if (kind->left_out)
-			vublk_log(log, level, "left out %u more line%s like the next",
-				  kind->left_out, kind->left_out == 1 ? "" : "s");
+			vublk_log(log, level, "%u line%s like the next one %s left out", kind->left_out,
+				  kind->left_out == 1 ? "" : "s", kind->left_out == 1 ? "was" : "were");
 		kind->window_start_ns = now;
 		kind->said = 0;
 		kind->left_out = 0;

@@ -435,9 +435,9 @@ static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *m
 		return 1;
 	if (desc.next >= walk->count)
 		return vublk_error_set(error, EBADMSG, "descriptor %u of the chain at descriptor "
-				       "%u has %u as its next descriptor, but the table has only "
-				       "%u descriptors",
-				       walk->index, chain->head, desc.next, walk->count);
+				       "%u has %u as its next descriptor, but the table's last "
+				       "descriptor is %u",
+				       walk->index, chain->head, desc.next, walk->count - 1);
 	walk->index = desc.next;
 	return 0;
 }

@@ -180,9 +180,8 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 {
 	if (VUBLK_UNLIKELY(head >= ring->size))
 		return vublk_error_set(error, EPROTO,
-				       "the driver made descriptor %u available, but the ring has "
-				       "only %u",
-				       head, ring->size);
+				       "the driver made descriptor %u available, but the ring's last "
+				       "descriptor is %u", head, ring->size - 1);
 	if (VUBLK_UNLIKELY(ring->taken[head]))
 		return vublk_error_set(error, EPROTO,
 				       "the driver made the chain at descriptor %u available again "

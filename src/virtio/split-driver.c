@@ -250,8 +250,9 @@ int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 {
 	if (id >= ring->size)
 		vublk_error_set(&ring->broken, EPROTO,
-				"the device completed descriptor %u, but the ring has only %u; set "
-				"up the ring again before it can be used", id, ring->size);
+				"the device completed descriptor %u, but the ring's last descriptor "
+				"is %u; set up the ring again before it can be used", id,
+				ring->size - 1);
 	else
 		vublk_error_set(&ring->broken, EPROTO,
 				"the device completed descriptor %u, which is not the start of an "

@@ -174,8 +174,8 @@ static int read_session(void *owner, struct vublk_section *from, struct vublk_er
 	relay->log.offset = vublk_section_get(from);
 	relay->log.size_bytes = vublk_section_get(from);
 	return relay->set < VUBLK_RELAY_SET_PAUSING ? 0 :
-	       vublk_error_set(error, EINVAL, "the state has an unknown state of the rings: %u",
-			       relay->set);
+	       vublk_error_set(error, EINVAL, "the relay's state of the rings is %u; expected 0 to %u",
+			       relay->set, VUBLK_RELAY_SET_PAUSING - 1);
 }
 
 static int read_region(void *owner, struct vublk_section *from, struct vublk_error *error)
@@ -223,10 +223,13 @@ static int read_queue(void *owner, struct vublk_section *from, struct vublk_erro
 
 	if (r < 0)
 		return r;
-	if (index >= relay->num_queues || state >= VUBLK_RELAY_NUM_RING_STATES)
-		return vublk_error_set(error, EINVAL, "the state has an unknown state of queue %u: "
-				       "%u", (unsigned)index,
-				       (unsigned)state);
+	if (index >= relay->num_queues)
+		return vublk_error_set(error, EINVAL, "the state names queue %u of a relay with %u "
+				       "queues", (unsigned)index, relay->num_queues);
+	if (state >= VUBLK_RELAY_NUM_RING_STATES)
+		return vublk_error_set(error, EINVAL, "the relay's state of queue %u is %u; expected "
+				       "0 to %u", (unsigned)index, (unsigned)state,
+				       VUBLK_RELAY_NUM_RING_STATES - 1);
 	queue = &relay->queues[index];
 	queue->state = (enum vublk_relay_ring_state)state;
 	queue->size = (uint32_t)vublk_section_get(from);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls of <vublk/upgrade.h> for a bus: what a bus adds to an upgrade (src/handover/). This file
- * has the properties and the quiet moment, state.c the state.
+ * Implements the calls of <vublk/upgrade.h> for a bus, on top of src/handover/. This file passes on
+ * the properties and determines when the bus is quiet; state.c writes the state.
  */
 #include "bus/upgrade/upgrade.h"
 

@@ -65,7 +65,7 @@ static int check_range(const struct vublk_vfio_user *bus, const struct vublk_vfi
 		return 0;
 	return vublk_error_set(error, EINVAL,
 			       "SET_IRQS names %u interrupts starting at number %u, but interrupt "
-			       "index %u has only %u",
+			       "index %u has only %u interrupts",
 			       set->count, set->start, set->index, count);
 }
 

@@ -66,8 +66,9 @@ struct vublk_vfio_user_region {
 /* A map or unmap whose answer is deferred. */
 struct vublk_vfio_user_answer {
 	struct vublk_vfio_header command;
-	struct vublk_vfio_dma_unmap unmap; /* the payload, which the answer repeats; of a map
-					      only the address is used */
+	struct vublk_vfio_dma_unmap unmap; /* of an unmap: the payload, which the answer repeats;
+					      of a map: only `address`, which identifies the map
+					      if it must be undone */
 };
 
 enum vublk_vfio_user_dma_phase {

@@ -43,7 +43,7 @@ enum vublk_chaos_action {
 	VUBLK_CHAOS_NUM_ACTIONS,
 };
 
-/* Returns the name of an action, such as "kill". Static. */
+/* Returns the name of an action, such as "kill", as a static string. */
 const char *vublk_chaos_action_name(enum vublk_chaos_action action);
 
 #define VUBLK_CHAOS_MAX_ENV 16

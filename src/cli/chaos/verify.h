@@ -87,9 +87,9 @@ enum vublk_chaos_fault {
 	VUBLK_CHAOS_NUM_FAULTS,
 };
 
-/* Returns the name of a fault, such as "lost". Static. */
+/* Returns the name of a fault, such as "lost", as a static string. */
 const char *vublk_chaos_fault_name(enum vublk_chaos_fault fault);
-/* Returns the name of an operation, such as "read". Static. */
+/* Returns the name of an operation, such as "read", as a static string. */
 const char *vublk_chaos_op_name(enum vublk_chaos_op op);
 
 /* A request, from its start to its completion. */

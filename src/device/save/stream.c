@@ -199,14 +199,12 @@ static int read_device(struct reader *from, struct vublk_save_state *state,
 				       state->num_queues, VUBLK_MAX_QUEUES);
 	if (rings >= VUBLK_SAVE_NUM_RINGS)
 		return vublk_error_set(error, EINVAL,
-				       "it has the unknown ring state %u; the largest known one is "
-				       "%u",
-				       rings, VUBLK_SAVE_NUM_RINGS - 1);
+				       "its state of the rings is %u; expected 0 to %u", rings,
+				       VUBLK_SAVE_NUM_RINGS - 1);
 	if (state->early_kick >= VUBLK_DEVICE_NUM_EARLY_KICKS)
 		return vublk_error_set(error, EINVAL,
-				       "it has the unknown state %u of an early kick; the largest "
-				       "known one is %u", state->early_kick,
-				       VUBLK_DEVICE_NUM_EARLY_KICKS - 1);
+				       "its state of an early kick is %u; expected 0 to %u",
+				       state->early_kick, VUBLK_DEVICE_NUM_EARLY_KICKS - 1);
 	state->rings = rings;
 	return 0;
 }

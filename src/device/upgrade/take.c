@@ -87,7 +87,7 @@ static int read_paths(void *owner, struct vublk_section *from, struct vublk_erro
 	if (paths->active < vublk_device_num_paths(device) &&
 	    paths->last < vublk_device_num_paths(device))
 		return 0;
-	return vublk_error_set(error, EINVAL, "the state names path %u, but the device has only %u",
+	return vublk_error_set(error, EINVAL, "the state names path %u of a device with %u paths",
 			       VUBLK_MAX(paths->active, paths->last), vublk_device_num_paths(device));
 }
 
@@ -146,8 +146,7 @@ static int check_index(const struct vublk_device *device, uint64_t index,
 {
 	if (index < device->num_queues)
 		return 0;
-	return vublk_error_set(error, EINVAL, "the state names queue %u, but the device has only "
-			       "%u",
+	return vublk_error_set(error, EINVAL, "the state names queue %u of a device with %u queues",
 			       (unsigned)index, device->num_queues);
 }
 

@@ -168,7 +168,7 @@ struct vublk_vfio_command_info {
 /* Returns the row of a command, or NULL if the number is not in the specification. */
 const struct vublk_vfio_command_info *vublk_vfio_command_info(uint32_t command);
 
-/* Returns the name of a command, or "unknown command". Static. */
+/* Returns the name of a command, or "unknown command", as a static string. */
 const char *vublk_vfio_command_name(uint32_t command);
 
 /* Returns the number of bytes after the header. The header must have been checked. */

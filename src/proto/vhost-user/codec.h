@@ -235,7 +235,7 @@ struct vublk_vu_request_info {
 const struct vublk_vu_request_info *vublk_vu_request_info(enum vublk_vu_direction direction,
 							  uint32_t request);
 
-/* Returns the name of a request, or "unknown request". Static. */
+/* Returns the name of a request, or "unknown request", as a static string. */
 const char *vublk_vu_request_name(enum vublk_vu_direction direction, uint32_t request);
 
 /*

@@ -270,7 +270,10 @@ static void test_without_flush_a_plain_write(void **state)
 	end_fua();
 }
 
-/* The queue is full of FUA writes, each of which needs a place on the ring twice. */
+/*
+ * The queue is full of FUA writes. Each of them is on the ring twice: first as a write, then as a
+ * flush.
+ */
 static void test_full_queue(void **state)
 {
 	struct vublk_blk_completion c[16];

@@ -325,8 +325,8 @@ static void fill_until_own_flush(struct vublk_blk *blk)
 }
 
 /*
- * A flush that the disk makes by itself fails. The application does not know of that flush, so the
- * application's next flush fails, too.
+ * A flush that the disk submits on its own fails. The application does not know of that flush, so
+ * the application's next flush fails, too.
  */
 static void test_an_own_flush_fails(void **state)
 {

@@ -207,7 +207,7 @@ static void test_outages_are_limited(void **state)
 	text = captured();
 	assert_int_equal(count(text, "lost; requests wait"), VUBLK_CLI_LIMIT_LINES + 1);
 	assert_int_equal(count(text, "is connected again"), VUBLK_CLI_LIMIT_LINES);
-	assert_once(text, "vublk bench: left out 95 more lines like the next\n");
+	assert_once(text, "vublk bench: 95 lines like the next one were left out\n");
 }
 
 static const char *bench_with_next(uint64_t capacity_bytes, const char *serial, unsigned times)

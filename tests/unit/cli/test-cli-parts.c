@@ -164,7 +164,7 @@ static void test_pattern_sentences(void **state)
 	check_sentence(&wanted, block, sizeof(block), "expected generation 4, found 3");
 	wanted = p;
 	wanted.offset = 4096;
-	check_sentence(&wanted, block, sizeof(block), "found the block of offset 8192");
+	check_sentence(&wanted, block, sizeof(block), "it contains the data of the block at offset 8192");
 	wanted = p;
 	wanted.run = 6;
 	check_sentence(&wanted, block, sizeof(block), "expected a block of this run");

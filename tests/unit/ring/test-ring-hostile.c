@@ -43,7 +43,7 @@ struct chain_case {
 };
 
 static const struct chain_case chain_cases[] = {
-	/* The first chains are valid, so the others are refused because of the rule they break. */
+	/* The first chains are valid. Each of the others breaks one rule, and is refused for it. */
 	{ .name = "read, then write",
 	  .ring = { { PAGE(0), 16, N, 1 }, { PAGE(2), 512, W | N, 2 }, { PAGE(0) + 16, 1, W, 0 } },
 	  .num_out = 1, .num_in = 2 },
@@ -96,9 +96,9 @@ static const struct chain_case chain_cases[] = {
 	{ .name = "too many segments",
 	  .ring = { { PAGE(0), 4 * 4096, N, 1 }, { PAGE(0), 3 * 4096, 0, 0 } }, .words = "segments" },
 	{ .name = "next just out of range", .ring = { { PAGE(0), 1, N, SIZE } },
-	  .words = "has 8 as its next descriptor, but the table has only 8 descriptors" },
+	  .words = "has 8 as its next descriptor, but the table's last descriptor is 7" },
 	{ .name = "next far out of range", .ring = { { PAGE(0), 1, N, 65535 } },
-	  .words = "has 65535 as its next descriptor, but the table has only 8 descriptors" },
+	  .words = "has 65535 as its next descriptor, but the table's last descriptor is 7" },
 
 	{ .name = "indirect, not negotiated", .table_addr = TABLE,
 	  .ring = { { TABLE, 16, I, 0 } }, .table = { { PAGE(0), 16, 0, 0 } },
@@ -130,7 +130,7 @@ static const struct chain_case chain_cases[] = {
 	{ .name = "next out of the table", .features = INDIRECT, .table_addr = TABLE,
 	  .ring = { { TABLE, 32, I, 0 } },
 	  .table = { { PAGE(0), 16, N, 2 }, { PAGE(0), 1, W, 0 } },
-	  .words = "has 2 as its next descriptor, but the table has only 2 descriptors" },
+	  .words = "has 2 as its next descriptor, but the table's last descriptor is 1" },
 	{ .name = "loop in the table", .features = INDIRECT, .table_addr = TABLE,
 	  .ring = { { TABLE, 32, I, 0 } },
 	  .table = { { PAGE(0), 16, N, 1 }, { PAGE(0), 1, N, 0 } }, .words = "loop" },
@@ -315,9 +315,9 @@ static const struct {
 	const char *words;
 } driver_cases[] = {
 	{ "head equal to the size", head_equals_size,
-	  "made descriptor 8 available, but the ring has only 8" },
+	  "made descriptor 8 available, but the ring's last descriptor is 7" },
 	{ "head of 65535", head_is_huge,
-	  "made descriptor 65535 available, but the ring has only 8" },
+	  "made descriptor 65535 available, but the ring's last descriptor is 7" },
 	{ "head available twice", head_twice, "before the device completed it" },
 	{ "index jumps by size + 1", index_jumps_by_size_and_one, "from 65535 to 8," },
 	{ "index goes back", index_goes_back, "from 65535 to 65534," },
@@ -455,8 +455,8 @@ static const struct {
 	unsigned good; /* how many valid completions precede `act` */
 	const char *words;
 } device_cases[] = {
-	{ "id equal to the size", id_equals_size, 0, "descriptor 8, but the ring has only 8" },
-	{ "id of 2^32 - 1", id_is_huge, 0, "descriptor 4294967295, but the ring has only 8" },
+	{ "id equal to the size", id_equals_size, 0, "descriptor 8, but the ring's last descriptor is 7" },
+	{ "id of 2^32 - 1", id_is_huge, 0, "descriptor 4294967295, but the ring's last descriptor is 7" },
 	{ "id of 65536", id_wraps_to_a_good_one, 0, "descriptor 65536" },
 	{ "id of a free descriptor", id_of_a_free_descriptor, 0, "descriptor 6, which is not" },
 	{ "id in the middle of a chain", id_inside_a_chain, 0, "descriptor 1, which is not" },

@@ -119,9 +119,10 @@ static void test_bench_ends(void **state)
 		    total->stats[VUBLK_BENCH_WRITE].requests / 10 - 1);
 	config.number_ios = 0;
 	config.ramp_ms = 30;
-	config.runtime_ms = 100;
+	config.runtime_ms = 50;
 	config.time_based = true;
-	do { /* a busy machine may complete no request in that time */
+	do { /* a slow machine may complete no request in that time */
+		config.runtime_ms *= 2;
 		memset(total, 0, sizeof(*total));
 		assert_int_equal(run_bench(disk, &config, total, &e), 0);
 	} while (!total->stats[VUBLK_BENCH_READ].requests);

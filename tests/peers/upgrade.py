@@ -630,7 +630,8 @@ def terminated(case, point):
     check(old.wait(peer.LIMIT_S) == 0, relay.output(old))
     early = 'was asked to stop' in output
     check(new.returncode == (1 if early else 0), f'{new.returncode}: {output}{relay.output(old)}')
-    check(point == 'old-sent' or early == (point == 'old-frozen'), output)
+    # The old process looks for the signal when it has sent the state. By then the new one may have the disk.
+    check(not early or point in ('old-frozen', 'old-sent'), output)
     for path in (relay.path, relay.control):
         check(not os.path.exists(path), f'{path} is still there')
     relay.process = relay.launch('--chardev', f'path={relay.backend},reconnect-ms=50', '--bus',

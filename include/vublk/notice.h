@@ -27,6 +27,7 @@ extern "C" {
 struct vublk_backend;
 struct vublk_bus;
 struct vublk_device;
+struct vublk_limits;
 
 /*
  * The kinds. "Client" is the VMM of a bus, and the front-end of a back-end. In parentheses: which
@@ -76,6 +77,54 @@ enum vublk_notice_kind {
 	VUBLK_NOTICE_MIRROR_SYNCED,
 	/* The mirror has failed; the disk is not affected (device, bus: back_end, reason). */
 	VUBLK_NOTICE_MIRROR_ENDED,
+	/* A mirror was requested, and the target accepts connections (device, bus: back_end). */
+	VUBLK_NOTICE_MIRROR_STARTED,
+	/*
+	 * The mirror was ended by request, or by a switch to its target (device, bus: back_end,
+	 * reason).
+	 */
+	VUBLK_NOTICE_MIRROR_STOPPED,
+	/* A pause was requested (device, bus: requests). */
+	VUBLK_NOTICE_PAUSING,
+	/* The disk is paused: no request is outstanding any more (device, bus). */
+	VUBLK_NOTICE_PAUSED,
+	/* The pause was ended by request, whether or not it was complete (device, bus). */
+	VUBLK_NOTICE_RESUMED,
+	/* The limits have changed (device, bus: limits, limits_bytes). */
+	VUBLK_NOTICE_LIMITS_CHANGED,
+	/* Requests now pass through shadow rings (device, bus: reason, names joined by commas). */
+	VUBLK_NOTICE_SHADOW_ON,
+	/* Requests now take the direct path (device, bus). */
+	VUBLK_NOTICE_SHADOW_OFF,
+	/* The path of requests should change, but stays as it is (device, bus: reason). */
+	VUBLK_NOTICE_SHADOW_REFUSED,
+	/* A switch to another back-end has begun (device, bus: back_end). */
+	VUBLK_NOTICE_SWITCH_STARTED,
+	/* The switch has succeeded (device, bus: back_end). */
+	VUBLK_NOTICE_SWITCHED,
+	/* The switch has failed (device, bus: back_end, which is its target; reason). */
+	VUBLK_NOTICE_SWITCH_FAILED,
+	/* A trace has begun (device, bus). */
+	VUBLK_NOTICE_TRACE_STARTED,
+	/* The trace has ended (device, bus: reason). */
+	VUBLK_NOTICE_TRACE_ENDED,
+	/*
+	 * The next back-end has got the copies of completed writes that the previous one had not
+	 * flushed (device, bus: requests, bytes). Only with unflushed=replay. Other requests
+	 * continue after that, so this notice follows VUBLK_NOTICE_RECOVERED.
+	 */
+	VUBLK_NOTICE_REPLAYED,
+	/*
+	 * The back-end did not take the copies. Until another attempt succeeds, requests wait and
+	 * flushes fail (device, bus: reason).
+	 */
+	VUBLK_NOTICE_REPLAY_FAILED,
+	/* A drain was requested: the disk stops being served (back-end). */
+	VUBLK_NOTICE_DRAIN_STARTED,
+	/* All requests are complete, the storage is flushed, and the back-end ends (back-end). */
+	VUBLK_NOTICE_DRAINED,
+	/* The drain has failed, and the disk is served as before (back-end: reason). */
+	VUBLK_NOTICE_DRAIN_FAILED,
 	VUBLK_NOTICE_NUM_KINDS,
 };
 
@@ -97,15 +146,19 @@ struct vublk_notice {
 	/*
 	 * The number of requests that the driver had made available and that were not complete
 	 * when the next back-end was connected. In a VUBLK_NOTICE_SLOW_REQUEST: the number of
-	 * requests that are slow.
+	 * requests that are slow. In a VUBLK_NOTICE_PAUSING: the number of requests that are not
+	 * complete. In a VUBLK_NOTICE_REPLAYED: the number of writes.
 	 */
 	uint64_t requests;
 	uint32_t queue;                  /* of the request */
 	enum vublk_request_kind request;
 	uint64_t offset_bytes;           /* of the disk; 0 if the request has no such place */
-	uint64_t bytes;                  /* the length of its data, or of its ranges */
+	uint64_t bytes;                  /* the length of its data, or of its ranges; of all
+					    writes that were replayed */
 	uint64_t waited_ms;              /* time since the device took it from the driver's ring */
 	const char *back_end; /* the path of the back-end's socket; valid during the call */
+	const struct vublk_limits *limits; /* <vublk/limit.h>; valid during the call */
+	size_t limits_bytes;               /* the size of the library's struct vublk_limits */
 };
 
 /*

@@ -11,6 +11,8 @@
  * Threads: any.
  */
 
+#include <vublk/error.h>
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,7 +24,6 @@ extern "C" {
 
 struct vublk_bus;
 struct vublk_device;
-struct vublk_error;
 
 enum vublk_request_kind {
 	VUBLK_REQUEST_READ,
@@ -107,6 +108,34 @@ bool vublk_device_has_statistics(const struct vublk_device *device);
 int vublk_device_get_stats(const struct vublk_device *device, unsigned queue,
 			   enum vublk_request_kind kind, struct vublk_request_stats *stats,
 			   size_t stats_bytes);
+
+/* --- the copies of unflushed=replay ------------------------------------------------------------ */
+
+/*
+ * The copies of completed writes that a device with unflushed=replay keeps, and what was written
+ * from them to later back-ends. Passed with its size; see <vublk/version.h>.
+ */
+struct vublk_replay_info {
+	bool is_on;          /* the device keeps copies; otherwise all members are 0 */
+	bool is_replaying;   /* a back-end is getting the copies, and requests wait for that */
+	uint64_t kept_bytes; /* the memory that the present copies take, with a header for each */
+	uint64_t max_bytes;  /* the largest value of `kept_bytes`: the property replay-mib */
+	uint64_t replays;    /* how many times a back-end has got the copies */
+	uint64_t last_writes, last_bytes;   /* the writes of the last replay, and their data */
+	uint64_t total_writes, total_bytes; /* of all replays */
+	/* Why the copies have to be written once more: one sentence. Empty: they do not. */
+	char failure[VUBLK_ERROR_TEXT_BYTES];
+};
+
+/*
+ * Fills `info` with the present state of a device. `info_bytes` is sizeof(struct
+ * vublk_replay_info). May wait for the device's own threads, but not for a back-end.
+ * Errors: none.
+ * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two
+ * calls.
+ */
+void vublk_device_get_replay(const struct vublk_device *device, struct vublk_replay_info *info,
+			     size_t info_bytes);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -21,12 +21,19 @@ static bool is_draining(const struct vublk_backend *backend)
 	return backend->drain.state == VUBLK_BACKEND_DRAINING;
 }
 
+static void notify(const struct vublk_backend *backend, enum vublk_notice_kind kind,
+		   const char *reason)
+{
+	vublk_notify(&backend->notifier, &(struct vublk_notice){ .kind = kind, .reason = reason });
+}
+
 /* Ends a drain without success. The back-end serves as before. */
 static void fail(struct vublk_backend *backend, const struct vublk_error *why)
 {
 	vublk_loop_timer_disarm(&backend->drain.timer);
 	backend->drain.state = VUBLK_BACKEND_DRAIN_FAILED;
 	backend->drain.failure = *why;
+	notify(backend, VUBLK_NOTICE_DRAIN_FAILED, why->text);
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
 			  "the drain has failed, and the disk is served as before: %s", why->text);
 	if (backend->session)
@@ -68,6 +75,7 @@ static void on_flushed(void *opaque, int result)
 	}
 	vublk_loop_timer_disarm(&backend->drain.timer);
 	backend->drain.state = VUBLK_BACKEND_DRAINED;
+	notify(backend, VUBLK_NOTICE_DRAINED, NULL);
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_INFO,
 			  "the disk is drained: all requests that were begun are complete, and %s is "
 			  "flushed", backend->engine->description);
@@ -103,6 +111,7 @@ int vublk_backend_drain(struct vublk_backend *backend, uint64_t timeout_ms,
 	if (r < 0)
 		return r;
 	backend->drain.state = VUBLK_BACKEND_DRAINING;
+	notify(backend, VUBLK_NOTICE_DRAIN_STARTED, NULL);
 	backend->drain.timeout_ms = timeout_ms;
 	backend->drain.idle = flush;
 	backend->drain.flush.control = &backend->loop;

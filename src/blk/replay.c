@@ -144,9 +144,9 @@ static void end(struct vublk_blk *blk)
 	replay->pause_ns = 0;
 	vublk_write_log_trim(&replay->log, vublk_write_log_mark(&replay->log));
 	vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_INFO,
-			  "repeated %u write%s that the previous back-end had completed but not "
-			  "flushed", replay->writes.num_writes,
-			  replay->writes.num_writes == 1 ? "" : "s");
+			  "repeated %u write%s (%" PRIu64 " bytes) that the previous back-end had "
+			  "completed but not flushed", replay->writes.num_writes,
+			  replay->writes.num_writes == 1 ? "" : "s", replay->writes.num_bytes);
 	fail_flushes(blk, false);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_release(&blk->queues[i]);

@@ -79,6 +79,7 @@ int vublk_device_process(struct vublk_device *device)
 {
 	int r = vublk_loop_process(&device->loop, 0);
 
+	vublk_device_report_pause(device);
 	return r < 0 ? r : 0;
 }
 

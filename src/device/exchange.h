@@ -83,6 +83,7 @@ struct vublk_device_exchange {
 					the next start */
 	bool waits; /* for an upgrade: the path stays as it is, unless a switch needs the other one */
 	uint32_t features; /* the reasons that were set with vublk_device_want_shadow() */
+	bool is_reported_shadowed; /* the path that the program was told of last is the plane */
 	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was
 				       refused */
 	void (*drained)(struct vublk_device *device);
@@ -147,6 +148,9 @@ void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_
  * must not run.
  */
 void vublk_device_choose_path(struct vublk_device *device);
+
+/* Reports the path of requests if it has changed. Must be called when the rings run. */
+void vublk_device_report_path(struct vublk_device *device);
 
 void vublk_device_path_init(struct vublk_device *device);
 

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const struct {
 	const char *name;
@@ -61,7 +62,10 @@ int vublk_device_set_limits(struct vublk_device *device, const struct vublk_limi
 		return r;
 	if (!own.burst_ms)
 		own.burst_ms = strtoull(VUBLK_DEVICE_BURST_MS, NULL, 10);
+	if (!memcmp(&device->settings.limits, &own, sizeof(own)))
+		return 0;
 	device->settings.limits = own;
+	vublk_device_notify_limits(device);
 	give(device);
 	vublk_device_reconsider_path(device);
 	return 0;

@@ -148,17 +148,44 @@ void vublk_device_notify_needs_reset(struct vublk_device *device, const struct v
 	});
 }
 
-void vublk_device_notify_mirror_synced(struct vublk_device *device, const char *target)
+void vublk_device_notify_target(struct vublk_device *device, enum vublk_notice_kind kind,
+				const char *target, const struct vublk_error *error)
 {
 	notify(device, &(struct vublk_notice){
-		.kind = VUBLK_NOTICE_MIRROR_SYNCED, .back_end = target,
+		.kind = kind, .back_end = target, .reason = error ? error->text : NULL,
 	});
 }
 
-void vublk_device_notify_mirror_ended(struct vublk_device *device, const char *target,
-				      const struct vublk_error *error)
+void vublk_device_notify_reason(struct vublk_device *device, enum vublk_notice_kind kind,
+				const char *reason)
+{
+	notify(device, &(struct vublk_notice){ .kind = kind, .reason = reason });
+}
+
+void vublk_device_notify_pause(struct vublk_device *device, bool paused)
+{
+	struct vublk_notice notice = {
+		.kind = paused ? VUBLK_NOTICE_PAUSING : VUBLK_NOTICE_RESUMED,
+	};
+
+	if (!device->notices.notifier.fn)
+		return;
+	if (paused)
+		notice.requests = count_requests(device);
+	notify(device, &notice);
+}
+
+void vublk_device_notify_limits(struct vublk_device *device)
 {
 	notify(device, &(struct vublk_notice){
-		.kind = VUBLK_NOTICE_MIRROR_ENDED, .back_end = target, .reason = error->text,
+		.kind = VUBLK_NOTICE_LIMITS_CHANGED, .limits = &device->settings.limits,
+		.limits_bytes = sizeof(device->settings.limits),
+	});
+}
+
+void vublk_device_notify_replayed(struct vublk_device *device, uint64_t writes, uint64_t bytes)
+{
+	notify(device, &(struct vublk_notice){
+		.kind = VUBLK_NOTICE_REPLAYED, .requests = writes, .bytes = bytes,
 	});
 }

@@ -25,6 +25,8 @@ struct vublk_device_notices {
 				outage */
 	bool is_expected;    /* the device itself closed the last connection, and is connecting
 				again */
+	bool is_paused;      /* the completion of the present pause was reported */
+	uint64_t replays;    /* how many replays there were when the last one was reported */
 };
 
 /*
@@ -60,10 +62,22 @@ void vublk_device_notify_gave_up(struct vublk_device *device, const struct vublk
 /* Called when the config that the driver sees has changed. Reports a new size of the disk. */
 void vublk_device_notify_config(struct vublk_device *device);
 void vublk_device_notify_needs_reset(struct vublk_device *device, const struct vublk_error *error);
-void vublk_device_notify_mirror_synced(struct vublk_device *device, const char *target);
-void vublk_device_notify_mirror_ended(struct vublk_device *device, const char *target,
-				      const struct vublk_error *error);
+/* `kind` is one of the mirror's or of a switch, and `error` is NULL if it has no reason. */
+void vublk_device_notify_target(struct vublk_device *device, enum vublk_notice_kind kind,
+				const char *target, const struct vublk_error *error);
+/* `kind` needs no members other than the reason, which may be NULL. */
+void vublk_device_notify_reason(struct vublk_device *device, enum vublk_notice_kind kind,
+				const char *reason);
+/* Reports that a pause was requested, or that it was ended. */
+void vublk_device_notify_pause(struct vublk_device *device, bool paused);
+void vublk_device_notify_limits(struct vublk_device *device);
+void vublk_device_notify_replayed(struct vublk_device *device, uint64_t writes, uint64_t bytes);
 void vublk_device_notify_slow(struct vublk_device *device, const struct vublk_plane_slow *slow);
+
+/* --- rings/pause.c ----------------------------------------------------------------- */
+
+/* Reports, once per pause, that the disk is paused. */
+void vublk_device_report_pause(struct vublk_device *device);
 
 /* --- statistics.c ------------------------------------------------------------------ */
 

@@ -97,6 +97,8 @@ void vublk_device_replay_overdue(const struct vublk_device *device, struct vublk
  * the lost back-end may not have kept, because these writes are lost then.
  */
 void vublk_device_replay_abandon(struct vublk_device *device);
+/* Reports how a replay has ended. `opaque` is the device. */
+void vublk_device_replay_ended(void *opaque);
 
 /* --- memory-room.c ----------------------------------------------------------------------- */
 

@@ -37,6 +37,7 @@ int vublk_device_start_trace(struct vublk_device *device, struct vublk_error *er
 	if (device->shadow.thread)
 		vublk_plane_thread_set_trace(device->shadow.thread, trace->ring);
 	vublk_loop_timer_arm(&device->loop, &trace->timer, end_of_lease(device));
+	vublk_device_notify_reason(device, VUBLK_NOTICE_TRACE_STARTED, NULL);
 	vublk_device_want_shadow(device, VUBLK_DEVICE_SHADOW_FOR_TRACE, true, NULL, NULL);
 	return 0;
 }
@@ -47,6 +48,9 @@ void vublk_device_stop_trace(struct vublk_device *device)
 
 	if (!trace->is_wanted)
 		return;
+	vublk_device_notify_reason(device, VUBLK_NOTICE_TRACE_ENDED,
+				   vublk_now_ns() < end_of_lease(device) ?
+				   "the trace was ended by request" : "no program reads the trace");
 	trace->is_wanted = false;
 	if (device->shadow.thread)
 		vublk_plane_thread_set_trace(device->shadow.thread, NULL);

@@ -137,6 +137,11 @@ struct vublk_plane_ops {
 	void (*mirror_failed)(void *opaque, const struct vublk_error *error);
 	/* All regions are synced for the first time. */
 	void (*mirror_synced)(void *opaque);
+	/*
+	 * A replay has succeeded, or has failed for the first time since the last one that did; see
+	 * vublk_plane_replay_get_info(). May be NULL.
+	 */
+	void (*replay_ended)(void *opaque);
 };
 
 struct vublk_plane {

@@ -211,6 +211,26 @@ static void begin_replay(struct vublk_plane *plane)
 	replay->phase = VUBLK_PLANE_REPLAY_WRITING;
 }
 
+static void report(const struct vublk_plane *plane)
+{
+	if (plane->ops->replay_ended)
+		plane->ops->replay_ended(plane->opaque);
+}
+
+/* Counts a replay that has succeeded with `writes` writes. */
+static void count_replay(struct vublk_plane *plane, uint64_t writes, uint64_t bytes)
+{
+	struct vublk_plane_replay *replay = plane->replay;
+
+	replay->failure = NULL;
+	replay->replays++;
+	replay->last_writes = writes;
+	replay->last_bytes = bytes;
+	replay->total_writes += writes;
+	replay->total_bytes += bytes;
+	report(plane);
+}
+
 static void end_replay(struct vublk_plane *plane)
 {
 	struct vublk_plane_replay *replay = plane->replay;
@@ -218,17 +238,23 @@ static void end_replay(struct vublk_plane *plane)
 	replay->phase = VUBLK_PLANE_REPLAY_READY;
 	replay->pause_ns = replay->retry_ns = 0;
 	replay->fails_flushes = false;
+	count_replay(plane, replay->writes.num_writes, replay->writes.num_bytes);
 	trim(plane, vublk_write_log_mark(&replay->log));
 	vublk_log_limited(plane->log, plane->limit, VUBLK_LOG_INFO,
-			  "repeated %u write%s that the previous back-end had completed but not "
-			  "flushed",
-			  replay->writes.num_writes, replay->writes.num_writes == 1 ? "" : "s");
+			  "repeated %u write%s (%" PRIu64 " bytes) that the previous back-end had "
+			  "completed but not flushed", replay->writes.num_writes,
+			  replay->writes.num_writes == 1 ? "" : "s", replay->writes.num_bytes);
 }
 
+/* `why` must be static. Only the first failure in a row is reported; all are logged. */
 static void fail_replay(struct vublk_plane *plane, const char *why)
 {
 	struct vublk_plane_replay *replay = plane->replay;
+	bool is_first = !replay->failure;
 
+	replay->failure = why;
+	if (is_first)
+		report(plane);
 	replay->phase = VUBLK_PLANE_REPLAY_FAILED;
 	replay->fails_flushes = true;
 	set_pause(replay);
@@ -327,6 +353,7 @@ static unsigned try_again(struct vublk_plane *plane)
 	if (vublk_write_log_is_empty(&replay->log)) {
 		replay->phase = VUBLK_PLANE_REPLAY_READY;
 		replay->fails_flushes = false;
+		count_replay(plane, 0, 0);
 		plane->has_ended = true; /* all requests waited */
 		return 1;
 	}
@@ -559,6 +586,11 @@ int vublk_plane_replay_fields(struct vublk_plane *plane, struct vublk_fields *fi
 	VUBLK_FIELD(fields, replay->retry_ns);
 	VUBLK_FIELD(fields, replay->pause_ns);
 	VUBLK_FIELD(fields, replay->fails_flushes);
+	VUBLK_FIELD(fields, replay->replays);
+	VUBLK_FIELD(fields, replay->total_writes);
+	VUBLK_FIELD(fields, replay->total_bytes);
+	VUBLK_FIELD(fields, replay->last_writes);
+	VUBLK_FIELD(fields, replay->last_bytes);
 	replay->num_own = flush->is_submitted;
 	if (r < 0)
 		return r;
@@ -567,6 +599,27 @@ int vublk_plane_replay_fields(struct vublk_plane *plane, struct vublk_fields *fi
 	    (!flush->is_submitted || replay->phase == VUBLK_PLANE_REPLAY_READY))
 		return 0;
 	return vublk_error_set(error, EINVAL, "the state of the completed writes contradicts itself");
+}
+
+void vublk_plane_replay_get_info(const struct vublk_plane *plane,
+				 struct vublk_plane_replay_info *info)
+{
+	const struct vublk_plane_replay *replay = plane->replay;
+	const struct vublk_write_log_stream *stream;
+
+	*info = (struct vublk_plane_replay_info){ 0 };
+	if (!replay)
+		return;
+	stream = &replay->log.streams[0];
+	*info = (struct vublk_plane_replay_info){
+		.is_replaying = replay->phase == VUBLK_PLANE_REPLAY_WRITING ||
+				replay->phase == VUBLK_PLANE_REPLAY_FLUSHING,
+		.failure = replay->failure,
+		.kept_bytes = stream->tail - stream->head, .max_bytes = stream->size_bytes,
+		.replays = replay->replays,
+		.total_writes = replay->total_writes, .total_bytes = replay->total_bytes,
+		.last_writes = replay->last_writes, .last_bytes = replay->last_bytes,
+	};
 }
 
 bool vublk_plane_replay_owns(const struct vublk_plane *plane,

@@ -70,6 +70,17 @@ struct vublk_plane_replay {
 	bool fails_flushes;     /* the back-end failed to write or flush the log, so the driver's
 				   flushes fail */
 	struct vublk_write_replay writes;
+	const char *failure;    /* why the replay has to start again; NULL: it does not */
+	uint64_t replays, total_writes, total_bytes; /* successful replays, and what they wrote */
+	uint64_t last_writes, last_bytes;            /* what the last of them wrote */
+};
+
+/* What the owner's thread can know of the copies and the replays. */
+struct vublk_plane_replay_info {
+	bool is_replaying;   /* requests wait until the back-end has got the log */
+	const char *failure; /* static; NULL: no failure since the last successful replay */
+	uint64_t kept_bytes, max_bytes; /* of the log */
+	uint64_t replays, total_writes, total_bytes, last_writes, last_bytes;
 };
 
 /* --- keep.c: the copies ----------------------------------------------------------------- */
@@ -170,6 +181,8 @@ int vublk_plane_replay_fields(struct vublk_plane *plane, struct vublk_fields *fi
 /* Returns whether `token` of the first ring belongs to the flush. */
 bool vublk_plane_replay_owns(const struct vublk_plane *plane,
 			     const struct vublk_plane_side_queue *queue, uint16_t token);
+void vublk_plane_replay_get_info(const struct vublk_plane *plane,
+				 struct vublk_plane_replay_info *info);
 /* Returns whether the log has no write that still needs a flush. */
 bool vublk_plane_replay_is_settled(const struct vublk_plane *plane);
 

@@ -54,6 +54,7 @@ struct vublk_plane_thread {
 	struct vublk_error side_broke;
 	struct vublk_loop_task mirror_failed_task, mirror_synced_task;
 	struct vublk_error mirror_failed;
+	struct vublk_loop_task replay_task;
 
 	struct vublk_loop_task park_task;
 	sem_t parked, unpark; /* posted when the thread is parked, and to continue it */
@@ -95,6 +96,7 @@ struct vublk_plane_thread_call {
 	const struct vublk_plane_mirror_setup *mirror;
 	struct vublk_plane_mirror_info *mirror_info;
 	struct vublk_mirror_state *mirror_state;
+	struct vublk_plane_replay_info *replay_info;
 	unsigned index;
 	int kick_fd, call_fd;
 };

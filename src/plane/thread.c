@@ -139,12 +139,20 @@ static void on_mirror_synced(void *opaque)
 	vublk_loop_post(thread->owner, &thread->mirror_synced_task);
 }
 
+static void on_replay_ended(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	vublk_loop_post(thread->owner, &thread->replay_task);
+}
+
 static const struct vublk_plane_ops plane_ops = {
 	.side_broke = on_side_broke,
 	.queue_broke = on_queue_broke,
 	.flush_failed = on_flush_failed,
 	.mirror_failed = on_mirror_failed,
 	.mirror_synced = on_mirror_synced,
+	.replay_ended = on_replay_ended,
 };
 
 static void tell_drained(void *opaque)
@@ -190,6 +198,13 @@ static void tell_mirror_synced(void *opaque)
 	struct vublk_plane_thread *thread = opaque;
 
 	thread->ops->mirror_synced(thread->opaque);
+}
+
+static void tell_replay_ended(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	thread->ops->replay_ended(thread->opaque);
 }
 
 /* --- the plane's thread ------------------------------------------------------------ */
@@ -478,22 +493,6 @@ static int do_get_base(struct vublk_plane_thread *thread, struct vublk_plane_thr
 	return vublk_plane_base(&thread->plane, call->index);
 }
 
-static int do_keep_writes(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
-{
-	return vublk_plane_keep_writes(&thread->plane, call->bytes, call->error);
-}
-
-static int do_find_end_of_kept(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
-{
-	call->bytes = vublk_plane_keep_end(&thread->plane);
-	return 0;
-}
-
-static int do_check_settled(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
-{
-	return vublk_plane_is_settled(&thread->plane);
-}
-
 /* --- the owner's calls ------------------------------------------------------------- */
 
 static void cancel_events(struct vublk_plane_thread *thread)
@@ -655,29 +654,6 @@ unsigned vublk_plane_thread_waiting(struct vublk_plane_thread *thread)
 	return (unsigned)vublk_plane_thread_execute(thread, &call, do_count_waiting);
 }
 
-bool vublk_plane_thread_is_settled(struct vublk_plane_thread *thread)
-{
-	struct vublk_plane_thread_call call = { 0 };
-
-	return vublk_plane_thread_execute(thread, &call, do_check_settled);
-}
-
-int vublk_plane_thread_keep_writes(struct vublk_plane_thread *thread, uint64_t bytes,
-				   struct vublk_error *error)
-{
-	struct vublk_plane_thread_call call = { .bytes = bytes, .error = error };
-
-	return vublk_plane_thread_execute(thread, &call, do_keep_writes);
-}
-
-uint64_t vublk_plane_thread_end_of_kept(struct vublk_plane_thread *thread)
-{
-	struct vublk_plane_thread_call call = { 0 };
-
-	vublk_plane_thread_execute(thread, &call, do_find_end_of_kept);
-	return call.bytes;
-}
-
 void vublk_plane_thread_set_counts(struct vublk_plane_thread *thread,
 				   struct vublk_statistics *statistics, uint64_t slow_ns)
 {
@@ -765,6 +741,7 @@ int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, bool is_p
 		.flush_failed_task = { .fn = tell_flush_failed, .opaque = thread },
 		.mirror_failed_task = { .fn = tell_mirror_failed, .opaque = thread },
 		.mirror_synced_task = { .fn = tell_mirror_synced, .opaque = thread },
+		.replay_task = { .fn = tell_replay_ended, .opaque = thread },
 		.pass_timer.fn = on_pass_timer,
 	};
 	sem_init(&thread->parked, 0, 0);
@@ -789,5 +766,6 @@ void vublk_plane_thread_free(struct vublk_plane_thread *thread)
 	vublk_worker_stop(&thread->worker);
 	cancel_events(thread);
 	vublk_loop_cancel(thread->owner, &thread->flush_failed_task);
+	vublk_loop_cancel(thread->owner, &thread->replay_task);
 	free_thread(thread);
 }

@@ -40,6 +40,11 @@ struct vublk_plane_thread_ops {
 	void (*mirror_failed)(void *opaque, const struct vublk_error *error);
 	/* The target has the same data as the back-end, for the first time. */
 	void (*mirror_synced)(void *opaque);
+	/*
+	 * A replay has succeeded, or has failed for the first time since the last one that did; see
+	 * vublk_plane_thread_get_replay(). One call may stand for several of these events.
+	 */
+	void (*replay_ended)(void *opaque);
 };
 
 /*
@@ -58,6 +63,9 @@ int vublk_plane_thread_keep_writes(struct vublk_plane_thread *thread, uint64_t b
 				   struct vublk_error *error);
 /* Returns the end of the part of the disk that the kept writes touch; 0 if no write is kept. */
 uint64_t vublk_plane_thread_end_of_kept(struct vublk_plane_thread *thread);
+/* See vublk_plane_replay_get_info(). */
+void vublk_plane_thread_get_replay(struct vublk_plane_thread *thread,
+				   struct vublk_plane_replay_info *info);
 /*
  * Detaches the driver's rings, ends the thread and frees the plane. Stops using the side, which
  * stays the caller's. There must be no mirror. `thread` NULL: no-op.

@@ -38,6 +38,7 @@ static bool next_entry(struct vublk_write_replay *replay)
 		replay->done_bytes = 0;
 		replay->has_entry = replay->entry.bytes;
 		replay->num_writes++;
+		replay->num_bytes += replay->entry.bytes;
 	}
 	return true;
 }

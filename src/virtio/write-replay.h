@@ -29,6 +29,7 @@ struct vublk_write_replay {
 	unsigned num_out;
 	bool has_failed;     /* at least one piece has failed */
 	unsigned num_writes; /* how many writes of the log were begun */
+	uint64_t num_bytes;  /* of these writes */
 
 	/* the write that is being divided; its pieces that were sent have done_bytes in total */
 	bool has_entry;

@@ -39,6 +39,8 @@ DEVICE_STATUS = {
                  'connected': bool, 'outages': int, 'outage_ms': int, 'reason': str, 'max_queues': int,
                  'memory_slots': int, 'features': [str], 'protocol_features': [str]},
     'vmm': ({'pid': int, 'driver_status': int}, None), 'shadow': SHADOW,
+    'replay': ({'kept_bytes': int, 'max_bytes': int, 'replaying': bool, 'failure': str, 'replays': int, 'last_writes': int,
+                'last_bytes': int}, None),
     'queues': [{'index': int, 'size': int, 'base': int, 'outstanding': (int, None)}],
 }
 RESIZE = {'before_bytes': int, 'size_bytes': int}

@@ -29,7 +29,15 @@ EVENT_MEMBERS = {
     'refused': {'reason': str}, 'gave_up': {'reason': str}, 'resized': {'before_bytes': int, 'size_bytes': int},
     'needs_reset': {'reason': str}, 'client_connected': {'pid': int}, 'client_disconnected': {'pid': int},
     'client_refused': {'pid': int, 'reason': str},
-    'mirror_synced': {'target': str}, 'mirror_ended': {'target': str, 'reason': str},
+    'mirror_started': {'target': str}, 'mirror_synced': {'target': str}, 'mirror_ended': {'target': str, 'reason': str},
+    'mirror_stopped': {'target': str, 'reason': str},
+    'pausing': {'requests': int}, 'paused': {}, 'resumed': {},
+    'limits_changed': {name: int for name in ('iops', 'iops-read', 'iops-write', 'bps', 'bps-read', 'bps-write', 'burst-ms')},
+    'shadow_on': {'reasons': str}, 'shadow_off': {}, 'shadow_refused': {'reason': str},
+    'switch_started': {'target': str}, 'switched': {'target': str}, 'switch_failed': {'target': str, 'reason': str},
+    'trace_started': {}, 'trace_ended': {'reason': str},
+    'replayed': {'writes': int, 'bytes': int}, 'replay_failed': {'reason': str},
+    'drain_started': {}, 'drained': {}, 'drain_failed': {'reason': str},
     'slow_request': {'queue': int, 'request': str, 'offset_bytes': int, 'bytes': int, 'waited_ms': int, 'requests': int},
 }
 KEPT_EVENTS = 256
@@ -52,7 +60,8 @@ class Events(Client):
             check_schema(event, {'event': str, 'missed': int})
             self.next += event['missed']
             return event
-        check_schema(event, {**EVENT, **EVENT_MEMBERS[event['event']]})
+        cause = {'caused_by': {'command': str, 'pid': int}} if 'caused_by' in event else {}
+        check_schema(event, {**EVENT, **EVENT_MEMBERS[event['event']], **cause})
         check(re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z', event['time']), str(event))
         check(event['sequence'] == self.next, f'{event} is not number {self.next}')
         check(event['monotonic_ms'] >= self.monotonic_ms, str(event))
@@ -66,6 +75,10 @@ class Events(Client):
             event = self.take()
         check(event['event'] == name and members.items() <= event.items(), f'{event}, not {name} {members}')
         return event
+
+    def expect_of(self, command, name, **members):
+        """The same for an event that this client has caused with a command."""
+        return self.expect(name, caused_by={'command': command, 'pid': os.getpid()}, **members)
 
 
 def check_stats(stats):
@@ -323,15 +336,123 @@ def events_of_paths(case):
         events.expect('connected', back_end=str(disk.paths['a']))
         disk.load(60)
         events.expect('client_connected', pid=disk.bench.pid)
+        events.expect('shadow_on', reasons='property')
         wait_until_running(case, disk.ctl)
         failover.switch(disk, 'b')
+        check(events.expect('switch_started', target=str(disk.paths['b']))['caused_by']['command'] == 'switch', 'the cause')
         events.expect('connected', back_end=str(disk.paths['b']))
+        events.expect('switched', target=str(disk.paths['b']))
         disk.children['b'].kill()
         events.expect('lost')
         events.expect('connected', back_end=str(disk.paths['a']))
         events.expect('recovered')
     case.stop(disk.bench)
     end(case, disk.relay)
+
+
+def events_of_commands(case):
+    """
+    Each change that a client of the control socket makes is an event, which names the command and the client. What
+    follows later is an event of its own.
+    """
+    child, control = start_device(case, 'vhost-user', '-o', 'reconnect-ms=100')
+    backend = start_backend(case)
+    wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
+    bench = start_load(case, child, case.path('vm.sock'))
+    wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
+    with Events(control) as events, Client(control) as client:
+        client.result('pause')
+        events.expect_of('pause', 'pausing')
+        events.expect('paused')
+        client.result('pause')  # changes nothing
+        client.result('resume')
+        events.expect_of('resume', 'resumed')
+        client.result('limit', iops=5000)
+        events.expect_of('limit', 'limits_changed', iops=5000, bps=0)
+        events.expect('shadow_on', reasons='limit')
+        client.result('limit', iops=5000)  # changes nothing
+        client.result('shadow', on=True)
+        client.result('limit', off=True)
+        events.expect_of('limit', 'limits_changed', iops=0)
+        number = client.result('trace', start=True)['number']
+        events.expect_of('trace', 'trace_started')
+        client.result('trace', number=number, stop=True)
+        check('request' in events.expect_of('trace', 'trace_ended')['reason'], 'the reason')
+        client.result('shadow', off=True)
+        events.expect('shadow_off')
+    case.stop(bench)
+    end(case, child)
+    end(case, backend)
+
+
+def events_of_a_mirror(case):
+    """Start, end of the copy, and end of a mirror."""
+    child, control = start_device(case, 'vhost-user', '-o', 'reconnect-ms=100')
+    backend = start_backend(case)
+    case.path('copy').write_bytes(bytes(32 * MIB))
+    copy, target = peer.VublkServe(VUBLK).start(case, case.path('copy'), path=case.path('copy.sock'))
+    wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
+    bench = start_load(case, child, case.path('vm.sock'))
+    wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
+    with Events(control) as events, Client(control) as client:
+        client.result('mirror', target=str(target))
+        events.expect_of('mirror', 'mirror_started', target=str(target))
+        events.expect('shadow_on', reasons='mirror')
+        events.expect('mirror_synced', target=str(target))
+        client.result('mirror', stop=True)
+        check('request' in events.expect_of('mirror', 'mirror_stopped', target=str(target))['reason'], 'the reason')
+        events.expect('shadow_off')
+    for one in (bench, copy):
+        case.stop(one)
+    end(case, child)
+    end(case, backend)
+
+
+def events_of_a_drain(case):
+    """Begin and end of a drain. The last event arrives before the process ends."""
+    child, _, control = start_serve(case)
+    with Events(control) as events:
+        drain = case.start([VUBLK, 'ctl', control, 'drain'])
+        events.expect('drain_started', caused_by={'command': 'drain', 'pid': drain.pid})
+        events.expect('drained')
+        check(events.socket.recv(1) == b'', 'the connection stays open')
+    check((child.wait(), drain.wait()) == (0, 0), case.output(child))
+
+
+def events_of_a_replay(case):
+    """
+    With unflushed=replay, `status` and `metrics` have the size of the copies and its limit. When the next back-end has got
+    them, an event and a log line say how many writes that were.
+    """
+    child, control = start_device(case, 'vhost-user', '-o', 'shadow=on', '-o', 'unflushed=replay', '-o', 'replay-mib=8')
+    backend = start_backend(case)
+    wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
+    bench = start_load(case, child, case.path('vm.sock'))
+    status = wait_for_status(case, control, lambda s: s['replay'] and s['replay']['kept_bytes'], 'no write is kept')
+    check(status['replay']['kept_bytes'] <= status['replay']['max_bytes'] == 8 * MIB, str(status['replay']))
+    check(status['replay']['replays'] == 0, str(status['replay']))
+    with Events(control) as events:
+        backend.send_signal(signal.SIGSTOP)
+        kept = wait_for_status(case, control, lambda s: s['replay']['kept_bytes'], 'no write is kept')['replay']
+        backend.kill()
+        backend.wait()
+        events.expect('lost')
+        backend = start_backend(case)
+        events.expect('connected')
+        events.expect('recovered')
+        replayed = events.expect('replayed')
+        check(0 < replayed['bytes'] <= 8 * MIB and replayed['bytes'] == 4096 * replayed['writes'], f'{replayed} of {kept}')
+    replay = ctl(case, control, 'status')['replay']
+    check((replay['replays'], replay['last_writes'], replay['last_bytes'], replay['failure']) ==
+          (1, replayed['writes'], replayed['bytes'], ''), str(replay))
+    check(f'repeated {replayed["writes"]} write' in case.output(child) and f'({replayed["bytes"]} bytes)' in case.output(child),
+          'the log')
+    samples, _ = parse_metrics(case.run([VUBLK, 'ctl', control, 'metrics']))
+    check((samples['vublk_replay_max_bytes', None], samples['vublk_replays_total', None]) == (8 * MIB, 1), str(samples))
+    check(samples['vublk_replayed_writes_total', None] == replayed['writes'], str(samples))
+    case.stop(bench)
+    end(case, child)
+    end(case, backend)
 
 
 def wait_until_running(case, control):
@@ -566,7 +687,7 @@ def http_status(path):
 
 CASES = [
     serve_stats, serve_metrics, device_stats, device_request_stats, slow_requests, watch, device_events, events_of_paths,
-    events_of_failures, serve_events, slow_event_clients, metrics_over_http, metrics_addresses, slow_http_clients,
+    events_of_commands, events_of_a_mirror, events_of_a_drain, events_of_a_replay, events_of_failures, serve_events, slow_event_clients, metrics_over_http, metrics_addresses, slow_http_clients,
 ]
 
 if __name__ == '__main__':

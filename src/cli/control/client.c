@@ -19,10 +19,14 @@
 
 void vublk_control_client_open(struct vublk_control_client *client, int fd)
 {
+	struct ucred peer = { 0 };
+	socklen_t bytes = sizeof(peer);
+
 	client->fd = fd;
 	client->input_bytes = client->line_bytes = 0;
 	client->skips = client->is_eof = false;
 	client->output_bytes = client->output_sent = 0;
+	client->pid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) ? 0 : peer.pid;
 }
 
 void vublk_control_client_close(struct vublk_control_client *client)

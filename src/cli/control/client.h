@@ -10,6 +10,7 @@
 
 struct vublk_control_client {
 	int fd; /* -1: not connected */
+	int64_t pid; /* the process that connected; 0: unknown */
 	/* The bytes that were received, with room for one line and its newline. */
 	char input[VUBLK_CONTROL_LINE_BYTES + 1];
 	size_t input_bytes, line_bytes; /* the number of received bytes; how many of them the line

@@ -89,6 +89,17 @@ void vublk_control_notice(void *opaque, const struct vublk_notice *notice, size_
 	vublk_control_wake(control->control_fd);
 }
 
+/* Makes the events that a command causes name the command. */
+static void on_command(void *opaque, const struct vublk_control_task *task)
+{
+	struct vublk_control *control = opaque;
+	struct vublk_control_cause cause = { NULL };
+
+	if (task)
+		cause = (struct vublk_control_cause){ task->command->name, task->client_pid };
+	vublk_control_events_set_cause(control->events, &cause);
+}
+
 int vublk_control_run(struct vublk_control *control, int fd,
 		      int (*process)(void *owner, struct vublk_error *error),
 		      struct vublk_error *error)
@@ -276,6 +287,7 @@ static int handle_line(struct vublk_control *control, struct slot *slot, const c
 		return 0;
 	task->result = r < 0 ? r : prepare_task(control, slot);
 	if (!task->result && task->command->run) {
+		task->client_pid = slot->client.pid;
 		slot->is_busy = true;
 		/* A task that was posted belongs to the owner's thread, which may have run it already. */
 		r = vublk_control_tasks_post(&control->tasks, task);
@@ -549,8 +561,12 @@ static int set_up(struct vublk_control *control, const char *path, mode_t mode,
 	if (control->control_fd < 0)
 		return vublk_cli_error_errno(error, errno, "cannot create an eventfd");
 	r = vublk_control_tasks_init(&control->tasks, control->owner, error);
-	if (r || (!path && !extra))
+	if (r)
 		return r;
+	control->tasks.runs = on_command;
+	control->tasks.opaque = control;
+	if (!path && !extra)
+		return 0;
 	r = extra ? vublk_control_socket_adopt(&control->listener, extra, error) :
 		    vublk_control_socket_listen(path, mode, &control->listener, error);
 	return r ? r : start_thread(control, error);

@@ -97,6 +97,7 @@ static struct json_object *format_status(void *owner, const void *copy)
 	json_object_object_add(result, "back_end", backend_json(status));
 	json_object_object_add(result, "vmm", vmm_json(status));
 	json_object_object_add(result, "shadow", vublk_device_shadow_json(&status->shadow));
+	json_object_object_add(result, "replay", vublk_device_status_replay_json(&status->replay));
 	for (unsigned i = 0; i < status->num_set_up; i++)
 		json_object_array_add(queues, vublk_device_status_queue_json(&status->queues[i]));
 	json_object_object_add(result, "queues", queues);

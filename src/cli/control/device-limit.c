@@ -9,6 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/control/json.h"
+#include "cli/control/limit-names.h"
 
 #include <vublk/shadow.h>
 
@@ -17,21 +18,8 @@
 #define OFF "off"
 
 const char *const vublk_device_limit_arguments[] = {
-	"iops", "iops-read", "iops-write", "bps", "bps-read", "bps-write", "burst-ms", OFF, NULL,
+	VUBLK_LIMIT_NAMES, OFF, NULL,
 };
-
-/* The members that belong to the arguments above, in the same order. "off" has no member. */
-static const size_t offsets[] = {
-	offsetof(struct vublk_limits, iops), offsetof(struct vublk_limits, iops_read),
-	offsetof(struct vublk_limits, iops_write), offsetof(struct vublk_limits, bps),
-	offsetof(struct vublk_limits, bps_read), offsetof(struct vublk_limits, bps_write),
-	offsetof(struct vublk_limits, burst_ms),
-};
-
-static uint64_t *member(struct vublk_limits *limits, size_t i)
-{
-	return (uint64_t *)((char *)limits + offsets[i]);
-}
 
 /* --- arguments, on the control thread ------------------------------------------------------ */
 
@@ -53,12 +41,12 @@ int vublk_device_check_limit(struct json_object *arguments, void *copy, struct v
 	struct vublk_limit_command *command = copy;
 	struct json_object *value;
 
-	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(offsets); i++) {
-		const char *name = vublk_device_limit_arguments[i];
+	for (size_t i = 0; i < VUBLK_LIMIT_NUM_NAMES; i++) {
+		const char *name = vublk_limit_names[i];
 
 		if (!json_object_object_get_ex(arguments, name, &value))
 			continue;
-		if (!parse_value(value, member(&command->limits, i)))
+		if (!parse_value(value, vublk_limit_member(&command->limits, i)))
 			return vublk_cli_error(error, EINVAL, "'%s' must be a number such as 1000 or "
 					       "\"10M\", not %s", name,
 					       json_object_to_json_string(value));
@@ -82,11 +70,11 @@ static int change_limits(void *owner, const struct vublk_limit_command *command,
 	struct vublk_limits limits, given = command->limits;
 
 	vublk_device_get_limits(vublk_bus_device(owner), &limits, sizeof(limits));
-	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(offsets); i++) {
+	for (size_t i = 0; i < VUBLK_LIMIT_NUM_NAMES; i++) {
 		if (command->removes)
-			*member(&limits, i) = 0;
+			*vublk_limit_member(&limits, i) = 0;
 		if (command->given & 1u << i)
-			*member(&limits, i) = *member(&given, i);
+			*vublk_limit_member(&limits, i) = *vublk_limit_member(&given, i);
 	}
 	return vublk_bus_set_limits(owner, &limits, sizeof(limits), error);
 }
@@ -123,11 +111,10 @@ int vublk_device_run_limit(void *owner, void *copy, struct vublk_error *error)
 
 struct json_object *vublk_device_format_limit(void *owner, const void *copy)
 {
-	struct vublk_limit_command command = *(const struct vublk_limit_command *)copy;
+	const struct vublk_limit_command *command = copy;
 	struct json_object *result = json_object_new_object();
 
-	for (size_t i = 0; i < VUBLK_CLI_ARRAY_SIZE(offsets); i++)
-		vublk_json_add_u64(result, vublk_device_limit_arguments[i], *member(&command.limits, i));
-	vublk_json_add_u64(result, "waiting", command.waiting);
+	vublk_limits_json(result, &command->limits);
+	vublk_json_add_u64(result, "waiting", command->waiting);
 	return result;
 }

@@ -102,6 +102,24 @@ static void print_outages(FILE *out, const struct vublk_bus_info *bus)
 	fprintf(out, "vublk_outage_seconds %.3f\n", (double)bus->outage_ms / 1000);
 }
 
+static void print_replays(FILE *out, const struct vublk_replay_info *replay)
+{
+	if (!replay->is_on)
+		return;
+	vublk_stats_print_number(out, "vublk_replay_kept_bytes", "gauge",
+				 "Size of the copies of writes that no flush covers",
+				 replay->kept_bytes);
+	vublk_stats_print_number(out, "vublk_replay_max_bytes", "gauge",
+				 "Largest size of these copies", replay->max_bytes);
+	vublk_stats_print_number(out, "vublk_replays_total", "counter",
+				 "Number of times that a back-end has got the copies",
+				 replay->replays);
+	vublk_stats_print_number(out, "vublk_replayed_writes_total", "counter",
+				 "Number of writes that were repeated", replay->total_writes);
+	vublk_stats_print_number(out, "vublk_replayed_bytes_total", "counter",
+				 "Bytes of these writes", replay->total_bytes);
+}
+
 static void print_queues(FILE *out, const struct vublk_device_status *status)
 {
 	vublk_stats_print_head(out, "vublk_queue_outstanding", "gauge",
@@ -126,6 +144,7 @@ static void print(FILE *out, void *owner, const void *copy)
 				 status->bus.has_vmm);
 	print_states(out, status->state);
 	print_outages(out, &status->bus);
+	print_replays(out, &status->replay);
 	print_queues(out, status);
 	vublk_stats_print_number(out, "vublk_statistics_enabled", "gauge",
 				 "1 while requests that pass through the device are counted",

@@ -41,6 +41,7 @@ void vublk_device_status_copy(const struct vublk_bus *bus, struct vublk_device_s
 	vublk_bus_get_info(bus, &status->bus, sizeof(status->bus));
 	vublk_device_get_info(device, &status->device, sizeof(status->device));
 	vublk_device_get_shadow(device, &status->shadow, sizeof(status->shadow));
+	vublk_device_get_replay(device, &status->replay, sizeof(status->replay));
 	status->state = vublk_device_state(device);
 	status->num_queues = vublk_device_num_queues(device);
 	status->features = vublk_device_features(device);
@@ -59,6 +60,23 @@ bool vublk_device_status_has_backend(const struct vublk_device_status *status)
 
 	return state == VUBLK_DEVICE_STOPPED || state == VUBLK_DEVICE_STARTING ||
 	       state == VUBLK_DEVICE_RUNNING || state == VUBLK_DEVICE_STOPPING;
+}
+
+struct json_object *vublk_device_status_replay_json(const struct vublk_replay_info *replay)
+{
+	struct json_object *object;
+
+	if (!replay->is_on)
+		return NULL;
+	object = json_object_new_object();
+	vublk_json_add_u64(object, "kept_bytes", replay->kept_bytes);
+	vublk_json_add_u64(object, "max_bytes", replay->max_bytes);
+	vublk_json_add_bool(object, "replaying", replay->is_replaying);
+	vublk_json_add_text(object, "failure", replay->failure);
+	vublk_json_add_u64(object, "replays", replay->replays);
+	vublk_json_add_u64(object, "last_writes", replay->last_writes);
+	vublk_json_add_u64(object, "last_bytes", replay->last_bytes);
+	return object;
 }
 
 struct json_object *vublk_device_status_queue_json(const struct vublk_device_status_queue *queue)

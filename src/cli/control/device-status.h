@@ -10,6 +10,7 @@
 #include <vublk/device.h>
 #include <vublk/paths.h>
 #include <vublk/shadow.h>
+#include <vublk/statistics.h>
 
 struct vublk_device_status_queue {
 	unsigned index;
@@ -22,6 +23,7 @@ struct vublk_device_status {
 	struct vublk_bus_info bus;
 	struct vublk_device_info device;
 	struct vublk_shadow_info shadow;
+	struct vublk_replay_info replay;
 	enum vublk_device_state state;
 	unsigned num_queues;
 	uint64_t features;
@@ -41,6 +43,8 @@ void vublk_device_status_copy(const struct vublk_bus *bus, struct vublk_device_s
 /* The functions below use only the copy, on the control thread. */
 struct json_object;
 bool vublk_device_status_has_backend(const struct vublk_device_status *status);
+/* Returns what the result of `status` says about unflushed=replay; NULL: it is not in use. */
+struct json_object *vublk_device_status_replay_json(const struct vublk_replay_info *replay);
 /*
  * Returns what the result of `status` says about a queue: the index, the size, and the position in
  * the ring.

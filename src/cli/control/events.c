@@ -9,6 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/control/json.h"
+#include "cli/control/limit-names.h"
 #include "cli/control/request.h"
 
 #include <vublk/error.h>
@@ -22,17 +23,21 @@
 #define NS_PER_MS 1000000
 
 struct event {
-	struct vublk_notice notice; /* the pointers to texts are not valid; the texts are below */
+	struct vublk_notice notice; /* its pointers are not valid; what they referred to is below */
 	struct timespec time;       /* CLOCK_REALTIME */
 	uint64_t monotonic_ms;
 	char reason[VUBLK_ERROR_TEXT_BYTES];
 	char back_end[256];
+	struct vublk_limits limits;
+	struct vublk_control_cause cause;
 };
 
 struct vublk_control_events {
 	pthread_mutex_t lock;
 	uint64_t next; /* the sequence number of the next event; the first is 1 */
 	struct event ring[VUBLK_CONTROL_KEPT_EVENTS];
+
+	struct vublk_control_cause cause; /* used by the object's thread */
 };
 
 struct vublk_control_events *vublk_control_events_new(void)
@@ -56,6 +61,26 @@ void vublk_control_events_free(struct vublk_control_events *events)
 
 /* --- the object's thread --------------------------------------------------------------- */
 
+void vublk_control_events_set_cause(struct vublk_control_events *events,
+				    const struct vublk_control_cause *cause)
+{
+	events->cause = *cause;
+}
+
+/* Copies what the pointers of a notice refer to. */
+static void copy_targets(struct event *event)
+{
+	const struct vublk_notice *notice = &event->notice;
+
+	snprintf(event->reason, sizeof(event->reason), "%s", notice->reason ? notice->reason : "");
+	snprintf(event->back_end, sizeof(event->back_end), "%s",
+		 notice->back_end ? notice->back_end : "");
+	memset(&event->limits, 0, sizeof(event->limits));
+	if (notice->limits)
+		memcpy(&event->limits, notice->limits,
+		       VUBLK_CLI_MIN(notice->limits_bytes, sizeof(event->limits)));
+}
+
 void vublk_control_events_add(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
 {
 	struct vublk_control_events *events = opaque;
@@ -67,9 +92,8 @@ void vublk_control_events_add(void *opaque, const struct vublk_notice *notice, s
 	memcpy(&event->notice, notice, VUBLK_CLI_MIN(notice_bytes, sizeof(event->notice)));
 	clock_gettime(CLOCK_REALTIME, &event->time);
 	event->monotonic_ms = vublk_cli_now_ns() / NS_PER_MS;
-	snprintf(event->reason, sizeof(event->reason), "%s", notice->reason ? notice->reason : "");
-	snprintf(event->back_end, sizeof(event->back_end), "%s",
-		 event->notice.back_end ? event->notice.back_end : "");
+	copy_targets(event);
+	event->cause = events->cause;
 	events->next++;
 	pthread_mutex_unlock(&events->lock);
 }
@@ -98,6 +122,27 @@ static void add_request(struct json_object *object, const struct vublk_notice *n
 	vublk_json_add_u64(object, "bytes", notice->bytes);
 	vublk_json_add_u64(object, "waited_ms", notice->waited_ms);
 	vublk_json_add_u64(object, "requests", notice->requests);
+}
+
+/* Adds the members that belong to a notice about a back-end at a path: of a mirror or a switch. */
+static void add_target(struct json_object *object, const struct event *event)
+{
+	vublk_json_add_text(object, "target", event->back_end);
+	if (event->reason[0])
+		vublk_json_add_text(object, "reason", event->reason);
+}
+
+/* Adds the command that caused the event, if a client of the control socket sent it. */
+static void add_cause(struct json_object *object, const struct vublk_control_cause *cause)
+{
+	struct json_object *caused_by;
+
+	if (!cause->command)
+		return;
+	caused_by = json_object_new_object();
+	vublk_json_add_text(caused_by, "command", cause->command);
+	vublk_json_add_u64(caused_by, "pid", (uint64_t)cause->pid);
+	json_object_object_add(object, "caused_by", caused_by);
 }
 
 /* Adds the members that only events of this kind have. */
@@ -130,14 +175,30 @@ static void add_members(struct json_object *object, const struct event *event)
 		add_request(object, notice);
 		break;
 	case VUBLK_NOTICE_MIRROR_SYNCED:
-		vublk_json_add_text(object, "target", event->back_end);
-		break;
 	case VUBLK_NOTICE_MIRROR_ENDED:
-		vublk_json_add_text(object, "target", event->back_end);
-		vublk_json_add_text(object, "reason", event->reason);
+	case VUBLK_NOTICE_MIRROR_STARTED:
+	case VUBLK_NOTICE_MIRROR_STOPPED:
+	case VUBLK_NOTICE_SWITCH_STARTED:
+	case VUBLK_NOTICE_SWITCHED:
+	case VUBLK_NOTICE_SWITCH_FAILED:
+		add_target(object, event);
 		break;
-	default: /* lost, refused, gave_up, needs_reset */
-		vublk_json_add_text(object, "reason", event->reason);
+	case VUBLK_NOTICE_PAUSING:
+		vublk_json_add_u64(object, "requests", notice->requests);
+		break;
+	case VUBLK_NOTICE_LIMITS_CHANGED:
+		vublk_limits_json(object, &event->limits);
+		break;
+	case VUBLK_NOTICE_SHADOW_ON:
+		vublk_json_add_text(object, "reasons", event->reason);
+		break;
+	case VUBLK_NOTICE_REPLAYED:
+		vublk_json_add_u64(object, "writes", notice->requests);
+		vublk_json_add_u64(object, "bytes", notice->bytes);
+		break;
+	default: /* those with a reason, and those without members */
+		if (event->reason[0])
+			vublk_json_add_text(object, "reason", event->reason);
 		break;
 	}
 }
@@ -154,6 +215,7 @@ static char *event_line(const struct event *event, uint64_t sequence)
 	add_time(object, &event->time);
 	vublk_json_add_u64(object, "monotonic_ms", event->monotonic_ms);
 	add_members(object, event);
+	add_cause(object, &event->cause);
 	return vublk_control_line(object);
 }
 

@@ -19,6 +19,12 @@
 
 struct vublk_control_events;
 
+/* The command that a client of the control socket has sent. */
+struct vublk_control_cause {
+	const char *command; /* its name, static; NULL: no command */
+	int64_t pid;         /* the client's process; 0: unknown */
+};
+
 /* Returns an empty ring of events, or NULL if there is no memory. */
 struct vublk_control_events *vublk_control_events_new(void);
 /* Frees the ring. NULL is a no-op. */
@@ -30,6 +36,13 @@ void vublk_control_events_free(struct vublk_control_events *events);
  */
 void vublk_control_events_add(void *events, const struct vublk_notice *notice,
 			      size_t notice_bytes);
+
+/*
+ * Makes `cause` the cause of the events that are added from now on. Threads: the one that adds
+ * events.
+ */
+void vublk_control_events_set_cause(struct vublk_control_events *events,
+				    const struct vublk_control_cause *cause);
 
 /* Returns the sequence number that the next added event will have. Threads: any. */
 uint64_t vublk_control_events_next(struct vublk_control_events *events);

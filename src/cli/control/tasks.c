@@ -78,6 +78,18 @@ int vublk_control_tasks_post(struct vublk_control_tasks *tasks, struct vublk_con
 
 /* --- the owner's thread --------------------------------------------------------------- */
 
+static int run_command(struct vublk_control_tasks *tasks, struct vublk_control_task *task)
+{
+	int r;
+
+	if (tasks->runs)
+		tasks->runs(tasks->opaque, task);
+	r = task->command->run(tasks->owner, task->copy, &task->error);
+	if (tasks->runs)
+		tasks->runs(tasks->opaque, NULL);
+	return r;
+}
+
 /*
  * Runs each task of a list once. Moves the tasks that are not done yet to the list of waiting
  * tasks.
@@ -86,7 +98,7 @@ static void run_list(struct vublk_control_tasks *tasks, struct vublk_control_tas
 {
 	while (task) {
 		struct vublk_control_task *next = task->next;
-		int r = task->command->run(tasks->owner, task->copy, &task->error);
+		int r = run_command(tasks, task);
 
 		if (r == 1) {
 			task->next = tasks->waiting;

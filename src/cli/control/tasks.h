@@ -21,6 +21,7 @@ struct vublk_control_task {
 	void (*done)(void *opaque); /* called on the owner's thread when the task is done and
 				       belongs to the caller again */
 	void *opaque;
+	int64_t client_pid; /* the process that sent the command; 0: unknown */
 
 	/* set when the task is done */
 	int result;
@@ -30,7 +31,14 @@ struct vublk_control_task {
 };
 
 struct vublk_control_tasks {
-	void *owner; /* constant */
+	/* constant */
+	void *owner;
+	/*
+	 * Called on the owner's thread before a command runs, with its task, and afterwards with
+	 * NULL. May be NULL.
+	 */
+	void (*runs)(void *opaque, const struct vublk_control_task *task);
+	void *opaque;
 	int fd;      /* an eventfd that wakes the owner's thread; -1: the struct is not
 			initialized */
 

@@ -110,7 +110,8 @@ static void fail(struct vublk_device *device, const struct vublk_error *cause)
 		free_target(device);
 	else
 		vublk_device_mirror_drop(device);
-	vublk_device_notify_mirror_ended(device, mirror->target, &mirror->failure);
+	vublk_device_notify_target(device, VUBLK_NOTICE_MIRROR_ENDED, mirror->target,
+				   &mirror->failure);
 	tell_left(device, &error);
 }
 
@@ -393,6 +394,7 @@ int vublk_device_mirror_leave(struct vublk_device *device,
 int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *error)
 {
 	struct vublk_device_settings *settings = &device->settings;
+	struct vublk_error ended;
 	int r;
 
 	if (device->mirror.phase != VUBLK_DEVICE_MIRROR_LEFT)
@@ -402,6 +404,9 @@ int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *
 	if (r < 0)
 		return r;
 	vublk_device_mirror_drop(device);
+	vublk_error_set(&ended, ECANCELED, "the disk is switched to the mirror");
+	vublk_device_notify_target(device, VUBLK_NOTICE_MIRROR_STOPPED, device->mirror.target,
+				   &ended);
 	for (unsigned i = 1; i < VUBLK_MAX_PATHS; i++)
 		settings->chardevs[i][0] = '\0';
 	strcpy(settings->chardevs[0], device->mirror.target);
@@ -547,6 +552,7 @@ int vublk_device_mirror(struct vublk_device *device, const char *target, uint64_
 	mirror->fd = fd;
 	mirror->failure.code = 0;
 	mirror->phase = VUBLK_DEVICE_MIRROR_EXCHANGING;
+	vublk_device_notify_target(device, VUBLK_NOTICE_MIRROR_STARTED, target, NULL);
 	vublk_device_want_shadow(device, VUBLK_DEVICE_SHADOW_FOR_MIRROR, true, on_path_settled,
 				 device);
 	return 1;
@@ -560,6 +566,8 @@ void vublk_device_stop_mirror(struct vublk_device *device)
 		return;
 	vublk_error_set(&error, ECANCELED, "the mirror was ended by request");
 	vublk_device_mirror_drop(device);
+	vublk_device_notify_target(device, VUBLK_NOTICE_MIRROR_STOPPED, device->mirror.target,
+				   &error);
 	tell_left(device, &error);
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
 			  "the mirror at '%s' was ended by request", device->mirror.target);

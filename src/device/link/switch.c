@@ -70,6 +70,9 @@ static void publish(struct vublk_device *device)
 	own->phase = VUBLK_DEVICE_SWITCH_NONE;
 	own->results[own->number % VUBLK_DEVICE_NUM_SWITCH_RESULTS] =
 		(struct vublk_device_switch_result){ own->number, own->failure };
+	vublk_device_notify_target(device, own->failure.code ? VUBLK_NOTICE_SWITCH_FAILED :
+				   VUBLK_NOTICE_SWITCHED, path_of(device, own->target),
+				   own->failure.code ? &own->failure : NULL);
 	vublk_device_want_shadow(device, VUBLK_DEVICE_SHADOW_FOR_SWITCH, false, NULL, NULL);
 }
 
@@ -471,6 +474,7 @@ static void count(struct vublk_device *device, enum vublk_device_switch_phase ph
 	own->failure.code = 0;
 	own->is_mirrored = target == VUBLK_MAX_PATHS;
 	own->number++;
+	vublk_device_notify_target(device, VUBLK_NOTICE_SWITCH_STARTED, path_of(device, target), NULL);
 }
 
 /*

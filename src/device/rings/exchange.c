@@ -512,6 +512,7 @@ int vublk_device_exchange_turn(struct vublk_device *device, struct vublk_error *
 
 void vublk_device_exchange_started(struct vublk_device *device)
 {
+	vublk_device_report_path(device);
 	if (!vublk_device_exchange_change(device, VUBLK_DEVICE_EXCHANGE_EVENT_STARTED, NULL))
 		return;
 	settle(device);

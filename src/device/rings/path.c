@@ -139,11 +139,26 @@ void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_
 			!strcmp(exchange->refusal.text, cause->text);
 
 	exchange->refusal = *cause;
+	if (!is_known)
+		vublk_device_notify_reason(device, VUBLK_NOTICE_SHADOW_REFUSED, cause->text);
 	vublk_log_limited(&device->log, &device->limit,
 			  is_known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
 			  "requests stay on %s: %s",
 			  vublk_device_is_shadowed(device) ? "the shadow rings" : "the direct path",
 			  cause->text);
+}
+
+void vublk_device_report_path(struct vublk_device *device)
+{
+	char reasons[sizeof(((struct vublk_shadow_info *)0)->reasons)];
+	bool is_shadowed = vublk_device_is_shadowed(device);
+
+	if (device->exchange.is_reported_shadowed == is_shadowed)
+		return;
+	device->exchange.is_reported_shadowed = is_shadowed;
+	list_reasons(vublk_device_shadow_reasons(device), reasons, sizeof(reasons));
+	vublk_device_notify_reason(device, is_shadowed ? VUBLK_NOTICE_SHADOW_ON :
+				   VUBLK_NOTICE_SHADOW_OFF, is_shadowed ? reasons : NULL);
 }
 
 void vublk_device_choose_path(struct vublk_device *device)

@@ -68,6 +68,8 @@ void vublk_device_set_paused(struct vublk_device *device, bool paused)
 		return;
 	pause->is_wanted = paused;
 	pause->stops = false;
+	device->notices.is_paused = false;
+	vublk_device_notify_pause(device, paused);
 	if (!paused && is_held(device) && vublk_device_should_run(device))
 		vublk_device_shadow_resume(device);
 	vublk_device_post_update(device);
@@ -82,4 +84,12 @@ bool vublk_device_is_paused(const struct vublk_device *device)
 {
 	return device->pause.is_wanted && !vublk_device_has_rings_out(device) &&
 	       (device->pause.stops || !device->num_queues);
+}
+
+void vublk_device_report_pause(struct vublk_device *device)
+{
+	if (device->notices.is_paused || !vublk_device_is_paused(device))
+		return;
+	device->notices.is_paused = true;
+	vublk_device_notify_reason(device, VUBLK_NOTICE_PAUSED, NULL);
 }

@@ -11,11 +11,13 @@
 
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/struct.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/virtio_blk.h>
+#include <stdio.h>
 #include <string.h>
 
 bool vublk_device_replays(const struct vublk_device *device)
@@ -110,4 +112,38 @@ void vublk_device_replay_abandon(struct vublk_device *device)
 			  "the device ends while it has the only copies of completed writes that "
 			  "the lost back-end at '%s' may have dropped; these writes may be lost",
 			  vublk_device_path(device));
+}
+
+void vublk_device_replay_ended(void *opaque)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_plane_replay_info info;
+
+	vublk_plane_thread_get_replay(device->shadow.thread, &info);
+	if (info.replays != device->notices.replays)
+		vublk_device_notify_replayed(device, info.last_writes, info.last_bytes);
+	if (info.failure)
+		vublk_device_notify_reason(device, VUBLK_NOTICE_REPLAY_FAILED, info.failure);
+	device->notices.replays = info.replays;
+}
+
+void vublk_device_get_replay(const struct vublk_device *device, struct vublk_replay_info *info,
+			     size_t info_bytes)
+{
+	struct vublk_replay_info own = { .is_on = vublk_device_replays(device) };
+	struct vublk_plane_replay_info plane;
+
+	if (own.is_on) {
+		vublk_plane_thread_get_replay(device->shadow.thread, &plane);
+		own.is_replaying = plane.is_replaying;
+		own.kept_bytes = plane.kept_bytes;
+		own.max_bytes = plane.max_bytes;
+		own.replays = plane.replays;
+		own.total_writes = plane.total_writes;
+		own.total_bytes = plane.total_bytes;
+		own.last_writes = plane.last_writes;
+		own.last_bytes = plane.last_bytes;
+		snprintf(own.failure, sizeof(own.failure), "%s", plane.failure ? plane.failure : "");
+	}
+	vublk_struct_out(info, info_bytes, &own, sizeof(own));
 }

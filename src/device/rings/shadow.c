@@ -643,7 +643,7 @@ static void on_mirror_synced(void *opaque)
 
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
 			  "the mirror at '%s' has the same data as the disk", device->mirror.target);
-	vublk_device_notify_mirror_synced(device, device->mirror.target);
+	vublk_device_notify_target(device, VUBLK_NOTICE_MIRROR_SYNCED, device->mirror.target, NULL);
 }
 
 static void on_fault(void *opaque, uint32_t events)
@@ -667,6 +667,7 @@ static const struct vublk_plane_thread_ops plane_ops = {
 	.flush_failed = on_flush_failed,
 	.mirror_failed = on_mirror_failed,
 	.mirror_synced = on_mirror_synced,
+	.replay_ended = vublk_device_replay_ended,
 };
 
 static void init(struct vublk_device *device)

@@ -93,6 +93,7 @@ int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vub
 	if (r < 0)
 		return r;
 	device->exchange.path = state.path;
+	device->exchange.is_reported_shadowed = vublk_device_is_shadowed(device);
 	shadow->takes_rings = state.has_rings;
 	shadow->takes_side = state.has_backend;
 	visit_area(&shadow->side_area, &fields);
@@ -183,8 +184,12 @@ int vublk_device_take_shadow_end(struct vublk_device *device, struct vublk_error
  */
 void vublk_device_take_shadow_begin(struct vublk_device *device)
 {
+	struct vublk_replay_info replay;
+
 	if (!is_taken(device))
 		return;
+	vublk_device_get_replay(device, &replay, sizeof(replay));
+	device->notices.replays = replay.replays;
 	for (unsigned i = 0; vublk_device_shadow_is_attached(device) && i < device->num_queues; i++)
 		if (device->queues[i].size && device->queues[i].call_fd >= 0)
 			vublk_eventfd_signal(device->queues[i].call_fd);

@@ -115,6 +115,54 @@ static void on_done(void *opaque)
 	*(unsigned *)opaque += 1;
 }
 
+/* The object ends when the task has been run `runs_needed` times. */
+static int end_after_task(void *owner, struct vublk_error *why)
+{
+	return runs < runs_needed;
+}
+
+static const struct vublk_control_task *running;
+static unsigned num_begun;
+
+static void on_run(void *opaque, const struct vublk_control_task *task)
+{
+	assert_ptr_equal(opaque, &tasks);
+	assert_true(!running == !!task);
+	num_begun += task != NULL;
+	running = task;
+}
+
+static int look_at_running(void *owner, void *copy, struct vublk_error *why)
+{
+	assert_non_null(running);
+	assert_int_equal(running->client_pid, 7);
+	return ++runs < runs_needed;
+}
+
+/* While a command runs, and only then, the object's thread knows its task. */
+static void test_running_task(void **state)
+{
+	static const struct vublk_control_command command = {
+		"look", NULL, 0, NULL, look_at_running, NULL,
+	};
+	unsigned num_done = 0;
+	struct vublk_control_task task = {
+		.command = &command, .done = on_done, .opaque = &num_done, .client_pid = 7,
+	};
+
+	init();
+	tasks.runs = on_run;
+	tasks.opaque = &tasks;
+	runs_needed = 2;
+	assert_int_equal(vublk_control_tasks_post(&tasks, &task), 0);
+	end_object(); /* wakes the object's thread also while the command waits */
+	vublk_control_tasks_run(&tasks, object_fd, end_after_task, NULL);
+	assert_int_equal(num_done, 1);
+	assert_int_equal(num_begun, 2);
+	assert_null(running);
+	deinit();
+}
+
 /* When the object ends, pending tasks fail. Later tasks are refused. */
 static void test_end(void **state)
 {
@@ -143,6 +191,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_result),
 		VUBLK_TEST(test_timeout),
 		VUBLK_TEST(test_end),
+		VUBLK_TEST(test_running_task),
 	};
 
 	return vublk_test_main(tests, sizeof(tests) / sizeof(tests[0]), argc, argv);

@@ -68,10 +68,10 @@ static void on_callback(struct device_rig *at, enum rig_callback callback)
 }
 
 /*
- * Waits for the next request, checks its type, and completes it. Returns the first word of its
- * data; 0: it has none.
+ * Waits for the next request, checks its type, and completes it with `status`. Returns the first
+ * word of its data; 0: it has none.
  */
-static uint64_t execute(uint32_t type)
+static uint64_t execute_with(uint32_t type, uint8_t status)
 {
 	struct iovec iov[16];
 	struct vublk_chain chain = { .max_iov = 16, .iov = iov };
@@ -88,11 +88,16 @@ static uint64_t execute(uint32_t type)
 	assert_int_equal(header.type, type);
 	if (chain.num_out > 1)
 		memcpy(&data, iov[1].iov_base, sizeof(data));
-	*(uint8_t *)iov[chain.num_out + chain.num_in - 1].iov_base = VIRTIO_BLK_S_OK;
+	*(uint8_t *)iov[chain.num_out + chain.num_in - 1].iov_base = status;
 	vublk_device_ring_push(&backend.ring, chain.head, 1);
 	vublk_device_ring_publish(&backend.ring);
 	vublk_eventfd_signal(rig.device->shadow.side->queues[0].call_fd);
 	return data;
+}
+
+static uint64_t execute(uint32_t type)
+{
+	return execute_with(type, VIRTIO_BLK_S_OK);
 }
 
 /* --- the driver ------------------------------------------------------------------------ */
@@ -289,6 +294,108 @@ static void test_a_pause_that_waits_too_long(void **state)
 	end();
 }
 
+/* --- what the program is told -------------------------------------------------------------------- */
+
+static struct vublk_notice notices[16]; /* their texts are not valid */
+static unsigned num_notices, num_seen;
+
+/* Ignores refusals, because their number depends on the times of the attempts. */
+static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
+{
+	assert_int_equal(notice_bytes, sizeof(*notice));
+	assert_true(num_notices < VUBLK_ARRAY_SIZE(notices));
+	if (notice->kind != VUBLK_NOTICE_REFUSED)
+		notices[num_notices++] = *notice;
+}
+
+/* Waits for the next notice, which must be of this kind. */
+static const struct vublk_notice *expect_notice(enum vublk_notice_kind kind)
+{
+	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
+
+	while (num_notices == num_seen) {
+		rig_turn(&rig, 1);
+		assert_true(vublk_now_ns() < until);
+	}
+	assert_string_equal(vublk_notice_name(notices[num_seen].kind), vublk_notice_name(kind));
+	return &notices[num_seen++];
+}
+
+static void begin_with_notices(void)
+{
+	prepare_path("on", "20000");
+	vublk_device_set_notice_handler(rig.device, on_notice, NULL);
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	expect_notice(VUBLK_NOTICE_CONNECTED);
+	expect_notice(VUBLK_NOTICE_SHADOW_ON);
+}
+
+static void replace_backend(void)
+{
+	mock_die(&mock);
+	expect_notice(VUBLK_NOTICE_LOST);
+	mock_live_again(&mock);
+	expect_notice(VUBLK_NOTICE_CONNECTED);
+	expect_notice(VUBLK_NOTICE_RECOVERED);
+}
+
+static struct vublk_replay_info get_info(void)
+{
+	struct vublk_replay_info info;
+
+	vublk_device_get_replay(rig.device, &info, sizeof(info));
+	return info;
+}
+
+/* The device reports the size of the copies, and how many writes and bytes were repeated. */
+static void test_report_of_a_replay(void **state)
+{
+	const struct vublk_notice *notice;
+	struct vublk_replay_info info;
+
+	begin_with_notices();
+	write_sector(0, 7);
+	write_sector(8, 8);
+	info = get_info();
+	assert_true(info.is_on && !info.is_replaying && info.max_bytes == 64 << 20);
+	assert_int_equal(info.kept_bytes, 2 * vublk_write_log_room(VIRTIO_BLK_T_OUT, 512));
+	replace_backend();
+	execute(VIRTIO_BLK_T_OUT);
+	info = get_info();
+	assert_true(info.is_replaying && !info.replays);
+	execute(VIRTIO_BLK_T_OUT);
+	execute(VIRTIO_BLK_T_FLUSH);
+	notice = expect_notice(VUBLK_NOTICE_REPLAYED);
+	assert_int_equal(notice->requests, 2);
+	assert_int_equal(notice->bytes, 1024);
+	assert_non_null(strstr(rig.last_line, "repeated 2 writes (1024 bytes)"));
+	info = get_info();
+	assert_true(!info.is_replaying && !info.kept_bytes && info.replays == 1);
+	assert_true(info.last_writes == 2 && info.last_bytes == 1024 && !info.failure[0]);
+	replace_backend(); /* there are no copies */
+	write_sector(0, 9);
+	assert_int_equal(get_info().replays, 1);
+	end();
+}
+
+/* Of several failures in a row, only the first is reported. */
+static void test_report_of_a_failed_replay(void **state)
+{
+	begin_with_notices();
+	write_sector(0, 7);
+	replace_backend();
+	execute_with(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_IOERR);
+	expect_notice(VUBLK_NOTICE_REPLAY_FAILED);
+	assert_non_null(strstr(get_info().failure, "failed a completed write"));
+	execute_with(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_IOERR);
+	execute(VIRTIO_BLK_T_OUT);
+	execute(VIRTIO_BLK_T_FLUSH);
+	assert_int_equal(expect_notice(VUBLK_NOTICE_REPLAYED)->requests, 1);
+	assert_true(!get_info().failure[0] && get_info().total_writes == 1);
+	end();
+}
+
 /* --- the end of the device ------------------------------------------------------------------- */
 
 static void test_the_device_ends_in_an_outage(void **state)
@@ -449,6 +556,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_pause_and_resume_during_a_memory_change),
 		VUBLK_TEST(test_a_pause_in_an_outage),
 		VUBLK_TEST(test_a_pause_that_waits_too_long),
+		VUBLK_TEST(test_report_of_a_replay),
+		VUBLK_TEST(test_report_of_a_failed_replay),
 		VUBLK_TEST(test_the_device_ends_in_an_outage),
 		VUBLK_TEST(test_a_backend_that_is_too_small),
 		VUBLK_TEST(test_a_backend_without_room_for_the_rings),

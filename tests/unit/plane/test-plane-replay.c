@@ -587,6 +587,7 @@ static void test_a_failed_replay_is_repeated(void **state)
 		}
 		complete(VIRTIO_BLK_S_IOERR);
 		expect_nothing(); /* during the pause before the next attempt */
+		assert_non_null(rig.plane.replay->failure);
 		if (!i)
 			expect_status(1, VIRTIO_BLK_S_IOERR);
 		assert_true(vublk_plane_replay_sleep_ms(&rig.plane) > 0);
@@ -602,6 +603,7 @@ static void test_a_failed_replay_is_repeated(void **state)
 	expect(VIRTIO_BLK_T_FLUSH);
 	complete(VIRTIO_BLK_S_OK);
 	expect_status(3, VIRTIO_BLK_S_OK);
+	assert_null(rig.plane.replay->failure);
 	rig_deinit(&rig);
 }
 

@@ -26,7 +26,7 @@ ERROR_OUTPUT = re.compile(r'(?<!const )struct vublk_error \*(\w+)')
 # Files whose eventfds no peer has, and two files whose blocked writers another thread unblocks.
 EVENTFD_WRITERS = {
     'src/util/eventfd.c', 'src/util/loop.c', 'src/util/fault.c', 'src/bus/bus.c', 'src/backend/backend.c',
-    'src/backend/queue-complete.c', 'src/blk/queue.c', 'src/plane/publish.c',
+    'src/backend/engine/file/sync.c', 'src/backend/queue-complete.c', 'src/blk/queue.c', 'src/plane/publish.c',
 }
 
 

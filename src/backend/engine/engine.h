@@ -52,7 +52,10 @@ struct vublk_engine_io {
 	unsigned retries;
 	/* why a durable write failed, while it is being repeated without its sync; otherwise 0 */
 	int durable_error;
-	struct iovec own_iov;
+	union {
+		struct iovec own_iov;
+		uint64_t sync; /* while the request waits for a sync: the sync's number */
+	};
 	void *bounce;
 };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A sync that fails. The kernel reports a lost write only once, so the engine must remember the
- * loss. The test makes system calls of the blocking method and completions of io_uring fail.
+ * loss, and must not answer a request by a sync that ran at the same time as one that has failed. The
+ * test makes system calls of the blocking method and completions of io_uring fail.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -11,6 +12,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -21,12 +25,18 @@
 
 /* The errno with which the next calls of each kind fail (0: they work), and a count of syncs. */
 static struct {
-	int sync, durable_write, plain_write;
-	unsigned syncs;
+	atomic_int sync, durable_write, plain_write;
+	atomic_uint syncs;
+	bool dsync; /* durable writes have RWF_DSYNC */
 } failing;
+
+static atomic_uint begun; /* how many syncs were begun */
+static atomic_bool is_running, was_concurrent; /* a sync of the blocking method; two at a time */
 
 ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 int __real_fdatasync(int fd);
+int __real_io_uring_submit(struct io_uring *ring);
+int __wrap_io_uring_submit(struct io_uring *ring);
 unsigned __real_io_uring_peek_batch_cqe(struct io_uring *ring, struct io_uring_cqe **cqes,
 					unsigned count);
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
@@ -37,11 +47,8 @@ unsigned __wrap_io_uring_peek_batch_cqe(struct io_uring *ring, struct io_uring_c
 /* Returns the errno of a sync. Like the kernel, it reports a lost write only once. */
 static int report_sync(void)
 {
-	int code = failing.sync;
-
 	failing.syncs++;
-	failing.sync = 0;
-	return code;
+	return atomic_exchange(&failing.sync, 0);
 }
 
 ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
@@ -52,17 +59,35 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t off
 
 int __wrap_fdatasync(int fd)
 {
-	errno = report_sync();
-	return errno ? -1 : __real_fdatasync(fd);
+	int r, code;
+
+	begun++;
+	if (atomic_exchange(&is_running, true))
+		was_concurrent = true;
+	sched_yield();
+	code = report_sync();
+	r = code ? -1 : __real_fdatasync(fd);
+	is_running = false;
+	errno = code;
+	return r;
+}
+
+int __wrap_io_uring_submit(struct io_uring *ring)
+{
+	for (unsigned i = ring->sq.sqe_head; i != ring->sq.sqe_tail; i++)
+		if (ring->sq.sqes[i & ring->sq.ring_mask].opcode == IORING_OP_FSYNC)
+			begun++;
+	return __real_io_uring_submit(ring);
 }
 
 static int outcome(const struct vublk_engine_io *io, int result)
 {
 	int code = 0;
 
-	if (io->op == VUBLK_OP_FLUSH)
+	if (io->sync)
 		code = report_sync();
-	else if (io->op == VUBLK_OP_WRITE && io->flags & VUBLK_IO_DURABLE && !io->durable_error)
+	else if (io->op == VUBLK_OP_WRITE && io->flags & VUBLK_IO_DURABLE && failing.dsync &&
+		 !io->durable_error)
 		code = failing.durable_write;
 	else if (io->op == VUBLK_OP_WRITE)
 		code = failing.plain_write;
@@ -129,6 +154,7 @@ static bool disk_open(struct disk *disk, const struct mode *mode)
 	close(fd);
 	memset(&logged, 0, sizeof(logged));
 	memset(&failing, 0, sizeof(failing));
+	begun = 0;
 	r = vublk_engine_open(&vublk_engine_file, &options, &disk->engine, &error);
 	if (r == -ENOTSUP || r == -ENOSYS || r == -EPERM) {
 		print_message("%s: %s\n", mode->name, error.text);
@@ -136,6 +162,7 @@ static bool disk_open(struct disk *disk, const struct mode *mode)
 	}
 	if (r)
 		fail_msg("%s: %s", mode->name, error.text);
+	failing.dsync = ((struct vublk_file *)disk->engine)->dsync;
 	for (unsigned i = 0; i < 2; i++)
 		assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queues[i],
 							      &error), 0);
@@ -224,22 +251,26 @@ static void test_flush(void **state)
 	for_each_mode(check_flush);
 }
 
+static void submit(struct disk *disk, unsigned queue, struct vublk_engine_io *io)
+{
+	disk->queues[queue]->ops->submit(disk->queues[queue], io);
+	if (disk->queues[queue]->ops->commit)
+		disk->queues[queue]->ops->commit(disk->queues[queue]);
+}
+
 /*
- * Two flushes make syncs at the same time. The kernel reports a lost write to only one of them, but
- * both flushes may be affected. So both fail.
+ * The kernel reports a lost write to the first of two flushes, but both flushes may be affected. If
+ * both syncs ran at the same time, the queue of the second could be the first to see its success.
  */
 static void check_both_at_once(struct disk *disk)
 {
 	struct vublk_engine_io ios[2] = { { .op = VUBLK_OP_FLUSH }, { .op = VUBLK_OP_FLUSH } };
 
-	for (unsigned i = 0; i < 2; i++) {
-		failing.sync = EIO;
-		disk->queues[i]->ops->submit(disk->queues[i], &ios[i]);
-		if (disk->queues[i]->ops->commit)
-			disk->queues[i]->ops->commit(disk->queues[i]);
-	}
+	failing.sync = EIO;
+	submit(disk, 0, &ios[0]);
+	submit(disk, 1, &ios[1]);
+	assert_int_equal(begun, 1);
 	engine_complete(disk->queues[0], 1);
-	failing.sync = 0;
 	engine_complete(disk->queues[1], 1);
 	assert_int_equal(ios[0].result, -EIO);
 	assert_int_equal(ios[1].result, -EIO);
@@ -249,6 +280,115 @@ static void check_both_at_once(struct disk *disk)
 static void test_both_at_once(void **state)
 {
 	for_each_mode(check_both_at_once);
+}
+
+/*
+ * Flushes that begin while a sync runs are not answered by that sync, because it may not cover the
+ * writes before them. They share the next one.
+ */
+static void check_shared(struct disk *disk)
+{
+	struct vublk_engine_io ios[4] = {
+		{ .op = VUBLK_OP_FLUSH }, { .op = VUBLK_OP_FLUSH }, { .op = VUBLK_OP_FLUSH },
+		{ .op = VUBLK_OP_FLUSH },
+	};
+
+	if (disk->queues[0]->fd < 0)
+		return; /* a flush of the blocking method ends within submit() */
+	for (unsigned i = 0; i < 4; i++)
+		submit(disk, i % 2, &ios[i]);
+	assert_int_equal(begun, 1);
+	engine_complete(disk->queues[0], 1);
+	assert_int_equal(begun, 2);
+	engine_complete(disk->queues[0], 1);
+	engine_complete(disk->queues[1], 2);
+	assert_int_equal(begun, 2);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(ios[i].result, 0);
+	check_healthy(disk);
+}
+
+static void test_shared(void **state)
+{
+	for_each_mode(check_shared);
+}
+
+/* Flushes of one batch share a sync. */
+static void check_batch(struct disk *disk)
+{
+	struct vublk_engine_io ios[2] = { { .op = VUBLK_OP_FLUSH }, { .op = VUBLK_OP_FLUSH } };
+
+	if (disk->queues[0]->fd < 0)
+		return;
+	for (unsigned i = 0; i < 2; i++)
+		disk->queues[0]->ops->submit(disk->queues[0], &ios[i]);
+	engine_complete(disk->queues[0], 2);
+	assert_int_equal(begun, 1);
+}
+
+static void test_batch(void **state)
+{
+	for_each_mode(check_batch);
+}
+
+/* A flush fails while a durable write of another queue waits for its sync. */
+static void check_flush_and_durable_write(struct disk *disk)
+{
+	static char data[BYTES] __attribute__((aligned(BYTES)));
+	struct iovec iov = { data, sizeof(data) };
+	struct vublk_engine_io flush = { .op = VUBLK_OP_FLUSH }, write = {
+		.op = VUBLK_OP_WRITE, .flags = VUBLK_IO_DURABLE, .bytes = BYTES, .iov = &iov,
+		.num_iov = 1,
+	};
+
+	if (failing.dsync)
+		return;
+	failing.sync = EIO;
+	submit(disk, 0, &flush);
+	submit(disk, 1, &write);
+	engine_complete(disk->queues[0], 1);
+	engine_complete(disk->queues[1], 1);
+	assert_int_equal(flush.result, -EIO);
+	assert_int_equal(write.result, -EIO);
+	check_lost(disk);
+}
+
+static void test_flush_and_durable_write(void **state)
+{
+	for_each_mode(check_flush_and_durable_write);
+}
+
+#define ROUNDS 200
+
+static void *flush_often(void *opaque)
+{
+	struct vublk_engine *engine = opaque;
+	struct vublk_engine_queue *queue;
+	struct vublk_error error;
+
+	assert_int_equal(engine->ops->queue_new(engine, &queue, &error), 0);
+	for (unsigned i = 0; i < ROUNDS; i++)
+		assert_int_equal(engine_io(queue, VUBLK_OP_FLUSH, 0, 0, 0, NULL, 0), 0);
+	queue->ops->free(queue);
+	return NULL;
+}
+
+/* Several threads flush all the time. No flush is forgotten, and no two syncs run at a time. */
+static void check_threads(struct disk *disk)
+{
+	pthread_t threads[4];
+
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, flush_often, disk->engine), 0);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+	assert_false(was_concurrent);
+	assert_true(begun <= 4 * ROUNDS);
+}
+
+static void test_threads(void **state)
+{
+	for_each_mode(check_threads);
 }
 
 static void check_interrupted(struct disk *disk)
@@ -263,10 +403,11 @@ static void test_interrupted(void **state)
 	for_each_mode(check_interrupted);
 }
 
-/* The write works, but its sync fails. */
+/* The write works, but its sync fails, or the sync of RWF_DSYNC. */
 static void check_durable_write(struct disk *disk)
 {
 	failing.durable_write = EIO;
+	failing.sync = failing.dsync ? 0 : EIO;
 	assert_int_equal(disk_do(disk, 1, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), -EIO);
 	failing.durable_write = 0;
 	check_lost(disk);
@@ -295,6 +436,8 @@ static void test_failed_write(void **state)
 /* The sync fails, and the repeated write, too, but for another reason. */
 static void check_durable_write_fails_twice(struct disk *disk)
 {
+	if (!failing.dsync)
+		return;
 	failing.durable_write = EIO;
 	failing.plain_write = ENOSPC;
 	assert_int_equal(disk_do(disk, 1, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), -ENOSPC);
@@ -305,6 +448,25 @@ static void check_durable_write_fails_twice(struct disk *disk)
 static void test_durable_write_fails_twice(void **state)
 {
 	for_each_mode(check_durable_write_fails_twice);
+}
+
+/*
+ * The disk is dead: the write fails, and its repetition, too, for the same reason. The sync of the
+ * write may have been the first call to fail.
+ */
+static void check_dead_disk(struct disk *disk)
+{
+	if (!failing.dsync)
+		return;
+	failing.durable_write = failing.plain_write = failing.sync = EIO;
+	assert_int_equal(disk_do(disk, 1, VUBLK_OP_WRITE, VUBLK_IO_DURABLE), -EIO);
+	failing.durable_write = failing.plain_write = 0;
+	check_lost(disk);
+}
+
+static void test_dead_disk(void **state)
+{
+	for_each_mode(check_dead_disk);
 }
 
 /* A durable range has a sync of its own. */
@@ -334,10 +496,15 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_flush),
 		VUBLK_TEST(test_both_at_once),
+		VUBLK_TEST(test_shared),
+		VUBLK_TEST(test_batch),
+		VUBLK_TEST(test_flush_and_durable_write),
+		VUBLK_TEST(test_threads),
 		VUBLK_TEST(test_interrupted),
 		VUBLK_TEST(test_durable_write),
 		VUBLK_TEST(test_failed_write),
 		VUBLK_TEST(test_durable_write_fails_twice),
+		VUBLK_TEST(test_dead_disk),
 		VUBLK_TEST(test_durable_range),
 	};
 

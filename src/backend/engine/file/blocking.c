@@ -49,6 +49,23 @@ static void blocking_free(struct vublk_engine_queue *queue)
 	free(queue);
 }
 
+/*
+ * Makes a sync, or waits for one of another thread. Returns as vublk_file_begin() does. A follower
+ * takes the sync for good: if it has failed, that is recorded, and finish() fails the request.
+ */
+static int make_sync(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+		     struct vublk_file_step *step)
+{
+	struct vublk_file *file = (struct vublk_file *)queue->queue.engine;
+	bool leads = vublk_file_syncs_wait(&file->syncs);
+	int64_t result = leads ? vublk_file_call_blocking(file, step) : 0;
+	int r = vublk_file_next(queue, io, result, step);
+
+	if (leads)
+		vublk_file_syncs_end(&file->syncs, NULL);
+	return r;
+}
+
 static void blocking_submit(struct vublk_engine_queue *queue, struct vublk_engine_io *io)
 {
 	struct vublk_file_queue *blocking = (struct vublk_file_queue *)queue;
@@ -57,7 +74,8 @@ static void blocking_submit(struct vublk_engine_queue *queue, struct vublk_engin
 	int r = vublk_file_begin(blocking, io, &step);
 
 	while (r)
-		r = vublk_file_next(blocking, io, vublk_file_call_blocking(file, &step), &step);
+		r = step.call == VUBLK_FILE_SYNC ? make_sync(blocking, io, &step) :
+			vublk_file_next(blocking, io, vublk_file_call_blocking(file, &step), &step);
 	vublk_engine_list_add(&blocking->done, io);
 }
 

@@ -333,6 +333,7 @@ static void file_close(struct vublk_engine *engine)
 
 	vublk_file_mapping_close(file);
 	vublk_fd_close(&file->fd);
+	vublk_file_syncs_deinit(&file->syncs);
 	if (file->zeros)
 		munmap(file->zeros, VUBLK_FILE_PIECE_BYTES);
 	free(file);
@@ -392,6 +393,7 @@ static int set_up(struct vublk_file *file, const struct vublk_engine_options *op
 		r = choose_cache(file, options, error);
 	if (!r)
 		r = choose_method(file, options, error);
+	file->dsync = file->direct || file->in_memory;
 	if (!r)
 		vublk_file_mapping_open(file);
 	return r;
@@ -414,6 +416,7 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 	if (!file)
 		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine file");
 	file->fd = -1;
+	vublk_file_syncs_init(&file->syncs);
 	file->mapping.uffd = -1;
 	file->engine.log = options->log;
 	file->engine.geometry.read_only = options->read_only;

@@ -4,13 +4,17 @@
 
 /*
  * The parts of the file engine. file.c opens the image. step.c turns a request into a series of
- * system calls, without making them. blocking.c and uring.c make these calls. uring.c first tries
- * the fast paths in page-cache.c and batch-copy.c, which do not use io_uring.
+ * system calls, without making them. blocking.c and uring.c make these calls; sync.c says when a
+ * sync may begin. uring.c first tries the fast paths in page-cache.c and batch-copy.c, which do not
+ * use io_uring.
  */
 #include "backend/engine/engine.h"
 
+#include "util/atomic.h"
 #include "util/checked.h"
 #include "util/log.h"
+
+#include <pthread.h>
 
 /* The largest part of a request that one step moves through the engine's own memory. */
 #define VUBLK_FILE_PIECE_BYTES (UINT64_C(1) << 20)
@@ -22,6 +26,22 @@ struct vublk_file_mapping {
 	int uffd;
 };
 
+/* A queue whose requests wait for a sync that another queue makes. */
+struct vublk_file_waiter {
+	struct vublk_file_waiter *next;
+	int fd;         /* the eventfd that is signalled when a sync ends */
+	bool is_listed; /* in `waiters`; may be loaded without the lock, relaxed */
+};
+
+/* The syncs of an image; see sync.c. */
+struct vublk_file_syncs {
+	pthread_mutex_t lock;
+	pthread_cond_t one_ended; /* for the blocking method */
+	uint64_t begun, ended; /* the numbers of the newest syncs; if they differ, one is running.
+				  `ended` may be loaded without the lock, acquire (S) */
+	struct vublk_file_waiter *waiters;
+};
+
 struct vublk_file {
 	struct vublk_engine engine;
 	int fd;
@@ -30,6 +50,8 @@ struct vublk_file {
 	bool blocking;           /* the engine makes blocking calls and does not use io_uring */
 	bool in_memory;          /* the file is on tmpfs or ramfs, so no call waits for a disk */
 	bool inlined;            /* calls that do not wait are made directly, without io_uring */
+	bool dsync;              /* durable writes are made stable by RWF_DSYNC, and not by a sync
+				    of sync.c (lost.c) */
 	uint32_t memory_align;   /* the alignment of buffers for O_DIRECT */
 	uint32_t offset_align;   /* the alignment of offsets and lengths for O_DIRECT */
 	void *zeros;             /* VUBLK_FILE_PIECE_BYTES zero bytes, page-aligned */
@@ -43,6 +65,8 @@ struct vublk_file {
 	bool no_zero_range;
 	bool no_nowait[2]; /* RWF_NOWAIT is not available, for reads and for writes */
 	bool lost_writes;  /* a sync has failed; stays true */
+
+	struct vublk_file_syncs syncs;
 };
 
 /* A queue of the file engine. Each method embeds this in its own struct. */
@@ -96,6 +120,40 @@ bool vublk_file_makes_stable(const struct vublk_engine_io *io);
 bool vublk_file_has_lost_writes(const struct vublk_file *file);
 /* Records a failed sync, and logs the first one. */
 void vublk_file_lose_writes(struct vublk_file *file, int result);
+
+/* --- sync.c: one sync at a time ------------------------------------------------ */
+
+void vublk_file_syncs_init(struct vublk_file_syncs *syncs);
+void vublk_file_syncs_deinit(struct vublk_file_syncs *syncs);
+/*
+ * Begins sync `*number`, if it has not begun and no other sync is running. If `*number` is 0, stores
+ * the number of the next sync, which covers all writes that are complete now. Returns whether the
+ * caller leads: it must make the system call, record a failure with vublk_file_lose_writes(), and
+ * then call vublk_file_syncs_end(). Otherwise `waiter` is signalled when a sync has ended; then the
+ * caller looks at vublk_file_syncs_ended(), and calls this function again if it still waits.
+ */
+bool vublk_file_syncs_begin(struct vublk_file_syncs *syncs, uint64_t *number,
+			    struct vublk_file_waiter *waiter);
+/*
+ * The same for the blocking method: waits until a sync that covers all writes that are complete now
+ * has ended, or until the caller leads. Returns whether the caller leads.
+ */
+bool vublk_file_syncs_wait(struct vublk_file_syncs *syncs);
+/* Ends the caller's sync. Signals all waiters except the caller's own (NULL: it has none). */
+void vublk_file_syncs_end(struct vublk_file_syncs *syncs, const struct vublk_file_waiter *own);
+/* Must be called before `waiter` and its descriptor are freed. */
+void vublk_file_syncs_leave(struct vublk_file_syncs *syncs, struct vublk_file_waiter *waiter);
+
+/*
+ * Returns the number of the newest sync that has ended. If one of these syncs has failed, the failure
+ * is recorded.
+ */
+static inline uint64_t vublk_file_syncs_ended(const struct vublk_file_syncs *syncs)
+{
+	return vublk_load_acquire(&syncs->ended); /* S */
+}
+
+/* --- calls --------------------------------------------------------------------- */
 
 /*
  * Makes the call of a step and waits for its end. Returns a number of bytes, 0, or a negative

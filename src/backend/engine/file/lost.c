@@ -12,6 +12,14 @@
  * contents of the cache, and file systems serve some direct writes through the page cache. So a
  * later sync that succeeds proves nothing about the writes before the failed one.
  *
+ * The failure must be recorded before any request gets the result of a sync that ran at the same time
+ * as the failed one; sync.c takes care of that. In the page cache, a durable write is therefore a
+ * plain write and such a sync. RWF_DSYNC would make a sync of its own, which can take the report of
+ * another write, and its result would not say whether the write or the sync has failed. With O_DIRECT,
+ * RWF_DSYNC is used nevertheless, because it may save the drive's flush (FUA). The page cache then
+ * normally has no data whose loss could be reported, and each write is flushed after it has reached
+ * the drive.
+ *
  * Discards, zeroes and a new size need no rule of their own: the same sync makes them stable, and
  * their system calls do not consume the kernel's report.
  */

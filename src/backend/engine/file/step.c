@@ -121,16 +121,17 @@ static bool is_durable(const struct vublk_engine_io *io)
 	return io->flags & VUBLK_IO_DURABLE;
 }
 
-static int write_flags(const struct vublk_engine_io *io)
+static int write_flags(const struct vublk_file *file, const struct vublk_engine_io *io)
 {
-	return is_durable(io) && !io->durable_error ? RWF_DSYNC : 0;
+	return is_durable(io) && file->dsync && !io->durable_error ? RWF_DSYNC : 0;
 }
 
-static int step_transfer(struct vublk_engine_io *io, struct vublk_file_step *step)
+static int step_transfer(const struct vublk_file *file, struct vublk_engine_io *io,
+			 struct vublk_file_step *step)
 {
 	*step = (struct vublk_file_step){
 		.call = io->op == VUBLK_OP_READ ? VUBLK_FILE_READ : VUBLK_FILE_WRITE,
-		.flags = io->op == VUBLK_OP_WRITE ? write_flags(io) : 0,
+		.flags = io->op == VUBLK_OP_WRITE ? write_flags(file, io) : 0,
 		.offset = io->offset + io->done_bytes,
 		.bytes = io->bytes - io->done_bytes,
 		.iov = io->iov,
@@ -161,11 +162,12 @@ static void copy_to_iov(const struct iovec *iov, const char *from, uint64_t byte
 	}
 }
 
-static int step_bounce(struct vublk_engine_io *io, struct vublk_file_step *step)
+static int step_bounce(const struct vublk_file *file, struct vublk_engine_io *io,
+		       struct vublk_file_step *step)
 {
 	uint64_t piece = VUBLK_MIN(io->bytes - io->done_bytes, VUBLK_FILE_PIECE_BYTES);
 
-	step_transfer(io, step);
+	step_transfer(file, io, step);
 	if (io->op == VUBLK_OP_WRITE)
 		copy_from_iov(io->bounce, io->iov, piece);
 	io->own_iov = (struct iovec){ .iov_base = io->bounce, .iov_len = piece };
@@ -183,7 +185,7 @@ static int step_zeros(const struct vublk_file *file, struct vublk_engine_io *io,
 	io->own_iov = (struct iovec){ .iov_base = file->zeros, .iov_len = piece };
 	*step = (struct vublk_file_step){
 		.call = VUBLK_FILE_WRITE,
-		.flags = write_flags(io),
+		.flags = write_flags(file, io),
 		.offset = io->offset + io->done_bytes,
 		.bytes = piece,
 		.iov = &io->own_iov,
@@ -209,9 +211,9 @@ int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 {
 	switch (io->stage) {
 	case STAGE_TRANSFER:
-		return step_transfer(io, step);
+		return step_transfer(file_of(queue), io, step);
 	case STAGE_BOUNCE:
-		return step_bounce(io, step);
+		return step_bounce(file_of(queue), io, step);
 	case STAGE_PUNCH:
 		return step_range(io, VUBLK_FILE_FALLOCATE,
 				  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, step);
@@ -294,11 +296,32 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 	io->done_bytes = 0;
 	io->retries = 0;
 	io->durable_error = 0;
+	io->sync = 0;
 	io->bounce = NULL;
 	if (vublk_file_makes_stable(io) && vublk_file_has_lost_writes(file_of(queue)))
 		return finish(queue, io, -EIO);
 	r = begin_stage(queue, io);
 	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);
+}
+
+static bool is_range_stage(const struct vublk_engine_io *io)
+{
+	return io->stage == STAGE_PUNCH || io->stage == STAGE_ZERO_RANGE ||
+	       io->stage == STAGE_DISCARD;
+}
+
+static bool is_write_stage(const struct vublk_engine_io *io)
+{
+	return io->op != VUBLK_OP_READ && (io->stage == STAGE_TRANSFER ||
+					   io->stage == STAGE_BOUNCE || io->stage == STAGE_ZEROS);
+}
+
+/* Returns the stage after the last call that changes data. */
+static enum stage stage_after_data(const struct vublk_file_queue *queue,
+				   const struct vublk_engine_io *io)
+{
+	return is_durable(io) && !(is_write_stage(io) && file_of(queue)->dsync) ? STAGE_SYNC :
+										  STAGE_DONE;
 }
 
 /* Removes the first `bytes` from the request's buffers. */
@@ -327,7 +350,7 @@ static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_
 	advance(io, moved);
 	io->done_bytes += moved;
 	if (io->done_bytes >= io->bytes) {
-		io->stage = STAGE_DONE;
+		io->stage = stage_after_data(queue, io);
 		return 0;
 	}
 	if (file_of(queue)->direct && !is_aligned(file_of(queue), io)) {
@@ -337,14 +360,15 @@ static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_
 	return 0;
 }
 
-static void advance_bounce(struct vublk_engine_io *io, uint64_t moved)
+static void advance_bounce(struct vublk_file_queue *queue, struct vublk_engine_io *io,
+			   uint64_t moved)
 {
 	if (io->op == VUBLK_OP_READ)
 		copy_to_iov(io->iov, io->bounce, moved);
 	advance(io, moved);
 	io->done_bytes += moved;
 	if (io->done_bytes >= io->bytes)
-		io->stage = STAGE_DONE;
+		io->stage = stage_after_data(queue, io);
 }
 
 static bool is_unsupported(int64_t result)
@@ -376,22 +400,11 @@ static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io 
 	return 0;
 }
 
-static bool is_range_stage(const struct vublk_engine_io *io)
-{
-	return io->stage == STAGE_PUNCH || io->stage == STAGE_ZERO_RANGE ||
-	       io->stage == STAGE_DISCARD;
-}
-
-static bool is_write_stage(const struct vublk_engine_io *io)
-{
-	return io->op != VUBLK_OP_READ && (io->stage == STAGE_TRANSFER ||
-					   io->stage == STAGE_BOUNCE || io->stage == STAGE_ZEROS);
-}
-
 static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
 	if (io->durable_error) {
-		vublk_file_lose_writes(file_of(queue), io->durable_error);
+		if (io->stage != STAGE_SYNC)
+			vublk_file_lose_writes(file_of(queue), io->durable_error);
 		return io->durable_error;
 	}
 	switch (io->stage) {
@@ -400,19 +413,19 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
 	case STAGE_BOUNCE:
 		if (result <= 0)
 			return -EIO;
-		advance_bounce(io, (uint64_t)result);
+		advance_bounce(queue, io, (uint64_t)result);
 		return 0;
 	case STAGE_ZEROS:
 		if (result <= 0)
 			return -EIO;
 		io->done_bytes += (uint64_t)result;
 		if (io->done_bytes >= io->bytes)
-			io->stage = STAGE_DONE;
+			io->stage = stage_after_data(queue, io);
 		return 0;
 	case STAGE_PUNCH:
 	case STAGE_ZERO_RANGE:
 	case STAGE_DISCARD:
-		io->stage = is_durable(io) ? STAGE_SYNC : STAGE_DONE;
+		io->stage = stage_after_data(queue, io);
 		return 0;
 	default:
 		io->stage = STAGE_DONE;
@@ -421,19 +434,27 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
 }
 
 /*
- * Called when a call has failed. Returns the error, or 0 if another call follows. If a durable
- * write fails, it is unknown whether the write or its sync has failed. So the write is repeated
- * without the sync. If the repeated write succeeds, or fails in another way, the sync had failed.
+ * Called when a call has failed. Returns the error, or 0 if another call follows. If a write with
+ * RWF_DSYNC fails, it is unknown whether the write or its sync has failed. So the write is repeated
+ * without the sync. If the repeated write succeeds, or fails in another way, the sync had failed. If
+ * it fails in the same way, the disk may be dead, and the write or the sync may have been the first
+ * to fail; a sync of its own decides.
  */
 static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
 	if (is_range_stage(io))
 		return try_other_way(queue, io, result);
-	if (io->stage == STAGE_SYNC)
+	if (io->stage == STAGE_SYNC) {
 		vublk_file_lose_writes(file_of(queue), (int)result);
-	if (io->durable_error && io->durable_error != (int)result)
+		return (int)result;
+	}
+	if (io->durable_error == (int)result) {
+		io->stage = STAGE_SYNC;
+		return 0;
+	}
+	if (io->durable_error)
 		vublk_file_lose_writes(file_of(queue), io->durable_error);
-	if (!is_write_stage(io) || !write_flags(io))
+	if (!is_write_stage(io) || !write_flags(file_of(queue), io))
 		return (int)result;
 	io->durable_error = (int)result;
 	return 0;

@@ -17,7 +17,9 @@
  */
 #include "backend/engine/file/file.h"
 
+#include "util/atomic.h"
 #include "util/checked.h"
+#include "util/compiler.h"
 #include "util/error.h"
 #include "util/fd.h"
 
@@ -52,6 +54,12 @@ struct uring_queue {
 	struct vublk_engine_list later; /* instant calls that have to wait for the next poll */
 	uint64_t instant_bytes;         /* how many bytes the thread has moved itself since the
 					   last poll */
+	struct vublk_engine_list unsynced; /* requests that need a sync and have no number yet */
+	struct vublk_engine_list syncing;  /* requests that wait for the sync with their number, in
+					      the order of the numbers */
+	struct vublk_engine_io *leader;    /* the request that makes the sync; NULL: none */
+	struct vublk_file_waiter waiter;
+
 	struct vublk_file_batch batches[2]; /* of reads and of writes, not executed yet */
 
 	struct vublk_engine_io *alone; /* the only request since the last commit(), if there was
@@ -63,6 +71,11 @@ struct uring_queue {
 static struct uring_queue *uring_of(struct vublk_engine_queue *queue)
 {
 	return (struct uring_queue *)queue;
+}
+
+static struct vublk_file_syncs *syncs_of(const struct uring_queue *uring)
+{
+	return &((struct vublk_file *)uring->file_queue.queue.engine)->syncs;
 }
 
 /*
@@ -148,7 +161,7 @@ static int add_eventfd(struct uring_queue *uring)
 {
 	int fd = vublk_eventfd_new();
 
-	uring->file_queue.queue.fd = fd;
+	uring->file_queue.queue.fd = uring->waiter.fd = fd;
 	return fd < 0 ? fd : io_uring_register_eventfd(&uring->ring, fd);
 }
 
@@ -266,10 +279,12 @@ static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		uring->instant_bytes += step->bytes;
 		r = vublk_file_next(queue, io, vublk_file_call_instant(file, step), step);
 	}
-	if (r)
-		give_to_ring(uring, io, step);
-	else
+	if (!r)
 		vublk_engine_list_add(&queue->done, io);
+	else if (step->call == VUBLK_FILE_SYNC && io != uring->leader)
+		vublk_engine_list_add(&uring->unsynced, io);
+	else
+		give_to_ring(uring, io, step);
 }
 
 /*
@@ -346,6 +361,66 @@ static void uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_i
 		issue(uring, io, r, &step);
 }
 
+/* --- syncs ----------------------------------------------------------------- */
+
+/* Continues the requests whose sync has ended. If it has failed, vublk_file_next() fails them. */
+static void continue_synced(struct uring_queue *uring)
+{
+	uint64_t ended = vublk_file_syncs_ended(syncs_of(uring));
+	struct vublk_engine_io *io;
+	struct vublk_file_step step;
+
+	while ((io = uring->syncing.head) && io->sync <= ended) {
+		vublk_engine_list_take(&uring->syncing);
+		issue(uring, io, vublk_file_next(&uring->file_queue, io, 0, &step), &step);
+	}
+}
+
+/*
+ * Gives the new requests the number of the sync that covers them. Returns whether this queue leads
+ * that sync.
+ */
+static bool number_unsynced(struct uring_queue *uring)
+{
+	uint64_t number = 0;
+	bool leads = vublk_file_syncs_begin(syncs_of(uring), &number, &uring->waiter);
+	struct vublk_engine_io *io;
+
+	while ((io = vublk_engine_list_take(&uring->unsynced))) {
+		io->sync = number;
+		vublk_engine_list_add(&uring->syncing, io);
+	}
+	return leads;
+}
+
+/* Begins the sync that the requests wait for, unless one is running. */
+static void begin_sync(struct uring_queue *uring)
+{
+	struct vublk_file_step step;
+	bool leads = false;
+
+	if (uring->syncing.head)
+		continue_synced(uring);
+	if (uring->unsynced.head)
+		leads = number_unsynced(uring);
+	else if (uring->syncing.head && !uring->leader &&
+		 !vublk_load_relaxed(&uring->waiter.is_listed))
+		leads = vublk_file_syncs_begin(syncs_of(uring), &uring->syncing.head->sync,
+					       &uring->waiter);
+	if (!leads)
+		return;
+	uring->leader = vublk_engine_list_take(&uring->syncing);
+	vublk_file_step(&uring->file_queue, uring->leader, &step);
+	give_to_ring(uring, uring->leader, &step);
+}
+
+/* Called when a call of the leader has completed and vublk_file_next() has recorded a failure. */
+static void end_sync(struct uring_queue *uring)
+{
+	uring->leader = NULL;
+	vublk_file_syncs_end(syncs_of(uring), &uring->waiter);
+}
+
 static void uring_commit(struct vublk_engine_queue *queue)
 {
 	struct uring_queue *uring = uring_of(queue);
@@ -353,6 +428,8 @@ static void uring_commit(struct vublk_engine_queue *queue)
 	issue_alone(uring, true);
 	end_batch(uring, &uring->batches[0]);
 	end_batch(uring, &uring->batches[1]);
+	if (VUBLK_UNLIKELY(uring->unsynced.head || uring->syncing.head))
+		begin_sync(uring);
 	uring->num_submitted = 0;
 	submit_prepared(uring);
 	note_refused(uring);
@@ -380,6 +457,8 @@ static void take_completions(struct uring_queue *uring)
 		struct vublk_engine_io *io = io_uring_cqe_get_data(cqes[i]);
 		int r = vublk_file_next(&uring->file_queue, io, cqes[i]->res, &step);
 
+		if (VUBLK_UNLIKELY(io == uring->leader))
+			end_sync(uring);
 		issue(uring, io, r, &step);
 	}
 	io_uring_cq_advance(&uring->ring, n);
@@ -420,6 +499,7 @@ static void uring_free(struct vublk_engine_queue *queue)
 {
 	struct uring_queue *uring = uring_of(queue);
 
+	vublk_file_syncs_leave(syncs_of(uring), &uring->waiter);
 	io_uring_queue_exit(&uring->ring);
 	vublk_fd_close(&queue->fd);
 	free(uring);

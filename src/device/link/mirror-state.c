@@ -5,7 +5,8 @@
  *
  * Key idea: all paths of the device lead to the same storage. So a back-end is admitted if the file
  * knows its path or another path of the device, but never if the file says that its path leads to
- * the disk that is out of date.
+ * the disk that is out of date. A mirror keeps the path by which the file knows the disk, whichever
+ * path is in use.
  */
 #include "device/device.h"
 
@@ -65,31 +66,44 @@ static bool is_stale(const struct vublk_device *device, const struct vublk_mirro
 	return !strcmp(info.disks[!info.authoritative].path, disk->path);
 }
 
-/* Returns whether a path of the device is that of the disk that is up to date. */
-static bool has_valid_path(const struct vublk_device *device)
+/*
+ * Changes `disk` to the path of the device by which the file knows the disk that is up to date. Returns
+ * false if the file knows none of the paths.
+ */
+static bool find_valid_path(const struct vublk_device *device, struct vublk_mirror_state_disk *disk)
 {
-	struct vublk_mirror_state_disk disk;
+	struct vublk_mirror_state_disk other;
 
-	for (unsigned i = 0; i < vublk_device_num_paths(device); i++)
-		if (!get_disk(device, device->settings.chardevs[i], &disk, NULL) &&
-		    !vublk_mirror_state_admit(device->mirror_state, &disk, NULL))
-			return true;
+	for (unsigned i = 0; i < vublk_device_num_paths(device); i++) {
+		if (get_disk(device, device->settings.chardevs[i], &other, NULL) < 0 ||
+		    vublk_mirror_state_admit(device->mirror_state, &other, NULL) < 0)
+			continue;
+		*disk = other;
+		return true;
+	}
 	return false;
+}
+
+/*
+ * Fills `disk` with the disk of the back-end in use, by the path that the file knows. This need not be
+ * the path in use. Errors: those of vublk_mirror_state_admit().
+ */
+static int find_disk(const struct vublk_device *device, struct vublk_mirror_state_disk *disk,
+		     struct vublk_error *error)
+{
+	int r = get_disk(device, vublk_device_path(device), disk, error);
+
+	if (!r)
+		r = vublk_mirror_state_admit(device->mirror_state, disk, error);
+	return r == -ESTALE && !is_stale(device, disk) && find_valid_path(device, disk) ? 0 : r;
 }
 
 int vublk_device_mirror_state_check(const struct vublk_device *device, struct vublk_error *error)
 {
 	struct vublk_mirror_state_disk disk;
-	int r;
+	int r = device->mirror_state ? find_disk(device, &disk, error) : 0;
 
-	if (!device->mirror_state)
-		return 0;
-	r = get_disk(device, vublk_device_path(device), &disk, error);
-	if (!r)
-		r = vublk_mirror_state_admit(device->mirror_state, &disk, error);
-	if (r == -EIO) /* the file failed in this process, and the device has logged that */
-		return 0;
-	return r == -ESTALE && !is_stale(device, &disk) && has_valid_path(device) ? 0 : r;
+	return r == -EIO ? 0 : r; /* the file failed in this process, and the device has logged that */
 }
 
 int vublk_device_mirror_state_begin(struct vublk_device *device, const char *target, bool *resumed,
@@ -102,7 +116,7 @@ int vublk_device_mirror_state_begin(struct vublk_device *device, const char *tar
 	*resumed = false;
 	if (!device->mirror_state)
 		return 0;
-	r = get_disk(device, vublk_device_path(device), &from, error);
+	r = find_disk(device, &from, error);
 	if (!r)
 		r = get_disk(device, target, &to, error);
 	while (!r && from.bytes / region_bytes >= VUBLK_PLANE_MIRROR_MAX_REGIONS)

@@ -9,6 +9,7 @@
 #include "device/device.h"
 
 #include "plane/last-flush.h"
+#include "proto/vhost-user/channel.h"
 #include "util/checked.h"
 #include "util/error.h"
 #include "util/fd.h"
@@ -508,7 +509,7 @@ static int check(const struct vublk_device *device, const char *target, struct v
 		return vublk_error_set(error, EINVAL, "the path of the target must have 1 to %zu bytes",
 				       sizeof(device->mirror.target) - 1);
 	for (unsigned i = 0; i < vublk_device_num_paths(device); i++)
-		if (!strcmp(device->settings.chardevs[i], target))
+		if (vublk_socket_is_same(device->settings.chardevs[i], target))
 			return vublk_error_set(error, EINVAL, "'%s' is a path of the disk itself: mirror it "
 					       "to a back-end with other storage", target);
 	if (vublk_device_is_mirrored(device))

@@ -150,6 +150,27 @@ static void test_other_path(void **state_of_test)
 	rig_end(&rig, &mock);
 }
 
+/* Whichever path is in use, a mirror begins and is resumed by the path that the file knows. */
+static void test_mirror_on_other_path(void **state_of_test)
+{
+	struct vublk_error error;
+	struct device_rig rig;
+	struct mock mock;
+	bool resumed;
+
+	prepare(&rig, &mock);
+	rig_set(&rig, "chardev-2", "/a");
+	make_file("/a", "/b", false);
+	rig_realize(&rig);
+	assert_int_equal(vublk_device_mirror_state_begin(rig.device, "/b", &resumed, &error), 0);
+	assert_true(resumed);
+	assert_int_equal(vublk_mirror_state_end(rig.device->mirror_state, &error), 0);
+	assert_int_equal(vublk_device_mirror_state_begin(rig.device, "/c", &resumed, &error), 0);
+	assert_false(resumed);
+	assert_int_equal(vublk_mirror_state_end(rig.device->mirror_state, &error), 0);
+	rig_end(&rig, &mock);
+}
+
 /*
  * A device that does not run its rings does not change the file, and one that does marks its writes. So
  * the mirror can be resumed.
@@ -238,6 +259,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_stale),
 		VUBLK_TEST(test_copy),
 		VUBLK_TEST(test_other_path),
+		VUBLK_TEST(test_mirror_on_other_path),
 		VUBLK_TEST(test_interrupted),
 		VUBLK_TEST(test_other_size),
 		VUBLK_TEST(test_file_that_failed),

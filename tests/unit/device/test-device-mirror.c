@@ -16,6 +16,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <linux/virtio_blk.h>
+#include <stdio.h>
 #include <string.h>
 
 #define LIMIT_NS (UINT64_C(20) * 1000000000)
@@ -93,10 +94,13 @@ static void test_targets(void **state)
 {
 	struct virtio_blk_config *config;
 	struct pair pair = { 0 };
+	char other_name[220];
 	uint64_t features;
 
 	begin(&pair);
 	assert_int_equal(vublk_device_mirror(pair.rig.device, pair.source.path, 0, NULL), -EINVAL);
+	snprintf(other_name, sizeof(other_name), "/.%s", pair.source.path); /* the same socket */
+	assert_int_equal(vublk_device_mirror(pair.rig.device, other_name, 0, NULL), -EINVAL);
 	config = (void *)pair.target.config;
 	features = pair.target.features;
 	config->capacity = htole64(le64toh(config->capacity) - 1);

@@ -361,6 +361,25 @@ static const char *find_obstacle(struct handover *handover, uint64_t now)
 	return obstacle;
 }
 
+static void look_for_quiet(struct handover *handover)
+{
+	const struct vublk_upgrade_host *host = handover->host;
+	uint64_t now = vublk_now_ns();
+	struct vublk_error error;
+	const char *obstacle;
+
+	if (handover->type->check && handover->type->check(host->object, &error) < 0) {
+		end(handover, &error);
+		return;
+	}
+	obstacle = find_obstacle(handover, now);
+	if (obstacle && obstacle != handover->obstacle)
+		vublk_log(host->log, VUBLK_LOG_DEBUG, "the upgrade waits: %s", obstacle);
+	handover->obstacle = obstacle;
+	if (!obstacle)
+		freeze(handover, now);
+}
+
 /*
  * Called after each turn of the loop. When the object has been handed over, the channel stays open
  * until the object is freed.
@@ -370,16 +389,8 @@ static void step(struct vublk_upgrade *base)
 	struct handover *handover = of(base);
 	const struct vublk_upgrade_host *host = handover->host;
 
-	if (handover->phase == AWAITS_QUIET) {
-		uint64_t now = vublk_now_ns();
-		const char *obstacle = find_obstacle(handover, now);
-
-		if (obstacle && obstacle != handover->obstacle)
-			vublk_log(host->log, VUBLK_LOG_DEBUG, "the upgrade waits: %s", obstacle);
-		handover->obstacle = obstacle;
-		if (!obstacle)
-			freeze(handover, now);
-	}
+	if (handover->phase == AWAITS_QUIET)
+		look_for_quiet(handover);
 	if (handover->phase == OVER && !host->is_anothers)
 		free_handover(base);
 }

@@ -50,6 +50,12 @@ struct vublk_upgrade_type {
 
 	/* Writes the section `origin`, and a section `option` for each option or property. */
 	void (*give_options)(const void *object, struct vublk_sections_writer *to);
+	/*
+	 * Checks that nothing is in use that cannot be handed over however long the old process waits.
+	 * Called after prepare(), after each turn of the loop, because it may have come into use since
+	 * the upgrade began. May be NULL.
+	 */
+	int (*check)(const void *object, struct vublk_error *error);
 	/* Called when the new process is prepared, so that the object removes its obstacles. */
 	void (*prepare)(void *object);
 	/*

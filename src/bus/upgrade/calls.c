@@ -67,6 +67,13 @@ static void give_options(const void *object, struct vublk_sections_writer *to)
 	put_bus_options(bus, to);
 }
 
+static int check_device(const void *object, struct vublk_error *error)
+{
+	const struct vublk_bus *bus = object;
+
+	return vublk_device_handover_check(bus->device, error);
+}
+
 static void prepare(void *object)
 {
 	struct vublk_bus *bus = object;
@@ -185,6 +192,7 @@ static const struct vublk_upgrade_type upgrade_type = {
 	.known = vublk_bus_known_sections,
 	.quiet_ms = QUIET_MS,
 	.give_options = give_options,
+	.check = check_device,
 	.prepare = prepare,
 	.obstacle = find_obstacle,
 	.freeze = freeze,
@@ -231,7 +239,7 @@ static int check(const struct vublk_bus *bus, struct vublk_error *error)
 				       "as usual");
 	if (bus->state != VUBLK_BUS_LISTENING && bus->state != VUBLK_BUS_SERVING)
 		return vublk_error_set(error, EBUSY, "this process is about to end");
-	return vublk_device_handover_check(bus->device, error);
+	return check_device(bus, error);
 }
 
 int vublk_bus_hand_over(struct vublk_bus *bus, int given, const struct vublk_upgrade_extra *extra,

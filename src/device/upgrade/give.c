@@ -19,10 +19,18 @@ int vublk_device_handover_check(const struct vublk_device *device, struct vublk_
 {
 	uint32_t mirror = 1u << VUBLK_DEVICE_SHADOW_FOR_MIRROR;
 
-	if (!(vublk_device_shadow_reasons(device) & mirror))
-		return 0;
-	return vublk_error_set(error, EBUSY, "the disk is being mirrored, and a mirror cannot be handed "
-			       "to another process; end the mirror first (vublk ctl PATH mirror stop)");
+	if (device->mirror_state)
+		return vublk_error_set(error, EBUSY, "the device has the property mirror-state, and the "
+				       "state file of a mirror cannot be handed to another process; stop "
+				       "this process, and start the new one as usual");
+	if (vublk_device_shadow_reasons(device) & mirror)
+		return vublk_error_set(error, EBUSY, "the disk is being mirrored, and a mirror cannot be "
+				       "handed to another process; end the mirror first (vublk ctl PATH "
+				       "mirror stop)");
+	if (device->shadow.thread && vublk_fault_happened(&device->shadow.fault))
+		return vublk_error_set(error, EBUSY, "a page of %s cannot be accessed, and all requests "
+				       "fail until the device is reset; reset the VM first", vublk_fault_name(&device->shadow.fault));
+	return 0;
 }
 
 void vublk_device_handover_prepare(struct vublk_device *device)
@@ -67,12 +75,8 @@ const char *vublk_device_handover_obstacle(const struct vublk_device *device)
 	default:
 		return "the device is not connected to its back-end";
 	}
-	if (vublk_device_is_mirrored(device))
-		return "it is being mirrored; end the mirror first";
 	if (is_exchanging(device))
 		return "the requests are being moved to the shadow rings, or from them";
-	if (device->mirror_state)
-		return "the state file of a mirror cannot be handed over";
 	if (device->path_switch.phase != VUBLK_DEVICE_SWITCH_NONE)
 		return "the disk is being switched to another back-end";
 	if (device->memory_change_under_way || device->inflight_under_way ||

@@ -22,7 +22,8 @@
 /* --- the old process -------------------------------------------------------------------- */
 
 /*
- * Checks that nothing is in use that cannot be handed over at all. Error: EBUSY and a sentence.
+ * Checks that nothing is in use that cannot be handed over at all, so that it is of no use to wait.
+ * Error: EBUSY and a sentence.
  */
 int vublk_device_handover_check(const struct vublk_device *device, struct vublk_error *error);
 /*

@@ -5,6 +5,8 @@
  */
 #include "relay-rig.h"
 
+#include "bus/bus.h"
+#include "device/device.h"
 #include "util/fd.h"
 
 #include <vublk/upgrade.h>
@@ -81,6 +83,37 @@ static struct vublk_bus *upgrade(struct vublk_bus *bus, const struct vublk_upgra
 	assert_true(vublk_bus_is_handed_over(bus));
 	assert_false(vublk_bus_is_handed_over(taker->bus));
 	return taker->bus;
+}
+
+/*
+ * Begins to hand `bus` over. Then a mirror's state file comes into use, and the upgrade is refused
+ * when the new process is prepared.
+ */
+static void upgrade_with_mirror_state(struct vublk_bus *bus)
+{
+	struct vublk_device *device = bus->device;
+	struct vublk_error error;
+	struct taker taker = { 0 };
+	char path[200];
+	int ends[2];
+
+	snprintf(path, sizeof(path), "%s/state", vublk_test_folder());
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	assert_int_equal(vublk_bus_hand_over(bus, ends[0], NULL, 0, &error), 0);
+	taker.fd = ends[1];
+	assert_int_equal(vublk_mirror_state_open(path, &device->mirror_state, NULL), 0);
+	assert_int_equal(pthread_create(&taker.thread, NULL, take, &taker), 0);
+	while (bus->upgrade.upgrade) {
+		struct pollfd wait = { .fd = vublk_bus_fd(bus), .events = POLLIN };
+
+		assert_int_equal(poll(&wait, 1, 20000), 1);
+		assert_int_equal(vublk_bus_process(bus, &error), 1);
+	}
+	assert_int_equal(pthread_join(taker.thread, NULL), 0);
+	assert_true(taker.result < 0);
+	if (!strstr(taker.error.text, "has the property mirror-state"))
+		fail_msg("%s", taker.error.text);
+	assert_null(strstr(taker.error.text, "within"));
 }
 
 /* Makes the back-end and the paths of a relay, but no bus. */
@@ -175,6 +208,25 @@ static void test_extra_state(void **state)
 	relay_close(&relay);
 }
 
+/* What cannot be handed over at all is refused before the new process is asked for anything. */
+static void test_certain_refusals(void **state)
+{
+	struct vublk_error error;
+	struct vublk_bus *bus;
+	struct relay relay;
+	int ends[2];
+
+	begin(&relay);
+	bus = open_bus(&relay);
+	upgrade_with_mirror_state(bus);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	assert_int_equal(vublk_bus_hand_over(bus, ends[0], NULL, 0, &error), -EBUSY);
+	assert_non_null(strstr(error.text, "has the property mirror-state"));
+	vublk_fd_close(&ends[1]);
+	vublk_bus_free(bus);
+	relay_close(&relay);
+}
+
 /* A descriptor that is not a connected socket is refused and closed. */
 static void test_wrong_descriptors(void **state)
 {
@@ -202,6 +254,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_while_the_old_one_is_open),
 		VUBLK_TEST(test_stop_comes_late),
 		VUBLK_TEST(test_extra_state),
+		VUBLK_TEST(test_certain_refusals),
 		VUBLK_TEST(test_wrong_descriptors),
 	};
 

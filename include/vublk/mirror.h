@@ -4,9 +4,9 @@
 
 /*
  * The mirror of a disk, for users of <vublk/device.h>. The device copies the disk to a second
- * back-end, the target, while the driver uses the disk, and then writes to both. When they are
- * identical, vublk_device_switch() can move the disk to the target. docs/control.md describes
- * the command.
+ * back-end, the target, while the driver uses the disk, and then writes to both. When the target has
+ * got the whole disk, vublk_device_switch() can move the disk to the target, under any load.
+ * docs/control.md describes the command.
  *
  * The mirror needs shadow rings (<vublk/shadow.h>), which the device uses as long as there is a
  * mirror. It survives pauses, resets and losses of the disk's own back-end. It ends, with the notice
@@ -32,10 +32,12 @@ struct vublk_device_mirror_info {
 	bool is_copying;       /* the set-up is done */
 	char target[256];      /* the path of the target's socket, also of the last mirror */
 	uint64_t size_bytes;   /* of the disk; 0 during the set-up */
-	uint64_t synced_bytes; /* how many bytes are identical on both */
+	uint64_t synced_bytes; /* how many bytes the target has got; all: the mirror is synced */
 	uint64_t rate;         /* how many bytes per second are copied at most; 0: no limit */
 	int code; /* why the last mirror ended or failed, a positive errno; 0: it has not */
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */
+	/* Of the synced bytes, those that the target gets again, because of a discard, for example. */
+	uint64_t behind_bytes;
 };
 
 /*
@@ -56,8 +58,8 @@ struct vublk_device_mirror_info {
 int vublk_device_mirror(struct vublk_device *device, const char *target, uint64_t rate,
 			struct vublk_error *error);
 /*
- * Ends the mirror. The target then has the disk as after a loss of power. Does nothing without a
- * mirror.
+ * Ends the mirror. The target then has the disk as after a loss of power, except in the regions in
+ * which it was behind. Does nothing without a mirror.
  * States: all.
  * Threads: the device's.
  */

@@ -73,7 +73,7 @@ enum vublk_notice_kind {
 	 * have become slow at the same time, and describes the oldest of them.
 	 */
 	VUBLK_NOTICE_SLOW_REQUEST,
-	/* The target of the mirror has the same data as the disk (device, bus: back_end). */
+	/* The target of the mirror has got the whole disk (device, bus: back_end). */
 	VUBLK_NOTICE_MIRROR_SYNCED,
 	/* The mirror has failed; the disk is not affected (device, bus: back_end, reason). */
 	VUBLK_NOTICE_MIRROR_ENDED,

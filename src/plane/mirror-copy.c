@@ -261,30 +261,55 @@ void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, 
 
 /* --- all copies --------------------------------------------------------------------- */
 
-static bool may_begin(const struct vublk_plane *plane)
+static bool may_copy(const struct vublk_plane *plane)
 {
 	const struct vublk_plane_mirror *mirror = plane->mirror;
 
-	return plane->takes && mirror->num_unsynced > mirror->num_copying && !mirror->num_dropped &&
+	return plane->takes && mirror->count[VUBLK_PLANE_MIRROR_DIRTY] &&
 	       vublk_bucket_ready_ns(&mirror->bucket) <= plane->now_ns();
 }
 
-/* Returns the next dirty region. There must be one. */
-static size_t find_dirty(struct vublk_plane_mirror *mirror)
+/* The rate does not apply, because writes of the driver may wait for these copies. */
+static bool may_copy_again(const struct vublk_plane *plane)
 {
-	const uint8_t *found = memchr(mirror->states + mirror->next, VUBLK_PLANE_MIRROR_DIRTY,
+	return (plane->takes || plane->mirror->catches_up) &&
+	       plane->mirror->count[VUBLK_PLANE_MIRROR_BEHIND];
+}
+
+/*
+ * Returns the state of the regions one of which this copy may copy now; SYNCED: none. The first pass
+ * and regions that are copied again have half of the copies each, if both have work. So neither
+ * stops the other, under any load.
+ */
+static enum vublk_plane_mirror_state choose(const struct vublk_plane *plane, unsigned index)
+{
+	bool copies = may_copy(plane), again = may_copy_again(plane);
+
+	if (plane->mirror->num_dropped || !(copies || again))
+		return VUBLK_PLANE_MIRROR_SYNCED;
+	if (copies && again)
+		again = index % 2;
+	return again ? VUBLK_PLANE_MIRROR_BEHIND : VUBLK_PLANE_MIRROR_DIRTY;
+}
+
+/* Returns the next region in this state. There must be one. */
+static size_t find(struct vublk_plane_mirror *mirror, enum vublk_plane_mirror_state state)
+{
+	const uint8_t *found = memchr(mirror->states + mirror->next, (int)state,
 				      mirror->num_regions - mirror->next);
 
 	if (!found)
-		found = memchr(mirror->states, VUBLK_PLANE_MIRROR_DIRTY, mirror->num_regions);
-	mirror->next = (size_t)(found - mirror->states);
-	return mirror->next;
+		found = memchr(mirror->states, (int)state, mirror->num_regions);
+	return (size_t)(found - mirror->states);
 }
 
-static void begin(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
+/* Begins to copy the next region in the state `from`. */
+static void begin(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+		  enum vublk_plane_mirror_state from)
 {
 	struct vublk_plane_mirror *mirror = plane->mirror;
-	size_t region = find_dirty(mirror);
+	bool again = from == VUBLK_PLANE_MIRROR_BEHIND;
+	size_t region = find(mirror, from);
 	uint64_t offset = region * mirror->region_bytes;
 	uint64_t end = VUBLK_MIN(offset + mirror->region_bytes, mirror->bytes);
 
@@ -294,9 +319,12 @@ static void begin(struct vublk_plane *plane, struct vublk_plane_mirror_copy *cop
 		.offset = offset,
 		.end = end,
 	};
-	vublk_plane_mirror_set_state(mirror, region, VUBLK_PLANE_MIRROR_COPYING);
+	mirror->next = region + 1;
+	vublk_plane_mirror_set_state(mirror, region, again ? VUBLK_PLANE_MIRROR_COPYING_AGAIN :
+							     VUBLK_PLANE_MIRROR_COPYING);
 	vublk_order_begin(&plane->order, &copy->order, offset, end - offset);
-	vublk_bucket_pay(&mirror->bucket, end - offset, plane->now_ns());
+	if (!again)
+		vublk_bucket_pay(&mirror->bucket, end - offset, plane->now_ns());
 }
 
 /* Begins to flush both sides, so that marks can be removed. Returns whether it has begun. */
@@ -316,13 +344,16 @@ static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_cop
 /* Does the next step of a copy, if possible. Returns whether there was one. */
 static bool step(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index)
 {
+	enum vublk_plane_mirror_state from;
+
 	switch (copy->phase) {
 	case VUBLK_PLANE_MIRROR_COPY_FREE:
 		if (begin_flush(plane, copy))
 			return true;
-		if (!may_begin(plane))
+		from = choose(plane, index);
+		if (from == VUBLK_PLANE_MIRROR_SYNCED)
 			return false;
-		begin(plane, copy);
+		begin(plane, copy, from);
 		return true;
 	case VUBLK_PLANE_MIRROR_COPY_BLOCKED:
 		if (copy->order.num_blockers)
@@ -351,12 +382,28 @@ unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane)
 	return n;
 }
 
+bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror)
+{
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
+		if (mirror->copies[i].phase == VUBLK_PLANE_MIRROR_COPY_FREE)
+			return true;
+	return false;
+}
+
 bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane)
 {
 	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
 		if (plane->mirror->copies[i].phase != VUBLK_PLANE_MIRROR_COPY_FREE)
 			return false;
 	return true;
+}
+
+/* Returns the state that the copy's region had before the copy began. */
+static enum vublk_plane_mirror_state state_before(const struct vublk_plane_mirror *mirror,
+						  const struct vublk_plane_mirror_copy *copy)
+{
+	return mirror->states[copy->region] == VUBLK_PLANE_MIRROR_COPYING_AGAIN ?
+		       VUBLK_PLANE_MIRROR_BEHIND : VUBLK_PLANE_MIRROR_DIRTY;
 }
 
 /*
@@ -384,7 +431,7 @@ void vublk_plane_mirror_copies_lose_source(struct vublk_plane *plane)
 			if (was_reading)
 				copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
 		} else if (phase > VUBLK_PLANE_MIRROR_COPY_BLOCKED) {
-			end(plane, copy, VUBLK_PLANE_MIRROR_DIRTY);
+			end(plane, copy, state_before(plane->mirror, copy));
 			copy->phase = phase;
 			abandon(plane->mirror, copy);
 		}
@@ -401,7 +448,7 @@ void vublk_plane_mirror_copies_drop(struct vublk_plane *plane)
 			continue;
 		if (!copy->is_flush)
 			vublk_plane_mirror_set_state(plane->mirror, copy->region,
-						     VUBLK_PLANE_MIRROR_DIRTY);
+						     state_before(plane->mirror, copy));
 		copy->order = (struct vublk_order_write){ 0 };
 		abandon(plane->mirror, copy);
 	}

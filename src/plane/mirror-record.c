@@ -90,19 +90,6 @@ static void remove_marks(struct vublk_plane *plane)
 
 /* --- rounds ------------------------------------------------------------------------- */
 
-/* Makes the writes ready whose marks may be stable now. */
-static void continue_writes(struct vublk_plane *plane)
-{
-	for (struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next) {
-		if (!slot->mirrored.awaits_mark)
-			continue;
-		slot->mirrored.awaits_mark = false;
-		if (slot->state == VUBLK_PLANE_SLOT_HELD && !slot->order.num_blockers)
-			vublk_plane_add_ready(plane, slot);
-	}
-	plane->has_ended = true;
-}
-
 /* After a failure no mark becomes stable, so writes wait until the owner ends the mirror. */
 static void check_failure(struct vublk_plane *plane)
 {
@@ -121,7 +108,7 @@ unsigned vublk_plane_mirror_record_work(struct vublk_plane *plane)
 	check_failure(plane);
 	if (mirror->awaits_marks && vublk_mirror_state_is_stable(mirror->state, mirror->ticket)) {
 		mirror->awaits_marks = false;
-		continue_writes(plane);
+		vublk_plane_mirror_unpark(plane);
 		n++;
 	}
 	if (mirror->target && !mirror->failure.code && plane->now_ns() >= mirror->tick_ns) {

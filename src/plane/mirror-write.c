@@ -76,6 +76,35 @@ static bool copy_data(struct vublk_plane *plane, const struct vublk_plane_slot *
 	return true;
 }
 
+static bool is_far_behind(const struct vublk_plane *plane)
+{
+	return plane->takes &&
+	       vublk_plane_mirror_num_behind(plane->mirror) >= plane->mirror->max_behind;
+}
+
+/* Returns whether a later write, or a copy, waits for this write. */
+static bool has_waiters(const struct vublk_plane_slot *slot)
+{
+	return slot->order.first;
+}
+
+/*
+ * Admits a write that only the source gets. If the target is far behind, the write waits for copies,
+ * unless the plane is to be drained. A write with waiters does not wait, because one of them may be a
+ * copy, or a write that a copy waits for.
+ */
+static enum vublk_plane_mirror_admission admit_to_source(struct vublk_plane *plane,
+							 struct vublk_plane_slot *slot)
+{
+	if (is_far_behind(plane) && !has_waiters(slot) &&
+	    vublk_plane_mirror_has_synced(plane->mirror, slot)) {
+		plane->mirror->awaits_copies = slot->mirrored.awaits_copies = true;
+		return VUBLK_PLANE_MIRROR_PARK;
+	}
+	vublk_plane_mirror_fall_behind(plane, slot);
+	return VUBLK_PLANE_MIRROR_SOURCE_ONLY;
+}
+
 /*
  * Takes room for the data from the pool and copies the data. While a write waits for room, later
  * writes wait behind it, so that they do not overtake it for ever.
@@ -96,8 +125,7 @@ static enum vublk_plane_mirror_admission admit_write(struct vublk_plane *plane,
 		return VUBLK_PLANE_MIRROR_WAIT;
 	if (!copy_data(plane, slot, (unsigned)chunk)) {
 		vublk_plane_mirror_return_chunks(mirror, (unsigned)chunk, count);
-		vublk_plane_mirror_dirty(plane, slot);
-		return VUBLK_PLANE_MIRROR_SOURCE_ONLY;
+		return admit_to_source(plane, slot);
 	}
 	slot->mirrored.chunk = (uint16_t)chunk;
 	slot->mirrored.num_chunks = (uint16_t)count;
@@ -123,7 +151,7 @@ enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *p
 
 	if (slot->is_write && (mirror->state || mirror->is_closed) &&
 	    !vublk_plane_mirror_is_marked(plane, slot))
-		return VUBLK_PLANE_MIRROR_UNMARKED;
+		return VUBLK_PLANE_MIRROR_PARK;
 	if (!mirror->target || mirror->failure.code)
 		return slot->mirrored.is_on_target ? VUBLK_PLANE_MIRROR_WAIT :
 						     VUBLK_PLANE_MIRROR_SOURCE_ONLY;
@@ -134,10 +162,8 @@ enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *p
 	if (!slot->is_write)
 		return VUBLK_PLANE_MIRROR_SOURCE_ONLY;
 	if (slot->num_ranges || slot->bytes > VUBLK_PLANE_MIRROR_MAX_WRITE ||
-	    !fits(plane, slot, plane->side) || !fits(plane, slot, mirror->target)) {
-		vublk_plane_mirror_dirty(plane, slot);
-		return VUBLK_PLANE_MIRROR_SOURCE_ONLY;
-	}
+	    !fits(plane, slot, plane->side) || !fits(plane, slot, mirror->target))
+		return admit_to_source(plane, slot);
 	if (!vublk_plane_mirror_has_synced(mirror, slot))
 		return VUBLK_PLANE_MIRROR_SOURCE_ONLY;
 	return admit_write(plane, slot);
@@ -397,6 +423,35 @@ static void end_failed(struct vublk_plane *plane)
 	plane->ops->mirror_failed(plane->opaque, &error);
 }
 
+/* Returns whether a write that waits for copies need not wait any more. */
+static bool may_unpark(const struct vublk_plane *plane)
+{
+	if (!is_far_behind(plane))
+		return true;
+	for (const struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next)
+		if (slot->mirrored.awaits_copies && has_waiters(slot))
+			return true;
+	return false;
+}
+
+/* Continues copies, and the writes that wait for them. */
+static unsigned work_on_copies(struct vublk_plane *plane)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+	unsigned n = vublk_plane_mirror_copies_work(plane);
+
+	if (mirror->awaits_copies && may_unpark(plane)) {
+		mirror->awaits_copies = false;
+		vublk_plane_mirror_unpark(plane);
+		n++;
+	}
+	if (!vublk_plane_mirror_num_missing(mirror) && !mirror->was_synced) {
+		mirror->was_synced = true;
+		plane->ops->mirror_synced(plane->opaque);
+	}
+	return n;
+}
+
 unsigned vublk_plane_mirror_work(struct vublk_plane *plane)
 {
 	struct vublk_plane_mirror *mirror = plane->mirror;
@@ -415,12 +470,23 @@ unsigned vublk_plane_mirror_work(struct vublk_plane *plane)
 		end_failed(plane);
 		return n + 1;
 	}
-	n += vublk_plane_mirror_copies_work(plane);
-	if (!mirror->num_unsynced && !mirror->was_synced) {
-		mirror->was_synced = true;
-		plane->ops->mirror_synced(plane->opaque);
-	}
-	return n;
+	return n + work_on_copies(plane);
+}
+
+void vublk_plane_mirror_catch_up(struct vublk_plane *plane, bool on)
+{
+	if (plane->mirror)
+		plane->mirror->catches_up = on;
+}
+
+bool vublk_plane_mirror_is_settled(const struct vublk_plane *plane)
+{
+	const struct vublk_plane_mirror *mirror = plane->mirror;
+
+	if (!vublk_plane_mirror_copies_are_idle(plane))
+		return false;
+	return !mirror->catches_up || !mirror->target || mirror->failure.code ||
+	       !vublk_plane_mirror_num_behind(mirror);
 }
 
 uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane)
@@ -435,8 +501,7 @@ uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane)
 	if (mirror->num_on_target)
 		next = VUBLK_MIN(next, mirror->progress_ns + mirror->timeout_ns);
 	if (plane->takes && plane->side && !mirror->num_dropped &&
-	    mirror->num_unsynced > mirror->num_copying &&
-	    mirror->num_copying < VUBLK_PLANE_MIRROR_COPIES)
+	    mirror->count[VUBLK_PLANE_MIRROR_DIRTY] && vublk_plane_mirror_has_free_copy(mirror))
 		next = VUBLK_MIN(next, vublk_bucket_ready_ns(&mirror->bucket));
 	return next;
 }

@@ -60,7 +60,7 @@ static int make_regions(struct vublk_plane_mirror *mirror)
 		mirror->region_bytes *= 2;
 	mirror->num_regions = (size_t)((mirror->bytes + mirror->region_bytes - 1) /
 				       mirror->region_bytes);
-	mirror->num_unsynced = mirror->num_regions;
+	mirror->count[VUBLK_PLANE_MIRROR_DIRTY] = mirror->num_regions;
 	mirror->states = calloc(mirror->num_regions + 1, sizeof(*mirror->states));
 	mirror->epochs = calloc(mirror->num_regions + 1, sizeof(*mirror->epochs));
 	return mirror->states && mirror->epochs ? 0 : -ENOMEM;
@@ -103,6 +103,7 @@ int vublk_plane_mirror_begin(struct vublk_plane *plane, const struct vublk_plane
 	mirror->region_bytes = setup->region_bytes;
 	mirror->timeout_ns = setup->timeout_ms * NS_PER_MS;
 	mirror->epoch = 1;
+	mirror->max_behind = VUBLK_PLANE_MIRROR_MAX_BEHIND;
 	mirror->max_segments = plane->max_segments;
 	mirror->segments = calloc(plane->max_segments, sizeof(*mirror->segments));
 	if (!mirror->segments || make_chains(mirror) < 0 || make_regions(mirror) < 0) {
@@ -143,12 +144,13 @@ void vublk_plane_mirror_fail(struct vublk_plane *plane, const struct vublk_error
 		plane->mirror->failure = *error;
 }
 
-static uint64_t unsynced_bytes(const struct vublk_plane_mirror *mirror)
+/* Returns how many bytes of the disk have this state. The last region may be shorter. */
+static uint64_t bytes_in(const struct vublk_plane_mirror *mirror,
+			 enum vublk_plane_mirror_state state)
 {
-	uint64_t bytes = mirror->num_unsynced * mirror->region_bytes;
+	uint64_t bytes = mirror->count[state] * mirror->region_bytes;
 	uint64_t excess = mirror->num_regions * mirror->region_bytes - mirror->bytes;
-	bool has_last = mirror->num_regions &&
-			mirror->states[mirror->num_regions - 1] != VUBLK_PLANE_MIRROR_SYNCED;
+	bool has_last = mirror->num_regions && mirror->states[mirror->num_regions - 1] == state;
 
 	return has_last ? bytes - excess : bytes;
 }
@@ -165,7 +167,10 @@ void vublk_plane_mirror_get_info(const struct vublk_plane *plane,
 		.is_active = true,
 		.is_idle = !mirror->num_on_target,
 		.bytes = mirror->bytes,
-		.synced_bytes = mirror->bytes - unsynced_bytes(mirror),
+		.synced_bytes = mirror->bytes - bytes_in(mirror, VUBLK_PLANE_MIRROR_DIRTY) -
+				bytes_in(mirror, VUBLK_PLANE_MIRROR_COPYING),
+		.behind_bytes = bytes_in(mirror, VUBLK_PLANE_MIRROR_BEHIND) +
+				bytes_in(mirror, VUBLK_PLANE_MIRROR_COPYING_AGAIN),
 		.rate = mirror->bucket.rate,
 	};
 }
@@ -175,13 +180,9 @@ void vublk_plane_mirror_get_info(const struct vublk_plane *plane,
 void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t region,
 				  enum vublk_plane_mirror_state state)
 {
-	uint8_t was = mirror->states[region];
-
-	mirror->num_unsynced -= was != VUBLK_PLANE_MIRROR_SYNCED;
-	mirror->num_copying -= was == VUBLK_PLANE_MIRROR_COPYING;
+	mirror->count[mirror->states[region]]--;
 	mirror->states[region] = (uint8_t)state;
-	mirror->num_unsynced += state != VUBLK_PLANE_MIRROR_SYNCED;
-	mirror->num_copying += state == VUBLK_PLANE_MIRROR_COPYING;
+	mirror->count[state]++;
 }
 
 /* Stores the first region of a part of the disk, and the one after its last. */
@@ -194,26 +195,26 @@ static void find_regions(const struct vublk_plane_mirror *mirror, uint64_t offse
 	*first = (size_t)VUBLK_MIN(offset / mirror->region_bytes, (uint64_t)*end);
 }
 
-static void dirty(struct vublk_plane_mirror *mirror, uint64_t offset, uint64_t bytes)
+static void fall_behind(struct vublk_plane_mirror *mirror, uint64_t offset, uint64_t bytes)
 {
 	size_t region, end;
 
 	find_regions(mirror, offset, bytes, &region, &end);
 	for (; region < end && bytes; region++)
 		if (mirror->states[region] == VUBLK_PLANE_MIRROR_SYNCED)
-			vublk_plane_mirror_set_state(mirror, region, VUBLK_PLANE_MIRROR_DIRTY);
+			vublk_plane_mirror_set_state(mirror, region, VUBLK_PLANE_MIRROR_BEHIND);
 }
 
-void vublk_plane_mirror_dirty(struct vublk_plane *plane, const struct vublk_plane_slot *slot)
+void vublk_plane_mirror_fall_behind(struct vublk_plane *plane, const struct vublk_plane_slot *slot)
 {
 	const struct virtio_blk_discard_write_zeroes *ranges =
 		&plane->queues[slot->queue].ranges[(size_t)slot->head * VUBLK_PLANE_MAX_RANGES];
 
 	if (!slot->num_ranges)
-		dirty(plane->mirror, slot->offset, slot->bytes);
+		fall_behind(plane->mirror, slot->offset, slot->bytes);
 	for (unsigned i = 0; i < slot->num_ranges; i++)
-		dirty(plane->mirror, ranges[i].sector << VUBLK_SECTOR_SHIFT,
-		      (uint64_t)ranges[i].num_sectors << VUBLK_SECTOR_SHIFT);
+		fall_behind(plane->mirror, ranges[i].sector << VUBLK_SECTOR_SHIFT,
+			    (uint64_t)ranges[i].num_sectors << VUBLK_SECTOR_SHIFT);
 }
 
 bool vublk_plane_mirror_has_synced(const struct vublk_plane_mirror *mirror,
@@ -281,6 +282,20 @@ void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigne
 	mark_chunks(mirror, chunk, count);
 }
 
+/* --- requests that are parked --------------------------------------------------------- */
+
+void vublk_plane_mirror_unpark(struct vublk_plane *plane)
+{
+	for (struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next) {
+		if (!slot->mirrored.is_parked)
+			continue;
+		slot->mirrored.is_parked = slot->mirrored.awaits_copies = false;
+		if (slot->state == VUBLK_PLANE_SLOT_HELD && !slot->order.num_blockers)
+			vublk_plane_add_ready(plane, slot);
+	}
+	plane->has_ended = true;
+}
+
 /* --- the end of a request ------------------------------------------------------------- */
 
 /*
@@ -330,7 +345,7 @@ void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plan
 	if (mirror->waiting == slot)
 		mirror->waiting = NULL;
 	if (slot->is_write && mirrored->was_sent && status != VIRTIO_BLK_S_OK)
-		vublk_plane_mirror_dirty(plane, slot);
+		vublk_plane_mirror_fall_behind(plane, slot);
 	else if (slot->is_write && status == VIRTIO_BLK_S_OK)
 		note_write(plane, slot);
 	else if (slot->type == VIRTIO_BLK_T_FLUSH && status == VIRTIO_BLK_S_OK)

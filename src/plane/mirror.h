@@ -16,7 +16,10 @@
  * write to both back-ends' memory before it submits the write, and both get the same bytes.
  *
  * Discards, write zeroes, secure erases and writes of more than VUBLK_PLANE_MIRROR_MAX_WRITE bytes
- * go to the source only. Their regions are then copied again.
+ * go to the source only. Their regions are then copied again. Meanwhile the target is behind in these
+ * regions. While there are VUBLK_PLANE_MIRROR_MAX_BEHIND of them, further such requests wait, unless
+ * others wait for them. So, under any load, the target is never far behind after the first pass, and a
+ * switch to it copies the last regions while new requests wait.
  *
  * With a state file (mirror-state.h), the next process can resume the mirror. These rules make that
  * safe, wherever this process is killed:
@@ -51,11 +54,15 @@ struct vublk_plane_slot;
 #define VUBLK_PLANE_MIRROR_REGION_BYTES (UINT64_C(1) << 20)
 #define VUBLK_PLANE_MIRROR_MAX_REGIONS (UINT64_C(1) << 22)
 #define VUBLK_PLANE_MIRROR_MAX_WRITE (VUBLK_PLANE_MIRROR_CHUNKS / 2 * VUBLK_PLANE_MIRROR_CHUNK)
+#define VUBLK_PLANE_MIRROR_MAX_BEHIND 32
 
 enum vublk_plane_mirror_state {
 	VUBLK_PLANE_MIRROR_DIRTY,   /* the target does not have the region's data */
 	VUBLK_PLANE_MIRROR_COPYING, /* the region is being copied, or waits for earlier writes */
+	VUBLK_PLANE_MIRROR_BEHIND,  /* was SYNCED, and then written at the source only */
+	VUBLK_PLANE_MIRROR_COPYING_AGAIN, /* like COPYING, but was BEHIND */
 	VUBLK_PLANE_MIRROR_SYNCED,  /* the source and the target have the same data */
+	VUBLK_PLANE_MIRROR_NUM_STATES,
 };
 
 /* The part of a slot that belongs to the mirror. All zero: the request is not mirrored. */
@@ -63,8 +70,9 @@ struct vublk_plane_mirrored {
 	bool was_sent;      /* the request was submitted to both back-ends, perhaps to a source that
 			       was lost since */
 	bool is_on_source, is_on_target; /* that back-end has not completed the request */
-	bool awaits_mark;   /* the request is held, and in no ready list, until its regions are marked
-			       in the state file */
+	bool is_parked;     /* the request is held, and in no ready list, until its regions are marked
+			       in the state file, or ... */
+	bool awaits_copies; /* ... until the target is less behind */
 	uint8_t status;     /* the source's, if it has completed the request */
 	uint16_t token;     /* on the target's ring */
 	uint16_t chunk, num_chunks; /* of the pool, which have the request's data */
@@ -110,8 +118,11 @@ struct vublk_plane_mirror {
 	struct vublk_mirror_state *state; /* where writes are marked; NULL: nowhere */
 	bool is_closed; /* writes wait until the owner has changed the state file */
 	bool wants_sync; /* there are marks for which no sync has been requested */
-	bool awaits_marks; /* there are slots with `awaits_mark` ... */
+	bool awaits_marks; /* there are slots that are parked until they are marked ... */
 	vublk_mirror_state_ticket ticket; /* ... and the first of them waits for this ticket */
+	bool awaits_copies; /* there are slots that are parked until the target is less behind */
+	bool catches_up; /* vublk_plane_mirror_catch_up() */
+	size_t max_behind; /* VUBLK_PLANE_MIRROR_MAX_BEHIND; smaller in tests */
 	uint64_t *unclear; /* one bit per region: its mark has to be removed */
 	uint64_t tick_ns;  /* when marks are removed next */
 	bool wants_flush;  /* marks could be removed after a flush */
@@ -124,7 +135,7 @@ struct vublk_plane_mirror {
 	 * stable at the source.
 	 */
 	uint64_t epoch, flushed;
-	size_t num_unsynced, num_copying; /* copying regions are also unsynced */
+	size_t count[VUBLK_PLANE_MIRROR_NUM_STATES]; /* how many regions have this state */
 	size_t next; /* where the search for the next region begins */
 	bool is_lost; /* the source was lost, perhaps with writes that were not flushed */
 	bool was_synced;
@@ -160,14 +171,16 @@ struct vublk_plane_mirror_setup {
 struct vublk_plane_mirror_info {
 	bool is_active;
 	bool is_idle; /* the target has completed all requests */
-	uint64_t bytes, synced_bytes, rate;
+	uint64_t bytes, rate;
+	uint64_t synced_bytes; /* what the target has got, with what it is behind */
+	uint64_t behind_bytes; /* of regions that were written at the source only since */
 };
 
 /* What has to happen with a request before it is submitted. */
 enum vublk_plane_mirror_admission {
 	VUBLK_PLANE_MIRROR_WAIT,
-	VUBLK_PLANE_MIRROR_UNMARKED, /* waits for its marks, but not in a ready list: later requests
-					may overtake it */
+	VUBLK_PLANE_MIRROR_PARK, /* waits for its marks or for copies, but not in a ready list: later
+				    requests may overtake it */
 	VUBLK_PLANE_MIRROR_SOURCE_ONLY,
 	VUBLK_PLANE_MIRROR_BOTH, /* the data of a write is in the pool */
 };
@@ -208,9 +221,19 @@ static inline bool vublk_plane_mirror_owns(const struct vublk_plane_mirror *mirr
 /* Changes the state of a region, and the counters of the mirror. */
 void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t region,
 				  enum vublk_plane_mirror_state state);
-/* Makes the regions of a write dirty. A region that is being copied stays so. */
-void vublk_plane_mirror_dirty(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
-/* Returns whether a region of the write is synced. */
+/* Called for a write that only the source gets: the target is behind in its synced regions. */
+void vublk_plane_mirror_fall_behind(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
+/* Returns how many regions the target does not have, and in how many it is behind. */
+static inline size_t vublk_plane_mirror_num_missing(const struct vublk_plane_mirror *mirror)
+{
+	return mirror->count[VUBLK_PLANE_MIRROR_DIRTY] + mirror->count[VUBLK_PLANE_MIRROR_COPYING];
+}
+static inline size_t vublk_plane_mirror_num_behind(const struct vublk_plane_mirror *mirror)
+{
+	return mirror->count[VUBLK_PLANE_MIRROR_BEHIND] +
+	       mirror->count[VUBLK_PLANE_MIRROR_COPYING_AGAIN];
+}
+/* Returns whether a region of the write, or of a gap between its ranges, is synced. */
 bool vublk_plane_mirror_has_synced(const struct vublk_plane_mirror *mirror,
 				   const struct vublk_plane_slot *slot);
 
@@ -227,6 +250,8 @@ int vublk_plane_mirror_take_chunks(struct vublk_plane_mirror *mirror, unsigned c
 void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigned chunk,
 				      unsigned count);
 
+/* Makes the writes ready that are parked. They may be parked again. */
+void vublk_plane_mirror_unpark(struct vublk_plane *plane);
 /* Called while VUBLK_PLANE_HOOK_MIRROR is set, when a request ends or is dropped. */
 void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				    uint8_t status);
@@ -296,6 +321,13 @@ void vublk_plane_mirror_detach(struct vublk_plane *plane);
  * failed. Returns how much there was to do.
  */
 unsigned vublk_plane_mirror_work(struct vublk_plane *plane);
+/*
+ * While `on`, the plane is not settled (plane.h) before the target is behind in no region, and these
+ * regions are copied although the plane takes no chains. Does nothing without a mirror.
+ */
+void vublk_plane_mirror_catch_up(struct vublk_plane *plane, bool on);
+/* Returns whether no region is being copied, nor has to be for vublk_plane_mirror_catch_up(). */
+bool vublk_plane_mirror_is_settled(const struct vublk_plane *plane);
 /* Returns when the next round is due, although no back-end completes a request; UINT64_MAX: never. */
 uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
 
@@ -303,6 +335,8 @@ uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
 
 /* Returns whether no copy waits for a back-end or for writes. */
 bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
+/* Returns whether another region could be copied at the same time. */
+bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
 /* Begins and continues copies, as far as the rings and the rate permit. */
 unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane);
 /* If `token` belongs to a copy that reads, handles the source's completion and returns true. */
@@ -311,12 +345,12 @@ bool vublk_plane_mirror_copies_took(struct vublk_plane *plane, const struct vubl
 /* Called when the target has completed the piece of the copy with this index. */
 void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, uint8_t status);
 /*
- * Called when the source is lost. The regions become dirty. Copies that wait for earlier writes stay
+ * Called when the source is lost. The regions have to be copied again. Copies that wait for earlier writes stay
  * as they are.
  */
 void vublk_plane_mirror_copies_lose_source(struct vublk_plane *plane);
 /*
- * Makes the regions of all copies dirty. The caller forgets the order of all writes, so the copies
+ * Ends all copies. Their regions have to be copied again. The caller forgets the order of all writes, so the copies
  * are not ended there.
  */
 void vublk_plane_mirror_copies_drop(struct vublk_plane *plane);

@@ -70,7 +70,7 @@ void vublk_plane_sort_held(struct vublk_plane *plane)
 	for (unsigned i = 0; i < plane->num_queues; i++)
 		plane->queues[i].first_ready = NULL;
 	for (struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next) {
-		slot->mirrored.awaits_mark = false;
+		slot->mirrored.is_parked = slot->mirrored.awaits_copies = false;
 		if (slot->state == VUBLK_PLANE_SLOT_HELD && !slot->order.num_blockers)
 			vublk_plane_add_ready(plane, slot);
 	}

@@ -135,7 +135,7 @@ struct vublk_plane_ops {
 	 * called if the owner has ended the mirror.
 	 */
 	void (*mirror_failed)(void *opaque, const struct vublk_error *error);
-	/* All regions are synced for the first time. */
+	/* The target has got all regions for the first time. */
 	void (*mirror_synced)(void *opaque);
 	/*
 	 * A replay has succeeded, or has failed for the first time since the last one that did; see
@@ -269,7 +269,7 @@ static inline bool vublk_plane_is_settled(const struct vublk_plane *plane)
 {
 	return !vublk_plane_outstanding(plane) &&
 	       (!plane->replay || vublk_plane_replay_is_settled(plane)) &&
-	       (!plane->mirror || vublk_plane_mirror_copies_are_idle(plane));
+	       (!plane->mirror || vublk_plane_mirror_is_settled(plane));
 }
 
 /* --- side.c: the back-end's rings ------------------------------------------------------------ */

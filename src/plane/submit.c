@@ -286,7 +286,7 @@ static bool put_on_source(struct vublk_plane *plane, struct vublk_plane_slot *sl
 
 /*
  * Puts a held request on the ring, if possible. Returns whether the request needs no place in a ready
- * list: it is on the ring, it has failed, or it waits for the mirror's marks.
+ * list: it is on the ring, it has failed, or the mirror has parked it.
  */
 static bool put(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
@@ -299,8 +299,8 @@ static bool put(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 	switch (vublk_plane_mirror_admit(plane, slot)) {
 	case VUBLK_PLANE_MIRROR_WAIT:
 		return false;
-	case VUBLK_PLANE_MIRROR_UNMARKED:
-		slot->mirrored.awaits_mark = true;
+	case VUBLK_PLANE_MIRROR_PARK:
+		slot->mirrored.is_parked = true;
 		return true;
 	case VUBLK_PLANE_MIRROR_BOTH:
 		put_both(plane, slot);

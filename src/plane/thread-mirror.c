@@ -91,6 +91,14 @@ static int do_get(struct vublk_plane_thread *thread, struct vublk_plane_thread_c
 	return 0;
 }
 
+static int do_catch_up(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	vublk_plane_mirror_catch_up(&thread->plane, true);
+	vublk_plane_stop(&thread->plane);
+	thread->drains = true;
+	return 0;
+}
+
 static int do_note_loss(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	vublk_plane_mirror_note_loss(&thread->plane);
@@ -158,6 +166,13 @@ void vublk_plane_thread_get_mirror(struct vublk_plane_thread *thread,
 	struct vublk_plane_thread_call call = { .mirror_info = info };
 
 	vublk_plane_thread_execute(thread, &call, do_get);
+}
+
+void vublk_plane_thread_catch_up(struct vublk_plane_thread *thread)
+{
+	struct vublk_plane_thread_call call = { 0 };
+
+	vublk_plane_thread_execute(thread, &call, do_catch_up);
 }
 
 void vublk_plane_thread_note_loss(struct vublk_plane_thread *thread)

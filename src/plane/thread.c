@@ -431,6 +431,7 @@ static int do_set_side(struct vublk_plane_thread *thread, struct vublk_plane_thr
 
 static int do_stop(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
+	vublk_plane_mirror_catch_up(&thread->plane, false);
 	vublk_plane_stop(&thread->plane);
 	thread->drains = true;
 	return 0;
@@ -438,6 +439,7 @@ static int do_stop(struct vublk_plane_thread *thread, struct vublk_plane_thread_
 
 static int do_resume(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
+	vublk_plane_mirror_catch_up(&thread->plane, false);
 	vublk_plane_resume(&thread->plane);
 	thread->drains = false;
 	return 0;

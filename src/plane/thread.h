@@ -196,6 +196,11 @@ int vublk_plane_thread_record_for_mirror(struct vublk_plane_thread *thread,
 void vublk_plane_thread_end_mirror(struct vublk_plane_thread *thread);
 /* Called when the state file says that there is no mirror. Idempotent. */
 void vublk_plane_thread_release_writes(struct vublk_plane_thread *thread);
+/*
+ * Like vublk_plane_thread_stop(), but drained() is called only when the target of the mirror is behind
+ * in no region (vublk_plane_mirror_catch_up()), or when there is no mirror any more.
+ */
+void vublk_plane_thread_catch_up(struct vublk_plane_thread *thread);
 /* Does nothing without a mirror. */
 void vublk_plane_thread_set_mirror_rate(struct vublk_plane_thread *thread, uint64_t rate);
 void vublk_plane_thread_get_mirror(struct vublk_plane_thread *thread,

@@ -113,6 +113,7 @@ struct json_object *vublk_device_format_mirror(void *owner, const void *copy)
 	vublk_json_add_text(result, "target", info->target);
 	vublk_json_add_u64(result, "size_bytes", info->size_bytes);
 	vublk_json_add_u64(result, "synced_bytes", info->synced_bytes);
+	vublk_json_add_u64(result, "behind_bytes", info->behind_bytes);
 	vublk_json_add_u64(result, "rate", info->rate);
 	vublk_json_add_text(result, "reason", info->reason);
 	return result;

@@ -378,7 +378,7 @@ int vublk_device_mirror_leave(struct vublk_device *device,
 	if (r < 0)
 		return r;
 	vublk_plane_thread_get_mirror(device->shadow.thread, &info);
-	if (!info.is_idle)
+	if (!info.is_idle || info.behind_bytes)
 		return vublk_error_set(error, EBUSY, "the mirror at '%s' has requests that are not "
 				       "complete: try again", mirror->target);
 	vublk_plane_thread_end_mirror(device->shadow.thread);
@@ -591,6 +591,7 @@ void vublk_device_get_mirror(struct vublk_device *device, struct vublk_device_mi
 		vublk_plane_thread_get_mirror(device->shadow.thread, &plane);
 		all.size_bytes = plane.bytes;
 		all.synced_bytes = plane.synced_bytes;
+		all.behind_bytes = plane.behind_bytes;
 	} else if (!all.is_active && mirror->failure.code) {
 		all.code = mirror->failure.code;
 		snprintf(all.reason, sizeof(all.reason), "%s", mirror->failure.text);

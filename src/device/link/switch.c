@@ -297,8 +297,9 @@ static void on_timer(void *opaque)
 				"ms", device->mirror.target, timeout_ms);
 		remain(device, &error);
 	} else {
-		vublk_error_set(&error, ETIMEDOUT, "the back-end did not complete all requests "
-				"within %u ms", timeout_ms);
+		vublk_error_set(&error, ETIMEDOUT, "the back-end did not complete all requests%s "
+				"within %u ms", own->is_mirrored ? ", or the mirror did not catch up," :
+				"", timeout_ms);
 		remain(device, &error);
 	}
 }
@@ -546,7 +547,10 @@ static void on_path_settled(void *opaque, enum vublk_device_path path,
 	vublk_loop_timer_arm(&device->loop, &own->timer,
 			     vublk_now_ns() + device->settings.request_timeout_ms * NS_PER_MS);
 	device->shadow.drained = on_drained;
-	vublk_plane_thread_stop(device->shadow.thread);
+	if (own->is_mirrored)
+		vublk_plane_thread_catch_up(device->shadow.thread);
+	else
+		vublk_plane_thread_stop(device->shadow.thread);
 }
 
 static void begin(struct vublk_device *device, unsigned index, int fd)

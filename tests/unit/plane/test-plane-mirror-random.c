@@ -397,8 +397,10 @@ static void begin_mirror(void)
 	assert_int_equal(resumed, was_recording);
 	for (unsigned i = 0; i < RIG_SECTORS && !resumed; i++)
 		stable_target[i] = target[i] = (struct sector){ 0, below(1000000) };
-	if (!rig_mirror(&rig, DISK_BYTES, REGION_SECTORS * VUBLK_SECTOR_BYTES, target_size, 0))
-		num_mirrors++;
+	if (rig_mirror(&rig, DISK_BYTES, REGION_SECTORS * VUBLK_SECTOR_BYTES, target_size, 0))
+		return;
+	num_mirrors++;
+	rig.plane.mirror->max_behind = 1 + below(4);
 }
 
 /* --- the run ------------------------------------------------------------------------ */
@@ -615,7 +617,7 @@ static bool is_synced(void)
 	struct vublk_plane_mirror_info info;
 
 	vublk_plane_mirror_get_info(&rig.plane, &info);
-	return info.is_active && info.synced_bytes == DISK_BYTES;
+	return info.is_active && info.synced_bytes == DISK_BYTES && !info.behind_bytes;
 }
 
 static void finish(void)

@@ -138,7 +138,9 @@ enum vublk_blk_event {
  *                          disk tries again, requests wait, and flushes fail with EIO. After a
  *                          flush of the disk's own that failed, the next flush on each queue fails
  *                          with EIO, too, because some back-ends drop what they could not write:
- *                          repeat the writes since the last flush. vublk_blk_close() flushes. The
+ *                          repeat the writes since the last flush. A flush of the application that
+ *                          succeeds while one of the disk's own is in flight completes when that
+ *                          one is answered, and fails if it fails. vublk_blk_close() flushes. The
  *                          back-end gets no in-flight area. Writes that were completed before the
  *                          disk was opened are protected only after the first flush has completed.
  * A back-end that does not offer FLUSH has no cache.
@@ -582,7 +584,8 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
  * other writes: only vublk_blk_flush() reports the loss of those. A back-end may report an error of
  * another write to the flush of this one, and to no other flush. So after such a flush has failed,
  * the next vublk_blk_flush() on each queue fails with EIO, and so does each write with
- * VUBLK_BLK_FUA that was issued before the failure.
+ * VUBLK_BLK_FUA that was issued before the failure. Those that completed before the failure was seen
+ * have succeeded; see vublk_blk_flush().
  *
  * VUBLK_BLK_NO_UNMAP, for write_zeroes: the blocks stay allocated. Without this flag a back-end
  * that offers to deallocate blocks (write_zeroes_may_unmap) may do so.
@@ -622,10 +625,20 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Makes all changes stable whose requests completed before the call. Takes no flag. The flush is
- * sent whenever FLUSH was negotiated, even if the config says that there is no write cache. Where
- * FLUSH was not negotiated, every write is stable when it completes, and a flush completes without
- * the back-end.
+ * Makes all changes stable whose requests completed before the call, on any queue. Takes no flag. The
+ * flush is sent whenever FLUSH was negotiated, even if the config says that there is no write cache.
+ * Where FLUSH was not negotiated, every write is stable when it completes, and a flush completes
+ * without the back-end.
+ * Several flushes may be in flight at the same time, on the same queue or on different ones, as may
+ * writes with VUBLK_BLK_FUA, each of which includes a flush. The disk reports the result of each as
+ * the back-end answers it, and does not delay one for another, because the completions of another
+ * queue may be taken late or never. vublk serve answers each of them correctly. But some back-ends
+ * report a storage error to only one of several flushes, as Linux does if several threads call
+ * fsync(2) for one descriptor. With such a back-end, the others may succeed although their data is
+ * lost, and may complete before the one that fails. So if a flush or a write with VUBLK_BLK_FUA
+ * fails, do not rely on a flush that was in flight at the same time, even if its result is 0:
+ * repeat the writes since the last flush that completed before the failed one was submitted. An
+ * application that has only one such request in flight at a time can rely on each result.
  * Errors: those of vublk_blk_read() that are not about buffers and ranges, and:
  *   EOWNERDEAD  writes that completed before a back-end was lost may be lost (see the option
  *               unflushed above)

@@ -80,7 +80,9 @@ int vublk_blk_pwrite(struct vublk_blk *blk, uint64_t offset, const void *buffer,
 
 /*
  * Flushes the disk: when this function returns 0, all writes that completed before the call, on any
- * queue, are stable. `flags` is 0.
+ * queue, are stable. `flags` is 0. The blocking calls are executed one after another, so each result
+ * can be relied on, unless flushes or writes with VUBLK_BLK_FUA are in flight on other queues; see
+ * vublk_blk_flush() in <vublk/blk.h>.
  * Errors: those of vublk_blk_pread() that are not about the range and the buffer, and:
  *   EOWNERDEAD  a back-end was lost, and writes that it had completed may be lost, too
  *               (see the option unflushed in <vublk/blk.h>)

@@ -59,6 +59,8 @@ static int init_queues(struct vublk_blk *blk, const struct vublk_blk_limits *lim
 		return vublk_error_set(error, ENOMEM, "cannot allocate memory for %u queues",
 				       blk->num_queues);
 	memset(blk->queues, 0, bytes);
+	blk->flushes.queues = blk->queues;
+	blk->flushes.num_queues = blk->num_queues;
 	for (unsigned i = 0; !r && i < blk->num_queues; i++) {
 		setup.index = i;
 		setup.inproc = vublk_inproc_queue(blk->inproc, i);

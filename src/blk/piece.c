@@ -198,6 +198,17 @@ static int put_logged(struct vublk_blk_queue *queue, struct vublk_blk_request *r
 	return r;
 }
 
+/*
+ * Numbers a flush before it is published. If it is the queue's own, flushes of the application may
+ * have to wait for it.
+ */
+static void note_flush(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
+{
+	request->flush_number = vublk_blk_flush_begin(queue->flushes);
+	if (request == &queue->own_flush)
+		vublk_store_seq(&queue->own_in_flight, request->flush_number);
+}
+
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
 	struct vublk_blk_cursor before = request->cursor;
@@ -223,7 +234,7 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 		return r == -ENOSPC ? 0 : r;
 	}
 	if (request->type == VIRTIO_BLK_T_FLUSH)
-		request->flush_number = vublk_blk_flush_begin(queue->flushes);
+		note_flush(queue, request);
 	queue->num_free_slots--;
 	queue->slots[token] = (struct vublk_blk_slot){
 		.request = request,
@@ -305,11 +316,7 @@ void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_
 	if (request->type == VIRTIO_BLK_T_GET_ID)
 		result = judge_id(queue, request, shared, result);
 	if (request->type == VIRTIO_BLK_T_FLUSH)
-		result = vublk_blk_flush_result(queue, request, result);
-	if (queue->write_log && request->type == VIRTIO_BLK_T_FLUSH)
-		vublk_blk_keep_flushed(queue, request, result);
-	if (!result && request->type == VIRTIO_BLK_T_FLUSH)
-		vublk_blk_flush_succeeded(queue->flushes, request->flush_number);
-	if (!request->result)
+		vublk_blk_flush_completed(queue, request, result);
+	else if (!request->result)
 		request->result = result;
 }

@@ -4,10 +4,11 @@
  * of a piece, request.c checks the arguments of requests, and recover.c handles the loss of a
  * back-end.
  *
- * Key idea: each request is in one of four places. `cutting` is the list of requests that are not
+ * Key idea: each request is in one of five places. `cutting` is the list of requests that are not
  * completely cut into pieces yet, in order. Only the first request of this list has pieces on the
  * ring, and vublk_blk_queue_pump() continues with it when slots become free. A request that is
- * completely cut is in no list, but the slots of its pieces point to it. `done` is the list of
+ * completely cut is in no list, but the slots of its pieces point to it. `awaiting` is the list of
+ * flushes that have succeeded and wait for flushes of the disk's own (unflushed.h). `done` is the list of
  * completed requests whose completions have not been taken. `free` is the stack of unused requests.
  *
  * If the back-end breaks a ring, the contents of the ring cannot be trusted, but the back-end may
@@ -248,8 +249,25 @@ static void kick(struct vublk_blk_queue *queue)
 	kick_by(queue, vublk_eventfd_write); /* may block; the disk's thread then unblocks it */
 }
 
+static VUBLK_COLD void finish_awaited(struct vublk_blk_queue *queue)
+{
+	struct vublk_blk_request *request;
+
+	while ((request = vublk_blk_flush_take_awaited(queue)))
+		vublk_blk_queue_finish(queue, request, request->result);
+}
+
+/* Returns whether vublk_blk_queue_pump() may have something to do. */
+static inline bool may_pump(const struct vublk_blk_queue *queue)
+{
+	return (queue->cutting.first || queue->wants_flush || queue->awaiting.first) &&
+	       queue->state == VUBLK_BLK_QUEUE_WORKS;
+}
+
 static void cut_waiting(struct vublk_blk_queue *queue)
 {
+	if (VUBLK_UNLIKELY(queue->awaiting.first))
+		finish_awaited(queue);
 	if (VUBLK_UNLIKELY(queue->wants_flush))
 		vublk_blk_own_flush(queue);
 	while (queue->cutting.first && cut(queue, queue->cutting.first)) {
@@ -300,17 +318,21 @@ bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request)
 {
 	return request->state == VUBLK_BLK_REQUEST_CUTTING ||
 	       request->state == VUBLK_BLK_REQUEST_ISSUED ||
-	       request->state == VUBLK_BLK_REQUEST_FUA_ISSUED;
+	       request->state == VUBLK_BLK_REQUEST_FUA_ISSUED ||
+	       request->state == VUBLK_BLK_REQUEST_AWAITS_OWN;
 }
 
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state)
 {
 	queue->state = state;
-	queue->cutting = (struct vublk_blk_list){ NULL, NULL };
+	queue->cutting = queue->awaiting = (struct vublk_blk_list){ NULL, NULL };
+	vublk_store_relaxed(&queue->awaits_own, false);
 	queue->unpublished = false;
 	release_all_slots(queue);
-	if (queue->write_log)
+	if (queue->write_log) {
+		vublk_blk_flush_own_ended(queue);
 		vublk_blk_keep_reset(queue);
+	}
 	for (unsigned i = 0; i < queue->size; i++) {
 		struct vublk_blk_request *request = &queue->requests[i];
 
@@ -414,7 +436,7 @@ static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 	       (request = take_ended(queue)))
 		give(queue, request, &completions[n++], counted);
 	/* If the ring is broken, the loop has ended, and the queue does not work. */
-	if ((queue->cutting.first || queue->wants_flush) && queue->state == VUBLK_BLK_QUEUE_WORKS)
+	if (may_pump(queue))
 		vublk_blk_queue_pump(queue);
 	return n;
 }
@@ -441,7 +463,7 @@ static void disable_calls(struct vublk_blk_queue *queue)
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {
 	return queue->state == VUBLK_BLK_QUEUE_WORKS && !queue->num_done &&
-	       !queue->calls_enabled && !queue->cutting.first &&
+	       !queue->calls_enabled && !queue->cutting.first && !queue->awaiting.first &&
 	       !vublk_driver_ring_has_completion_inline(&queue->ring);
 }
 
@@ -483,7 +505,7 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue)
 
 	vublk_eventfd_clear(queue->inproc->call_fd);
 	vublk_blk_gate_enter(&queue->gate);
-	if ((queue->cutting.first || queue->wants_flush) && queue->state == VUBLK_BLK_QUEUE_WORKS)
+	if (may_pump(queue))
 		vublk_blk_queue_pump(queue);
 	ready = queue->num_done;
 	if (!ready && queue->state == VUBLK_BLK_QUEUE_WORKS) {

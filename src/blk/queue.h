@@ -68,6 +68,7 @@ enum vublk_blk_request_state {
 	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`, because it is not completely cut yet */
 	VUBLK_BLK_REQUEST_ISSUED,  /* completely cut; its last pieces are on the ring */
 	VUBLK_BLK_REQUEST_FUA_ISSUED, /* like ISSUED, for a request with `fua` */
+	VUBLK_BLK_REQUEST_AWAITS_OWN, /* in the list `awaiting`: a flush that has succeeded */
 	VUBLK_BLK_REQUEST_OWN,     /* a flush of the queue's own (own-flush.c) */
 	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`, so its completion can be taken */
 };
@@ -81,7 +82,7 @@ enum vublk_blk_fua {
 };
 
 struct vublk_blk_request {
-	struct vublk_blk_request *next; /* in `cutting`, `done` or `free` */
+	struct vublk_blk_request *next; /* in `cutting`, `awaiting`, `done` or `free` */
 	enum vublk_blk_request_state state;
 	enum vublk_blk_fua fua;         /* NONE in a free request */
 	uint32_t type;                  /* VIRTIO_BLK_T_... */
@@ -101,6 +102,8 @@ struct vublk_blk_request {
 	uint64_t log_mark;              /* with unflushed=replay: the mark of a flush */
 	uint64_t failures_before;       /* of a request with `fua`: the number of failed flushes
 					   (unflushed.h) before its write was issued */
+	uint64_t awaited_flush;         /* in `awaiting`: the request waits for the flushes of the
+					   disk's own up to this number (unflushed.h) */
 	void *user_data;
 };
 
@@ -207,6 +210,8 @@ struct vublk_blk_queue {
 	struct vublk_blk_request *requests;
 	struct vublk_blk_request *free; /* a stack */
 	struct vublk_blk_list cutting; /* only its first request may have pieces on the ring */
+	struct vublk_blk_list awaiting; /* flushes that have succeeded and wait for flushes of the
+					   disk's own; only with unflushed=replay */
 	struct vublk_blk_list done;
 	unsigned num_done;
 	unsigned in_flight;   /* how many requests are not free */
@@ -234,6 +239,9 @@ struct vublk_blk_queue {
 				  later */
 	uint64_t told_failures; /* how many of flushes->unseen_failures this queue has reported to
 				   the application */
+	uint64_t own_in_flight; /* the number of own_flush while it is in flight; 0: it is not. Loaded
+				   by the owners of all queues */
+	bool awaits_own;       /* `awaiting` is not empty; loaded by the owners of all queues */
 	bool replay_fails;     /* flushes fail until the back-end has got the log */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 

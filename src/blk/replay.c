@@ -333,7 +333,8 @@ static void age(struct vublk_blk *blk)
 	uint64_t mark = replay->marks[replay->next_mark], now = vublk_write_log_mark(&replay->log);
 	bool has_entries = false;
 
-	if (replay->is_quiet && now == vublk_load_acquire(&replay->log.stable))
+	if (replay->is_quiet && now == vublk_load_acquire(&replay->log.stable) &&
+	    !vublk_blk_flush_own_in_flight(&blk->flushes, UINT64_MAX))
 		return; /* do not close the gates without need, because that costs the owners
 			   time */
 	replay->marks[replay->next_mark] = now;

@@ -57,8 +57,7 @@ bool vublk_blk_keep_reserve(struct vublk_blk_queue *queue, const struct vublk_bl
 void vublk_blk_keep_release(struct vublk_blk_queue *queue, uint32_t type, uint64_t bytes);
 /* vublk_blk_keep_copy() is declared in piece.h. */
 /*
- * Called when a flush has completed with `result` (vublk_blk_flush_result()). If it has succeeded,
- * frees the copies that it covers.
+ * Called when a flush has ended with `result`. If it has succeeded, frees the copies that it covers.
  */
 void vublk_blk_keep_flushed(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			    int result);

@@ -20,6 +20,13 @@
  *   - the application's next flush on each queue,
  *   - the flush of each write with FUA that was issued before the failure.
  *
+ * A flush may also succeed before the failure of the other one is seen. The application sees all of
+ * its own requests, so it can judge their results together (<vublk/blk.h>). But it does not see the
+ * disk's own flushes (own-flush.c). So a flush that succeeds while such flushes are in flight waits
+ * until these are answered, and fails if one of them has failed. It does not wait for flushes that
+ * begin later. If the owner of their queue is idle, the disk's thread takes their completions, once
+ * per second.
+ *
  * The pairs of accesses, by letter:
  *   H  the owner of a queue counts a flush in `begun` before it publishes the flush; the owner of
  *      another queue takes a completed write off its own ring before it loads `begun`. If the
@@ -29,6 +36,10 @@
  *   K  the owner of a queue adds to `unseen_failures` when it takes the completion of a flush that
  *      has failed; the owner of another queue loads the number when it takes the completion of a
  *      flush, and before it issues a write with FUA.
+ *   L  the owner of a queue stores 0 in `own_in_flight`, after K, when it takes the completion of the
+ *      disk's own flush, and then loads the `awaits_own` of other queues; the owner of another queue
+ *      stores `awaits_own` and then loads `own_in_flight`. At least one of them sees the other's
+ *      store.
  */
 
 #include "util/atomic.h"
@@ -45,6 +56,9 @@ struct vublk_blk_flushes {
 	uint64_t stable; /* the number of the newest flush that succeeded */
 	uint64_t unseen_failures; /* how many flushes have failed that the application does not
 				     see; atomic */
+	/* constant */
+	struct vublk_blk_queue *queues; /* of the disk */
+	unsigned num_queues;
 };
 
 /* Returns the number of a flush that is about to be put on a ring. */
@@ -80,11 +94,27 @@ static inline uint64_t vublk_blk_flush_failures(const struct vublk_blk_flushes *
 }
 
 /*
- * Called by the owner of the queue when a flush has completed with `result`. Returns the result for
- * the application. Returns an error also if the flush has succeeded, but another one that the
- * application does not see has failed before and may have got the error that belongs to this one.
+ * Returns whether a flush of the disk's own is in flight on any queue, and its number is at most
+ * `newest`.
  */
-int vublk_blk_flush_result(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
-			   int result);
+bool vublk_blk_flush_own_in_flight(const struct vublk_blk_flushes *flushes, uint64_t newest);
+
+/*
+ * The functions from here on are called by the owner of the queue.
+ *
+ * Called when the back-end has completed a flush with `result`. Stores the request's result, or puts
+ * the request into the list `awaiting`. The result is an error also if the flush has succeeded, but
+ * another one that the application does not see has failed before and may have got the error that
+ * belongs to this one.
+ */
+void vublk_blk_flush_completed(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
+			       int result);
+/*
+ * Removes a request from `awaiting` that need not wait any more, stores its result, and returns it.
+ * NULL: there is none.
+ */
+struct vublk_blk_request *vublk_blk_flush_take_awaited(struct vublk_blk_queue *queue);
+/* Called when a flush of the queue's own is answered or dropped. Wakes the queues that wait for it. */
+void vublk_blk_flush_own_ended(struct vublk_blk_queue *queue);
 
 #endif

@@ -311,11 +311,12 @@ static void test_a_flush_at_half_the_bound(void **state)
 	tear_down_flushed(blk);
 }
 
-static void fill_until_own_flush(struct vublk_blk *blk)
+/* Fills half of the part of the log that queue 0 has. Then the queue's own flush is on the ring. */
+static void fill_until_own_flush(struct vublk_blk *blk, unsigned num_queues)
 {
 	struct vublk_blk_completion completion;
 
-	for (unsigned i = 0; i < 8; i++) { /* half of the log */
+	for (unsigned i = 0; i < 8 / num_queues; i++) {
 		add_write(blk, 0, 0, 'a', 65536);
 		while (!fake_serve(0, 1))
 			;
@@ -332,7 +333,7 @@ static void test_an_own_flush_fails(void **state)
 {
 	struct vublk_blk *blk = open_cached(1);
 
-	fill_until_own_flush(blk);
+	fill_until_own_flush(blk, 1);
 	while (!fake_serve_with(0, 1, VIRTIO_BLK_S_IOERR))
 		vublk_blk_submit(vublk_blk_queue(blk, 0));
 	for (unsigned i = 0; i < 2; i++) {
@@ -342,6 +343,101 @@ static void test_an_own_flush_fails(void **state)
 		assert_int_equal(take_one(blk, 0), i ? 0 : -EIO);
 	}
 	tear_down_flushed(blk);
+}
+
+static void serve_own_flush(uint8_t status)
+{
+	assert_int_equal(fake_serve_with(0, 1, status), 1);
+	assert_int_equal(fake_last.type, VIRTIO_BLK_T_FLUSH);
+}
+
+/* Adds a flush to queue 1, or a write with FUA, which succeeds while queue 0 has a flush of its own. */
+static void succeed_during_own_flush(struct vublk_blk *blk, uint32_t flags)
+{
+	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 1);
+	struct vublk_blk_completion completion;
+
+	fill_until_own_flush(blk, 2);
+	if (flags) {
+		assert_int_equal(vublk_blk_write(queue, 0, buffer, 512, flags, NULL, &error), 0);
+		vublk_blk_submit(queue);
+		assert_int_equal(fake_serve(1, 1), 1);
+		assert_int_equal(vublk_blk_poll(queue, &completion, 1), 0);
+	} else {
+		add_flush(blk, 1);
+	}
+	assert_int_equal(fake_serve(1, 1), 1);
+	assert_int_equal(fake_last.type, VIRTIO_BLK_T_FLUSH);
+	assert_int_equal(vublk_blk_poll(queue, &completion, 1), 0);
+}
+
+/*
+ * A flush of the application succeeds. A flush of the disk's own, which was in flight at the same
+ * time, fails later, and may have got the error of both.
+ */
+static void test_an_own_flush_fails_later(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct vublk_blk *blk = open_cached(2);
+		struct vublk_blk_completion completion;
+
+		succeed_during_own_flush(blk, i ? VUBLK_BLK_FUA : 0);
+		serve_own_flush(VIRTIO_BLK_S_IOERR);
+		assert_int_equal(vublk_blk_poll(vublk_blk_queue(blk, 0), &completion, 1), 0);
+		assert_int_equal(take_one(blk, 1), -EIO);
+		fake_start_threads();
+		for (unsigned queue = 0; queue < 2; queue++) {
+			add_flush(blk, queue);
+			/* a write with FUA tells of its own data only */
+			assert_int_equal(take_one(blk, queue), queue && !i ? 0 : -EIO);
+		}
+		fake_stop_threads();
+		tear_down_flushed(blk);
+	}
+}
+
+/*
+ * The flush of the disk's own succeeds. The owner of its queue makes no call, and the other owner
+ * sleeps, so the disk's thread has to take the completion.
+ */
+static void test_an_own_flush_succeeds_later(void **state)
+{
+	struct vublk_blk *blk = open_cached(2);
+
+	succeed_during_own_flush(blk, 0);
+	serve_own_flush(VIRTIO_BLK_S_OK);
+	assert_int_equal(take_one(blk, 1), 0);
+	tear_down_flushed(blk);
+}
+
+/* The back-end is lost meanwhile. The next one gets the writes before the flush has succeeded. */
+static void test_a_loss_during_an_own_flush(void **state)
+{
+	struct vublk_blk *blk = open_cached(2);
+
+	succeed_during_own_flush(blk, 0);
+	fake_cache_drop(0, 65536);
+	lose();
+	assert_int_equal(fake_disk()[0], 0);
+	find();
+	fake_start_threads();
+	assert_int_equal(take_one(blk, 1), 0);
+	assert_int_equal(fake_disk()[0], 'a');
+	fake_stop_threads();
+	tear_down_flushed(blk);
+}
+
+/* No back-end is found any more. */
+static void test_the_end_during_an_own_flush(void **state)
+{
+	struct vublk_blk *blk = open_cached(2);
+
+	succeed_during_own_flush(blk, 0);
+	lose();
+	fake_give_up();
+	assert_int_equal(take_one(blk, 1), -ENOTCONN);
+	vublk_blk_close(blk, -1, &error);
+	fake_deinit();
 }
 
 /*
@@ -547,6 +643,10 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_backend_that_is_too_small),
 		VUBLK_TEST(test_a_small_ring),
 		VUBLK_TEST(test_an_own_flush_fails),
+		VUBLK_TEST(test_an_own_flush_fails_later),
+		VUBLK_TEST(test_an_own_flush_succeeds_later),
+		VUBLK_TEST(test_a_loss_during_an_own_flush),
+		VUBLK_TEST(test_the_end_during_an_own_flush),
 		VUBLK_TEST(test_an_idle_disk_flushes),
 		VUBLK_TEST(test_a_close_flushes),
 		VUBLK_TEST(test_a_close_that_cannot_flush),

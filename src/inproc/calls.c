@@ -3,11 +3,10 @@
  * Runs the calls of other threads on the bus's thread, and returns their results. The calls
  * themselves are in driver.c.
  *
- * Key idea: calls wait in a queue, and the bus's thread runs them one after another. A call that
- * cannot end immediately sets inproc->await to the event of the device for which it waits. That
- * event, or the loss of the back-end, finishes the call. Only one call runs at a time, so an event
- * always belongs to the present call. If a caller waits for its call, the function ended() of the
- * call wakes it.
+ * Key idea: calls wait in a list, and the bus's thread runs them one after another. A call that
+ * cannot end immediately sets inproc->await to the event of the device that it needs. This event,
+ * or the loss of the back-end, ends the call. Only one call runs at a time, so an event always
+ * belongs to the present call. If the caller waits, the call's function ended() wakes it.
  */
 #include "inproc/private.h"
 
@@ -75,8 +74,8 @@ struct waiting_call {
 };
 
 /*
- * Wakes a caller that waits. As soon as the lock is free, the caller may return. `call`, which is
- * on the caller's stack, then no longer exists.
+ * Wakes a caller that waits. The caller may return as soon as the lock is free, and `call` then no
+ * longer exists, because it is on the caller's stack.
  */
 static void wake_caller(struct vublk_inproc_call *call, int result,
 			const struct vublk_error *error)
@@ -114,8 +113,8 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 /* --- on the bus's thread -------------------------------------------------------------- */
 
 /*
- * Ends the present call. Does not run the next call itself, because the device may be in the middle
- * of an event.
+ * Ends the present call. Only posts a task for the next call, because the device may be in the
+ * middle of an event.
  */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error)

@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The option request-deadline-ms, the longest time that a request may take. src/blk/deadline.c
- * finds overdue requests.
+ * Acts on requests that take longer than the option request-deadline-ms permits. src/blk/deadline.c
+ * finds these requests.
  *
- * Key idea: only the driver knows its requests, so the bus's thread asks the driver at intervals
- * whether a request is overdue, and a deadline adds no cost to a request itself. The time of a
- * request runs from its submission, over all back-ends. If a request is overdue, there are three
- * cases:
+ * Key idea: only the driver knows its requests. The bus's thread asks it at intervals whether a
+ * request is overdue, so that the deadline adds no cost to each request. The time of a request runs
+ * from its submission, over all back-ends. If a request is overdue, there are three cases:
  *   - The connected back-end has had the rings for a whole deadline, so it counts as hung. It has
- *     to return the rings, and is disconnected if it does not. The loss is permanent.
+ *     to return the rings, and is disconnected if it does not. The disk then fails permanently.
  *   - The connected back-end got the rings later, so earlier back-ends or an outage used up a part
- *     of the request's time. The back-end has to return the rings, the requests fail, and the
- *     back-end then executes later requests.
+ *     of the request's time. The back-end has to return the rings, and the requests fail. The
+ *     back-end then executes new requests.
  *   - In an outage no connected back-end has the requests, so they fail as they do after
  *     fail-after-ms.
- * With a connected back-end the requests fail only after the back-end has returned the rings, so
- * that the requests' buffers are no longer in use, as far as the bus can ensure that.
+ * If a back-end is connected, the requests fail only after it has returned the rings or was
+ * disconnected, so that a well-behaved back-end no longer uses their buffers.
  */
 #include "inproc/private.h"
 
@@ -55,8 +54,8 @@ static void give_up_requests(struct vublk_inproc *inproc)
 }
 
 /*
- * Returns whether the bus may act on an overdue request. It must not do so during a start: a start
- * has a deadline of its own, and requests are checked after it.
+ * Returns whether the bus may act on an overdue request. It must not do so during a start, because
+ * the start has a deadline of its own, and the requests are checked again after it.
  */
 static bool may_give_up(const struct vublk_inproc *inproc)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls with which a driver controls its device: set up, start, stop, config, memory. calls.c
- * runs them on the bus's thread.
+ * The functions with which a driver controls its device: set-up, start, stop, config and memory.
  *
- * Key idea: each call is a pair of functions. do_...() runs on the bus's thread, which owns the
- * device. The public function after it runs on the caller's thread, and waits for the end of the
- * call unless its name is vublk_inproc_begin_....
+ * Key idea: a call that any thread may make is a pair of functions. calls.c runs do_...() on the
+ * bus's thread, which owns the device. The public function after it runs on the caller's thread,
+ * and waits for the end of the call unless its name begins with vublk_inproc_begin_. All other
+ * functions here must be called on the bus's thread.
  *
  * The initialisation follows virtio 1.3, section 3.1.1.
  */
@@ -22,12 +22,12 @@
 
 /* --- queues, start and stop ------------------------------------------------------------ */
 
-/* The alignment of the driver's own part, which may be less than a page of the system. */
+/* The alignment of the driver's own part. The system's page size may be larger. */
 #define PAGE_BYTES 4096
 
 /*
- * The offsets of a queue's parts in the queue's share of the shared memory, and the size of this
- * share.
+ * The offsets of a queue's parts within the queue's share of the shared memory, and the size of
+ * this share.
  */
 struct layout {
 	uint64_t avail, used, extra, bytes;
@@ -172,7 +172,7 @@ int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_er
 
 /*
  * Returns whether a start or stop is under way, during which the device accepts no memory. If so,
- * the call runs again afterwards.
+ * the present call runs again after it.
  */
 static bool has_to_settle(struct vublk_inproc *inproc)
 {

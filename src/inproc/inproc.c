@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The core of the in-process bus: its thread, its options, and the callbacks of the device.
- * Requests do not pass through here: the driver (src/blk) uses the bus's memory and eventfds
- * directly.
+ * Requests do not pass through here, because the driver (src/blk) uses the bus's memory and
+ * eventfds directly.
  *
  * Key idea: one thread owns the device. calls.c runs the driver's calls on that thread, driver.c
- * has the calls, and outage.c handles the loss of a back-end.
+ * implements them, and outage.c handles the loss of a back-end.
  */
 #include "inproc/private.h"
 
@@ -44,8 +44,8 @@ static void on_realized(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Called when the start that the driver requested has ended. The bus makes the starts during an
- * outage itself, and does not report them in this way.
+ * Called when a start has ended. Reports the start that the driver requested, but none of those
+ * that the bus makes itself, for example in an outage.
  */
 static void end_start(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
@@ -75,7 +75,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 		vublk_inproc_end(inproc, &inproc->failure);
 	else if (!error && inproc->await != VUBLK_INPROC_AWAIT_STOPPED &&
 		 vublk_inproc_restart_expired(inproc))
-		return; /* a call that waited for the stop waits for the new start */
+		return; /* a call that waited for the stop now waits for the new start */
 	end_start(inproc, error ? error : &inproc->failure);
 	vublk_inproc_finish_awaited(inproc, VUBLK_INPROC_AWAIT_STOPPED, error);
 	if (!error)
@@ -83,10 +83,10 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Called when the device has changed the memory. If the back-end refused an added region, the
- * region is dropped again. A removal always succeeds: if the back-end could not be told, it is
- * lost. If requests wait for the next back-end, adding a region succeeds as well, because that
- * back-end gets all regions.
+ * Called when the device has changed the memory or failed to, and when the back-end is lost. If the
+ * back-end refused an added region, the region is dropped again. A removal always succeeds, because
+ * a back-end that could not be told is lost. If requests wait for the next back-end, adding a
+ * region always succeeds, because that back-end gets all regions.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {
@@ -117,8 +117,8 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Called when the back-end is lost. First tells the driver. Then ends the present call if the call
- * waits for an event that can no longer occur.
+ * Called when the back-end is lost. First tells the driver. Then, if the present call waits for an
+ * event, ends it, or runs it again if it waited for the end of a start or stop.
  */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
@@ -317,7 +317,7 @@ static const char *find_option(const struct vublk_option *options, const char *n
 
 /*
  * Returns whether the bus may set its own default of reconnect-ms. With the option server the
- * device reconnects in its own way, and with the option fd it cannot reconnect.
+ * device waits for back-ends to connect, and with the option fd it cannot reconnect.
  */
 static bool may_connect_again(const struct vublk_option *options)
 {
@@ -341,8 +341,8 @@ static int set_chardev(struct vublk_inproc *inproc, const char *path, const char
 }
 
 /*
- * Sets the options that unflushed=replay implies. There must be no in-flight area, because the next
- * back-end would execute the requests in it before it gets the kept writes.
+ * Prepares for unflushed=replay. There must be no in-flight area, because the next back-end would
+ * execute the requests in it before it gets the kept writes.
  */
 static int set_replay(struct vublk_inproc *inproc, struct vublk_error *error)
 {

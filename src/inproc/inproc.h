@@ -9,11 +9,11 @@
  *   prepares its rings -> start (DRIVER_OK) ... stop (reset) -> free
  *
  * Key idea: the device belongs to the bus's own thread. The driver sets the device up there, in the
- * handler realized(), so that opening a device blocks no caller. Later calls come from other
- * threads, also at the same time. The bus's thread runs them one after another; the device's
+ * handler realized(), so that opening a device blocks no caller. Later, other threads may make
+ * calls, even at the same time. The bus's thread runs them one after another; the device's
  * deadlines limit how long each call takes. A caller either waits for the end of its call or is
- * notified of the end. Requests need none of these calls: the owner of a queue uses the ring and
- * the eventfds of the queue directly.
+ * notified of the end. Requests need no call, because the owner of a queue uses the queue's ring
+ * and eventfds directly.
  */
 
 #include "inproc/regions.h"
@@ -29,13 +29,15 @@ struct vublk_inproc;
 
 /*
  * The functions of the driver, called on the bus's thread. All except the first two may be NULL.
- * Those about an outage are called only after vublk_inproc_start() has succeeded.
+ * lost(), rings_suspend(), rings_replaced() and reconnected() are called only after started() has
+ * reported success.
  */
 struct vublk_inproc_handlers {
 	/*
-	 * realized() is called once, at the end of what vublk_inproc_open() has begun, and
-	 * started() once, at the end of what vublk_inproc_start() has begun. `error` NULL: success.
-	 * Within realized() the driver calls vublk_inproc_set_up() and vublk_inproc_start().
+	 * realized() is called once, when the opening that vublk_inproc_open() began has ended, and
+	 * started() once, when the start that vublk_inproc_start() began has ended. `error` NULL:
+	 * success. Within realized() the driver calls vublk_inproc_set_up() and
+	 * vublk_inproc_start().
 	 */
 	void (*realized)(void *opaque, const struct vublk_error *error);
 	void (*started)(void *opaque, const struct vublk_error *error);
@@ -44,12 +46,12 @@ struct vublk_inproc_handlers {
 	/* The back-end is lost, and the device looks for another one: an outage begins. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
 	/*
-	 * The bus replaces the rings if they do not say which requests the lost back-end had begun.
-	 * rings_suspend(): the driver takes all completions and then leaves the rings alone.
-	 * rings_replaced(): vublk_inproc_queue() returns new, zeroed rings, which no back-end is
-	 * using. `error` NULL: the driver adds its incomplete requests to the new rings. Otherwise
-	 * (for example after fail-after-ms) the driver fails its incomplete requests, and also new
-	 * requests until reconnected().
+	 * The bus replaces the rings, for example if they do not say which requests the lost
+	 * back-end had begun. In rings_suspend() the driver must take all completions; afterwards
+	 * it must not use the rings. When rings_replaced() is called, vublk_inproc_queue() returns
+	 * new, zeroed rings, which no back-end is using. `error` NULL: the driver must add its
+	 * incomplete requests to the new rings. Otherwise (for example after fail-after-ms) it must
+	 * fail its incomplete requests, and new requests until reconnected().
 	 */
 	void (*rings_suspend)(void *opaque);
 	void (*rings_replaced)(void *opaque, const struct vublk_error *error);
@@ -62,8 +64,8 @@ struct vublk_inproc_handlers {
 	 */
 	void (*gave_up)(void *opaque, const struct vublk_error *error);
 	/*
-	 * Returns whether a request has taken longer than request-deadline-ms. If that option is
-	 * set, called VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline.
+	 * Returns whether a request has taken longer than request-deadline-ms. Called
+	 * VUBLK_INPROC_LOOKS_PER_DEADLINE times per deadline, if that option is set.
 	 */
 	bool (*is_overdue)(void *opaque);
 	/* The delay that was passed to vublk_inproc_set_timer() has elapsed. */
@@ -76,7 +78,7 @@ struct vublk_inproc_handlers {
 
 /*
  * The ring, eventfds and memory that the owner of a queue uses. The eventfds stay the same from
- * set_up to free; the other members change with rings_replaced().
+ * set_up to free; the other members may change before rings_replaced() is called.
  */
 struct vublk_inproc_queue {
 	struct vublk_split_ring ring; /* mapped in this process, zeroed */
@@ -91,15 +93,18 @@ struct vublk_inproc_queue {
  * that ends with a NULL name.
  */
 const struct vublk_property *vublk_inproc_options(void);
-/* Returns the bus's own default of a device property, or NULL if the device's default is used. */
+/*
+ * Returns the default that the bus sets for a device property, or NULL if it keeps the device's
+ * own.
+ */
 const char *vublk_inproc_default(const char *name);
 
 /*
- * Makes a device and begins to realize it: at the Unix socket `path`, or on the connection of the
- * option fd. The handler realized() is called at the end. `options` (may be NULL) has properties of
- * the device and options of the bus. `handlers` is copied. The errors are those of
- * vublk_blk_open_start(). *inproc is set before the first handler is called, and is NULL on
- * failure.
+ * Makes a device, and begins to realize it with the back-end at the Unix socket `path`, or on the
+ * connection of the option fd. The handler realized() is called at the end. `options` (may be NULL)
+ * has properties of the device and options of the bus. `handlers` is copied. The errors are those
+ * of vublk_blk_open_start(). *inproc is set before the first handler is called; if it was NULL
+ * before, it is NULL after a failure.
  */
 int vublk_inproc_open(const char *path, const struct vublk_option *options,
 		      const struct vublk_inproc_handlers *handlers, struct vublk_inproc **inproc,
@@ -111,10 +116,7 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
  */
 void vublk_inproc_free(struct vublk_inproc *inproc);
 
-/*
- * These functions may be called when realized() has been called, also within it. Their results do not
- * change after that.
- */
+/* These functions may be called within realized() and after it. Their results never change. */
 bool vublk_inproc_wants_statistics(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_num_queues(const struct vublk_inproc *inproc);
 unsigned vublk_inproc_queue_size(const struct vublk_inproc *inproc);
@@ -141,7 +143,7 @@ void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigne
 
 /*
  * Accepts `features`, and gives the device memory and queues. One shared memory has all rings and,
- * for each queue, `extra_bytes` for the driver's own use. Must be called on the bus's thread.
+ * for each queue, `extra_bytes` bytes for the driver's own use. Must be called on the bus's thread.
  */
 int vublk_inproc_set_up(struct vublk_inproc *inproc, uint64_t features, uint64_t extra_bytes,
 			struct vublk_error *error);
@@ -154,8 +156,8 @@ const struct vublk_inproc_queue *vublk_inproc_queue(const struct vublk_inproc *i
  */
 int vublk_inproc_start(struct vublk_inproc *inproc, struct vublk_error *error);
 /*
- * Resets the device, and waits until the back-end has returned the rings. The back-end then no
- * longer touches a buffer. A no-op if the rings do not run.
+ * Resets the device, and waits until the back-end has returned the rings, after which it no longer
+ * touches a buffer. A no-op if the rings do not run.
  */
 int vublk_inproc_stop(struct vublk_inproc *inproc, struct vublk_error *error);
 
@@ -178,7 +180,10 @@ bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc);
  */
 void vublk_inproc_set_timer(struct vublk_inproc *inproc, uint64_t delay_ns);
 
-/* Writes the config field wce. EIO and other errors: the back-end has not adopted the value. */
+/*
+ * Writes the config field wce, and waits for the result. EIO and other errors: the back-end has not
+ * adopted the value.
+ */
 int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_error *error);
 
 /* --- calls that end later --------------------------------------------------------- */
@@ -219,16 +224,16 @@ struct vublk_inproc_region_call {
 
 /*
  * Fills in all members of `region` except call.ended, and duplicates `fd`. After the end of the
- * call, the caller must close region->fd if that is not -1. EINVAL: the region is not aligned or
- * not sealed against shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
+ * call, the caller must close region->fd if it is not -1. EINVAL: the region is empty or not
+ * aligned, or its file is not sealed against shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
  */
 int vublk_inproc_region_init(struct vublk_inproc_region_call *region, void *address,
 			     uint64_t bytes, int fd, uint64_t fd_offset,
 			     struct vublk_error *error);
 /*
- * Begins to give the back-end the region. Any thread may call this function, which does not wait.
- * The call ends with EINVAL if the region overlaps another, and with ENOSPC if no memory slot is
- * left.
+ * Begins to add the region, which the back-end then can access. Any thread may call this function,
+ * which does not wait. The call ends with EINVAL if the region overlaps another, and with ENOSPC if
+ * no memory slot is left.
  */
 void vublk_inproc_begin_add(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region);
 /*
@@ -244,8 +249,8 @@ void vublk_inproc_begin_remove(struct vublk_inproc *inproc,
  */
 void vublk_inproc_begin_undo(struct vublk_inproc *inproc, struct vublk_inproc_region_call *region);
 /*
- * Cancels a call that the bus's thread has not begun to run: it ends with ECANCELED and has no
- * effect. A no-op for a call that has begun. Any thread may call this.
+ * Cancels a call that the bus's thread has not begun to run. The call then ends with ECANCELED,
+ * without any effect. A no-op for a call that has begun. Any thread may call this.
  */
 void vublk_inproc_cancel(struct vublk_inproc *inproc, struct vublk_inproc_call *call);
 

@@ -2,9 +2,9 @@
 /*
  * Unblocks threads of the driver that a malicious back-end blocks in a kick.
  *
- * Key idea: the driver kicks by write(2) on an eventfd that it shares with the back-end, because
+ * Key idea: the driver kicks with write(2) on an eventfd that it shares with the back-end, because
  * nothing else is as fast. A back-end that clears O_NONBLOCK and fills the counter blocks the
- * application's thread in that write. An honest back-end never fills a counter of 64 bits. So the
+ * application's thread in this write. An honest back-end never fills a counter of 64 bits. So the
  * bus's thread checks the counters at intervals. If one is full, it clears the counter, which
  * unblocks the thread, and disconnects the back-end.
  */
@@ -18,12 +18,12 @@
 #include <sched.h>
 
 #define LOOK_NS UINT64_C(1000000000)
-#define LOOK_AGAIN_NS UINT64_C(1000000) /* when the counters are checked again after one was full */
+#define LOOK_AGAIN_NS UINT64_C(1000000) /* the interval after a counter was full */
 #define UNBLOCKS_PER_LOOK 16
 
 /*
- * Clears the counters of kick eventfds that are full. Returns the first queue whose counter was
- * full, or -1 if no counter was full.
+ * Clears every kick eventfd whose counter is full. Returns the first such queue, or -1 if there was
+ * none.
  */
 static int unblock_kicks(const struct vublk_inproc *inproc)
 {

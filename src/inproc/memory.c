@@ -3,8 +3,8 @@
  * The guest memory of the in-process bus: which regions of this process the back-end sees, and at
  * which guest addresses. The lookup of buffers is in regions.c.
  *
- * Key idea: the guest addresses are invented. They start at 4 GiB and increase, with a gap after
- * each region, and no address is given to two regions. So the back-end does not learn this
+ * Key idea: the guest addresses are arbitrary. They start at 4 GiB and increase, with a gap after
+ * each region, and no two regions ever get the same address. So the back-end does not learn this
  * process's addresses, an access past the end of a region is an error, and a late access to a
  * removed region never reaches another region. The memory of the rings is not in the table in which
  * buffers are looked up, so a request cannot use it as a buffer.
@@ -117,8 +117,8 @@ static int check_alignment(const void *address, uint64_t bytes, uint64_t fd_offs
 }
 
 /*
- * Checks that the file is sealed. The back-end gets the descriptor, and could truncate a file that
- * is not sealed.
+ * Checks that the file is sealed against shrinking, because the back-end gets the descriptor and
+ * could truncate the file.
  */
 static int check_seal(int fd, const void *address, struct vublk_error *error)
 {
@@ -157,8 +157,8 @@ static int check_room(const struct vublk_inproc_memory *memory, unsigned slots,
 	unsigned most = VUBLK_MIN(slots, (unsigned)VUBLK_MEMORY_MAX_REGIONS);
 
 	if (bytes > LAST_ADDR - memory->next_addr)
-		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes: the free "
-				       "guest addresses are not enough", bytes);
+		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes: too few "
+				       "guest addresses are free", bytes);
 	if (vublk_inproc_regions_check(&memory->table, address, bytes) == -EINVAL)
 		return vublk_error_set(error, EINVAL, "cannot register %" PRIu64 " bytes at %p: "
 				       "they overlap memory that is already registered",

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides, after the loss of a back-end, whether the driver's requests wait, are issued again to
- * the next back-end, or fail. The device itself looks for the next back-end (src/device/link).
+ * Decides, after the loss of a back-end, whether the driver's requests wait for the next back-end,
+ * are issued again, or fail. The device itself looks for the next back-end (src/device/link).
  *
  * Key idea: the driver keeps its requests, so it can issue them again. Without an in-flight area
  * the rings do not say which requests the lost back-end had begun. In that case the bus resets the
- * device, sets it up with rings in memory that no back-end has seen, and the driver adds the
- * requests that were not completed. The old rings are never read again, so a lost back-end that is
+ * device and sets it up with rings in memory that no back-end has seen, and the driver adds the
+ * requests that have not completed. The old rings are never read again, so a lost back-end that is
  * still alive can write to them without effect.
  */
 #include "inproc/private.h"
@@ -101,9 +101,9 @@ void vublk_inproc_end(struct vublk_inproc *inproc, const struct vublk_error *err
 /* --- new rings -------------------------------------------------------------------------- */
 
 /*
- * Resets the device and sets it up with new rings. After requests have expired, the back-end has
- * returned the rings and no longer uses their memory, so the bus keeps and clears that memory. In
- * the other cases the rings get new memory.
+ * Resets the device and sets it up with new rings. If requests have expired, the back-end has
+ * returned the rings and no longer uses their memory, so the bus clears and keeps that memory. In
+ * all other cases the rings get new memory.
  */
 static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 {
@@ -118,8 +118,8 @@ static int renew_device(struct vublk_inproc *inproc, struct vublk_error *error)
 
 /*
  * Replaces the rings and tells the driver. `refusal` is the error with which the driver has to fail
- * its requests. NULL: the driver adds its requests to the new rings, which the next back-end gets,
- * or the back-end that has just been found.
+ * its requests. NULL: the driver adds its requests to the new rings, for the next back-end or for
+ * one that has just been found.
  */
 static void renew_rings(struct vublk_inproc *inproc, const struct vublk_error *refusal)
 {
@@ -227,8 +227,7 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 	vublk_loop_timer_disarm(&inproc->fail_timer);
 	vublk_inproc_change_link(inproc, VUBLK_INPROC_EVENT_STARTED, NULL);
 	/*
-	 * The back-end may have been lost after it published a completion but before it signalled
-	 * it.
+	 * The lost back-end may have published a completion without having signalled the eventfd.
 	 */
 	for (unsigned i = 0; i < inproc->num_queues && was_out; i++)
 		vublk_eventfd_signal(inproc->queues[i].call_fd);
@@ -237,9 +236,8 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc)
 }
 
 /*
- * Called when a ring is broken, or the present back-end counts as hung or hostile. Reclaims the
- * rings before it tells the driver, so that the back-end no longer touches the buffers when the
- * driver fails the requests.
+ * Reclaims the rings before it tells the driver, so that the back-end no longer touches the buffers
+ * when the driver fails the requests.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error)
 {
@@ -253,9 +251,8 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk
 }
 
 /*
- * Called when the device needs a reset, for one of two reasons. Either a new back-end cannot
- * continue the rings as they are; in that case the driver issues its requests again on new rings.
- * Or the present back-end has reported a broken ring.
+ * Called when the device needs a reset. Either a new back-end cannot continue the rings as they
+ * are, and the driver issues its requests again on new rings. Or a running ring is broken.
  */
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error)
 {

@@ -19,12 +19,12 @@ enum vublk_inproc_await {
 	VUBLK_INPROC_AWAIT_STOPPED,
 	VUBLK_INPROC_AWAIT_MEMORY,
 	VUBLK_INPROC_AWAIT_CONFIG,
-	VUBLK_INPROC_AWAIT_SETTLED, /* no start or stop is under way, so the call runs again */
+	VUBLK_INPROC_AWAIT_SETTLED, /* the end of a start or stop; then the call runs again */
 };
 
 /* The states of the link to the back-end. */
 enum vublk_inproc_link {
-	VUBLK_INPROC_OPENING, /* the rings have not run yet, so a loss fails the opening */
+	VUBLK_INPROC_OPENING, /* the rings have not run yet; a loss fails the opening */
 	VUBLK_INPROC_UP,
 	VUBLK_INPROC_OUTAGE,  /* the device looks for another back-end; requests wait */
 	VUBLK_INPROC_FAILING, /* like OUTAGE, but requests fail */
@@ -57,7 +57,10 @@ struct vublk_inproc_set_up {
 };
 
 struct vublk_inproc {
-	/* constant after open; the queues and set_up after vublk_inproc_set_up() */
+	/*
+	 * constant after realized(), except that `queues` and `set_up` are set by
+	 * vublk_inproc_set_up(); the rings in `queues` may be replaced later
+	 */
 	struct vublk_inproc_handlers handlers;
 	struct vublk_log_limit limit; /* used by the bus's thread */
 	pthread_t thread;
@@ -86,8 +89,8 @@ struct vublk_inproc {
 	struct vublk_loop_timer deadline_timer;
 	struct vublk_loop_timer driver_timer;
 	bool quit;
-	struct vublk_error failure; /* why the rings are being reclaimed for good; code 0: they
-				       are not */
+	struct vublk_error failure; /* why the rings are or were reclaimed for good; code 0: they
+				       were not */
 	struct vublk_error expiry;  /* the same, if the rings will start again afterwards */
 	unsigned num_looks;         /* checks of the deadline since this back-end started the
 				       rings */
@@ -108,8 +111,8 @@ struct vublk_inproc {
 
 /*
  * Runs `fn` on the bus's thread and waits until the call has ended. `fn` returns 0 if the call is
- * done, 1 if an event of the device ends it (inproc->await), or a negative errno. EBUSY: the caller
- * is on the bus's thread.
+ * done, 1 if the event in inproc->await will end it, or a negative errno. EBUSY: the caller is on
+ * the bus's thread.
  */
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
@@ -118,8 +121,8 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 
 void vublk_inproc_calls_init(struct vublk_inproc *inproc);
 /*
- * Adds a call, whose ended() must be set, to the queue of calls. `ahead`: before all calls that
- * have not begun. Any thread may call this function, which does not wait.
+ * Adds a call, whose ended() must be set, to the list of calls that have not begun; if `ahead`, as
+ * the first one. Any thread may call this function, which does not wait.
  */
 void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
 			     bool ahead, vublk_inproc_call_fn *fn, void *args);
@@ -131,15 +134,15 @@ void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
  */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
-/*
- * Called when a start or stop has ended. If the present call waits for that, runs the call again.
- */
+/* Called when a start or stop has ended. Runs the present call again if it has waited for that. */
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
 /* --- driver.c ---------------------------------------------------------------- */
 
-/* Called after a reset. Sets features, memory and queues, so that only DRIVER_OK is missing. */
+/*
+ * Called after a reset. Sets features, memory and queues, so that only DRIVER_OK remains to be set.
+ */
 int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error);
 
 /* --- outage.c ---------------------------------------------------------------- */
@@ -156,13 +159,13 @@ void vublk_inproc_on_started(struct vublk_inproc *inproc);
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * Called when a ring is broken, or the back-end counts as hung or hostile: reclaims the rings for
+ * Called when a ring is broken, or the back-end counts as hung or hostile. Reclaims the rings for
  * good.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * Called while a back-end is connected. Begins to fail the requests in flight: the back-end first
- * has to return the rings, and later executes other requests on new rings.
+ * Called while a back-end is connected. Begins to fail the requests in flight. The back-end first
+ * has to return the rings, and later executes new requests on zeroed rings.
  */
 void vublk_inproc_expire_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
@@ -188,8 +191,8 @@ void vublk_inproc_on_deadline_timer(void *opaque);
 /* --- kick.c ---------------------------------------------------------------- */
 
 /*
- * Begins to check at intervals for threads of the driver that the back-end blocks in a kick. The
- * check unblocks such a thread within about a second.
+ * Begins to check at intervals whether the back-end blocks threads of the driver in a kick. The
+ * check unblocks such threads within about a second.
  */
 void vublk_inproc_watch_kicks(struct vublk_inproc *inproc);
 void vublk_inproc_on_kick_timer(void *opaque);

@@ -4,7 +4,7 @@
  *
  * Key idea: a sequence lock. The writer makes the sequence odd, changes the entries, and makes it
  * even again. A reader that saw the same even number before and after its loads has read entries of
- * one version. There is one table and no copy, so no memory has to be freed while readers may use
+ * one version. The table is changed in place, so no memory has to be freed while readers may use
  * it.
  *
  * The pairs of accesses, by letter:
@@ -49,9 +49,9 @@ static bool contains(const struct vublk_inproc_region *region, uint64_t host)
 }
 
 /*
- * Searches the entries, which may be changing. The count never exceeds the array. So reading
- * entries in the middle of a change can at worst find a wrong entry, and the caller's check of the
- * sequence detects that.
+ * Searches the entries, which may be changing. The count never exceeds the array, so a search in
+ * the middle of a change can at worst find a wrong entry. The caller's check of the sequence
+ * detects that.
  */
 static struct vublk_inproc_region search(const struct vublk_inproc_regions *regions, uint64_t host)
 {

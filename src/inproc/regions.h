@@ -12,9 +12,9 @@
 #include <stdint.h>
 
 /*
- * A region of this process's memory that the back-end can access. The table of regions is below:
- * only the bus's thread changes it, and any number of queue owners may look up addresses at the
- * same time, without a lock.
+ * A region of this process's memory that the back-end can access. Only the bus's thread changes the
+ * table of regions below. Any number of queue owners may look up addresses in it at the same time,
+ * without a lock.
  */
 struct vublk_inproc_region {
 	uint64_t host; /* the address in this process */
@@ -28,15 +28,15 @@ struct vublk_inproc_regions {
 	struct vublk_inproc_region entries[VUBLK_MEMORY_MAX_REGIONS]; /* sorted by `host` */
 };
 
-/* A reader's own cache of the region that it found last; zeroed at first. */
+/* A reader's private cache, with the region that it found last. Must be zeroed at first. */
 struct vublk_inproc_region_cache {
 	unsigned sequence;
 	struct vublk_inproc_region region;
 };
 
 /*
- * The slow part of vublk_inproc_regions_find(), for an address that the cache does not have: stores
- * the region of the address in the cache. Returns false if no region contains the address.
+ * The slow part of vublk_inproc_regions_find(), for an address that is not in the cached region.
+ * Stores the region of the address in the cache. Returns false if no region contains the address.
  */
 bool vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
 				 struct vublk_inproc_region_cache *cache, const void *address);
@@ -52,7 +52,7 @@ static inline uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regio
 	uint64_t offset = (uintptr_t)address - cache->region.host;
 
 	/*
-	 * The search does not get `guest_addr`, so that the caller's variable can stay in a
+	 * `guest_addr` is not passed to the search, so that the caller's variable can stay in a
 	 * register.
 	 */
 	if (VUBLK_UNLIKELY(cache->sequence != vublk_load_acquire(&regions->sequence) || /* A */

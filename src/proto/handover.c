@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages between a process and the one that takes over from it; see handover.h. This file
- * does not know what is in a message.
+ * Sends and receives the messages between a process and the one that takes over from it; see
+ * handover.h. This file does not know what is in a message.
  *
  * Key idea: while the old process waits in these calls, its disk is frozen, so it must not wait
  * long. Each call that can wait has a deadline.
@@ -96,8 +96,8 @@ int vublk_handover_check_peer(const struct vublk_handover_channel *channel, int6
 /* --- sending --------------------------------------------------------------------------------- */
 
 /*
- * Waits for `events` at `fd`, or until `other_fd` (-1: none) is readable, or the deadline. Returns false, without waiting, if the deadline has
- * already passed.
+ * Waits until `fd` has one of `events`, `other_fd` (-1: no descriptor) is readable, or the deadline
+ * passes. Returns false, without waiting, if the deadline has already passed.
  */
 static bool wait_for(int fd, short events, int other_fd, uint64_t deadline_ns)
 {
@@ -115,8 +115,8 @@ static bool wait_for(int fd, short events, int other_fd, uint64_t deadline_ns)
 
 /*
  * Waits until it is worth sending again, and returns whether the deadline is still ahead. `result`
- * is -EAGAIN if the socket was full. It is -ETOOMANYREFS if too many descriptors were in transit in
- * sockets. In that case there is room a moment later, because the receiver takes descriptors out.
+ * is -EAGAIN if the socket was full, or -ETOOMANYREFS if too many descriptors were in transit in
+ * sockets. In the second case this waits for a moment, in which the receiver takes out descriptors.
  */
 static bool wait_for_room(int fd, ssize_t result, uint64_t deadline_ns)
 {

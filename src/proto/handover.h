@@ -3,14 +3,14 @@
 #define VUBLK_PROTO_HANDOVER_H
 
 /*
- * The connection between a process that serves a disk and the process that takes over from it:
- * messages, each with a kind, bytes and descriptors. docs/upgrade.md describes the exchange.
+ * The connection between a process that serves a disk and the process that takes over from it. A
+ * message has a kind, bytes and descriptors. docs/upgrade.md describes the exchange.
  */
 #include "proto/stream.h"
 
 #include <stdint.h>
 
-#define VUBLK_HANDOVER_MAX_BYTES (64u << 20) /* of a message's payload */
+#define VUBLK_HANDOVER_MAX_BYTES (64u << 20) /* limit of a message's payload, exclusive */
 
 enum vublk_handover_kind {
 	VUBLK_HANDOVER_HELLO = 1,   /* new process: its version, and the sections that it knows */
@@ -50,9 +50,9 @@ int vublk_handover_open(struct vublk_handover_channel *channel, int fd,
 void vublk_handover_close(struct vublk_handover_channel *channel);
 
 /*
- * Checks that the process at the other end belongs to the same user. Stores the process ID of that
- * process in `pid`; 0: it is in another PID namespace. Errors: EPERM if the process belongs to
- * another user.
+ * Checks that the process at the other end belongs to the same user. Stores the ID of that process
+ * in `pid`; 0: it is in another PID namespace. Errors: EPERM if the process belongs to another
+ * user, and others.
  */
 int vublk_handover_check_peer(const struct vublk_handover_channel *channel, int64_t *pid,
 			      struct vublk_error *error);
@@ -60,7 +60,7 @@ int vublk_handover_check_peer(const struct vublk_handover_channel *channel, int6
 /*
  * Sends a message with at most VUBLK_STREAM_MAX_FDS descriptors, which are borrowed. If the socket
  * is full, waits until `deadline_ns`, which is on the clock of vublk_now_ns(); 0: does not wait.
- * Errors: ETIMEDOUT, ENOTCONN and others.
+ * Errors: ETIMEDOUT, EMSGSIZE if the message is too large, and those of sendmsg(2).
  */
 int vublk_handover_send(struct vublk_handover_channel *channel, enum vublk_handover_kind kind,
 			const void *payload, size_t bytes, const int *fds, unsigned num_fds,
@@ -71,21 +71,21 @@ int vublk_handover_send_fds(struct vublk_handover_channel *channel, const int *f
 			    unsigned num_fds, uint64_t deadline_ns, struct vublk_error *error);
 
 /*
- * Sends a REFUSED with the sentence of `why` if the socket has room for it. Never waits, and does
- * not report whether the sentence was sent.
+ * Sends a REFUSED message with the sentence of `why`, if the socket has room for it. Never waits,
+ * and does not report whether the message was sent.
  */
 void vublk_handover_refuse(struct vublk_handover_channel *channel, const struct vublk_error *why);
 
 /*
- * Receives a message into `channel`. Returns 1 if the message is complete, and 0 if it has not
- * arrived completely. Errors: ECANCELED if the message is REFUSED, with the other process's
- * sentence in `error`; and those of vublk_stream_read().
+ * Receives a message into `channel`. Returns 1 if the message is complete, and 0 if not all of it
+ * has arrived. Errors: ECANCELED if the message is REFUSED (`error` then has the other process's
+ * sentence), and those of vublk_stream_read().
  */
 int vublk_handover_receive(struct vublk_handover_channel *channel, struct vublk_error *error);
 /*
  * Like vublk_handover_receive(), but waits for the message until `deadline_ns`, or until `stop_fd`
- * (-1: none) is readable. Returns 0 if the message is complete. Errors: in addition ETIMEDOUT, and
- * EINTR if `stop_fd` is readable and the message is incomplete.
+ * (-1: no descriptor) is readable. Returns 0 if the message is complete. Additional errors:
+ * ETIMEDOUT, and EINTR if `stop_fd` is readable and the message is incomplete.
  */
 int vublk_handover_wait(struct vublk_handover_channel *channel, int stop_fd, uint64_t deadline_ns,
 			struct vublk_error *error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file disconnects clients that send nothing, or only part of a message, while another client
- * waits; see message-timeout.h.
+ * Disconnects clients that send nothing, or only part of a message, while another client waits; see
+ * message-timeout.h.
  */
 #include "proto/message-timeout.h"
 
@@ -34,7 +34,7 @@ static void on_timer(void *opaque)
 {
 	struct vublk_message_timeout *timeout = opaque;
 
-	/* If the loop cannot watch another descriptor now, try again after the same time. */
+	/* If the loop cannot watch another descriptor now, wait once more and try again. */
 	if (vublk_loop_add(timeout->loop, &timeout->next_source, timeout->listen_fd, EPOLLIN, NULL))
 		vublk_loop_timer_arm(timeout->loop, &timeout->timer,
 				     vublk_now_ns() + timeout->ms * UINT64_C(1000000));

@@ -27,7 +27,7 @@ struct vublk_message_timeout {
 	bool had_message;
 	size_t in_bytes;  /* bytes of an incomplete message that have arrived */
 	struct vublk_loop_timer timer;
-	struct vublk_loop_source next_source; /* for listen_fd; in the loop after the time limit */
+	struct vublk_loop_source next_source; /* watches listen_fd when the time limit has passed */
 	/* Called at most once, when the limit is exceeded. Must end the connection. */
 	void (*expired)(void *opaque, const struct vublk_error *error);
 	void *opaque;
@@ -35,16 +35,16 @@ struct vublk_message_timeout {
 
 /*
  * Called when a client has connected. `ms` is the limit; 0: no limit. Until
- * vublk_message_timeout_end() the arguments are borrowed, and no other source of the loop may watch
- * `listen_fd`.
+ * vublk_message_timeout_end(), the arguments are borrowed, and no other source of the loop may
+ * watch `listen_fd`.
  */
 void vublk_message_timeout_begin(struct vublk_message_timeout *timeout, struct vublk_loop *loop,
 				 int listen_fd, uint64_t ms,
 				 void (*expired)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Called after each attempt to receive. `is_complete`: the attempt completed a message. If not,
- * `in_bytes` bytes of the next message have arrived so far.
+ * Called after each attempt to receive. `is_complete`: the attempt completed a message. Otherwise
+ * `in_bytes` bytes of an incomplete message have arrived so far.
  */
 void vublk_message_timeout_note(struct vublk_message_timeout *timeout, bool is_complete,
 				size_t in_bytes);

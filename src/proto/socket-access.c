@@ -4,8 +4,8 @@
  *
  * Key idea: a client can connect only if the socket listens and the client may write to the
  * socket's file. So the permissions and the group are set before the socket listens. They are set
- * through an O_PATH descriptor, after a check that it refers to a socket. So if a symbolic link or
- * another file has replaced the socket, that file is not changed.
+ * through an O_PATH descriptor, after a check that it refers to a socket. If a symbolic link or
+ * another file has replaced the socket, nothing is changed.
  */
 #include "proto/socket-access.h"
 
@@ -106,8 +106,8 @@ static int group_failed(const struct vublk_socket_access *access, int code,
 }
 
 /*
- * Tries the change on a new socket that has no file. The kernel checks the same permission as for a
- * socket's file.
+ * Tries to change the group of a new socket that has no file. The kernel checks the same permission
+ * for it as for a socket's file.
  */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error)
 {

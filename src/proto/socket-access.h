@@ -26,7 +26,7 @@ struct vublk_socket_access {
 
 /*
  * These functions parse the permissions (octal) and the group (a name or a number) into `access`.
- * EINVAL: the mode is not octal or is above 0777, or no group has this name.
+ * EINVAL: the mode is not octal or is above 0777, or there is no such group; ENOMEM.
  */
 int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access *access,
 				   struct vublk_error *error);
@@ -34,8 +34,8 @@ int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access
 				    struct vublk_error *error);
 
 /*
- * Checks, before the socket is created, that this process may give it to the group in `access`.
- * EPERM: the process may not.
+ * Checks, before the socket is created, that this process may change its group to the one in
+ * `access`. EPERM: the process may not.
  */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error);
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Unix sockets by path: this file connects, listens and accepts without blocking, and checks a
- * socket that is already connected. stream.c and the channels send and receive.
+ * Connects, listens and accepts on Unix sockets without blocking, and checks sockets that are
+ * already connected. stream.c and the channels send and receive.
  *
- * Key idea: most failures come from a wrong path, so each errno value that a path can cause
- * has an error sentence of its own, which says what to do.
+ * Key idea: most failures come from a wrong path, so the errno values that a path can cause have
+ * their own error sentences, which say what to do.
  */
 #include "proto/vhost-user/channel.h"
 
@@ -79,8 +79,8 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 }
 
 /*
- * Checks that the file is a socket. connect() itself fails in the same way for every other type of
- * file.
+ * Checks that the file is a socket. connect() fails with ECONNREFUSED for any other file, as it
+ * does for a socket without a listener.
  */
 static int check_is_socket(const char *path, struct vublk_error *error)
 {
@@ -172,7 +172,7 @@ static int bind_failed(int code, const char *path, struct vublk_error *error)
 }
 
 /*
- * Checks that no process listens at a socket file. As long as the file exists, only ECONNREFUSED
+ * Checks that no process listens at a socket file. If the file still exists, only ECONNREFUSED
  * proves that.
  */
 static int probe(const struct sockaddr_un *address, const char *path, struct vublk_error *error)
@@ -274,7 +274,7 @@ bool vublk_socket_is_same(const char *a, const char *b)
 	       !strcmp(names[0], names[1]);
 }
 
-/* Makes the socket `fd`, which is bound at `path`, listen. A failure removes the file. */
+/* Makes the socket `fd`, which is bound at `path`, listen. Removes the file on failure. */
 static int begin_to_listen(int fd, const char *path, const struct vublk_socket_access *access,
 			   struct vublk_error *error)
 {

@@ -3,8 +3,9 @@
  * Sends and receives on a stream socket; see stream.h. The channel of each protocol keeps the
  * messages that wait for a slow peer.
  *
- * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive
- * with a byte of their message. So a receive never asks for bytes beyond the current message.
+ * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive with a
+ * byte of their message. So no call asks for bytes beyond the current message, which might bring
+ * descriptors of the next one.
  */
 #include "proto/stream.h"
 
@@ -179,8 +180,8 @@ static ssize_t receive(int fd, const struct vublk_stream_format *format,
 	union control control;
 	struct iovec part = missing_part(format, reader, place);
 	/*
-	 * The control buffer has room for exactly max_fds descriptors, so that the kernel reports
-	 * it if there are more.
+	 * The control buffer has room for exactly max_fds descriptors, so that the kernel sets
+	 * MSG_CTRUNC if there are more.
 	 */
 	struct msghdr msg = {
 		.msg_iov = &part,
@@ -229,8 +230,8 @@ static bool is_complete(const struct vublk_stream_format *format,
 }
 
 /*
- * Receives what has arrived of the header, or of the payload. Returns 1 if bytes have arrived, 0 if
- * not, or a negative errno.
+ * Receives available bytes of the header or, if it is complete, of the payload. Returns 1 if bytes
+ * have arrived, 0 if not, or a negative errno.
  */
 static int advance(int fd, const struct vublk_stream_format *format,
 		   struct vublk_stream_reader *reader, const struct vublk_stream_place *place,

@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-#define VUBLK_STREAM_MAX_FDS 16 /* the largest number that any protocol here sends with one
+#define VUBLK_STREAM_MAX_FDS 16 /* the most descriptors that any protocol here sends with one
 				   message */
 
 /* The format of a protocol's messages. */
@@ -28,13 +28,13 @@ struct vublk_stream_format {
 	size_t max_payload_bytes;
 	unsigned max_fds; /* in one message; at most VUBLK_STREAM_MAX_FDS */
 	/*
-	 * Returns the payload's size according to a complete header. Negative errno: no message has
-	 * such a header.
+	 * Returns the payload's size according to a complete header. Negative errno: the header is
+	 * invalid.
 	 */
 	ssize_t (*payload_bytes)(const void *header, struct vublk_error *error);
 	/*
-	 * Writes the message's name to `text`, for sentences such as "the peer disconnected inside
-	 * NAME".
+	 * Writes the message's name to `text`, for sentences such as "the peer closed the
+	 * connection in the middle of NAME".
 	 */
 	void (*name)(const void *header, char *text, size_t text_bytes);
 };
@@ -75,20 +75,19 @@ struct vublk_stream_message {
 
 /*
  * Sends the bytes of the message that begin at `offset`, like vublk_stream_send(). The descriptors
- * go with the first byte of the message. `offset` must be smaller than the message.
+ * are sent with the first byte of the message. `offset` must be less than the size of the message.
  */
 ssize_t vublk_stream_send_message(int fd, const struct vublk_stream_message *message,
 				  size_t offset);
 
 /*
- * Receives the next part of a message. It never receives more than one message, because the
- * descriptors of the next message would arrive with its first byte. Returns 1 if the message is
- * complete and the reader is ready for the next one, and 0 if the rest of the message has not
- * arrived.
+ * Receives the next part of a message, but nothing of the following message, because that message's
+ * descriptors would arrive with its first byte. Returns 1 if the message is complete and the reader
+ * is ready for the next one, and 0 if the rest of the message has not arrived.
  *
- * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection; EPROTO: a
- * header that no message has, or too many descriptors; EMFILE: descriptors were lost because this
- * process has no room for them; or another errno of the kernel. After a failure the descriptors are
+ * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection; EPROTO: the
+ * header is invalid, or there are too many descriptors; EMFILE: descriptors were lost because this
+ * process has no room for them; or another errno of recvmsg(2). After a failure the descriptors are
  * closed, and every further call fails, because the position of the next message is unknown.
  */
 int vublk_stream_read(int fd, const struct vublk_stream_format *format,

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Passes a driver's accesses to the BARs and to the configuration space on to the file that
- * implements the register. This file also has the window: a part of the configuration space through
- * which firmware accesses any BAR without mapping it.
+ * Receives a driver's accesses to the BARs and to the configuration space, and calls the file that
+ * implements the register. This file itself implements the window, a capability through which
+ * firmware accesses a BAR without mapping it.
  *
- * Key idea: this file calls all files with registers, and none of them calls this file. The window
- * is here because it can reach every register.
+ * Key idea: this file calls all files that implement registers, and none of them calls this file.
+ * The window is here because it can reach every register.
  *
  * virtio 1.3, section 4.1.4.
  */
@@ -50,7 +50,7 @@ static void write_modern(struct vublk_virtio_pci *pci, uint64_t offset, const vo
 	case VUBLK_VIRTIO_PCI_PAGE_DEVICE:
 		vublk_virtio_pci_write_device_config(pci, within, data, bytes);
 		break;
-	case VUBLK_VIRTIO_PCI_PAGE_NOTIFY: /* the offset names the queue, and so does the value */
+	case VUBLK_VIRTIO_PCI_PAGE_NOTIFY: /* the offset selects the queue; the value is ignored */
 		vublk_virtio_pci_notify(pci, (unsigned)(within / VUBLK_VIRTIO_PCI_NOTIFY_MULTIPLIER));
 		break;
 	default:
@@ -92,8 +92,8 @@ struct window {
 };
 
 /*
- * Stores in `window` the part of a BAR that the driver has selected. Returns false if this part is
- * not valid.
+ * Stores in `window` the part of a BAR that the driver has selected. Returns false if the selection
+ * is invalid.
  */
 static bool find_window(const struct vublk_virtio_pci *pci, struct window *window)
 {
@@ -109,9 +109,9 @@ static bool find_window(const struct vublk_virtio_pci *pci, struct window *windo
 }
 
 /*
- * Returns whether an access to the configuration space reaches the BAR, that is, whether it lies
- * within the data field of the window. A program that dumps the whole configuration space also
- * reads this field, and must not affect the device.
+ * Returns whether an access to the configuration space lies within the window's data field, and
+ * thus reaches the BAR. A larger access that includes the field, as in a dump of the whole space,
+ * must not affect the device.
  */
 static bool is_window_access(const struct vublk_virtio_pci *pci, uint64_t offset, unsigned bytes)
 {

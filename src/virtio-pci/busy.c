@@ -14,8 +14,8 @@
 #define MAY(to) (1u << VUBLK_VIRTIO_PCI_##to)
 
 /*
- * Which operation may follow which. A reset overrides other operations, and a bus reset overrides a
- * reset, too.
+ * The operations that may follow each operation. A change of a queue overrides a write to the
+ * config, a reset overrides both, and a bus reset overrides every other operation.
  */
 static const unsigned char busy_transitions[VUBLK_VIRTIO_PCI_NUM_BUSY] = {
 	[VUBLK_VIRTIO_PCI_IDLE] = MAY(RESETTING) | MAY(RESETTING_BUS) | MAY(WRITING_CONFIG) |

@@ -4,8 +4,7 @@
  * up queues. The registers of a legacy driver are in legacy-config.c.
  *
  * Key idea: a read has no side effect, so each read fills the whole structure and copies the
- * requested bytes from it. A write addresses one register; the table has a function for each
- * register.
+ * requested bytes from it. A write addresses one register, for which the table has a function.
  *
  * virtio 1.3, section 4.1.4.3.
  */
@@ -30,7 +29,7 @@ static bool has(const struct vublk_virtio_pci *pci, unsigned feature)
 	return pci->driver_features & VUBLK_BIT(feature);
 }
 
-/* Returns the half of `features` that the selector chooses. Only selectors 0 and 1 are valid. */
+/* Returns the half of `features` that the selector chooses, or 0 if it is neither 0 nor 1. */
 static uint32_t window(uint64_t features, uint32_t select)
 {
 	return select < 2 ? (uint32_t)(features >> (32 * select)) : 0;
@@ -91,7 +90,7 @@ static void write_driver_feature_select(struct vublk_virtio_pci *pci, uint32_t v
 	pci->driver_feature_select = value;
 }
 
-/* Bits that were not offered read back as zero. After FEATURES_OK, writes are ignored. */
+/* Ignores bits that were not offered, and all writes after FEATURES_OK. */
 static void write_driver_feature(struct vublk_virtio_pci *pci, uint32_t value)
 {
 	unsigned shift = 32 * (pci->driver_feature_select & 1);

@@ -3,8 +3,8 @@
  * The contents of the PCI configuration space: a conventional header, the five virtio capabilities,
  * and MSI-X. A driver's accesses to this space are in access.c.
  *
- * Key idea: the space is two arrays: its contents, and a mask of the writable bits. A driver
- * learns the size of a BAR from the low bits of the BAR's address, which are not writable.
+ * Key idea: one array has the contents of the space, and another one masks the writable bits. A
+ * driver learns the size of a BAR from the low bits of the BAR's address, which are not writable.
  *
  * PCI 3.0, section 6; virtio 1.3, section 4.1.4.
  */
@@ -17,7 +17,7 @@
 #define DEVICE_MODERN (0x1040 + VIRTIO_ID_BLOCK)
 #define DEVICE_TRANSITIONAL 0x1001
 #define SUBSYSTEM_MODERN 0x1100
-#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass, as of other virtio disks */
+#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass, the same as other virtio disks have */
 #define FIRST_CAPABILITY 0x40
 
 #define MSIX_BYTES PCI_CAP_MSIX_SIZEOF
@@ -93,7 +93,7 @@ static void put_bars(struct vublk_virtio_pci *pci)
 		PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH);
 }
 
-/* Adds a capability to the list. Returns the offset of the next one. */
+/* Adds a capability to the list. Returns the offset for the next one. */
 static unsigned put_capability(struct vublk_virtio_pci *pci, unsigned offset, uint8_t id,
 			       unsigned bytes)
 {
@@ -117,8 +117,8 @@ static unsigned put_virtio_capability(struct vublk_virtio_pci *pci, unsigned off
 }
 
 /*
- * Adds the capability with the window. A driver writes BAR, offset and length to select the part of
- * a BAR that the window shows.
+ * Adds the window (see access.c). A driver writes the fields bar, offset and length to select the
+ * part of a BAR that the window shows.
  */
 static unsigned put_window(struct vublk_virtio_pci *pci, unsigned offset)
 {
@@ -181,7 +181,7 @@ void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci)
 		    PCI_MSIX_ENTRY_CTRL_MASKBIT);
 }
 
-/* --- queries of the other files --------------------------------------------------------------- */
+/* --- queries for the other files -------------------------------------------------------------- */
 
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci)
 {

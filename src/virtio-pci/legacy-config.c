@@ -3,10 +3,10 @@
  * The registers of a legacy driver, in the I/O BAR of a transitional device. The registers of a
  * modern driver are in common-config.c.
  *
- * Key idea: a legacy driver uses the same queues and status through an older set of
- * registers. It knows 32 feature bits and no FEATURES_OK, gives a ring as a page number, and
- * may kick before DRIVER_OK. If MSI-X is enabled, the device's own config begins four bytes
- * later.
+ * Key idea: a legacy driver uses the same queues and status through an older set of registers. It
+ * has only 32 feature bits and no FEATURES_OK, writes the page number of a ring instead of three
+ * addresses, and may kick before DRIVER_OK. While MSI-X is enabled, the device's own config begins
+ * four bytes later.
  *
  * virtio 1.3, section 4.1.4.10.
  */
@@ -88,8 +88,8 @@ static void write_features(struct vublk_virtio_pci *pci, uint32_t value)
 }
 
 /*
- * Sets up the selected queue at the page `value`, or resets the device if `value` is 0. The three
- * parts of the ring follow each other; the used ring begins at the next page boundary.
+ * Enables the selected queue with its ring at page number `value`, or resets the device if `value`
+ * is 0. The avail ring follows the descriptors, and the used ring begins at the next page boundary.
  */
 static void write_queue_pfn(struct vublk_virtio_pci *pci, uint32_t value)
 {

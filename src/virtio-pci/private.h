@@ -19,7 +19,7 @@ enum {
 	VUBLK_VIRTIO_PCI_BAR_MODERN = 4, /* 64 bits: BAR5 has the upper half of its address */
 };
 
-/* BAR1 has the MSI-X table and the pending bits. */
+/* BAR1 has the MSI-X table and, at this offset, the pending bits. */
 #define VUBLK_VIRTIO_PCI_PBA_OFFSET 0x2000
 #define VUBLK_VIRTIO_PCI_TABLE_BYTES (VUBLK_VIRTIO_PCI_MAX_VECTORS * PCI_MSIX_ENTRY_SIZE)
 #define VUBLK_VIRTIO_PCI_PBA_BYTES ((VUBLK_VIRTIO_PCI_MAX_VECTORS + 63) / 64 * 8)
@@ -42,7 +42,8 @@ enum vublk_virtio_pci_busy {
 	VUBLK_VIRTIO_PCI_RESETTING,      /* the back-end is returning the rings */
 	VUBLK_VIRTIO_PCI_RESETTING_BUS,  /* the same, and then the PCI registers are reset, too */
 	VUBLK_VIRTIO_PCI_WRITING_CONFIG, /* the back-end has not confirmed the new value yet */
-	VUBLK_VIRTIO_PCI_CHANGING_QUEUE, /* the rings are held, to reset queues or to set them up */
+	VUBLK_VIRTIO_PCI_CHANGING_QUEUE, /* the rings are being stopped, to reset queues or to set
+					    them up */
 	VUBLK_VIRTIO_PCI_NUM_BUSY,
 };
 
@@ -93,8 +94,7 @@ struct vublk_virtio_pci {
 	void *opaque;
 	bool transitional;
 	enum vublk_virtio_pci_busy busy;
-	bool writes_config; /* a write to the config is in progress, and a reset waits until it
-			       ends */
+	bool writes_config; /* a write to the config is in progress; a reset waits until it ends */
 	unsigned holds;
 
 	/* PCI */
@@ -143,8 +143,8 @@ void vublk_virtio_pci_registers_write(struct vublk_virtio_pci *pci,
 				      unsigned bytes);
 
 /*
- * Copies `bytes` bytes at `offset` of `from`, which has `from_bytes`, to `data`. Bytes past the end
- * are zero.
+ * Copies `bytes` bytes from `offset` of `from` to `data`. `from` has `from_bytes` bytes; bytes past
+ * its end read as zero.
  */
 void vublk_virtio_pci_copy(void *data, unsigned bytes, uint64_t offset, const void *from,
 			   unsigned from_bytes);
@@ -160,8 +160,8 @@ bool vublk_virtio_pci_set_busy(struct vublk_virtio_pci *pci, enum vublk_virtio_p
 /* --- virtio-pci.c ----------------------------------------------------------------------------- */
 
 /*
- * Returns the features that are offered to the driver: the device's, and those of the transport
- * itself.
+ * Returns the features that are offered to a modern driver: those of the device, without those for
+ * legacy drivers only, and those of the transport itself.
  */
 uint64_t vublk_virtio_pci_features(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint32_t value);
@@ -196,20 +196,20 @@ bool vublk_virtio_pci_queue_is_in_device(const struct vublk_virtio_pci_queue *qu
 int vublk_virtio_pci_queues_init(struct vublk_virtio_pci *pci, struct vublk_error *error);
 void vublk_virtio_pci_queues_deinit(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_queues_reset(struct vublk_virtio_pci *pci);
-/* Gives all enabled queues to the device. */
+/* Gives the device all enabled queues, and removes the disabled ones from it. */
 int vublk_virtio_pci_queues_hand_over(struct vublk_virtio_pci *pci, struct vublk_error *error);
 bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci);
 /* Called when the driver has written 1 to queue_enable or queue_reset. */
 void vublk_virtio_pci_queue_enable(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_queue_reset(struct vublk_virtio_pci_queue *queue);
 /*
- * Called when the rings have stopped for CHANGING_QUEUE. Hands over or resets the queues that wait
- * for that, and lets the rings resume.
+ * Called when the rings have stopped for CHANGING_QUEUE. Hands over or resets the queues that have
+ * waited for this, and releases the hold on the rings.
  */
 void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci);
 /*
- * Directs the queue's calls to the eventfd of the queue's vector or, if that is impossible, to
- * call_fd.
+ * If the device has the queue, directs the queue's calls to the eventfd of its vector or, if that
+ * is impossible, to call_fd.
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue);
 
@@ -228,7 +228,9 @@ void vublk_virtio_pci_forget_pending(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_irqs_reset(struct vublk_virtio_pci *pci);
 /* Returns the vector's eventfd if calls can go to the driver directly, or -1 if they cannot. */
 int vublk_virtio_pci_direct_fd(const struct vublk_virtio_pci *pci, uint16_t vector);
-/* Called when a queue's call did not go to the driver directly. Raises the queue's interrupt. */
+/*
+ * Raises the queue's interrupt. Called when a call of the queue did not go to the driver directly.
+ */
 void vublk_virtio_pci_raise_queue(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_raise_config(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_intx_level(const struct vublk_virtio_pci *pci);
@@ -244,12 +246,12 @@ void vublk_virtio_pci_msix_write(struct vublk_virtio_pci *pci, uint64_t offset,
 /* --- routing.c -------------------------------------------------------------------------------- */
 
 /*
- * These functions write two registers that modern and legacy drivers have: the vector of config
- * changes, and the vector of the selected queue.
+ * These functions execute a write by a modern or legacy driver to the vector of config changes, or
+ * to the vector of the selected queue.
  */
 void vublk_virtio_pci_write_config_vector(struct vublk_virtio_pci *pci, uint32_t value);
 void vublk_virtio_pci_write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value);
-/* Called when a register that masks all interrupts has changed (command, MSI-X control). */
+/* Called when a register that can mask all interrupts (command, MSI-X control) has changed. */
 void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci);
 
 /* --- config-space.c --------------------------------------------------------------------------- */

@@ -4,8 +4,8 @@
  * that cause an event do the work that the event requires; this file only changes the state.
  *
  * Key idea: a driver may enable or reset a queue at any time, but the device accepts or drops a
- * queue only while no ring runs. The states in between stand for changes by the driver that the
- * device has not made yet.
+ * queue only while no ring runs. All states except disabled and active stand for a change by the
+ * driver that the device has not made yet.
  *
  * docs/virtio-pci-states.md is the drawing of this table; test-virtio-pci-states compares the two.
  */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queues as a driver has set them up, and their hand-over to the device: all together when the
- * driver is ready, or a single queue after its own reset. The registers of the queues are in
- * common-config.c and legacy-config.c, their states in queue-state.c.
+ * Keeps the queues as the driver has set them up, and hands them over to the device: all of them
+ * when the driver is ready, and a single one when the driver enables or resets it later. The
+ * registers of the queues are in common-config.c and legacy-config.c, their states in
+ * queue-state.c.
  *
- * Key idea: the device accepts or drops a queue only while no ring runs. So the model holds the
+ * Key idea: the device accepts or drops a queue only while no ring runs. So the model stops all
  * rings to change a single queue. When the back-end has returned the rings, the model makes the
  * change, and the other rings resume where they stopped.
  *
@@ -142,9 +143,8 @@ bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * Chooses the eventfd for the queue's calls, if the device has the queue. No call is lost between
- * the old and the new eventfd, because the device signals the new one once. The device does not
- * refuse the change of a queue that it has.
+ * No call is lost between the old and the new eventfd, because the device signals the new one once.
+ * The only possible error, a lack of memory with shadow rings, is ignored.
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue)
 {

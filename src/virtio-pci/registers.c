@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Helpers for the files that implement registers: the sizes of the BARs, the selected queue, and
- * reads and writes of a group of registers.
+ * access to a group of registers.
  *
  * Key idea: a group of registers is a structure for reads and a table of functions for writes.
  */

@@ -11,7 +11,7 @@
 
 #include "util/fd.h"
 
-/* Chooses again where the calls of all queues with this vector go. */
+/* Reroutes the calls of all queues that have this vector. */
 static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
 {
 	for (unsigned i = 0; i < pci->num_queues; i++)
@@ -19,7 +19,7 @@ static void route_queues(struct vublk_virtio_pci *pci, unsigned vector)
 			vublk_virtio_pci_queue_route(&pci->queues[i]);
 }
 
-/* Replaces a vector's eventfd. The old eventfd is closed after the queues use the new one. */
+/* Replaces a vector's eventfd. The old one is closed only after the queues have been rerouted. */
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd)
 {
 	int before;

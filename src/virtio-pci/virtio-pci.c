@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The centre of the PCI model: the driver's status, resets, notifications, and the callbacks of
- * the device. The driver's accesses arrive in access.c.
+ * The centre of the PCI model: the driver's status, resets, notifications, the device's own config,
+ * and the callbacks of the device. The driver's accesses arrive in access.c.
  *
  * Key idea: a reset takes as long as the back-end needs to return the rings. Until then the
  * model is busy, and the status register shows the old status.
@@ -20,7 +20,7 @@
 
 /* Features that only a legacy driver can use. */
 #define LEGACY_FEATURES (VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) | VUBLK_BIT(VIRTIO_F_ANY_LAYOUT))
-/* Features that this transport implements without the device. */
+/* Features that this transport implements itself; the device does not know them. */
 #define TRANSPORT_FEATURES VUBLK_BIT(VIRTIO_F_RING_RESET)
 
 /* --- reset ------------------------------------------------------------------------------------ */
@@ -91,9 +91,9 @@ static bool knows_no_features_ok(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * Called when the driver is ready: gives the device the queues, the memory and, for a driver
- * without FEATURES_OK, the features. A no-op if the first kick of a legacy driver has already led
- * to this call.
+ * Called when the driver is ready. Gives the device the queues, the memory and, for a driver
+ * without FEATURES_OK, the features. A no-op if the first kick of a legacy driver has already done
+ * so.
  */
 static int prepare_start(struct vublk_virtio_pci *pci, struct vublk_error *error)
 {
@@ -144,8 +144,8 @@ static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)
 }
 
 /*
- * A driver sets bits of the status, or writes 0, which is a reset and clears all bits. During a
- * reset other writes are ignored.
+ * A write sets bits of the status. Writing 0 resets the device, which clears all bits. During a
+ * reset, other writes are ignored.
  */
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint32_t value)
 {
@@ -174,7 +174,7 @@ static void start_on_kick(struct vublk_virtio_pci *pci, unsigned queue)
 		vublk_device_kick(pci->device, queue);
 }
 
-/* A kick before the rings run is not lost, because it stays in the eventfd. */
+/* A kick that comes before the rings run is not lost, because it stays in the eventfd. */
 void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue)
 {
 	if (queue >= pci->num_queues || !vublk_virtio_pci_queue_is_enabled(&pci->queues[queue]))
@@ -189,8 +189,8 @@ void vublk_virtio_pci_notify(struct vublk_virtio_pci *pci, unsigned queue)
 /* --- the device's own config ------------------------------------------------------------------ */
 
 /*
- * Reads the device's own config. The generation changes with the first read that shows a new
- * config, so that a driver notices when its reads mix two versions of the config.
+ * Reads the device's own config. The first read after a change of the config changes the
+ * generation, so that a driver notices if its reads mix two versions.
  */
 void vublk_virtio_pci_read_device_config(struct vublk_virtio_pci *pci, uint64_t offset,
 					 void *data, unsigned bytes)

@@ -3,11 +3,12 @@
 #define VUBLK_VIRTIO_PCI_VIRTIO_PCI_H
 
 /*
- * A model of a virtio-blk device as a PCI function: its configuration space, its BARs, and
- * the effect of a driver's accesses on a vublk_device. It has no socket and no protocol.
+ * A model of a virtio-blk device as a PCI function: its configuration space, its BARs, and the
+ * effect of a driver's accesses on a vublk_device. The model has no socket, and knows no protocol.
  *
- * Key idea: the owner of the model is a bus that presents the function to a VMM. The owner passes
- * the driver's accesses, eventfds for the interrupts, and the device's callbacks to the model.
+ * Key idea: the owner of the model is a bus that presents the PCI function to a VMM. The owner
+ * passes the driver's accesses, eventfds for the interrupts, and the device's callbacks on to the
+ * model.
  *
  * Layout (virtio 1.3, section 4.1):
  *   BAR1  16 KiB memory    MSI-X table at 0, pending bits at 0x2000
@@ -34,13 +35,13 @@
 struct vublk_virtio_pci;
 
 struct vublk_virtio_pci_options {
-	bool transitional;    /* 1af4:1001 with BAR0, which a legacy driver can also use; false:
-				 1af4:1042 */
+	bool transitional;    /* the device is 1af4:1001 with BAR0, for modern and legacy drivers;
+				 false: 1af4:1042, for modern drivers */
 	unsigned num_vectors; /* of MSI-X; 0: one per queue and one for the config, up to the
 				 maximum */
 };
 
-/* Callbacks of the owner. */
+/* Callbacks of the owner. Both may be NULL. */
 struct vublk_virtio_pci_ops {
 	/*
 	 * Called when the driver is ready. The owner must give the device the guest's memory,
@@ -90,18 +91,18 @@ void vublk_virtio_pci_bar_write(struct vublk_virtio_pci *pci, unsigned bar, uint
 void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci);
 
 /*
- * Returns whether an operation is still in progress that the driver expects to be complete at its
- * next access, such as a reset or a write to the config. An owner that can delay the driver's next
- * access delays it until the idle callback.
+ * Returns whether an operation is in progress, such as a reset or a write to the config. The driver
+ * expects it to be complete at its next access, so an owner that can delay that access delays it
+ * until the idle callback.
  */
 bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 
 /* --- interrupts ------------------------------------------------------------------------ */
 
 /*
- * Interrupts are signals to eventfds. An interrupt that is raised while its vector has no eventfd,
- * or is masked, stays pending until the vector has an eventfd and is unmasked. The model owns the
- * eventfds, which have to be non-blocking; -1: no eventfd.
+ * MSI-X: an interrupt is a signal to the eventfd of its vector. If the vector has no eventfd, or is
+ * masked, the interrupt stays pending until the vector has an eventfd and is unmasked. The model
+ * owns the eventfds, which have to be non-blocking; -1: no eventfd.
  */
 unsigned vublk_virtio_pci_num_vectors(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_set_vector_fd(struct vublk_virtio_pci *pci, unsigned vector, int fd);
@@ -109,8 +110,9 @@ void vublk_virtio_pci_mask_vector(struct vublk_virtio_pci *pci, unsigned vector,
 void vublk_virtio_pci_raise_vector(struct vublk_virtio_pci *pci, unsigned vector);
 
 /*
- * These functions are for INTx, which is level-triggered, whereas an eventfd carries only edges. So
- * each signal also masks INTx, and unmasking INTx signals again if the level is still high.
+ * INTx is level-triggered, whereas an eventfd carries only edges. So each interrupt also masks
+ * INTx, and unmasking INTx signals again if the level is still high. vublk_virtio_pci_raise_intx()
+ * only signals the eventfd, whatever the level and the mask are.
  */
 void vublk_virtio_pci_set_intx_fd(struct vublk_virtio_pci *pci, int fd);
 void vublk_virtio_pci_mask_intx(struct vublk_virtio_pci *pci, bool masked);
@@ -128,8 +130,8 @@ void vublk_virtio_pci_on_failure(struct vublk_virtio_pci *pci, const struct vubl
 bool vublk_virtio_pci_is_driven(const struct vublk_virtio_pci *pci);
 
 /*
- * Calls `fn` for each part of guest memory that holds a ring, until `fn` returns false. Returns the
- * last result of `fn`, or true if there is no ring.
+ * Calls `fn` for the three parts of each enabled queue's ring, until `fn` returns false. Returns
+ * the last result of `fn`, or true if no queue is enabled.
  */
 bool vublk_virtio_pci_for_each_ring_part(const struct vublk_virtio_pci *pci,
 					 bool (*fn)(void *opaque, uint64_t addr, uint64_t bytes),

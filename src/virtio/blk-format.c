@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The names of a virtio-blk device's feature bits (virtio 1.3, sections 5.2.3 and 6), and functions
- * that list and parse these names.
+ * Names the feature bits of a virtio-blk device (virtio 1.3, sections 5.2.3 and 6), and lists and
+ * parses sets of features.
  */
 #include "virtio/blk-format.h"
 
@@ -19,7 +19,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* Bits of GET_FEATURES that belong to vhost-user itself. Drivers never see them. */
+/* Bits of GET_FEATURES that belong to vhost-user and not to virtio. Drivers never see them. */
 #define VHOST_F_LOG_ALL_BIT 26
 #define VHOST_USER_F_PROTOCOL_FEATURES_BIT 30
 
@@ -126,7 +126,8 @@ int vublk_features_parse(const char *name, const char *text, uint64_t *features,
 
 		r = parse_name(name, at, length, &found, error);
 		at += length;
-		at += *at == '+' && at[1]; /* a final '+' leaves an empty name, which is refused */
+		at += *at == '+' && at[1]; /* a final '+' is not skipped: the next name is empty and
+					      is refused */
 	}
 	if (!r)
 		*features = found;

@@ -4,7 +4,7 @@
 
 /*
  * Definitions of virtio-blk (virtio 1.3, section 5.2) that the kernel's <linux/virtio_blk.h> lacks.
- * vublk_feature_name() of <vublk/device.h> returns the names of the feature bits.
+ * The names of the feature bits come from vublk_feature_name() in <vublk/device.h>.
  */
 
 #include <vublk/error.h>
@@ -27,8 +27,8 @@
 /* The size of the configuration space with every field of virtio 1.3. */
 #define VUBLK_BLK_CONFIG_BYTES 96
 /*
- * The size of the configuration space of older peers, which ends with write_zeroes_may_unmap and
- * its padding.
+ * The size that older peers use. Their configuration space ends with write_zeroes_may_unmap and its
+ * padding.
  */
 #define VUBLK_BLK_CONFIG_OLD_BYTES 60
 
@@ -43,7 +43,7 @@ void vublk_features_list(uint64_t features, char text[VUBLK_FEATURE_LIST_BYTES])
 /*
  * Parses a set of feature bits: a number (0x2000), or names joined by + (discard+topology). Names
  * may be in upper or lower case, with or without the prefix VIRTIO_BLK_F_, VIRTIO_RING_F_ or
- * VIRTIO_F_. An empty text is the empty set. EINVAL: the text is wrong; the error sentence begins
+ * VIRTIO_F_. An empty text is the empty set. EINVAL: the text is invalid; the error sentence begins
  * with `name`.
  */
 int vublk_features_parse(const char *name, const char *text, uint64_t *features,

@@ -3,12 +3,12 @@
 #define VUBLK_VIRTIO_BLK_FRAME_H
 
 /*
- * The framing of a virtio-blk request (virtio 1.3, sections 2.7.4 and 5.2.6.4): where in a chain
- * the header, the data and the status byte are.
+ * Finds the header, the data and the status byte of a virtio-blk request in its chain (virtio 1.3,
+ * sections 2.7.4 and 5.2.6.4).
  *
- * Key idea: the driver chooses the framing. So the header is taken from the front of the readable
- * buffers and the status byte from the end of the writable ones; the data is what remains. The
- * header is copied, because the driver can change it at any time.
+ * Key idea: the driver may split a request into buffers as it likes. So the header is the first 16
+ * bytes of the readable buffers, the status is the last byte of the writable ones, and the rest is
+ * data. The header is copied, because the driver can change it at any time.
  */
 #include "util/checked.h"
 #include "util/compiler.h"
@@ -22,7 +22,10 @@
 
 _Static_assert(VUBLK_BLK_HEADER_BYTES == 16, "wire size");
 
-/* Some of a chain's buffers. `guest_addrs` has the guest address of each iovec, or is NULL. */
+/*
+ * The readable or the writable buffers of a chain. `guest_addrs` has the guest address of each
+ * iovec, or is NULL.
+ */
 struct vublk_blk_buffers {
 	struct iovec *iov;
 	uint64_t *guest_addrs;
@@ -52,8 +55,8 @@ static inline void vublk_blk_drop_first(struct vublk_blk_buffers *buffers)
 }
 
 /*
- * Copies the first `bytes` bytes of the buffers to `to`, and removes these bytes from the buffers.
- * The buffers must have at least as many bytes.
+ * Copies the first `bytes` bytes of the buffers to `to`, and removes them from the buffers. The
+ * buffers must have at least `bytes` bytes.
  */
 static inline void vublk_blk_take_front(struct vublk_blk_buffers *buffers, void *to, size_t bytes)
 {
@@ -76,8 +79,8 @@ static inline void vublk_blk_take_front(struct vublk_blk_buffers *buffers, void 
 }
 
 /*
- * Removes the header from the buffers and copies it to `header`. The buffers must have at least the
- * bytes of a header. Most drivers use a separate descriptor for the header.
+ * Removes the header from the buffers and copies it to `header`. The buffers must contain a whole
+ * header. The fast path is for a header in a buffer of its own, which most drivers use.
  */
 static inline void vublk_blk_take_header(struct vublk_blk_buffers *readable,
 					 struct virtio_blk_outhdr *header)

@@ -3,14 +3,14 @@
 #define VUBLK_VIRTIO_BLK_OVERLAP_H
 
 /*
- * A coarse filter that says whether a write that is on the ring may touch a given range of the
- * disk. Each queue has one filter.
+ * A coarse filter that says whether any of the current writes may touch a given range of the disk.
+ * The user of the filter decides which writes are current, for example those on a ring.
  *
  * Key idea: the disk is divided into units of 4 KiB, and units share buckets. A narrow write
  * increments the bucket of each unit that it touches. If all buckets of a range are 0, no narrow
- * write touches it. A wide write would increment too many buckets, so it is only counted: while a
- * wide write is on the ring, the filter always says "possible", and the slots are searched.
- * Compared with the data of a wide write, that search is cheap.
+ * write touches the range. A wide write would increment too many buckets, so it is only counted.
+ * While there is a wide write, the filter says "possible" for every range, and its user has to
+ * search the writes. That search is cheap compared with transferring the data of a wide write.
  */
 
 #include <stdbool.h>
@@ -57,8 +57,8 @@ static inline void vublk_blk_overlap_count(struct vublk_blk_overlap *overlap, ui
 }
 
 /*
- * The first function is called when a write is put on the ring, the second one when the write is
- * complete. `bytes` must not be 0.
+ * These functions add a write when it begins and remove it when it is complete. `bytes` must not be
+ * 0.
  */
 static inline void vublk_blk_overlap_add(struct vublk_blk_overlap *overlap, uint64_t offset,
 					 uint64_t bytes)
@@ -72,10 +72,7 @@ static inline void vublk_blk_overlap_remove(struct vublk_blk_overlap *overlap, u
 	vublk_blk_overlap_count(overlap, offset, bytes, -1);
 }
 
-/*
- * Returns false if no write on the ring touches the range, and true if a write on the ring may
- * touch it.
- */
+/* Returns false if no current write touches the range, and true if one may touch it. */
 static inline bool vublk_blk_overlap_is_possible(struct vublk_blk_overlap *overlap,
 						 uint64_t offset, uint64_t bytes)
 {

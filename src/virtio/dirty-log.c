@@ -2,10 +2,10 @@
 /*
  * Marks guest pages in the dirty log.
  *
- * Key idea: the front-end clears a bit and then copies the page (pair L). It would be wrong to skip
- * a bit that is already set: the load of the bit could overtake this end's write to the page. Then
- * the front-end could clear the bit after the load and copy the page before the write, and the copy
- * would lack the write. So each bit is set every time, by a sequentially consistent operation.
+ * Key idea: the front-end clears a bit and then copies the page (pair L in split.h). A bit that is
+ * already set must not be skipped, because the load of the bit could overtake this end's preceding
+ * write to the page. The front-end could then clear the bit after the load and copy the page before
+ * the write. So each bit is set every time, by a sequentially consistent operation.
  */
 #include "virtio/dirty-log.h"
 
@@ -50,8 +50,8 @@ void vublk_dirty_log_mark(const struct vublk_dirty_log *log, uint64_t addr, uint
 }
 
 /*
- * Returns the region that contains `host`, or NULL if no region does. Tries region number *hint
- * first.
+ * Returns the region that contains `host`, or NULL. Starts the search at region *hint, and stores
+ * the number of the region there.
  */
 static const struct vublk_memory_map_region *region_of(const struct vublk_memory_map *map,
 						       const char *host, unsigned *hint)

@@ -24,14 +24,14 @@ bool vublk_dirty_log_covers(const struct vublk_dirty_log *log, uint64_t addr, ui
 
 /*
  * Marks the pages of [addr, addr + bytes). Must be called after the writes, because the front-end
- * clears a bit and then copies the page. Skips pages that have no bit, so the caller must have
+ * clears a bit and then copies the page. Pages without a bit are skipped, so the caller must have
  * checked vublk_dirty_log_covers().
  */
 void vublk_dirty_log_mark(const struct vublk_dirty_log *log, uint64_t addr, uint64_t bytes);
 
 /*
- * Marks the pages of iovecs, which have host addresses. Each iovec must lie within one region of
- * `map`.
+ * Marks the pages that the iovecs cover. Each iovec has a host address, and must lie within one
+ * region of `map`.
  */
 void vublk_dirty_log_mark_iov(const struct vublk_dirty_log *log,
 			      const struct vublk_memory_map *map, const struct iovec *iov,

@@ -8,14 +8,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A private record per descriptor, because the device can write to the shared memory. */
+/*
+ * The record of one descriptor. It is private, because the device can write to the shared memory.
+ */
 struct vublk_driver_slot {
 	uint64_t serial; /* of the chain that begins here; UINT64_MAX: no chain begins here */
-	uint64_t table;  /* the indirect table to which the descriptor in the ring points; 0: not
-			    known */
+	uint64_t table;  /* the indirect table to which the ring's descriptor points; 0: to none, or
+			    unknown */
 	uint16_t next;   /* the next slot in the free list, or in a chain that is in use */
-	uint16_t tail;   /* the last slot of the chain that begins here; `count` and `token` are
-			    of this chain, too */
+	uint16_t tail;   /* the last slot of the chain that begins here; `count` and `token` belong
+			    to this chain, too */
 	uint16_t count;
 	uint16_t token;
 	uint16_t table_count; /* how many descriptors `table` has */
@@ -42,17 +44,17 @@ struct vublk_driver_ring {
 	uint64_t completed; /* the device's used index when it was last read */
 	uint64_t published; /* chains that were made visible to the device */
 	uint64_t added;     /* chains that the caller added */
-	uint16_t used_event;  /* what the ring has in this field; the same holds for the flags
-				 below */
+	uint16_t used_event;  /* this and avail_flags: the values that this end last stored in the
+				 ring */
 	uint16_t avail_flags;
-	bool kicked;        /* chains were published before; the first publish always wants a
-			       kick */
-	struct vublk_error broken; /* code 0: the device has kept the rules */
+	bool kicked;        /* chains have been published; the first publish always needs a kick */
+	struct vublk_error broken; /* code 0: the ring is not broken */
 };
 
 /*
- * Called before a new device takes over the ring. Discards the record of what the driver's parts of
- * the ring contain, because the previous device may have overwritten them.
+ * Called before a new device takes over the ring. Makes the driver end write every descriptor and
+ * every entry of the avail ring again when it uses them, because the previous device may have
+ * overwritten them.
  */
 void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 
@@ -61,7 +63,7 @@ void vublk_driver_ring_forget(struct vublk_driver_ring *ring);
 /* The serial of a slot at which no chain begins. */
 #define VUBLK_DRIVER_RING_NONE UINT64_MAX
 
-/* The rare cases of the functions below. They are in split-driver.c. */
+/* The parts of vublk_driver_ring_take_inline() that are not inline. They are in split-driver.c. */
 int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *error);
 int vublk_driver_ring_refuse(struct vublk_driver_ring *ring, uint32_t id,
 			     struct vublk_error *error);
@@ -75,7 +77,10 @@ static inline uint16_t vublk_driver_ring_next_head(const struct vublk_driver_rin
 	return ring->free_head;
 }
 
-/* Makes the chain of `count` descriptors from `head` to `tail` available. */
+/*
+ * Adds the chain of `count` descriptors from `head` (the first free one) to `tail`, for the next
+ * vublk_driver_ring_publish().
+ */
 static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint16_t head,
 					    uint16_t tail, unsigned count, uint16_t token)
 {
@@ -98,9 +103,9 @@ static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint
 /*
  * Like vublk_driver_ring_add(), but for an indirect table that is already written: `count`
  * descriptors at guest address `addr`. The ring must have a free descriptor, and INDIRECT_DESC must
- * have been negotiated. A caller that reuses tables in the order of completions gets the same
- * descriptor for the same table each time. Then the descriptor is not written again, and its cache
- * line stays with the device.
+ * have been negotiated. A caller that always reuses the table that was freed last gets the same
+ * descriptor for a table each time. The descriptor is then not written again, and its cache line
+ * stays with the device.
  */
 static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, uint64_t addr,
 					       unsigned count, uint16_t token)
@@ -118,25 +123,22 @@ static inline void vublk_driver_ring_add_table(struct vublk_driver_ring *ring, u
 	vublk_driver_ring_append(ring, head, head, 1, token);
 }
 
-/*
- * Returns whether a completion is left of those that were seen when the used index was last read.
- * Does not read the used index.
- */
+/* Returns whether a completion can be taken without reading the used index again. */
 static inline bool vublk_driver_ring_has_seen(const struct vublk_driver_ring *ring)
 {
 	return ring->taken != ring->completed;
 }
 
-/* Like vublk_driver_ring_has_completion(), inline for a caller that polls. */
+/* Like vublk_driver_ring_has_completion(), but inline for a caller that polls. */
 static inline bool vublk_driver_ring_has_completion_inline(const struct vublk_driver_ring *ring)
 {
-	/* A relaxed load is enough, because take() looks again. */
+	/* A relaxed load is enough, because take() reads the index again. */
 	return vublk_load_relaxed(&ring->memory.used->idx) != (uint16_t)ring->taken;
 }
 
 /*
- * Stores the token of the next completion. Returns false if no completion is known without another
- * look at the used index. The token is only a hint: take() checks the completion.
+ * Stores the token of the next completion. Returns false if taking it requires the used index to be
+ * read again. The token is only a hint, because it is not checked before take().
  */
 static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, uint16_t *token)
 {
@@ -149,7 +151,7 @@ static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, 
 	return true;
 }
 
-/* Like vublk_driver_ring_take(), inline for a caller that takes many completions in a loop. */
+/* Like vublk_driver_ring_take(), but inline for a caller that takes many completions in a loop. */
 static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, uint16_t *token,
 						uint32_t *bytes, struct vublk_error *error)
 {
@@ -165,7 +167,7 @@ static inline int vublk_driver_ring_take_inline(struct vublk_driver_ring *ring, 
 	}
 	element = &ring->memory.used->ring[ring->taken & ring->mask];
 	id = vublk_load_relaxed(&element->id);
-	/* The device must not complete a chain that was added but not published. */
+	/* The serial is too large if no chain begins here, or if the chain is not published. */
 	if (VUBLK_UNLIKELY(id >= ring->size || ring->slots[id].serial >= ring->published))
 		return vublk_driver_ring_refuse(ring, id, error);
 	slot = &ring->slots[id];

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Translates a driver's addresses.
+ * Translates a driver's addresses to host addresses.
  *
- * Key idea: each buffer of each request needs a lookup. So regions are sorted by guest address, and
- * a lookup is a binary search.
+ * Key idea: each buffer of each request needs a lookup. So the regions are sorted by guest address,
+ * and the lookup of a guest address is a binary search.
  */
 #include "virtio/memory-map.h"
 
@@ -85,8 +85,8 @@ void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, u
 }
 
 /*
- * Translates the first part of [addr, addr + bytes): the bytes that lie in the region of `addr`.
- * -EFAULT: no region contains `addr`.
+ * Translates the bytes of [addr, addr + bytes) that lie in the region of `addr`. -EFAULT: no region
+ * contains `addr`.
  */
 static int first_part(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
 		      struct iovec *part)

@@ -9,7 +9,7 @@
 /*
  * A region of the memory that a driver shares with a device. It has a guest address, a user address
  * (in the front-end's address space; never dereferenced) and a host address. The device end
- * accesses only host addresses that the functions below return.
+ * accesses only host addresses within regions.
  *
  * A map that is in use never changes. A new map replaces it.
  */
@@ -21,20 +21,20 @@ struct vublk_memory_map_region {
 };
 
 struct vublk_memory_map {
-	unsigned num_regions; /* sorted by guest_addr; no two regions overlap */
-	struct vublk_memory_map_region *regions;
+	unsigned num_regions;
+	struct vublk_memory_map_region *regions; /* sorted by guest_addr; no two overlap */
 };
 
 /*
  * Moves the last region to its sorted place, and returns its new index. The regions before it must
- * be sorted. The caller must have checked that the region is not empty, does not wrap, and overlaps
- * no other.
+ * be sorted. The caller must have checked that the last region is not empty, does not wrap, and
+ * overlaps no other.
  */
 unsigned vublk_memory_map_place(struct vublk_memory_map *map);
 
 /*
- * These return the host address of the guest or user addresses [addr, addr + bytes) if the range
- * lies in one region; otherwise NULL.
+ * These functions return the host address of a range of guest or user addresses, [addr, addr +
+ * bytes). They return NULL unless the range lies in one region.
  */
 void *vublk_memory_map_guest(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
 void *vublk_memory_map_user(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes);
@@ -60,16 +60,16 @@ static inline void *vublk_memory_map_guest_in(const struct vublk_memory_map *map
 }
 
 /*
- * Like vublk_memory_map_guest(), but also stores the number of the region that it has found, for
+ * Like vublk_memory_map_guest(), but also stores the number of the region, for
  * vublk_memory_map_guest_in().
  */
 void *vublk_memory_map_guest_find(const struct vublk_memory_map *map, unsigned *number,
 				  uint64_t addr, uint64_t bytes);
 
 /*
- * Translates [addr, addr + bytes), which may span several adjacent regions, to at most `max`
- * iovecs. Returns their number. -EFAULT: a byte is in no region, or the length is 0; -E2BIG: `max`
- * is too small.
+ * Translates [addr, addr + bytes), which may span adjacent regions, into at most `max` iovecs.
+ * Returns their number. -EFAULT: a byte is in no region, or the length is 0; -E2BIG: `max` is too
+ * small.
  */
 int vublk_memory_map_iov(const struct vublk_memory_map *map, uint64_t addr, uint64_t bytes,
 			 struct iovec *iov, unsigned max);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The private fields of both ends of a split ring, for another process; see ring-handover.h.
+ * Writes and reads the private fields of both ends of a split ring; see ring-handover.h.
  *
- * Key idea: the driver end never checks its private links again, so this file checks them once,
- * when they arrive. What only saves work (the contents of the avail ring and of the descriptors) is
- * not handed over: the new process writes it again when it is used.
+ * Key idea: the driver end trusts its private links, so this file checks them once, after they were
+ * read. The records of what the avail ring and the descriptors contain are not handed over, because
+ * they only save stores. The new process stores everything that it uses again.
  */
 #include "virtio/ring-handover.h"
 
@@ -39,12 +39,12 @@ void vublk_driver_ring_fields(struct vublk_driver_ring *ring, struct vublk_field
 	if (!fields->from)
 		return;
 	ring->added = ring->published;
-	ring->completed = ring->taken; /* the next take() looks at the used index */
+	ring->completed = ring->taken; /* so that the next take() reads the used index */
 }
 
 /*
- * Follows `count` links from `at`, and marks the descriptors in `seen`. Returns the last one; -1 if
- * a descriptor does not exist or was seen before.
+ * Walks a list of `count` descriptors that begins at `at`, and marks them in `seen`. Returns the
+ * last one, or -1 if a descriptor does not exist or was seen before.
  */
 static int walk(const struct vublk_driver_ring *ring, unsigned at, unsigned count, bool *seen)
 {
@@ -85,8 +85,8 @@ int vublk_driver_ring_check(const struct vublk_driver_ring *ring, struct vublk_e
 	if (is_good && num_used + ring->num_free == ring->size &&
 	    ring->published - ring->taken == num_chains)
 		return 0;
-	return vublk_error_set(error, EINVAL, "the descriptors of a shadow ring that the old "
-			       "process sent are inconsistent");
+	return vublk_error_set(error, EINVAL, "the old process sent a shadow ring whose "
+			       "descriptors are inconsistent");
 }
 
 /* --- the device end ------------------------------------------------------------------------ */
@@ -101,6 +101,6 @@ void vublk_device_ring_fields(struct vublk_device_ring *ring, struct vublk_field
 	vublk_field_error(fields, &ring->broken);
 	if (!fields->from)
 		return;
-	ring->seen = ring->next; /* the next take() looks at the avail index */
+	ring->seen = ring->next; /* so that the next take() reads the avail index */
 	ring->used = ring->used_published;
 }

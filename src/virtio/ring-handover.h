@@ -3,19 +3,19 @@
 #define VUBLK_VIRTIO_RING_HANDOVER_H
 
 /*
- * Hands an end of a ring to another process while the other end of the ring runs.
+ * Hands one end of a ring over to another process while the ring's other end runs.
  *
- * Key idea: the new process makes the end without writing to the shared memory, and then reads the
- * private fields of the old process. So the other end does not notice, and the old process can
- * continue if the new one fails.
+ * Key idea: the new process initializes its end without writing to the shared memory, and then
+ * reads the private fields that the old process has sent. So the other end does not notice the
+ * change, and the old process can continue if the new one fails.
  */
 #include "util/sections.h"
 #include "virtio/device-ring.h"
 #include "virtio/driver-ring.h"
 
 /*
- * These make an end for the functions below. Like the init functions of virtio/ring.h, but without
- * a write to the shared memory. Errors: ENOMEM, EINVAL.
+ * Like the init functions of virtio/ring.h, but these do not write to the shared memory. The
+ * functions below then read the private fields. Errors: ENOMEM, EINVAL.
  */
 int vublk_driver_ring_adopt(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
 			    unsigned size, uint64_t features, struct vublk_error *error);
@@ -23,8 +23,8 @@ int vublk_device_ring_adopt(struct vublk_device_ring *ring, const struct vublk_s
 			    unsigned size, uint64_t features, struct vublk_error *error);
 
 /*
- * Writes or reads the private fields of a driver end. All chains that were added must be published.
- * After reading, the caller has to call vublk_driver_ring_check().
+ * Writes or reads the private fields of a driver end. All chains that were added must have been
+ * published. After reading, the caller has to call vublk_driver_ring_check().
  */
 void vublk_driver_ring_fields(struct vublk_driver_ring *ring, struct vublk_fields *fields);
 /*
@@ -34,13 +34,13 @@ void vublk_driver_ring_fields(struct vublk_driver_ring *ring, struct vublk_field
 int vublk_driver_ring_check(const struct vublk_driver_ring *ring, struct vublk_error *error);
 
 /*
- * Writes or reads the private fields of a device end, except the chains that it has taken. All
- * completions must be published.
+ * Writes or reads the private fields of a device end, except its taken chains, for which there is
+ * vublk_device_ring_adopt_chain(). All completions must have been published.
  */
 void vublk_device_ring_fields(struct vublk_device_ring *ring, struct vublk_fields *fields);
 /*
- * Records that the chain at `head` was taken and is not complete. Error: EPROTO if there is no such
- * head, or the chain is recorded already.
+ * Records that the chain at `head` was taken and is not complete. Error: EPROTO if `head` is out of
+ * range, or the chain is recorded already.
  */
 int vublk_device_ring_adopt_chain(struct vublk_device_ring *ring, uint16_t head,
 				  struct vublk_error *error);

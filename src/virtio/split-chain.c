@@ -3,15 +3,15 @@
  * Reads a descriptor chain at the device end (virtio 1.3, sections 2.7.5 and 2.7.7). Every request
  * takes this path.
  *
- * Key idea: each descriptor is read once, as a whole, and only the copy is checked and used. There
- * are three readers, from the fastest to the most general: for the chain of most requests, for usual
- * chains (a loop without function calls, whose variables fit into registers), and for any chain. A
- * chain that one of them does not accept is read by the next one again from its head, and nothing of
- * the first attempt is used. The last reader handles all cases, finds the regions of the buffers, and
- * writes the error sentences.
+ * Key idea: a reader loads each descriptor once, as a whole, and checks and uses only the copy.
+ * There are three readers, from the fastest to the most general: read_three() for the chain of most
+ * requests, read_usual() for usual chains (a loop without function calls, whose variables fit into
+ * registers), and read_any() for every chain. If a reader does not accept a chain, the next one
+ * starts again at the chain's head, and uses nothing that the earlier one has read. Only read_any()
+ * looks up the regions of buffers, and writes error sentences.
  *
- * The ring's size, the table's length and the number of the caller's iovecs limit the loop and the
- * walk.
+ * A chain that never ends cannot block a reader. The size of the ring, the length of the indirect
+ * table and the number of the caller's iovecs limit how many descriptors are read.
  */
 #include "virtio/split-chain.h"
 
@@ -31,7 +31,7 @@
 struct usual {
 	const struct vring_desc *table;
 	unsigned count;      /* number of entries in the table */
-	uint64_t addr, rest; /* of the descriptor that was read last: the words of vring_desc */
+	uint64_t addr, rest; /* the two words of the descriptor that was read last */
 	struct iovec *iov;   /* the next iovec to fill */
 	const struct iovec *end;
 	uint64_t *guest_addr;
@@ -102,8 +102,9 @@ static VUBLK_ALWAYS_INLINE bool add_usual_and_read(const struct vublk_memory_map
 }
 
 /*
- * Enters the indirect table of the descriptor that was read last. Returns false unless the table
- * lies in one region, is aligned, consists of whole descriptors and is not too long.
+ * Enters the indirect table of the descriptor that was read last, and reads the table's first
+ * descriptor. Returns false unless INDIRECT_DESC was negotiated and the table lies in the region
+ * that the ring remembers, is aligned, consists of whole descriptors and is not too long.
  */
 static VUBLK_ALWAYS_INLINE bool enter_usual(const struct vublk_device_ring *ring,
 					    struct usual *usual)
@@ -122,9 +123,9 @@ static VUBLK_ALWAYS_INLINE bool enter_usual(const struct vublk_device_ring *ring
 }
 
 /*
- * Reads a usual chain: at least one readable buffer, then at least one writable one, and all
- * buffers in the regions that the ring remembers. Returns false if the chain is of another kind;
- * then only `chain` and its arrays were written to.
+ * Reads a usual chain: at least one readable buffer, then at least one writable one, and all of
+ * them in the regions that the ring remembers. Returns false if the chain is of another kind or too
+ * long, and has then written only to `chain` and its arrays.
  */
 static VUBLK_ALWAYS_INLINE bool read_usual(const struct vublk_device_ring *ring,
 					  struct vublk_chain *chain, bool wants_guest)
@@ -166,10 +167,10 @@ static VUBLK_ALWAYS_INLINE bool read_usual(const struct vublk_device_ring *ring,
 /* --- the chain of most requests -------------------------------------------- */
 
 /*
- * Reads entry `i` of the table to the same entry of `iov` and, if `wants_guest` is set, of `guest`.
- * The entry's flags, except for those in `ignored`, and its field `next` must be `wanted` (the
- * upper half of its second word), and its buffer must lie in `region`. Stores the entry's flags.
- * The results go to memory immediately, so few registers are needed.
+ * Reads entry `i` of the table into iov[i] and, if `wants_guest` is set, guest[i]. Returns false
+ * unless the upper half of the entry's second word (its flags and `next`) equals `wanted`, apart
+ * from the bits in `ignored`, and the buffer lies in `region`. Stores the entry's flags. The
+ * results are stored immediately, so few registers are needed.
  */
 static VUBLK_ALWAYS_INLINE bool fill(const struct vublk_memory_map_region *region,
 				     const struct vring_desc *table, unsigned i, uint64_t ignored,
@@ -193,7 +194,8 @@ static VUBLK_ALWAYS_INLINE bool fill(const struct vublk_memory_map_region *regio
 
 /*
  * Reads a chain of three buffers in an indirect table, in this order: a header, data and a status.
- * Returns false if the chain is of another kind; then only the arrays of `chain` were written to.
+ * Returns false if the chain is of another kind or too long, and has then written only to `chain`
+ * and its arrays.
  */
 static VUBLK_ALWAYS_INLINE bool read_three(const struct vublk_device_ring *ring, uint16_t head,
 					   struct vublk_chain *chain, bool wants_guest)
@@ -283,11 +285,11 @@ static int refuse_buffer(int cause, const struct vublk_chain *chain, const struc
 
 /* --- any chain ------------------------------------------------------------- */
 
-/* The descriptors from which a chain is read: first the ring's, then possibly an indirect table. */
+/* The position in a chain. `table` is the ring's descriptor table or, later, an indirect table. */
 struct walk {
 	const struct vring_desc *table;
 	unsigned count;
-	unsigned left; /* how many descriptors may still follow; a longer chain has a loop */
+	unsigned left; /* how many more descriptors may be read; a longer chain has a loop */
 	unsigned index;
 	bool is_indirect;
 };
@@ -329,8 +331,8 @@ static int translate(struct vublk_device_ring *ring, const struct vublk_memory_m
 }
 
 /*
- * Adds a buffer. A buffer of 0 bytes is refused: the specification gives it no meaning, and its
- * address cannot be checked. No known driver makes such a buffer, and QEMU refuses it, too.
+ * Adds a buffer. A buffer of 0 bytes is refused, because the specification gives it no meaning, and
+ * its address cannot be checked. No known driver makes such a buffer, and QEMU also refuses it.
  */
 static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		      struct vublk_chain *chain, const struct walk *walk,
@@ -360,8 +362,8 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 }
 
 /*
- * Returns the indirect table, or a copy if the table spans regions or is not aligned, or NULL if it
- * is not in the memory.
+ * Returns the indirect table, a copy if the table spans regions or is not aligned, or NULL if a
+ * part of it is outside the driver's memory.
  */
 static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 					   const struct vublk_memory_map *map,
@@ -413,7 +415,7 @@ static int enter_table(struct vublk_device_ring *ring, const struct vublk_memory
 
 /*
  * Reads the descriptor at walk->index, and adds its buffer or enters its indirect table. Returns 1
- * if the descriptor was the last one, and 0 if the chain continues.
+ * if the descriptor was the last one, 0 if the chain continues, or a negative errno.
  */
 static int step(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 		struct vublk_chain *chain, struct walk *walk, struct vublk_error *error)
@@ -475,8 +477,8 @@ static VUBLK_NOINLINE int read_other(struct vublk_device_ring *ring,
 }
 
 /*
- * There are two copies of the code, because most device ends need no guest addresses. The other
- * chains are read by a function that is called last, so this one has few registers to save.
+ * Each fast reader is compiled with and without guest addresses, because most device ends need
+ * none. The call of read_other() is a tail call, so this function has few registers to save.
  */
 int vublk_split_read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   uint16_t head, struct vublk_chain *chain, struct vublk_error *error)

@@ -6,8 +6,8 @@
 #include "virtio/device-ring.h"
 
 /*
- * Discards the regions that the ring remembers. From then on, the ring remembers regions of `map`
- * only.
+ * Discards the regions that the ring remembers. From then on, the ring remembers only regions of
+ * `map`.
  */
 void vublk_split_forget_regions(struct vublk_device_ring *ring, const struct vublk_memory_map *map);
 
@@ -29,7 +29,7 @@ static inline void vublk_split_use_map(struct vublk_device_ring *ring,
 /*
  * Reads the chain that begins at `head` into `chain`. `head` must be less than the ring's size, and
  * the caller must have set chain->iov, max_iov and guest_addrs and called vublk_split_use_map().
- * Returns 1; -EBADMSG if the chain breaks a rule, and then only chain->head is valid.
+ * Returns 1, or -EBADMSG if the chain breaks a rule. In that case only chain->head is valid.
  */
 int vublk_split_read_chain(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   uint16_t head, struct vublk_chain *chain, struct vublk_error *error);

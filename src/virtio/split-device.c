@@ -2,11 +2,11 @@
 /*
  * The device end of a split virtqueue (virtio 1.3, section 2.7).
  *
- * Key idea: the driver may be hostile and may write to the shared memory at any time. Each
- * index, head and descriptor (split-chain.c) is read once into a local, and only the local is
- * checked and used. If a chain breaks a rule, only that chain is refused (EBADMSG), because its
- * head is known and can be completed. An error that makes the position of the next chain
- * uncertain breaks the ring (EPROTO).
+ * Key idea: the driver may be hostile and may write to the shared memory at any time. Each index,
+ * head and descriptor (split-chain.c) is read once into a local, and only the local is checked and
+ * used. If a chain breaks a rule, only that chain is refused (EBADMSG), because its head is known
+ * and can be completed. An invalid avail index or head leaves nothing that could be completed, so
+ * it breaks the ring (EPROTO).
  */
 #include "virtio/device-ring.h"
 
@@ -30,7 +30,7 @@ static void init_memory(struct vublk_device_ring *ring)
 				ring->avail_event); /* C */
 }
 
-/* Makes the private part of the ring. Does not write to the shared memory. */
+/* Initializes the private part of the ring. Does not write to the shared memory. */
 static int make(struct vublk_device_ring *ring, const struct vublk_split_ring *memory,
 		unsigned size, uint16_t base, uint64_t features, struct vublk_error *error)
 {
@@ -46,8 +46,8 @@ static int make(struct vublk_device_ring *ring, const struct vublk_split_ring *m
 		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a ring of %u "
 				       "entries",
 				       size);
-	used = vublk_load_acquire(&memory->used->idx); /* B, for completions of an earlier device
-							  end */
+	used = vublk_load_acquire(&memory->used->idx); /* B: an earlier device end may have
+							  published completions */
 	*ring = (struct vublk_device_ring){
 		.memory = *memory,
 		.table = table,
@@ -136,8 +136,8 @@ void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_di
 /* --- taking ---------------------------------------------------------------- */
 
 /*
- * Copies ring->broken to `error`. Makes each later take() fail, because without a known chain
- * take() comes here again.
+ * Fails with ring->broken. Forgets the chains that were seen but not taken, so each later take()
+ * calls look(), which fails in the same way.
  */
 static int break_ring(struct vublk_device_ring *ring, struct vublk_error *error)
 {
@@ -167,8 +167,8 @@ static int look(struct vublk_device_ring *ring, struct vublk_error *error)
 	index = vublk_load_acquire(&ring->memory.avail->idx); /* A acquire */
 	if (VUBLK_UNLIKELY((uint16_t)(index - ring->next) > ring->size)) {
 		vublk_error_set(&ring->broken, EPROTO,
-				"the driver moved the avail index from %u to %u, which exceeds the "
-				"ring's %u entries", ring->next, index, ring->size);
+				"the driver moved the avail index from %u to %u, more than the "
+				"ring's %u entries ahead", ring->next, index, ring->size);
 		return break_ring(ring, error);
 	}
 	ring->seen = index;
@@ -191,8 +191,8 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 
 /*
  * Prefetches cache lines of the two chains after the present one: the buffer or table of the next
- * chain's first descriptor, and the first descriptor of the chain after that. This is only a hint,
- * because take() reads the values again.
+ * chain's first descriptor, and the first descriptor of the chain after that. The values need not
+ * be right, because take() reads them again.
  */
 static VUBLK_ALWAYS_INLINE void prefetch_next(const struct vublk_device_ring *ring, uint16_t next)
 {
@@ -204,7 +204,7 @@ static VUBLK_ALWAYS_INLINE void prefetch_next(const struct vublk_device_ring *ri
 	unsigned after = vublk_load_relaxed(&avail->ring[(next + 1u) & mask]) & mask;
 	uint64_t addr = vublk_load_relaxed(&desc[head].addr);
 
-	/* The address may be outside the region. */
+	/* A prefetch does no harm if the address is outside the region. */
 	__builtin_prefetch((const void *)((uintptr_t)region->host + (addr - region->guest_addr)));
 	__builtin_prefetch(&desc[after]);
 }
@@ -244,7 +244,7 @@ static VUBLK_NOINLINE int look_and_take(struct vublk_device_ring *ring,
 	return take_seen(ring, map, chain, error);
 }
 
-/* All other functions are called last, so this one has no registers to save. */
+/* Every call here is a tail call, so this function has no registers to save. */
 int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_memory_map *map,
 			   struct vublk_chain *chain, struct vublk_error *error)
 {
@@ -275,7 +275,7 @@ int vublk_device_ring_adopt_chain(struct vublk_device_ring *ring, uint16_t head,
 
 bool vublk_device_ring_has_chain(const struct vublk_device_ring *ring)
 {
-	/* A relaxed load is enough, because take() looks again. */
+	/* A relaxed load is enough, because take() reads the index again. */
 	return vublk_load_relaxed(&ring->memory.avail->idx) != ring->next;
 }
 
@@ -301,8 +301,8 @@ bool vublk_device_ring_publish(struct vublk_device_ring *ring)
 		mark(ring, 0, USED_FLAGS_AND_INDEX_BYTES);
 	}
 	/*
-	 * With NOTIFY_ON_EMPTY, the driver wants a call when no chain is left, whatever its other
-	 * settings are (virtio 1.3, section 6.3, legacy).
+	 * With NOTIFY_ON_EMPTY, the driver wants a call when no chain is available, even if it has
+	 * disabled calls (virtio 1.3, section 6.3, legacy).
 	 */
 	if (ring->has_notify_on_empty && !vublk_device_ring_has_chain(ring))
 		return true;
@@ -320,7 +320,7 @@ bool vublk_device_ring_publish(struct vublk_device_ring *ring)
 
 bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 {
-	/* An unchanged value need not be stored again: the ring has it from an earlier store. */
+	/* An unchanged value need not be stored, because the ring has it from an earlier store. */
 	if (ring->has_event_idx && ring->avail_event != ring->next) {
 		ring->avail_event = ring->next;
 		vublk_store_seq(vublk_split_avail_event(&ring->memory, ring->size),
@@ -337,8 +337,8 @@ bool vublk_device_ring_enable_kicks(struct vublk_device_ring *ring)
 void vublk_device_ring_disable_kicks(struct vublk_device_ring *ring)
 {
 	/*
-	 * With EVENT_IDX nothing has to be written: the avail index has passed the event index, so
-	 * the next kick comes after 65536 chains.
+	 * With EVENT_IDX, nothing is written. Once the avail index has passed the event index, the
+	 * next kick comes only after 65536 chains.
 	 */
 	if (ring->has_event_idx || ring->used_flags)
 		return;

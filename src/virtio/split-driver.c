@@ -5,8 +5,7 @@
  * Key idea: the device can write to every byte of the shared memory, so this end never reads back
  * what it wrote there. Free descriptors, the links of chains and all indices are in private memory.
  * From shared memory, this end reads only the used ring, and checks it against the private memory.
- * This design is also fast, because only once per batch does this end read cache lines that the
- * device writes.
+ * This design is also fast, because this end rarely reads cache lines that the device writes.
  */
 #include "virtio/driver-ring.h"
 
@@ -53,7 +52,7 @@ static void init_memory(struct vublk_driver_ring *ring, uint16_t base)
 	}
 }
 
-/* Makes the private part of an empty ring. Does not write to the shared memory. */
+/* Initializes the private part of an empty ring. Does not write to the shared memory. */
 static int make(struct vublk_driver_ring *ring, const struct vublk_split_ring *memory,
 		unsigned size, uint16_t base, uint64_t features, struct vublk_error *error)
 {
@@ -134,7 +133,10 @@ static uint16_t buffer_flags(unsigned i, unsigned num_out, unsigned count)
 			  (i + 1 < count ? VRING_DESC_F_NEXT : 0));
 }
 
-/* Writes the chain to the first descriptors of the free list, which are already linked. */
+/*
+ * Writes the chain to the first descriptors of the free list, whose links it keeps. Returns the
+ * last one.
+ */
 static uint16_t write_direct(struct vublk_driver_ring *ring,
 			     const struct vublk_ring_buffer *buffers, unsigned num_out,
 			     unsigned count)
@@ -208,9 +210,8 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring)
 /* --- taking ---------------------------------------------------------------- */
 
 /*
- * Fails with -EPROTO because the ring is broken, and copies ring->broken to `error` (may be NULL).
- * Forgets the completions that were seen but not taken. So each later take() reads the used index
- * again, finds that the ring is broken, and fails, too.
+ * Fails with ring->broken. Forgets the completions that were seen but not taken, so each later
+ * take() calls vublk_driver_ring_look(), which fails in the same way. `error` may be NULL.
  */
 static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 {
@@ -238,7 +239,7 @@ int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *e
 				"chain%s outstanding; set up the ring again before it can be used",
 				(unsigned)(uint16_t)ring->taken, index,
 				(unsigned)(ring->published - ring->taken),
-				ring->published - ring->taken == 1 ? "" : "s");
+				ring->published - ring->taken == 1 ? " is" : "s are");
 		return break_ring(ring, error);
 	}
 	ring->completed = ring->taken + waiting;
@@ -278,7 +279,7 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 {
 	uint16_t taken = (uint16_t)ring->taken;
 
-	/* An unchanged value need not be stored again: the ring has it from an earlier store. */
+	/* An unchanged value need not be stored, because the ring has it from an earlier store. */
 	if (ring->has_event_idx && ring->used_event != taken) {
 		ring->used_event = taken;
 		vublk_store_seq(vublk_split_used_event(&ring->memory, ring->size), taken); /* D */
@@ -292,8 +293,8 @@ bool vublk_driver_ring_enable_calls(struct vublk_driver_ring *ring)
 void vublk_driver_ring_disable_calls(struct vublk_driver_ring *ring)
 {
 	/*
-	 * With EVENT_IDX nothing has to be written: the used index has passed the event index, so
-	 * the next call comes after 65536 chains.
+	 * With EVENT_IDX, nothing is written. Once the used index has passed the event index, the
+	 * next call comes only after 65536 completions.
 	 */
 	if (ring->has_event_idx || ring->avail_flags)
 		return;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The layout of a split ring (virtio 1.3, section 2.7), for both ends. */
+/* Computes and checks the layout of a split ring (virtio 1.3, section 2.7), for both ends. */
 #include "virtio/split.h"
 
 #include "util/checked.h"
@@ -53,7 +53,7 @@ int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 	return check_part("used ring", memory->used, VRING_USED_ALIGN_SIZE, error);
 }
 
-/* One part of a ring, whose address is to be translated. */
+/* A part of a ring, before its address is translated. */
 struct part {
 	const char *name;
 	uint64_t addr, bytes;

@@ -3,13 +3,12 @@
 #define VUBLK_VIRTIO_SPLIT_H
 
 /*
- * For both ends of a split ring: access to the fields that the other end may read or write at the
- * same time.
+ * How both ends of a split ring access the fields that the other end may access at the same time.
  *
  * Fields are little-endian (virtio 1.3, section 1.4), and only little-endian hosts are
  * supported.
  *
- * Pairs of accesses; comments mark the accesses of a pair with its letter:
+ * The pairs of accesses whose order matters; a comment at each access has the pair's letter:
  *   A  the driver publishes chains: descriptors and avail entries are written
  *      before the avail index; the device reads the index before them.
  *   B  the device publishes completions: data and used elements are written
@@ -48,8 +47,8 @@ static inline uint16_t *vublk_split_avail_event(const struct vublk_split_ring *r
 }
 
 /*
- * These read a descriptor with two loads, and write it with two stores. So no field is read twice
- * or torn.
+ * These functions read a descriptor with two loads, and write it with two stores, so that no field
+ * is read twice or torn.
  */
 static inline struct vring_desc vublk_split_read_desc(const struct vring_desc *desc)
 {
@@ -76,20 +75,20 @@ static inline void vublk_split_write_desc(struct vring_desc *desc, uint64_t addr
 }
 
 /*
- * Checks the size and the alignment of a ring (virtio 1.3, section 2.7). EINVAL: the size or the
- * alignment is wrong.
+ * Checks the size of a ring and the alignment of its parts (virtio 1.3, section 2.7). EINVAL: one
+ * of them is wrong, or a part is NULL.
  */
 int vublk_split_ring_check(const struct vublk_split_ring *memory, unsigned size,
 			   struct vublk_error *error);
 
-/* The addresses of the parts of a ring, as the driver or the front-end gives them. */
+/* The addresses of the parts of a ring: guest addresses, or user addresses of the front-end. */
 struct vublk_split_addrs {
 	uint64_t desc, avail, used;
 };
 
 /*
- * vublk_memory_map_guest() or vublk_memory_map_user(): returns the host address of one of these
- * addresses; NULL: it is not in the memory.
+ * Translates an address of struct vublk_split_addrs to a host address, or returns NULL: either
+ * vublk_memory_map_guest() or vublk_memory_map_user().
  */
 typedef void *vublk_split_translate_fn(const struct vublk_memory_map *map, uint64_t addr,
 				       uint64_t bytes);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory of the write log, its trimming, and its reading in the order of the whole disk.
+ * Allocates, trims and reads the write log, and hands it over to another process.
  *
- * Key idea: positions count bytes from the start of a stream and never decrease while the stream
- * has entries, so the difference of two positions is the room in use. An empty stream starts again
- * at its beginning, so a log that is flushed often uses the same few pages. All other pages are
- * returned to the kernel.
+ * Key idea: a position counts bytes from the start of the stream, and does not wrap at the end of
+ * the stream's memory. So the difference of two positions is the room between them. An empty stream
+ * starts again at position 0, so a log that is flushed often uses the same few pages. All other
+ * pages are returned to the kernel.
  */
 #include "virtio/write-log.h"
 
@@ -30,7 +30,10 @@
 
 /* --- life -------------------------------------------------------------------------- */
 
-/* Maps `bytes` of the file at `offset` twice in a row. */
+/*
+ * Maps `bytes` bytes of the file at `offset` twice, at consecutive addresses. Returns NULL on
+ * failure.
+ */
 static char *map_twice(int fd, uint64_t offset, uint64_t bytes)
 {
 	char *host = mmap(NULL, 2 * bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -128,8 +131,8 @@ void *vublk_write_log_append(struct vublk_write_log *log, struct vublk_write_log
 /* --- trimming ------------------------------------------------------------------------ */
 
 /*
- * Starts an empty stream at its beginning again, and returns its memory from KEPT_BYTES on to the
- * kernel. If that fails, the memory stays resident, which does no harm.
+ * Starts an empty stream at position 0 again, and returns its memory after the first KEPT_BYTES to
+ * the kernel. If that fails, the memory stays resident, which does no harm.
  */
 static void shrink(struct vublk_write_log_stream *stream)
 {
@@ -178,7 +181,7 @@ void vublk_write_log_rewind(struct vublk_write_log *log)
 	}
 }
 
-/* Returns the stream whose next entry is the oldest; NULL if all entries were read. */
+/* Returns the stream whose next entry is the oldest, or NULL if all entries have been read. */
 static struct vublk_write_log_stream *find_oldest(struct vublk_write_log *log)
 {
 	struct vublk_write_log_stream *oldest = NULL;
@@ -248,8 +251,8 @@ static bool is_entry(const struct vublk_write_log_entry *entry)
 }
 
 /*
- * Checks the entries of the only stream. The file's former owner could still change them, but it
- * belongs to the same user, and ends now.
+ * Checks the entries of the only stream. The old process could still change them, but it belongs to
+ * the same user, and is about to end.
  */
 static bool has_good_entries(const struct vublk_write_log *log)
 {
@@ -309,7 +312,7 @@ int vublk_write_log_fields(struct vublk_write_log *log, struct vublk_fields *fie
 	VUBLK_FIELD(fields, log->sequence);
 	VUBLK_FIELD(fields, log->stable);
 	if (fields->from && !r && !has_good_entries(log))
-		r = vublk_error_set(error, EINVAL, "its entries contradict each other");
+		r = vublk_error_set(error, EINVAL, "its entries are invalid");
 	if (r < 0)
 		vublk_error_prepend(error, "the log of completed writes");
 	return r;

@@ -3,23 +3,23 @@
 #define VUBLK_VIRTIO_WRITE_LOG_H
 
 /*
- * A bounded log with copies of the completed writes to a disk that no flush has made stable yet.
- * After the loss of a back-end, the user of the log writes the copies to the next back-end.
+ * A bounded log of copies of completed writes that no flush has made stable yet. After the loss of
+ * a back-end, the user of the log sends the writes to the next back-end again.
  *
- * Key idea: each thread that takes completions has a stream of its own, a first-in first-out
- * buffer, so appending needs no lock. The entries of all streams are ordered by one sequence number
- * for the whole disk. The mark of a flush is the value of this number before the flush was
- * submitted. When the flush has succeeded, all entries before the mark are stable, in every stream.
- * The owner of a stream frees the stream's stable entries.
+ * Key idea: each thread that takes completions owns a stream, which is a first-in first-out buffer,
+ * so appending needs no lock. The entries of all streams are ordered by one sequence number for the
+ * whole disk. The mark of a flush is the value of this number before the flush was submitted. When
+ * the flush has succeeded, all entries with lower numbers are stable, in every stream. The owner of
+ * a stream frees the stream's stable entries.
  *
- * The memory is one file, mapped at init. A stream is mapped twice in a row, so that an entry that
- * wraps around is contiguous in memory. No back-end gets the file.
+ * The memory is one file, mapped at init. A stream is mapped twice, at consecutive addresses, so
+ * that an entry that wraps around is contiguous. No back-end gets the file.
  *
  * The pair of accesses:
  *
  *   S  The owner of a stream takes a completion from its ring before it takes a sequence number.
- *      The thread that loads the mark publishes its flush afterwards. So the back-end completed
- *      each write before the mark before it began the flush.
+ *      The thread that loads the mark publishes its flush afterwards. So the back-end had completed
+ *      each write below the mark when it began the flush.
  */
 #include "util/atomic.h"
 #include "util/checked.h"
@@ -43,7 +43,7 @@ struct vublk_write_log_stream {
 	uint64_t size_bytes;
 	uint64_t head, tail; /* positions; the entries are between them */
 	uint64_t reserved_bytes;
-	uint64_t touched;    /* memory from this position on is not resident */
+	uint64_t touched;    /* the highest `tail` since memory was last returned to the kernel */
 	uint64_t next;       /* the position for vublk_write_log_next() */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 
@@ -51,34 +51,34 @@ struct vublk_write_log {
 	int fd;
 	unsigned num_streams;
 	struct vublk_write_log_stream *streams;
-	/* atomic: the next entry's number, and the number before which all entries are stable */
+	/* atomic: the next entry's number, and the number below which all entries are stable */
 	uint64_t sequence __attribute__((aligned(VUBLK_CACHE_LINE)));
 	uint64_t stable;
 };
 
 /*
- * Divides `bytes` equally among the streams, in whole pages. Only pages that are used become
- * resident. Errors: ENOMEM and others; nothing is left behind then.
+ * Divides `bytes` equally among the streams, in whole pages, at least one per stream. Only pages
+ * that are used become resident. Errors: ENOMEM and others; the log is then freed.
  */
 int vublk_write_log_init(struct vublk_write_log *log, unsigned num_streams, uint64_t bytes,
 			 struct vublk_error *error);
-/* Frees the log. Does nothing if the log is zeroed, or on a second call. */
+/* Frees the log. Idempotent; a no-op for a zeroed log. */
 void vublk_write_log_deinit(struct vublk_write_log *log);
 
 struct vublk_fields;
 
 /*
- * Writes the file and the positions of a log with one stream, or makes `log` such a log from those
- * that another process has written. For reading, `log` must be an empty log of the same size, whose
- * memory is freed. Reservations are not handed over. Errors: EINVAL if the file or an entry is not
- * what a log has; ENOMEM and others.
+ * Writes the file and the positions of a log with one stream, or replaces those of `log` with the
+ * ones that another process has written. For reading, `log` must be an empty log of the same size.
+ * Reservations are not handed over. Errors: EINVAL if the file or an entry is invalid; ENOMEM and
+ * others.
  */
 int vublk_write_log_fields(struct vublk_write_log *log, struct vublk_fields *fields,
 			   struct vublk_error *error);
 
 /* --- the owner of a stream --------------------------------------------------------------- */
 
-/* Returns the room that an entry for a write of `bytes` takes. */
+/* Returns the room that the entry of a write of `bytes` bytes needs. */
 static inline uint64_t vublk_write_log_room(uint32_t type, uint64_t bytes)
 {
 	uint64_t header = sizeof(struct vublk_write_log_entry);
@@ -136,7 +136,7 @@ static inline bool vublk_write_log_stream_is_empty(const struct vublk_write_log_
 	return stream->head == stream->tail;
 }
 
-/* Gets the sequence number of the oldest entry. Returns false if there is none. */
+/* Stores the sequence number of the oldest entry. Returns false if the stream is empty. */
 static inline bool vublk_write_log_oldest(const struct vublk_write_log_stream *stream,
 					  uint64_t *sequence)
 {
@@ -160,32 +160,32 @@ static inline bool vublk_write_log_is_half_full(const struct vublk_write_log_str
 
 /*
  * Returns the mark for a flush that the caller publishes afterwards. The flush covers the entries
- * before the mark.
+ * whose numbers are below the mark.
  */
 static inline uint64_t vublk_write_log_mark(const struct vublk_write_log *log)
 {
 	return vublk_load_acquire(&log->sequence); /* S */
 }
 
-/* Called when a flush with this mark has succeeded. The entries before the mark are stable. */
+/* Called when a flush with this mark has succeeded. Marks all entries below the mark as stable. */
 void vublk_write_log_trim(struct vublk_write_log *log, uint64_t mark);
 
-/* --- a thread that keeps all owners out ------------------------------------------------------ */
+/* --- while no owner uses its stream ---------------------------------------------------------- */
 
-/* Returns whether no entry of any stream is waiting for a flush. */
+/* Returns whether all entries of all streams are stable. */
 bool vublk_write_log_is_empty(struct vublk_write_log *log);
 
 /*
- * Returns the end, in bytes, of the highest part of the disk that an entry covers; 0 if there are
- * no entries. Ends a reading that vublk_write_log_rewind() has begun.
+ * Returns the highest end, in bytes, of a range of the disk that an entry covers; 0 if there are no
+ * entries. Ends a reading that vublk_write_log_rewind() has begun.
  */
 uint64_t vublk_write_log_end_of_disk(struct vublk_write_log *log);
 
 /* Begins to read the entries of all streams, in the order of their sequence numbers. */
 void vublk_write_log_rewind(struct vublk_write_log *log);
 /*
- * Reads the next entry. Stores in `data` where its data is; the data stays there until the entry is
- * freed. Returns false if there are no more entries.
+ * Reads the next entry. Stores the address of its data in `data`; the address is valid until the
+ * entry is freed. Returns false if there are no more entries.
  */
 bool vublk_write_log_next(struct vublk_write_log *log, struct vublk_write_log_entry *entry,
 			  const void **data);

@@ -24,8 +24,8 @@ static bool overlaps(const struct vublk_write_replay *replay, uint64_t offset, u
 }
 
 /*
- * Moves to the next write of the log with at least one byte, unless a write is being divided.
- * Returns false if there is none.
+ * Unless a write is being divided, moves to the next write that has at least one byte. Returns
+ * false if there is none.
  */
 static bool next_entry(struct vublk_write_replay *replay)
 {
@@ -95,7 +95,7 @@ void vublk_write_replay_returned(struct vublk_write_replay *replay, unsigned slo
 
 	piece->is_out = false;
 	replay->num_out--;
-	/* After a discard any content is right, so the failure of a discard does not matter. */
+	/* After a discard any content is valid, so the failure of a discard does not matter. */
 	if (status != VIRTIO_BLK_S_OK && piece->type != VIRTIO_BLK_T_DISCARD)
 		replay->has_failed = true;
 }

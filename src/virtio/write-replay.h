@@ -3,16 +3,17 @@
 #define VUBLK_VIRTIO_WRITE_REPLAY_H
 
 /*
- * The order in which the writes of a log (write-log.h) are sent to a back-end.
+ * Decides in which order the writes of a log (write-log.h) are sent to a back-end.
  *
- * Key idea: the caller sends several pieces of writes at the same time. A piece is "out" while it
- * is sent and not completed. Two pieces that overlap are never out at the same time, so the writes
- * take effect in the order of the log. If a piece fails, or the back-end is lost, the replay begins
- * again: the same writes in the same order result in the same disk.
+ * Key idea: writes are divided into pieces, of which several are outstanding at the same time. A
+ * piece is "out" from when it is sent until it completes. Two pieces that overlap are never out at
+ * the same time, so the writes take effect in the order of the log. If a piece fails, or the
+ * back-end is lost, the whole replay is repeated, because the same writes in the same order result
+ * in the same disk.
  */
 #include "virtio/write-log.h"
 
-/* The largest number of pieces that are out at the same time, and the most data of one piece. */
+/* The largest number of pieces that are out at the same time, and of bytes of data in one piece. */
 #define VUBLK_WRITE_REPLAY_SLOTS 8
 #define VUBLK_WRITE_REPLAY_BYTES (UINT64_C(128) << 10)
 
@@ -31,7 +32,7 @@ struct vublk_write_replay {
 	unsigned num_writes; /* how many writes of the log were begun */
 	uint64_t num_bytes;  /* of these writes */
 
-	/* the write that is being divided; its pieces that were sent have done_bytes in total */
+	/* the write that is being divided; done_bytes bytes of it have been sent */
 	bool has_entry;
 	struct vublk_write_log_entry entry;
 	const char *data;
@@ -49,9 +50,9 @@ enum vublk_write_replay_step {
 };
 
 /*
- * Returns what to do next. A piece has at most `max_bytes` of data, and at most
- * VUBLK_WRITE_REPLAY_BYTES. `max_bytes` must be at least 512. If the caller does not send the
- * piece, the next call returns it again.
+ * Returns what to do next. A piece has at most `max_bytes` (at least 512) and
+ * VUBLK_WRITE_REPLAY_BYTES bytes of data. If the caller does not send the piece, the next call
+ * returns it again.
  */
 enum vublk_write_replay_step vublk_write_replay_next(struct vublk_write_replay *replay,
 						     uint64_t max_bytes, unsigned *slot);

@@ -4,8 +4,8 @@
  * knows the header of a message but not what the message means. src/proto/stream.c receives the
  * pieces of a message.
  *
- * Key idea: replies carry no descriptors, so the replies that wait for a slow client are kept
- * in a plain buffer of bytes, and nothing is allocated.
+ * Key idea: replies carry no descriptors, so the replies that wait for a slow client are kept in a
+ * plain buffer of bytes that is part of the channel.
  *
  * Specification: "Header".
  */
@@ -171,8 +171,8 @@ int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 						  channel->in.fds, &channel->in.num_fds };
 	int r;
 
-	if (!vublk_stream_reader_bytes(&channel->reader)) /* the start of a message: `in` still
-							     has the previous one */
+	if (!vublk_stream_reader_bytes(&channel->reader)) /* a new message begins: `in` still has
+							     the previous one */
 		vublk_vfio_message_deinit(&channel->in);
 	r = vublk_stream_read(channel->fd, &format, &channel->reader, &place, error);
 	if (r > 0)

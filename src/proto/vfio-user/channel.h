@@ -6,9 +6,9 @@
 #include "proto/vfio-user/codec.h"
 
 /*
- * The server's end of a vfio-user socket, which receives whole commands and sends replies. No call
- * blocks; all calls come from one thread. Nothing is allocated: commands are received into the
- * channel, and replies wait in it for a client that does not read. The buffer for replies never
+ * The server's end of a vfio-user socket. It receives whole commands and sends replies. No call
+ * blocks, and all calls come from one thread. No call allocates memory, because commands are
+ * received into the channel, and replies to a slow client wait in it. The buffer for replies never
  * overflows if the server takes no further command while a reply waits.
  */
 
@@ -34,10 +34,11 @@ void vublk_vfio_channel_init(struct vublk_vfio_channel *channel, int fd);
 void vublk_vfio_channel_deinit(struct vublk_vfio_channel *channel);
 
 /*
- * Receives one message. Returns 1 if the message is complete: `*message` then points into the
+ * Receives one message. Returns 1 if the message is complete; `*message` then points into the
  * channel. The message is valid until the next call, which also closes the descriptors that the
- * caller has not taken. Returns 0 if the message has not arrived completely. The errors are those
- * of vublk_stream_read(); EPROTO means a wrong size, or more than VUBLK_VFIO_MAX_FDS descriptors.
+ * caller has not taken. Returns 0 if not all of the message has arrived. The errors are those of
+ * vublk_stream_read(). EPROTO: the size is invalid, or there are more than VUBLK_VFIO_MAX_FDS
+ * descriptors.
  */
 int vublk_vfio_channel_receive(struct vublk_vfio_channel *channel,
 			       struct vublk_vfio_message **message, struct vublk_error *error);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vfio-user codec: it has the format of each command, and checks a received command. It does no
- * input or output and does not know what values mean; for example, only the receiver can check
+ * The vfio-user codec defines the format of each command, and checks received commands. It does no
+ * input or output and does not know what values mean. For example, only the receiver can check
  * whether a region or an interrupt exists.
  *
- * Key idea: one table has one row per command. A row has the accepted sizes. Some exceed those in
- * the specification's text, because clients send larger structures.
+ * Key idea: a table has one row per command, with the accepted sizes. Some exceed those in the
+ * specification's text, because clients send larger structures.
  *
  * Specification: "Commands", "Header", and each command's section.
  */
@@ -55,8 +55,8 @@ _Static_assert(sizeof(union vublk_vfio_payload) == VUBLK_VFIO_MAX_PAYLOAD_BYTES,
 
 /*
  * Some rows accept more than the specification's text. The INFO commands may have the larger
- * structures of newer kernels. DMA_UNMAP should have no descriptor, but some clients send one,
- * which the server closes. A DMA_MAP without a descriptor announces memory that cannot be mapped.
+ * structures of newer kernels. A DMA_UNMAP should have no descriptor, but some clients send one,
+ * which the server closes. A DMA_MAP has no descriptor if the memory cannot be mapped.
  */
 static const struct vublk_vfio_command_info commands[] = {
 	ROW(VERSION, VERSION, ANY, 0, SERVED),

@@ -60,7 +60,7 @@ enum vublk_vfio_command {
 #define VUBLK_VFIO_MAX_PAYLOAD_BYTES 8192
 
 struct vublk_vfio_header {
-	uint16_t id;      /* chosen by the sender; the reply has the same */
+	uint16_t id;      /* chosen by the sender; the reply has the same ID */
 	uint16_t command;
 	uint32_t size;    /* of the whole message, including this header */
 	uint32_t flags;
@@ -77,7 +77,7 @@ struct vublk_vfio_version {
 struct vublk_vfio_dma_map {
 	uint32_t argsz;
 	uint32_t flags;
-	uint64_t offset; /* in the file whose descriptor the message has */
+	uint64_t offset; /* in the file whose descriptor comes with the message */
 	uint64_t address;
 	uint64_t size;
 };
@@ -97,7 +97,7 @@ struct vublk_vfio_device_info {
 	uint32_t num_irqs;
 };
 
-/* struct vfio_irq_set in a form whose size is known. */
+/* struct vfio_irq_set with an array of fixed size. */
 #define VUBLK_VFIO_IRQ_SET_BYTES 20 /* without the data */
 struct vublk_vfio_irq_set {
 	uint32_t argsz;
@@ -175,8 +175,8 @@ const char *vublk_vfio_command_name(uint32_t command);
 uint32_t vublk_vfio_payload_bytes(const struct vublk_vfio_header *header);
 
 /*
- * Checks the size in a header. EPROTO: no message has this size, so the position of the next
- * message is unknown.
+ * Checks the size in a header. EPROTO: the size is invalid, so the position of the next message is
+ * unknown.
  */
 int vublk_vfio_check_header(const struct vublk_vfio_header *header, struct vublk_error *error);
 

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file sends CONFIG_CHANGE_MSG, and no other request, and receives the answers; see
- * back-channel.h.
+ * Sends CONFIG_CHANGE_MSG, and no other request, and receives the answers; see back-channel.h.
  *
- * Key idea: the only messages that a front-end may send on this channel are answers. After any
- * other message this file closes the channel, but the connection itself stays open.
+ * Key idea: a front-end may send only answers on this channel. After any other message this file
+ * closes the channel, but the main connection stays open.
  *
  * Specification: "Back-end message types".
  */

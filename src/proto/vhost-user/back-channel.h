@@ -36,8 +36,8 @@ void vublk_back_channel_close(struct vublk_back_channel *back);
 
 /*
  * A back-end sends no requests while no ring is started ("Suspended device state"). A new channel
- * is suspended. When a ring has been started, call vublk_back_channel_remind() to announce the
- * changes that happened in the suspended state.
+ * is suspended. After ending the suspended state, call vublk_back_channel_remind() to announce the
+ * changes that happened in it.
  */
 void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_suspended);
 
@@ -46,7 +46,7 @@ void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_s
  * suspended.
  */
 void vublk_back_channel_tell_config(struct vublk_back_channel *back);
-/* Tells the front-end of the latest change again, unless it has already read the configuration. */
+/* Tells the front-end of the latest change again, unless it has read the configuration since. */
 void vublk_back_channel_remind(struct vublk_back_channel *back);
 /* Called when the front-end has read the configuration. */
 void vublk_back_channel_config_was_read(struct vublk_back_channel *back);

@@ -4,7 +4,7 @@
  * of a message but not what the message means. src/proto/stream.c receives the pieces of a message.
  *
  * Key idea: a descriptor arrives with the byte that it was sent with. So the descriptors of a
- * message are sent with its first byte, and not again when the rest follows.
+ * message are sent with its first byte, and not again with the rest.
  *
  * Specification: "Message Specification", "Communication".
  */
@@ -131,8 +131,8 @@ static int duplicate_fds(struct vublk_vu_message *copy, const struct vublk_vu_me
 }
 
 /*
- * Keeps the bytes of `message` that follow the first `sent_bytes`. If no byte was sent, it keeps
- * the descriptors, too.
+ * Keeps the bytes of `message` after the first `sent_bytes` bytes and, if that is 0, duplicates of
+ * the descriptors.
  */
 static int keep_message(struct vublk_channel *channel, const struct vublk_vu_message *message,
 			size_t sent_bytes, struct vublk_error *error)

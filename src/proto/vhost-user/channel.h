@@ -9,9 +9,9 @@
 #include <sys/types.h>
 
 /*
- * One end of a vhost-user connection, which sends and receives whole messages; and functions that
- * connect, listen and accept on Unix sockets. No call blocks. All calls for one channel come from
- * one thread.
+ * One end of a vhost-user connection. It sends and receives whole messages. There are also
+ * functions that connect, listen and accept on Unix sockets. No call blocks. All calls for one
+ * channel come from one thread.
  */
 
 /*
@@ -62,9 +62,9 @@ bool vublk_channel_wants_write(const struct vublk_channel *channel);
 
 /*
  * Receives one message. Returns 1 if the message is complete; `message` then owns its descriptors.
- * Returns 0 if the message has not arrived completely. The errors are those of vublk_stream_read();
- * EPROTO means a wrong version, a size above VUBLK_VU_MAX_PAYLOAD_BYTES, or more than
- * VUBLK_VU_MAX_FDS descriptors. payload.bytes is zero beyond the payload's size.
+ * Returns 0 if not all of the message has arrived. The errors are those of vublk_stream_read().
+ * EPROTO: the version is wrong, the payload exceeds VUBLK_VU_MAX_PAYLOAD_BYTES, or there are more
+ * than VUBLK_VU_MAX_FDS descriptors. payload.bytes is zero beyond the payload's size.
  */
 int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message *message,
 			  struct vublk_error *error);
@@ -87,22 +87,23 @@ int vublk_socket_listen(const char *path, struct vublk_error *error);
 int vublk_socket_listen_with(const char *path, const struct vublk_socket_access *access,
 			     struct vublk_error *error);
 /*
- * Makes this process the one that the kernel names as the peer of later connections to the listening
- * socket `fd` (-1: does nothing), in place of the process that has handed the socket over.
+ * Calls listen() again on the socket `fd` (-1: does nothing), which another process has handed
+ * over. From then on, the kernel names this process, and not the other one, as the peer of new
+ * connections.
  */
 void vublk_socket_listen_again(int fd);
 
 /*
- * These functions check a path before it is used, and change nothing. For connecting, the path need
- * not exist yet. Errors: ENAMETOOLONG, EINVAL; for connecting also ENOTSOCK, ENOTDIR; for listening
- * also EADDRINUSE, EEXIST, ENOENT, EACCES, ...
+ * These functions check a path before it is used, and change nothing. A path to connect to need not
+ * exist yet. Errors: ENAMETOOLONG, EINVAL; for connecting also ENOTSOCK, ENOTDIR, ELOOP; for
+ * listening also EADDRINUSE, EEXIST, ENOENT, EACCES and others.
  */
 int vublk_socket_check_connect(const char *path, struct vublk_error *error);
 int vublk_socket_check_listen(const char *path, struct vublk_error *error);
 
 /*
- * Returns whether another attempt to connect may succeed after an attempt has failed with the errno
- * value `code`.
+ * Returns whether a later attempt to connect may succeed if one has failed with the errno value
+ * `code`.
  */
 bool vublk_socket_may_appear(int code);
 
@@ -110,15 +111,16 @@ bool vublk_socket_may_appear(int code);
 bool vublk_socket_is_same(const char *a, const char *b);
 
 /*
- * The first function returns the inode of the socket at `path`, or 0. The second one removes the
- * socket if it still has the inode `file`; another process may have replaced the socket.
+ * The first function returns the inode of the socket at `path`, or 0 if there is no socket. The
+ * second one removes the socket only if it still has the inode `file`, because another process may
+ * have replaced it.
  */
 ino_t vublk_socket_file(const char *path);
 void vublk_socket_remove(const char *path, ino_t file);
 
 /*
- * Checks that `fd` is a connected Unix stream socket. ENOTSOCK: not a socket; EINVAL: not a
- * descriptor, or a socket of another kind; ENOTCONN: a socket that listens or is not connected.
+ * Checks that `fd` is a connected Unix stream socket. ENOTSOCK: `fd` is not a socket; EINVAL: it is
+ * not a descriptor, or a socket of another kind; ENOTCONN: it listens or is not connected.
  */
 int vublk_socket_check_connected(int fd, struct vublk_error *error);
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vhost-user codec: it has the format of each message, and checks a received message. It does
- * no input or output and does not know what values mean. Only the receiver can check, for example,
+ * The vhost-user codec defines the format of each message, and checks received messages. It does no
+ * input or output and does not know what values mean. Only the receiver can check, for example,
  * that a queue index is in range and that each region has a descriptor.
  *
- * Key idea: there is one table per direction with one row per request. A row has the sizes on the
- * wire. Some differ from the specification's text, because all implementations send their C
- * structures, including the padding.
+ * Key idea: there is one table per direction, with one row per request. A row has the sizes on the
+ * wire. Some differ from the specification's text, because all implementations send C structures
+ * including the padding.
  *
  * Specification: "Front-end message types", "Back-end message types".
  */
@@ -41,8 +41,8 @@
 #define SHMEM_MAP_BYTES 40
 
 /*
- * For each of these structs, the size of the fields, and the size with the padding at the end. The
- * specification's text does not mention the padding, but the structs have it.
+ * The sizes of two structs without and with the padding at their end, which the specification's
+ * text does not mention.
  */
 #define INFLIGHT_FIELDS offsetof(struct vublk_vu_inflight, padding)
 #define INFLIGHT sizeof(struct vublk_vu_inflight)
@@ -67,8 +67,8 @@ _Static_assert(offsetof(struct vhost_iotlb_msg, type) == IOTLB_FIELDS - 1, "wire
 _Static_assert(sizeof(union vublk_vu_payload) == VUBLK_VU_MAX_PAYLOAD_BYTES, "wire size");
 
 /*
- * Short names for the table: REPLY and NO_REPLY say whether a request has a reply of its own;
- * ALWAYS says that it needs no protocol feature.
+ * Short names for the table. REPLY and NO_REPLY say whether a request has a reply of its own.
+ * ALWAYS says that a request needs no protocol feature.
  */
 #define REPLY true
 #define NO_REPLY false
@@ -317,8 +317,8 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 }
 
 /*
- * This function ignores other flags and surplus bytes: some back-ends leave NEED_REPLY set in a
- * reply, and some replies are longer than the row of the request says.
+ * Ignores other flags and surplus bytes, because some back-ends leave NEED_REPLY set in a reply,
+ * and some replies are longer than the row of the request says.
  */
 int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
 			 const struct vublk_vu_message *reply, struct vublk_error *error)

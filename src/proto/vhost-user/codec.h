@@ -109,7 +109,7 @@ enum vublk_vu_protocol_feature {
 	VUBLK_VU_F_END,
 };
 
-/* The bit in the virtio features that permits GET_PROTOCOL_FEATURES. */
+/* The virtio feature bit that permits GET_PROTOCOL_FEATURES. */
 #define VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES 30
 
 /* Header flags. */
@@ -174,10 +174,7 @@ struct vublk_vu_vring_area {
 	uint64_t offset;
 };
 
-/*
- * The struct has 24 bytes on the wire, because all implementations send their C struct with its
- * padding.
- */
+/* This has 24 bytes on the wire, because all implementations send the C struct with its padding. */
 struct vublk_vu_inflight {
 	uint64_t mmap_size;
 	uint64_t mmap_offset;
@@ -239,7 +236,8 @@ const struct vublk_vu_request_info *vublk_vu_request_info(enum vublk_vu_directio
 const char *vublk_vu_request_name(enum vublk_vu_direction direction, uint32_t request);
 
 /*
- * Makes `message` a request with this number and the version, but without payload and descriptors.
+ * Makes `message` a request with this number and the protocol's version, but without payload and
+ * descriptors.
  */
 void vublk_vu_message_init(struct vublk_vu_message *message, uint32_t request);
 

@@ -3,7 +3,7 @@
  * Computes the size of the in-flight area. src/backend/ and src/device/ create areas and use their
  * contents; src/frontend/ only passes them on.
  *
- * Key idea: both peers compute the size, so the results have to agree. The products cannot
+ * Key idea: both peers compute the size, so they have to use the same layout. The products cannot
  * overflow, because the number of queues and the queue size have 16 bits each.
  *
  * Specification: "Inflight I/O tracking".

@@ -44,8 +44,8 @@ uint64_t vublk_inflight_split_area_bytes(uint16_t num_queues, uint16_t queue_siz
 /* Returns the size of one queue's region without padding. No layout has smaller regions. */
 uint64_t vublk_inflight_split_least_bytes(uint16_t queue_size);
 /*
- * Returns the distance between the regions of an area of `area_bytes` bytes, from whose size the
- * layout follows, or 0 if the area is too small for every layout.
+ * Returns the distance between the regions of an area of `area_bytes` bytes, or 0 if the area is
+ * too small for every layout. The size of the area tells which layout it has.
  */
 uint64_t vublk_inflight_split_stride(uint64_t area_bytes, uint16_t num_queues,
 				     uint16_t queue_size);

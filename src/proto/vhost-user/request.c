@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Checks a front-end's requests and makes the answers. The functions need only the messages and
- * their descriptors: they have no queues, and map no memory.
+ * their descriptors; they know no queues and map no memory.
  *
- * Key idea: every value that a front-end sends is checked here or in the codec, and nowhere else.
- * The callers know the limits of their disk and pass them.
+ * Key idea: every check that needs only a message is here or in the codec, so that the callers need
+ * not repeat it. They pass the limits of their disk.
  *
  * Specification: "Communication" (which requests are answered), "Front-end message types".
  */

@@ -3,9 +3,9 @@
 #define VUBLK_PROTO_VHOST_USER_REQUEST_H
 
 /*
- * Checks of a front-end's requests, which every back-end needs and for which the codec's table has
- * no column; and the answers to these requests. "Request" means a message of the protocol here;
- * requests that the driver puts on a ring are called disk requests.
+ * The checks of a front-end's requests that every back-end needs and the codec does not make, and
+ * the answers to requests. "Request" means a message of the protocol here; requests that the driver
+ * puts on a ring are called disk requests.
  *
  * A check returns 0, or -EPROTO with a sentence in `error`. If it can also fail with another error,
  * its comment names that error. vublk_vu_check_request() must have accepted the request.
@@ -23,8 +23,8 @@
 
 /*
  * Returns whether the front-end is a library such as libblkio, SPDK or vublk itself, and not a VMM.
- * Such a library sends its own addresses as guest addresses, and its memory contains only zeros
- * until the first disk request.
+ * Such a library sends the same address as guest address and as user address, and its memory
+ * contains only zeros until the first disk request.
  */
 static inline bool vublk_vu_is_no_vm(uint64_t guest_addr, uint64_t user_addr)
 {
@@ -63,7 +63,7 @@ int vublk_vu_check_status(const struct vublk_vu_message *request, struct vublk_e
 
 /* --- rings ----------------------------------------------------------------- */
 
-/* For a request that needs a stopped queue: fails with EBUSY if `is_running`. */
+/* For a request that needs a stopped ring: fails with EBUSY if `is_running`. */
 int vublk_vu_refuse_running(const struct vublk_vu_message *request, bool is_running,
 			    struct vublk_error *error);
 /* SET_VRING_NUM: checks that the size is a power of two within the limits. */
@@ -77,8 +77,8 @@ int vublk_vu_check_vring_enable(const struct vublk_vu_message *request, struct v
  * Returns whether `request`, one of the two messages that ask for a queue's base, may leave disk
  * requests in the in-flight area. If GET_VRING_BASE_SKIP_DRAIN was accepted, only the message of
  * that name may leave them. If only GET_VRING_BASE_INFLIGHT was accepted, GET_VRING_BASE may leave
- * them: the specification permitted this before there were two messages, and QEMU 11.1 relies on
- * it.
+ * them, because the specification permitted this before there were two messages, and QEMU 11.1
+ * relies on it.
  */
 bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
 
@@ -113,14 +113,14 @@ int vublk_vu_check_overlap(const struct vublk_vu_region *region,
 int vublk_vu_check_slots(unsigned num_used, unsigned num_slots, struct vublk_error *error);
 /*
  * REM_MEM_REG: the first function returns whether the message names `region`. The second one
- * refuses a message that names none of the regions.
+ * refuses a message that names no existing region.
  */
 bool vublk_vu_names_region(const struct vublk_vu_message *request,
 			   const struct vublk_vu_region *region);
 int vublk_vu_refuse_removal(const struct vublk_vu_message *request, struct vublk_error *error);
 /*
- * SET_LOG_BASE: checks that the log is not empty and lies within its file. *file then describes the
- * file. The message requires LOG_SHMFD. EINVAL: the file cannot be used.
+ * SET_LOG_BASE: checks that `features` include LOG_SHMFD, and that the log is not empty and lies
+ * within its file. *file then describes the file. EINVAL: the file cannot be used.
  */
 int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t features,
 			    struct vublk_memory_file *file, struct vublk_error *error);
@@ -141,7 +141,7 @@ int vublk_vu_check_inflight_file(const struct vublk_vu_message *request, uint64_
 /* SET_CONFIG: checks that the message writes only the byte at `writable_offset`, with 0 or 1. */
 int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned writable_offset,
 			      struct vublk_error *error);
-/* GET_CONFIG: checks that the range lies within the configuration space. */
+/* GET_CONFIG: checks that the range lies within the first VUBLK_VU_MAX_CONFIG_BYTES bytes. */
 int vublk_vu_check_get_config(const struct vublk_vu_message *request, struct vublk_error *error);
 /* Returns whether the range of GET_CONFIG or SET_CONFIG includes the byte at `offset`. */
 bool vublk_vu_config_includes(const struct vublk_vu_message *request, unsigned offset);
@@ -157,14 +157,14 @@ void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value);
 
 /*
  * Returns whether the caller has to send `reply`. `result` is 0, or a negative errno if the request
- * is refused. If the request has a reply of its own, the caller must have put that into `reply`;
- * otherwise this function makes `reply` an acknowledgement. If this function returns false for a
- * refused request, the caller must close the connection, because the front-end would continue as if
- * the request had succeeded.
+ * is refused. If the request has a reply of its own, the caller must have stored the reply's
+ * payload in `reply`; otherwise this function makes `reply` an acknowledgement. If this function
+ * returns false for a refused request, the caller must close the connection, because the front-end
+ * would continue as if the request had succeeded.
  */
 bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
 			  uint64_t protocol_features, int result);
-/* Returns whether a request has an answer if it succeeds. */
+/* Returns whether a request is answered if it succeeds. */
 bool vublk_vu_is_answered(const struct vublk_vu_message *request, uint64_t protocol_features);
 
 #endif

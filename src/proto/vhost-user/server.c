@@ -3,9 +3,9 @@
  * The server's end of a connection; see server.h. It does not know what requests mean, and has no
  * queues, memory or disk.
  *
- * Key idea: the owner or the loop calls vublk_vu_server_run() whenever progress may be possible.
- * The socket is watched only while the owner is ready for a message. So a front-end that does not
- * wait for answers cannot fill this process's memory.
+ * Key idea: vublk_vu_server_run() is called whenever progress may be possible. The socket is
+ * watched only while the owner is ready for a message, so a front-end that does not wait for
+ * answers cannot fill this process's memory.
  */
 #include "proto/vhost-user/server.h"
 
@@ -31,14 +31,17 @@ static void log_closed(struct vublk_vu_server *server, enum vublk_log_level leve
 		server->ops->refused(server->opaque, why);
 }
 
-/* Logs the end of the connection. A front-end that disconnects is not an error. */
+/* Logs and reports the end of the connection. It is no error if a front-end disconnects. */
 static void lose(struct vublk_vu_server *server, const struct vublk_error *why)
 {
 	log_closed(server, why->code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR, why);
 	server->ops->close(server->opaque);
 }
 
-/* Watches the socket. If that is impossible, calls ops->close() and returns false. */
+/*
+ * Watches the socket while the owner is ready for a message. If that is impossible, calls
+ * ops->close() and returns false.
+ */
 static bool watch(struct vublk_vu_server *server)
 {
 	uint32_t events = EPOLLIN;

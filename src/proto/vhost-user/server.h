@@ -3,14 +3,14 @@
 #define VUBLK_PROTO_VHOST_USER_SERVER_H
 
 /*
- * The server's end of a vhost-user connection: the channel, the back-end's own channel, one request
- * at a time and its answer, and the time limit for messages. `vublk serve` (backend/session.c) and
- * the relay (bus/relay/session.c) use it.
+ * The server's end of a vhost-user connection: the main channel, the back-end channel, the request
+ * that is being served and its answer, and the time limit for messages. `vublk serve`
+ * (backend/session.c) and the relay (bus/relay/session.c) use it.
  *
  * Key idea: the owner has a state, and a step() that performs the next action. The server calls
- * step() until it can do no more without waiting. Then it watches the socket, if the owner is ready
- * for a message. Only the owner knows what a request means; every check that does not depend on the
- * meaning is made here and in request.c. All calls come from one thread.
+ * step() until the owner has to wait. Then the server watches the socket, if the owner is ready for
+ * a message. Only the owner knows what a request means. Checks that do not depend on the meaning
+ * are made here and in request.c. All calls come from one thread.
  */
 #include "proto/message-timeout.h"
 #include "proto/vhost-user/back-channel.h"
@@ -43,7 +43,7 @@ struct vublk_vu_server {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
 	struct vublk_log_limit *limit; /* must outlive the connection */
-	const char *peer; /* what log lines call the front-end; NULL: they do not name it */
+	const char *peer; /* the front-end's name in log lines; NULL: they do not name it */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
@@ -57,8 +57,8 @@ struct vublk_vu_server {
 
 	/* the request that is being served */
 	struct vublk_vu_message request;
-	struct vublk_vu_message reply; /* header.size 0: if an answer is due, it is an
-					  acknowledgement */
+	struct vublk_vu_message reply; /* begun by vublk_vu_server_check(); the owner adds the
+					  payload */
 	int reply_fd;    /* owned; sent with the reply; -1: no descriptor */
 	int queue_index; /* the queue that the request is about; -1: no queue */
 };
@@ -71,8 +71,8 @@ void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_
 			  void *opaque, int fd, struct vublk_loop *loop,
 			  const struct vublk_log *log, struct vublk_log_limit *limit);
 /*
- * Begins to read. While the next front-end waits at `listen_fd` (-1: there is no such socket), the
- * time for a message is limited to `timeout_ms` (0: no limit).
+ * Begins to read. The time for a message is limited to `timeout_ms` (0: no limit) while another
+ * front-end waits at `listen_fd` (-1: there is no such socket).
  */
 int vublk_vu_server_start(struct vublk_vu_server *server, int listen_fd, uint64_t timeout_ms,
 			  struct vublk_error *error);
@@ -88,14 +88,14 @@ void vublk_vu_server_run(struct vublk_vu_server *server);
 
 /*
  * Receives a message into server->request. Returns 1 if the message is complete. Returns 0 if it is
- * incomplete, or if other descriptors of the loop have to get their turn first. On failure calls
- * ops->close() and returns a negative errno.
+ * incomplete, or if it is the turn of the loop's other descriptors. On failure, calls ops->close()
+ * and returns a negative errno.
  */
 int vublk_vu_server_receive(struct vublk_vu_server *server);
 /*
  * Begins the reply, and makes every check that is the same for all owners: that the request is
- * well-formed, that the owner serves it, that the features that it needs were offered (for
- * GET_VRING_BASE_SKIP_DRAIN also accepted), and that its queue exists. EPROTO, ENOTSUP.
+ * well-formed, that the owner serves it, that the feature that it needs was offered (and accepted
+ * for GET_VRING_BASE_SKIP_DRAIN), and that its queue exists. Errors: EPROTO, ENOTSUP.
  */
 int vublk_vu_server_check(struct vublk_vu_server *server, struct vublk_error *error);
 const char *vublk_vu_server_request_name(const struct vublk_vu_server *server);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a bus: its state, the device and the device's back-end, the socket, and one client (a VMM)
- * at a time. Options and the choice of a type are in open.c; the messages of a client are in the
- * folder of the type.
+ * Runs a bus: changes its state, follows the device's back-end, and accepts one client (a VMM) at a
+ * time. open.c chooses the type and sets the options. The folder of the type has the code that
+ * handles a client's messages.
  *
- * Key idea: while the bus serves a client, it does not watch the socket, so the next client waits
- * in the backlog. The bus accepts that client when the current one has disconnected and the
- * back-end has returned the rings.
+ * Key idea: while the bus serves a client, it does not watch the listening socket, so the next
+ * client waits in the backlog. The bus accepts the next client after the current one has
+ * disconnected and the device has reclaimed the rings.
  */
 #include "bus/bus.h"
 
@@ -22,7 +22,7 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 #define LISTEN_AGAIN_MS 100
-#define STOP_WARNING_MS 1000 /* after this time the log says what the stop waits for */
+#define STOP_WARNING_MS 1000 /* after this time, the log says what delays the stop */
 
 /* --- the state ------------------------------------------------------------- */
 
@@ -36,7 +36,7 @@ static const char *const state_names[VUBLK_BUS_NUM_STATES] = {
 
 #define ON(event, state) [VUBLK_BUS_EVENT_##event] = VUBLK_BUS_##state + 1
 
-/* An entry is the next state plus 1; 0: the event cannot occur in this state. */
+/* An entry is the next state plus 1; 0: the event has no effect in this state. */
 static const unsigned char transitions[VUBLK_BUS_NUM_STATES][VUBLK_BUS_NUM_EVENTS] = {
 	[VUBLK_BUS_REALIZING] = {
 		ON(REALIZED, LISTENING),
@@ -79,7 +79,7 @@ static bool change_state(struct vublk_bus *bus, enum vublk_bus_event event, cons
 	return true;
 }
 
-/* --- the end --------------------------------------------------------------- */
+/* --- stopping -------------------------------------------------------------- */
 
 static void on_stop_timer(void *opaque)
 {
@@ -205,8 +205,8 @@ static void on_listen(void *opaque, uint32_t events)
 			  error.text);
 	vublk_bus_notify_refused(bus, &error);
 	/*
-	 * This process may be short of descriptors or memory, so further clients wait in the
-	 * backlog for a moment.
+	 * The reason may be a lack of descriptors or memory, so further clients wait in the backlog
+	 * for a moment.
 	 */
 	vublk_loop_timer_arm(&bus->loop, &bus->listen_timer,
 			     vublk_now_ns() + LISTEN_AGAIN_MS * NS_PER_MS);
@@ -252,8 +252,8 @@ static void note_backend(struct vublk_bus *bus)
 }
 
 /*
- * Logs why a try failed, and arms the timer of the next try. A reason is logged as a warning only
- * if it differs from the previous one.
+ * Logs why an attempt to connect has failed, and arms the timer for the next attempt. The log line
+ * is a warning only if the reason differs from the previous one.
  */
 static void retry(struct vublk_bus *bus, const struct vublk_error *error)
 {
@@ -276,10 +276,10 @@ static void on_retry_timer(void *opaque)
 }
 
 /*
- * Returns whether the bus should try again. An error is permanent if its cause is a wrong property,
- * or a path that cannot become a socket. A device that listens waits for its back-end by itself, so
- * its only error is that it cannot listen, which is permanent. A disk that is out of date (ESTALE)
- * stays so. With retry_ms 0 every error is permanent.
+ * Returns whether another attempt may succeed. An error is permanent if its cause is a wrong
+ * property, or a path at which no socket can appear. A device that listens waits for a usable
+ * back-end without reporting errors, so it fails only if it cannot listen, which is permanent. A
+ * disk that is out of date (ESTALE) remains so. If retry_ms is 0, every error is permanent.
  */
 static bool is_temporary(const struct vublk_bus *bus, const struct vublk_error *error)
 {
@@ -315,9 +315,10 @@ void vublk_bus_on_realized(void *opaque, const struct vublk_error *refusal)
 }
 
 /*
- * Called when the rings have stopped. If the back-end refused the rings, the device disconnects
- * from it and connects again. The log has one warning for all refusals in a row. It says that the
- * back-end is available again only after the back-end has accepted the rings.
+ * Called when the rings have stopped. An error before the rings ran means that the back-end refused
+ * them or was lost. The device then reconnects, and the back-end may refuse the rings again.
+ * Successive refusals for the same reason cause one warning, and the back-end counts as available
+ * again only when it has accepted the rings.
  */
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error)
 {
@@ -346,7 +347,7 @@ static bool is_known_refusal(const struct vublk_bus *bus, const struct vublk_err
 	       !strcmp(bus->refusal.text, error->text);
 }
 
-/* Called when a back-end is lost, except when the device itself has disconnected. */
+/* Called when a back-end is lost, but not if the device itself has closed the connection. */
 static void note_outage(struct vublk_bus *bus)
 {
 	if (!bus->lost_ns)
@@ -510,8 +511,8 @@ void vublk_bus_free(struct vublk_bus *bus)
 	if (bus->upgrade.is_anothers && bus->device)
 		vublk_device_disown(bus->device);
 	if (bus->device)
-		vublk_device_unrealize(bus->device); /* first, because the device borrows the
-							client's descriptors */
+		vublk_device_unrealize(bus->device); /* must come first, because the device borrows
+							the client's descriptors */
 	if (bus->client)
 		bus->type->free_client(bus);
 	if (bus->own)

@@ -3,8 +3,9 @@
 #define VUBLK_BUS_BUS_H
 
 /*
- * The object behind the public <vublk/bus.h>. A bus owns a device, a loop and a socket, and serves
- * one client (a VMM) at a time. The type of the bus implements the protocol that the client speaks.
+ * Implements the object of the public <vublk/bus.h>. A bus owns a device, an event loop and a
+ * listening socket, and serves one client (a VMM) at a time. The type of the bus implements the
+ * protocol that the client speaks.
  */
 #include "proto/message-timeout.h"
 #include "proto/socket-access.h"
@@ -21,12 +22,12 @@
 
 #include <sys/types.h>
 
-/* docs/architecture.md describes the states; the table of transitions is in bus.c. */
+/* docs/architecture.md describes the states, and bus.c has the table of transitions. */
 enum vublk_bus_state {
-	VUBLK_BUS_REALIZING, /* waits for its first back-end; has no socket yet */
+	VUBLK_BUS_REALIZING, /* waits for the first back-end, and does not listen yet */
 	VUBLK_BUS_LISTENING,
 	VUBLK_BUS_SERVING,
-	VUBLK_BUS_STOPPING,  /* disconnects the client, then waits for the rings */
+	VUBLK_BUS_STOPPING,  /* is disconnecting the client and reclaiming the rings */
 	VUBLK_BUS_FINISHED,
 	VUBLK_BUS_NUM_STATES,
 };
@@ -36,64 +37,65 @@ enum vublk_bus_event {
 	VUBLK_BUS_EVENT_CLIENT,
 	VUBLK_BUS_EVENT_CLIENT_GONE,
 	VUBLK_BUS_EVENT_STOP, /* vublk_bus_stop() was called, or the bus has failed permanently */
-	VUBLK_BUS_EVENT_HANDED_OVER, /* to another process */
+	VUBLK_BUS_EVENT_HANDED_OVER, /* another process has taken over */
 	VUBLK_BUS_NUM_EVENTS,
 };
 
 struct vublk_bus;
 
-/* The options that every type has. open.c handles them. */
+/* The options that all types have in common. open.c parses them. */
 #define VUBLK_BUS_OPTIONS                                                                     \
 	{ VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,                \
 	  VUBLK_MESSAGE_TIMEOUT_TEXT },                                                       \
 	{ VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT },                    \
 	{ VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT }
 
-/* How a type of bus is handed to another process (upgrade/). */
+/* How a bus of this type is handed to another process (upgrade/). */
 struct vublk_bus_handover_ops {
 	/*
 	 * Returns why the client cannot be handed over at this moment, as a static string, or NULL
 	 * if it can.
 	 */
 	const char *(*obstacle)(const struct vublk_bus *bus);
-	/* Writes the sections of the client, if there is one. */
+	/* Writes the client's sections, if a client is connected. */
 	void (*give)(const struct vublk_bus *bus, struct vublk_sections_writer *to);
 	/*
 	 * The types of the sections that give() writes. The process that takes over reads these
-	 * sections after those of the device, with the bus as owner.
+	 * sections after those of the device, and passes the bus to their read() functions.
 	 */
 	const struct vublk_section_type *sections;
-	/* Called in the new process when all sections have been read. */
+	/* Called in the new process after all sections have been read. */
 	void (*end)(struct vublk_bus *bus);
-	/* Called when this process has taken over the client. */
+	/* Called in the new process when it has taken over, and has told the old process so. */
 	void (*begin)(struct vublk_bus *bus);
 };
 
 struct vublk_bus_type {
 	const char *name;
 	/*
-	 * The options of this type, in addition to the device's properties. The list ends with a
-	 * NULL name. May be NULL.
+	 * The options that this type has in addition to the device's properties. The list ends with
+	 * a NULL name. May be NULL.
 	 */
 	const struct vublk_property *options;
 	int (*set_option)(struct vublk_bus *bus, const struct vublk_option *option,
 			  struct vublk_error *error);
 	/*
-	 * The defaults that this type has for properties, where they differ from the device's. The
-	 * list ends with a NULL name. May be NULL.
+	 * The properties for which this type has a default of its own, with that default. The list
+	 * ends with a NULL name. May be NULL.
 	 */
 	const struct vublk_option *defaults;
 	/*
-	 * These functions manage bus->own, the state of the type that outlives a client. open() is
-	 * called before options are set, ready() when the device is realized, free() after the
-	 * device has been unrealized. Each may be NULL.
+	 * These functions manage bus->own, the state that the type keeps from one client to the
+	 * next. open() is called before options are set, ready() once the device is realized,
+	 * free() after it has been unrealized. Each may be NULL.
 	 */
 	int (*open)(struct vublk_bus *bus, struct vublk_error *error);
 	int (*ready)(struct vublk_bus *bus, struct vublk_error *error);
 	void (*free)(struct vublk_bus *bus);
 	/*
-	 * The callbacks of the device, which get the bus as `bus`. The callbacks realized, lost,
-	 * reconnected and gave_up must be the vublk_bus_on_...() functions below, or call them.
+	 * The callbacks of the device; their argument `bus` is the bus. The callbacks realized,
+	 * lost, reconnected and gave_up must be the vublk_bus_on_...() functions below, or call
+	 * them.
 	 */
 	const struct vublk_device_bus_ops *device_ops;
 	/*
@@ -102,7 +104,8 @@ struct vublk_bus_type {
 	 */
 	int (*serve)(struct vublk_bus *bus, int fd, struct vublk_error *error);
 	/*
-	 * Begins to disconnect the client. vublk_bus_client_gone() is called later, from the loop.
+	 * Begins to disconnect the client. vublk_bus_client_gone() is called during this call, or
+	 * later from the loop.
 	 */
 	void (*end)(struct vublk_bus *bus);
 	/* Frees the client immediately. */
@@ -114,8 +117,8 @@ struct vublk_bus {
 	const struct vublk_bus_type *type;
 	struct vublk_log log;
 	struct vublk_log_limit limit;
-	struct vublk_notifier notifier; /* for notices about the client; the device sends all other
-					   notices */
+	struct vublk_notifier notifier; /* for notices about the client; all other notices come from
+					   the device */
 	int stop_fd, refresh_fd; /* any thread may signal these */
 
 	/* used only by the thread that runs the loop */
@@ -127,20 +130,20 @@ struct vublk_bus {
 	struct vublk_loop_source stop_source, refresh_source;
 	struct vublk_device *device;
 	struct vublk_loop_source device_source;
-	struct vublk_device_info backend; /* what was negotiated with the latest back-end */
-	uint64_t retry_ms;                /* the pause between tries until the first back-end
-					     connects; 0: there is only one try, and a loss ends the
-					     bus */
+	struct vublk_device_info backend; /* the result of the negotiation with the latest
+					     back-end */
+	uint64_t retry_ms;                /* the pause between attempts until the first back-end is
+					     connected; 0: there is only one attempt, and the loss
+					     of the back-end ends the bus */
 	struct vublk_loop_timer retry_timer;
-	uint64_t lost_ns;                 /* when the present outage began; 0: there is none */
+	uint64_t lost_ns;                 /* when the present outage began; 0: no outage */
 	uint64_t outages;
 	uint64_t ended_outages_ns, reconnects; /* total time and number of the outages that have
 						  ended */
 	struct vublk_error refusal;       /* the latest reason why there was no back-end */
-	bool is_expected_loss;            /* the device itself closed the connection, so there is
-					     no warning */
-	bool runs;                        /* the rings run, because the back-end has accepted
-					     them */
+	bool is_expected_loss;            /* the device itself closed the connection, so the loss is
+					     not worth a warning */
+	bool runs;                        /* the back-end has accepted the rings, and they run */
 	bool is_refused;                  /* a back-end has refused the rings since they last ran */
 
 	char *path;
@@ -150,10 +153,12 @@ struct vublk_bus {
 	ino_t socket_file;
 	struct vublk_loop_source listen_source;
 	struct vublk_loop_timer listen_timer;
-	struct vublk_loop_timer stop_timer; /* armed while a stop waits for the rings */
+	struct vublk_loop_timer stop_timer; /* armed while a stop waits until the rings are
+					       reclaimed */
 	int64_t client_pid; /* 0: unknown */
-	void *client; /* owned by the type; NULL: no client is connected */
-	void *own;    /* owned by the type, outlives clients; may be NULL */
+	void *client; /* the type's object for the client, owned by the type; NULL: no client is
+			 connected */
+	void *own;    /* the type's object that outlives clients, owned by the type; may be NULL */
 
 	struct vublk_upgrade_host upgrade;
 };
@@ -186,28 +191,26 @@ int vublk_bus_prepare(const char *spec, const struct vublk_option *options,
  */
 void vublk_bus_finish_handed_over(struct vublk_bus *bus, const char *why);
 /*
- * Puts a prepared bus into `state`, the state that the bus had in the old process. Watches the
- * bus's socket if `state` is LISTENING.
+ * Puts a prepared bus into `state`, which it had in the old process. If `state` is LISTENING,
+ * watches the listening socket.
  */
 int vublk_bus_adopt(struct vublk_bus *bus, enum vublk_bus_state state, struct vublk_error *error);
 
 /* --- bus.c, for the types and tests ----------------------------------------- */
 
-/* Returns the next state according to the table, or -1 if the event cannot occur in this state. */
+/* Returns the next state according to the table, or -1 if the event has no effect in this state. */
 int vublk_bus_next_state(enum vublk_bus_state state, enum vublk_bus_event event);
 const char *vublk_bus_state_name(enum vublk_bus_state state);
 
-/* Reports to the program's handler that the client, or one of its messages, was refused. */
+/* Sends the program a notice that the client, or one of its messages, was refused. */
 void vublk_bus_notify_refused(struct vublk_bus *bus, const struct vublk_error *error);
-/*
- * Called from the loop when the client has been freed. Accepts the next client or finishes the bus.
- */
+/* Called when the type has no client any more. Accepts the next client, or finishes the bus. */
 void vublk_bus_client_gone(struct vublk_bus *bus);
 
 void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
 /*
- * Must be called by the type's started() and stopped() callbacks. These functions record whether
- * the back-end has accepted the rings.
+ * The type's callbacks started() and stopped() must call these functions, which record whether the
+ * back-end has accepted the rings.
  */
 void vublk_bus_note_started(struct vublk_bus *bus);
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error);

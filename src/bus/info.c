@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Returns information about the present state of a bus, and passes settings on to the device; see
- * <vublk/bus.h>, <vublk/limit.h> and <vublk/trace.h>.
+ * Reports the present state of a bus, and passes settings and commands on to the device; see
+ * <vublk/bus.h> and the public headers that are included here.
  */
 #include "bus/bus.h"
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opens a bus. The table of bus types, the options and their defaults are here; bus.c runs a bus.
+ * Opens a bus: finds its type in the table of types, and sets its options. bus.c runs the bus.
  *
- * Key idea: this file knows the types and bus.c does not, so that the types may call bus.c.
- * Three lists set the options, later ones overriding earlier ones: the defaults of every
- * bus, those of its type, and the options of the caller.
+ * Key idea: this file refers to the types, and bus.c does not, so that the types can call bus.c.
+ * The options are set from three lists, each of which overrides the ones before it: the defaults of
+ * every bus, the defaults of the type, and the caller's options.
  */
 #include "bus/bus.h"
 
@@ -19,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SERVER_RETRY_MS 1000 /* any value except 0, because a device that listens does not retry */
+#define SERVER_RETRY_MS 1000 /* only has to differ from 0, because a device that listens does not
+				retry */
 
 /* --- the types ------------------------------------------------------------- */
 
@@ -45,8 +46,8 @@ static int find_type(const char *spec, const struct vublk_bus_type **type, const
 /* --- options --------------------------------------------------------------- */
 
 /*
- * The defaults of every bus, which the caller's options override. The protocol permits 256 queues,
- * but with the usual limit of 1,024 open files only 128 are possible.
+ * The defaults of every bus. The protocol permits 256 queues, but with the usual limit of 1,024
+ * open files only 128 are possible.
  */
 static const struct vublk_option defaults[] = {
 	{ "num-queues-limit", "128" },
@@ -85,7 +86,7 @@ static bool is_own(const struct vublk_bus_type *type, const char *name)
 	return false;
 }
 
-/* Sets one of VUBLK_BUS_OPTIONS. Returns 1 if the option is not one of them. */
+/* If the option is one of VUBLK_BUS_OPTIONS, sets it. Otherwise returns 1. */
 static int set_common_option(struct vublk_bus *bus, const struct vublk_option *option,
 			     struct vublk_error *error)
 {
@@ -147,8 +148,8 @@ static int check_backend_path(const struct vublk_bus *bus, unsigned index,
 }
 
 /*
- * Checks the back-ends' paths and the bus's path early, because the bus listens only after a
- * back-end has connected.
+ * Checks the paths of the back-ends and of the bus. The bus listens only after a back-end has
+ * connected, so without this check the user would learn of a bad path late.
  */
 static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 {
@@ -170,8 +171,8 @@ static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 }
 
 /*
- * Refuses the property `serial` unless `shadow` is on, because without shadow rings the back-end
- * answers the guest's GET_ID.
+ * Refuses a nonempty `serial` unless `shadow` is on: without shadow rings the back-end, not the
+ * device, answers the guest's GET_ID.
  */
 static int check_serial(const struct vublk_bus *bus, struct vublk_error *error)
 {
@@ -187,7 +188,7 @@ static int check_serial(const struct vublk_bus *bus, struct vublk_error *error)
 			       "the serial in the back-end");
 }
 
-/* Makes the device with its properties. */
+/* Creates the device and sets its properties and the bus's options. */
 static int make_device(struct vublk_bus *bus, const struct vublk_option *properties,
 		       struct vublk_error *error)
 {

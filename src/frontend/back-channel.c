@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back channel: a second socket, on which the back-end sends requests and the front-end
- * answers. One request is served: CONFIG_CHANGE_MSG. The back-end's end of such a channel is in
+ * The back channel: a second socket, on which the back-end sends requests and the front-end answers
+ * them. Only CONFIG_CHANGE_MSG is served. The back-end's end of such a channel is in
  * proto/vhost-user/back-channel.c.
  *
- * Key idea: a disk works without this channel. So a failure closes the channel and never the
- * connection: an invalid message closes the channel, and a request that is not served is refused.
- * The number of log lines about such messages is limited.
+ * Key idea: a disk works without this channel. So once it exists, no failure of the channel ends
+ * the connection: a message that cannot be received closes the channel, and a request that is
+ * invalid or not served is refused. The number of log lines about such messages is limited.
  *
  * Specification: "Back-end communication", "VHOST_USER_SET_BACKEND_REQ_FD".
  */
@@ -31,7 +31,7 @@ static void abandon(struct vublk_frontend *frontend, const char *why)
 }
 
 /*
- * Called when the channel has failed. ENOTCONN is no reason for a warning, because a back-end
+ * Called when the channel has failed. ENOTCONN does not deserve a warning, because every back-end
  * closes the channel when it ends.
  */
 static void on_failed(struct vublk_frontend *frontend, const struct vublk_error *error)
@@ -91,10 +91,7 @@ static void serve(struct vublk_frontend *frontend, const struct vublk_vu_message
 		frontend->ops->config_changed(frontend->opaque);
 }
 
-/*
- * Receives messages. A callback may close the back channel, which sets the loop of its source to
- * NULL.
- */
+/* Receives messages. A callback may close the back channel, which sets source.loop to NULL. */
 static void receive(struct vublk_frontend *frontend)
 {
 	struct vublk_frontend_back_channel *backend = &frontend->back_channel;

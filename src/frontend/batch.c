@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A batch is a set of messages that belong together. The front-end sends them without waiting for
- * the answer to each one, and calls done() once, when the last message has been answered. The owner
- * of a batch decides which messages are in it.
+ * Sends batches. A batch is a set of messages that belong together. They are sent without waiting
+ * for the answer to each one, and done() is called once, when the last one has been answered. The
+ * owner of the batch decides which messages are in it.
  *
- * Key idea: a batch consists of pieces, and the owner can send each piece by its index. The next
- * piece is sent if few answers are outstanding, and after each answer further pieces may follow. So
- * 256 queues take a few round trips, and the messages exceed neither the room in the socket nor the
- * limit of descriptors in transit.
+ * Key idea: a batch consists of numbered pieces, and the owner's send_piece() sends a piece. The
+ * next piece is sent only while few answers are outstanding; after each answer, further pieces may
+ * follow. So 256 queues need only a few round trips, but the messages exceed neither the room in
+ * the socket nor the limit of descriptors in transit.
  *
- * If the back-end does not confirm messages (no REPLY_ACK), a batch sends GET_FEATURES as a barrier
- * instead: requests are answered in order, so when the barrier is answered, the back-end has read
- * all messages before it. The barrier says as much as confirmations do, because some back-ends
- * confirm every message, even one that failed.
+ * If no message with an answer follows messages without one, the batch sends GET_FEATURES as a
+ * barrier. Requests are answered in order, so when the barrier is answered, the back-end has read
+ * all messages before it. Without REPLY_ACK, barriers replace all confirmations. Little is lost by
+ * that, because some back-ends confirm every message, even one that failed.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */
@@ -30,7 +30,7 @@
  */
 #define MAX_WAITING 32
 #define MAX_WAITING_BARRIERS 4
-#define MESSAGES_PER_BARRIER 64 /* if nothing is confirmed */
+#define MESSAGES_PER_BARRIER 64 /* after so many messages without an answer, a barrier is sent */
 
 static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {
@@ -52,8 +52,8 @@ static bool is_complete(const struct vublk_frontend_batch *batch)
 }
 
 /*
- * Returns the number of outstanding answers at which no further piece is sent. Without
- * confirmations only barriers are answered, and each barrier covers many messages.
+ * Returns the number of outstanding answers at which no further piece is sent. It is smaller
+ * without REPLY_ACK, because each answer to a barrier then stands for many messages.
  */
 static unsigned max_waiting(const struct vublk_frontend_batch *batch)
 {
@@ -62,8 +62,9 @@ static unsigned max_waiting(const struct vublk_frontend_batch *batch)
 }
 
 /*
- * Sends pieces until the limit of outstanding answers is reached, the batch is refused, or no piece
- * is left. If a send fails, the connection fails, which sets batch->frontend to NULL.
+ * Sends pieces until the limit of outstanding answers is reached, a message of the batch has been
+ * refused, or no piece is left. If a send fails, the connection fails, which sets batch->frontend
+ * to NULL.
  */
 static void pump(struct vublk_frontend_batch *batch)
 {
@@ -94,7 +95,7 @@ void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 	batch->unconfirmed = 0;
 	batch->refusal.code = 0;
 	pump(batch);
-	if (batch->frontend && !batch->num_waiting) /* so that the loop calls done() */
+	if (batch->frontend && !batch->num_waiting) /* so that done() is called from the loop */
 		send_barrier(batch);
 }
 

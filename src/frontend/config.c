@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reads the disk's configuration, from its beginning and in one piece, and writes its only writable
- * byte. device/config.c knows the meaning of the fields.
+ * byte. device/config.c interprets the fields.
  *
  * Key idea: a back-end refuses a size with an empty answer. Some back-ends refuse even 60 bytes,
  * nearly all refuse 96, and some ignore the offset. So the first request is for 60 bytes. If it is
- * refused, smaller sizes follow. If it is answered and the back-end offers a feature whose fields
- * lie beyond 60 bytes, a request for 96 bytes follows.
+ * refused, requests for smaller sizes follow. If it succeeds and the back-end offers a feature
+ * whose fields lie beyond 60 bytes, a request for 96 bytes follows.
  *
  * Specification: "VHOST_USER_GET_CONFIG", "VHOST_USER_SET_CONFIG".
  */
@@ -21,8 +21,8 @@
 #define LONG_CONFIG_FEATURES (VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE) | VUBLK_BIT(VUBLK_BLK_F_ZONED))
 
 /*
- * The sizes that are requested. The second one comes first. The first one follows if the back-end
- * offers a feature whose fields lie beyond the second one.
+ * The sizes that are requested. The second one is requested first. If it is refused, the smaller
+ * ones follow. The first one follows if the back-end offers a feature that needs it.
  */
 static const unsigned sizes[] = {
 	VUBLK_BLK_CONFIG_BYTES,
@@ -56,8 +56,8 @@ static void finish(struct vublk_frontend *frontend, const struct vublk_error *er
 }
 
 /*
- * Returns the number of config bytes in the answer, which is `asked`. Returns 0 if the back-end
- * refuses this size, and -EPROTO if the answer has another size.
+ * Returns `asked` if the answer has as many config bytes, 0 if the back-end refuses this size, and
+ * -EPROTO if the answer has another size.
  */
 static int check_size(const struct vublk_vu_message *reply, unsigned asked,
 		      struct vublk_error *error)
@@ -116,8 +116,8 @@ static void on_config_reply(void *opaque, unsigned size_index, struct vublk_vu_m
 }
 
 /*
- * Returns the index of the size to request first: the size that the back-end has accepted before;
- * if there is none, VUBLK_BLK_CONFIG_OLD_BYTES.
+ * Returns the index of the size to request first: the size that this back-end has accepted before
+ * or, in the handshake, VUBLK_BLK_CONFIG_OLD_BYTES.
  */
 static unsigned first_size(const struct vublk_frontend *frontend)
 {

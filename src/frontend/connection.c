@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connection to a back-end: the socket, the answers that are outstanding, their deadlines, and
- * the one way in which a connection ends. The messages are in the other files of this folder.
+ * The connection to a back-end: the socket, the outstanding answers, their deadlines, and the only
+ * way in which a connection fails. The messages are in the other files of this folder.
  *
- * Key idea: the protocol has no transaction numbers, and answers come in the order of the
- * requests. So requests are sent without waiting, expected answers form a queue, and the oldest
- * entry of this queue says which answer must come next and by what time. A failure inside a call
- * only changes the state and posts a task; the task closes the connection and calls lost().
+ * Key idea: the protocol has no transaction numbers, and answers come in the order of the requests.
+ * So requests are sent without waiting, and the expected answers form a queue, whose oldest entry
+ * says which answer must come next and by what time. A failure during a call only ends what is
+ * under way, changes the state and posts a task. The task closes the connection and calls lost().
  *
  * Specification: "Communication", "Message Specification".
  */
@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 
-/* The number of messages that are received before other descriptors of the loop get their turn. */
+/* How many messages are received before other descriptors of the loop get their turn. */
 #define MESSAGES_PER_TURN 64
 
 struct vublk_frontend_expected {
@@ -49,7 +49,7 @@ static const char *const event_names[VUBLK_FRONTEND_NUM_EVENTS] = {
 	[VUBLK_FRONTEND_EVENT_CLOSED] = "was closed",
 };
 
-#define NEXT(state) (VUBLK_FRONTEND_##state + 1) /* 0 in the table: the event does not occur in that
+#define NEXT(state) (VUBLK_FRONTEND_##state + 1) /* 0 in the table: the event has no effect in that
 						    state */
 
 static const unsigned char transitions[VUBLK_FRONTEND_NUM_STATES][VUBLK_FRONTEND_NUM_EVENTS] = {
@@ -86,8 +86,7 @@ int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_fronte
 }
 
 /*
- * The only function that changes the state. Returns false if the event does not occur in this
- * state.
+ * The only function that changes the state. Returns false if the event has no effect in this state.
  */
 static bool change_state(struct vublk_frontend *frontend, enum vublk_frontend_event event,
 			 const char *why)
@@ -123,8 +122,9 @@ void vublk_frontend_close_back_channel(struct vublk_frontend *frontend)
 }
 
 /*
- * Ends everything that is under way: outstanding answers, batches and the back channel. No done()
- * is called: either lost() tells the owner, or the owner itself has closed the connection.
+ * Ends everything that is under way: outstanding answers, batches and the back channel. Does not
+ * call done(), because either lost() informs the owner, or the owner itself has closed the
+ * connection.
  */
 static void drop_everything(struct vublk_frontend *frontend)
 {
@@ -305,14 +305,17 @@ static void on_reply(struct vublk_frontend *frontend, struct vublk_vu_message *r
 }
 
 /*
- * Fails the connection with `error`. Prepends the request whose answer was outstanding, if there is
- * one.
+ * Fails the connection with `error`, to which it prepends the request whose answer is outstanding,
+ * if there is one.
  */
 static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *error)
 {
 	uint32_t request = frontend->expected ? frontend->expected->request : 0;
 
-	/* yc-libvhost-server uses the number that GET_VRING_BASE_SKIP_DRAIN had in a draft. */
+	/*
+	 * yc-libvhost-server uses the number that GET_VRING_BASE_SKIP_DRAIN had in a draft, which
+	 * is 44.
+	 */
 	if (request == VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN)
 		vublk_error_prepend(error, "no answer to GET_VRING_BASE_SKIP_DRAIN, which is "
 				    "message %u (if the back-end expects this message as number "
@@ -326,8 +329,8 @@ static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *
 }
 
 /*
- * Receives messages. A callback may close the connection, which ends the turn. If the callback also
- * opens another connection, the turn continues on that one.
+ * Receives messages. A callback may close the connection, which ends the turn, unless the callback
+ * also opens another connection. In that case the turn continues on the new one.
  */
 static void receive(struct vublk_frontend *frontend)
 {
@@ -351,8 +354,8 @@ static void flush(struct vublk_frontend *frontend)
 	int r = vublk_channel_flush(&frontend->channel, &error);
 
 	/*
-	 * If the back-end has closed the connection, the front-end still reads the messages that it
-	 * sent before, because one of them may explain the loss.
+	 * If the back-end has closed the connection, do not fail yet, but read the messages that it
+	 * sent before. One of them may explain the loss.
 	 */
 	if (r < 0 && error.code != ENOTCONN)
 		vublk_frontend_fail(frontend, &error);
@@ -370,11 +373,11 @@ static void on_socket(void *opaque, uint32_t events)
 		receive(frontend);
 }
 
-/* --- deadlines, checked ---------------------------------------------------------- */
+/* --- missed deadlines ------------------------------------------------------------- */
 
 /*
- * Called when the oldest deadline has passed. The loop may run late, which is not the back-end's
- * fault, so this function first reads the messages in the socket. It fails the connection only if
+ * Called when the oldest deadline has passed. The loop may be late, which is not the back-end's
+ * fault. So this function first reads the messages in the socket, and fails the connection only if
  * none of them is an answer.
  */
 static void on_deadline(void *opaque)

@@ -2,12 +2,12 @@
 /*
  * The dirty log is a bitmap in which the back-end marks each page of the guest's memory that it
  * writes, so that a VM can be copied while it runs. This file switches the log on and off while the
- * rings run. Rings that are started while the log is on get the log from vring.c.
+ * rings run. If the log is on when rings are started, vring.c sends it with the start.
  *
- * Key idea: the order matters. The back-end gets the bitmap first, then the feature that makes it
- * write into the bitmap, and then the flag of each used ring. To switch the log off, the feature
- * and then the flags are cleared. After that the back-end still has the bitmap, but no longer
- * writes to it.
+ * Key idea: the order matters. The back-end first gets the bitmap, then the feature that makes it
+ * log its writes, and then, for each queue, the flag that makes it log the used ring. To switch the
+ * log off, first the feature and then the flags are cleared. The back-end keeps the bitmap, but no
+ * longer writes to it.
  *
  * Specification: "Migration", "VHOST_USER_SET_LOG_BASE".
  */
@@ -17,9 +17,9 @@
 #include <inttypes.h>
 
 /*
- * Called when the back-end has answered SET_LOG_BASE. To accept the bitmap, some back-ends answer
- * with the number 0, and some with an empty payload. libvhost-user, and so qemu-storage-daemon,
- * returns the first number of the request, which is the size of the bitmap.
+ * Called when the back-end has answered SET_LOG_BASE. A back-end that accepts the bitmap answers
+ * with the number 0, with an empty payload or, if it uses libvhost-user (as qemu-storage-daemon
+ * does), with the first number of the request, which is the size of the bitmap.
  */
 static void on_base_set(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Initializes the front-end and opens it on a socket. The connection itself is in connection.c, and
- * the handshake that the opening begins is in negotiate.c.
+ * Initializes the front-end, and opens it on a socket. connection.c has the connection itself, and
+ * negotiate.c the handshake with which it begins.
  *
- * Key idea: only this file knows both the connection and the steps that use it. So connection.c
- * calls explain_loss() through a pointer when a connection is lost, and a step can add to the error
- * what it knows.
+ * Key idea: the steps call connection.c, so connection.c must not call them. When a connection is
+ * lost, it calls explain_loss() below through a pointer, so that the step can add what it knows to
+ * the error.
  */
 #include "frontend/frontend.h"
 
@@ -14,8 +14,8 @@
 #include <errno.h>
 
 /*
- * Called when receiving fails while the answer to `request` is outstanding. The step that sent the
- * request may know the reason.
+ * Called when receiving fails while the answer to `request` is outstanding. The step that sends
+ * such requests may know the reason.
  */
 static void explain_loss(const struct vublk_frontend *frontend, uint32_t request,
 			 struct vublk_error *error)

@@ -13,13 +13,14 @@
 #include <vublk/memory.h>
 
 /*
- * The front-end of a vhost-user connection: the messages of a device to its back-end. No call
- * waits. Each request that has an answer has a deadline, after which the connection counts as lost.
+ * The front-end of a vhost-user connection: sends a device's messages to its back-end. No call
+ * blocks. Each request that has an answer has a deadline, after which the connection counts as
+ * lost.
  *
- * There is one way to fail. An event that breaks the connection (a send that fails, a reply that
+ * There is only one way to fail. An event that breaks the connection (a failed send, a reply that
  * violates a rule, a missed deadline, the peer's end of file) turns every later call into a no-op.
- * The loop then calls ops->lost() once, never from inside a call. After lost() no other callback
- * follows, and no done().
+ * The loop then calls ops->lost() once, never during another call. No other callback follows, nor
+ * does a done().
  */
 
 /* The default time limit for each answer of the back-end. */
@@ -27,9 +28,9 @@
 
 enum vublk_frontend_state {
 	VUBLK_FRONTEND_CLOSED,      /* no connection */
-	VUBLK_FRONTEND_NEGOTIATING, /* the handshake is under way */
+	VUBLK_FRONTEND_NEGOTIATING, /* the handshake is not complete */
 	VUBLK_FRONTEND_READY,       /* the device's requests may be sent */
-	VUBLK_FRONTEND_FAILED,      /* broken; lost() will be called */
+	VUBLK_FRONTEND_FAILED,      /* the connection is broken; lost() will be called */
 	VUBLK_FRONTEND_NUM_STATES,
 };
 
@@ -43,13 +44,16 @@ enum vublk_frontend_event {
 
 struct vublk_frontend;
 
-/* The owner's functions, called only from the loop. Each may close the front-end. */
+/* The owner's functions. They are called only from the loop, and may close the front-end. */
 struct vublk_frontend_ops {
 	/* The handshake is done. frontend->info and frontend->config are valid. */
 	void (*negotiated)(void *opaque);
 	/* The connection is lost and has been closed. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
-	/* The back-end has reported that its config has changed. This may happen at any time. */
+	/*
+	 * The back-end has reported that its config has changed. This may happen even before
+	 * negotiated().
+	 */
 	void (*config_changed)(void *opaque);
 	/*
 	 * The back channel is closed, so the back-end can no longer report changes of its config.
@@ -57,10 +61,10 @@ struct vublk_frontend_ops {
 	void (*back_channel_closed)(void *opaque);
 };
 
-/* What the handshake has found out about the back-end. */
+/* What the front-end knows about the back-end, mostly from the handshake. */
 struct vublk_frontend_info {
 	uint64_t features;
-	uint64_t protocol_features;          /* those that it offers */
+	uint64_t protocol_features;          /* those that the back-end offers */
 	uint64_t accepted_protocol_features;
 	uint32_t max_queues;
 	uint32_t memory_slots;
@@ -71,28 +75,28 @@ struct vublk_frontend_info {
 struct vublk_frontend_expected;
 
 /*
- * Called with the answer to a request. `opaque` and `tag` are those of vublk_frontend_ask().
- * `reply` is valid only during the call. Afterwards the front-end closes the descriptors in `reply`
- * that the function did not take.
+ * Called with the answer to a request. `opaque` and `tag` are the arguments of
+ * vublk_frontend_ask(). `reply` is valid only during the call. Afterwards the front-end closes
+ * those descriptors in `reply` that the function has not taken.
  */
 typedef void vublk_frontend_reply_fn(void *opaque, unsigned tag,
 				     struct vublk_vu_message *reply);
 
 /*
- * A batch: messages that belong together (batch.c). They are sent in pieces. A piece waits while
- * many answers to earlier pieces are outstanding, so that the messages do not fill the socket of a
- * back-end that reads slowly.
+ * A batch: messages that belong together (batch.c). They are sent in pieces. While many answers to
+ * earlier pieces are outstanding, the next piece waits, so that the messages do not fill the socket
+ * of a slow back-end.
  */
 struct vublk_frontend_batch {
-	struct vublk_frontend *frontend; /* NULL: the batch is not under way */
+	struct vublk_frontend *frontend; /* NULL: no batch is under way */
 	/*
 	 * Sends the messages of piece `index`, each with vublk_frontend_batch_send(),
 	 * _send_confirmed() or _ask().
 	 */
 	void (*send_piece)(void *owner, unsigned index);
 	/*
-	 * Called when the back-end's confirmation refuses a message of piece `index`. `first`: no
-	 * earlier message of the batch was refused. May be NULL.
+	 * Called when the back-end's confirmation says that it refuses a message of piece `index`.
+	 * `first`: this is the first refusal in the batch. May be NULL.
 	 */
 	void (*refused)(void *owner, unsigned index, bool first);
 	void *owner;
@@ -100,14 +104,15 @@ struct vublk_frontend_batch {
 	void (*done)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned num_pieces, next_piece;
-	unsigned unconfirmed;    /* messages sent since the last one that gets an answer */
+	unsigned unconfirmed;    /* messages without an answer that were sent since the last one
+				    with an answer */
 	unsigned num_waiting;    /* how many answers are outstanding */
 	struct vublk_error refusal;
 };
 
 /* A region of memory. Regions with the same device and inode number are in the same file. */
 struct vublk_frontend_region {
-	struct vublk_memory_region region; /* fd is borrowed from the device, and not used in
+	struct vublk_memory_region region; /* fd is borrowed from the device; it is not valid in
 					      `shadow` */
 	uint64_t file_device, file_inode;
 };
@@ -119,12 +124,12 @@ struct vublk_frontend_memory {
 
 struct vublk_frontend_memory_change {
 	struct vublk_frontend_batch batch;
-	/* the regions that the back-end was given and has not refused */
+	/* the regions that the back-end was given, except those that it refused one by one */
 	struct vublk_frontend_region shadow[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_shadow;
 	/*
-	 * the changes to send: one message per removal, then one per addition; or all additions in
-	 * one message, which is the whole table
+	 * the changes to send: with memory slots, one message per removal, then one per addition;
+	 * otherwise one message with the whole table, which is in `additions`
 	 */
 	unsigned num_removals;
 	struct vublk_frontend_region removals[VUBLK_MEMORY_MAX_REGIONS];
@@ -132,7 +137,7 @@ struct vublk_frontend_memory_change {
 	struct vublk_frontend_region additions[VUBLK_MEMORY_MAX_REGIONS];
 };
 
-/* A queue as the messages describe it. All addresses are guest addresses. */
+/* A queue as it appears in the messages. All addresses are guest addresses. */
 struct vublk_frontend_queue {
 	uint16_t index;
 	uint16_t size;
@@ -143,8 +148,8 @@ struct vublk_frontend_queue {
 
 struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
-	bool any_kick; /* a SET_VRING_KICK was sent, so the back-end may work on that ring */
-	bool skips_drain; /* the rings are stopped by GET_VRING_BASE_SKIP_DRAIN */
+	bool any_kick; /* a SET_VRING_KICK was sent, so the back-end may have worked on a ring */
+	bool skips_drain; /* GET_VRING_BASE_SKIP_DRAIN stops the rings, not GET_VRING_BASE */
 	unsigned num_queues;
 	struct vublk_frontend_queue *queues; /* borrowed until done() */
 };
@@ -186,8 +191,8 @@ typedef void vublk_frontend_config_fn(void *opaque, const uint8_t *config, unsig
 				      const struct vublk_error *error);
 
 struct vublk_frontend_config_read {
-	unsigned size_index;     /* the size that was requested last (config.c) */
-	unsigned num_bytes;      /* received so far */
+	unsigned size_index;     /* index of the size that was requested last (config.c) */
+	unsigned num_bytes;      /* how many bytes `data` has */
 	uint8_t data[VUBLK_BLK_CONFIG_BYTES];
 	vublk_frontend_config_fn *done; /* NULL: no read is under way */
 	void *opaque;
@@ -204,26 +209,26 @@ struct vublk_frontend {
 	void *opaque;
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
-	struct vublk_log_limit *limit; /* the owner's, which outlives connections */
+	struct vublk_log_limit *limit; /* belongs to the owner, and outlives connections */
 	unsigned timeout_ms;
 	/*
 	 * Called when receiving fails while the answer to `request` is outstanding, usually because
-	 * the back-end hung up. Prepends the probable reason to `error`, if one is known
+	 * the back-end has hung up. If the probable reason is known, prepends it to `error`
 	 * (frontend.c).
 	 */
 	void (*explain_loss)(const struct vublk_frontend *frontend, uint32_t request,
 			     struct vublk_error *error);
 	/* set by the owner before it opens the front-end */
 	bool wants_inflight; /* the handshake accepts INFLIGHT_SHMFD */
-	bool wants_undrained_stops; /* the handshake accepts GET_VRING_BASE_INFLIGHT and
-				       _SKIP_DRAIN, too */
+	bool wants_undrained_stops; /* the handshake also accepts GET_VRING_BASE_INFLIGHT and
+				       GET_VRING_BASE_SKIP_DRAIN */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
 	struct vublk_loop_timer deadline;
 	struct vublk_loop_task lost_task;
 	struct vublk_error failure;
-	bool peer_has_closed; /* when the connection was lost, the back-end had closed its end */
+	bool peer_has_closed; /* the back-end had closed its end when the connection was lost */
 
 	struct vublk_frontend_expected *expected; /* oldest first */
 	struct vublk_frontend_expected **expected_end;
@@ -233,7 +238,7 @@ struct vublk_frontend {
 
 	struct vublk_frontend_info info;
 	struct vublk_frontend_config_read config_read;
-	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* the config that the handshake has read */
+	uint8_t config[VUBLK_BLK_CONFIG_BYTES]; /* the config as the handshake read it */
 	struct vublk_frontend_memory_change memory;
 	struct vublk_frontend_session session;
 	struct vublk_frontend_inflight inflight;
@@ -271,7 +276,7 @@ int vublk_frontend_open_fd(struct vublk_frontend *frontend, int fd, const char *
 /* Closes the connection in any state; callbacks may call this. No callback follows. Idempotent. */
 void vublk_frontend_close(struct vublk_frontend *frontend);
 
-/* Breaks the connection because of `error`; lost() follows. A no-op if no connection is open. */
+/* Breaks the connection; lost() follows with `error`. A no-op if no connection is open. */
 void vublk_frontend_fail(struct vublk_frontend *frontend, const struct vublk_error *error);
 
 bool vublk_frontend_has(const struct vublk_frontend *frontend, unsigned protocol_feature);
@@ -298,15 +303,15 @@ static inline bool vublk_frontend_has_memory(const struct vublk_frontend *fronte
 }
 
 /*
- * Returns whether the last start on this connection has sent a SET_VRING_KICK. If so, the back-end
- * may have worked on a ring.
+ * Returns whether the latest start on this connection has sent a SET_VRING_KICK. If so, the
+ * back-end may have begun to work on a ring.
  */
 static inline bool vublk_frontend_may_have_begun(const struct vublk_frontend *frontend)
 {
 	return frontend->start.any_kick;
 }
 
-/* These functions are the parts of init and open that concern the connection (connection.c). */
+/* These functions do the work of init and open that concerns the connection (connection.c). */
 void vublk_frontend_init_connection(struct vublk_frontend *frontend);
 int vublk_frontend_attach(struct vublk_frontend *frontend, int fd, const char *path,
 			  unsigned timeout_ms, struct vublk_error *error);
@@ -326,16 +331,16 @@ void vublk_frontend_ask(struct vublk_frontend *frontend, struct vublk_vu_message
 			unsigned tag);
 
 /*
- * Sends a request that every back-end answers immediately. A back-end that hangs misses the
- * deadline, so the connection fails.
+ * Sends a request that every back-end answers immediately. If the back-end hangs, it misses the
+ * deadline, and the connection fails.
  */
 void vublk_frontend_ping(struct vublk_frontend *frontend);
 
 /* --- batches (batch.c) ------------------------------------------------------------ */
 
 /*
- * Begins a batch. The caller must have set batch->owner, send_piece and refused; this function sets
- * the other members. The loop calls done(). A no-op unless the state is READY.
+ * Begins a batch. The caller must have set the members owner, send_piece and refused; this function
+ * sets the others. done() is called from the loop. A no-op unless the state is READY.
  */
 void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 				struct vublk_frontend_batch *batch, unsigned num_pieces,
@@ -349,15 +354,15 @@ void vublk_frontend_batch_send_confirmed(struct vublk_frontend_batch *batch,
 					 struct vublk_vu_message *message);
 /*
  * Called by send_piece(): sends a request that has an answer of its own. `fn` gets the batch as
- * `opaque`. It may call vublk_frontend_batch_refuse(), and must end with
- * vublk_frontend_batch_answered().
+ * `opaque`. `fn` may call vublk_frontend_batch_refuse(), and must call
+ * vublk_frontend_batch_answered() last.
  */
 void vublk_frontend_batch_ask(struct vublk_frontend_batch *batch,
 			      struct vublk_vu_message *message, unsigned min_bytes,
 			      vublk_frontend_reply_fn *fn);
 /*
- * Called by a reply function, at its end: counts the answer, and sends the pieces that have waited
- * for it. After the last answer it calls done().
+ * Called by a reply function, as its last action. Counts the answer, and sends pieces that have
+ * been waiting for it. After the last answer, calls done().
  */
 void vublk_frontend_batch_answered(struct vublk_frontend_batch *batch);
 /* Called by a reply function: records that the answer is a refusal. The first refusal is kept. */
@@ -377,8 +382,8 @@ void vublk_frontend_set_negotiated(struct vublk_frontend *frontend);
  */
 unsigned vublk_frontend_memory_slots(const struct vublk_frontend *frontend);
 /*
- * Tells the back-end that the memory is now `memory`. The descriptors of the regions are borrowed
- * until done() (memory.c).
+ * Changes the back-end's memory to `memory`. The descriptors of the regions are borrowed until
+ * done() (memory.c).
  */
 void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 			       const struct vublk_frontend_memory *memory,
@@ -387,8 +392,8 @@ void vublk_frontend_set_memory(struct vublk_frontend *frontend,
 
 /*
  * Called when a back-end refused memory, or hung up instead of accepting it. Some back-ends refuse
- * a region that does not consist of whole pages. If the change adds such a region, the function
- * prepends a description of the first one to `error` (memory.c).
+ * a region that does not consist of whole pages. If the change adds such regions, prepends a
+ * description of the first one to `error` (memory.c).
  */
 void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 				   struct vublk_error *error);
@@ -397,17 +402,17 @@ void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
  * Tells the back-end the features that the driver accepted. All messages are sent before the call
  * returns, so the caller may set the memory without waiting for done(). The back-end logs its
  * writes in `dirty_log`; NULL: it does not log them. The log is borrowed until the next call of
- * this function or of vublk_frontend_set_dirty_log(), or until the end of the connection (vring.c).
+ * this function or of vublk_frontend_set_dirty_log(), or until the connection ends (vring.c).
  */
 void vublk_frontend_begin_session(struct vublk_frontend *frontend, uint64_t features,
 				  const struct vublk_device_dirty_log *dirty_log,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
- * Gives the back-end the in-flight area. The caller must have begun the session, and must not have
- * set the memory. If area->fd is -1, the back-end first makes the area: the caller must have set
- * area->num_queues and area->queue_size, and the front-end sets the area's fd, size_bytes and
- * offset when the back-end has answered. INFLIGHT_SHMFD must have been negotiated (inflight.c).
+ * Gives the back-end the in-flight area. The caller must have begun the session, and must set the
+ * memory only afterwards. If area->fd is -1, the back-end first makes the area: the caller must
+ * have set area->num_queues and area->queue_size, and the front-end sets the area's fd, size_bytes
+ * and offset when the back-end has answered. INFLIGHT_SHMFD must have been negotiated (inflight.c).
  */
 void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 struct vublk_device_inflight *area,
@@ -416,7 +421,7 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void *opaque);
 /*
  * Asks the back-end to make a new in-flight area, as vublk_frontend_set_inflight() does if area->fd
- * is -1, but does not give the area to the back-end afterwards. `area` is borrowed until done(). No
+ * is -1. But the back-end does not get the area afterwards. `area` is borrowed until done(). No
  * call of vublk_frontend_set_inflight() may be under way (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
@@ -445,9 +450,9 @@ void vublk_frontend_set_notifiers(struct vublk_frontend *frontend,
 				  void (*done)(void *opaque, const struct vublk_error *error),
 				  void *opaque);
 /*
- * Switches the dirty log on while the rings run; with a NULL `dirty_log`, off. `features` are those
- * of the session. LOG_SHMFD must have been negotiated. Only one call may be under way
- * (dirty-log.c).
+ * Switches the dirty log on while the rings run. If `dirty_log` is NULL, switches it off.
+ * `features` must be those of the session. LOG_SHMFD must have been negotiated. Only one call may
+ * be under way (dirty-log.c).
  */
 void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 				  const struct vublk_device_dirty_log *dirty_log,
@@ -460,14 +465,14 @@ void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 /* Sends a request whose payload is `value`. The back-end confirms the request if it can. */
 void vublk_frontend_send_u64(struct vublk_frontend_batch *batch, uint32_t request, uint64_t value);
 /*
- * Sends a request whose payload is a queue `index` and the number `num`. The back-end confirms only
- * SET_VRING_ENABLE, if it can.
+ * Sends a request whose payload is a queue index and the number `num`. Of these requests, only
+ * SET_VRING_ENABLE is confirmed, if the back-end can.
  */
 void vublk_frontend_send_state(struct vublk_frontend_batch *batch, uint32_t request,
 			       unsigned index, unsigned num);
 /*
- * These functions send the features and a queue's addresses. If frontend->dirty_log is set, both
- * messages turn the log on.
+ * These functions send the features, and a queue's addresses. If frontend->dirty_log is set, the
+ * messages also turn the log on.
  */
 void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t features);
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
@@ -477,15 +482,15 @@ void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 void vublk_frontend_send_log_base(struct vublk_frontend_batch *batch,
 				  const struct vublk_device_dirty_log *dirty_log);
 /*
- * Returns whether a stop of the rings may leave disk requests in the in-flight area. `drains` says
- * whether the caller wants the stop to wait until these requests are complete. A back-end with
+ * Returns whether a stop of the rings may leave incomplete requests in the in-flight area.
+ * `drains`: the caller wants the stop to wait until the requests are complete. A back-end with
  * GET_VRING_BASE_INFLIGHT but without GET_VRING_BASE_SKIP_DRAIN cannot be told to wait.
  */
 bool vublk_frontend_leaves_requests(const struct vublk_frontend *frontend, bool drains);
 /*
- * Stops the rings. At done(), the base in each of `queues` is the index at which that ring resumes.
- * The disk requests that the back-end had begun are then complete, unless
- * vublk_frontend_leaves_requests() is true.
+ * Stops the rings. When done() is called without an error, the base of each of `queues` is the
+ * index at which its ring resumes, and the requests that the back-end had begun are complete,
+ * unless vublk_frontend_leaves_requests() returns true.
  */
 void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       struct vublk_frontend_queue *queues, unsigned num_queues,
@@ -493,30 +498,35 @@ void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       void (*done)(void *opaque, const struct vublk_error *error),
 			       void *opaque);
 
-/* Reads as much of the config as the back-end has. Only one call may be under way (config.c). */
+/*
+ * Reads that part of the config which the back-end has and its features need. Only one call may be
+ * under way (config.c).
+ */
 void vublk_frontend_read_config(struct vublk_frontend *frontend, vublk_frontend_config_fn *done,
 				void *opaque);
 /*
- * Switches the back-end's write cache on (`wce` 1) or off (0). done() gets EIO if the back-end
- * refuses. Only one call may be under way (config.c).
+ * Switches the back-end's write cache on (`wce` 1) or off (0). The error of done() is EIO if the
+ * back-end refuses. Only one call may be under way (config.c).
  */
 void vublk_frontend_write_wce(struct vublk_frontend *frontend, uint8_t wce,
 			      void (*done)(void *opaque, const struct vublk_error *error),
 			      void *opaque);
 
-/* Opens a socket pair, and sends one end to the back-end (back-channel.c; close: connection.c). */
+/*
+ * Creates a socket pair, and sends one end to the back-end (back-channel.c; close: connection.c).
+ */
 void vublk_frontend_open_back_channel(struct vublk_frontend *frontend);
 void vublk_frontend_close_back_channel(struct vublk_frontend *frontend);
 
-/* --- for another process that takes over (handover.c) ---------------------------------- */
+/* --- in an upgrade (handover.c) ---------------------------------------------------------- */
 
 /* Returns why the connection cannot be handed over now, as a static string, or NULL if it can. */
 const char *vublk_frontend_handover_obstacle(const struct vublk_frontend *frontend);
 /* Writes a section `back-end`, and a section `back-end-memory` per memory region. */
 void vublk_frontend_give(const struct vublk_frontend *frontend, struct vublk_sections_writer *to);
 /*
- * These functions read the sections that vublk_frontend_give() writes. The first function reads
- * `back-end` and opens the front-end if it was connected. The state must be CLOSED. The second one
+ * These functions read the sections that vublk_frontend_give() writes. The first one reads
+ * `back-end`, and opens the front-end if it was connected; the state must be CLOSED. The second one
  * reads a section `back-end-memory`.
  */
 int vublk_frontend_take(struct vublk_frontend *frontend, struct vublk_section *from,
@@ -524,14 +534,14 @@ int vublk_frontend_take(struct vublk_frontend *frontend, struct vublk_section *f
 int vublk_frontend_take_region(struct vublk_frontend *frontend, struct vublk_section *from,
 			       struct vublk_error *error);
 /*
- * Opens the front-end on a connection whose handshake is done; connection.c. Takes ownership of
- * `fd`.
+ * Opens the front-end on a connection whose handshake is complete (connection.c). Takes ownership
+ * of `fd`, even on failure.
  */
 int vublk_frontend_adopt(struct vublk_frontend *frontend, int fd, const char *path,
 			 unsigned timeout_ms, struct vublk_error *error);
 /*
- * Uses `fd`, of which it takes ownership, as the front-end's end of the back channel
- * (back-channel.c).
+ * Uses `fd` as the front-end's end of the back channel (back-channel.c). Takes ownership of `fd`,
+ * even on failure.
  */
 int vublk_frontend_adopt_back_channel(struct vublk_frontend *frontend, int fd,
 				      struct vublk_error *error);
@@ -541,7 +551,7 @@ int vublk_frontend_adopt_back_channel(struct vublk_frontend *frontend, int fd,
 const char *vublk_frontend_state_name(enum vublk_frontend_state state);
 const char *vublk_frontend_event_name(enum vublk_frontend_event event);
 /*
- * Returns the state that follows `state` after `event`, or -1 if the event does not occur in this
+ * Returns the state that follows `state` after `event`, or -1 if the event has no effect in this
  * state.
  */
 int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_frontend_event event);

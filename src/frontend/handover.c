@@ -3,9 +3,9 @@
  * Hands a connection to another process, or takes one over: the socket, the back channel, and what
  * is known about the back-end. No message is sent to the back-end.
  *
- * Key idea: a connection can be handed over only while no answer is outstanding and no message has
- * been sent or received in part. Messages that wait in the sockets are not part of the state: the
- * kernel keeps them for the process that reads next.
+ * Key idea: a connection can be handed over only while no answer is outstanding and no message is
+ * partly sent or received. Messages that have not been read are not part of the state, because the
+ * kernel keeps them in the sockets for the process that reads next.
  */
 #include "frontend/frontend.h"
 

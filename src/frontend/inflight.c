@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The in-flight area, in which a back-end records the requests that it has begun. The first
- * back-end makes the area, and the front-end gives it to each back-end. This file never reads the
- * content of the area.
+ * back-end makes the area, and the front-end gives it to that back-end and to all later ones. This
+ * file never reads the contents of the area.
  *
- * Key idea: the order is one that every known back-end accepts. The area is sent after the
- * features, because they determine its layout. It is sent after the size of each queue, because for
- * some back-ends a queue without a size does not exist. The numbers of queues and entries are those
- * of the front-end's GET_INFLIGHT_FD, because some back-ends leave them out of the answer.
+ * Key idea: the messages have an order that every known back-end accepts. The area is sent after
+ * the features, because they determine its layout, and after the size of each queue, because for
+ * some back-ends a queue without a size does not exist. The numbers of queues and entries are taken
+ * from the front-end's own GET_INFLIGHT_FD, because some back-ends leave them out of the answer.
  *
  * Specification: "Inflight I/O tracking".
  */
@@ -32,7 +32,7 @@ static void fill_payload(struct vublk_vu_message *message, uint32_t request,
 	message->payload.inflight.queue_size = area->queue_size;
 }
 
-/* --- giving it ------------------------------------------------------------------ */
+/* --- giving the area to the back-end --------------------------------------------- */
 
 static void send_area(struct vublk_frontend_inflight *inflight)
 {
@@ -88,11 +88,11 @@ static void hand_over(struct vublk_frontend *frontend)
 				   inflight->done, inflight->opaque);
 }
 
-/* --- letting the back-end make it ----------------------------------------------------------- */
+/* --- having the back-end make the area ------------------------------------------------------ */
 
 /*
- * Returns whether the area lies within its file. A back-end that accessed an area beyond the end of
- * the file would get SIGBUS.
+ * Returns whether there is an area, and it lies within its file. A back-end that used an area
+ * beyond the end of its file would get SIGBUS.
  */
 static bool is_usable(int fd, const struct vublk_vu_inflight *answer)
 {

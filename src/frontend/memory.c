@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tells the back-end which memory to map. With the protocol feature CONFIGURE_MEM_SLOTS regions are
- * added and removed one by one, and only changes are sent. Without it each change sends the whole
- * table, which has up to eight regions.
+ * Tells the back-end which memory to map. With the protocol feature CONFIGURE_MEM_SLOTS only
+ * changes are sent, with one message per region. Without it, each change sends the whole table,
+ * which has at most eight regions.
  *
- * Key idea: `shadow` is a copy of the table that the back-end has. A region in it is identified by
- * its address and its file, not by the number of its descriptor. The user address in a message is
- * the guest address, because the back-end only translates it and never uses it as a pointer.
+ * Key idea: `shadow` is a copy of the back-end's table. Regions are compared by their addresses and
+ * files, not by their descriptors. The user address in a message is the guest address, because the
+ * back-end only translates it and never uses it as a pointer.
  *
  * Specification: "VHOST_USER_SET_MEM_TABLE", "VHOST_USER_ADD_MEM_REG", "VHOST_USER_REM_MEM_REG",
  * "VHOST_USER_GET_MAX_MEM_SLOTS".
@@ -54,7 +54,7 @@ static bool contains(const struct vublk_frontend_region *regions, unsigned num_r
 	return false;
 }
 
-/* Copies to `missing` the regions of `from` that are not in `in`. Returns their number. */
+/* Copies the regions of `from` that are not in `in` to `missing`. Returns their number. */
 static unsigned collect_missing(struct vublk_frontend_region *missing,
 				const struct vublk_frontend_region *from, unsigned num_from,
 				const struct vublk_frontend_region *in, unsigned num_in)
@@ -91,7 +91,7 @@ static bool is_whole_pages(const struct vublk_memory_region *region)
 }
 
 /*
- * Prepends a description of `region`, which was refused or may be the reason of a refusal, to
+ * Prepends a description of `region`, which was refused or may be the reason for a refusal, to
  * `error`.
  */
 static void explain(const struct vublk_frontend_region *region, struct vublk_error *error)
@@ -119,7 +119,7 @@ void vublk_frontend_explain_memory(const struct vublk_frontend *frontend,
 /* --- region by region -------------------------------------------------------------- */
 
 /*
- * Sends `request` for one region. `fd` is the file of a region to add; -1: the region is to be
+ * Sends `request` for one region. `fd` is the file of a region to be added; -1: the region is to be
  * removed.
  */
 static void send_region(struct vublk_frontend_batch *batch, uint32_t request,
@@ -151,10 +151,10 @@ static void send_change(void *owner, unsigned index)
 }
 
 /*
- * Called when the back-end refused a removal or an addition. Corrects `shadow`, which
- * vublk_frontend_set_memory() set as if no change could be refused. A refused addition is removed
- * from `shadow`, as are all additions that were not sent, because after a refusal no further piece
- * is sent. A refused removal needs no correction, because the device has no use for such a region.
+ * Called when the back-end has refused a removal or an addition. Corrects `shadow`, which
+ * vublk_frontend_set_memory() has set as if no change would be refused. Removes a refused addition
+ * from `shadow` and, since nothing more is sent after a refusal, all additions that were not sent.
+ * A refused removal needs no correction, because the device does not use the region.
  */
 static void on_change_refused(void *owner, unsigned index, bool first)
 {

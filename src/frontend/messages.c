@@ -3,9 +3,9 @@
  * The messages that more than one step sends, each as part of a batch. A message that only one step
  * sends is in that step's file. The wire format and its checks are in proto/vhost-user.
  *
- * Key idea: most requests have one number, or one number per queue. The part of a message that
- * concerns the dirty log follows from frontend->dirty_log, so a step does not have to know whether
- * the log is on.
+ * Key idea: the payload of most requests is a number, or a queue index and a number. The parts of a
+ * message that concern the dirty log depend only on frontend->dirty_log, so a step does not have to
+ * know whether the log is on.
  *
  * Specification: "Front-end message types".
  */
@@ -47,8 +47,8 @@ void vublk_frontend_send_features(struct vublk_frontend_batch *batch, uint64_t f
 }
 
 /*
- * The log address of a used ring is its guest address. The front-end sends the same number as its
- * user address.
+ * The log address of a used ring is its guest address. This front-end also sends the guest address
+ * as the user address (memory.c).
  */
 void vublk_frontend_send_addresses(struct vublk_frontend_batch *batch,
 				   const struct vublk_frontend_queue *queue)

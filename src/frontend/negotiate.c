@@ -3,9 +3,9 @@
  * The handshake, which finds out what the back-end offers. SET_FEATURES is not part of the
  * handshake, because no driver has accepted features yet.
  *
- * Key idea: there are three round trips: one for the features, one for the protocol features, and
- * one for everything that depends on these. Only protocol features that are implemented here are
- * accepted.
+ * Key idea: there are three rounds: one for the features, one for the protocol features, and one
+ * for everything that depends on these. Each takes one round trip, unless the config has to be
+ * requested again. Only protocol features that are implemented here are accepted.
  *
  * Specification: "Feature negotiation", "Multiple queue support".
  */

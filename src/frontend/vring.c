@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Gives the rings to the back-end, stops them, and replaces their eventfds while they run.
- * device/rings/start-stop.c decides when to start and stop them.
+ * device/rings/start-stop.c decides when.
  *
- * Key idea: the order is one that every known back-end accepts. The features come first, because
- * they determine the layout of the rings; then sizes, addresses and eventfds of all queues; then
- * SET_VRING_ENABLE, because some back-ends begin as soon as they have what they need. Kick and call
- * eventfds are sent again at each start, because some back-ends close them when a ring stops. All
- * queues are stopped together, because for some back-ends the first stop stops everything.
+ * Key idea: the messages have an order that every known back-end accepts. The features come first,
+ * because they determine the layout of the rings. The sizes, addresses and eventfds of all queues
+ * follow. SET_VRING_ENABLE comes last, because some back-ends begin as soon as they have what they
+ * need. Kick and call eventfds are sent again at each start, because some back-ends close them when
+ * a ring stops. All queues are stopped together, because some back-ends stop everything when the
+ * first queue is stopped.
  *
- * A stop either waits for the disk requests that the back-end has begun or leaves them in the
- * in-flight area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN the front-end chooses one of
- * the two by the message that it sends. With GET_VRING_BASE_INFLIGHT alone, as in earlier versions
- * of the specification, GET_VRING_BASE leaves the requests in the area.
+ * A stop either waits for the requests that the back-end has begun, or leaves them in the in-flight
+ * area. With the protocol feature GET_VRING_BASE_SKIP_DRAIN, the message that the front-end sends
+ * decides which. With GET_VRING_BASE_INFLIGHT alone, as in earlier versions of the specification,
+ * GET_VRING_BASE leaves the requests in the area.
  *
  * Specification: "Ring states", "Starting and stopping".
  */
@@ -31,8 +32,8 @@
 /* --- messages ------------------------------------------------------------------- */
 
 /*
- * Sends an eventfd of queue `index`. If `fd` is -1, the message says that there is no eventfd:
- * without a kick descriptor the back-end polls, and without a call descriptor the driver polls.
+ * Sends an eventfd of queue `index`. `fd` -1: the message says that there is no eventfd. Without a
+ * kick descriptor the back-end polls, and without a call descriptor the driver does.
  */
 static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
 			 int fd)
@@ -119,7 +120,7 @@ static void send_queue(struct vublk_frontend_rings *rings,
 	send_eventfd(batch, VUBLK_VU_SET_VRING_ERR, queue->index, queue->err_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_CALL, queue->index, queue->call_fd);
 	send_eventfd(batch, VUBLK_VU_SET_VRING_KICK, queue->index, queue->kick_fd);
-	rings->any_kick |= batch->frontend != NULL; /* false if the connection broke before */
+	rings->any_kick |= batch->frontend != NULL; /* unchanged if the connection broke */
 }
 
 /*

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The old process of an upgrade: hands its object to the process that is connected.
+ * The old process of an upgrade: hands its object to the process at the other end of the channel.
  *
- * Key idea: this process does not run the object's loop while it sends the state, so the object is
- * frozen, and the state cannot change. The freeze has a deadline. Until the owner's word (owner.c)
- * names the new process, this process has changed nothing, and can continue as if it had only been
- * delayed.
+ * Key idea: this process does not run the object's loop while it sends the state. So the object is
+ * frozen, and the state cannot change. The freeze has a deadline. As long as the owner's word
+ * (owner.c) does not name the new process, this process has changed nothing, and can continue as if
+ * it had only been delayed.
  *
- * A signal that asks this process to stop during the freeze ends the upgrade, if the new process
- * does not have the disk yet. Later signals are passed on to the new process.
+ * If this process is asked to stop during the freeze, and the new process does not have the disk
+ * yet, the upgrade ends. Signals that come later are passed on to the new process.
  */
 #include "handover/upgrade.h"
 
@@ -30,13 +30,15 @@
 #include <unistd.h>
 
 #define NS_PER_MS UINT64_C(1000000)
-#define AGAIN_MS 1 /* until the next try to freeze the object */
+#define AGAIN_MS 1 /* time until the next attempt to freeze the object */
 
 enum phase {
 	AWAITS_HELLO,
 	AWAITS_PREPARED,
-	AWAITS_QUIET, /* the new process is prepared; the next quiet moment freezes the object */
-	OVER,         /* the handover has ended; step() frees it, or it is freed with the object */
+	AWAITS_QUIET, /* the new process is prepared; the object is frozen once there is no
+			 obstacle */
+	OVER,         /* the handover has ended; step() frees it or, after a success, it is freed
+			 with the object */
 };
 
 struct handover {
@@ -50,7 +52,7 @@ struct handover {
 	struct vublk_upgrade_extra extra; /* owns its descriptors */
 	char version[32];
 	uint64_t known; /* the sections that the new process knows */
-	const char *obstacle; /* why there has been no quiet moment so far */
+	const char *obstacle; /* why the object could not be frozen so far */
 };
 
 static struct handover *of(struct vublk_upgrade *base)
@@ -60,7 +62,9 @@ static struct handover *of(struct vublk_upgrade *base)
 
 /* --- the end ------------------------------------------------------------------------------- */
 
-/* Tells the new process, which has the disk, of the signals that came too late for this one. */
+/*
+ * Passes the signals that came too late for this process on to the new process, which has the disk.
+ */
 static void pass_signals_on(struct handover *handover)
 {
 	const struct vublk_upgrade_host *host = handover->host;
@@ -88,8 +92,8 @@ static void free_handover(struct vublk_upgrade *base)
 }
 
 /*
- * Ends the handover without an upgrade. step() frees the handover later, because its functions may
- * be on the stack.
+ * Ends the handover without an upgrade. step() frees the handover later, because a caller may still
+ * use it.
  */
 static void end(struct handover *handover, const struct vublk_error *why)
 {
@@ -120,7 +124,7 @@ static void on_timer(void *opaque)
 	end(handover, &why);
 }
 
-/* Only causes a turn of the loop, after which step() tries again. */
+/* The timer only causes a turn of the loop, after which step() tries again. */
 static void on_again(void *opaque)
 {
 }
@@ -311,8 +315,8 @@ static void hand_over(struct handover *handover, uint64_t frozen_ns)
 }
 
 /*
- * Sends the state and waits for the new process to take it. If TAKEN does not arrive, the new
- * process may have the disk nevertheless; only the owner's word says whether it does.
+ * Sends the state, and waits until the new process has taken over. Even if TAKEN does not arrive,
+ * the new process may have the disk; only the owner's word says whether it does.
  */
 static void freeze(struct handover *handover, uint64_t frozen_ns)
 {
@@ -345,7 +349,8 @@ static void freeze(struct handover *handover, uint64_t frozen_ns)
 }
 
 /*
- * Stops the object's threads. Returns why the object cannot be handed over now, or NULL if it can.
+ * Returns why the object cannot be handed over now. If it can, stops the object's threads and
+ * returns NULL.
  */
 static const char *find_obstacle(struct handover *handover, uint64_t now)
 {
@@ -356,7 +361,7 @@ static const char *find_obstacle(struct handover *handover, uint64_t now)
 	if (obstacle || !type->freeze)
 		return obstacle;
 	obstacle = type->freeze(object);
-	if (obstacle) /* its end may not cause a turn of this loop */
+	if (obstacle) /* the end of this obstacle may not wake the loop */
 		vublk_loop_timer_arm(handover->host->loop, &handover->again, now + AGAIN_MS * NS_PER_MS);
 	return obstacle;
 }
@@ -381,8 +386,8 @@ static void look_for_quiet(struct handover *handover)
 }
 
 /*
- * Called after each turn of the loop. When the object has been handed over, the channel stays open
- * until the object is freed.
+ * Called after each turn of the loop. After a successful handover the channel stays open until the
+ * object is freed.
  */
 static void step(struct vublk_upgrade *base)
 {

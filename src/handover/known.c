@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The sections that both processes know.
+ * Checks that the new process knows the sections of the state that it must not skip.
  *
- * Key idea: the new process names the sections that it knows before anything stops. So an upgrade
- * that its version cannot do costs nothing.
+ * Key idea: the new process names the sections that it knows before anything stops. So if its
+ * version cannot take over, the attempt has no effect.
  */
 #include "handover/upgrade.h"
 

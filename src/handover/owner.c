@@ -2,8 +2,8 @@
 /*
  * The owner's word: a word of shared memory that says which process has the disk.
  *
- * Key idea: one compare-and-swap decides, whatever the two processes know about each other. A
- * process that is killed before it has claimed the word leaves the disk to the other one.
+ * Key idea: one compare-and-swap decides, no matter what the two processes know about each other.
+ * If a process is killed before it has claimed the word, the other one can still claim it.
  */
 #include "handover/upgrade.h"
 

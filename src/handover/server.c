@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The server's end of a vhost-user connection in an upgrade: the socket, the back-end channel, and
- * what was negotiated. The relay and the back-end use it.
+ * Hands the server's end of a vhost-user connection over in an upgrade: the socket, the back-end
+ * channel, and what was negotiated. The relay and the back-end use this.
  *
- * Key idea: a connection can be handed over only while no message has been sent or received in part.
- * Whole messages wait in the sockets, where the kernel keeps them for the process that reads next.
+ * Key idea: a connection can be handed over only while no message is partly sent or received.
+ * Messages that have not been read wait in the sockets, where the kernel keeps them for the process
+ * that reads next.
  */
 #include "handover/server.h"
 

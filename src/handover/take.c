@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The new process of an upgrade: makes an object with the options of the old process, and then
- * takes over the state.
+ * The new process of an upgrade: creates an object with the options of the old one, and then takes
+ * over its state.
  *
  * Key idea: everything that can fail is done before this process claims the disk, and has no effect
- * outside this process. So a failure costs nothing but the attempt. A signal that asks this process
- * to stop counts as a failure, because ending an upgrade must not end the disk.
+ * outside this process. So after a failure the old process simply continues. If this process is
+ * asked to stop before it has the disk, that counts as a failure, because the disk must stay in
+ * service.
  */
 #include "handover/upgrade.h"
 
@@ -26,7 +27,7 @@
 #include <sys/stat.h>
 
 #define NS_PER_MS UINT64_C(1000000)
-#define REFUSAL_MS 1000 /* how long the new process waits for the reason of a refusal */
+#define REFUSAL_MS 1000 /* how long the new process waits for the reason for a refusal */
 #define MAX_OPTIONS 128
 #define MAX_FDS 8192 /* more than the largest device needs */
 
@@ -39,14 +40,14 @@ struct take {
 	uint64_t deadline_ns;
 	int stop_fd; /* a signalfd, readable when SIGTERM or SIGINT is pending; -1: none */
 	const struct vublk_upgrade_type *type;
-	struct vublk_upgrade_host *host; /* of the object; NULL: not made yet */
+	struct vublk_upgrade_host *host; /* part of the object; NULL: there is no object yet */
 
 	struct vublk_upgrade_origin origin;
-	struct option *options; /* MAX_OPTIONS of them */
+	struct option *options; /* array of MAX_OPTIONS */
 	unsigned num_options;
 
 	/* the state */
-	int *fds; /* MAX_FDS of them; owned */
+	int *fds; /* array of MAX_FDS; the descriptors are owned; -1: taken */
 	unsigned num_fds;
 	uint32_t *owner; /* mapped */
 	uint64_t paused_ns;
@@ -83,7 +84,10 @@ static int read_origin(void *owner, struct vublk_section *from, struct vublk_err
 	take->origin.folder_device = vublk_section_get(from);
 	take->origin.folder_inode = vublk_section_get(from);
 	pid = vublk_section_get(from);
-	/* The socket names the process that began to listen, which may have been replaced since. */
+	/*
+	 * The kernel only knows the process that began to listen on the socket, which may have been
+	 * replaced since.
+	 */
 	if (pid && take->origin.pid)
 		take->origin.pid = (int64_t)pid;
 	return 0;
@@ -99,8 +103,8 @@ static int read_image(void *owner, struct vublk_section *from, struct vublk_erro
 }
 
 /*
- * Reads a property. Ignores a property that this version does not know, if it has its default
- * value.
+ * Reads a property. A property that this version does not know is ignored if it has its default
+ * value, and otherwise an error.
  */
 static int read_option(void *owner, struct vublk_section *from, struct vublk_error *error)
 {
@@ -203,8 +207,8 @@ static int keep_fds(struct take *take, struct vublk_error *error)
 }
 
 /*
- * Receives all descriptors and the state. Afterwards the old process may end, because nothing else
- * is needed from it.
+ * Receives all descriptors and the state. Afterwards nothing else is needed from the old process,
+ * so it may even be killed.
  */
 static int receive_state(struct take *take, struct vublk_error *error)
 {
@@ -229,7 +233,8 @@ static int read_owner(void *owner, struct vublk_section *from, struct vublk_erro
 
 	take->paused_ns = vublk_section_get(from);
 	if (fd < 0 || take->owner)
-		return vublk_error_set(error, EINVAL, "the old process did not send the owner word");
+		return vublk_error_set(error, EINVAL,
+				       "the old process did not send the owner's word");
 	take->owner = vublk_upgrade_owner_map(fd, error);
 	return take->owner ? 0 : -ENOMEM;
 }
@@ -267,7 +272,7 @@ static int install(struct take *take, struct vublk_error *error)
 	tables[num_tables++] = (struct vublk_section_table){ own_sections, take };
 	r = vublk_sections_read(&from, tables, num_tables, error);
 	if (!r && !take->owner)
-		r = vublk_error_set(error, EINVAL, "the old process did not send the owner word");
+		r = vublk_error_set(error, EINVAL, "the old process did not send the owner's word");
 	if (!r)
 		r = take->type->end(take->host->object, error);
 	vublk_kill_point("new-installed");
@@ -277,8 +282,8 @@ static int install(struct take *take, struct vublk_error *error)
 /* --- the new owner ---------------------------------------------------------------------------- */
 
 /*
- * Waits in the background for the end of the old process, while the new one serves the disk. Until
- * then the old process passes on the signals that it gets.
+ * While the new process already serves the disk, this waits for the end of the old process, which
+ * passes on the signals that it gets until then.
  */
 struct farewell {
 	struct vublk_upgrade base; /* must be the first member */
@@ -375,8 +380,8 @@ static void begin(struct take *take, struct farewell *farewell)
 }
 
 /*
- * Fails with the sentence of the old process, which has set the owner's word first, and says why in
- * a moment.
+ * Called when the old process has claimed the disk first. Waits for its refusal, and fails with the
+ * sentence in it.
  */
 static int refuse_late(struct take *take, struct vublk_error *error)
 {
@@ -421,8 +426,8 @@ static int run(struct take *take, const struct vublk_log *log, struct vublk_erro
 		return r;
 	r = install(take, error);
 	/*
-	 * An old process that continues changes memory that both processes map, so the state may seem
-	 * to be corrupt.
+	 * If the old process has continued, it changes memory that both processes map, so the state
+	 * may seem to be corrupt.
 	 */
 	if (r < 0 && take->owner && vublk_load_acquire(take->owner) == VUBLK_UPGRADE_OLD)
 		return refuse_late(take, error);
@@ -430,8 +435,9 @@ static int run(struct take *take, const struct vublk_log *log, struct vublk_erro
 }
 
 /*
- * Returns a descriptor that is readable while SIGTERM or SIGINT is pending, which can only be if the
- * caller has blocked the signal. Without a descriptor the signal waits until the upgrade has ended.
+ * Returns a descriptor that is readable while SIGTERM or SIGINT is pending. A signal stays pending
+ * only if the caller has blocked it. If this function fails, such a signal waits until the upgrade
+ * has ended.
  */
 static int watch_signals(void)
 {

@@ -14,8 +14,8 @@
  *     completion of that chain after the entry;
  *   - in a ring that has not wrapped yet, that entry is still there, and the chain was made
  *     available exactly once more than it was completed.
- * In a ring that has wrapped, nothing else can be checked, because later entries may have
- * overwritten the entry of a chain that takes long.
+ * In a ring that has wrapped, nothing else can be checked, because newer entries may have
+ * overwritten the entry of a chain that has been in flight for a long time.
  */
 #include "worker/inflight.h"
 
@@ -29,24 +29,24 @@
 #define NEVER INT_MIN
 
 /*
- * What both rings say about the chains. Positions in the rings are relative to the used index: the
- * last completion is at -1.
+ * What the avail and used rings say about the chains. Positions in both are relative to the used
+ * index, so the last completion is at -1.
  */
 struct history {
 	const struct vublk_split_ring *ring;
 	unsigned size;
 	uint16_t used;
-	int outstanding, taken; /* positions: the end of the avail entries, and the first entry
-				   that was not taken */
+	int outstanding, taken; /* the positions of the end of the avail entries, and of the first
+				   entry that was not taken */
 	bool is_first_round;
 	struct {
 		bool in_flight;
-		int available, completed; /* the last position at which the chain was made
+		int available, completed; /* the last positions at which the chain was made
 					     available, and completed; NEVER: none */
-		int balance;              /* how often the chain was made available, less how
-					     often it was completed */
-		int taken, completions;   /* how often the chain was taken at positions from 0
-					     on, and how often the used ring has it */
+		int balance;              /* how often the chain was made available, minus how often
+					     it was completed */
+		int taken, completions;   /* how often the chain was taken at position 0 or later,
+					     and how often the used ring contains it */
 	} heads[VUBLK_RING_MAX_SIZE];
 };
 
@@ -80,7 +80,7 @@ static bool is_used_ring_fresh(const struct history *history)
 	return history->used < history->size;
 }
 
-/* Returns whether neither ring has wrapped yet: both end in entries that are zero. */
+/* Returns whether neither ring has wrapped yet: the unused entries of both are still zero. */
 static bool is_first_round(const struct history *history, uint16_t avail)
 {
 	const struct vublk_split_ring *ring = history->ring;
@@ -131,8 +131,8 @@ static int check_not_taken(const struct history *history, struct vublk_error *er
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area does not belong to this ring: "
 					       "it marks entry %u as in flight, but according to "
-					       "its number of requests in flight this entry has "
-					       "not been taken yet", head);
+					       "the number of entries that it marks this entry "
+					       "has not been taken yet", head);
 	}
 	return 0;
 }
@@ -159,8 +159,8 @@ static int check_taken(const struct history *history, const struct vublk_infligh
 }
 
 /*
- * Checks that each chain that was taken since the used index, and is not in flight, has its
- * completion in the used ring. That completion is one of the last `size`, because at most `size`
+ * Checks that the used ring contains the completion of each chain that was taken at position 0 or
+ * later and is not in flight. That completion is one of the last `size`, because at most `size`
  * chains are outstanding.
  */
 static int check_complete(const struct history *history, struct vublk_error *error)
@@ -172,8 +172,9 @@ static int check_complete(const struct history *history, struct vublk_error *err
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area does not belong to this ring: "
 					       "it does not mark entry %u as in flight, but "
-					       "according to its number of requests in flight this "
-					       "entry was taken and has not been completed", head);
+					       "according to the number of entries that it marks "
+					       "this entry was taken and has not been completed",
+					       head);
 	}
 	return 0;
 }

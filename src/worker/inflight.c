@@ -3,14 +3,14 @@
  * In-flight tracking of split rings, step by step as in "Inflight I/O tracking" of the
  * vhost-user specification.
  *
- * Key idea: the reader of the area is a process that starts after this one died, at any
- * instruction. So the order in which stores reach memory matters, and each store that must not
- * overtake an earlier store is a release:
+ * Key idea: another process reads the area after this one has died, possibly at any instruction.
+ * So the order in which stores reach memory matters, and each store that must not overtake an
+ * earlier store is a release:
  *   I  `counter` before `inflight`: a chain that counts as taken has a valid counter
- *   J  these four in this order: the list of the batch, the ring's used index (by its publish),
- *      the clearing of `inflight`, `used_idx`
- * The front-end owns the area and may write to it at any time, so each value read from it is
- * checked, and no value is read while the queue runs.
+ *   J  these four in this order: the list of the batch, the ring's used index (which the ring's
+ *      publish stores), the clearing of `inflight`, `used_idx`
+ * The front-end owns the area and may write to it at any time. So every index that is read from it
+ * is checked, and nothing is read from it while the queue runs.
  */
 #include "worker/inflight.h"
 
@@ -25,9 +25,8 @@
 /* --- recovery -------------------------------------------------------------- */
 
 /*
- * Finishes the record of the last batch, in case the previous process died after it had published
- * the batch and before it had recorded the publication. The requests of the batch are complete, and
- * the list of the batch names them.
+ * Finishes the record of the last batch, in case the previous process died between publishing the
+ * batch and recording that. The requests in the list of the batch are then complete.
  */
 static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 			     uint16_t used_idx, struct vublk_error *error)
@@ -68,8 +67,7 @@ static int compare_undone(const void *a, const void *b)
 }
 
 /*
- * Fills `pending` with the requests in flight, sorted by counter. Returns the next value of the
- * counter.
+ * Stores the requests in flight in `pending`, sorted by counter. Returns the counter's next value.
  */
 static uint64_t collect_pending(const struct vublk_inflight_split *region, unsigned size,
 			     struct vublk_inflight_pending *pending)
@@ -100,9 +98,9 @@ static void init_region(struct vublk_inflight_split *region, uint16_t desc_num,
 }
 
 /*
- * Each chain that was made available and not completed is either in flight or was never taken. So
- * the next chain to take follows the chains that are completed or in flight, whatever value
- * SET_VRING_BASE has (after a crash, front-ends differ in this value).
+ * A chain that was made available and is not complete is either in flight or was never taken. So
+ * the next chain to take follows those that are complete or in flight. If there is a record,
+ * SET_VRING_BASE is ignored, because front-ends differ in what they send after a crash.
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       struct vublk_inflight_split *region, uint16_t desc_num,

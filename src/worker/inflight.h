@@ -3,8 +3,8 @@
 #define VUBLK_WORKER_INFLIGHT_H
 
 /*
- * The record of a queue's requests in flight, in the queue's region of an in-flight area. The next
- * process that runs the ring uses the record to repeat the requests that this process did not
+ * Records a queue's requests in flight in the queue's region of an in-flight area. With this
+ * record, the next process that runs the ring can repeat the requests that this process did not
  * complete.
  */
 #include "proto/vhost-user/inflight.h"
@@ -13,13 +13,14 @@
 
 #include <vublk/error.h>
 
-/* The record of one queue while the queue runs. */
+/* The tracking of one queue while the queue runs. */
 struct vublk_inflight_queue {
 	struct vublk_inflight_split *region; /* NULL: nothing is recorded */
 	uint64_t counter;
 	uint16_t last_batch_head;
 	unsigned num_batch;
-	uint16_t batch[VUBLK_RING_MAX_SIZE]; /* heads that were pushed, but not published yet */
+	uint16_t batch[VUBLK_RING_MAX_SIZE]; /* heads of completions that were pushed, but not
+						published yet */
 };
 
 /*
@@ -34,13 +35,13 @@ struct vublk_inflight_pending {
 /*
  * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: finishes the
  * record of a batch that the previous process left unfinished, and stores in `pending` the requests
- * that the previous process did not complete. `base` must have the value of SET_VRING_BASE, and
- * gets the avail index at which to continue.
+ * that the previous process did not complete. On entry *base must be the value of SET_VRING_BASE.
+ * On return it is the avail index at which to continue.
  *
  * `region` must have `desc_num` entries, at least `size`, and must stay mapped until the queue
- * stops. The area may have any layout (vublk_inflight_split_stride()). `region` NULL: the queue is
- * not tracked, and the functions for the queue below are no-ops. EPROTO: the region does not belong
- * to `ring`.
+ * stops. The area may have any layout (vublk_inflight_split_stride()). If `region` is NULL, the
+ * queue is not tracked, and the other functions for this queue are no-ops. Error: EPROTO if the
+ * region does not belong to `ring`.
  */
 int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       struct vublk_inflight_split *region, uint16_t desc_num,
@@ -49,14 +50,14 @@ int vublk_inflight_queue_begin(struct vublk_inflight_queue *queue,
 			       struct vublk_inflight_pending *pending, struct vublk_error *error);
 
 /*
- * Checks whether the requests of `pending` can be outstanding in a ring with the used index `used`.
- * EPROTO: they cannot. In inflight-check.c.
+ * Checks that the requests of `pending` can be outstanding in a ring with the used index `used`
+ * (inflight-check.c). Error: EPROTO if they cannot.
  */
 int vublk_inflight_check(const struct vublk_inflight_pending *pending,
 			      const struct vublk_split_ring *ring, unsigned size, uint16_t used,
 			      struct vublk_error *error);
 
-/* Called when a chain was taken. inflight.c explains the letters of the stores. */
+/* Called when a chain has been taken. inflight.c explains the letters at the stores. */
 static inline void vublk_inflight_queue_take(struct vublk_inflight_queue *queue, uint16_t head)
 {
 	struct vublk_inflight_split *region = queue->region;
@@ -81,7 +82,7 @@ static inline void vublk_inflight_queue_push(struct vublk_inflight_queue *queue,
 }
 
 /*
- * Called when the pushed completions were published, and the used index of the ring is `used_idx`.
+ * Called when the pushed completions have been published. `used_idx` is the ring's new used index.
  */
 void vublk_inflight_queue_publish(struct vublk_inflight_queue *queue, uint16_t used_idx);
 

@@ -3,20 +3,20 @@
 #define VUBLK_WORKER_POLLER_H
 
 /*
- * Adaptive polling: how long a worker looks for work before it sleeps.
+ * Adaptive polling: decides how long a worker looks for work before it sleeps.
  *
  * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. Short
- * sleeps suggest that it does, so they open the polling window and widen it. But polling helps only
- * if work arrives within the window. No work arrives if the driver shares the worker's core,
- * because the driver cannot run while the worker polls, or if the driver pauses for longer than the
- * window. So several windows in a row without work turn polling off, for so many sleeps that the
- * next attempt costs almost nothing. Long sleeps close the window as well, so a disk that becomes
- * idle costs one window.
+ * sleeps suggest that this is so, and therefore open the polling window and widen it. But polling
+ * helps only if work arrives within the window. No work arrives if the driver shares the worker's
+ * core, because then the driver cannot run while the worker polls, or if the driver pauses for
+ * longer than the window. So several windows in a row without work turn polling off, for so many
+ * sleeps that the next attempt costs almost nothing. A long sleep halves the window or closes it. A
+ * disk that becomes idle costs one window.
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
- * because the two waits are independent: a request comes soon or not at all, but a disk always
- * takes about the same time. The window for a disk is no longer than a sleep and a wake-up take,
- * because each request pays for it.
+ * because the two waits differ: a request comes soon or not at all, but a disk always takes about
+ * the same time. The window for a disk is not longer than a sleep and a wake-up take, because every
+ * request may have to pay for it.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,8 +29,8 @@
 #define VUBLK_POLLER_DRIVER_NS 64000u
 #define VUBLK_POLLER_DISK_NS 8000u
 /*
- * After MISSES windows in a row without work, polling is off for FIRST_SLEEPS to LAST_SLEEPS
- * sleeps.
+ * After MISSES windows in a row without work, polling is off for FIRST_SLEEPS sleeps. The number
+ * doubles each time, up to LAST_SLEEPS.
  */
 #define VUBLK_POLLER_MISSES 4u
 #define VUBLK_POLLER_FIRST_SLEEPS 64u
@@ -42,14 +42,14 @@ struct vublk_poller {
 	uint64_t began_ns;  /* when the window began; valid while is_looking */
 	bool is_looking;    /* the worker polls, and no work has come yet */
 	unsigned misses;    /* how many windows in a row had no work */
-	unsigned sleeps_left; /* for how many more sleeps polling is off */
-	unsigned next_sleeps; /* for how many sleeps the next misses turn polling off; 0:
+	unsigned sleeps_left; /* how many more sleeps polling stays off */
+	unsigned next_sleeps; /* how many sleeps polling will stay off after the next misses; 0:
 				 VUBLK_POLLER_FIRST_SLEEPS */
 };
 
 /*
- * Returns whether polling is off after windows without work. The usual reason is that the driver
- * runs on the worker's core.
+ * Returns whether polling is off because several windows had no work. The usual reason is that the
+ * driver runs on the worker's core.
  */
 static inline bool vublk_poller_is_useless(const struct vublk_poller *poller)
 {
@@ -57,8 +57,8 @@ static inline bool vublk_poller_is_useless(const struct vublk_poller *poller)
 }
 
 /*
- * Called when there is no work: begins or continues the window. Returns false if the window is
- * over.
+ * Called after each round without work: begins or continues the window. Returns false if the window
+ * is over.
  */
 static inline bool vublk_poller_looks(struct vublk_poller *poller, uint64_t now_ns)
 {

@@ -10,7 +10,7 @@
 #include <linux/virtio_blk.h>
 #include <stdlib.h>
 
-/* the number of buckets per power of two */
+/* the number of latency buckets per power of two, and its logarithm */
 #define STEPS 8
 #define STEP_BITS 3
 

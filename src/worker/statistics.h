@@ -12,7 +12,7 @@
 
 /* The counters of one queue. */
 struct vublk_queue_statistics {
-	const bool *is_on; /* points to is_on of struct vublk_statistics, for all queues */
+	const bool *is_on; /* points to the is_on of struct vublk_statistics */
 	struct vublk_request_stats kinds[VUBLK_REQUEST_NUM_KINDS];
 };
 
@@ -23,20 +23,23 @@ struct vublk_statistics {
 };
 
 /*
- * Allocates counters, all 0. Returns NULL if there is no memory. Pages of queues without requests
- * cost no memory.
+ * Allocates counters, all 0. Returns NULL if there is no memory. Pages that only have counters of
+ * unused queues and kinds occupy no memory.
  */
 struct vublk_statistics *vublk_statistics_new(unsigned num_queues, bool is_on);
-/* Frees the counters. Does nothing if they are NULL. */
+/* Frees the counters. NULL is a no-op. */
 void vublk_statistics_free(struct vublk_statistics *statistics);
 
 /* --- the thread that runs the queue ------------------------------------------------------ */
 
-/* Returns the kind of a request of this type (VIRTIO_BLK_T_...). */
+/* Returns the kind of request that has the type `type` (VIRTIO_BLK_T_...). */
 enum vublk_request_kind vublk_statistics_kind(uint32_t type);
 /* Counts the beginning of a request. */
 void vublk_statistics_add_begun(struct vublk_request_stats *stats);
-/* Counts the end of a request, which took `ns`. `bytes` are counted only if `is_ok` is set. */
+/*
+ * Counts the end of a request, which took `ns` nanoseconds. Counts `bytes` if `is_ok` is set,
+ * otherwise an error.
+ */
 void vublk_statistics_add_ended(struct vublk_request_stats *stats, uint64_t ns, uint64_t bytes,
 				bool is_ok);
 /* Called when a request that was counted as begun will not be completed by this process. */
@@ -45,8 +48,8 @@ void vublk_statistics_add_left(struct vublk_request_stats *stats);
 /* --- any thread -------------------------------------------------------------------------- */
 
 /*
- * Copies the counters of one queue and kind to `stats`, which has `stats_bytes`. Error: EINVAL if
- * there is no such queue or kind.
+ * Copies the counters of one queue and kind to `stats`, whose size is `stats_bytes`. Error: EINVAL
+ * if there is no such queue or kind.
  */
 int vublk_statistics_get(const struct vublk_statistics *statistics, unsigned queue,
 			 enum vublk_request_kind kind, struct vublk_request_stats *stats,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The thread of a worker: its rounds, polling and sleep; see worker.h.
+ * The thread of a worker: its rounds, its polling and its sleep; see worker.h.
  *
  * Key idea: while there is work, notifications are disabled and the worker polls the rings. The
- * event loop, which has the descriptors and the posted tasks, runs only every few rounds. Before
- * the worker sleeps, it enables notifications and looks at the rings once more. How long it polls
+ * event loop, which handles descriptors and posted tasks, runs only every few rounds. Before the
+ * worker sleeps, it enables notifications and looks at the rings once more. How long it polls
  * before it sleeps is adaptive (poller.h).
  */
 #include "worker/worker.h"
@@ -16,8 +16,8 @@
 #include <semaphore.h>
 #include <signal.h>
 
-#define ROUNDS_BETWEEN_LOOKS 32 /* rounds with work between two looks at the event loop */
-#define PAUSES_BETWEEN_LOOKS 4  /* pauses without work between two looks at the rings */
+#define ROUNDS_BETWEEN_LOOKS 32 /* rounds between two looks at the event loop */
+#define PAUSES_BETWEEN_LOOKS 4  /* CPU pauses between two looks at rings without work */
 
 /* --- polling --------------------------------------------------------------- */
 
@@ -26,7 +26,7 @@ static struct vublk_poller *poller_of(struct vublk_worker *worker, enum vublk_wo
 	return wait == VUBLK_WAIT_DISK ? &worker->for_disk : &worker->for_driver;
 }
 
-/* Returns whether the worker stays awake although there was no work. */
+/* Returns whether the worker continues to poll after a round without work. */
 static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wait)
 {
 	struct vublk_poller *poller;
@@ -45,8 +45,8 @@ static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wa
 }
 
 /*
- * Waits for a moment between two looks at a ring. Polling without a pause would take the cache line
- * of the index away from the driver, which writes it.
+ * Waits for a moment between two looks at the rings. Polling without a pause would keep taking the
+ * cache line of a ring's index away from the driver, which writes to it.
  */
 static void pause_for_a_moment(void)
 {
@@ -77,7 +77,10 @@ static void sleep_until_needed(struct vublk_worker *worker, enum vublk_worker_wa
 	if (worker->ops->enable_notifications(worker)) {
 		before = poller ? vublk_now_ns() : 0;
 		worker->is_asleep = true;
-		/* The wait can end without an event, for example after SIGSTOP and SIGCONT. */
+		/*
+		 * The wait can end without an event, for example after SIGCONT, so look once more
+		 * without waiting.
+		 */
 		if (!vublk_loop_process(&worker->loop,
 					worker->retry_ms ? (int)worker->retry_ms : -1))
 			vublk_loop_process(&worker->loop, 0);
@@ -110,8 +113,8 @@ static void run(struct vublk_worker *worker)
 /* --- life ------------------------------------------------------------------ */
 
 /*
- * The arguments of the new thread, on the stack of the thread that starts it. Valid until `done` is
- * posted.
+ * The arguments of the new thread. They are on the stack of the thread that starts it, so the new
+ * thread must not use them after it has posted `done`.
  */
 struct start {
 	struct vublk_worker *worker;

@@ -6,10 +6,10 @@
  * A worker: a thread that runs rings. In each round it takes, submits, completes and publishes
  * requests in batches. After a round without work it polls for a while, and then it sleeps.
  *
- * The thread, its loop, polling and sleep are the same for every kind of worker. The owner embeds
- * `struct vublk_worker` as the first member of its own struct, and supplies the functions that
- * differ. Those functions are called at most once per round, never once per request. Other threads
- * communicate with a worker only by tasks that they post to its loop.
+ * The thread, its loop, its polling and its sleep are the same for every kind of worker. The owner
+ * embeds `struct vublk_worker` as the first member of its own struct, and supplies the functions
+ * that differ. They are called at most once per round, never once per request. Other threads
+ * communicate with a worker only through tasks that they post to its loop.
  */
 #include "util/atomic.h"
 #include "util/log.h"
@@ -50,11 +50,14 @@ struct vublk_worker_ops {
 	enum vublk_worker_wait (*waits_for)(const struct vublk_worker *worker);
 	/*
 	 * Called before a sleep. Makes the other end of each ring send notifications, and then
-	 * looks at the rings once more. Returns false if there is work, and then the worker does
-	 * not sleep.
+	 * looks at the rings once more. Returns false if there is work; the worker then does not
+	 * sleep.
 	 */
 	bool (*enable_notifications)(struct vublk_worker *worker);
-	/* Called after the sleep, and after enable_notifications() has returned false. */
+	/*
+	 * Called after each enable_notifications(): after the sleep, or immediately if it returned
+	 * false.
+	 */
 	void (*disable_notifications)(struct vublk_worker *worker);
 };
 
@@ -68,14 +71,14 @@ struct vublk_worker {
 	enum vublk_poll_mode poll;
 
 	/*
-	 * for the owner's functions on the worker's thread, except that any thread may post tasks
-	 * to `loop`
+	 * for the owner's functions, on the worker's thread; but any thread may post tasks to
+	 * `loop`
 	 */
 	struct vublk_loop loop;
 	struct vublk_log_limit limit; /* for log lines that the drivers of its rings can cause */
-	unsigned retry_ms; /* the longest sleep, which the owner sets before the sleep; 0: no
-			      limit */
-	bool is_asleep;    /* the thread waits in the loop, and notifications are enabled */
+	unsigned retry_ms; /* the time limit of a sleep, which the owner may change before each
+			      sleep; 0: no limit */
+	bool is_asleep;    /* the thread is waiting in the loop, and notifications are enabled */
 
 	/* private to worker.c, on the worker's thread */
 	struct vublk_loop_task quit_task;
@@ -83,20 +86,19 @@ struct vublk_worker {
 	unsigned rounds;
 	struct vublk_poller for_driver, for_disk; /* one per kind of wait */
 	struct vublk_poller *looking;             /* the poller whose window is open; NULL: the
-						     worker does not poll adaptively at the
-						     moment */
+						     worker is not polling adaptively */
 };
 
 /*
- * Initialises the worker and starts its thread, which has executed ops->set_up() when this function
- * returns. `worker` must be aligned to VUBLK_CACHE_LINE, and `ops` must outlive it. Returns 0, the
- * error of set_up(), or an error of its own; after an error the thread does not run.
+ * Initialises the worker, starts its thread, and waits until the thread has executed ops->set_up().
+ * `worker` must be aligned to VUBLK_CACHE_LINE, and `ops` must outlive it. Returns 0, the error of
+ * set_up(), or another negative errno; after an error the thread does not run.
  */
 int vublk_worker_start(struct vublk_worker *worker, const struct vublk_worker_ops *ops,
 		       enum vublk_poll_mode poll, struct vublk_error *error);
 /*
- * Ends the thread after it has executed the tasks that were posted so far, and waits for its end.
- * The worker must not run any ring.
+ * Ends the thread after it has executed the tasks that were posted before this call, and waits for
+ * its end. The worker must not have any ring to run.
  */
 void vublk_worker_stop(struct vublk_worker *worker);
 

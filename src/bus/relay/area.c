@@ -3,8 +3,8 @@
  * The in-flight area: the messages GET_INFLIGHT_FD and SET_INFLIGHT_FD.
  *
  * Key idea: a back-end chooses the layout of an area, and may accept no other layout. So the
- * back-end makes the area, and the relay passes it to the VMM unchanged. Without a back-end the
- * device makes the area, so that the VMM does not have to wait.
+ * back-end makes the area if possible, and the relay passes it to the VMM unchanged. If there is no
+ * back-end that can be asked, the device makes the area, so that the VMM does not have to wait.
  */
 #include "bus/relay/messages.h"
 
@@ -100,8 +100,8 @@ int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 	int r = check_inflight(relay, error);
 
 	/*
-	 * The back-end that made the area chose its layout, so check only for the least size and
-	 * for no alignment.
+	 * The layout was the choice of the back-end that made the area, so check only the minimum
+	 * size, and not the alignment.
 	 */
 	if (!r)
 		r = vublk_vu_check_inflight_file(&relay->server.request, wire->num_queues *
@@ -110,8 +110,8 @@ int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 	if (r < 0)
 		return r;
 	/*
-	 * A different area means that there is a different driver session, even if the rings look
-	 * the same.
+	 * A different area belongs to a different session of the driver, even if the rings look the
+	 * same.
 	 */
 	if (!is_same_file(relay->area.fd, relay->server.request.fds[0]))
 		relay->changes |= VUBLK_RELAY_RESET;

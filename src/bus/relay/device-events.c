@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The callbacks with which the device tells the relay of events.
+ * The callbacks through which the device reports events to the relay.
  *
- * Key idea: the device may call back while the relay is calling it. So a callback only records what
- * it was told, and wakes the loop, which then continues the session.
+ * Key idea: the device may call back while the relay is calling it. So a callback only records the
+ * event and posts a task to the loop, which continues the session.
  */
 #include "bus/relay/relay.h"
 
@@ -15,8 +15,8 @@ static struct vublk_relay *relay_of(void *opaque)
 }
 
 /*
- * Records that the device has answered `request`. Returns false if the relay did not wait for that
- * answer.
+ * Records that the device has answered `request`. Returns false if the relay was not waiting for
+ * this answer.
  */
 static bool answered(struct vublk_relay *relay, enum vublk_relay_request request)
 {
@@ -40,8 +40,8 @@ static void on_started(void *opaque)
 		return;
 	relay->device_status = 0;
 	/*
-	 * While no ring is started, the relay does not report changes of the config. When a ring is
-	 * started, it reports the earlier changes.
+	 * While the VMM has started no ring, the relay reports no change of the config. Changes
+	 * that were held back are reported now.
 	 */
 	vublk_back_channel_set_suspended(&relay->server.back_channel,
 					 vublk_relay_is_suspended(relay));
@@ -89,8 +89,8 @@ static void on_config_changed(void *opaque)
 }
 
 /*
- * A lost back-end has not refused the memory: the next back-end gets the memory together with the
- * rest of the set-up.
+ * The loss of the back-end is not a refusal: the next back-end gets the memory with the rest of the
+ * set-up.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Hands over to the device the rings that the VMM has started, as one new session.
+ * Hands the rings that the VMM has started over to the device, as one new session.
  *
- * Key idea: a ring that cannot be handed over is withdrawn, so that the hand-over is not tried
- * again before the VMM sends another kick descriptor. One bad ring does not stop the other rings.
+ * Key idea: a ring that cannot be handed over is withdrawn, so that the hand-over is not attempted
+ * again before the VMM sends another kick descriptor. One bad ring does not keep the other rings
+ * from starting.
  */
 #include "bus/relay/relay.h"
 
@@ -47,8 +48,8 @@ static int check_area(const struct vublk_relay *relay, const struct vublk_relay_
 
 /*
  * Returns whether the ring may start. An uncertain ring (reclaim.c) may start only if the VMM has
- * set an in-flight area, if no request is outstanding, or if the requests that a stop had left are
- * complete.
+ * set an in-flight area, if no request is outstanding, or if the requests that a stop left are
+ * complete by now.
  */
 static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
@@ -116,8 +117,8 @@ static bool hand_over_queue(struct vublk_relay *relay, struct vublk_relay_queue 
 /* --- all of them ----------------------------------------------------------- */
 
 /*
- * Withdraws all rings until the VMM sends other kick descriptors, because no single ring is at
- * fault.
+ * Called when the device refuses the start as a whole, so no single ring is at fault. Withdraws all
+ * rings until the VMM sends other kick descriptors.
  */
 static void refuse_all(struct vublk_relay *relay, const struct vublk_error *error)
 {
@@ -128,8 +129,8 @@ static void refuse_all(struct vublk_relay *relay, const struct vublk_error *erro
 }
 
 /*
- * If the VMM has stopped its last ring, drops the device's own in-flight area, ends the device's
- * session and returns true.
+ * If the relay still keeps the device's own in-flight area although the VMM has stopped its last
+ * ring, drops the area, ends the device's session and returns true.
  */
 static bool drop_stale_area(struct vublk_relay *relay)
 {
@@ -158,12 +159,11 @@ static unsigned count_wanted(const struct vublk_relay *relay, bool *resumes)
 }
 
 /*
- * If the rings were in use before (`resumes`) and the VMM has neither read nor set wce, makes the
- * disk write through until the VMM sets wce. The reason: a driver may have turned the write cache
- * off in an earlier session. The VMM does not repeat that setting, and the back-end assumes that
- * the VMM knows the setting, because the device has read the config. Returns 1 if the device has
- * been asked and will answer, 0 if the rings may start, and -ENOTCONN if the rings have to wait for
- * a back-end.
+ * If the rings were in use before (`resumes`) and the VMM has neither read nor set wce, turns the
+ * write cache off until the VMM sets wce. The driver may have turned it off in an earlier session.
+ * The VMM does not repeat that setting, and the back-end assumes that the VMM knows the present
+ * setting, because the device has read the config. Returns 1 if the device will report the result,
+ * 0 if the rings may start, and -ENOTCONN if the rings have to wait for a back-end.
  */
 static int write_through(struct vublk_relay *relay, bool resumes)
 {

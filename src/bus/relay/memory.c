@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The VMM's memory table, and the translation of its user addresses to guest addresses.
+ * The VMM's memory table, and the translation of the VMM's user addresses to guest addresses.
  *
- * Key idea: a message whose change the back-end refuses must leave everything as it was. So a
- * change makes a new table, and the relay keeps the old table until the message is done.
+ * Key idea: if the back-end refuses a change, everything must stay as it was before the message. So
+ * a change makes a new table, and the relay keeps the old table until the device matches the
+ * set-up.
  *
  * Specification: "Memory region description", "VHOST_USER_ADD_MEM_REG".
  */
@@ -42,8 +43,8 @@ static int make_room(struct vublk_relay_memory *memory, unsigned count,
 }
 
 /*
- * Makes `memory` the current table. Keeps the table from before the first pending change, for
- * vublk_relay_memory_roll_back().
+ * Makes `memory` the current table. Keeps the table that was current before the first pending
+ * change for vublk_relay_memory_roll_back().
  */
 static void change(struct vublk_relay *relay, const struct vublk_relay_memory *memory)
 {
@@ -122,8 +123,8 @@ static int copy_region(struct vublk_relay_memory *memory, const struct vublk_rel
 }
 
 /*
- * Makes `memory` a copy of the current table without the region `except` (UINT_MAX: with all
- * regions), and with room for one more region.
+ * Makes `memory` a copy of the current table, with room for one more region. Leaves out the region
+ * at index `except` (UINT_MAX: none).
  */
 static int copy(const struct vublk_relay *relay, unsigned except,
 		struct vublk_relay_memory *memory, struct vublk_error *error)
@@ -191,7 +192,7 @@ int vublk_relay_memory_remove(struct vublk_relay *relay, struct vublk_error *err
 	return vublk_vu_refuse_removal(&relay->server.request, error);
 }
 
-/* --- from another process ------------------------------------------------------ */
+/* --- in an upgrade ------------------------------------------------------------- */
 
 int vublk_relay_memory_take(struct vublk_relay *relay, const struct vublk_vu_region *wire, int fd,
 			    struct vublk_error *error)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table of a VMM's messages, and the messages about features, status, log and config. The
- * messages about rings, memory and the in-flight area are in files of their own.
+ * The table of the messages that a VMM may send, and the functions for those about features,
+ * status, log and config. The functions for rings, memory and the in-flight area are in files of
+ * their own.
  *
- * Key idea: each message has one or two functions. The first one records what the message says. The
- * second one, if there is one, runs when the device matches the set-up: it does the rest of the
- * work and fills the reply.
+ * Key idea: each message has one or two functions. The first one checks the message and records
+ * what it says. The optional second one runs once the device matches the set-up: it does the rest
+ * of the work and fills the reply.
  *
  * Specification: "Front-end message types".
  */
@@ -30,15 +31,15 @@
 	 VUBLK_BIT(VUBLK_VU_F_BACKEND_REQ) | VUBLK_BIT(VUBLK_VU_F_CONFIG) |                   \
 	 VUBLK_BIT(VUBLK_VU_F_RESET_DEVICE) | VUBLK_BIT(VUBLK_VU_F_CONFIGURE_MEM_SLOTS) |     \
 	 VUBLK_BIT(VUBLK_VU_F_STATUS))
-/* The VMM has to accept both features if stops leave requests in the in-flight area. */
+/* The VMM has to accept both features if stops may leave requests in the in-flight area. */
 #define INFLIGHT_WITHOUT_DRAIN                                                                \
 	(VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD) | VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_INFLIGHT))
 
 /* --- features and status ----------------------------------------------------- */
 
 /*
- * The VMM may accept the features of the latest offer that it got, even if the back-end has changed
- * since then.
+ * The offer is recorded, because the VMM may accept what it was offered last even if the back-end
+ * has been replaced since then.
  */
 void vublk_relay_make_offer(struct vublk_relay *relay)
 {
@@ -60,7 +61,7 @@ static int get_features(struct vublk_relay *relay, struct vublk_error *error)
 	return 0;
 }
 
-/* LOG_ALL takes effect only after SET_LOG_BASE has said where the log is. */
+/* LOG_ALL has no effect before SET_LOG_BASE has said where the log is. */
 static int set_features(struct vublk_relay *relay, struct vublk_error *error)
 {
 	uint64_t features = relay->server.request.payload.u64;
@@ -88,9 +89,9 @@ static int get_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * Refuses the VMM's features if a stop leaves requests in the in-flight area and the VMM would take
- * these requests for complete. With GET_VRING_BASE_SKIP_DRAIN the relay can ask the back-end to
- * complete them.
+ * Refuses the VMM's features if a stop may leave requests in the in-flight area and the VMM would
+ * assume that they are complete. If the back-end has GET_VRING_BASE_SKIP_DRAIN, this cannot happen,
+ * because the relay can ask the back-end to complete them.
  */
 static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 			   struct vublk_error *error)
@@ -119,16 +120,16 @@ static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * For messages that record nothing. Three of them have no effect at all. SET_OWNER begins a
- * session, but here the connection is the session. RESET_OWNER is deprecated. The descriptor of
- * SET_LOG_FD would signal changes of the log, but the VMM can read the log without such a signal.
+ * For messages that record nothing. Three of them have no effect at all: SET_OWNER, because the
+ * session begins with the connection; RESET_OWNER, which is deprecated; and SET_LOG_FD, because the
+ * VMM can read the log without being signalled.
  */
 static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 {
 	return 0;
 }
 
-/* Memory and notifiers belong to the VMM, so a reset does not remove them. */
+/* Memory, call and error descriptors belong to the VMM, so a reset does not remove them. */
 static int reset_device(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_reset(relay);
@@ -142,8 +143,9 @@ static int get_status(struct vublk_relay *relay, struct vublk_error *error)
 }
 
 /*
- * A VMM sends SET_STATUS 0 when a driver resets the device, but also when the VM is paused. In both
- * cases the VMM sets the rings up again before they run.
+ * A VMM sends SET_STATUS 0 not only when a driver resets the device, but also when the VM is
+ * paused. In both cases the VMM sets the rings up again before they run, so it is enough to
+ * withdraw them.
  */
 static int set_status(struct vublk_relay *relay, struct vublk_error *error)
 {
@@ -173,8 +175,8 @@ static int get_max_mem_slots(struct vublk_relay *relay, struct vublk_error *erro
 /* --- the dirty log --------------------------------------------------------------- */
 
 /*
- * Does not clear the bits that are already in the log. If logging is on, the relay stops the rings
- * for the change to the new log.
+ * Keeps the bits that are already set in the new log. If logging is on, the relay later stops the
+ * rings to switch to the new log.
  */
 static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 {

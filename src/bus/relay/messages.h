@@ -3,9 +3,9 @@
 #define VUBLK_BUS_RELAY_MESSAGES_H
 
 /*
- * The functions in the table of messages (messages.c) that are in other files. Each is named after
- * its message. First come the functions that record what a message says. The functions that act on
- * a message, when the device matches the set-up, follow.
+ * Functions that the table of messages (messages.c) refers to and that are in other files. In each
+ * section, the functions that record what a message says come first. Those that act on a message
+ * once the device matches the set-up follow.
  */
 #include "bus/relay/relay.h"
 

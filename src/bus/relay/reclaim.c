@@ -3,15 +3,15 @@
  * Reclaims rings from the device: decides when that is necessary, and finds out where each ring
  * stopped and which of its requests may have been begun.
  *
- * Key idea: the device stops all rings together. So they are reclaimed in two steps: a pause, after
- * which every position is known, and then the end of the device's session.
+ * Key idea: the device stops all rings together, so the relay reclaims all of them, in two steps: a
+ * pause, after which the relay can read the positions, and then the end of the device's session.
  *
  * Positions: a ring that a back-end returned continues where the back-end stopped. A ring that ran
  * when its back-end was lost continues at its used index, and the in-flight area says which of the
- * following requests the lost back-end had begun. The area is either the VMM's, which sets it at
- * each start, or the device's own, which is kept only for rings that the VMM has not stopped.
- * Without an area, a ring with outstanding requests is uncertain: it can start again only when
- * these requests are complete; otherwise the driver has to reset the device.
+ * requests after that index the lost back-end had begun. Either the VMM owns the area and sets it
+ * at each start, or the area is the device's own, which the relay keeps only for rings that the VMM
+ * has not stopped. Without an area, a ring with outstanding requests is uncertain: unless these
+ * requests turn out to be complete, the driver has to reset the device.
  */
 #include "bus/relay/relay.h"
 
@@ -51,8 +51,8 @@ bool vublk_relay_must_reclaim(const struct vublk_relay *relay)
 /* --- how ------------------------------------------------------------------- */
 
 /*
- * Records where the ring stopped. Returns false if the position is uncertain, because the device
- * cannot read the ring.
+ * Records where the ring stopped. Returns false if the device cannot read the ring, so that the
+ * position is uncertain.
  */
 static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
@@ -74,9 +74,7 @@ static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *q
 	return true;
 }
 
-/*
- * Records the position of a ring that has stopped. Returns whether the VMM wants it to run again.
- */
+/* Records the position of a ring that has stopped. Returns whether the ring should run again. */
 static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
 	bool is_over = relay->changes & VUBLK_RELAY_RESET; /* the next driver sets the ring up
@@ -93,7 +91,7 @@ static bool collect_ring(struct vublk_relay *relay, struct vublk_relay_queue *qu
 	return vublk_relay_is_started(queue);
 }
 
-/* Keeps the device's own area if a ring that it describes will run again. */
+/* Keeps the device's own area if one of the reclaimed rings will run again. */
 static void collect_area(struct vublk_relay *relay, bool is_needed)
 {
 	struct vublk_device_inflight area;
@@ -107,7 +105,7 @@ static void collect_area(struct vublk_relay *relay, bool is_needed)
 	relay->area = area;
 }
 
-/* After a reset, the requests of the previous session no longer matter. */
+/* If a reset is pending, the requests of the previous session no longer matter. */
 void vublk_relay_mark_uncertain(struct vublk_relay *relay)
 {
 	for (unsigned i = 0; i < relay->num_queues; i++) {
@@ -153,9 +151,10 @@ static void collect(struct vublk_relay *relay)
 }
 
 /*
- * Returns whether the back-end has to complete all requests before it returns the rings. Without
- * GET_VRING_BASE_INFLIGHT a VMM takes all requests before the base for complete. With
- * GET_VRING_BASE_SKIP_DRAIN the VMM chooses for each ring whether its requests are completed.
+ * Returns whether the back-end has to complete all requests that it has begun before it returns the
+ * rings. A VMM without GET_VRING_BASE_INFLIGHT assumes that all requests before the base are
+ * complete. A VMM with GET_VRING_BASE_SKIP_DRAIN chooses for each ring whether the stop completes
+ * them.
  */
 static bool wants_drain(const struct vublk_relay *relay)
 {

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes the device match the set-up that the VMM has made. This file has the order of the steps,
- * and those steps that are not about rings; reclaim.c and handover.c have the steps about rings.
+ * Makes the device match the set-up that the VMM has made. This file defines the order of the
+ * steps, and has all steps except those that reclaim rings (reclaim.c) or hand them over
+ * (handover.c).
  *
  * Key idea: step() compares the device with the set-up and removes the first difference.
  * vublk_relay_settle() calls step() until there is no difference, or until the relay has to wait
  * for the device.
  *
  * A VMM starts and stops each queue separately. The device starts and stops all of them together,
- * and resumes them without being told when it finds another back-end after a loss. So whenever the
- * VMM wants another set of rings, or wants a ring at another address, all rings are reclaimed, and
- * the new set is handed over as a new session. Memory, kick and call descriptors can change while
- * rings run.
+ * and after a loss it resumes all of them by itself with the next back-end. So if the VMM wants a
+ * different set of rings, or a ring at another address, the relay reclaims all rings and hands the
+ * new set over as a new session. Memory, kick and call descriptors can change while rings run.
  */
 #include "bus/relay/relay.h"
 #include "device/link/mirror.h"
@@ -81,11 +81,10 @@ void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error 
 }
 
 /*
- * Turns logging on or off, even for running rings. A ring that starts later is logged from its
- * start.
+ * Turns logging on or off, even while rings run. A ring that starts later is logged from its start.
  *
- * A mirror ends here, although the device would refuse the log: QEMU before 9.1 aborts, and the VM
- * with it, if the log is refused.
+ * If the disk is being mirrored, the mirror ends here. Otherwise the device would refuse the log,
+ * and QEMU before 9.1 would abort, and the VM with it.
  */
 static void change_log(struct vublk_relay *relay)
 {
@@ -110,8 +109,8 @@ static void change_log(struct vublk_relay *relay)
 /* --- kick and call descriptors --------------------------------------------- */
 
 /*
- * Gives the device a duplicate of the descriptor `given`. The duplicate stays valid when the VMM
- * replaces `given`.
+ * Gives the device a duplicate of the descriptor `given` (-1: no descriptor), because the VMM may
+ * replace `given` while the device uses the duplicate.
  */
 static void replace(struct vublk_relay *relay, struct vublk_relay_queue *queue, int given,
 		    int *handed,
@@ -164,7 +163,7 @@ static bool change_notifiers(struct vublk_relay *relay)
 
 /* --- the order ------------------------------------------------------------- */
 
-/* Removes the first difference. Returns false if there is no difference. */
+/* Removes the first difference. Returns false if there is none that can be removed now. */
 static bool step(struct vublk_relay *relay)
 {
 	if (relay->set == VUBLK_RELAY_SET_PAUSING ||

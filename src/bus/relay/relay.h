@@ -3,13 +3,13 @@
 #define VUBLK_BUS_RELAY_RELAY_H
 
 /*
- * The relay: the session of one VMM. To the VMM, the relay is the back-end. The relay passes the
- * VMM's set-up on to the device, which is the front-end of the real back-end.
+ * The relay: the session of one VMM. To the VMM, the relay is the back-end. It passes the VMM's
+ * set-up on to the device, which acts as the front-end to the real back-end.
  *
- * Key idea: the relay first records what a message says (messages.c). Later it settles the session:
- * it makes the device match the set-up (reconcile.c). It settles the session before it answers a
- * message, and when there is no further message to read. So an acknowledgement says that the
- * back-end has done what the message asks for, or that the device keeps the change for the next
+ * Key idea: the relay first records what a message says (messages.c). Later it settles the session,
+ * that is, it makes the device match the set-up (reconcile.c). It does so before it answers a
+ * message, and whenever there is no message to read. So an acknowledgement means that the back-end
+ * has done what the message asks for, or that the change is kept for the next start or the next
  * back-end.
  */
 #include "bus/bus.h"
@@ -18,13 +18,13 @@
 #include "proto/vhost-user/server.h"
 #include "util/checked.h"
 
-/* Bits of SET_FEATURES that are for the relay and not from the driver. */
+/* Bits of SET_FEATURES that the VMM sets for the relay. All other bits come from the driver. */
 #define VUBLK_RELAY_OWN_FEATURES                                                              \
 	(VUBLK_BIT(VUBLK_VU_VIRTIO_F_PROTOCOL_FEATURES) | VUBLK_BIT(VHOST_F_LOG_ALL))
 
 struct vublk_relay_queue {
 	unsigned index;
-	enum vublk_relay_ring_state state; /* changed only by vublk_relay_change_ring() */
+	enum vublk_relay_ring_state state; /* set by vublk_relay_change_ring() and upgrade.c */
 
 	/* as the VMM set it up */
 	uint32_t size;
@@ -34,12 +34,13 @@ struct vublk_relay_queue {
 	bool enabled;
 	int kick_fd, call_fd, err_fd; /* owned; -1: none */
 
-	/* as the device got it; valid if the device has the ring */
+	/* what the device was given; valid while it has the ring */
 	int handed_kick_fd, handed_call_fd; /* owned by the relay, borrowed by the device */
-	bool kick_changed, call_changed;    /* changed since the device got them */
+	bool kick_changed, call_changed;    /* replaced by the VMM, but not yet in the device */
 
-	/* the position of the ring when it was reclaimed */
-	uint16_t outstanding; /* requests of which only the in-flight area says which were begun */
+	/* the state of the ring when it was reclaimed; see struct vublk_device_place */
+	uint16_t outstanding; /* incomplete requests, if only the in-flight area says which of them
+				 were begun */
 	uint16_t undrained;   /* incomplete requests before `base` that a back-end left when it
 				 returned the ring */
 };
@@ -55,25 +56,25 @@ struct vublk_relay_memory {
 };
 
 /*
- * Changes that the device has not been told of. The device can get MEMORY while rings run, but the
- * other changes only while it has no rings.
+ * Changes that the relay has not passed on to the device. The device accepts MEMORY while its rings
+ * run, and the other changes only while it has no rings.
  */
 enum {
 	VUBLK_RELAY_FEATURES = 1,
 	VUBLK_RELAY_MEMORY = 2,
 	VUBLK_RELAY_AREA = 4,
 	VUBLK_RELAY_RESET = 8, /* the driver's session has ended */
-	VUBLK_RELAY_LOG = 16,  /* the log is another bitmap, and rings must not run during the
-				  change */
+	VUBLK_RELAY_LOG = 16,  /* the VMM has replaced the log's bitmap; rings must not run during
+				  the change */
 };
 
-/* The request to the device that is not answered yet. At most one request is unanswered. */
+/* The request to the device whose answer is outstanding. There is at most one. */
 enum vublk_relay_request {
 	VUBLK_RELAY_ASKED_NOTHING,
 	VUBLK_RELAY_ASKED_MEMORY,
 	VUBLK_RELAY_ASKED_NOTIFIERS,
 	VUBLK_RELAY_ASKED_CONFIG,
-	VUBLK_RELAY_ASKED_WRITE_THROUGH, /* a write to the config, by the relay itself */
+	VUBLK_RELAY_ASKED_WRITE_THROUGH, /* the relay's own write to the config */
 	VUBLK_RELAY_ASKED_LOG,
 	VUBLK_RELAY_ASKED_AREA,
 };
@@ -90,28 +91,29 @@ struct vublk_relay {
 	uint8_t device_status; /* bits that the relay adds to `status`: NEEDS_RESET, or 0 */
 	struct vublk_relay_memory memory;
 	struct vublk_device_inflight area; /* fd owned; -1: none */
-	struct vublk_device_dirty_log log; /* fd owned; -1: none; LOG_ALL turns it on */
-	bool area_is_vmms; /* false: it is the device's own, kept until the rings are handed over
-			      again */
+	struct vublk_device_dirty_log log; /* fd owned; -1: none; used while LOG_ALL is set */
+	bool area_is_vmms; /* false: the area is the device's own, kept until the rings are handed
+			      over again */
 	struct vublk_relay_queue *queues;
 	unsigned num_queues;
 
-	/* what the device has been told, and what it has still to be told */
+	/* what the device has been told, and what it still has to be told */
 	unsigned changes;  /* VUBLK_RELAY_FEATURES, ... */
 	enum vublk_relay_request asked;
-	enum vublk_relay_set_state set; /* changed only by vublk_relay_change_set() */
+	enum vublk_relay_set_state set; /* set by vublk_relay_change_set() and upgrade.c */
 	bool is_logging; /* the device was told to log */
-	bool knows_write_cache; /* the VMM has read or set config.wce, or its rings began here */
-	bool was_holding;   /* starts were held in the process from which this one took over */
+	bool knows_write_cache; /* the VMM has read or set config.wce, or the relay has handed over
+				   rings of this session */
+	bool was_holding;   /* starts were delayed in the process from which this one took over */
 	bool said_unshared; /* the warning about memory that is not shared has been logged */
 	struct vublk_loop_timer hold_timer; /* while it is armed, no ring is started */
 	struct vublk_relay_memory memory_before; /* restored when a change is refused */
-	bool has_memory_before; /* false: no change is pending. Before the first change, the kept
-				   table is empty. */
+	bool has_memory_before; /* memory_before is valid, because a change is pending; it may be an
+				   empty table */
 
 	/* the message that is being served */
-	enum vublk_relay_session_state state; /* changed only by vublk_relay_change_session() */
-	int result; /* the result of the message, or of a set-up that needs no answer */
+	enum vublk_relay_session_state state; /* set only by vublk_relay_change_session() */
+	int result; /* the result of the message or, if no message is being served, of the set-up */
 	struct vublk_error error;
 	struct vublk_loop_task wake_task, end_task;
 };
@@ -119,8 +121,8 @@ struct vublk_relay {
 /* --- state.c ----------------------------------------------------------------- */
 
 /*
- * The only functions that change a state. An event that the table does not have for the state
- * changes nothing.
+ * Only these functions change a state, except that an upgrade restores the states of the rings. An
+ * event that the table does not list for the present state has no effect.
  */
 void vublk_relay_change_session(struct vublk_relay *relay, enum vublk_relay_session_event event);
 void vublk_relay_change_set(struct vublk_relay *relay, enum vublk_relay_set_event event);
@@ -128,8 +130,8 @@ void vublk_relay_change_ring(struct vublk_relay *relay, struct vublk_relay_queue
 			     enum vublk_relay_ring_event event);
 
 /*
- * Returns whether the VMM has started the ring. A ring is started from SET_VRING_KICK to
- * GET_VRING_BASE.
+ * Returns whether the VMM has started the ring (SET_VRING_KICK) and has not stopped it. A ring that
+ * is being drained still counts as started.
  */
 bool vublk_relay_is_started(const struct vublk_relay_queue *queue);
 /* Returns whether the device has the ring. */
@@ -140,8 +142,8 @@ bool vublk_relay_is_drained(const struct vublk_relay_queue *queue);
 bool vublk_relay_is_uncertain(const struct vublk_relay_queue *queue);
 
 /*
- * Records that the set-up, or the message that is being served, has failed. The first reason is
- * kept.
+ * Records that the set-up, or the message that is being served, has failed. Later failures are
+ * ignored.
  */
 void vublk_relay_fail(struct vublk_relay *relay, const struct vublk_error *error);
 
@@ -151,16 +153,16 @@ int vublk_relay_queues_init(struct vublk_relay *relay, struct vublk_error *error
 void vublk_relay_queues_deinit(struct vublk_relay *relay);
 
 /*
- * Returns whether the device should have the ring; if so, *ring gets the ring's guest addresses. A
- * ring outside of all memory regions has to wait.
+ * Returns whether the device should have the ring. If so, stores the ring's size and guest
+ * addresses in *ring. A ring that is not in the VMM's memory has to wait.
  */
 bool vublk_relay_is_wanted(const struct vublk_relay *relay, const struct vublk_relay_queue *queue,
 			   struct vublk_device_queue *ring);
 /* Returns whether the VMM has started no ring. */
 bool vublk_relay_is_suspended(const struct vublk_relay *relay);
 /*
- * Withdraws the ring: closes its kick descriptor, and the device should no longer have the ring.
- * Called when the VMM has stopped the ring, or when the ring is refused.
+ * Withdraws the ring: closes its kick descriptor, and records that the device should not have it.
+ * Called when the VMM has stopped or reset the ring, or when the ring was refused.
  */
 void vublk_relay_withdraw_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
@@ -169,9 +171,9 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay);
  * begun. If a stop left requests in the in-flight area, the ring runs once more to complete them.
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue);
-/* Returns whether the in-flight area has requests that a drain has to complete. */
+/* Returns whether a stop left requests in the in-flight area that a drain has to complete. */
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue);
-/* The first function delays the next start of rings for a moment. The second one ends the delay. */
+/* The first function delays starts of rings for a moment. The second one ends the delay. */
 void vublk_relay_hold(struct vublk_relay *relay);
 void vublk_relay_release(struct vublk_relay *relay);
 static inline bool vublk_relay_holds(const struct vublk_relay *relay)
@@ -180,19 +182,19 @@ static inline bool vublk_relay_holds(const struct vublk_relay *relay)
 }
 /*
  * Forgets the requests that were incomplete when the ring was reclaimed. Called when these requests
- * no longer matter. The ring is then not uncertain.
+ * no longer matter. Afterwards the ring is not uncertain.
  */
 void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 /*
- * Called when the back-end is lost, because that back-end will not complete the requests that it
- * left.
+ * Called when the back-end is lost. The requests that it left incomplete when it returned a ring
+ * count as outstanding from then on, because it will not complete them.
  */
 void vublk_relay_note_loss(struct vublk_relay *relay);
 void vublk_relay_drop_area(struct vublk_relay *relay);
 /*
  * Called when the driver's session has ended. Forgets everything that was set up in the session,
- * and makes the device forget it as well. Memory, call and error descriptors and the dirty log
- * belong to the VMM, so they stay.
+ * and later makes the device forget it. The memory, the call and error descriptors and the dirty
+ * log belong to the VMM, so they stay.
  */
 void vublk_relay_reset(struct vublk_relay *relay);
 /*
@@ -204,18 +206,18 @@ void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
 /* --- reclaim.c --------------------------------------------------------------- */
 
 /*
- * Returns whether the rings have to be reclaimed: the device has other rings than are wanted, or a
- * change is pending that the device accepts only without rings.
+ * Returns whether the rings have to be reclaimed: the device's rings are not those that are wanted,
+ * or a change is pending that the device accepts only without rings.
  */
 bool vublk_relay_must_reclaim(const struct vublk_relay *relay);
 /*
- * Pauses the rings. If they have been paused, records where each one stopped, and ends the device's
- * session.
+ * Reclaims the rings in two calls. The first one pauses the rings. After the pause, the second one
+ * records where each ring stopped, and ends the device's session.
  */
 void vublk_relay_reclaim(struct vublk_relay *relay);
 /*
- * Marks rings as uncertain if they have outstanding requests and there is no in-flight area. After
- * a reset makes all rings certain.
+ * Marks the rings with outstanding requests as uncertain if there is no in-flight area. If a reset
+ * is pending, makes all rings certain instead.
  */
 void vublk_relay_mark_uncertain(struct vublk_relay *relay);
 void vublk_relay_end_device_session(struct vublk_relay *relay);
@@ -225,7 +227,7 @@ void vublk_relay_close_handed(struct vublk_relay_queue *queue);
 /* --- handover.c -------------------------------------------------------------- */
 
 /*
- * Hands over the rings that are wanted. Returns false if there is nothing to hand over, or if the
+ * Hands the wanted rings over to the device. Returns false if there is nothing to do, or if the
  * rings have to wait.
  */
 bool vublk_relay_hand_over(struct vublk_relay *relay);
@@ -233,8 +235,9 @@ bool vublk_relay_hand_over(struct vublk_relay *relay);
 /* --- reconcile.c ------------------------------------------------------------- */
 
 /*
- * Makes the device match what the VMM wants, as far as possible without waiting. Returns true if
- * the device matches. Failures are passed to vublk_relay_fail().
+ * Makes the device match what the VMM wants, as far as possible without waiting. Returns false if
+ * the device has to finish something first. Returns true if it matches, except for rings that have
+ * to wait. Failures are passed to vublk_relay_fail().
  */
 bool vublk_relay_settle(struct vublk_relay *relay);
 /* Called when the device has refused to log: switches LOG_ALL off, and records the failure. */
@@ -251,21 +254,21 @@ bool vublk_relay_memory_roll_back(struct vublk_relay *relay);
 void vublk_relay_memory_clear(struct vublk_relay *relay);
 /*
  * Gives the current table to the device. Returns 1 if memory_changed() will report the result, 0 if
- * the change is complete, or a negative errno.
+ * no report follows, or a negative errno.
  */
 int vublk_relay_memory_give(struct vublk_relay *relay, struct vublk_error *error);
 /*
- * Returns whether the ring lies in the table's memory. If so, *ring gets its size and guest
- * addresses.
+ * Returns whether the ring lies in the memory of the table. If so, stores the ring's size and guest
+ * addresses in *ring.
  */
 bool vublk_relay_memory_find_ring(const struct vublk_relay *relay,
 				  const struct vublk_relay_queue *queue,
 				  struct vublk_device_queue *ring);
-/* Called before rings start: logs one warning if the VM's memory is probably not shared. */
+/* Called before rings start. Logs a warning, once, if the VM's memory is probably not shared. */
 void vublk_relay_memory_check_shared(struct vublk_relay *relay);
 /*
- * Adds a region to the current table without telling the device. Takes ownership of `fd`, even on
- * failure.
+ * Adds a region, which the device has already, to the current table. Takes ownership of `fd`, even
+ * on failure.
  */
 int vublk_relay_memory_take(struct vublk_relay *relay, const struct vublk_vu_region *wire, int fd,
 			    struct vublk_error *error);
@@ -275,8 +278,9 @@ unsigned vublk_relay_memory_slots(const struct vublk_relay *relay);
 /* --- area.c ------------------------------------------------------------------ */
 
 /*
- * Called with the device's answer to GET_INFLIGHT_FD: fills the reply with `area`, or refuses the
- * message with `error`. One of the two is NULL.
+ * Called when the device has made the area for GET_INFLIGHT_FD, or has failed to. Fills the reply
+ * with `area`. If `area` is NULL, refuses the message with `error` or, if the back-end was lost,
+ * asks the device again, which then makes the area itself.
  */
 void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *area,
 			      const struct vublk_error *error);
@@ -293,23 +297,23 @@ static inline struct vublk_relay_queue *vublk_relay_concerned(struct vublk_relay
 /* Checks the message and records what it says. A failure changes nothing. */
 int vublk_relay_note_message(struct vublk_relay *relay, struct vublk_error *error);
 /*
- * Does the rest of a message's work when the device matches the set-up. Returns 1 while the message
- * has to wait; relay->asked says for what.
+ * Does the rest of a message's work once the device matches the set-up. Returns 1 if the message
+ * has to wait for the device's answer to relay->asked, otherwise 0 or a negative errno.
  */
 int vublk_relay_act_on_message(struct vublk_relay *relay, struct vublk_error *error);
-/* Records which features are offered to the VMM now. */
+/* Records the features that the relay offers to the VMM from now on. */
 void vublk_relay_make_offer(struct vublk_relay *relay);
 
 /* --- session.c --------------------------------------------------------------- */
 
 /*
- * Makes the session of the VMM that is connected at `fd`, and sets bus->client. Takes ownership of
- * `fd`, even on failure.
+ * Creates the session of the VMM that is connected on `fd`, and sets bus->client. Takes ownership
+ * of `fd`, even on failure.
  */
 int vublk_relay_new(struct vublk_bus *bus, int fd, struct vublk_error *error);
 /* Begins to read messages. */
 int vublk_relay_read_messages(struct vublk_relay *relay, struct vublk_error *error);
-/* The functions of the type. */
+/* The functions of the bus type (type.c). */
 int vublk_relay_serve(struct vublk_bus *bus, int fd, struct vublk_error *error);
 void vublk_relay_end(struct vublk_bus *bus);
 void vublk_relay_free(struct vublk_bus *bus);
@@ -322,7 +326,7 @@ extern const struct vublk_section_type vublk_relay_sections[];
 /* --- device-events.c --------------------------------------------------------- */
 
 extern const struct vublk_device_bus_ops vublk_relay_device_ops;
-/* Makes the loop run the session's next steps. */
+/* Has the loop run the session's next steps. */
 void vublk_relay_wake(struct vublk_relay *relay);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages about one ring: SET_VRING_..., GET_VRING_BASE. They only record what the VMM wants
- * (rings.c); reconcile.c tells the device later.
+ * The messages about one ring: SET_VRING_..., GET_VRING_BASE. The functions here only record what
+ * the VMM wants (rings.c); reconcile.c passes it on to the device later.
  *
  * Specification: "Starting and stopping rings", "Front-end message types".
  */
@@ -43,7 +43,9 @@ static bool is_same_place(const struct vhost_vring_addr *a, const struct vhost_v
 	       a->avail_user_addr == b->avail_user_addr && a->used_user_addr == b->used_user_addr;
 }
 
-/* The flag VHOST_VRING_F_LOG has no effect: while the log is on, the device logs all used rings. */
+/*
+ * Ignores the flag VHOST_VRING_F_LOG, because the device logs all used rings while the log is on.
+ */
 int vublk_relay_set_vring_addr(struct vublk_relay *relay, struct vublk_error *error)
 {
 	const struct vhost_vring_addr *addr = &relay->server.request.payload.addr;
@@ -94,8 +96,9 @@ int vublk_relay_set_vring_err(struct vublk_relay *relay, struct vublk_error *err
 /* --- start ----------------------------------------------------------------- */
 
 /*
- * Called when the VMM has started or enabled a ring. Ends the delay of starts, unless the VMM has
- * STATUS and the driver is not ready: all rings start together at DRIVER_OK.
+ * Called when the VMM has started or enabled a ring. Ends the delay of starts. If STATUS was
+ * negotiated and the driver is not ready, prolongs the delay instead, so that all rings start
+ * together at DRIVER_OK.
  */
 static void note_start(struct vublk_relay *relay)
 {
@@ -155,8 +158,8 @@ int vublk_relay_withdraw_vring(struct vublk_relay *relay, struct vublk_error *er
 }
 
 /*
- * Refuses to return a base during a migration while only the in-flight area says which requests
- * were begun. After a migration the VM would resume from the used index, without the area.
+ * Refuses to return the base during a migration if only the in-flight area says which requests were
+ * begun, because at the destination the VM would resume without the area.
  */
 static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 {
@@ -173,8 +176,8 @@ static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 }
 
 /*
- * Refuses to drain if a lost back-end left requests in the area and there is no back-end that can
- * execute them.
+ * Refuses to return the base while requests that a stop left in the area are incomplete, because no
+ * back-end has executed them.
  */
 static int check_drained(struct vublk_relay *relay, struct vublk_error *error)
 {

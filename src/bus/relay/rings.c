@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The rings as the VMM wants them: which rings are started, which are enabled, where they are, and
- * when starts are delayed. Nothing here informs the device; reconcile.c does so later.
+ * The rings as the VMM wants them: which are started and enabled, where they are, and when starts
+ * are delayed. Nothing here informs the device; reconcile.c does so later.
  *
- * Key idea: when a VMM stops its queues one by one, the remaining queues would be restarted after
- * each stop. So starts are delayed for a moment after a queue was stopped, and with the protocol
- * feature STATUS until DRIVER_OK.
+ * Key idea: when a VMM stops or starts its queues one by one, the other queues would be restarted
+ * each time. So starts are delayed for a moment (HOLD_NS) after a queue is stopped or disabled.
+ * With the protocol feature STATUS they are also delayed after a queue is started or enabled, but
+ * not beyond DRIVER_OK.
  */
 #include "bus/relay/relay.h"
 
@@ -82,7 +83,7 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay)
 }
 
 /*
- * Without GET_VRING_BASE_SKIP_DRAIN a VMM cannot ask for the completion of requests that a back-end
+ * A VMM without GET_VRING_BASE_SKIP_DRAIN cannot ask for the completion of requests that a stop
  * left.
  */
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
@@ -92,9 +93,9 @@ bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_re
 }
 
 /*
- * QEMU disables a ring before it sends GET_VRING_BASE, and only that message says whether the drain
- * may be skipped. When the message arrives, the ring may already have stopped and left requests in
- * the in-flight area.
+ * QEMU disables a ring before it sends GET_VRING_BASE, and only GET_VRING_BASE says whether the
+ * drain may be skipped. By then the ring may already have stopped and left requests in the
+ * in-flight area.
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {
@@ -149,8 +150,8 @@ void vublk_relay_drop_area(struct vublk_relay *relay)
 }
 
 /*
- * Forgets the queue's set-up. If the device has the ring, the device's descriptors stay until the
- * ring is reclaimed.
+ * Forgets the queue's set-up. If the device has the ring, the descriptors that the device borrows
+ * stay open until the ring is reclaimed.
  */
 static void reset_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {

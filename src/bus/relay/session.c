@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The course of a VMM's session, from its connection to its end. The messages are in messages.c;
- * reconcile.c makes the device match what they say.
+ * The course of a VMM's session, from the connection to the end. messages.c handles the messages,
+ * and reconcile.c makes the device match what they say.
  *
- * Key idea: step() is called whenever progress may be possible, and advances the session as far as
- * it can without waiting. The device may call back while the relay is calling it, so a callback
- * only records what it was told and wakes the session (device-events.c).
+ * Key idea: step() performs the next action. Whenever progress may be possible, it is called until
+ * the session has to wait. The device may call back while the relay is calling it, so a callback
+ * only records the event and wakes the session (device-events.c).
  *
- * The relay reads nothing from the VMM while the VMM waits for an answer. A deadline
- * (request-timeout-ms) limits that wait: a back-end that exceeds it counts as lost, and the relay
- * does not wait for a lost back-end.
+ * The relay reads nothing from the VMM while the VMM waits for an answer. The time limit for a
+ * back-end's answer (request-timeout-ms) limits that wait: a back-end that exceeds it counts as
+ * lost, and the relay does not wait for a lost back-end.
  */
 #include "bus/relay/relay.h"
 
@@ -47,8 +47,8 @@ static void note_message(struct vublk_relay *relay)
 /* --- the course ---------------------------------------------------------------- */
 
 /*
- * Returns whether the device matches the set-up. If so, frees the memory table that was kept in
- * case the device refused the new one.
+ * Makes the device match the set-up. Returns whether it matches now; if so, frees the memory table
+ * that was kept in case the back-end refused the new one.
  */
 static bool settle(struct vublk_relay *relay)
 {
@@ -58,7 +58,10 @@ static bool settle(struct vublk_relay *relay)
 	return true;
 }
 
-/* Applies changes that no message waits for. If that fails, closes the session and returns true. */
+/*
+ * Applies changes for which no message is waiting. If that fails, closes the session and returns
+ * true.
+ */
 static bool settle_unasked(struct vublk_relay *relay)
 {
 	if (!settle(relay) || !relay->result)
@@ -109,14 +112,14 @@ static bool step_acting(struct vublk_relay *relay)
 
 static bool step_closing(struct vublk_relay *relay)
 {
-	vublk_relay_reset(relay); /* the next VMM has another driver */
+	vublk_relay_reset(relay); /* the next VMM brings another driver */
 	vublk_relay_change_session(relay, VUBLK_RELAY_SESSION_RESET);
 	return true;
 }
 
 /*
- * Ends the session: the back-end returns the rings, and then releases the VMM's memory, so that the
- * VMM can free it.
+ * Ends the session: waits until the rings are reclaimed, and then has the back-end release the
+ * VMM's memory, so that the VMM can free it.
  */
 static bool step_ending(struct vublk_relay *relay)
 {
@@ -162,7 +165,7 @@ static bool is_reading(const void *opaque)
 	return relay->state == VUBLK_RELAY_READING;
 }
 
-/* Called when the session has to end. If a message is being served, the session ends after it. */
+/* Called when the session has to end. A message that is being served is finished first. */
 static void close_session(void *opaque)
 {
 	vublk_relay_change_session(opaque, VUBLK_RELAY_SESSION_CLOSE);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The states of a session, of its rings as a set, and of each ring, with the tables that say which
- * event leads where. Nothing else is done here: the code that causes an event does the work that
- * the event requires.
+ * The states of a session, of its rings as a set, and of each ring, with their tables of
+ * transitions. This file only changes states: the code that causes an event does the work that goes
+ * with it.
  *
  * Key idea: one function per object changes its state, and writes one line to the debug log.
  *
- * docs/relay-states.md is the drawing of these tables; test-relay-states compares the two.
+ * docs/relay-states.md is a drawing of these tables; test-relay-states compares the two.
  */
 #include "bus/relay/relay.h"
 
@@ -36,7 +36,7 @@ static const char *const session_event_names[VUBLK_RELAY_NUM_SESSION_EVENTS] = {
 
 #define ON(event, state) [VUBLK_RELAY_SESSION_##event] = VUBLK_RELAY_##state + 1
 
-/* In each table an entry is the next state plus one; 0: the event changes nothing. */
+/* In each table, an entry is the next state plus 1; 0: the event has no effect in this state. */
 static const unsigned char
 session_transitions[VUBLK_RELAY_NUM_SESSION_STATES][VUBLK_RELAY_NUM_SESSION_EVENTS] = {
 	[VUBLK_RELAY_READING] = {
@@ -138,8 +138,8 @@ static const char *const ring_event_names[VUBLK_RELAY_NUM_RING_EVENTS] = {
 
 /*
  * A ring is handed over only if it is certain, so a ring that the device has is never uncertain.
- * The event "drain" changes nothing for a withdrawn ring that the device does not have: if requests
- * are left, the relay refuses the GET_VRING_BASE.
+ * The event "drain" has no effect on a withdrawn ring, because the relay refuses GET_VRING_BASE if
+ * requests are left.
  */
 static const unsigned char
 ring_transitions[VUBLK_RELAY_NUM_RING_STATES][VUBLK_RELAY_NUM_RING_EVENTS] = {
@@ -202,7 +202,7 @@ int vublk_relay_next_state(const struct vublk_relay_machine *machine, unsigned s
 	return machine->transitions[state * machine->num_events + event] - 1;
 }
 
-/* Returns the next state, which may be the same as before. */
+/* Logs the change and returns the next state. If the event has no effect, returns `state`. */
 static unsigned change(const struct vublk_relay *relay, const struct vublk_relay_machine *machine,
 		       unsigned state, unsigned event, const char *object)
 {

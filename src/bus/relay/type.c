@@ -2,15 +2,15 @@
 /*
  * The relay as a type of bus: its options, and the functions that bus.c and upgrade/ call.
  *
- * Key idea: this file calls session.c and upgrade.c, and neither of them calls this file, so that
- * an upgrade can make a session.
+ * Key idea: the table has a file of its own, because it refers to session.c and upgrade.c, and
+ * upgrade.c calls session.c to create a session.
  */
 #include "bus/relay/relay.h"
 
 static const struct vublk_property options[] = { VUBLK_BUS_OPTIONS, { NULL } };
 
 /*
- * The defaults of this bus. The VMM chooses the size of the queues, so the limit is the largest
+ * The defaults of this bus. The VMM chooses the size of each queue, so the limit is the largest
  * size that the device supports.
  */
 static const struct vublk_option defaults[] = {

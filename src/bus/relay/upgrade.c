@@ -3,7 +3,8 @@
  * Hands the session of a VMM to another process, and takes such a session over.
  *
  * Key idea: a session can be handed over between two messages, while the rings are not being
- * paused. Messages that the VMM sends during the hand-over wait in the socket. The VMM is not told.
+ * paused. Messages that the VMM sends meanwhile wait in the socket. The VMM does not notice the
+ * upgrade.
  */
 #include "bus/relay/relay.h"
 
@@ -14,7 +15,7 @@
 
 #include <errno.h>
 
-/* --- the quiet point ------------------------------------------------------------------------- */
+/* --- obstacles -------------------------------------------------------------------------------- */
 
 static const char *obstacle(const struct vublk_bus *bus)
 {
@@ -112,8 +113,8 @@ static void give(const struct vublk_bus *bus, struct vublk_sections_writer *to)
 /* --- taking ----------------------------------------------------------------------------------- */
 
 /*
- * Reads the server's section. The sections of the device precede it, because they have the number
- * of queues.
+ * Reads the server's section, and creates the session. The device's sections must come first,
+ * because they have the number of queues.
  */
 static int read_server(void *owner, struct vublk_section *from, struct vublk_error *error)
 {
@@ -250,9 +251,7 @@ const struct vublk_section_type vublk_relay_sections[] = {
 	{ NULL },
 };
 
-/*
- * Gives the device the kick and call descriptors of the rings that it has. The device borrows them.
- */
+/* For each ring that the device has, lends the device its kick and call descriptors. */
 static void end(struct vublk_bus *bus)
 {
 	struct vublk_relay *relay = bus->client;

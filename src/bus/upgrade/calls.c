@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Implements the calls of <vublk/upgrade.h> for a bus, on top of src/handover/. This file passes on
- * the properties and determines when the bus is quiet; state.c writes the state.
+ * Implements the calls of <vublk/upgrade.h> for a bus, on top of src/handover/. This file transfers
+ * the properties, and says when the bus can be frozen; state.c writes and reads the state.
  */
 #include "bus/upgrade/upgrade.h"
 
@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define QUIET_MS 10000 /* how long the old process may take to find a quiet moment */
+#define QUIET_MS 10000 /* how long the old process waits until there is no obstacle */
 
 #ifdef VUBLK_KILL_POINTS
 static const char *const kill_points[] = {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state of a bus for another process: the sections of the bus itself, and the list of all
- * sections. The sections of the device are in device/upgrade/, and those of a VMM's session in
- * relay/upgrade.c.
+ * Writes and reads the state of a bus in an upgrade: the sections of the bus itself, and the list
+ * of all sections. The sections of the device are in device/upgrade/, and those of a VMM's session
+ * in relay/upgrade.c.
  *
- * Key idea: the order is bus, device, client, because each part needs the ones before it.
+ * Key idea: the order of the sections is bus, device, client, because each part needs the ones
+ * before it.
  */
 #include "bus/upgrade/upgrade.h"
 
@@ -127,7 +128,7 @@ size_t vublk_bus_upgrade_tables(void *object,
 	return 3;
 }
 
-/* Only the relay can be handed over. */
+/* Of the bus types, only the relay can be handed over. */
 const struct vublk_section_type *const vublk_bus_known_sections[] = {
 	bus_sections, vublk_device_sections, vublk_relay_sections, NULL,
 };

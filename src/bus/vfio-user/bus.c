@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The vfio-user bus as src/bus/bus.c sees it: its options, the model of the PCI device, and
- * the callbacks of the model and of the device. The connection to a client is in client.c.
+ * Connects the vfio-user bus to src/bus/bus.c, to the PCI model and to the device: its options, and
+ * the callbacks of these three. client.c has the connection to a client.
  *
- * Key idea: the device outlives its clients. When a client disconnects, the device is reset,
- * and the next client is accepted only after the back-end has returned the rings. So no
- * guest ever sees state of another guest.
+ * Key idea: the device outlives its clients. When a client disconnects, the device is reset, and
+ * the next client is accepted only after the back-end has returned the rings. So no guest ever sees
+ * the state of another guest.
  */
 #include "bus/vfio-user/private.h"
 
@@ -57,7 +57,7 @@ static void on_stopped(void *opaque, const struct vublk_error *error)
 	vublk_vfio_user_dma_on_stopped(bus);
 }
 
-/* A driver notices the loss of a back-end only if the device does not reconnect. */
+/* The driver notices the loss of a back-end only if the device does not reconnect. */
 static void on_lost(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_vfio_user *bus = of(opaque);
@@ -206,7 +206,7 @@ static void free_own(struct vublk_bus *opaque)
 
 /*
  * The defaults of this bus. Clients wait five seconds for an answer, so the back-end has to answer
- * earlier.
+ * sooner.
  */
 static const struct vublk_option defaults[] = {
 	{ "request-timeout-ms", "3000" },

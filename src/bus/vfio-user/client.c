@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The connection to a client: receives commands, has them executed one by one, and sends the
- * answers. The commands themselves are in commands.c.
+ * answers. commands.c executes them.
  *
  * Key idea: commands are executed in order, and an answer means that the command has taken effect.
  * Some operations take time (a reset, a change of memory that the back-end uses), and the next
- * command could interfere with them. In that case further commands wait in the socket. Clients
- * limit the time that they wait for an answer. So after a timeout of its own, the bus serves the
- * client although the device is still busy; the driver sees in its registers that the device is
- * busy.
+ * command could interfere with them. While one is under way, further commands wait in the socket.
+ * But clients wait for an answer only for a limited time. So after a shorter timeout the bus serves
+ * the client although the device is still busy, which the driver can see in the device's registers.
  *
  * Specification: "Command Concurrency".
  */
@@ -21,7 +20,7 @@
 #include <inttypes.h>
 #include <sys/epoll.h>
 
-#define BATCH 64 /* commands per turn, before other sources of the loop get their turn */
+#define BATCH 64 /* the number of steps before other sources of the loop get their turn */
 #define BUSY_TIMEOUT_NS (UINT64_C(2) * 1000000000) /* clients wait five seconds for an answer */
 
 /* --- the end of a connection ------------------------------------------------------------------ */
@@ -49,8 +48,8 @@ void vublk_vfio_user_clear(struct vublk_vfio_user *bus)
 }
 
 /*
- * Ends the connection. The guest has lost its disk, so the device is reset, which returns rings and
- * memory.
+ * Ends the connection. The guest has lost its disk, so the device is reset, and the back-end
+ * returns the rings.
  */
 void vublk_vfio_user_client_disconnect(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
@@ -85,8 +84,8 @@ static void answer_command(struct vublk_vfio_user *bus)
 }
 
 /*
- * Called when a command has failed. Disconnects a client that has no version in common with this
- * server, or that sent something that is not a command. Any other client gets the error as the
+ * Called when a command has failed. Disconnects the client if its VERSION was refused, or if it
+ * sent something that is not a command (EPROTO). Otherwise the caller sends the error as the
  * answer.
  */
 static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
@@ -100,8 +99,8 @@ static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 }
 
 /*
- * Executes bus->command. The answer follows when the PCI model is idle. If the command has changed
- * memory that is in use, the answer is deferred further (dma.c).
+ * Executes bus->command. The answer is sent when the PCI model is idle. If the command has changed
+ * memory that is in use, the answer is deferred until the change is applied (dma.c).
  */
 static void execute_command(struct vublk_vfio_user *bus)
 {
@@ -130,8 +129,8 @@ static void execute_command(struct vublk_vfio_user *bus)
 }
 
 /*
- * Receives a command into bus->command. Returns 1 if the command is complete, otherwise 0. On
- * failure disconnects the client.
+ * Receives a command into bus->command. Returns 1 if the command is complete, otherwise 0.
+ * Disconnects the client if receiving fails.
  */
 static int take_command(struct vublk_vfio_user *bus)
 {
@@ -237,7 +236,7 @@ static void on_busy_timer(void *opaque)
 
 /*
  * epoll reports a hang-up even if no event is requested. Commands that the client sent before it
- * hung up are executed first, unless they have to wait.
+ * hung up are executed first. If they have to wait, the connection ends without them.
  */
 static void on_socket(void *opaque, uint32_t events)
 {

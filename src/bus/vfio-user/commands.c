@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The commands of a client: one function and one row in the table per command. client.c receives
- * commands and sends answers; dma.c has the memory, and irqs.c the interrupts.
+ * commands and sends answers, dma.c handles the memory, and irqs.c the interrupts.
  *
- * Key idea: the codec has checked the sizes of a command. The functions here check its values, and
- * then call the PCI model.
+ * Key idea: the codec checks that a command has a valid size. The functions here check the values
+ * in it, and then call the PCI model.
  *
  * Specification: the section named after each command.
  */
@@ -16,9 +16,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* The regions are numbered as in <linux/vfio.h>; most of them are empty here. */
+/* The regions have the numbers of <linux/vfio.h>. Most of them are empty here. */
 #define NUM_REGIONS VFIO_PCI_NUM_REGIONS
-#define CONFIG_REGION_BYTES 4096 /* a conventional device has 256, and the rest reads as 0 */
+#define CONFIG_REGION_BYTES 4096 /* a conventional PCI device uses 256 of them; the others read as
+				    0 */
 
 /* --- information ------------------------------------------------------------------------------ */
 
@@ -187,7 +188,10 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 	return r;
 }
 
-/* Executes the writes one by one. A write that makes the model busy delays the writes after it. */
+/*
+ * Executes the writes one by one. If a write makes the model busy, those after it wait until the
+ * model is idle.
+ */
 static int write_many(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	const struct vublk_vfio_writes *writes = &bus->command->payload.writes;
@@ -261,7 +265,7 @@ static int (*const commands[])(struct vublk_vfio_user *bus, struct vublk_error *
 	[VUBLK_VFIO_REGION_WRITE_MULTI] = write_many,
 };
 
-/* The codec's check refuses a command that has no row in the table. */
+/* A command without a row in the table does not pass the codec's check. */
 int vublk_vfio_user_execute(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
 	int r = vublk_vfio_check_command(bus->command, error);

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest's memory: DMA_MAP and DMA_UNMAP, and how the device gets the result.
+ * The guest's memory: executes DMA_MAP and DMA_UNMAP, and passes the result on to the device.
  *
  * Key idea: a command changes the client's table of maps immediately. The device has a table of its
- * own, which this file makes from the client's table when the driver is ready. So any number of
- * commands before the start causes one change of the device's table. While rings may be running,
- * the device's table must change before the client gets its answer. In that case the answers are
- * deferred while further maps and unmaps arrive, and then all changes are applied as one.
+ * own, which this file makes from the client's table when the driver is ready. So all commands
+ * before the start together cause a single change of the device's table. While rings may be
+ * running, the device's table must change before the client gets its answer. So the answers are
+ * deferred as long as further maps and unmaps arrive, and then all changes are applied as one.
  *
  * While the rings run, memory can be added. For every other change the model holds the rings, so
- * that no request is in flight. The rings resume when the memory that contains them is mapped,
- * because a VMM may unmap this memory and map it again in pieces.
+ * that no request is in flight. A VMM may unmap the memory that contains the rings and map it again
+ * in pieces, so the rings resume only when all of it is mapped.
  *
  * Specification: "VFIO_USER_DMA_MAP", "VFIO_USER_DMA_UNMAP".
  */
@@ -38,7 +38,9 @@ bool vublk_vfio_user_dma_is_command(const struct vublk_vfio_message *message)
 
 /* --- the table -------------------------------------------------------------------------------- */
 
-/* Returns the index of the map at `address`, or the index at which to insert such a map. */
+/*
+ * Returns the index of the map at `address`, or the index at which a map with this address belongs.
+ */
 static unsigned place_of(const struct vublk_vfio_user_dma *dma, uint64_t address)
 {
 	unsigned low = 0, high = dma->num_maps;
@@ -119,9 +121,7 @@ static int check_file(const struct vublk_vfio_dma_map *map, int fd,
 	return r;
 }
 
-/*
- * Returns whether a back-end can map the memory. If it cannot, the map only reserves its addresses.
- */
+/* Returns whether a back-end can map the memory. If not, the map only reserves its addresses. */
 static bool is_usable(const struct vublk_vfio_dma_map *map, int fd)
 {
 	return fd >= 0 && map->flags == READ_AND_WRITE &&
@@ -211,8 +211,8 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 /* --- the device's table ----------------------------------------------------------------------- */
 
 /*
- * The table that is made from the client's maps. The device gets `regions`. `places` has the same
- * regions in the form of dma->regions, for comparison.
+ * A table for the device, made from the client's maps. The device gets `regions`. `places` has the
+ * same regions in the form of dma->regions, to compare them.
  */
 struct table {
 	struct vublk_memory_region regions[VUBLK_VFIO_USER_MAX_MAPS];
@@ -240,7 +240,7 @@ static void append(struct table *table, const struct vublk_vfio_user_map *map)
 
 /*
  * Makes the table. Adjacent maps of one file become one region, because back-ends have few slots
- * for regions, and a buffer must not cross from one region to the next.
+ * for regions, and because a buffer must not cross from one region into the next.
  */
 static void make_table(const struct vublk_vfio_user_dma *dma, struct table *table)
 {
@@ -268,7 +268,7 @@ static bool is_same(const struct vublk_vfio_user_region *a,
 	       a->file_inode == b->file_inode;
 }
 
-/* Returns how many of the device's regions are in the table. Both are sorted by address. */
+/* Returns how many of the device's regions are also in `table`. Both are sorted by address. */
 static unsigned count_kept(const struct vublk_vfio_user_dma *dma, const struct table *table)
 {
 	unsigned kept = 0;
@@ -299,8 +299,8 @@ static bool is_covered(void *opaque, uint64_t address, uint64_t bytes)
 }
 
 /*
- * Gives `table` to the device. Returns 1 if memory_changed() will report the result, 0 if the
- * change is complete, or a negative errno.
+ * Gives `table` to the device. Returns 1 if memory_changed() will report the result, 0 if no report
+ * follows, or a negative errno.
  */
 static int set_memory(struct vublk_vfio_user *bus, const struct table *table, struct vublk_error *error)
 {
@@ -364,7 +364,7 @@ void vublk_vfio_user_dma_defer_answer(struct vublk_vfio_user *bus,
 		answer->unmap.address = message->payload.map.address;
 }
 
-/* Removes the map of a DMA_MAP that fails. */
+/* Removes the map of a DMA_MAP whose answer is an error. */
 static void undo_map(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_user_answer *answer)
 {
 	unsigned place = place_of(dma, answer->unmap.address);
@@ -374,8 +374,9 @@ static void undo_map(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_us
 }
 
 /*
- * Sends the deferred answers. `error` says why the memory could not be added; NULL: it was added. With
- * an error, each DMA_MAP fails and its map is removed, and each DMA_UNMAP still succeeds.
+ * Sends the deferred answers. `error` says why the device's memory could not be changed; NULL: it
+ * was changed. With an error, each DMA_MAP fails and its map is removed, but each DMA_UNMAP still
+ * succeeds.
  */
 static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {
@@ -403,8 +404,8 @@ static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *
 /* --- while rings may run ---------------------------------------------------------------------- */
 
 /*
- * Changes the device's memory while the rings are held, and resumes the rings. If the memory that
- * contains the rings is not mapped, changes nothing, and the rings wait.
+ * Changes the device's memory while the rings are held, and resumes the rings. If part of the
+ * memory that contains the rings is not mapped, changes nothing, and the rings stay held.
  */
 static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 {
@@ -421,8 +422,8 @@ static int change_held(struct vublk_vfio_user *bus, struct vublk_error *error)
 }
 
 /*
- * Ends a change while the rings are held. If memory cannot be added, tries again without that
- * memory.
+ * Completes a change for which the rings are held. If memory cannot be added, tries again without
+ * that memory.
  */
 static void finish_held(struct vublk_vfio_user *bus)
 {
@@ -483,7 +484,7 @@ void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus)
 }
 
 /*
- * If the connection to the back-end has ended, the next back-end gets the whole table when it
+ * The loss of the back-end is not a refusal, because the next back-end gets the whole table when it
  * connects.
  */
 void vublk_vfio_user_dma_on_memory_changed(struct vublk_vfio_user *bus,

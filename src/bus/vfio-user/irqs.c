@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * SET_IRQS: the client's eventfds and masks for the interrupts. The interrupts themselves are
- * in src/virtio-pci/irq.c.
+ * SET_IRQS: the eventfds and masks that the client sets for the interrupts. src/virtio-pci/irq.c
+ * raises the interrupts.
  *
  * Key idea: the whole command is checked before any part of it takes effect. Only eventfds are
- * accepted, because this process and the back-end write to them, and writing to a file of another
- * kind may block. Neither process reads the eventfds: if a client used one eventfd both as the
- * signal and to unmask the interrupt, reading it would keep the loop busy forever.
+ * accepted, because this process and the back-end write to them, and a write to a file of another
+ * kind may block. Neither process reads them: if a client used the same eventfd to receive and to
+ * unmask an interrupt, a process that read it would react to its own signals forever.
  *
  * Specification: "VFIO_USER_DEVICE_SET_IRQS"; struct vfio_irq_set in <linux/vfio.h>.
  */
@@ -120,7 +120,7 @@ static void mask(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, bool
 		vublk_virtio_pci_mask_vector(bus->pci, irq, masked);
 }
 
-/* Assigns an eventfd and takes ownership of it; -1: removes the eventfd. */
+/* Assigns the eventfd `fd` and takes ownership of it. If `fd` is -1, removes the eventfd. */
 static void assign(struct vublk_vfio_user *bus, uint32_t index, unsigned irq, int fd)
 {
 	switch (index) {

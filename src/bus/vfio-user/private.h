@@ -3,14 +3,14 @@
 #define VUBLK_BUS_VFIO_USER_PRIVATE_H
 
 /*
- * The vfio-user bus: a virtio-blk PCI device for VMMs with a vfio-user client. Code that all
+ * The vfio-user bus: a virtio-blk PCI device for VMMs with a vfio-user client. The code that all
  * buses share is in src/bus/bus.c.
  *
- * Key idea: the guest's memory and the eventfds of its interrupts arrive on the socket and
- * are passed to the back-end. So requests bypass this process, and only the driver's kicks
- * are messages to it.
+ * Key idea: the guest's memory and the eventfds of its interrupts arrive on the socket and are
+ * passed on to the back-end. So without shadow rings requests bypass this process; only the
+ * driver's kicks reach it, as messages.
  *
- * The sections below follow the direction of calls: a file calls functions of earlier sections.
+ * The sections below are layers: a file calls only functions of earlier sections.
  */
 
 #include "bus/bus.h"
@@ -28,8 +28,8 @@ enum vublk_vfio_user_state {
 	VUBLK_VFIO_USER_NO_CLIENT,       /* waits for a client */
 	VUBLK_VFIO_USER_NEGOTIATING, /* waits for the client's VERSION */
 	VUBLK_VFIO_USER_SERVING,
-	VUBLK_VFIO_USER_CLEARING,    /* the client has disconnected, and the back-end is
-					returning the rings */
+	VUBLK_VFIO_USER_CLEARING,    /* the client has disconnected, and the device is being
+					reset */
 	VUBLK_VFIO_USER_NUM_STATES,
 };
 
@@ -48,7 +48,7 @@ enum vublk_vfio_user_event {
 
 struct vublk_vfio_user_map {
 	uint64_t address, size_bytes, offset;
-	int fd; /* owned; -1: the memory cannot be mapped by a back-end */
+	int fd; /* owned; -1: a back-end cannot map this memory */
 	dev_t file_device;
 	ino_t file_inode;
 };
@@ -63,7 +63,7 @@ struct vublk_vfio_user_region {
 	ino_t file_inode;
 };
 
-/* A map or unmap whose answer is deferred. */
+/* A DMA_MAP or DMA_UNMAP whose answer is deferred. */
 struct vublk_vfio_user_answer {
 	struct vublk_vfio_header command;
 	struct vublk_vfio_dma_unmap unmap; /* of an unmap: the payload, which the answer repeats;
@@ -85,7 +85,7 @@ struct vublk_vfio_user_dma {
 	struct vublk_vfio_user_answer answers[VUBLK_VFIO_USER_MAX_ANSWERS];
 	unsigned num_answers;
 	enum vublk_vfio_user_dma_phase phase;
-	bool held; /* the rings are stopped until the memory that contains them is mapped */
+	bool held; /* the model holds the rings until all memory that contains them is mapped */
 };
 
 /* --- the bus ---------------------------------------------------------------------------------- */
@@ -103,19 +103,19 @@ struct vublk_vfio_user {
 	/* the connection to the client */
 	struct vublk_vfio_channel channel;
 	struct vublk_loop_source source;
-	uint64_t num_commands; /* received from the client */
+	uint64_t num_commands; /* how many commands the client has sent */
 	struct vublk_vfio_message *command; /* the command that is being executed, in the
 					       channel's buffer */
 	bool is_done;          /* the command has been executed, and its answer is due */
-	unsigned next_write;   /* next element of a REGION_WRITE_MULTI */
+	unsigned next_write;   /* index of the next write of a REGION_WRITE_MULTI */
 	int result;            /* payload bytes of the reply, or a negative errno */
 	union vublk_vfio_payload reply;
 	struct vublk_loop_task serve_task;
 	struct vublk_message_timeout message_timeout;
-	struct vublk_error send_failure; /* why an answer could not be sent; code 0: there was no
-					    failure */
-	struct vublk_loop_timer busy_timer; /* armed while the model is busy */
-	bool has_timed_out; /* the client is served although the model is still busy */
+	struct vublk_error send_failure; /* why an answer could not be sent; code 0: no failure */
+	struct vublk_loop_timer busy_timer; /* armed while the PCI model is busy; limits the wait */
+	bool has_timed_out; /* busy_timer has fired, so the client is served although the model is
+			       still busy */
 
 	struct vublk_vfio_user_dma dma;
 };
@@ -123,7 +123,7 @@ struct vublk_vfio_user {
 /* --- state.c ---------------------------------------------------------------------------------- */
 
 /*
- * The only function that changes the state. Returns false if the event cannot occur in this state.
+ * The only function that changes the state. Returns false if the event has no effect in this state.
  */
 bool vublk_vfio_user_change_state(struct vublk_vfio_user *bus, enum vublk_vfio_user_event event,
 				  const char *why);
@@ -133,12 +133,13 @@ bool vublk_vfio_user_has_client(const struct vublk_vfio_user *bus);
 
 /*
  * Sends the answer to `command`, if the client wants one. `result` is the number of bytes of
- * `payload`, or a negative errno. If sending fails, serve_task disconnects the client later.
+ * `payload`, or a negative errno. If the answer cannot be sent, serve_task later disconnects the
+ * client.
  */
 void vublk_vfio_user_answer(struct vublk_vfio_user *bus, const struct vublk_vfio_header *command,
 			    int result, const void *payload);
 /*
- * Called when an operation has ended for which the client may be waiting. The loop then continues
+ * Called when an operation for which the client may be waiting has ended. The loop then continues
  * to serve the client.
  */
 void vublk_vfio_user_wake(struct vublk_vfio_user *bus);
@@ -146,20 +147,20 @@ void vublk_vfio_user_wake(struct vublk_vfio_user *bus);
 /* --- version.c -------------------------------------------------------------------------------- */
 
 /*
- * Checks the client's VERSION in `message`, and fills `reply`. Returns the number of payload bytes
- * of `reply`, or a negative errno.
+ * Checks the client's VERSION in `message`, and fills in `reply`. Returns the number of payload
+ * bytes of `reply`, or a negative errno.
  */
 int vublk_vfio_user_negotiate(const struct vublk_vfio_message *message,
 			      struct vublk_vfio_version *reply, struct vublk_error *error);
 
 /* --- irqs.c ----------------------------------------------------------------------------------- */
 
-/* Returns the number of interrupts of an index, or 0 if the index is unknown. */
+/* Returns the number of interrupts at a VFIO interrupt index, or 0 if the index is unknown. */
 unsigned vublk_vfio_user_num_irqs(const struct vublk_vfio_user *bus, unsigned index);
 uint32_t vublk_vfio_user_irq_flags(unsigned index);
 int vublk_vfio_user_set_irqs(struct vublk_vfio_user *bus, struct vublk_vfio_message *message,
 			     struct vublk_error *error);
-/* Removes all eventfds and masks. */
+/* Removes all eventfds, and unmasks all interrupts. */
 void vublk_vfio_user_irqs_clear(struct vublk_vfio_user *bus);
 
 /* --- dma.c ------------------------------------------------------------------------------------ */
@@ -174,17 +175,19 @@ int vublk_vfio_user_dma_map(struct vublk_vfio_user *bus, struct vublk_vfio_messa
 int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 			      const struct vublk_vfio_message *message,
 			      struct vublk_error *error);
-/* Returns whether rings may use the memory. If so, the back-end has to be told of each change. */
+/*
+ * Returns whether the rings may be using the memory. If so, each change has to reach the back-end.
+ */
 bool vublk_vfio_user_dma_is_in_use(const struct vublk_vfio_user *bus);
 /*
- * Defers the answer to a change. The caller must have checked that fewer answers than the maximum
- * are deferred.
+ * Defers the answer to a change. The caller must have checked that there is room for another
+ * deferred answer.
  */
 void vublk_vfio_user_dma_defer_answer(struct vublk_vfio_user *bus,
 			     const struct vublk_vfio_message *message);
 /*
- * Begins to apply the changes whose answers are deferred. When all are applied, sends the answers,
- * and dma.phase is IDLE.
+ * Begins to apply the changes whose answers are deferred. Once all are applied, the answers are
+ * sent, and dma.phase is IDLE.
  */
 void vublk_vfio_user_dma_apply(struct vublk_vfio_user *bus);
 void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus);
@@ -199,8 +202,8 @@ void vublk_vfio_user_dma_clear(struct vublk_vfio_user *bus);
 /* --- commands.c ------------------------------------------------------------------------------- */
 
 /*
- * Executes bus->command and fills bus->reply. Returns the number of payload bytes of the reply, or
- * a negative errno with a sentence in `error`.
+ * Executes bus->command and fills in bus->reply. Returns the number of payload bytes of the reply,
+ * or a negative errno with a sentence in `error`.
  */
 int vublk_vfio_user_execute(struct vublk_vfio_user *bus, struct vublk_error *error);
 /* Returns whether part of the command remains to be executed when the model is idle again. */
@@ -210,8 +213,8 @@ bool vublk_vfio_user_has_more(const struct vublk_vfio_user *bus);
 
 void vublk_vfio_user_client_init(struct vublk_vfio_user *bus);
 /*
- * Begins to serve a client on `fd`. Takes ownership of `fd`, even on failure. After a failure the
- * bus has no client.
+ * Begins to serve a client on `fd`. Takes ownership of `fd`, even on failure. On failure the bus
+ * has no client.
  */
 int vublk_vfio_user_accept(struct vublk_vfio_user *bus, int fd, struct vublk_error *error);
 /* Ends the connection for the reason `error`, and resets the device. */
@@ -219,8 +222,8 @@ void vublk_vfio_user_client_disconnect(struct vublk_vfio_user *bus, const struct
 /* Closes the connection immediately. Idempotent. */
 void vublk_vfio_user_client_deinit(struct vublk_vfio_user *bus);
 /*
- * Ends the session of a client that has disconnected, when the device has been reset. The bus then
- * accepts the next client.
+ * If the client has disconnected and the device has been reset, ends the session, so that the bus
+ * can accept the next client. Otherwise a no-op.
  */
 void vublk_vfio_user_clear(struct vublk_vfio_user *bus);
 

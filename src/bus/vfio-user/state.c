@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state of the vfio-user bus: whether it has a client, and what it waits for. The files that
- * cause an event do the work that belongs to it; this file only changes the state.
+ * The state of the vfio-user bus: whether it has a client, and what it waits for. The code that
+ * causes an event does the work that goes with it; this file only changes the state.
  *
  * Key idea: one function changes the state, according to a table, so that an event that arrives
  * twice or too late has no effect.
@@ -24,7 +24,7 @@ static const char *const event_names[VUBLK_VFIO_USER_NUM_EVENTS] = {
 
 #define ON(event, state) [VUBLK_VFIO_USER_EVENT_##event] = VUBLK_VFIO_USER_##state + 1
 
-/* An entry is the next state plus 1; 0: the event cannot occur in this state. */
+/* An entry is the next state plus 1; 0: the event has no effect in this state. */
 static const unsigned char
 transitions[VUBLK_VFIO_USER_NUM_STATES][VUBLK_VFIO_USER_NUM_EVENTS] = {
 	[VUBLK_VFIO_USER_NO_CLIENT] = { ON(CONNECT, NEGOTIATING) },

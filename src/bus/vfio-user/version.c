@@ -2,7 +2,7 @@
 /*
  * VERSION, the first message: a version number, and capabilities as JSON text.
  *
- * Key idea: the answer has the capabilities that both this server and the client name. Its text is
+ * Key idea: the answer has the capabilities that both the client and this server have. Its text is
  * at most as long as the client's, because some clients have no room for more.
  *
  * Specification: "VFIO_USER_VERSION".
@@ -19,11 +19,11 @@
 
 /*
  * The capabilities of this server. The most important ones come first, because the last ones are
- * omitted if the text gets too long.
+ * left out if the text gets too long.
  */
 static const struct {
 	const char *name;
-	int number; /* the value; -1: it is true */
+	int number; /* the value; -1: the boolean true */
 } capabilities[] = {
 	{ "max_data_xfer_size", VUBLK_VFIO_MAX_TRANSFER_BYTES },
 	{ "max_msg_fds", VUBLK_VFIO_MAX_FDS },

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A program that exchanges each struct that can grow with the library. It is compiled with other
- * headers than the library. With GROWN the program is newer: its structs have one more member
- * `test_growth` at the end. Without GROWN the library is newer, and has that member.
+ * Passes each struct that can grow to the library, or gets it from the library. The program is
+ * compiled with other headers than the library. With GROWN, the program is newer: its structs have
+ * one more member `test_growth` at the end. Without GROWN, the library is newer and has the member.
  *
  *   growth SOCKET    the socket of a back-end
  */
@@ -37,12 +37,17 @@ static void check(bool holds, int line, const char *condition)
 	exit(1);
 }
 
-/* A struct that the library must fill, and the bytes after it, to which it must not write. */
+/*
+ * A struct that the library must fill, and the bytes after it, which the library must not change.
+ */
 #define FRAMED(type, name) struct { type it; char after[64]; } name; memset(&name, 0xa5, sizeof(name))
 #define CHECK_FRAME(name) do { for (unsigned i_ = 0; i_ < sizeof((name).after); i_++) \
 	CHECK((name).after[i_] == (char)0xa5); } while (0)
 
-/* A member that only the program has is 0 in structs from the library, and must be 0 in others. */
+/*
+ * A member that only the program has is 0 in structs from the library, and must be 0 in structs for
+ * it.
+ */
 #ifdef GROWN
 #define CHECK_ZEROED(name) CHECK((name).it.test_growth == 0)
 #define CHECK_REFUSED(name, call) do { (name).test_growth = 1; CHECK((call) == -EINVAL); \
@@ -152,7 +157,7 @@ static void on_realized(void *bus, const struct vublk_error *why)
 
 static unsigned num_notices;
 
-/* `notice_bytes` is the size of the library's struct. The program's may be longer. */
+/* `notice_bytes` is the size of the library's struct. The program's struct may be longer. */
 static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
 {
 	CHECK(notice_bytes >= offsetof(struct vublk_notice, back_end) + sizeof(notice->back_end));
@@ -281,7 +286,8 @@ static void use_device(const char *path)
 	CHECK_REFUSED(ops, vublk_device_new(&ops, sizeof(ops), NULL, NULL, &device, &error));
 	CHECK(!vublk_device_new(&ops, sizeof(ops), NULL, NULL, &device, &error));
 	CHECK(!vublk_device_set_property(device, "chardev", path, &error));
-	CHECK(!vublk_device_set_property(device, "reconnect-ms", "1000", &error)); /* for the area */
+	/* A device that does not reconnect has no in-flight area. */
+	CHECK(!vublk_device_set_property(device, "reconnect-ms", "1000", &error));
 	vublk_device_set_notice_handler(device, on_notice, NULL);
 	CHECK(!vublk_device_realize(device, &error));
 	run_until(device, &num_realized);

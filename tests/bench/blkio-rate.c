@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A client that uses libblkio's driver virtio-blk-vhost-user. Back-ends are compared with this
- * client, and vublk's own client is compared to it. One call of libblkio submits all new requests
- * and takes all completions.
+ * A client that uses libblkio's driver virtio-blk-vhost-user. It measures the back-ends that are
+ * compared, and vublk's own client is compared with it. One call of libblkio submits all new
+ * requests and takes all completions.
  *
  *     blkio-rate SOCKET [options of `vublk bench`]
  *
- * The program loads libblkio when it starts, and declares the functions itself. So it compiles
- * without libblkio, which is installed in another root directory than the compiler.
+ * The program loads libblkio when it starts, and declares its functions itself, because the root
+ * directory in which the program is compiled has no libblkio.
  *
  * In poll mode the program uses one of libblkio's poll queues, on which a wait spins. With one
- * request in flight this is faster, and takes fewer instructions, than asking an ordinary queue
- * repeatedly for completions. With more requests in flight both are equally fast.
+ * request in flight this is faster, and takes fewer instructions, than polling an ordinary queue.
+ * With more requests in flight both are equally fast.
  */
 #include "disk-rate.h"
 
@@ -185,6 +185,6 @@ int main(int argc, char **argv)
 		.close = close_disk,
 	};
 
-	return disk_rate_main(&driver, "Measure the disk behind a vhost-user-blk socket by "
+	return disk_rate_main(&driver, "Measure the disk behind a vhost-user-blk socket with "
 			      "libblkio.", argc, argv);
 }

@@ -6,8 +6,8 @@
  *
  *     control-rate [--queues=N] [--regions=N] [--rounds=N] SOCKET...
  *
- * The guest's memory has one page per queue, which contains all parts of the queue's ring; if
- * there are more regions than queues, it has one page per region. A hole follows each page.
+ * The guest's memory is one region, with one page for the ring of each queue. With --regions=N, it
+ * is N regions of one page, and a hole follows each region.
  *
  * The program prints JSON: one line per start, with the times in microseconds since realize began,
  * and one line per round, with the additional resources that the process uses while all devices
@@ -101,8 +101,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (arguments->queues < 1 || arguments->queues > MAX_QUEUES ||
 		    arguments->regions < 1 || arguments->regions > VUBLK_MEMORY_MAX_REGIONS ||
 		    (arguments->regions > 1 && arguments->regions < arguments->queues))
-			argp_error(state, "queues are 1 to %d, regions 1 to %d and no fewer than "
-				   "queues", MAX_QUEUES, VUBLK_MEMORY_MAX_REGIONS);
+			argp_error(state, "--queues must be 1 to %d, and --regions 1 to %d; "
+				   "several regions must not be fewer than the queues",
+				   MAX_QUEUES, VUBLK_MEMORY_MAX_REGIONS);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -112,9 +113,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static void read_arguments(struct arguments *arguments, int argc, char **argv)
 {
 	static const struct argp_option options[] = {
-		{ "queues", 'q', "N", 0, "Queues of a device (1)" },
+		{ "queues", 'q', "N", 0, "Queues per device (1)" },
 		{ "regions", 'r', "N", 0, "Regions of the guest's memory (1)" },
-		{ "rounds", 'n', "N", 0, "How many times (1)" },
+		{ "rounds", 'n', "N", 0, "Number of rounds (1)" },
 		{ 0 },
 	};
 	static const struct argp argp = { options, parse, "SOCKET...",
@@ -145,7 +146,7 @@ static void make_ram(struct ram *ram, const struct arguments *arguments)
 								i * bytes };
 }
 
-/* Raises the limit of open files: each device needs several, and there may be many devices. */
+/* Raises the limit of open files, because each device needs several. */
 static void allow_descriptors(void)
 {
 	struct rlimit limit;

@@ -5,12 +5,12 @@
  * disturbance of the machine affects all disks alike, and the guest is in the same state for all
  * disks.
  *
- * It runs until it is killed. It prints one line per disk and moment, each with a single write().
- * ROUND counts from zero, and SERIAL is the serial that the host gave to the disk:
+ * It runs until it is killed. For each round, load and disk it prints one line, with a single
+ * write(). ROUND counts from zero, and SERIAL is the serial that the host gave to the disk:
  *
  *     run=ROUND:SERIAL:LOAD:REQUESTS:NANOSECONDS
  *
- *     guest-rate ANYTHING
+ *     guest-rate ANYTHING    (all arguments are ignored)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -116,7 +116,7 @@ static unsigned reap(const struct disk *disk, struct io_event *events)
 	return (unsigned)n;
 }
 
-/* Puts the load on the disk for a moment, waits for all requests, and prints their number. */
+/* Puts the load on the disk for RUN_NS, waits for all requests, and prints their number. */
 static void run(unsigned round, const struct disk *disk, const struct load *load)
 {
 	struct iocb requests[MAX_DEPTH];

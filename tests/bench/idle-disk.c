@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Puts a short load on a disk, and then keeps the disk open and idle. A back-end or device with
- * adaptive polling may poll just after a load, so this shows whether it stops. The program prints
- * "idle" when the load is over, and then sleeps until a signal ends it.
+ * Puts a short load on a disk, and then keeps the disk open and idle. After a load, a back-end or
+ * device with adaptive polling may still poll. This program shows whether it stops. The program
+ * prints "idle" when the load is over, and then sleeps until a signal ends it.
  *
  *     idle-disk SOCKET
  */
@@ -32,7 +32,7 @@ int main(int argc, char **argv)
 	void *buffer;
 
 	if (argc != 2) {
-		fprintf(stderr, "idle-disk: the one argument is the back-end's socket\n");
+		fprintf(stderr, "idle-disk: expected one argument, the back-end's socket\n");
 		return 2;
 	}
 	check(!vublk_blk_open(argv[1], NULL, NULL, 0, &disk, &error), argv[1], &error);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The cost of an idle disk: memory, and the processor time of device and back-end, which is measured from one
-second after the last request on. The goals are absolute limits.
+The cost of an idle disk: memory, and the processor time of device and back-end. The measurement of the time
+begins one second after the last request. The goals are absolute limits.
 """
 import pathlib
 import re
@@ -52,7 +52,7 @@ def resident_kib(process):
 
 
 def resident(tools):
-    """Measures a back-end's memory before a client connects and after a disk was used; of the peers, too."""
+    """Measures the memory of our back-end and of the peers, before a client connects and after a disk was used."""
     findings = []
     for name, limit in ('vublk', RESIDENT_KIB), ('qsd newer', None), ('qsd', None):
         entry = Entry(name, None, LOAD)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The upper limit for a disk in memory: memcpy() between random blocks of a memory area of the
- * disk's size and as many buffers as there would be requests in flight.
+ * Measures the upper limit for a disk in memory. Copies random blocks of a memory area of the
+ * disk's size from or to buffers, one for each request that would be in flight.
  *
  *     memcpy-rate [options of `vublk bench`]
  */
@@ -10,14 +10,16 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Allocates memory and fills it: all pages that were never written would share one zero page. */
+/*
+ * Allocates memory and fills it, because pages that were never written would share one zero page.
+ */
 static char *allocate(size_t bytes)
 {
 	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (memory == MAP_FAILED)
-		rate_fail("no memory of %zu bytes", bytes);
+		rate_fail("cannot allocate %zu bytes", bytes);
 	memset(memory, 0x5a, bytes);
 	return memory;
 }

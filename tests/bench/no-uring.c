@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a command, and makes the kernel refuse its io_uring system calls. Under Valgrind, a thread
- * that waits in io_uring stops all other threads of its program. Without io_uring, vublk's programs
- * wait in epoll.
+ * Runs a command under a filter that makes its calls of io_uring_setup() fail. Under Valgrind, a
+ * thread that waits in io_uring stops all other threads of its program. Without io_uring, vublk's
+ * programs wait in epoll.
  *
  *     no-uring COMMAND...
  */

@@ -3,7 +3,7 @@
 #define BENCH_RATE_H
 
 /*
- * The parts that the compared clients share: options with the names and meanings of those of
+ * The parts that the compared clients share: options with the same names and meanings as those of
  * `vublk bench`, the clock, the latencies, and a report. The report has those keys of `vublk
  * bench`'s JSON that tests/bench/systems.py reads. As in `vublk bench`, the clock is read once for
  * each request that starts, and once for all requests that complete together.
@@ -21,20 +21,20 @@ struct rate {
 	uint32_t block_bytes;
 	unsigned depth;
 	uint64_t size_bytes;    /* of the memory that is copied; ignored for a disk */
-	uint64_t ramp_ns;       /* the time of the ramp, that is, before the measurement */
-	uint64_t runtime_ns;    /* rate_end() replaces it by the time that the run took */
+	uint64_t ramp_ns;       /* the length of the ramp, which precedes the measurement */
+	uint64_t runtime_ns;    /* rate_end() replaces it with the time that the run took */
 	uint64_t number_ios;    /* the run ends after this many requests; 0: at runtime_ns */
 
 	/* while it runs */
 	uint64_t random;        /* the state of the random numbers */
-	uint64_t begun;         /* the number of requests; the client counts them */
+	uint64_t begun;         /* the number of requests that were begun; the client counts them */
 	uint64_t num_blocks;    /* the number of blocks of block_bytes; the client sets it */
 	uint64_t start_ns;
-	uint64_t turn_ns;       /* the end of the ramp; after the ramp: the end of the run */
+	uint64_t turn_ns;       /* the end of the ramp, and later the end of the run */
 	bool is_ramp;
 	struct vublk_histogram latency_ns;
-	struct rusage usage;    /* of the thread, at start_ns; rate_end() replaces it by the usage
-				   of the run */
+	struct rusage usage;    /* of the thread, at start_ns; rate_end() replaces it with the
+				   usage of the run */
 };
 
 /* Reads the command line into `rate`. An error in the command line ends the process. */
@@ -45,7 +45,7 @@ void rate_fail(const char *format, ...) __attribute__((format(printf, 1, 2), nor
 
 /* Starts the ramp, or the run if there is no ramp. */
 void rate_begin(struct rate *rate);
-/* Ends the run on the thread that called rate_begin(). */
+/* Ends the run. Only the thread that called rate_begin() may call this. */
 void rate_end(struct rate *rate);
 /* Prints the report. */
 void rate_print(const struct rate *rate);
@@ -64,7 +64,7 @@ static inline bool rate_wants_more(struct rate *rate, uint64_t now_ns)
 	return !rate->number_ios || rate->is_ramp || rate->begun < rate->number_ios;
 }
 
-/* Returns a random number below num_blocks. It is made by xorshift64, which is fast. */
+/* Returns a random number below num_blocks, made by xorshift64, which is fast. */
 static inline uint64_t rate_next_block(struct rate *rate)
 {
 	rate->random ^= rate->random << 13;

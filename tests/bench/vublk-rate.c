@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A compared client that uses vublk's block API, with as little other code as blkio-rate.c has
- * around libblkio.
+ * A compared client that uses vublk's block API. It adds as little to the API as blkio-rate.c adds
+ * to libblkio.
  *
  *     vublk-rate SOCKET [options of `vublk bench`]
  */
@@ -114,6 +114,6 @@ int main(int argc, char **argv)
 		.close = close_disk,
 	};
 
-	return disk_rate_main(&driver, "Measure the disk behind a vhost-user-blk socket by "
+	return disk_rate_main(&driver, "Measure the disk behind a vhost-user-blk socket with "
 			      "libvublk.", argc, argv);
 }

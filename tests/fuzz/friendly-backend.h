@@ -34,7 +34,10 @@ struct friendly_backend {
 /* Listens at a path that contains the process's id. */
 void friendly_backend_open(struct friendly_backend *backend);
 void friendly_backend_close(struct friendly_backend *backend);
-/* Accepts a connection, or handles one message or the connection's end. False: there is none. */
+/*
+ * Accepts a connection, or handles one message or the end of the connection. Returns false if there
+ * is nothing to do.
+ */
 bool friendly_backend_work(struct friendly_backend *backend);
 /* Closes the connection and the back-end channel, and continues to listen. */
 void friendly_backend_hang_up(struct friendly_backend *backend);

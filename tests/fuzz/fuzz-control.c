@@ -3,10 +3,10 @@
  * A hostile client of the control socket. The first byte of the input says how many bytes arrive
  * together. The other bytes are what the client sends.
  *
- * Key idea: for any input the lines that are received are those of the input, except for lines that
- * are too long: each of these is reported once. A line is a request, blank, or refused with a
- * sentence, and each answer is one line of valid JSON. The same bytes also select events to add and
- * to take: a client gets each event once, in order, or is told that it has missed the event.
+ * Key idea: for any input, each line is received unchanged, except that a line that is too long is
+ * reported, once. A line is a request, blank, or refused with a sentence, and each answer is one
+ * line of valid JSON. The same bytes also select events to add and to take. A client gets each
+ * event once, in order, or is told that it has missed the event.
  */
 #include "fuzz.h"
 
@@ -25,7 +25,7 @@ struct stream {
 	size_t size, at, sent;
 };
 
-/* Takes the next line of the input, or the rest of the input. Returns false if it is too long. */
+/* Takes the next line of the input, or the rest of the input. Returns false if that is too long. */
 static bool take_expected(struct stream *stream, const char **line, size_t *bytes)
 {
 	const uint8_t *start = stream->data + stream->at;

@@ -14,9 +14,9 @@
  *   6 the back-end is lost, or the next one connects
  *   7 another operation of the plane's owner, selected by the number
  *
- * Key idea: whatever both peers write, the plane's records agree with each other, and the
- * back-end's rings never have two writes to the same place. In the end a good back-end completes
- * all requests.
+ * Key idea: whatever the two peers write, the plane's records agree with each other, and the
+ * back-end's rings never contain two overlapping writes. In the end, a good back-end completes all
+ * requests.
  */
 #include "fuzz.h"
 
@@ -103,8 +103,8 @@ static void make_available(struct fuzz *fuzz, unsigned queue, uint16_t head)
 }
 
 /*
- * Makes a request with header, data and status: in an indirect table, or in the ring's descriptors
- * if they suffice.
+ * Makes a request with header, data and status: in an indirect table if that feature is on,
+ * otherwise in the ring's descriptors. Does nothing if the ring has too few descriptors.
  */
 static void make_request(struct fuzz *fuzz, unsigned number)
 {
@@ -193,7 +193,7 @@ static bool execute(struct fuzz *fuzz, unsigned queue, uint8_t status)
 		fuzz->side->region.host,
 	};
 	if (vublk_device_ring_take(&fuzz->devices[queue], &side_map, &chain, &error) != 1)
-		return false; /* the input has overwritten the request */
+		return false; /* no request, or the input has overwritten it */
 	if (chain.num_in)
 		*(uint8_t *)iov[chain.num_out + chain.num_in - 1].iov_base = status;
 	vublk_device_ring_push(&fuzz->devices[queue], chain.head, 1);
@@ -286,7 +286,7 @@ static void change(struct fuzz *fuzz, unsigned number)
 	}
 }
 
-/* --- what always holds ------------------------------------------------------------------- */
+/* --- invariants -------------------------------------------------------------------------- */
 
 static bool is_in_conflict(const struct vublk_plane_slot *a, const struct vublk_plane_slot *b)
 {
@@ -294,7 +294,7 @@ static bool is_in_conflict(const struct vublk_plane_slot *a, const struct vublk_
 	       vublk_ranges_overlap(a->offset, a->bytes, b->offset, b->bytes);
 }
 
-/* Checks that a write has a blocker exactly if an earlier write to its place has not ended. */
+/* Checks that a write has a blocker if and only if an earlier, overlapping write has not ended. */
 static void check_slot(const struct vublk_plane *plane, const struct vublk_plane_slot *slot)
 {
 	bool must_wait = false;

@@ -38,7 +38,7 @@
 #define QUEUE_BYTES 0x4000
 #define QUEUE_SIZE 16
 #define AREA_BYTES (2 * (16 + 16 * QUEUE_SIZE + 48))
-#define MAX_ROUNDS 100000 /* of the loops per input; more means an endless loop */
+#define MAX_ROUNDS 100000 /* rounds of the loops per input; more means an endless loop */
 #define MAX_WAITS 4
 #define WAIT_MS 2
 #define MAX_SERVICE_WAITS 5000 /* a guard against a deadlock */
@@ -46,7 +46,7 @@
 enum false_answer {
 	FALSE_NONE,    /* no answer */
 	FALSE_PAYLOAD, /* another payload of another size */
-	FALSE_MESSAGE, /* the bytes are the message */
+	FALSE_MESSAGE, /* the bytes, instead of the message */
 	FALSE_HANG_UP,
 	NUM_FALSE_ANSWERS,
 };
@@ -107,8 +107,8 @@ static void describe_queue(struct world *world, unsigned index)
 }
 
 /*
- * Starts two queues as a good VMM does, with some protocol features always, and others if bits of
- * `record` select them.
+ * Starts two queues as a good VMM does. Bit 0 of `record` adds the protocol feature
+ * GET_VRING_BASE_SKIP_DRAIN. Bit 1 adds an in-flight area.
  */
 static void start(struct world *world, uint8_t record)
 {

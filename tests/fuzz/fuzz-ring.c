@@ -7,7 +7,7 @@
  *
  *   0 the peer writes to the memory: an offset (2 bytes), a length (1), and the bytes
  *   1 the peer adds the number to its index
- *   2 our end takes elements, at most one more than the number
+ *   2 our end takes chains or completions, at most one more than the number
  *   3 another operation of our end, selected by the number
  *
  * Key idea: the ring and the buffers are in one memory, and a guest address is an offset in this
@@ -38,7 +38,7 @@ struct fuzz {
 	struct vublk_split_ring ring;
 	struct vublk_driver_ring driver;
 	struct vublk_device_ring device;
-	bool held[MAX_SIZE]; /* by the head that was taken or the token that was added */
+	bool held[MAX_SIZE]; /* indexed by the head that was taken or the token that was added */
 	unsigned num_held;
 	int broken;
 };

@@ -5,8 +5,8 @@
  * stream are corrected (bit 0), and whether the VM runs after the load (bit 1). The rest is the
  * stream.
  *
- * Key idea: a stream that is refused has no effect. A stream that is accepted is the same after it
- * has been decoded and encoded again, and the device can be started and reset.
+ * Key idea: a stream that is refused has no effect. The state of an accepted stream does not change
+ * if it is encoded and decoded again. After any stream, the driver can reset the device.
  */
 #include "friendly-backend.h"
 #include "fuzz.h"
@@ -26,7 +26,7 @@
 #define MEMORY_BYTES (UINT64_C(1) << 20)
 #define TOTAL_OFFSET 16
 #define HEADER_BYTES 24
-#define MAX_ROUNDS 100000 /* of the loop per input; more means an endless loop */
+#define MAX_ROUNDS 100000 /* rounds of the loop per input; more means an endless loop */
 
 enum { CORRECT = 1, RUN = 2 };
 
@@ -51,7 +51,7 @@ static void work(struct world *world)
 	}
 }
 
-/* Waits for the timer that realizes the device. It is due now, but may fire a little later. */
+/* Realizes the device. The timer for that is due immediately, but may fire a little later. */
 static void realize(struct world *world)
 {
 	struct pollfd fd = { vublk_device_fd(world->device), POLLIN, 0 };

@@ -2,7 +2,10 @@
 #ifndef VUBLK_TESTS_FUZZ_H
 #define VUBLK_TESTS_FUZZ_H
 
-/* The function of a fuzz target, and its checks. A target links a fuzzing engine or replay.c. */
+/*
+ * The function of a fuzz target, and its checks. A target is linked with a fuzzing engine or
+ * replay.c.
+ */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -10,7 +13,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* A condition that holds for any input. The abort tells the fuzzing engine of a failure. */
+/* Aborts if the condition, which must hold for any input, is false. An engine reports the abort. */
 #define FUZZ_CHECK(condition) \
 	do { \
 		if (!(condition)) { \

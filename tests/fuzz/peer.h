@@ -7,14 +7,14 @@
  * bytes, descriptors of several kinds, and messages with any descriptors. The fuzz targets define
  * what the bytes mean.
  *
- * Key idea: taking a byte never fails. Beyond the end of the input it is zero.
+ * Key idea: taking a byte never fails. Beyond the end of the input, each byte is zero.
  */
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
 #define FUZZ_MEMORY_BYTES 65536
-#define FUZZ_MAX_SENT_FDS 31 /* with one message: more than any protocol permits */
+#define FUZZ_MAX_SENT_FDS 31 /* per message; more than any protocol permits */
 
 struct fuzz_input {
 	const uint8_t *data;
@@ -44,8 +44,8 @@ struct fuzz_objects {
 void fuzz_objects_open(struct fuzz_objects *objects);
 void fuzz_objects_close(struct fuzz_objects *objects);
 /*
- * Takes an offset (two bytes), a size (one byte) and that many bytes from the input, and writes the
- * last ones to the memory at the offset.
+ * Takes an offset (two bytes), a size (one byte) and that many bytes of data from the input. Writes
+ * the data to the memory at the offset.
  */
 void fuzz_write_memory(struct fuzz_input *input, struct fuzz_objects *objects);
 /* Returns the descriptor whose kind is in bits 4 and 5 of `selector`. */

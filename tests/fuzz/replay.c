@@ -4,7 +4,7 @@
  * on a fixed series of mutations of these files.
  *
  * Key idea: a fuzzing engine finds more inputs, but this program needs only a compiler. The corpus
- * contains the inputs with which an engine has found errors, so their return is noticed.
+ * contains the inputs with which an engine has found errors, so the errors cannot return unnoticed.
  */
 #include "fuzz.h"
 #include "harness.h"

@@ -10,7 +10,7 @@
  */
 #include <stdio.h>
 
-/* Ends the case as failed if the file at `path` differs from the output of `draw`. */
+/* Fails the case if the file at `path` differs from the output of `draw`. */
 void vublk_test_compare_drawing(const char *path, void (*draw)(FILE *out));
 
 /* Writes the output of `draw` to the file at `path`. Returns the exit status of the program. */

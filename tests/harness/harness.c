@@ -166,8 +166,8 @@ static void *do_nothing(void *opaque)
 }
 
 /*
- * The sanitizer starts a thread of its own when the program starts its first thread. So the runner
- * starts a thread before it counts, and the sanitizer's thread does not count as a leak.
+ * The sanitizer starts a thread of its own when the program starts its first thread. So that this
+ * thread does not count as a leak, the runner starts a thread before it counts.
  */
 static void start_sanitizer_thread(void)
 {
@@ -218,8 +218,8 @@ static void skip_reason(FILE *output, char *reason, size_t bytes)
 }
 
 /*
- * Waits until the case ends or its time is over. Then it kills the whole process group, so that the
- * children of the case end, too.
+ * Waits until the case ends or exceeds its time limit. Then kills the whole process group, so that
+ * the children of the case end, too.
  */
 static int wait_for_case(pid_t pid, unsigned seconds)
 {
@@ -257,7 +257,7 @@ static int fork_case(const struct vublk_test *test, unsigned number)
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		setpgid(0, 0);
-		prctl(PR_SET_PDEATHSIG, SIGKILL); /* a killed program leaves no case behind */
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* the case must not outlive the program */
 		dup2(fileno(output), STDOUT_FILENO);
 		dup2(fileno(output), STDERR_FILENO);
 		fclose(output);

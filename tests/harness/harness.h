@@ -50,14 +50,14 @@ int vublk_test_main(const struct vublk_test *tests, size_t count, int argc, char
 void vublk_test_skip(const char *reason) __attribute__((noreturn));
 
 /*
- * Returns the absolute path of this case's scratch folder, which is short enough that a socket in
- * the folder can have a name.
+ * Returns the absolute path of this case's scratch folder. It is short enough for the path of a
+ * socket in the folder.
  */
 const char *vublk_test_folder(void);
 
 /* Returns the number of open descriptors of this process. */
 unsigned vublk_test_count_fds(void);
-/* Returns the number of this process's mappings of files, including memfds. */
+/* Returns how many mappings this process has of memfds and of files in the scratch folder. */
 unsigned vublk_test_count_mappings(void);
 
 /*

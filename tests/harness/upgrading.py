@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-For tests that replace a running `vublk device` or `vublk serve` by another process while a verified load runs.
+For tests that replace a running `vublk device` or `vublk serve` with another process while a verified load runs.
 """
 import os
 import pathlib

@@ -2,8 +2,8 @@
 /*
  * A device on a test bus; see the header.
  *
- * Key idea: each callback only counts its calls and keeps the last error. A failure inside the rig
- * fails the test.
+ * Key idea: each callback counts its calls, keeps the last error, and calls the hook. A failure
+ * inside the rig fails the test.
  */
 #include "harness.h"
 
@@ -107,7 +107,7 @@ static const struct vublk_device_bus_ops rig_ops = {
 	.dirty_log_changed = on_dirty_log_changed,
 };
 
-/* Any thread of the device may log. */
+/* Protects the members that on_log() writes, because any thread of the device may log. */
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
@@ -234,8 +234,8 @@ void rig_wait(struct device_rig *rig, enum rig_callback callback, unsigned calls
 	while (rig->calls[callback] < calls) {
 		rig_turn(rig, 100);
 		if (vublk_now_ns() > until)
-			fail_msg("callback %d has come %u times, not %u; the device is %s", callback,
-				 rig->calls[callback], calls,
+			fail_msg("callback %d was called %u times, not %u; the device is %s",
+				 callback, rig->calls[callback], calls,
 				 vublk_device_state_name(vublk_device_state(rig->device)));
 	}
 	assert_int_equal(rig->calls[callback], calls);
@@ -414,9 +414,9 @@ static bool is_read(uint32_t type)
 
 /*
  * A queue's data area begins with the header and the status byte. The data follows one page later.
- * Queues do not share an area: the order of their requests is established by the driver, in this
- * process. The thread sanitizer of a back-end in another process does not see that order, so it
- * would report a race.
+ * Queues do not share an area, because only the driver, in this process, orders their requests. The
+ * thread sanitizer of a back-end in another process does not see that order and would report a
+ * race.
  */
 static uint64_t data_offset(unsigned queue)
 {

@@ -44,7 +44,7 @@ struct device_rig {
 	unsigned num_failed_tries; /* failed attempts to realize, as the log reports them */
 	char last_failed_try[800];
 	unsigned num_warnings;
-	unsigned num_unwatched; /* lines at INFO or above that report that inotify is missing */
+	unsigned num_unwatched; /* lines at INFO or above that report that inotify is unavailable */
 	unsigned round_trips; /* of the last handshake or start, as the log reports them */
 	char last_line[800]; /* the last line at INFO or above */
 
@@ -66,7 +66,8 @@ void rig_deinit(struct device_rig *rig);
 
 /*
  * rig_prepare() initializes a mock and a device whose back-end is the mock, and rig_end() frees
- * both. `reconnect_ms` NULL: the default. rig_begin() also realizes the device.
+ * both. If `reconnect_ms` is NULL, the property keeps its default. rig_begin() also realizes the
+ * device.
  */
 void rig_prepare(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
 void rig_begin(struct device_rig *rig, struct mock *mock, const char *reconnect_ms);
@@ -117,7 +118,7 @@ int rig_try_session(struct device_rig *rig, unsigned num_queues, struct vublk_er
 
 /* Sets the used and the available index of a ring, as a back-end and a driver would. */
 void rig_set_indices(struct device_rig *rig, unsigned queue, uint16_t used, uint16_t avail);
-/* Sets avail_event of a ring, as a back-end does that has taken the requests before `event`. */
+/* Sets avail_event of a ring, as a back-end does after it has taken the requests before `event`. */
 void rig_set_avail_event(struct device_rig *rig, unsigned queue, uint16_t event);
 
 /*

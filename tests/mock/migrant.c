@@ -2,8 +2,8 @@
 /*
  * A guest that migrates; see the header.
  *
- * Key idea: pages that the processor writes and pages that the disk writes are separate, so each
- * kind of write can be missed by itself. The memory, in pages:
+ * Key idea: almost every page is written either by the processor or by the disk, but not by both.
+ * So the guest detects a migration that misses either kind of write. The memory, in pages:
  *
  *   0        the guest itself                      written by its processor
  *   1, 3     descriptors and available rings       written by its processor
@@ -107,7 +107,7 @@ static unsigned owner_of(unsigned queue, unsigned slot)
 }
 
 #define SPREAD UINT64_C(0x9e3779b97f4a7c15)
-#define GATHER UINT64_C(0xf1de83e19937733d) /* SPREAD * GATHER is 1 */
+#define GATHER UINT64_C(0xf1de83e19937733d) /* SPREAD * GATHER is 1, modulo 2^64 */
 
 /* Returns word `index` of a page. The words of all owners, generations and indices are distinct. */
 static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
@@ -116,8 +116,8 @@ static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
 }
 
 /*
- * Prints the owner and the generation of the data at the start of the page, or its first word if no
- * guest wrote it.
+ * Prints the owner and the generation of the data at the start of the page, or the page's first
+ * word if no guest wrote the data.
  */
 static void describe(const uint64_t *page)
 {
@@ -227,7 +227,8 @@ static void check_buffer(struct migrant *migrant, unsigned buffer)
 
 	if (guest->buffers[buffer].generation)
 		check_data(migrant, buffer, guest->buffers[buffer].owner,
-			   guest->buffers[buffer].generation, "a page is not any more what was read");
+			   guest->buffers[buffer].generation,
+			   "a page has changed since it was read");
 }
 
 static bool is_being_read(const struct guest *guest, unsigned buffer)
@@ -243,8 +244,8 @@ static bool is_being_read(const struct guest *guest, unsigned buffer)
 }
 
 /*
- * Returns the next buffer that no outstanding read uses. The next one in turn may be in use: while
- * a read of one queue is outstanding, the other queue may have used all other buffers.
+ * Returns the next buffer that no outstanding read uses. The next one in turn may be in use,
+ * because the other queue may use all other buffers while one read is outstanding.
  */
 static unsigned take_buffer(struct guest *guest)
 {
@@ -278,10 +279,10 @@ static void end_request(struct migrant *migrant, unsigned queue, unsigned slot)
 
 	guest->num_done++;
 	if (((uint8_t *)page_at(migrant, STATUSES))[owner] != VIRTIO_BLK_S_OK)
-		complain(migrant, "a request failed, or its status did not come", queue, slot);
+		complain(migrant, "a request failed, or has no status", queue, slot);
 	if (state->work == READING) {
 		check_data(migrant, state->buffer, owner, state->generation,
-			   "what is read is not what was written");
+			   "the data read is not the data written");
 		guest->buffers[state->buffer].owner = owner;
 		guest->buffers[state->buffer].generation = state->generation;
 		state->work = IDLE;
@@ -319,7 +320,7 @@ static unsigned collect_queue(struct migrant *migrant, unsigned queue)
 		unsigned head = le32toh(used->ring[state->used % MIGRANT_RING_SIZE].id);
 
 		if (head % 3 || head / 3 >= MIGRANT_SLOTS || state->slots[head / 3].work == IDLE)
-			complain(migrant, "a completion of what is not outstanding", queue, head);
+			complain(migrant, "a completion without a request", queue, head);
 		else
 			end_request(migrant, queue, head / 3);
 	}

@@ -4,16 +4,16 @@
 
 /*
  * A guest that migrates. All of its state is in its memory, so a copy of the memory is a copy of
- * the guest. It continuously writes its disk and reads it back, and remembers which data each page
- * has received. So it detects, sooner or later, that a migration has changed such a page. The guest
- * marks the pages that its processor writes in `written`, as a VMM would. Its disk writes to other
- * pages, which the guest does not mark.
+ * the guest. It continuously writes to its disk, reads the data back, and remembers which data each
+ * page has received. So it finds out sooner or later if a migration has changed such a page. In
+ * `written`, the guest marks the pages that its processor writes, as a VMM would. Its disk writes
+ * to other pages, which the guest does not mark.
  */
 #include <stdbool.h>
 #include <stdint.h>
 
 #define MIGRANT_QUEUES 2
-#define MIGRANT_SLOTS 5 /* maximum of requests per queue, each a chain of three descriptors */
+#define MIGRANT_SLOTS 5 /* requests per queue, each a chain of three descriptors */
 #define MIGRANT_RING_SIZE 16
 #define MIGRANT_BUFFERS 128 /* pages into which the guest reads, in turn */
 #define MIGRANT_PAGE 4096
@@ -25,7 +25,7 @@
 /* The VMM's view of the guest: its memory, and which pages its processor has written. */
 struct migrant {
 	char *memory;
-	uint64_t written[MIGRANT_PAGES / 64]; /* a bitmap, cleared by the code that copies */
+	uint64_t written[MIGRANT_PAGES / 64]; /* a bitmap; the code that copies clears it */
 	int kicks[MIGRANT_QUEUES];
 };
 
@@ -34,7 +34,9 @@ uint64_t migrant_desc_addr(unsigned queue);
 uint64_t migrant_avail_addr(unsigned queue);
 uint64_t migrant_used_addr(unsigned queue);
 
-/* Clears the memory, which must be mapped, and boots a new guest there. Marks all pages. */
+/*
+ * Clears the memory, which must be mapped, and boots a new guest there. Marks all pages as written.
+ */
 void migrant_boot(struct migrant *migrant);
 /* Starts a write in each idle slot and kicks, so that every slot has a request outstanding. */
 void migrant_submit(struct migrant *migrant);
@@ -46,8 +48,8 @@ unsigned migrant_collect(struct migrant *migrant);
 /* Returns whether no request is outstanding. */
 bool migrant_is_idle(const struct migrant *migrant);
 /*
- * Return the number of requests that have completed since the boot, and the number of faults that
- * the guest has found.
+ * These return the number of requests that have completed since the boot, and the number of faults
+ * that the guest has found.
  */
 uint64_t migrant_num_done(const struct migrant *migrant);
 unsigned migrant_num_wrong(const struct migrant *migrant);

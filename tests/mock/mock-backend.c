@@ -105,8 +105,8 @@ void mock_forget(struct mock *mock)
 /* --- answers, valid and invalid ----------------------------------------------------------- */
 
 /*
- * Sends the bytes. `num_fds` > 0: with that many new descriptors, which the message must not have;
- * otherwise with `given_fd`, unless that is -1.
+ * Sends the bytes with `num_fds` new descriptors, which the message must not have. If `num_fds` is
+ * 0, sends `given_fd` with the bytes, unless it is -1.
  */
 static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds, int given_fd)
 {
@@ -341,7 +341,7 @@ static void take_inflight(struct mock *mock, const struct vublk_vu_message *requ
 		mock_hang_up(mock);
 }
 
-/* Answers a request whose answer is more than a confirmation. Returns false for other requests. */
+/* Answers a request that always has a reply. Returns false for other requests. */
 static bool answer_query(struct mock *mock, const struct vublk_vu_message *request)
 {
 	switch (request->header.request) {

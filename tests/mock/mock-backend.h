@@ -3,7 +3,7 @@
 #define VUBLK_TESTS_MOCK_BACKEND_H
 
 /*
- * A back-end that a test controls, and that can have faults. It has no thread: it works only in
+ * A back-end that a test controls, and that can have faults. It has no thread and works only in
  * mock_pump() and mock_pump_once(), so each run is the same.
  *
  * A new mock behaves well: it has four queues, every protocol feature, and a valid config. A test
@@ -19,7 +19,7 @@
 enum mock_fault_kind {
 	MOCK_NO_FAULT,
 	MOCK_CUT,           /* closes the connection after `bytes` of the answer */
-	MOCK_RESET,         /* closes without reading the request: the peer gets an error */
+	MOCK_RESET,         /* closes with the request unread, so the peer gets ECONNRESET */
 	MOCK_SILENCE,       /* sends neither this answer nor later ones; the connection stays */
 	MOCK_WRONG_REQUEST, /* the header names another request */
 	MOCK_NO_REPLY_FLAG,
@@ -73,7 +73,7 @@ struct mock {
 	bool ignore_set_config;
 	uint16_t base; /* the index in the answer to GET_VRING_BASE */
 	bool keeps_base; /* SET_VRING_BASE of queue 0 changes `base` */
-	uint32_t base_asked_with; /* `num` of the last GET_VRING_BASE; it must be 0 */
+	uint32_t base_asked_with; /* `num` of the last GET_VRING_BASE; should be 0 */
 	uint16_t given_bases[4]; /* from SET_VRING_BASE, of the first queues */
 	struct vhost_vring_addr given_addrs[4]; /* from SET_VRING_ADDR, of the first queues */
 
@@ -102,9 +102,11 @@ void mock_die(struct mock *mock);
 void mock_live_again(struct mock *mock);
 /* Hangs up, and connects to a device that listens at `path`. */
 void mock_connect(struct mock *mock, const char *path);
-/* Accepts a connection and answers all pending requests. Returns whether there were any. */
+/*
+ * Accepts a connection and handles all pending requests. Returns whether there was anything to do.
+ */
 bool mock_pump(void *mock);
-/* Answers one request. Returns whether there was one. */
+/* Handles one request. Returns whether there was one. */
 bool mock_pump_once(struct mock *mock);
 /* Clears `answers`, `received`, `num_connections` and `log`. */
 void mock_forget(struct mock *mock);

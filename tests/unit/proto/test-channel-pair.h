@@ -3,11 +3,11 @@
 #define VUBLK_TEST_CHANNEL_PAIR_H
 
 /*
- * A channel whose peer is a raw socket, and replacements of the system calls that the channel makes
- * (by the linker's option --wrap).
+ * A channel whose peer is a raw socket, and replacements for functions that the channel calls (by
+ * the linker's option --wrap).
  *
- * Key idea: the kernel accepts a small message as a whole or not at all. The replacements accept
- * any part of a message, and fail when a test says so.
+ * Key idea: the kernel accepts a small message completely or not at all. The replacements can
+ * accept a part of a message, and fail when a test says so.
  */
 #include "harness.h"
 
@@ -44,15 +44,15 @@ void pair_init(struct pair *pair);
 void pair_deinit(struct pair *pair);
 
 /*
- * Makes a SET_MEM_TABLE. Adjacent bytes of the payload differ, and each descriptor is a different
- * file. The caller frees `message`.
+ * Makes a SET_MEM_TABLE message. Adjacent bytes of the payload differ, and each descriptor is a
+ * different file. The caller closes them with vublk_vu_message_deinit().
  */
 void make_message(struct vublk_vu_message *message, unsigned num_fds);
 
 bool same_file(int a, int b);
 void assert_same_message(const struct vublk_vu_message *a, const struct vublk_vu_message *b);
 
-/* Stores in `bytes` the message as it is on the wire. Returns the number of bytes. */
+/* Stores the message in `bytes` as it is on the wire. Returns the number of bytes. */
 size_t flatten(const struct vublk_vu_message *message, uint8_t *bytes);
 
 /* Sends with the kernel's own sendmsg(), which must accept everything. */

@@ -2,8 +2,8 @@
 /*
  * Receiving on a vhost-user channel.
  *
- * Key idea: messages arrive in pieces of every size, with their descriptors at every byte. The
- * result is always the same.
+ * Key idea: the result is the same in whatever pieces a message arrives, and with whichever piece
+ * its descriptors arrive.
  */
 #include "test-channel-pair.h"
 
@@ -135,8 +135,8 @@ static void test_payload_is_zero_beyond_its_size(void **state)
 }
 
 /*
- * Receives a message with `early` descriptors at its first byte and `late` ones at the byte `cut`.
- * Checks that it is refused if these are too many.
+ * Receives a message with `early` descriptors at its first byte and `late` descriptors at byte
+ * `cut`. Checks that the message is refused if it has too many in total.
  */
 static void receive_late(unsigned early, unsigned late, size_t cut)
 {
@@ -242,8 +242,8 @@ static void test_end_of_file_at_every_byte(void **state)
 }
 
 /*
- * A peer closes its socket with unread data, which resets the connection. The peer's own data
- * arrives first.
+ * The peer closes its socket with data unread, which resets the connection. The channel still
+ * receives the data that the peer had sent.
  */
 static void test_reset_by_peer(void **state)
 {

@@ -2,8 +2,8 @@
 /*
  * Sending on a vhost-user channel.
  *
- * Key idea: the socket accepts messages in pieces of every size, late, or never. The peer still
- * receives whole messages in order.
+ * Key idea: even if the socket accepts a message in pieces or late, the peer receives whole
+ * messages in order.
  */
 #include "test-channel-pair.h"
 
@@ -28,7 +28,7 @@ static int peer_receive(struct pair *pair, struct vublk_vu_message *message)
 }
 
 /*
- * Sends a copy of the message and then overwrites the copy, because the channel only borrows it
+ * Sends a copy of the message, and then overwrites the copy, because the channel may use it only
  * during the call. Returns the result of the channel.
  */
 static int send_copy(struct pair *pair, const struct vublk_vu_message *message)
@@ -45,7 +45,7 @@ static int send_copy(struct pair *pair, const struct vublk_vu_message *message)
 }
 
 /*
- * Sends a message. The socket accepts `cut` bytes at first, and later the others in pieces of
+ * Sends a message. The socket accepts `cut` bytes at first, and the rest later, in pieces of
  * `piece` bytes.
  */
 static void send_in_pieces(size_t cut, size_t piece)
@@ -274,8 +274,8 @@ static void test_errors_of_sending(void **state)
 }
 
 /*
- * Memory for the unsent rest of a message is missing. If a part was already sent, the channel must
- * send nothing more.
+ * There is no memory to queue the unsent rest of a message. If a part of the message was already
+ * sent, the channel must send nothing more.
  */
 static void test_out_of_memory_inside_a_message(void **state)
 {

@@ -2,7 +2,8 @@
 /*
  * Connecting, listening and accepting by path.
  *
- * Key idea: each kind of invalid path has its own error, which names the path and the remedy.
+ * Key idea: each kind of invalid path has an error of its own, which names the path, and the remedy
+ * if it is not obvious.
  */
 #include "harness.h"
 
@@ -172,7 +173,7 @@ static void test_backlog_is_full(void **state)
 	assert_int_equal(error.code, EAGAIN);
 	assert_text("cannot connect to the socket '%s', because too many other clients are "
 		    "waiting; try again later", path);
-	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE); /* it is in use */
+	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE); /* still in use */
 	vublk_fd_close_all(clients, count);
 	close(listener);
 }
@@ -224,7 +225,7 @@ static void test_listen_spares_other_files(void **state)
 		    "the directory or choose another path", path);
 }
 
-/* --- what is known before a path is used ---------------------------------------------------- */
+/* --- checks before a path is used ----------------------------------------------------------- */
 
 static void test_check_before_connecting(void **state)
 {

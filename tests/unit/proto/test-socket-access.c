@@ -2,8 +2,9 @@
 /*
  * Permissions and group of a listening socket.
  *
- * Key idea: clients can connect as soon as listen() is called. A replacement of listen() examines
- * the socket's file at this moment, so the test sees whether mode and group have already been set.
+ * Key idea: clients can connect as soon as listen() is called. A replacement for listen() examines
+ * the socket's file at that moment, so the test sees whether the mode and the group are already
+ * set.
  */
 #include "harness.h"
 
@@ -159,7 +160,9 @@ static void replace_by_link(void)
 	assert_int_equal(symlink("precious", path), 0);
 }
 
-/* Another user replaces the socket's file by a link. The target of the link must not be changed. */
+/*
+ * Another user replaces the socket's file with a link. The target of the link must not be changed.
+ */
 static void test_a_replaced_file(void **state)
 {
 	struct vublk_socket_access access = { .has_mode = true, .mode = 0777 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vfio-user on the wire: the table of commands, invalid commands, and the channel, with pieces of
- * every size, with descriptors, and with a client that does not read.
+ * vfio-user on the wire: the table of commands, invalid commands, and the channel. The channel is
+ * tested with messages in pieces of every size, with descriptors, and with a client that does not
+ * read.
  *
  * Key idea: the test repeats the numbers of the specification instead of using the codec's, so that
  * a wrong number in the codec makes the test fail.
@@ -300,8 +301,8 @@ static void test_descriptors_that_nobody_takes(void **state)
 }
 
 /*
- * Receives the replies that have arrived, each of which must be complete and have the next id from
- * `next` on. Returns the id after the last one.
+ * Receives the replies that have arrived. Each must be complete, and their ids must count up from
+ * `next`. Returns the id after the last one.
  */
 static unsigned take_replies(struct pair *pair, unsigned next)
 {

@@ -162,7 +162,7 @@ static int check(enum vublk_vu_direction direction, uint32_t request, uint32_t b
 
 	vublk_vu_message_init(&message, request);
 	message.header.size = bytes;
-	message.num_fds = num_fds; /* only the number matters, so there are no descriptors */
+	message.num_fds = num_fds; /* the check uses only the number */
 	return vublk_vu_check_request(direction, &message, error);
 }
 

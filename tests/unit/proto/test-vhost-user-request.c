@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which memory regions, dirty logs and in-flight areas of a front-end the checks accept. */
+/* The checks of a front-end's memory regions, dirty logs and in-flight areas. */
 #include "harness.h"
 
 #include "proto/vhost-user/request.h"

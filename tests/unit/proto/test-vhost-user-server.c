@@ -112,11 +112,11 @@ static void turn(struct owner *owner)
 	assert_true(vublk_loop_process(&owner->loop, 0) >= 0);
 }
 
-/* --- the course ---------------------------------------------------------------- */
+/* --- reading ------------------------------------------------------------------- */
 
 /*
- * A front-end sends without a pause. The server reads a limited number of messages per turn, so
- * other descriptors get their turn.
+ * A front-end sends without a pause. The server reads a limited number of messages per turn of the
+ * loop, so other descriptors are served, too.
  */
 static void test_messages_per_turn(void **state)
 {
@@ -173,7 +173,8 @@ static void expect(struct owner *owner, int result, int index)
 	assert_int_equal(owner->num_messages, before + 1);
 	assert_int_equal(owner->result, result);
 	assert_int_equal(owner->index, index);
-	assert_int_equal(owner->num_closes, result < 0); /* the message needs no reply */
+	/* The message requests no reply, so a refusal closes the connection. */
+	assert_int_equal(owner->num_closes, result < 0);
 }
 
 static void test_checks(void **state)
@@ -201,7 +202,10 @@ static void test_checks(void **state)
 	end(&owner);
 }
 
-/* If the front-end wants a reply, the server answers with a refusal and keeps the connection. */
+/*
+ * If the front-end wants a reply, the server sends the refusal as the reply and keeps the
+ * connection.
+ */
 static void test_a_refusal_is_acknowledged(void **state)
 {
 	struct vublk_vu_message reply;

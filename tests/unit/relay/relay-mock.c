@@ -5,7 +5,7 @@
 
 #define TURN_MS 1 /* the longest pause between two calls of mock_pump() */
 
-/* The thread holds the lock except during poll(), so a test gets the lock then. */
+/* Holds the lock except during poll(). A test takes the lock during that time. */
 static void *run(void *opaque)
 {
 	struct relay_mock *mock = opaque;

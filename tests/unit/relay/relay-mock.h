@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_RELAY_MOCK_H
 
 /*
- * A relay whose back-end is a mock on its own thread. A test may access the mock only between
- * relay_mock_stop() and relay_mock_continue(), or before relay_mock_open().
+ * A relay whose back-end is a mock that runs on a thread of its own. A test may access the mock
+ * only between relay_mock_stop() and relay_mock_continue(), or before relay_mock_open().
  */
 #include "mock-backend.h"
 #include "relay-rig.h"

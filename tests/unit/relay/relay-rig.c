@@ -106,7 +106,7 @@ static void exec_serve(const struct relay *relay, int fd, const char *option)
 	const char *peer = getenv("VUBLK_TEST_PEER");
 	char fd_option[32], file_option[200];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* so that the back-end ends with the case */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* the back-end must not outlive the case */
 	fcntl(fd, F_SETFD, 0);
 	if (peer)
 		exec_qemu(relay, peer, fd);
@@ -117,7 +117,10 @@ static void exec_serve(const struct relay *relay, int fd, const char *option)
 	_exit(127);
 }
 
-/* The back-end gets a socket that already listens, so the caller does not have to wait for it. */
+/*
+ * The back-end gets a socket that already listens, so the relay can connect before the back-end is
+ * ready.
+ */
 void relay_start_backend(struct relay *relay, const char *option)
 {
 	int fd = vublk_socket_listen(relay->backend, NULL);

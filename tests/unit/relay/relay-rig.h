@@ -6,8 +6,7 @@
  * A relay on its own thread. Its back-end is `vublk serve` in another process, which the test can
  * kill and start again. The VMM is the front-end of backend-rig.h.
  *
- * Key idea: to wait until the relay has done something by itself, a test waits for a line in the
- * relay's log.
+ * Key idea: a test waits for a line in the relay's log to know that the relay has done something.
  */
 #include "backend-rig.h"
 
@@ -26,7 +25,7 @@ struct relay {
 	void (*hook)(struct relay *relay); /* called on the bus's thread before each step */
 	int result;
 	struct vublk_error error;
-	pid_t pid; /* the back-end's process; 0: it does not run */
+	pid_t pid; /* the back-end's process; 0 if it does not run */
 
 	pthread_mutex_t lock;
 	pthread_cond_t said;
@@ -37,8 +36,9 @@ struct relay {
 };
 
 /*
- * Starts a back-end with a disk, and a relay that uses it and listens. `properties` may be NULL. If
- * the environment variable VUBLK_TEST_SHADOW is set, the relay has shadow rings.
+ * Starts a back-end with a disk and a relay that uses this back-end, and waits until the relay
+ * listens. `properties` may be NULL. If the environment variable VUBLK_TEST_SHADOW is set, the
+ * relay has shadow rings.
  */
 void relay_open(struct relay *relay, const struct vublk_option *properties);
 /* Like relay_open(), but without a back-end. Does not wait until the relay listens. */
@@ -59,7 +59,7 @@ void relay_kill_backend(struct relay *relay);
 /* Kills the back-end, and waits until the relay has noticed the loss. */
 void relay_lose_backend(struct relay *relay);
 /*
- * Waits until the start of the rings has ended. A completed request would not show that: it can
+ * Waits until the rings have started. A completed request is no proof of that, because it can
  * complete before the back-end has answered the last message of the start.
  */
 void relay_wait_for_start(struct relay *relay);
@@ -69,7 +69,8 @@ void relay_freeze_backend(struct relay *relay);
 void relay_resize(struct relay *relay, uint64_t bytes);
 
 /*
- * Waits, for at most 20 s, until the log has `words` after the text that the last call has found.
+ * Waits until `words` appear in the log, after the words that the previous call has found. Fails
+ * after 20 s.
  */
 void relay_wait(struct relay *relay, const char *words);
 /* Returns whether `words` are anywhere in the log. */
@@ -83,7 +84,7 @@ void relay_connect(struct relay *relay, struct backend_rig *rig);
 void relay_set_up_vmm(struct relay *relay, struct backend_rig *rig);
 /* Like relay_set_up_vmm(), then starts the first `num_queues` queues and sets DRIVER_OK. */
 void relay_start_vmm(struct relay *relay, struct backend_rig *rig, unsigned num_queues);
-/* Like relay_start_vmm(), with an in-flight area in `area`, which the caller frees. */
+/* Like relay_start_vmm(), with an in-flight area. The caller frees `area` with rig_drop_area(). */
 void relay_start_vmm_with_area(struct relay *relay, struct backend_rig *rig,
 			       struct rig_area *area, unsigned num_queues);
 /* Sets DRIVER_OK, so that the relay no longer delays the start of the rings. */
@@ -101,8 +102,8 @@ void relay_end(struct relay *relay, struct backend_rig *rig);
 /* --- requests ---------------------------------------------------------------- */
 
 /*
- * Writes a block through each of `num_queues` queues from `first` on, each to its own sector, and
- * reads it back. The data follows from `salt` and the queue.
+ * For each of `num_queues` queues from `first` on, writes a block to a sector that only this queue
+ * uses, and reads it back. The data depends on `salt` and the queue.
  */
 void relay_write_and_read(struct backend_rig *rig, unsigned first, unsigned num_queues, char salt);
 /* Adds RELAY_REQUESTS writes to the ring of `queue`, without a kick. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The exchange between the direct path and shadow rings under a load that verifies its data, with a
- * real back-end: `vublk serve`, or the qemu-storage-daemon that VUBLK_TEST_PEER names.
+ * Exchanges the direct path for shadow rings, and back, under a load that verifies its data. The
+ * back-end is real: `vublk serve`, or the qemu-storage-daemon that VUBLK_TEST_PEER names.
  *
- * The driver waits for calls, and kicks only when the ring asks for a kick. So a lost notification
- * hangs the case, as a lost request does.
+ * The driver waits for calls, and kicks only when the ring asks for a kick. So the case hangs if a
+ * notification or a request is lost.
  */
 #include "relay-rig.h"
 
@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #define QUEUES 2
-#define DEPTH 8 /* the maximum of outstanding requests per queue */
+#define DEPTH 8 /* the maximum number of outstanding requests per queue */
 #define BLOCK 4096
 #define EXCHANGES 1000
 
@@ -29,8 +29,8 @@ static unsigned num_refusals;
 /* --- the exchanges, on the relay's thread ------------------------------------------- */
 
 /*
- * Requests the other path, unless an exchange is still under way. Counts the exchanges and the
- * refusals.
+ * Requests the other path if the device is running and no exchange is under way. Counts the
+ * requests for an exchange, and the refusals.
  */
 static void exchange(struct relay *relay)
 {
@@ -56,7 +56,10 @@ static void exchange(struct relay *relay)
 
 /* --- the load -------------------------------------------------------------------------- */
 
-/* For each token: the test writes a block, reads it, and compares. Each round has other data. */
+/*
+ * For each token, the test writes a block, reads it back and compares, again and again. The data
+ * differs between rounds.
+ */
 static struct {
 	bool is_sent, is_read;
 	unsigned round;
@@ -97,8 +100,8 @@ static void check(struct backend_rig *rig, unsigned queue, unsigned token)
 }
 
 /*
- * Waits for one completion of each queue that has outstanding requests. If `continues`, sends the
- * next request of its token. Returns the number of requests that are still outstanding.
+ * Waits for one completion on each queue that has outstanding requests. If `continues`, sends the
+ * next request with the same token. Returns the number of outstanding requests.
  */
 static unsigned turn(struct backend_rig *rig, bool continues)
 {

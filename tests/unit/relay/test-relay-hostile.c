@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A relay and VMMs that break the rules. After each of these VMMs, the relay serves an honest one.
+ * A relay with VMMs that break the rules. After each of these VMMs, the relay serves an honest one.
  *
- * Key idea: the back-end stays connected all the time. So the relay must not forward anything from
- * a hostile VMM that would make the back-end disconnect.
+ * Key idea: no VMM may cost the relay its back-end, so the relay forwards nothing that would make
+ * the back-end disconnect.
  */
 #include "relay-rig.h"
 #include "rude-frontend.h"
@@ -77,7 +77,7 @@ static void test_flat_after_many(void **state)
 	mappings = vublk_test_count_mappings();
 	rude_flood(relay.socket, 100000, &seed);
 	rude_check_served(relay.socket);
-	/* A tolerance: the relay may not have freed the last session yet. */
+	/* tolerances, because the relay may not have freed the last session yet */
 	assert_true(vublk_test_count_fds() <= fds + 16);
 	assert_true(vublk_test_count_mappings() <= mappings + 1);
 	check_whole(&relay);
@@ -100,7 +100,7 @@ static void test_refused_and_served_on(void **state)
 
 	relay_begin(&relay, &rig, 1);
 	rig_get_area(&rig, &area);
-	/* queues that do not exist, and invalid sizes */
+	/* queues that do not exist, and invalid values */
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 4, 128), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, UINT32_MAX, 128), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 1, 0), 1);
@@ -109,14 +109,17 @@ static void test_refused_and_served_on(void **state)
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 1, 65536), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 2), 1);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 200, 1), 1);
-	/* queues that run */
+	/* settings of a queue that runs */
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_NUM, 0, 64), 1);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_BASE, 0, 7), 1);
-	/* features that are not offered */
+	/* features that are not offered, and an invalid status */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_FEATURES, UINT64_MAX), 1);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_PROTOCOL_FEATURES, UINT64_MAX), 1);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
-	/* in-flight areas that are too short, for too many queues, or past the end of their file */
+	/*
+	 * in-flight areas of a wrong size or for a wrong number of queues, or past the end of their
+	 * file
+	 */
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 5, RIG_SIZE), 1);
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
 	assert_int_equal(set_inflight(&rig, &area, area.bytes, 0, RIG_QUEUES, 0), 1);
@@ -132,7 +135,7 @@ static void test_refused_and_served_on(void **state)
 	relay_close(&relay);
 }
 
-/* Rings that cannot run. The relay tells the back-end nothing about them. */
+/* Rings at invalid addresses. The relay tells the back-end nothing about them. */
 static void test_bad_rings(void **state)
 {
 	struct relay relay;
@@ -142,8 +145,8 @@ static void test_bad_rings(void **state)
 	relay_set_up_vmm(&relay, &rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	/*
-	 * The relay refuses a misaligned ring when it should run. A ring outside of the memory
-	 * waits for memory.
+	 * The relay refuses a misaligned ring only when it should start. For a ring that is outside
+	 * of the memory, the relay waits for more memory.
 	 */
 	assert_int_equal(rig_describe_queue(&rig, 0, 0), 0);
 	assert_int_equal(rig_set_addr(&rig, 0, RIG_USER + 1, RIG_USER + 4096, RIG_USER + 8192), 0);
@@ -245,8 +248,8 @@ static void *keep_full(void *opaque)
 }
 
 /*
- * A thread keeps every eventfd full that the relay signals after an outage. A plain write to these
- * eventfds would block.
+ * A thread keeps full every eventfd that the relay signals after an outage, so that a plain write
+ * to one of them would block.
  */
 static void test_full_descriptors(void **state)
 {
@@ -322,8 +325,8 @@ static void test_does_not_read(void **state)
 }
 
 /*
- * One VMM's memory is a private copy, and another VMM sends no memory at all. In both cases the
- * relay logs the reason why no request arrives.
+ * The first VMM maps its memory privately, and the second VMM sends no memory at all. In both cases
+ * the relay logs why no request arrives.
  */
 static void test_memory_that_is_not_shared(void **state)
 {
@@ -351,8 +354,8 @@ static void test_memory_that_is_not_shared(void **state)
 }
 
 /*
- * The addresses of the memory show that the driver is a library, not a VM. So the relay does not
- * warn that the memory is empty.
+ * The guest and user addresses are equal, so the driver is a library, not a VM. The relay does not
+ * warn that the memory is blank.
  */
 static void test_library_that_is_idle(void **state)
 {

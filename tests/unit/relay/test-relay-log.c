@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The relay and the dirty log of a VMM that migrates. */
+/* The relay with the dirty log of a VMM that migrates its VM. */
 #include "relay-rig.h"
 
 #include "util/atomic.h"
@@ -99,7 +99,7 @@ static void test_on_and_off(void **state)
 		read_block(&rig);
 		assert_true(take_page(&log, rig_data_addr(0)));
 		assert_true(take_page(&log, used_addr(&rig)));
-		/* turns on the log of the used ring, as QEMU does */
+		/* QEMU sends the addresses again when it turns on the log */
 		assert_int_equal(rig_set_addr(&rig, 0, RIG_USER,
 					      RIG_USER + (uint64_t)((char *)rig.queues[0].ring.avail -
 								    rig.memory),
@@ -242,8 +242,8 @@ static void start_target(void)
 }
 
 /*
- * The mirror ends when the VMM begins to log, because a refusal would end QEMU. The pages that the
- * back-end writes from then on are in the log.
+ * When the VMM turns on its log, the relay ends the mirror, because QEMU would exit if the relay
+ * refused the log. From then on, the log contains each page that the back-end writes.
  */
 static void test_ends_the_mirror(void **state)
 {
@@ -259,12 +259,12 @@ static void test_ends_the_mirror(void **state)
 	assert_int_equal(log_all(&rig, false), 0);
 	vublk_store_release(&relay.hook, begin_mirror);
 	read_block(&rig);
-	assert_int_equal(log_all(&rig, false), 0); /* wakes the relay's thread */
+	assert_int_equal(log_all(&rig, false), 0); /* wakes the thread, which calls the hook */
 	relay_wait(&relay, "has the same data as the disk");
 	assert_int_equal(set_log_base(&rig, log.fd, LOG_BYTES, 0), 0);
 	assert_int_equal(log_all(&rig, true), 0);
 	relay_wait(&relay, "has ended: the VMM has begun to migrate the VM");
-	for (unsigned i = 0; i < 100; i++) { /* the path is exchanged meanwhile */
+	for (unsigned i = 0; i < 100; i++) { /* meanwhile, the path becomes direct again */
 		read_block(&rig);
 		assert_true(take_page(&log, rig_data_addr(0)));
 		assert_true(take_page(&log, used_addr(&rig)));

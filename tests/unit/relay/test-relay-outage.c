@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay during an outage, and with the next back-end. The VMM does not notice the change.
+ * The relay during an outage, and with the next back-end.
  *
- * To leave requests outstanding, a case freezes the back-end and then kills it.
+ * To leave requests outstanding, a case freezes the back-end, sends the requests, and then kills
+ * the back-end.
  */
 #include "relay-rig.h"
 
@@ -111,8 +112,8 @@ static void test_vmm_comes_meanwhile(void **state)
 }
 
 /*
- * The VMM resumes its ring during an outage. Its driver may have turned the write cache off, so the
- * next back-end writes through.
+ * The VMM resumes a ring during an outage, so its driver may have turned the write cache off
+ * before. The relay makes the next back-end write through.
  */
 static void test_vmm_resumes_meanwhile(void **state)
 {
@@ -185,8 +186,8 @@ static void test_stop_when_idle(void **state)
 }
 
 /*
- * The VMM stops its ring during an outage and starts it again. The VMM's in-flight area has the
- * outstanding requests.
+ * The VMM stops its ring during an outage and starts it again. The VMM's in-flight area shows which
+ * requests are outstanding.
  */
 static void test_stop_with_the_vmms_area(void **state)
 {
@@ -212,8 +213,8 @@ static void test_stop_with_the_vmms_area(void **state)
 }
 
 /*
- * Without an in-flight area, the relay does not know which requests the lost back-end had begun, so
- * after a stop only a new ring can start.
+ * The VMM has no in-flight area. So after a stop, the relay does not know which requests the lost
+ * back-end had begun, and only a new ring can start.
  */
 static void test_stop_without_an_area(void **state)
 {
@@ -303,8 +304,8 @@ static void test_no_area(void **state)
 /* --- another relay ------------------------------------------------------------------------- */
 
 /*
- * The VMM gives its in-flight area to the next relay, as it would to a back-end. The outstanding
- * requests complete.
+ * The VMM passes its in-flight area to the next relay, as it would to the next back-end. The
+ * outstanding requests complete.
  */
 static void test_another_relay(void **state)
 {

@@ -20,7 +20,8 @@ static void write_a_block(struct backend_rig *rig, uint64_t sector)
 }
 
 /*
- * The back-end is lost with requests that it has begun. Records them in `area` as a back-end does.
+ * Loses the back-end with requests outstanding, and records them in `area` as begun, as a back-end
+ * would.
  */
 static void lose_backend_with_requests(struct relay *relay, struct backend_rig *rig,
 				       struct rig_area *area)
@@ -28,7 +29,7 @@ static void lose_backend_with_requests(struct relay *relay, struct backend_rig *
 	relay_freeze_backend(relay);
 	relay_send_requests(rig, 0);
 	relay_lose_backend(relay);
-	for (uint16_t head = 0; head < RELAY_REQUESTS; head++) { /* what a back-end records */
+	for (uint16_t head = 0; head < RELAY_REQUESTS; head++) {
 		area->region->desc[head].counter = head;
 		area->region->desc[head].inflight = 1;
 	}
@@ -53,8 +54,8 @@ static bool disk_is_empty(const struct relay *relay)
 /* --- the in-flight area ------------------------------------------------------ */
 
 /*
- * The second VMM has written descriptors, but has not published any request. The records of the
- * first VMM's requests must not cause their execution.
+ * The second VMM has written descriptors, but has not published any request. The first VMM's
+ * in-flight records must not cause the execution of these descriptors.
  */
 static void test_requests_that_the_next_vmm_never_made(void **state)
 {
@@ -72,7 +73,7 @@ static void test_requests_that_the_next_vmm_never_made(void **state)
 	relay_add_requests(&second, 0);
 	relay_start_backend(&relay, NULL);
 	relay_wait(&relay, "starting, started -> running");
-	assert_int_equal(rig_get_base(&second, 0), 0); /* a request, if taken, would be complete */
+	assert_int_equal(rig_get_base(&second, 0), 0); /* a taken request would be complete */
 	assert_int_equal(second.queues[0].ring.used->idx, 0);
 	assert_true(disk_is_empty(&relay));
 	relay_close_vmm(&relay, &second);

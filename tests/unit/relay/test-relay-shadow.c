@@ -3,7 +3,8 @@
  * The relay with shadow rings, and a back-end without an in-flight area. A VMM does not notice the
  * loss of the back-end, whatever was outstanding.
  *
- * To leave requests outstanding, a case freezes the back-end and then kills it.
+ * To leave requests outstanding, a case freezes the back-end, sends the requests, and then kills
+ * the back-end.
  */
 #include "relay-rig.h"
 
@@ -106,7 +107,7 @@ static void test_outages(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* Queues start and stop one by one, while the other queue executes requests. */
+/* A queue starts, and another stops, while the remaining queue executes requests. */
 static void test_queue_by_queue(void **state)
 {
 	struct relay relay;
@@ -124,8 +125,8 @@ static void test_queue_by_queue(void **state)
 /* --- policy ------------------------------------------------------------------------ */
 
 /*
- * The driver makes requests to which the properties apply. The relay fails or answers them itself,
- * and the back-end sees only the read.
+ * The relay itself answers or fails the requests to which the properties `serial` and `read-only`
+ * apply. The back-end sees only the read.
  */
 static void test_policy(void **state)
 {
@@ -172,8 +173,8 @@ static void take_writes(struct backend_rig *rig, unsigned count)
 }
 
 /*
- * Makes `count` writes in a driver's ring of `size` entries. The back-end's ring has `side`
- * entries. Repeats the writes with a loss in between.
+ * Executes `count` writes through a driver's ring of `size` entries and a back-end's ring of `side`
+ * entries. Then repeats the writes, and loses the back-end while they are outstanding.
  */
 static void use_sizes(unsigned size, unsigned count, const char *side)
 {
@@ -333,8 +334,8 @@ static void test_another_relay(void **state)
 }
 
 /*
- * A stop that has waited too long leaves the requests in the VMM's in-flight area, so the ring can
- * start again.
+ * A stop that times out leaves the requests in the VMM's in-flight area, so the ring can start
+ * again.
  */
 static void test_stop_with_an_area(void **state)
 {

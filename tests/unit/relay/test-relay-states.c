@@ -26,12 +26,12 @@ struct drawing {
 /* --- what states and events mean ------------------------------------------------ */
 
 static const char *const session_sentences[VUBLK_RELAY_NUM_SESSION_STATES] = {
-	[VUBLK_RELAY_READING] = "The relay waits for a message. A message without an answer is only "
-				"noted; the state stays.",
+	[VUBLK_RELAY_READING] = "The relay waits for a message. A message that needs no answer is "
+				"only recorded, and the state does not change.",
 	[VUBLK_RELAY_SETTLING] = "A message that needs an answer waits until the device matches what "
 				 "the VMM has set up. The VMM is not read meanwhile.",
-	[VUBLK_RELAY_ACTING] = "The message has asked something of the device (a write to the "
-			       "configuration, an in-flight area) and waits for the answer.",
+	[VUBLK_RELAY_ACTING] = "The device executes what the message requests (a write to the "
+			       "config, an in-flight area). The VMM gets the answer afterwards.",
 	[VUBLK_RELAY_LAST_SETTLING] = "As settling; the session ends after this message.",
 	[VUBLK_RELAY_LAST_ACTING] = "As acting; the session ends after this message.",
 	[VUBLK_RELAY_CLOSING] = "No further message is read. The session is reset next.",
@@ -40,7 +40,7 @@ static const char *const session_sentences[VUBLK_RELAY_NUM_SESSION_STATES] = {
 };
 
 static const char *const session_event_sentences[VUBLK_RELAY_NUM_SESSION_EVENTS] = {
-	[VUBLK_RELAY_SESSION_MESSAGE] = "a message has been noted or refused, and is answered",
+	[VUBLK_RELAY_SESSION_MESSAGE] = "a message has been recorded or refused, and is answered",
 	[VUBLK_RELAY_SESSION_ASKED] = "the device matches the set-up, and the message needs an answer "
 				      "from it",
 	[VUBLK_RELAY_SESSION_ANSWERED] = "the answer has been sent",
@@ -53,18 +53,18 @@ static const char *const session_event_sentences[VUBLK_RELAY_NUM_SESSION_EVENTS]
 static const char *const set_sentences[VUBLK_RELAY_NUM_SET_STATES] = {
 	[VUBLK_RELAY_SET_HERE] = "The device has no ring.",
 	/*
-	 * The parentheses are for clang: it suspects a missing comma if only a few strings of an
+	 * The parentheses are for clang, which suspects a missing comma if only a few strings of an
 	 * array consist of several parts.
 	 */
-	[VUBLK_RELAY_SET_OUT] = ("The device has the rings that are handed, and runs them whenever "
-				 "there is a back-end."),
-	[VUBLK_RELAY_SET_PAUSING] = "The device stops all rings; after that each position is known.",
+	[VUBLK_RELAY_SET_OUT] = ("The device has the rings that were handed over, and runs them "
+				 "whenever there is a back-end."),
+	[VUBLK_RELAY_SET_PAUSING] = "The device stops all rings. Then each position is known.",
 };
 
 static const char *const set_event_sentences[VUBLK_RELAY_NUM_SET_EVENTS] = {
 	[VUBLK_RELAY_SET_HAND_OVER] = "the device has accepted at least one ring and DRIVER_OK",
-	[VUBLK_RELAY_SET_PAUSE] = ("another set of rings is wanted, or one at another address, or a "
-				   "change is due that cannot be made under running rings"),
+	[VUBLK_RELAY_SET_PAUSE] = ("the set of wanted rings has changed, or the address of one of "
+				   "them, or a change is due that cannot be made while rings run"),
 	[VUBLK_RELAY_SET_RECLAIM] = "the rings have stopped, or their back-end is lost",
 };
 
@@ -73,41 +73,43 @@ static const char *const ring_sentences[VUBLK_RELAY_NUM_RING_STATES] = {
 	[VUBLK_RELAY_RING_WANTED] = "The VMM has started the ring. It is handed over when its set-up "
 				    "is complete, it is enabled, its memory is known, and no hold "
 				    "delays starts.",
-	[VUBLK_RELAY_RING_LEFT] = "The VMM stops the ring and wants its requests complete. A stop has "
-				  "left some in the in-flight area, so the ring runs once more.",
+	[VUBLK_RELAY_RING_LEFT] = "The VMM stops the ring and wants it drained, but an earlier "
+				  "stop has left requests in the in-flight area. So the ring runs "
+				  "once more.",
 	[VUBLK_RELAY_RING_HANDED] = "The device has the ring.",
 	[VUBLK_RELAY_RING_DRAINING] = "The device has the ring; it is reclaimed when its requests are "
 				      "complete.",
 	[VUBLK_RELAY_RING_RETURNING] = "The device has the ring, and the VMM has stopped it.",
-	[VUBLK_RELAY_RING_UNCERTAIN] = "As withdrawn, and a back-end was lost with requests of which "
-				       "no in-flight area says which were begun.",
+	[VUBLK_RELAY_RING_UNCERTAIN] = "As withdrawn. In addition, a back-end was lost with "
+				       "requests outstanding, and no in-flight area says which it "
+				       "had begun.",
 	[VUBLK_RELAY_RING_UNCERTAIN_WANTED] = "As wanted, with such requests. The ring is handed over "
-					      "only if none of them is outstanding; else the driver "
-					      "has to reset the device.",
+					      "only if none of them is outstanding; otherwise the "
+					      "driver must reset the device.",
 	[VUBLK_RELAY_RING_UNCERTAIN_LEFT] = "As left, with such requests.",
 };
 
 static const char *const ring_event_sentences[VUBLK_RELAY_NUM_RING_EVENTS] = {
 	[VUBLK_RELAY_RING_START] = "SET_VRING_KICK",
-	[VUBLK_RELAY_RING_DRAIN] = "GET_VRING_BASE, when requests have to be complete first and the "
-				   "device has the ring or a stop has left some",
-	[VUBLK_RELAY_RING_WITHDRAW] = "another GET_VRING_BASE, a reset, SET_STATUS 0, or the device "
-				      "or the relay refuses the ring",
+	[VUBLK_RELAY_RING_DRAIN] = "GET_VRING_BASE, if all requests must be complete first, and "
+				   "the device has the ring or a stop has left requests",
+	[VUBLK_RELAY_RING_WITHDRAW] = "any other GET_VRING_BASE, a reset, SET_STATUS 0, or the "
+				      "device or the relay refuses the ring",
 	[VUBLK_RELAY_RING_HAND_OVER] = "the device has accepted the ring",
 	[VUBLK_RELAY_RING_RECLAIM] = "the rings have stopped, or their back-end is lost, and the "
-				     "position has been noted",
+				     "position has been recorded",
 	[VUBLK_RELAY_RING_DOUBT] = "requests are outstanding and there is no in-flight area, or the "
-				   "ring is in no memory",
+				   "ring is outside of the memory",
 	[VUBLK_RELAY_RING_CERTAIN] = "a reset, another address or base, an in-flight area of the VMM, "
 				     "or no request is outstanding",
 };
 
 static const struct drawing drawings[] = {
-	{ "The session", "A VMM that is connected, and the message that is served.",
+	{ "The session", "The connected VMM, and the message that the relay is serving.",
 	  &vublk_relay_session_machine, session_sentences, session_event_sentences },
 	{ "The rings as a set", "The device starts and stops all rings together.",
 	  &vublk_relay_set_machine, set_sentences, set_event_sentences },
-	{ "A ring", "The VMM starts and stops each ring by itself.",
+	{ "A ring", "The VMM starts and stops each ring separately.",
 	  &vublk_relay_ring_machine, ring_sentences, ring_event_sentences },
 };
 
@@ -159,8 +161,8 @@ static void test_tables(void **state)
 }
 
 /*
- * In any state, CLOSE leads to the end, if the answer, the reset and the return of the rings
- * follow.
+ * From any state, the events CLOSE, ANSWERED, RESET and RECLAIMED, in this order, lead to the last
+ * state.
  */
 static void test_close_ends_a_session(void **state)
 {
@@ -220,7 +222,7 @@ static void expect_predicates(enum vublk_relay_ring_event event,
 	assert_int_equal(vublk_relay_is_uncertain(after), uncertain);
 }
 
-/* Each event changes only the property of the ring that its name says. */
+/* Each event has exactly the expected effect on the properties of the ring. */
 static void test_ring_events(void **state)
 {
 	for (unsigned s = 0; s < VUBLK_RELAY_NUM_RING_STATES; s++)
@@ -268,8 +270,8 @@ static void draw_one(FILE *out, const struct drawing *drawing)
 static void draw(FILE *out)
 {
 	fprintf(out, "# The states of the relay\n\n"
-		"Made from the tables in src/bus/relay/state.c by `test-relay-states --write-drawing`; "
-		"a test compares.\n");
+		"Generated from the tables in src/bus/relay/state.c by `test-relay-states "
+		"--write-drawing`. A test checks that they match.\n");
 	for (unsigned d = 0; d < VUBLK_ARRAY_SIZE(drawings); d++)
 		draw_one(out, &drawings[d]);
 }

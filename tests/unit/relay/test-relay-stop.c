@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A VMM stops its rings through the relay: which message the back-end gets, and whether requests
- * may stay in the in-flight area.
+ * A VMM stops its rings: which message the relay sends to the back-end, and whether requests may
+ * stay in the in-flight area.
  *
- * The back-end is the mock, on its own thread. As the base of a stopped ring, the mock answers
- * BEGUN. The used index of the ring says how many of the requests before BEGUN are complete.
+ * The back-end is the mock, on a thread of its own. It returns BEGUN as the base of each stopped
+ * ring. The ring's used index says how many of the requests before BEGUN are complete.
  */
 #include "relay-mock.h"
 
@@ -29,7 +29,7 @@ static unsigned received(struct relay_mock *mock, uint32_t request)
 
 /*
  * Starts everything. The VMM has an in-flight area, and accepts all protocol features except
- * `without`. BEGUN requests of queue 0 are available.
+ * `without`. Queue 0 has BEGUN available requests.
  */
 static void begin(struct relay_mock *mock, struct relay *relay, struct backend_rig *rig,
 		  struct rig_area *area, uint64_t without)
@@ -114,8 +114,8 @@ static void test_skip_drain(void **state)
 }
 
 /*
- * The stop by which the relay disables queue 0 has left requests. When the VMM then wants a drain,
- * the back-end executes them before the relay answers.
+ * When the VMM disables queue 0, the stop leaves requests in the in-flight area. The VMM then asks
+ * for a drain. The relay answers only after the back-end has executed these requests.
  */
 static void test_a_drain_after_a_disable(void **state)
 {
@@ -133,7 +133,7 @@ static void test_a_drain_after_a_disable(void **state)
 		ask_base(&rig, VUBLK_VU_GET_VRING_BASE, i);
 		expect_base(&rig, VUBLK_VU_GET_VRING_BASE, BEGUN);
 	}
-	/* Only queue 0 had requests, so the relay drains only queue 0. */
+	/* Only queue 0 had requests left, so the relay drains only queue 0. */
 	assert_int_equal(received(&mock, VUBLK_VU_GET_VRING_BASE), 1);
 	relay_close_vmm(&relay, &rig);
 	end(&mock, &relay, &area);
@@ -161,7 +161,7 @@ static void test_a_drain_of_rings_that_run(void **state)
 
 /*
  * The VMM wants a drain, but the back-end's stop leaves requests. The relay refuses the stop,
- * because the VMM would take these requests for completed ones.
+ * because the VMM would assume that these requests are complete.
  */
 static void test_a_drain_without_a_back_end(void **state)
 {
@@ -181,8 +181,8 @@ static void test_a_drain_without_a_back_end(void **state)
 }
 
 /*
- * If the VMM accepts only GET_VRING_BASE_INFLIGHT, a GET_VRING_BASE may leave requests. If it
- * accepts neither that feature nor SKIP_DRAIN, the stop must not leave any.
+ * If the VMM accepts GET_VRING_BASE_INFLIGHT but not SKIP_DRAIN, its GET_VRING_BASE may leave
+ * requests. If it accepts neither, the stop must not leave any.
  */
 static void test_vmms_that_know_less(void **state)
 {

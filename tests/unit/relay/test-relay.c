@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The relay while its back-end is connected: everything that a VMM may request of it. */
+/* Everything that a VMM may request of the relay while the back-end is connected. */
 #include "relay-rig.h"
 
 #include "bus/bus.h"
@@ -20,7 +20,7 @@
 #define SECTOR 512
 #define BLOCK 4096
 
-/* --- the course ---------------------------------------------------------------- */
+/* --- sessions ------------------------------------------------------------------ */
 
 static void test_negotiation(void **state)
 {
@@ -83,7 +83,7 @@ static void test_requests_on_four_queues(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The VMM stops the rings and starts them again at their bases, as around a pause of the VM. */
+/* The VMM stops the rings and starts them again at their bases, as VMMs do to pause the VM. */
 static void test_stop_and_go_on(void **state)
 {
 	struct relay relay;
@@ -137,7 +137,7 @@ static void test_queue_by_queue(void **state)
 	relay_write_and_read(&rig, 2, 1, 'd');
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
 	relay_write_and_read(&rig, 0, 1, 'e');
-	/* A queue stays enabled while it is stopped. */
+	/* A stop does not disable a queue. */
 	rig_get_base(&rig, 0);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 0, rig.queues[0].kick_fd),
 			 0);
@@ -145,7 +145,7 @@ static void test_queue_by_queue(void **state)
 	relay_end(&relay, &rig);
 }
 
-/* The VMM lacks STATUS, so a ring runs as soon as it is enabled. */
+/* The VMM does not negotiate STATUS, so a ring runs as soon as it is enabled. */
 static void test_without_status(void **state)
 {
 	struct relay relay;
@@ -237,7 +237,10 @@ static void test_memory_changes_under_rings(void **state)
 	close(fd);
 }
 
-/* libblkio adds memory of any size, before the rings start and while they run. */
+/*
+ * libblkio adds regions that are not made of whole pages, before the rings start and while they
+ * run.
+ */
 static void test_memory_of_part_of_a_page(void **state)
 {
 	int fd = vublk_memfd_new("small", 15120, NULL);
@@ -256,7 +259,7 @@ static void test_memory_of_part_of_a_page(void **state)
 	close(fd);
 }
 
-/* The relay refuses changes of the memory that are invalid. They have no effect. */
+/* The relay refuses invalid changes of the memory, which then have no effect. */
 static void test_memory_refused(void **state)
 {
 	int fd = vublk_memfd_new("more", 1 << 20, NULL);
@@ -301,7 +304,7 @@ static void test_first_memory_refused(void **state)
 		relay_open(&relay, NULL);
 		relay_connect(&relay, &rig);
 		rig_negotiate(&rig);
-		if (whole_table) /* the region exceeds its file */
+		if (whole_table) /* in both cases, the region exceeds its file */
 			assert_int_equal(set_mem_table(&rig, fd, 2 << 20), 1);
 		else
 			assert_int_equal(rig_add_mem_reg(&rig, fd, 0, 0, 2 << 20, 0), 1);
@@ -342,8 +345,9 @@ static uint8_t read_wce(struct backend_rig *rig)
 }
 
 /*
- * The VMM resumes its rings after both the relay and the back-end were replaced. The driver may
- * have turned the write cache off, unless it has read the config since.
+ * The VMM resumes its rings after both the relay and the back-end were replaced. The relay must
+ * assume that the driver had turned the write cache off, unless the driver has read the config
+ * since.
  */
 static void test_write_cache_of_a_resumed_disk(void **state)
 {
@@ -464,7 +468,7 @@ static bool backend_maps(const struct relay *relay, const char *words)
 
 /*
  * When a VMM disconnects, the back-end releases that VMM's memory, because the next VMM may need
- * the room.
+ * that much memory.
  */
 static void test_memory_is_given_back(void **state)
 {
@@ -476,7 +480,7 @@ static void test_memory_is_given_back(void **state)
 		relay_start_vmm(&relay, &rig, 1);
 		assert_true(backend_maps(&relay, "memfd:rig"));
 		relay_close_vmm(&relay, &rig);
-		relay_wait(&relay, "is available again"); /* by a new connection */
+		relay_wait(&relay, "is available again"); /* the relay has reconnected */
 		assert_false(backend_maps(&relay, "memfd:rig"));
 	}
 	relay_close(&relay);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The hand-over of a relay to another bus, here within one process, so that a case can stop either
- * end at any point. tests/peers/upgrade.py tests upgrades of whole programs.
+ * The hand-over of a relay to another bus within one process, so that a case controls both ends.
+ * tests/peers/upgrade.py tests upgrades of whole programs.
  */
 #include "relay-rig.h"
 
@@ -116,7 +116,7 @@ static void upgrade_with_mirror_state(struct vublk_bus *bus)
 	assert_null(strstr(taker.error.text, "within"));
 }
 
-/* Makes the back-end and the paths of a relay, but no bus. */
+/* Starts the back-end and sets the paths of `relay`, but leaves no bus open. */
 static void begin(struct relay *relay)
 {
 	relay_open(relay, NULL);
@@ -153,7 +153,7 @@ static void test_while_the_old_one_is_open(void **state)
 	relay_close(&relay);
 }
 
-/* An old bus that is told to stop after the hand-over passes this on to the new one. */
+/* If the old bus is told to stop after the hand-over, it makes the new bus stop. */
 static void test_stop_comes_late(void **state)
 {
 	struct vublk_upgrade_extra none = { .num_fds = 0 };

@@ -28,7 +28,10 @@ static char *map_region(struct ring_rig *rig, uint64_t at, uint64_t bytes)
 	return host;
 }
 
-/* Splits the memory into regions of whole pages, each with its own mapping. */
+/*
+ * Splits the memory into regions of whole pages. Each has its own mapping, unless `one_mapping` is
+ * set.
+ */
 static void map_regions(struct ring_rig *rig)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), pages = rig->data_bytes / page;

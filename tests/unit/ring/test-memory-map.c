@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* How a table of memory regions is sorted, and how it translates addresses. */
+/* Sorting of a table of memory regions, and translation of addresses with it. */
 #include "harness.h"
 
 #include "virtio/blk-format.h"
@@ -29,7 +29,10 @@ static void test_place_sorts(void **state)
 		assert_true(regions[i - 1].guest_addr < regions[i].guest_addr);
 }
 
-/* 0x1000-0x2fff in two adjacent regions, then a gap, 0x5000-0x5fff, and the last page. */
+/*
+ * 0x1000-0x2fff in two adjacent regions, then a gap, then 0x5000-0x5fff, and the last page of the
+ * address space.
+ */
 static char first[0x1000], second[0x1000], third[0x1000], top[0x1000];
 static struct vublk_memory_map_region regions[] = {
 	{ 0x1000, 0x91000, 0x1000, first },

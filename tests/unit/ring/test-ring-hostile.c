@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Each rule that the other end of a ring can break. Our device end must refuse a driver's invalid
+ * The rules that the other end of a ring can break. Our device end must refuse a driver's invalid
  * descriptors, and our driver end must refuse a device's invalid completions.
  */
 #include "harness.h"
@@ -26,7 +26,7 @@
 #define PAGE(n) (RIG_GUEST_BASE + (n) * UINT64_C(4096))
 #define END PAGE(4)
 #define TABLE PAGE(1)
-#define SPLIT_TABLE (PAGE(1) - 24) /* extends from the first region to the second */
+#define SPLIT_TABLE (PAGE(1) - 24) /* spans the first two regions */
 
 #define N VRING_DESC_F_NEXT
 #define W VRING_DESC_F_WRITE
@@ -210,7 +210,10 @@ static void test_chains(void **state)
 		run_chain_case(&chain_cases[i]);
 }
 
-/* Even if there are enough iovecs for a longer chain, a loop ends after the ring's size. */
+/*
+ * The device end stops a loop after as many descriptors as the ring has, even if there are more
+ * iovecs.
+ */
 static void test_loop_is_bounded_by_the_ring(void **state)
 {
 	struct vublk_chain chain;
@@ -378,7 +381,7 @@ static void test_take_again_refuses(void **state)
 	assert_int_equal(vublk_device_ring_take_again(&rig.device, &rig.map, 1, &chain, &error), 1);
 	assert_int_equal(vublk_device_ring_take_again(&rig.device, &rig.map, 1, &chain, &error),
 			 -EPROTO);
-	/* None of these chains broke the ring. */
+	/* None of these errors broke the ring. */
 	rig.memory.desc[2] = (struct vring_desc){ PAGE(0), 16, 0, 0 };
 	make_available(2);
 	assert_int_equal(take(MAX_IOV, &chain, &error), 1);
@@ -452,7 +455,7 @@ static void used_goes_back(void)
 static const struct {
 	const char *name;
 	void (*act)(void);
-	unsigned good; /* how many valid completions precede `act` */
+	unsigned good; /* how many of the completions by `act` are valid; they come first */
 	const char *words;
 } device_cases[] = {
 	{ "id equal to the size", id_equals_size, 0, "descriptor 8, but the ring's last descriptor is 7" },
@@ -510,7 +513,10 @@ static void test_device_breaks_ring(void **state)
 	}
 }
 
-/* The device overwrites all of the shared memory. Our driver end does not rely on its content. */
+/*
+ * The device overwrites the descriptors and the available ring. Our driver end does not rely on
+ * their content.
+ */
 static void test_device_overwrites_driver_memory(void **state)
 {
 	const struct vublk_ring_buffer buffers[2] = { { PAGE(0), 16 }, { PAGE(1), 16 } };

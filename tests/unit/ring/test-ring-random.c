@@ -4,8 +4,8 @@
  * expected results: which chain is taken, with which segments and bytes; whether a chain fits; and
  * whether a kick or a call is wanted.
  *
- * In the model an end can also sleep: then it does nothing until it is woken. A sleeping end must
- * never have work, unless its wake-up is pending.
+ * In the model, an end can also sleep. It then takes nothing until it is woken or polls. A sleeping
+ * end must not have anything to take, unless a wake-up is pending.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -24,11 +24,11 @@
 #define MAX_BUFFERS 6
 #define MAX_BUFFER_BYTES 200
 #define TABLE_BYTES (MAX_BUFFERS * 16)
-/* Areas do not divide a page, so that buffers and tables span regions. */
+/* The size of an area does not divide a page, so some buffers and tables span two regions. */
 #define AREA_BYTES (TABLE_BYTES + 16 + MAX_BUFFERS * MAX_BUFFER_BYTES)
 #define MAX_SEGMENTS (MAX_BUFFERS * 2)
 
-/* The request with a token. */
+/* A request. Its token is its index in model.requests. */
 struct request {
 	unsigned num_out, num_in, needed;
 	struct vublk_ring_buffer buffers[MAX_BUFFERS];
@@ -47,11 +47,11 @@ struct fifo {
 
 /* One end's notification state in the model. */
 struct notification {
-	bool first;     /* nothing was published since this end's init */
-	bool enabled;   /* without EVENT_IDX */
-	uint16_t event; /* with EVENT_IDX */
+	bool first;     /* the other end has published nothing since its init */
+	bool enabled;   /* used without EVENT_IDX */
+	uint16_t event; /* used with EVENT_IDX */
 	bool sleeping;
-	bool pending;   /* a wake-up is on its way */
+	bool pending;   /* a wake-up was sent and not received yet */
 };
 
 struct model {
@@ -115,7 +115,7 @@ static void make_buffers(struct request *request, uint16_t token)
 	}
 }
 
-/* Computes the segments that the device must get, by a simple translation of its own. */
+/* Computes the segments that the device must get, without the code under test. */
 static void expect_segments(struct request *request)
 {
 	request->num_iov = request->num_out_iov = 0;
@@ -172,8 +172,8 @@ static void driver_adds(void)
 }
 
 /*
- * Returns whether the end of `notification` wants to be notified when the other end moves its index
- * from `before` to `now`.
+ * Returns whether the end to which `notification` belongs wants a notification when the other end
+ * moves its index from `before` to `now`.
  */
 static bool wanted(struct notification *notification, uint16_t before, uint16_t now)
 {
@@ -355,7 +355,7 @@ static void device_polls(void)
 
 /*
  * The device dies and another one continues. The new device takes again the chains that the old one
- * had taken, and whose completion it had not published.
+ * had taken but whose completion it had not published.
  */
 static void device_dies(void)
 {
@@ -468,7 +468,10 @@ static void device_step(void)
 	}
 }
 
-/* Completes all outstanding chains, in steps that only wake-ups cause. */
+/*
+ * Completes all outstanding chains. An end that sleeps takes nothing, so a lost wake-up leaves a
+ * chain outstanding.
+ */
 static void drain(void)
 {
 	driver_publishes();

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A second thread writes to the rings all the time, as a hostile peer can. Most values are nearly
- * correct, because nonsense is refused at the first check. The cases check that the results of the
- * tested end lie in the driver's memory and do not exceed the caller's arrays. The sanitizers find
- * other errors.
+ * valid, because random values would be refused at the first check. The cases check that the
+ * results of the tested end lie in the driver's memory and do not exceed the caller's arrays. The
+ * sanitizers find other errors.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -68,14 +68,14 @@ static void scribble_desc(struct vring_desc *desc, unsigned entries)
 			       (uint16_t)below(entries + (below(50) == 0)));
 }
 
-/* Writes to the fields of a driver, while our device end reads them. */
+/* Writes to the ring, mostly as a driver does, while our device end reads it. */
 static void scribble_as_driver(void)
 {
 	const struct vublk_split_ring *memory = &scribbler.rig.memory;
 	uint16_t index = vublk_load_relaxed(&memory->avail->idx);
 
 	scribble_desc(&memory->desc[below(SIZE)], SIZE);
-#ifndef VUBLK_TSAN /* memcpy() copies tables, which TSan correctly calls a race */
+#ifndef VUBLK_TSAN /* our device end copies tables with memcpy(), which TSan rightly calls a race */
 	scribble_desc(rig_data(&scribbler.rig, RIG_GUEST_BASE + 4096 - 32 + 16 * below(TABLE_ENTRIES)),
 		      TABLE_ENTRIES);
 #endif
@@ -89,7 +89,7 @@ static void scribble_as_driver(void)
 	vublk_store_relaxed(&memory->used->idx, below(65536));
 }
 
-/* Writes to the fields of a device, while our driver end reads them. */
+/* Writes to the ring, mostly as a device does, while our driver end reads it. */
 static void scribble_as_device(void)
 {
 	const struct vublk_split_ring *memory = &scribbler.rig.memory;
@@ -162,7 +162,7 @@ static void check_chain(const struct vublk_chain *chain)
 	assert_int_equal(bytes[1], chain->in_bytes);
 }
 
-/* Makes a new device end, which starts at the present avail index. */
+/* Makes a new device end, which starts at the current avail index. */
 static void restart_device(uint64_t features)
 {
 	struct ring_rig *rig = &scribbler.rig;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A driver and a device, each on its own thread. The threads sleep on eventfds. A lost wake-up
- * makes the case hang until the runner's time limit. ThreadSanitizer checks the order of the
- * accesses to data and rings.
+ * A driver and a device, each on its own thread. The threads sleep on eventfds, or poll. After a
+ * lost wake-up, the case hangs until the runner's time limit. ThreadSanitizer checks the order of
+ * the accesses to data and rings.
  */
 #include "harness.h"
 #include "ring-rig.h"
@@ -28,8 +28,8 @@
 #define TRANSFERS 400000
 #endif
 
-#define AREA_BYTES 64 /* of a request: a table of two descriptors (32 bytes), the request's number,
-			 and the answer's number */
+/* Per request: a table of two descriptors (32 bytes), the request's number, the answer's number. */
+#define AREA_BYTES 64
 
 enum waiting { SLEEPING, POLLING };
 
@@ -38,7 +38,7 @@ struct pair {
 	enum waiting waiting;
 	unsigned transfers, depth;
 	int kick, call;
-	unsigned kicks, calls; /* counted by the thread that makes them */
+	unsigned kicks, calls; /* counted by the thread that sends them */
 };
 
 
@@ -101,7 +101,7 @@ static void submit_some(struct submitter *s)
 	}
 }
 
-/* Takes completions. Returns their number, or -1 if one is wrong. */
+/* Takes completions. Returns their number, or -1 if one is wrong or the ring is broken. */
 static int reap(struct submitter *s)
 {
 	struct ring_rig *rig = &s->pair->rig;
@@ -282,7 +282,9 @@ static void test_sleep_depth_1(void **state)
 	run(0, 2, 1, SLEEPING, TRANSFERS / 20);
 }
 
-/* With as many requests as the ring has entries, the driver's end often has no room. */
+/*
+ * The requests need twice as many entries as the ring has, so the driver's end often has no room.
+ */
 static void test_sleep_full_ring(void **state)
 {
 	run(EVENT_IDX, 8, 8, SLEEPING, TRANSFERS / 4);
@@ -297,15 +299,15 @@ static void test_poll(void **state)
 /* --- publish, then look ---------------------------------------------------- */
 
 /*
- * A race: one end publishes while the other end decides whether it sleeps. The publishing end may
- * notify the other end (`told`), and the other end may sleep (`slept`). But the other end must not
- * sleep if it was not notified. The two threads meet before each round, because the critical time
- * is only some nanoseconds.
+ * One end publishes while the other end decides whether to sleep. The publishing end may notify the
+ * other end (`told`), and the other end may sleep (`slept`), but it must not sleep without a
+ * notification. The two threads meet before each round, because the critical time is only a few
+ * nanoseconds.
  */
 struct race {
 	struct ring_rig rig;
 	unsigned rounds;
-	unsigned arrived; /* counts both threads, twice per round */
+	unsigned arrived; /* each thread adds 3 per round */
 	bool told, slept;
 	void (*publish)(struct race *race);
 	void (*sleep)(struct race *race);
@@ -333,7 +335,7 @@ static void *publish_often(void *opaque)
 		meet(race, &met);
 		race->publish(race);
 		meet(race, &met);
-		meet(race, &met); /* while the main thread looks and prepares the next round */
+		meet(race, &met); /* meanwhile, the main thread checks the round */
 	}
 	return NULL;
 }
@@ -382,7 +384,10 @@ static void driver_sleeps(struct race *race)
 	race->slept = vublk_driver_ring_enable_calls(&race->rig.driver);
 }
 
-/* Adds an entry, which the round will publish. Until then the other end wants no notification. */
+/*
+ * Adds an entry, which will be published in the round. Before that, the other end wants no
+ * notification.
+ */
 static void prepare(struct race *race, bool kicks)
 {
 	if (kicks) {

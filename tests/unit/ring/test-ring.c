@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Both ends of a ring, step by step: the effect of each call, with and at the limits. */
+/* Both ends of a ring, step by step: the effect of each call, also at the limits. */
 #include "harness.h"
 #include "ring-rig.h"
 
@@ -87,7 +87,7 @@ static void add_at(uint16_t token, uint64_t offset)
 	vublk_driver_ring_publish(&rig.driver);
 }
 
-/* The device's end remembers regions of a map, and must notice when it gets another map. */
+/* The device's end caches regions of the memory map, and must notice that it gets another map. */
 static void test_another_map(void **state)
 {
 	struct vublk_memory_map_region *last = NULL;
@@ -102,7 +102,7 @@ static void test_another_map(void **state)
 	for (unsigned i = 0; i < 12; i++) {
 		struct vublk_memory_map_region *regions = calloc(2, sizeof(*regions));
 
-		/* one region, or two; the first is the same memory at one of two places */
+		/* one or two regions; the host address of the first one alternates */
 		memcpy(regions, first.regions, 2 * sizeof(*regions));
 		regions[0].host = first.regions[i % 2].host;
 		rig.map = (struct vublk_memory_map){ 1 + i / 2 % 2, regions };
@@ -178,7 +178,10 @@ static void test_indices_wrap_many_times(void **state)
 	rig_deinit(&rig);
 }
 
-/* An end that never enables notifications gets one for the first transfer and each 65,536th one. */
+/*
+ * An end that never enables notifications gets one for the first transfer, and then one for every
+ * 65,536th.
+ */
 static void test_event_idx_suppresses(void **state)
 {
 	set_up(4, 0, EVENT_IDX);
@@ -207,8 +210,8 @@ static void test_flags_suppress(void **state)
 }
 
 /*
- * The first publish of an end always notifies, whatever the memory contains. The memory may be from
- * a device that has died, or the device may not have started.
+ * The first publish of an end always notifies, whatever the memory contains. A device that has died
+ * may have left that content, or the device may not have started yet.
  */
 static void test_first_publish_always_tells(void **state)
 {
@@ -239,7 +242,7 @@ static void test_notify_on_empty(void **state)
 	rig_deinit(&rig);
 }
 
-/* Enabling notifications returns false if the other end has published in between. */
+/* Enabling notifications returns false if the other end has already published something. */
 static void test_enable_sees_what_waits(void **state)
 {
 	struct vublk_chain chain;
@@ -260,7 +263,7 @@ static void test_enable_sees_what_waits(void **state)
 	rig_deinit(&rig);
 }
 
-/* The smallest ring accepts a table of VUBLK_RING_MAX_INDIRECT descriptors, and no longer one. */
+/* Even the smallest ring accepts a table of VUBLK_RING_MAX_INDIRECT descriptors. */
 static void test_longest_indirect(void **state)
 {
 	static struct vublk_ring_buffer buffers[VUBLK_RING_MAX_INDIRECT + 1];

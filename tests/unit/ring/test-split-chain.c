@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Chains with an indirect table of three descriptors, for which split-chain.c has a reader of its own.
- * Random tables, most of them nearly the usual one, must be read as the model here reads them.
+ * Chains with an indirect table of three descriptors, which split-chain.c reads with special code.
+ * That code must read random tables, most of them nearly the usual one, as the model here does.
  */
 #include "harness.h"
 
@@ -14,10 +14,10 @@
 
 #define SIZE 8
 #define GUEST UINT64_C(0x100000)
-#define REGION_BYTES (UINT64_C(8) << 32) /* more than the host has; the buffers are not accessed */
+#define REGION_BYTES (UINT64_C(8) << 32) /* more than exists; the buffers are not accessed */
 #define CHAIN_MAX_BYTES (UINT64_C(1) << 32)
 
-/* What the host really has of the region. */
+/* The part of the region that really exists. */
 static struct {
 	struct vring_desc desc[SIZE], table[3];
 	uint16_t avail[3 + SIZE];
@@ -58,7 +58,7 @@ static struct vring_desc random_desc(unsigned i, bool is_read)
 	};
 }
 
-/* Reads the table as virtio says. Returns 1 or -EBADMSG. */
+/* Reads the table as the virtio specification says. Returns 1 or -EBADMSG. */
 static int read_by_model(unsigned max_iov, bool has_indirect, struct vublk_chain *chain)
 {
 	unsigned at = 0, n = 0;

@@ -20,7 +20,10 @@
 #define MAX_MARKS 8
 #define MIB (UINT64_C(1) << 20)
 
-/* An entry that the log must contain. Its data is a function of `id`. */
+/*
+ * An entry that was appended. The log must contain it until a trim covers it. Its data is a
+ * function of `id`.
+ */
 struct expected {
 	struct vublk_write_log_entry entry;
 	unsigned stream;
@@ -96,7 +99,9 @@ static uint64_t count_used(unsigned stream)
 
 /* --- steps ---------------------------------------------------------------------------- */
 
-/* A write for which room was reserved, and which was not appended yet; `room` 0: no write. */
+/*
+ * A write that has reserved room and was not appended yet. If `room` is 0, there is no such write.
+ */
 struct pending {
 	uint32_t type;
 	uint64_t bytes, room;

@@ -190,7 +190,7 @@ static void test_unblock(void **state)
 
 	assert_false(vublk_eventfd_unblock(fd));
 	vublk_eventfd_write(fd);
-	assert_false(vublk_eventfd_unblock(fd)); /* the count for an honest peer stays */
+	assert_false(vublk_eventfd_unblock(fd)); /* an honest peer keeps its count */
 	assert_int_equal(vublk_eventfd_clear(fd), 1);
 	for (unsigned i = 0; i < 100; i++) {
 		vublk_test_fill_eventfd(fd);

@@ -115,8 +115,8 @@ static void test_owners(void **state)
 }
 
 /*
- * If no huge page is free, an access to a mapping without reservation fails. The handler then
- * replaces the whole huge page.
+ * If no huge page is free, an access to a mapping without reservation raises SIGBUS. The handler
+ * then replaces the whole huge page.
  */
 static void test_huge_pages(void **state)
 {
@@ -144,7 +144,7 @@ static void test_huge_pages(void **state)
 
 struct churn {
 	int fd;
-	bool stop; /* atomic; set to end the thread */
+	bool stop; /* atomic; set to end the threads */
 };
 
 static void *churn(void *opaque)
@@ -158,7 +158,10 @@ static void *churn(void *opaque)
 	return NULL;
 }
 
-/* Other threads map and unmap, so the list changes while the handler searches it. */
+/*
+ * Other threads map and unmap, so the handler's list of mappings changes while the handler searches
+ * it.
+ */
 static void test_while_others_map(void **state)
 {
 	struct churn other = { .fd = make_file() };
@@ -215,7 +218,7 @@ static void test_application_with_a_handler(void **state)
 	assert_int_equal(ftruncate(fd, 0), 0);
 	if (!sigsetjmp(leave, 1)) {
 		load(own);
-		fail_msg("a page that is not there was read");
+		fail_msg("an access to a missing page succeeded");
 	}
 	assert_int_equal(given_to_application, SIGBUS);
 	given_to_application = 0;

@@ -2,7 +2,7 @@
 /*
  * Opening images that other programs use: which pairs of users can share an image, according to the
  * bytes that QEMU locks, and which first bytes of an image cause a warning. tests/peers/images.py
- * has real QEMU programs and mounted devices.
+ * uses real QEMU programs and mounted devices.
  */
 #include "harness.h"
 
@@ -144,7 +144,8 @@ static void test_our_own_users(void **state)
 static void test_users_by_their_bytes(void **state)
 {
 	/*
-	 * A reader that tolerates writes (`-U`), and a writer that tolerates others (`share-rw`).
+	 * A reader that tolerates writers (`-U`), and a writer that tolerates other writers
+	 * (`share-rw`).
 	 */
 	static const unsigned tolerant_reader[] = { 100 }, tolerant_writer[] = { 100, 101 };
 	static const unsigned resizer[] = { 103 }, no_reader[] = { 200 };

@@ -2,8 +2,9 @@
 /*
  * Which files may be shared memory, and how parts of them are mapped.
  *
- * Key idea: machines with a DAX device are rare, so a memfd poses as one: fstat() says that it is a
- * character device, and open() finds the sysfs folder of the device in a temporary folder.
+ * Key idea: machines with a DAX device are rare, so a memfd poses as one. The replaced fstat() says
+ * that it is a character device, and the replaced open() finds its sysfs folder in a temporary
+ * folder.
  */
 #include "harness.h"
 
@@ -123,8 +124,8 @@ static void test_dax_device(void **state)
 }
 
 /*
- * Old kernels lack the sysfs file `align`, so the page size counts. Without the file `size`, the
- * device counts as empty.
+ * Old kernels lack the sysfs file `align`. The library then uses the page size. A device without
+ * the file `size` counts as empty.
  */
 static void test_dax_device_with_missing_files(void **state)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Lists of sections between two versions of a program: older and newer writers, unknown sections,
- * and bytes that are not a list.
+ * Lists of sections that one version of a program passes to another: older and newer writers,
+ * unknown sections, and bytes that are not a list.
  */
 #include "harness.h"
 

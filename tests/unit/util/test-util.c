@@ -141,7 +141,7 @@ static void test_word_of_a_peers_memory(void **state)
 	assert_int_equal(vublk_read_shared_u16(fd, 4096, 4096, 6, &word, &error), -EIO);
 	assert_int_equal(error.code, EIO);
 	vublk_fd_close(&fd);
-	fd = open("/dev/zero", O_WRONLY | O_CLOEXEC); /* this file can be neither read nor mapped */
+	fd = open("/dev/zero", O_WRONLY | O_CLOEXEC); /* can be neither read nor mapped */
 	assert_true(vublk_read_shared_u16(fd, 0, 4096, 6, &word, NULL) < 0);
 	vublk_fd_close(&fd);
 }
@@ -188,7 +188,7 @@ static void test_log_is_limited(void **state)
 }
 
 /*
- * When there are more kinds of lines than rows in the table, some kinds share the last row, and the
+ * If there are more kinds of lines than rows in the table, some kinds share the last row, and the
  * limit still holds.
  */
 static void test_log_has_many_kinds(void **state)

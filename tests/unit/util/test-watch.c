@@ -100,7 +100,10 @@ static void test_one_instance_for_all_loops(void **state)
 	}
 }
 
-/* The loop of one watch can read the event of another watch. Either watch can end first. */
+/*
+ * The loop of one watch may read the event of another watch. A watch still works after the other
+ * one has ended.
+ */
 static void test_another_loop_reads(void **state)
 {
 	struct waiter a, b;
@@ -120,7 +123,7 @@ static void test_another_loop_reads(void **state)
 }
 
 /*
- * A watch ends while an event is posted to it, which another loop has read. The watch does not
+ * A watch ends after another loop has read an event and posted it to the watch. The watch does not
  * report that event.
  */
 static void test_an_end_with_a_posted_event(void **state)
@@ -138,7 +141,7 @@ static void test_an_end_with_a_posted_event(void **state)
 		;
 	assert_int_equal(a.appeared, 0);
 	end(&a);
-	/* The same if the watch stops and starts again: it does not report the earlier event. */
+	/* A watch that stops and starts again does not report the earlier event either. */
 	make_file(b.path);
 	begin(&a, "c");
 	assert_true(vublk_loop_process(&a.loop, 0) > 0);
@@ -175,9 +178,9 @@ static void test_an_overflow(void **state)
 	begin(&b, "b");
 	make_file(a.path);
 	make_file(b.path);
-	vublk_watch_stop(&b.watch); /* from here on, b has a kernel watch of its own */
+	vublk_watch_stop(&b.watch); /* from now on, b has a kernel watch of its own */
 	assert_int_equal(vublk_watch_start(&b.watch, &b.loop, "/tmp/no-such-file", NULL), 0);
-	/* Two files in turn, because the kernel merges equal events in a row. */
+	/* Uses two files in turn, because the kernel merges consecutive equal events. */
 	for (unsigned i = 0; i <= limit; i++)
 		assert_int_equal(chmod(i & 1 ? a.path : b.path, 0600), 0);
 	while (!b.vanished) {
@@ -188,7 +191,7 @@ static void test_an_overflow(void **state)
 	end(&b);
 }
 
-/* The directory of the file is renamed, and a new directory gets its name. */
+/* The directory of the file is renamed, and a new directory gets the old name. */
 static void test_another_directory(void **state)
 {
 	char directory[160], aside[170];
@@ -229,7 +232,7 @@ static void *start_and_stop(void *opaque)
 	return NULL;
 }
 
-/* Each thread reads events for the others, while all of them start, stop and close watches. */
+/* Each thread may read events for the others, while all of them start, stop and close watches. */
 static void test_starts_and_stops_on_each_thread(void **state)
 {
 	static struct waiter waiters[THREADS];

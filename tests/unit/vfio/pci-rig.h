@@ -31,11 +31,11 @@
 #define FEATURES_OK 8
 #define NEEDS_RESET 64
 
-#define QUEUE_RESET 58 /* offset in the common config; older <linux/virtio_pci.h> lack it */
+#define QUEUE_RESET 58 /* offset in the common config; an older <linux/virtio_pci.h> lacks it */
 #define RING_RESET 40
 
 struct pci_rig {
-	struct device_rig rig; /* the first member, because its callbacks cast it to pci_rig */
+	struct device_rig rig; /* first, because on_callback() casts it to struct pci_rig */
 	struct mock mock;
 	struct vublk_loop loop;
 	struct vublk_virtio_pci *pci;
@@ -68,7 +68,7 @@ uint32_t config_read(struct pci_rig *rig, unsigned offset, unsigned bytes);
 void config_write(struct pci_rig *rig, unsigned offset, unsigned bytes, uint32_t value);
 
 /*
- * Returns the offset of the first capability with this id; 0: there is none. For vendor
+ * Returns the offset of the first capability with this id, or 0 if there is none. For vendor
  * capabilities, `type` must also match.
  */
 unsigned find_capability(struct pci_rig *rig, uint8_t id, uint8_t type);

@@ -3,8 +3,9 @@
  * The guest's memory over vfio-user: valid and invalid maps, and the number of changes that the
  * back-end sees. test-vfio-user.c has the other commands.
  *
- * Key idea: when the bus answers a map or an unmap, the back-end has applied it, whether or not the
- * rings run. The mock back-end counts its messages, so a test can check that.
+ * Key idea: while the rings run, the bus answers a map or an unmap only after the back-end has
+ * applied it. Until the rings start, the back-end gets no memory. The mock back-end counts its
+ * messages, so a test can check both.
  */
 #include "harness.h"
 
@@ -36,8 +37,8 @@ static enum vublk_device_state state_of(const struct vfio_rig *rig)
 }
 
 /*
- * Makes a kick as a driver does, by a write to the notify register. Returns whether the kick
- * reaches the back-end.
+ * Kicks as a driver does, with a write to the notify register. Returns whether the kick reaches the
+ * back-end.
  */
 static bool kick_arrives(struct vfio_rig *rig)
 {
@@ -230,7 +231,8 @@ static void test_memory_is_added(void **state)
 }
 
 /*
- * The bus answers an unmap when the back-end has removed the memory, and stops the rings meanwhile.
+ * To remove memory, the bus stops the rings. It answers the unmap when the back-end has removed the
+ * memory.
  */
 static void test_memory_is_removed(void **state)
 {
@@ -431,7 +433,7 @@ static void test_disconnected_during_a_change(void **state)
 		vfio_drive(&rig, 1);
 		id = i % 2 ? vfio_send_map(&rig, 0x100000, PAGE, rig.memfd, 0) :
 			vfio_send_unmap(&rig, GUEST_ADDR, GUEST_BYTES);
-		vublk_bus_process(rig.bus, NULL); /* the back-end does not run */
+		vublk_bus_process(rig.bus, NULL); /* the mock has not run yet */
 		if (i < 2) {
 			mock_hang_up(&rig.mock);
 			assert_true(vfio_receive(&rig, id) >= 0);

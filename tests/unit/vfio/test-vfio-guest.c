@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A virtio-pci driver over the vfio-user socket, on a disk of `vublk serve`. It writes and reads
- * blocks with MSI-X, with INTx and as a legacy driver, while the VMM remaps the memory or is
- * killed, and while the back-end is killed.
+ * blocks with MSI-X, with INTx and as a legacy driver, while the VMM remaps the memory or
+ * disconnects, and while the back-end is killed.
  *
  * Key idea: the driver kicks only if the ring asks for a kick, and handles completions only after
  * an interrupt. So if a kick or an interrupt is lost, a request never completes, and the test
- * exceeds its time limit.
+ * fails.
  */
 #include "harness.h"
 
@@ -30,7 +30,7 @@
 
 #define DISK_BYTES (1 << 20)
 #define MAX_QUEUES 4
-#define SLOTS_OFFSET (256 * 1024) /* the slots, in the guest's memory, are after the rings */
+#define SLOTS_OFFSET (256 * 1024) /* of the slots in the guest's memory, after the rings */
 #define SLOT_BYTES 8192           /* header at 0, status at 64, data at 4096 */
 #define SLOTS 4                   /* concurrent requests per queue */
 #define BLOCK 4096
@@ -243,7 +243,7 @@ static int take(struct guest *guest, unsigned queue)
 	return slot;
 }
 
-/* Clears the queue's interrupt, and returns whether it was raised. INTx is common to all queues. */
+/* Clears the queue's interrupt, and returns whether it was raised. All queues share INTx. */
 static bool interrupt_came(struct guest *guest, unsigned queue)
 {
 	if (guest->intx < 0)
@@ -374,7 +374,7 @@ static void test_a_legacy_driver(void **state)
 	end(&guest);
 }
 
-/* The VMM unmaps the guest's memory and maps it again, as a whole and as two halves in turn. */
+/* The VMM unmaps the guest's memory and maps it again, alternately as a whole and as two halves. */
 static void remap(struct guest *guest, bool settle_between)
 {
 	const uint64_t half = GUEST_BYTES / 2;

@@ -364,7 +364,8 @@ static void test_vectors_added_one_by_one(void **state)
 	assert_false(was_signalled(fds[2]));
 	assert_int_equal(vfio_set_irqs(&rig, ASSIGN, MSIX, 0, 3, fds, 3), 0);
 	assert_true(was_signalled(fds[2]));
-	assert_int_equal(vfio_set_irqs(&rig, DISABLE, MSIX, 1, 1, NULL, 0), 0); /* a loopback */
+	/* With a count that is not 0, these flags raise vectors instead of disabling them. */
+	assert_int_equal(vfio_set_irqs(&rig, DISABLE, MSIX, 1, 1, NULL, 0), 0);
 	assert_true(was_signalled(fds[1]));
 	vublk_fd_close_all(fds, 3);
 	vfio_deinit(&rig);
@@ -408,7 +409,7 @@ static void test_a_reset_is_answered_when_it_is_done(void **state)
 	assert_int_equal(vfio_call(&rig, VUBLK_VFIO_DEVICE_RESET, NULL, 0, NULL, 0), 0);
 	assert_int_equal(rig.mock.received[VUBLK_VU_GET_VRING_BASE], 2);
 	assert_int_equal(vfio_read(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1), 0);
-	/* The driver posts a reset. The driver's next command is already in the socket. */
+	/* The driver posts a reset, and sends its next command before the reset has ended. */
 	vfio_drive(&rig, 2);
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 0);
 	vfio_post(&rig, 4, VIRTIO_PCI_COMMON_STATUS, 1, 1);
@@ -574,8 +575,8 @@ static void test_a_back_end_that_stays_lost(void **state)
 /* --- starts ----------------------------------------------------------------------------------- */
 
 /*
- * Opens the bus `spec` with the option `name`, and runs it until it listens or fails. Frees it.
- * Returns 0 if it has listened; otherwise a negative errno, with the reason in `error`.
+ * Opens the bus `spec` with the option `name`, runs it until it listens or fails, and frees it.
+ * Returns 0 if the bus has listened; otherwise a negative errno, with the reason in `error`.
  */
 static int failure_of(const char *spec, struct mock *mock, const char *name, const char *value,
 		      struct vublk_error *error)

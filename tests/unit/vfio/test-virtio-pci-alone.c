@@ -133,7 +133,10 @@ static void set_up(struct vublk_virtio_pci *pci)
 		       VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-/* The model turns the driver's accesses into calls to the device. A reset ends immediately. */
+/*
+ * The model turns the driver's accesses into calls to the device. A reset ends immediately, because
+ * this device has no ring to stop.
+ */
 static void test_a_driver(void **state)
 {
 	const struct vublk_virtio_pci_options options = { .num_vectors = 0 };

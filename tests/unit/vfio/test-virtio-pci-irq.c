@@ -196,7 +196,7 @@ static void test_pending_while_not_assigned(void **state)
 		assert_true(was_signalled(irq.vectors[1]));
 		assert_false(is_pending(&irq, 1));
 		pci_settle(&irq.rig);
-		was_signalled(irq.vectors[1]); /* clears the extra signal for lost calls */
+		was_signalled(irq.vectors[1]); /* the model signals in case a call was lost */
 		vublk_eventfd_signal(irq.rig.mock.call_fds[0]);
 		assert_true(was_signalled(irq.vectors[1]));
 	}
@@ -286,7 +286,7 @@ static void test_a_storm_of_eventfds(void **state)
 	end(&irq);
 }
 
-/* The model stores the MSI-X table for the client. Its content has no effect. */
+/* The model stores the MSI-X table for the client. The content of the table has no effect. */
 static void test_the_table_is_kept(void **state)
 {
 	struct irq_rig irq;

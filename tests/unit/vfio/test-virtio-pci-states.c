@@ -19,7 +19,8 @@
 #define NUM_EVENTS VUBLK_VIRTIO_PCI_QUEUE_NUM_EVENTS
 
 static const char *const state_sentences[NUM_STATES] = {
-	[VUBLK_VIRTIO_PCI_QUEUE_DISABLED] = "The driver may write size and addresses of the queue.",
+	[VUBLK_VIRTIO_PCI_QUEUE_DISABLED] = "The driver may write the size and the addresses "
+		"of the queue.",
 	[VUBLK_VIRTIO_PCI_QUEUE_ENABLED] = "The driver has enabled the queue. The device gets it with "
 		"DRIVER_OK, or, after DRIVER_OK, when the rings have been stopped for it.",
 	[VUBLK_VIRTIO_PCI_QUEUE_ACTIVE] = "The device has the queue.",
@@ -112,8 +113,8 @@ static void test_change(void **state)
 static void draw(FILE *out)
 {
 	fprintf(out, "# The states of a virtio-pci queue\n\n"
-		"Made from the table in src/virtio-pci/queue-state.c by `test-virtio-pci-states "
-		"--write-drawing`; a test compares.\n\n"
+		"Generated from the table in src/virtio-pci/queue-state.c by "
+		"`test-virtio-pci-states --write-drawing`. A test checks that they match.\n\n"
 		"```mermaid\nstateDiagram-v2\n    [*] --> disabled\n");
 	for (unsigned s = 0; s < NUM_STATES; s++)
 		for (unsigned e = 0; e < NUM_EVENTS; e++) {

@@ -218,7 +218,7 @@ static void test_a_start_and_a_reset(void **state)
 		assert_int_equal(queue.used_addr, ring_part(1, 2));
 		assert_int_equal(vublk_device_get_queue(rig.rig.device, 2, &queue, sizeof(queue)), 0);
 		assert_int_equal(queue.size, 0);
-		assert_int_equal(num_signals(rig.mock.kick_fds[0]), 1); /* the start has kicked */
+		assert_int_equal(num_signals(rig.mock.kick_fds[0]), 1); /* a kick by the start */
 		assert_int_equal(num_signals(rig.mock.kick_fds[1]), 1);
 		pci_write(&rig, MODERN_BAR, NOTIFY + 4, 2, 1);
 		assert_true(was_signalled(rig.mock.kick_fds[1]));
@@ -400,7 +400,7 @@ static void test_config_and_its_generation(void **state)
 	config->capacity = 4096;
 	mock_send_config_change(&rig.mock, false);
 	pci_settle(&rig);
-	/* The driver has not read any part of the config since `before`. */
+	/* The generation changes only when the driver reads the config again. */
 	assert_int_equal(common_read(&rig, VIRTIO_PCI_COMMON_CFGGENERATION), before);
 	assert_int_equal(pci_read(&rig, MODERN_BAR, DEVICE_CONFIG, 8), 4096);
 	assert_int_not_equal(common_read(&rig, VIRTIO_PCI_COMMON_CFGGENERATION), before);
@@ -544,7 +544,7 @@ static void access_anything(struct pci_rig *rig, uint32_t *seed)
 	uint64_t offset = next_random(seed) % 0x4100;
 	uint8_t data[16];
 
-	if (next_random(seed) % 4) /* makes most offsets those of a register */
+	if (next_random(seed) % 4) /* moves most offsets to registers */
 		offset = (offset & 0x3000) | (offset % 64);
 	for (unsigned i = 0; i < sizeof(data); i++)
 		data[i] = next_random(seed) % 3 ? next_random(seed) % 16 : next_random(seed);

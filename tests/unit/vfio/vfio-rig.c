@@ -140,7 +140,7 @@ bool vfio_is_closed(struct vfio_rig *rig)
 
 	vfio_settle(rig);
 	n = recv(rig->client, &byte, 1, MSG_DONTWAIT | MSG_PEEK);
-	/* ECONNRESET: the bus has closed the connection before it has read everything. */
+	/* ECONNRESET means that the bus closed the connection with unread bytes in its socket. */
 	if (n > 0 || (n < 0 && errno != ECONNRESET))
 		return false;
 	vublk_fd_close(&rig->client);

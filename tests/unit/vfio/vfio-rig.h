@@ -6,8 +6,8 @@
  * A vfio-user bus, and functions with which the test acts as the bus's client. The back-end is a
  * mock, or a process that listens at a path.
  *
- * Key idea: client and bus share one thread, so the client's messages wait in the socket until the
- * test runs the bus's loop. So a test runs the same way each time.
+ * Key idea: the client and the bus share one thread. The client's messages wait in the socket until
+ * the test runs the bus's loop, so a test runs the same way each time.
  */
 #include "bus/vfio-user/private.h"
 #include "mock/mock-backend.h"
@@ -39,8 +39,8 @@ struct vfio_rig {
 };
 
 /*
- * Opens a bus whose back-end is at `chardev` (NULL: a mock), and waits until it listens. Connects a
- * client, which sends VERSION. `properties` may be NULL.
+ * Opens a bus whose back-end is at `chardev` (NULL: a mock), and waits until the bus listens. Then
+ * connects a client, which sends VERSION. `properties` may be NULL.
  */
 void vfio_init(struct vfio_rig *rig, const char *chardev, const struct vublk_option *properties,
 	       bool transitional);
@@ -65,8 +65,8 @@ uint16_t vfio_send(struct vfio_rig *rig, uint16_t command, uint32_t flags, const
 /* Runs the bus and receives the next answer. Returns whether there was one. */
 bool vfio_poll(struct vfio_rig *rig);
 /*
- * Waits for the next answer, which must be to message `id`. Returns the number of its payload
- * bytes, or its error as a negative errno.
+ * Waits for the next answer, which must belong to message `id`. Returns the number of payload bytes
+ * of the answer, or the error in it as a negative errno.
  */
 int vfio_receive(struct vfio_rig *rig, uint16_t id);
 /* Calls vfio_send() without flags, then vfio_receive(), whose result it returns. */

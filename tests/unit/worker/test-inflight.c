@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The records that a worker makes in a ring's region of the in-flight area.
- * test-backend-inflight.c tests how a back-end recovers with these records.
+ * The records that a worker keeps in a ring's region of the in-flight area. test-backend-inflight.c
+ * tests how a back-end recovers with these records.
  */
 #include "harness.h"
 
@@ -100,7 +100,10 @@ static void test_finishes_the_last_batch(void **state)
 	test_free(region);
 }
 
-/* No byte after the region is written, because an unaligned next region may follow immediately. */
+/*
+ * No byte after the region is written, because the next region may follow immediately, without
+ * alignment.
+ */
 static void test_leaves_the_next_region_alone(void **state)
 {
 	uint64_t bytes = vublk_inflight_split_least_bytes(SIZE);

@@ -73,17 +73,17 @@ static void test_long_sleeps_close_it(void **state)
 	unsigned windows = 0;
 
 	for (; poller.window_ns && windows < 100; windows++) {
-		hit(&poller); /* each window finds work, but there are few windows */
+		hit(&poller); /* each window finds work, but the sleeps in between are long */
 		vublk_poller_slept(&poller, LONG_NS);
 	}
-	assert_int_equal(windows, 4); /* 64, 32, 16, 8 us */
+	assert_int_equal(windows, 4); /* of 64, 32, 16 and 8 us */
 	for (int i = 0; i < 100; i++)
 		idle(&poller, LONG_NS);
 	assert_int_equal(poller.window_ns, 0);
 }
 
 /*
- * Each of `sleeps` sleeps is short, but polling never finds work, as if the driver were on the same
+ * Simulates `sleeps` short sleeps. Polling never finds work, as if the driver were on the same
  * core. Returns the number of polling windows.
  */
 static uint64_t windows_in_vain(struct vublk_poller *poller, unsigned sleeps)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A worker without rings: when it works, polls and sleeps, and how it starts and stops. The
- * worker's thread calls the owner's functions. No case depends on time.
+ * worker's thread calls the owner's functions. No result depends on timing.
  */
 #include "harness.h"
 
@@ -14,7 +14,10 @@
 #include <signal.h>
 #include <stdlib.h>
 
-/* While the worker runs, only its thread uses the members after `worker`, except the semaphores. */
+/*
+ * While the worker runs, only its thread uses the members after `worker`. Exceptions are the
+ * semaphores, and `task` and `tell`, which rig_tell() sets.
+ */
 struct rig {
 	struct vublk_worker worker;
 	enum vublk_worker_wait wait;
@@ -232,7 +235,7 @@ static void test_sleeps_up_to_the_limit(void **state)
 }
 
 /*
- * Checks that the worker polls and never sleeps. It must also poll its loop: otherwise the stop of
+ * Checks that the worker polls and never sleeps. It must also poll its loop. Otherwise, stopping
  * the worker would never end.
  */
 static void check_never_sleeps(enum vublk_poll_mode poll, enum vublk_worker_wait wait)

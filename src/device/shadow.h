@@ -99,6 +99,16 @@ void vublk_device_replay_overdue(const struct vublk_device *device, struct vublk
 void vublk_device_replay_abandon(struct vublk_device *device);
 /* Reports how a replay has ended. `opaque` is the device. */
 void vublk_device_replay_ended(void *opaque);
+/*
+ * The plane makes the driver's next flush fail, because the back-end has failed one that the driver does
+ * not know of. So the plane is needed until that has happened. `opaque` is the device.
+ */
+void vublk_device_flush_must_fail(void *opaque);
+/*
+ * The driver knows now that a flush failed, so the plane is not needed for that any more. `opaque` is
+ * the device.
+ */
+void vublk_device_flush_failed(void *opaque);
 
 /* --- memory-room.c ----------------------------------------------------------------------- */
 

@@ -73,6 +73,15 @@ static bool put(const struct vublk_plane_side *side, struct vublk_plane_side_que
 
 /* --- one copy ------------------------------------------------------------------------ */
 
+/* Ends a flush, or a copy that has left the order of writes. The requests that waited may be ready. */
+static void free_copy(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
+{
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+	if (copy->is_flush)
+		vublk_plane_mirror_unpark(plane);
+	plane->has_ended = true;
+}
+
 /* Ends the copy. The region is then in `state`. */
 static void end(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
 		enum vublk_plane_mirror_state state)
@@ -81,8 +90,7 @@ static void end(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
 		vublk_plane_mirror_set_state(plane->mirror, copy->region, state);
 		vublk_plane_end_order(plane, &copy->order);
 	}
-	copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
-	plane->has_ended = true; /* writes that waited for the copy may be ready */
+	free_copy(plane, copy);
 }
 
 /* Returns the longest piece that this side permits: whole sectors, at most a chunk. */
@@ -190,6 +198,19 @@ static void fail(struct vublk_plane *plane, const struct vublk_plane_mirror_copy
 }
 
 /*
+ * Called when the source has failed a flush of the mirror. It may have dropped completed writes, and
+ * may not report that again.
+ */
+static void fail_flushes(struct vublk_plane *plane)
+{
+	vublk_plane_fail_next_flush(plane);
+	if (vublk_plane_fail_held_flushes(plane))
+		vublk_plane_sort_held(plane);
+	if (plane->hooks & VUBLK_PLANE_HOOK_FAIL_FLUSH && plane->ops->flush_must_fail)
+		plane->ops->flush_must_fail(plane->opaque);
+}
+
+/*
  * Moves the data from the source's memory to the target's. No other memory is needed, because the
  * source could have given any data.
  */
@@ -220,8 +241,10 @@ bool vublk_plane_mirror_copies_took(struct vublk_plane *plane,
 		return false;
 	status = vublk_load_relaxed(&plane->side->region.copies[i].status);
 	mirror->copies[i].is_reading = false;
+	if (mirror->copies[i].is_flush && status != VIRTIO_BLK_S_OK)
+		fail_flushes(plane);
 	if (mirror->copies[i].phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED) {
-		mirror->copies[i].phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+		free_copy(plane, &mirror->copies[i]);
 	} else if (status == VIRTIO_BLK_S_OK) {
 		take_piece(plane, &mirror->copies[i], i);
 	} else {
@@ -237,7 +260,7 @@ void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, 
 	struct vublk_plane_mirror_copy *copy = &mirror->copies[index];
 
 	if (copy->phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED) {
-		copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
+		free_copy(plane, copy);
 		mirror->num_dropped--;
 		return;
 	}
@@ -327,12 +350,32 @@ static void begin(struct vublk_plane *plane, struct vublk_plane_mirror_copy *cop
 		vublk_bucket_pay(&mirror->bucket, end - offset, plane->now_ns());
 }
 
-/* Begins to flush both sides, so that marks can be removed. Returns whether it has begun. */
+bool vublk_plane_mirror_flushes(const struct vublk_plane_mirror *mirror)
+{
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
+		if (mirror->copies[i].is_flush &&
+		    mirror->copies[i].phase != VUBLK_PLANE_MIRROR_COPY_FREE)
+			return true;
+	return false;
+}
+
+static bool driver_flushes(const struct vublk_plane *plane)
+{
+	for (const struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next)
+		if (slot->type == VIRTIO_BLK_T_FLUSH && slot->state == VUBLK_PLANE_SLOT_SUBMITTED)
+			return true;
+	return false;
+}
+
+/*
+ * Begins to flush both sides, so that marks can be removed. Returns whether it has begun. A flush of
+ * the driver has the same effect, so it does no harm if there always is one.
+ */
 static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {
 	struct vublk_plane_mirror *mirror = plane->mirror;
 
-	if (!mirror->wants_flush || !plane->takes)
+	if (!mirror->wants_flush || !plane->takes || driver_flushes(plane))
 		return false;
 	mirror->wants_flush = false;
 	*copy = (struct vublk_plane_mirror_copy){

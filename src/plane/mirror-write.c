@@ -152,6 +152,8 @@ enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *p
 	if (slot->is_write && (mirror->state || mirror->is_closed) &&
 	    !vublk_plane_mirror_is_marked(plane, slot))
 		return VUBLK_PLANE_MIRROR_PARK;
+	if (slot->type == VIRTIO_BLK_T_FLUSH && vublk_plane_mirror_flushes(mirror))
+		return VUBLK_PLANE_MIRROR_PARK;
 	if (!mirror->target || mirror->failure.code)
 		return slot->mirrored.is_on_target ? VUBLK_PLANE_MIRROR_WAIT :
 						     VUBLK_PLANE_MIRROR_SOURCE_ONLY;

@@ -71,7 +71,8 @@ struct vublk_plane_mirrored {
 			       was lost since */
 	bool is_on_source, is_on_target; /* that back-end has not completed the request */
 	bool is_parked;     /* the request is held, and in no ready list, until its regions are marked
-			       in the state file, or ... */
+			       in the state file or, if it is a flush, until the mirror's own
+			       flush has ended, or ... */
 	bool awaits_copies; /* ... until the target is less behind */
 	uint8_t status;     /* the source's, if it has completed the request */
 	uint16_t token;     /* on the target's ring */
@@ -179,8 +180,8 @@ struct vublk_plane_mirror_info {
 /* What has to happen with a request before it is submitted. */
 enum vublk_plane_mirror_admission {
 	VUBLK_PLANE_MIRROR_WAIT,
-	VUBLK_PLANE_MIRROR_PARK, /* waits for its marks or for copies, but not in a ready list: later
-				    requests may overtake it */
+	VUBLK_PLANE_MIRROR_PARK, /* waits for its marks, for copies or for the mirror's own flush, but
+				    not in a ready list: later requests may overtake it */
 	VUBLK_PLANE_MIRROR_SOURCE_ONLY,
 	VUBLK_PLANE_MIRROR_BOTH, /* the data of a write is in the pool */
 };
@@ -337,6 +338,13 @@ uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
 bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
 /* Returns whether another region could be copied at the same time. */
 bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
+/*
+ * Returns whether the mirror flushes its back-ends. No flush of the driver is submitted meanwhile, and
+ * the mirror's flush does not begin while one of the driver is: a back-end may report a storage error
+ * to only one of two flushes, and the driver does not know of the mirror's. If the mirror's flush
+ * fails at the source, the driver's flushes that wait fail, too, or, if there are none, the next one.
+ */
+bool vublk_plane_mirror_flushes(const struct vublk_plane_mirror *mirror);
 /* Begins and continues copies, as far as the rings and the rate permit. */
 unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane);
 /* If `token` belongs to a copy that reads, handles the source's completion and returns true. */

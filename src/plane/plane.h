@@ -131,6 +131,11 @@ struct vublk_plane_ops {
 	/* A flush of the driver has failed because of vublk_plane_fail_next_flush(). May be NULL. */
 	void (*flush_failed)(void *opaque);
 	/*
+	 * The plane has called vublk_plane_fail_next_flush() itself, so the driver must keep shadow
+	 * rings until flush_failed(). May be NULL.
+	 */
+	void (*flush_must_fail)(void *opaque);
+	/*
 	 * The mirror has ended because of `error`. The plane does not use the target any more. Not
 	 * called if the owner has ended the mirror.
 	 */

@@ -79,6 +79,23 @@ uint8_t vublk_plane_fail_flush(struct vublk_plane *plane)
 	return VIRTIO_BLK_S_IOERR;
 }
 
+unsigned vublk_plane_fail_held_flushes(struct vublk_plane *plane)
+{
+	struct vublk_plane_slot *next;
+	unsigned n = 0;
+
+	for (struct vublk_plane_slot *slot = plane->first; slot; slot = next) {
+		next = slot->next;
+		if (slot->type != VIRTIO_BLK_T_FLUSH || slot->state == VUBLK_PLANE_SLOT_SUBMITTED)
+			continue;
+		if (plane->hooks & VUBLK_PLANE_HOOK_FAIL_FLUSH)
+			vublk_plane_fail_flush(plane);
+		vublk_plane_end(plane, slot, VIRTIO_BLK_S_IOERR);
+		n++;
+	}
+	return n;
+}
+
 /* --- GET_ID ------------------------------------------------------------------------------ */
 
 void vublk_plane_write_id(struct vublk_plane *plane, const struct vublk_plane_slot *slot,

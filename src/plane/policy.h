@@ -42,6 +42,11 @@ void vublk_plane_fail_next_flush(struct vublk_plane *plane);
  * VUBLK_PLANE_HOOK_FAIL_FLUSH is set, which this function clears.
  */
 uint8_t vublk_plane_fail_flush(struct vublk_plane *plane);
+/*
+ * Fails the flushes that are not submitted. Called when none of them may succeed. Returns their
+ * number; the caller then calls vublk_plane_sort_held().
+ */
+unsigned vublk_plane_fail_held_flushes(struct vublk_plane *plane);
 /* Writes the disk's identifier to the buffers of a GET_ID, as far as they have room. */
 void vublk_plane_write_id(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			  const char id[VUBLK_BLK_ID_BYTES]);

@@ -264,23 +264,6 @@ static void fail_replay(struct vublk_plane *plane, const char *why)
 			  why, replay->pause_ns / NS_PER_MS);
 }
 
-unsigned vublk_plane_replay_fail_flushes(struct vublk_plane *plane)
-{
-	struct vublk_plane_slot *next;
-	unsigned n = 0;
-
-	for (struct vublk_plane_slot *slot = plane->first; slot; slot = next) {
-		next = slot->next;
-		if (slot->type != VIRTIO_BLK_T_FLUSH || slot->state == VUBLK_PLANE_SLOT_SUBMITTED)
-			continue;
-		if (plane->hooks & VUBLK_PLANE_HOOK_FAIL_FLUSH)
-			vublk_plane_fail_flush(plane);
-		vublk_plane_end(plane, slot, VIRTIO_BLK_S_IOERR);
-		n++;
-	}
-	return n;
-}
-
 static uint64_t largest_piece(const struct vublk_plane_side *side)
 {
 	if (!side->max_segment_bytes)

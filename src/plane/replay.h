@@ -158,11 +158,6 @@ void vublk_plane_replay_end(struct vublk_plane *plane);
  * again.
  */
 unsigned vublk_plane_replay_work(struct vublk_plane *plane);
-/*
- * Called while `fails_flushes` is set. Fails the flushes that are not submitted, because none may
- * succeed before the log is stable. Returns their number; the caller then calls vublk_plane_sort_held().
- */
-unsigned vublk_plane_replay_fail_flushes(struct vublk_plane *plane);
 /* Returns how long the plane's thread may sleep, or 0 if there is no limit. */
 unsigned vublk_plane_replay_sleep_ms(const struct vublk_plane *plane);
 struct vublk_fields;

@@ -39,7 +39,7 @@ static unsigned work_on_replay(struct vublk_plane *plane)
 
 	if (VUBLK_UNLIKELY(plane->replay->fails_flushes) &&
 	    (plane->num_held || plane->limits.num_waiting) &&
-	    vublk_plane_replay_fail_flushes(plane)) {
+	    vublk_plane_fail_held_flushes(plane)) {
 		vublk_plane_sort_held(plane);
 		n++;
 	}

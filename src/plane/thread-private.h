@@ -50,7 +50,7 @@ struct vublk_plane_thread {
 	struct vublk_loop_timer pass_timer; /* ends a sleep when a limit lets a request pass */
 
 	/* filled by the plane's thread, which then posts the task to the owner */
-	struct vublk_loop_task drained_task, side_broke_task, flush_failed_task;
+	struct vublk_loop_task drained_task, side_broke_task, flush_failed_task, flush_must_fail_task;
 	struct vublk_error side_broke;
 	struct vublk_loop_task mirror_failed_task, mirror_synced_task;
 	struct vublk_error mirror_failed;

@@ -122,6 +122,13 @@ static void on_flush_failed(void *opaque)
 	vublk_loop_post(thread->owner, &thread->flush_failed_task);
 }
 
+static void on_flush_must_fail(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	vublk_loop_post(thread->owner, &thread->flush_must_fail_task);
+}
+
 static void on_mirror_failed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_plane_thread *thread = opaque;
@@ -150,6 +157,7 @@ static const struct vublk_plane_ops plane_ops = {
 	.side_broke = on_side_broke,
 	.queue_broke = on_queue_broke,
 	.flush_failed = on_flush_failed,
+	.flush_must_fail = on_flush_must_fail,
 	.mirror_failed = on_mirror_failed,
 	.mirror_synced = on_mirror_synced,
 	.replay_ended = on_replay_ended,
@@ -175,6 +183,13 @@ static void tell_flush_failed(void *opaque)
 	struct vublk_plane_thread *thread = opaque;
 
 	thread->ops->flush_failed(thread->opaque);
+}
+
+static void tell_flush_must_fail(void *opaque)
+{
+	struct vublk_plane_thread *thread = opaque;
+
+	thread->ops->flush_must_fail(thread->opaque);
 }
 
 static void tell_queue_broke(void *opaque)
@@ -741,6 +756,7 @@ int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, bool is_p
 		.drained_task = { .fn = tell_drained, .opaque = thread },
 		.side_broke_task = { .fn = tell_side_broke, .opaque = thread },
 		.flush_failed_task = { .fn = tell_flush_failed, .opaque = thread },
+		.flush_must_fail_task = { .fn = tell_flush_must_fail, .opaque = thread },
 		.mirror_failed_task = { .fn = tell_mirror_failed, .opaque = thread },
 		.mirror_synced_task = { .fn = tell_mirror_synced, .opaque = thread },
 		.replay_task = { .fn = tell_replay_ended, .opaque = thread },
@@ -768,6 +784,7 @@ void vublk_plane_thread_free(struct vublk_plane_thread *thread)
 	vublk_worker_stop(&thread->worker);
 	cancel_events(thread);
 	vublk_loop_cancel(thread->owner, &thread->flush_failed_task);
+	vublk_loop_cancel(thread->owner, &thread->flush_must_fail_task);
 	vublk_loop_cancel(thread->owner, &thread->replay_task);
 	free_thread(thread);
 }

@@ -31,8 +31,13 @@ struct vublk_plane_thread_ops {
 	void (*side_broke)(void *opaque, const struct vublk_error *error);
 	/* The driver broke a ring, so the plane takes no more chains from that queue. */
 	void (*queue_broke)(void *opaque, unsigned index, const struct vublk_error *error);
-	/* A flush of the driver has failed because of vublk_plane_thread_fail_next_flush(). */
+	/*
+	 * A flush of the driver has failed because of vublk_plane_thread_fail_next_flush() or after
+	 * flush_must_fail().
+	 */
 	void (*flush_failed)(void *opaque);
+	/* The plane itself makes the driver's next flush fail, so the plane is needed until flush_failed(). */
+	void (*flush_must_fail)(void *opaque);
 	/*
 	 * The mirror has ended because of `error`. The owner must call
 	 * vublk_plane_thread_end_mirror() before it frees the target.

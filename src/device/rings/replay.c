@@ -147,3 +147,21 @@ void vublk_device_get_replay(const struct vublk_device *device, struct vublk_rep
 	}
 	vublk_struct_out(info, info_bytes, &own, sizeof(own));
 }
+
+/* --- flushes that the driver does not know of ------------------------------------------------ */
+
+void vublk_device_flush_must_fail(void *opaque)
+{
+	struct vublk_device *device = opaque;
+
+	device->exchange.features |= (uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH;
+	vublk_device_post_update(device);
+}
+
+void vublk_device_flush_failed(void *opaque)
+{
+	struct vublk_device *device = opaque;
+
+	device->exchange.features &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
+	vublk_device_post_update(device);
+}

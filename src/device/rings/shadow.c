@@ -620,15 +620,6 @@ static void on_queue_broke(void *opaque, unsigned index, const struct vublk_erro
 	vublk_device_raise_needs_reset(device, &error);
 }
 
-/* The driver knows now that a flush failed, so the plane is not needed for that any more. */
-static void on_flush_failed(void *opaque)
-{
-	struct vublk_device *device = opaque;
-
-	device->exchange.features &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
-	vublk_device_post_update(device);
-}
-
 static void on_mirror_failed(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_device *device = opaque;
@@ -664,7 +655,8 @@ static const struct vublk_plane_thread_ops plane_ops = {
 	.drained = on_drained,
 	.side_broke = on_side_broke,
 	.queue_broke = on_queue_broke,
-	.flush_failed = on_flush_failed,
+	.flush_failed = vublk_device_flush_failed,
+	.flush_must_fail = vublk_device_flush_must_fail,
 	.mirror_failed = on_mirror_failed,
 	.mirror_synced = on_mirror_synced,
 	.replay_ended = vublk_device_replay_ended,

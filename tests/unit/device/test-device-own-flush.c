@@ -10,11 +10,13 @@
 #include "mock/device-rig.h"
 
 #include "device/device.h"
+#include "plane/thread-private.h"
 #include "util/checked.h"
 #include "util/fd.h"
 #include "util/loop.h"
 #include "virtio/device-ring.h"
 
+#include <vublk/limit.h>
 #include <vublk/paths.h>
 #include <vublk/shadow.h>
 
@@ -187,11 +189,47 @@ static void test_on_the_direct_path(void **state)
 	end();
 }
 
+static void limit(uint64_t iops)
+{
+	const struct vublk_limits limits = { .iops = iops };
+
+	assert_int_equal(vublk_device_set_limits(rig.device, &limits, sizeof(limits), NULL), 0);
+}
+
+/*
+ * The plane itself finds that the driver's next flush has to fail (test-plane-mirror-flush.c). The
+ * shadow rings stay in use until then, although the feature that needed them has ended.
+ */
+static void test_the_plane_makes_a_flush_fail(void **state)
+{
+	struct vublk_shadow_info info;
+	struct vublk_plane_thread *thread;
+
+	begin("off");
+	limit(1000000);
+	rig_wait(&rig, RIG_STARTED, 2);
+	thread = rig.device->shadow.thread;
+	vublk_plane_thread_fail_next_flush(thread);
+	thread->plane.ops->flush_must_fail(thread->plane.opaque);
+	while (vublk_device_get_shadow(rig.device, &info, sizeof(info)), !strstr(info.reasons, "flush"))
+		rig_turn(&rig, 1);
+	limit(0);
+	vublk_device_get_shadow(rig.device, &info, sizeof(info));
+	assert_true(info.is_shadowed);
+	assert_string_equal(info.reasons, "failed flush");
+	assert_int_equal(flush(), VIRTIO_BLK_S_IOERR);
+	rig_wait(&rig, RIG_STARTED, 3);
+	vublk_device_get_shadow(rig.device, &info, sizeof(info));
+	assert_false(info.is_shadowed);
+	end();
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_the_next_flush_fails),
 		VUBLK_TEST(test_on_the_direct_path),
+		VUBLK_TEST(test_the_plane_makes_a_flush_fail),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

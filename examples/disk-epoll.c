@@ -2,8 +2,8 @@
 /*
  * Reads a whole disk behind a vhost-user socket and prints the sum of its bytes, as disk-sum.c
  * does, but with an epoll loop in place of vublk_blk_wait(). It shows how a program that already
- * has an event loop uses <vublk/blk.h>. The loop waits for two descriptors: the queue's, and a pipe
- * that brings the events of the disk from the disk's own thread.
+ * has an event loop uses <vublk/blk.h>. The loop waits for two descriptors: the queue's, and that
+ * of a pipe that carries the events of the disk from the disk's own thread.
  *
  *   cc disk-epoll.c $(pkg-config --cflags --libs vublk) -o disk-epoll
  *   ./disk-epoll /run/disk.sock
@@ -105,7 +105,7 @@ static void watch(int epoll_fd, int fd)
 	epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* Before the loop sleeps it arms the queue; the result says whether completions already wait. */
+/* Arms the queue before each sleep; the result says whether completions are already waiting. */
 static int run(struct reader *reader, int epoll_fd, int events_fd, struct vublk_error *error)
 {
 	int r = 0;

@@ -6,9 +6,9 @@
  *   ./embed /run/disk.sock        (the first block of that disk is overwritten)
  *
  * A VMM shows the device to its guest on a bus; here the bus's registers are function calls. The
- * guest is a driver of one queue (virtio 1.3: 2.7, 3.1.1, 5.2; on a little-endian machine) that
- * writes a block, flushes, and reads it back: at the start, and for each line on standard input;
- * the end of the input turns it off. Resize the disk, or restart the back-end: the guest continues.
+ * guest is a driver with one queue (virtio 1.3: 2.7, 3.1.1, 5.2; on a little-endian machine). It
+ * writes a block, flushes, and reads the block back: at the start, and for each line of input. The
+ * end of input turns it off. If you resize the disk or restart the back-end, the guest continues.
  */
 #define _GNU_SOURCE 1
 #include <vublk/device.h>
@@ -23,7 +23,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define QUEUE_SIZE 8        /* a driver may take fewer than vublk_device_queue_size() */
+#define QUEUE_SIZE 8        /* a driver may use fewer entries than vublk_device_queue_size() */
 #define RAM_BYTES (1 << 20) /* whole pages, whatever their size */
 #define RAM_ADDR 0x40000000 /* the guest address of the memory; descriptors have guest addresses */
 #define ADDR(member) (RAM_ADDR + offsetof(struct ram, member))
@@ -32,19 +32,19 @@ struct ram {
 	struct vring_desc desc[QUEUE_SIZE];
 	struct { uint16_t flags, idx, ring[QUEUE_SIZE]; } avail;
 	struct { uint16_t flags, idx; struct vring_used_elem ring[QUEUE_SIZE]; } used;
-	struct virtio_blk_outhdr header; /* of the only request; the device writes its status */
+	struct virtio_blk_outhdr header; /* of the only request, whose status the device writes */
 	uint8_t data[4096], status;
 };
 
 struct vm {
 	struct vublk_device *device;
 	struct ram *ram;
-	int ram_fd, kick_fd, call_fd; /* the data path: from the guest to the back-end directly */
-	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* this and below: the guest's state */
+	int ram_fd, kick_fd, call_fd; /* the data path, directly from the guest to the back-end */
+	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* from here on: the guest's */
 	uint16_t avail_idx, used_idx, round;
 };
 
-/* A toy may just end: the kernel closes everything, and the back-end sees the hang-up. */
+/* A toy may simply exit: the kernel closes everything, and the back-end sees the hang-up. */
 static void check(bool is_good, const char *what, const struct vublk_error *error)
 {
 	if (!is_good) {
@@ -53,7 +53,7 @@ static void check(bool is_good, const char *what, const struct vublk_error *erro
 	}
 }
 
-/* The guest_...() functions see only memory, interrupts and the bus's registers. Adds a request: */
+/* Adds a request. The guest_...() functions see only memory, interrupts and the bus's registers. */
 static void guest_request(struct vm *vm)
 {
 	static const uint32_t types[] = { VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN };
@@ -73,7 +73,7 @@ static void guest_request(struct vm *vm)
 	eventfd_write(vm->kick_fd, 1);
 }
 
-/* Initializes the driver, by the calls that a bus makes when a driver writes to its registers. */
+/* Initializes the driver, with the calls that a bus makes when a driver writes to its registers. */
 static void guest_boot(struct vm *vm)
 {
 	const uint64_t wanted = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_BLK_F_FLUSH;
@@ -102,7 +102,7 @@ static void guest_read_config(void *bus)
 	printf("config %u: capacity %llu\n", vublk_device_config_generation(vm->device), sectors * 512);
 }
 
-/* Takes a completion. A call may come without one, as after a resize: drivers have to ignore it. */
+/* Takes a completion. A call may come without one, as after an outage; drivers must ignore it. */
 static void guest_queue_interrupt(struct vm *vm)
 {
 	if (__atomic_load_n(&vm->ram->used.idx, __ATOMIC_ACQUIRE) == vm->used_idx)
@@ -110,7 +110,7 @@ static void guest_queue_interrupt(struct vm *vm)
 	vm->used_idx++;
 	check(vm->ram->status == VIRTIO_BLK_S_OK, "a request of the guest", NULL);
 	for (unsigned i = 0; vm->step == READ && i < sizeof(vm->ram->data); i++)
-		check(vm->ram->data[i] == 'a' + vm->round % 26, "what was read back", NULL);
+		check(vm->ram->data[i] == 'a' + vm->round % 26, "the data read back", NULL);
 	vm->step++;
 	if (vm->step == IDLE)
 		printf("round %d: written, flushed, read back\n", ++vm->round);
@@ -118,7 +118,7 @@ static void guest_queue_interrupt(struct vm *vm)
 		guest_request(vm);
 }
 
-/* vublk_device_process() calls the on_...() functions. This one: the back-end has connected. */
+/* The back-end has connected, or not. vublk_device_process() calls the on_...() functions. */
 static void on_realized(void *bus, const struct vublk_error *failure)
 {
 	struct vm *vm = bus;
@@ -167,7 +167,7 @@ static void turn(struct vm *vm)
 	if (fds[2].revents && read(STDIN_FILENO, bytes, sizeof(bytes)) > 0) {
 		vm->step = WRITE;
 		guest_request(vm);
-	} else if (fds[2].revents) { /* a reset; 1: the rings are not back yet; stopped() follows */
+	} else if (fds[2].revents) { /* reset; 1: the rings are not back, and stopped() follows */
 		vublk_device_set_status(vm->device, 0, NULL);
 		vm->step = vublk_device_set_vm_running(vm->device, false) ? LEAVING : OFF;
 	}
@@ -184,7 +184,7 @@ int main(int argc, char **argv)
 	struct vublk_error error;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	check(argc == 2, "the one argument is the back-end's socket", NULL);
+	check(argc == 2, "expected one argument, the back-end's socket", NULL);
 	vm.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, vm.ram_fd, 0);
 	check(vm.ram != MAP_FAILED && !ftruncate(vm.ram_fd, RAM_BYTES) && vm.kick_fd >= 0 &&
 	      vm.call_fd >= 0, "making the machine", NULL);

@@ -3,14 +3,15 @@
 #define VUBLK_BACKEND_H
 
 /*
- * A back-end: a disk served on a vhost-user socket (what `vublk serve` is).
+ * A back-end, which serves a disk on a vhost-user socket. `vublk serve` is built on this interface.
  *
  * A back-end listens (or is given a socket), serves one front-end at a time, and waits for the next
- * front-end when that one disconnects. One thread per group of queues executes requests. All other
- * work is done on the thread that calls vublk_backend_run() or vublk_backend_process().
+ * one when the front-end disconnects. Each of its threads executes the requests of a group of
+ * queues. All other work is done on the thread that calls vublk_backend_run() or
+ * vublk_backend_process().
  *
  * A front-end can truncate the memory that it shares. To survive that, the library installs a
- * SIGBUS handler when the first front-end connects; <vublk/sigbus.h> says what this means for an
+ * SIGBUS handler when a front-end first shares memory; <vublk/sigbus.h> says what this means for an
  * application with a handler of its own.
  *
  * Unless a function says otherwise:
@@ -53,28 +54,28 @@ const struct vublk_property *vublk_backend_options(void);
  *   socket-group the group of that file, a name or a number; default: the group of the process. No
  *                client can connect before mode and group are set;
  *   engine       file (default), memory, null
- *   blk-file     the image or block device (engine file)
- *   size         bytes of a memory or null disk
+ *   blk-file     engine file: the image or block device
+ *   size         engines memory and null: the size of the disk in bytes
  *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
  *                offered. Many back-ends have no such area; if a back-end without one dies, the
  *                front-end cannot tell which requests were executed
- *   lock         on (default) or off: whether an image that another program uses is
- *                refused, as <vublk/image.h> says. With off, two back-ends can have the image open,
- *                as they must for a moment when a VM migrates on one host. The caller must then
- *                make sure that only one of them is used. A lock also makes a back-end wait until
+ *   lock         on (default) or off: whether an image that another program uses is refused, as
+ *                <vublk/image.h> says. With off, two back-ends can have the image open, as is
+ *                necessary for a moment when a VM migrates within one host. The caller must then
+ *                make sure that only one of them is used. With a lock, a back-end also waits until
  *                the last requests of a killed predecessor have ended, so leave the lock on for a
  *                back-end that may be restarted
  *   statistics   on or off (default): whether requests are counted from the start
- *   read-only, num-queues, threads, poll, cache, io, write-cache, serial
+ * and read-only, num-queues, threads, poll, cache, io, write-cache, serial and others.
  * `log` (may be NULL) is copied.
  *
  * The back-end is stored in `backend`, and the caller frees it with vublk_backend_free().
  * Errors:
- *   EINVAL          an option is unknown, missing, contradicts another or has a bad value, or `fd`
- *                   is not a Unix stream socket that is listening or connected
+ *   EINVAL          an option is unknown or missing, has a bad value or contradicts another, or
+ *                   `fd` is not a Unix stream socket that is listening or connected
  *   EBUSY           the image is in use
  *   ENOTBLK         the image is neither a file nor a block device
- *   EMEDIUMTYPE     the size of the image is not that of a disk
+ *   EMEDIUMTYPE     a disk cannot have the size of the image
  *   EADDRINUSE      another process listens on the socket
  *   EEXIST          socket-path names a file that is not a socket
  *   ENAMETOOLONG    socket-path is longer than 107 bytes
@@ -88,12 +89,12 @@ int vublk_backend_open(const struct vublk_option *options, const struct vublk_lo
 		       struct vublk_backend **backend, struct vublk_error *error);
 
 /*
- * Serves until vublk_backend_stop() or, if `fd` was a connected socket, until the front-end
- * disconnects. Blocks the calling thread. Before the function returns, the back-end completes the
- * requests that it has begun. A front-end that breaks the protocol ends its own session, not this
- * call.
+ * Serves until vublk_backend_stop(), a drain or an upgrade ends the service or, if `fd` was a
+ * connected socket, until the front-end disconnects. Blocks the calling thread. Before the function
+ * returns, the back-end completes the requests that it has begun. A front-end that breaks the
+ * protocol ends its own session, not this call.
  * Errors:
- *   others  the service cannot continue: of epoll_wait(2) or epoll_ctl(2)
+ *   others  of epoll_wait(2) or epoll_ctl(2): the service cannot continue
  */
 int vublk_backend_run(struct vublk_backend *backend, struct vublk_error *error);
 
@@ -116,22 +117,21 @@ int vublk_backend_fd(const struct vublk_backend *backend);
 int vublk_backend_process(struct vublk_backend *backend, struct vublk_error *error);
 
 /*
- * Asks vublk_backend_run() or vublk_backend_process() to finish.
+ * Asks vublk_backend_run() or vublk_backend_process() to end the service.
  * Threads: any; safe in a signal handler.
  */
 void vublk_backend_stop(struct vublk_backend *backend);
 
 /*
  * Begins to drain the back-end, for planned maintenance of the process or the storage: it takes no
- * more requests, completes those that it has begun, and flushes the storage. Then
- * vublk_backend_run() or vublk_backend_process() finishes as after vublk_backend_stop(). The
- * connection to the front-end ends when all that was begun is complete, so the front-end's other
- * requests can continue with the next back-end. Returns immediately; vublk_backend_get_info() has
- * the progress.
+ * more requests, completes those that it has begun, and flushes the storage. Then the service ends
+ * as after vublk_backend_stop(). The connection to the front-end ends only when all requests that
+ * were begun are complete, so the next back-end can execute the others. Returns immediately;
+ * vublk_backend_get_info() has the progress.
  *
  * If this takes longer than `timeout_ms` milliseconds, or the flush fails, the back-end serves its
- * front-end as before, and the log says why. A failed flush must not end the process, because it is
- * the process that makes later flushes fail.
+ * front-end as before, and the log says why. A failed flush must not end the process, because only
+ * this process knows that writes were lost, and fails the later flushes of the driver.
  * Errors:
  *   EBUSY  the back-end is being drained or handed over already, or is stopping, or the flush of an
  *          earlier drain is not complete
@@ -151,9 +151,10 @@ void vublk_backend_rescan(struct vublk_backend *backend);
 /* --- the present state of the back-end, for a person or a program ---------------------------- */
 
 /*
- * LISTENING --a front-end connects--> SERVING --the front-end disconnects--> LISTENING, or FINISHED
- * if `fd` was a connected socket. vublk_backend_stop() leads from LISTENING to FINISHED, and from
- * SERVING to STOPPING --the last requests are complete--> FINISHED.
+ *   LISTENING -> SERVING    a front-end has connected
+ *   SERVING -> LISTENING    it has disconnected; FINISHED instead if `fd` was a connected socket
+ *   LISTENING -> FINISHED, SERVING -> STOPPING  vublk_backend_stop()
+ *   STOPPING -> FINISHED    the last requests are complete
  */
 enum vublk_backend_state {
 	VUBLK_BACKEND_LISTENING,
@@ -181,8 +182,8 @@ struct vublk_backend_info {
 	enum vublk_backend_state state;
 	uint32_t num_queues;           /* the number of offered queues */
 	uint32_t num_threads;          /* the number of threads that execute requests */
-	uint32_t num_used_queues;      /* the number of queues that the front-end has set up; 0: no
-					  front-end */
+	uint32_t num_used_queues;      /* the number of queues that the front-end has set up; 0
+					  also without a front-end */
 	uint64_t size_bytes;           /* of the disk */
 	uint64_t rescans;              /* how many times the size was read again */
 	uint32_t block_bytes;
@@ -197,7 +198,7 @@ struct vublk_backend_info {
 	uint64_t protocol_features;    /* vhost-user bits that the front-end accepted */
 	/* about the last call of vublk_backend_drain() */
 	enum vublk_backend_drain_state drain;
-	struct vublk_error drain_failure; /* why it has failed; code 0: it has not */
+	struct vublk_error drain_failure; /* why the drain failed; code 0: it did not */
 };
 
 /*
@@ -233,9 +234,8 @@ int vublk_backend_get_queue_info(const struct vublk_backend *backend, unsigned i
 /* --- statistics ------------------------------------------------------------------------------- */
 
 /*
- * Starts or stops counting requests. The counters keep their values. The option `statistics`
- * decides whether the back-end begins with counting on. A request is counted if it begins while
- * counting is on.
+ * Starts or stops counting requests. The counters keep their values. The option `statistics` says
+ * whether counting is on at the start. A request is counted if it begins while counting is on.
  * Threads: any.
  */
 void vublk_backend_set_statistics(struct vublk_backend *backend, bool on);
@@ -249,7 +249,7 @@ bool vublk_backend_has_statistics(const struct vublk_backend *backend);
 
 /*
  * Fills `stats` with the counters of the requests of kind `kind` on queue `queue`. `stats_bytes` is
- * sizeof(struct vublk_request_stats). Each counter is exact, but while requests are made, one
+ * sizeof(struct vublk_request_stats). Each counter is exact, but while requests are executed, one
  * counter may include a request that another counter does not include yet. On failure *stats is
  * untouched.
  * Errors:

@@ -13,16 +13,16 @@
  *   vublk_blk_submit(queue);
  *   vublk_blk_wait(queue, &completion, 1, 1, -1, &error);
  *
- * One thread at a time uses a queue, without a lock; different threads may use different queues at
- * the same time. The disk has a thread of its own for the connection, on which it calls the
- * handlers; no call needs an event loop. A handler must call only functions whose field Threads
- * permits handlers. A call that waits for the disk's own thread fails with EBUSY if a handler makes
- * it. To open a disk or to change its memory without waiting, use vublk_blk_open_start(),
- * vublk_blk_alloc_start() and the functions that are declared after each of them.
+ * A queue has no lock, so only one thread at a time may use it. Different threads may use different
+ * queues at the same time. The disk has a thread of its own, which handles the connection and calls
+ * the handlers, so no call needs an event loop. A handler must call only functions whose field
+ * Threads permits handlers. A call that waits for the disk's own thread fails with EBUSY if a
+ * handler makes it. To open a disk or to change its memory without waiting, use
+ * vublk_blk_open_start(), vublk_blk_alloc_start() and the functions declared after each of them.
  *
  * A parameter such as `info_bytes` is the size of the struct to which the parameter before it
- * points (<vublk/version.h>). A disk is open after vublk_blk_open() or vublk_blk_open_finish() has
- * succeeded, until vublk_blk_close().
+ * points (<vublk/version.h>). A disk is open from the success of vublk_blk_open() or
+ * vublk_blk_open_finish() until vublk_blk_close().
  *
  * Unless a function says otherwise:
  * States: open.
@@ -51,7 +51,7 @@ enum vublk_blk_event {
 	VUBLK_BLK_RESIZED = 1,      /* the capacity has changed */
 	VUBLK_BLK_CONFIG_CHANGED,   /* another field of the config has changed, or may have */
 	/*
-	 * The disk no longer looks for a back-end: the back-end was lost while reconnect-ms is 0,
+	 * The disk has stopped looking for a back-end: the back-end was lost with reconnect-ms 0,
 	 * reconnect-deadline-ms has passed, or the back-end broke a ring or hung
 	 * (request-deadline-ms) and the disk reclaimed all rings. The requests in flight and all
 	 * later requests fail.
@@ -71,14 +71,14 @@ enum vublk_blk_event {
 };
 
 /*
- * The loss of a back-end. A disk outlives its back-end: requests in flight, and requests that are
+ * The loss of a back-end. A disk outlives its back-end. Requests in flight, and requests that are
  * added during the outage (up to the queue's size), wait until a back-end listens at the same path
- * again, and that back-end executes them; each request completes once. Requests that the lost
+ * again. That back-end executes them, and each request completes once. Requests that the lost
  * back-end had completed are not executed again. The lost back-end may have executed the other
- * requests partly or completely; the next back-end executes them once more (with an in-flight area
- * it does so on its own, otherwise the disk sends them again).
+ * requests partly or completely. The next back-end executes them again: with an in-flight area on
+ * its own, otherwise because the disk sends them again.
  * To make this safe, a write, discard or write-zeroes request waits for earlier requests of the
- * same queue whose ranges overlap with its own. Between two queues the application must ensure this
+ * same queue whose ranges overlap its own. Between two queues the application must ensure this
  * order: it must wait for the completion of the earlier request before it adds a request that
  * changes the same range.
  *
@@ -94,56 +94,57 @@ enum vublk_blk_event {
  *                          executes it then.
  *   request-deadline-ms    the longest time that a request may take from its submission, over all
  *                          back-ends; default 0: no limit. When a request exceeds this time, all
- *                          requests in flight fail with ETIME (the disk may notice up to a quarter
- *                          of the time later). Only submitted requests count. If the request is
- *                          split, or has VUBLK_BLK_FUA, the time runs separately for each piece
+ *                          requests in flight fail with ETIME (the disk may notice this up to a
+ *                          quarter of the time later). Only submitted requests count. If a request
+ *                          is split, or has VUBLK_BLK_FUA, the time runs separately for each piece
  *                          that is sent to a back-end.
- *                          A back-end that was connected for all that time counts as hung. The disk
- *                          reclaims all rings, and disconnects a back-end that does not return them
- *                          within request-timeout-ms. The loss is permanent: GAVE_UP occurs, and
- *                          later requests fail with ETIME, too.
+ *                          A back-end that was connected for the whole time counts as hung. The
+ *                          disk reclaims all rings, and disconnects a back-end that does not return
+ *                          them within request-timeout-ms. The loss is permanent: GAVE_UP occurs,
+ *                          and later requests fail with ETIME, too.
  *                          If earlier back-ends used up a part of the time, the disk reclaims the
  *                          rings in the same way, but the connected back-end then executes later
  *                          requests. If it does not return the rings, an ordinary loss follows.
  *                          In an outage the requests fail as if fail-after-ms had passed, and the
  *                          disk continues with the next back-end.
- *                          A back-end that returned the rings touches no buffer any more. A
- *                          back-end that did not return them may be alive and write to the buffers
- *                          of reads later, so do not use those buffers again: close the disk and
- *                          open it again, and then allocate new buffers (or register another
+ *                          A back-end that has returned the rings no longer touches any buffer. A
+ *                          back-end that has not returned them may be alive and write to the
+ *                          buffers of reads later. So do not use those buffers again: close the
+ *                          disk, open it again, and allocate new buffers (or register another
  *                          memfd).
  *
- * A back-end may keep completed writes in its own memory until a flush, and loses them when it
- * dies, although the machine has not failed. Its config does not say whether it has such a cache.
- * So the disk records whether there are completed writes (also discards and write-zeroes) that no
- * flush is certain to have made stable. If a back-end is lost in that state:
- *   unflushed=trust        requests continue; for a back-end that writes through or leaves its
+ * A back-end may keep completed writes in its own memory until a flush. If the back-end dies, these
+ * writes are lost, although the machine has not failed. The config does not say whether a back-end
+ * has such a cache. So the disk records whether there are completed writes (discards and
+ * write-zeroes included) that may not be stable, because no flush has completed since. If a
+ * back-end is lost in that state:
+ *   unflushed=trust        requests continue; suits a back-end that writes through or leaves its
  *                          writes to the kernel
- *   unflushed=fail         on each queue the flushes in flight fail once with EOWNERDEAD, or, if no
- *                          flush is in flight, the next flush does; WRITES_LOST occurs; the
- *                          application then has to repeat the writes that it made after its last
- *                          successful flush
+ *   unflushed=fail         on each queue the flushes in flight fail with EOWNERDEAD or, if there
+ *                          are none, the next flush does. WRITES_LOST occurs. The application then
+ *                          has to repeat the writes that it made after its last successful flush
  *   unflushed=auto         the default: like trust for a back-end with an in-flight area, because
  *                          such a back-end is designed to be restarted without a loss; like fail
  *                          for any other back-end
  *   unflushed=replay       nothing is lost: the disk keeps copies of these writes. The next
  *                          back-end executes them before all other requests, in the order in which
  *                          they completed. The copies take up to replay-mib MiB (1 to 4096, default
- *                          64), divided equally among the queues. The disk flushes when half of a
- *                          queue's share is in use, and 5 to 7 seconds after a write. A write for
- *                          which there is no room waits for that flush; writes larger than a
- *                          quarter of the share are split. Writes on different queues that overlap
- *                          and are in flight at the same time have no order. While the next
- *                          back-end fails to execute these writes, or is too small for them, the
- *                          disk tries again, requests wait, and flushes fail with EIO. After a
- *                          flush of the disk's own that failed, the next flush on each queue fails
- *                          with EIO, too, because some back-ends drop what they could not write:
- *                          repeat the writes since the last flush. A flush of the application that
- *                          succeeds while one of the disk's own is in flight completes when that
- *                          one is answered, and fails if it fails. vublk_blk_close() flushes. The
- *                          back-end gets no in-flight area. Writes that were completed before the
- *                          disk was opened are protected only after the first flush has completed.
- * A back-end that does not offer FLUSH has no cache.
+ *                          64), divided equally among the queues. The disk submits a flush of its
+ *                          own when half of a queue's share is in use, and 5 to 7 seconds after a
+ *                          write. A write for which there is no room waits for that flush. Writes
+ *                          larger than a quarter of the share are split. Overlapping writes that
+ *                          are in flight on different queues at the same time have no order. While
+ *                          the next back-end fails to execute these writes, or is too small for
+ *                          them, the disk tries again, requests wait, and flushes fail with EIO. If
+ *                          a flush of the disk's own fails, the next flush on each queue fails with
+ *                          EIO, because some back-ends drop data that they could not write: repeat
+ *                          the writes since the last successful flush. If the application's flush
+ *                          succeeds while one of the disk's own is in flight, it completes only
+ *                          when that one is answered, and fails if that one fails.
+ *                          vublk_blk_close() flushes. The back-end gets no in-flight area. Writes
+ *                          that completed before the disk was opened are protected only after the
+ *                          first flush has completed.
+ * A back-end that does not offer FLUSH counts as one without a cache.
  */
 
 struct vublk_blk_handlers {
@@ -159,9 +160,9 @@ struct vublk_blk_handlers {
 };
 
 /*
- * Connects to the back-end at the Unix socket `path`, negotiates, and starts all queues. Blocks for
- * at most request-timeout-ms per answer. The disk is stored in `blk`, and the caller closes it with
- * vublk_blk_close().
+ * Connects to the back-end at the Unix socket `path`, negotiates, and starts all queues. Waits at
+ * most request-timeout-ms for each answer. The disk is stored in `blk`, and the caller closes it
+ * with vublk_blk_close().
  *
  * `options` (may be NULL) has names and values, ends with a NULL name, and is borrowed during the
  * call. The options are the device's properties (vublk_device_properties(), except chardev) and
@@ -171,7 +172,7 @@ struct vublk_blk_handlers {
  * Option fd: the number of a Unix stream socket that is connected to the back-end. `path` then only
  * names the back-end in messages, and may be NULL. The descriptor stays yours: the disk duplicates
  * it during this call, and makes the socket non-blocking. Close your descriptor afterwards;
- * otherwise the back-end does not notice when the disk is closed. The disk cannot connect again, so
+ * otherwise the back-end does not notice when the disk is closed. The disk cannot reconnect, so
  * with this option reconnect-ms is 0, and any other value is refused.
  * Errors:
  *   EINVAL        an option is unknown or invalid; queue-size is below 4 (a request has a header,
@@ -204,8 +205,8 @@ int vublk_blk_open(const char *path, const struct vublk_option *options,
  * calls return EBUSY, NULL or zeroes. vublk_blk_close() cancels an opening that has not ended, and
  * frees a disk that could not be opened. The event handler is not called before the opening has
  * succeeded.
- * Errors: those of vublk_blk_open() that need no back-end: EINVAL, ENOTSOCK, ENOTCONN, ENOMEM,
- * EMFILE and EAGAIN.
+ * Errors: those of vublk_blk_open() that do not depend on a back-end: EINVAL, ENOTSOCK, ENOTCONN,
+ * ENOMEM, EMFILE and EAGAIN.
  * States: any.
  */
 int vublk_blk_open_start(const char *path, const struct vublk_option *options,
@@ -248,17 +249,19 @@ const char *vublk_blk_default(const char *name);
 
 /*
  * Closes the disk, and frees it and its memory from vublk_blk_alloc(), even if an error other than
- * EBUSY is returned. No thread may be using a queue. `wait_ms` says for how many milliseconds to
- * wait for the requests in flight; 0: not at all; -1: until they complete or the back-end is lost
+ * EBUSY is returned. No thread may be using a queue. `wait_ms` says how many milliseconds to wait
+ * for the requests in flight; 0: not at all; -1: until they complete or the back-end is lost
  * permanently (with reconnect-ms and without a deadline, neither may ever happen). A request that
- * has not completed within that time is abandoned: it has no completion, and its buffers are the
- * caller's again when this function returns. A lost back-end that is still alive may still write to
- * the buffers of reads. NULL is a no-op. Blocks for up to `wait_ms`, and then until the back-end
- * has returned the rings.
+ * has not completed within that time is abandoned: its completion is not reported, and its buffers
+ * belong to the caller again when this function returns. A lost back-end that is still alive may
+ * still write to the buffers of reads. NULL is a no-op. Blocks for up to `wait_ms`, and then until
+ * the back-end has returned the rings.
  * Errors:
- *   ETIMEDOUT  requests were abandoned after `wait_ms`; the sentence says how many
+ *   ETIMEDOUT  not all requests completed, or not all writes were flushed (unflushed=replay),
+ *              within `wait_ms`
  *   ENOTCONN   requests failed, because no back-end will complete them
  *   EBUSY      a handler made the call, and nothing was done
+ *   others     of poll(2), or of vublk_blk_flush() with unflushed=replay
  * States: any.
  */
 int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *error);
@@ -267,10 +270,10 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 
 /*
  * An event of the disk, taken from the disk's queue of events, for an event loop or a binding to
- * another language. This queue works with or without a handler. It holds at most one event of each
- * kind, in the order of their latest occurrence: an event that occurs again before it was taken
- * moves to the end and has the new error. So after LOST, RECONNECTED, LOST the queue has
- * RECONNECTED, LOST.
+ * another language. That queue is filled with or without a handler. It holds at most one event of
+ * each kind, in the order of their latest occurrence: an event that occurs again before it is taken
+ * moves to the end and has the new error. For example, after LOST, RECONNECTED, LOST the queue
+ * contains RECONNECTED, LOST.
  */
 struct vublk_blk_event_info {
 	enum vublk_blk_event event;
@@ -303,7 +306,7 @@ int vublk_blk_next_event(struct vublk_blk *blk, struct vublk_blk_event_info *inf
 /* --- properties of the disk -------------------------------------------------------- */
 
 struct vublk_blk_info {
-	uint64_t capacity_bytes;          /* a multiple of 512, perhaps not of the block size */
+	uint64_t capacity_bytes;          /* a multiple of 512, but maybe not of the block size */
 	uint32_t block_size_bytes;        /* requests are multiples of this; >= 512 */
 	uint32_t physical_block_bytes;
 	uint32_t optimal_io_bytes;        /* 0: unknown */
@@ -335,8 +338,8 @@ struct vublk_blk_info {
 void vublk_blk_get_info(struct vublk_blk *blk, struct vublk_blk_info *info, size_t info_bytes);
 
 /*
- * Fills `info` with what was negotiated with the first back-end, or with zeroes if the disk is not
- * open.
+ * Fills `info` with the result of the negotiation with the first back-end, or with zeroes if the
+ * disk is not open.
  * Threads: any, handlers included.
  */
 void vublk_blk_get_device_info(struct vublk_blk *blk, struct vublk_device_info *info,
@@ -358,9 +361,9 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 /* --- memory ------------------------------------------------------------------------- */
 
 /*
- * Allocates shared memory for buffers, zeroed and page-aligned. `bytes` is rounded up to pages. The
- * memory belongs to the disk, until vublk_blk_release() or vublk_blk_close(). The call sends a
- * message to the back-end, so it is too slow for the data path.
+ * Allocates shared memory for buffers, zeroed and page-aligned. `bytes` is rounded up to whole
+ * pages. The memory belongs to the disk until vublk_blk_release() or vublk_blk_close() frees it.
+ * The call sends a message to the back-end, so it is too slow for the data path.
  * Returns: the memory; NULL: the call failed, and `error` says why.
  * Errors:
  *   EINVAL          `bytes` is 0 or too large
@@ -372,7 +375,7 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
 
 /*
- * Frees memory from vublk_blk_alloc(). No request may use the memory any more. NULL is a no-op. The
+ * Frees memory from vublk_blk_alloc(). No request may still use the memory. NULL is a no-op. The
  * call sends a message to the back-end, so it is too slow for the data path.
  * Errors:
  *   EINVAL  `address` is not from vublk_blk_alloc() of this disk, or was released before
@@ -382,12 +385,12 @@ int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *
 
 /*
  * Registers the application's own memory, for zero copy: `bytes` at `address` (both multiples of
- * the page size) are a shared mapping of `fd` at `fd_offset`. The mapping stays the application's
- * and lasts until vublk_blk_unregister() or close; `fd` is duplicated and handed to the back-end.
- * `fd` must be a memfd that is sealed with F_SEAL_SHRINK. Otherwise the back-end could truncate the
- * file, and the application's next access to the memory would end the application (SIGBUS). A seal
- * does not help against holes that the back-end punches into huge pages: share memory of huge pages
- * only with a back-end that is trusted.
+ * the page size) are a shared mapping of `fd` at `fd_offset`. The mapping still belongs to the
+ * application, which must keep it until vublk_blk_unregister() or vublk_blk_close(). `fd` is
+ * duplicated and sent to the back-end. `fd` must be a memfd that is sealed with F_SEAL_SHRINK.
+ * Otherwise the back-end could truncate the file, and the application's next access to the memory
+ * would kill the application (SIGBUS). A seal does not keep the back-end from punching holes into
+ * huge pages, so share huge pages only with a trusted back-end.
  * Errors:
  *   EINVAL         the memory is empty, not aligned, not sealed, or overlaps registered memory
  *   ENOSPC         the back-end has no memory slot left
@@ -399,8 +402,8 @@ int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int f
 		       uint64_t fd_offset, struct vublk_error *error);
 
 /*
- * Undoes vublk_blk_register() of the memory that begins at `address`. No request may use the memory
- * any more.
+ * Undoes vublk_blk_register() for the memory that begins at `address`. No request may still use the
+ * memory.
  * Errors:
  *   EINVAL  no memory is registered at `address`
  *   EBUSY   a handler made the call, or the disk is not open
@@ -410,15 +413,15 @@ int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_erro
 /* --- memory without blocking ------------------------------------------------------- */
 
 /*
- * A change of the disk's memory that was started: an alloc, release, register or unregister. It
- * belongs to the disk until vublk_blk_change_finish() or vublk_blk_change_cancel() frees it. Any
+ * A change of the disk's memory that has been started: an alloc, release, register or unregister.
+ * It belongs to the disk until vublk_blk_change_finish() or vublk_blk_change_cancel() frees it. Any
  * number of changes may be in progress. The disk carries out changes and blocking calls one after
  * another, in the order in which they were started. Different threads may use different changes at
  * the same time.
  *
  * Before vublk_blk_change_finish() has returned 0, no request may use the memory that the change
  * adds. After the start of a removal, no request may use the memory that it removes. The
- * application keeps the mapping of registered memory until the unregister has ended.
+ * application must keep the mapping of registered memory until the unregister has ended.
  *
  * In an outage, memory is added and removed without a back-end, and the change ends with 0: the
  * next back-end gets all memory that the disk has at that time. While the disk starts or stops the
@@ -463,7 +466,7 @@ int vublk_blk_release_start(struct vublk_blk *blk, void *address, struct vublk_b
  *   EINVAL         the memory is empty, not aligned or not sealed
  *   EBUSY          the disk is not open
  *   ENOMEM         no memory
- *   EBADF, EMFILE  `fd` is not a descriptor; no descriptor
+ *   EBADF, EMFILE  `fd` is not a descriptor, or cannot be duplicated; no descriptor
  * Threads: any, including handlers.
  */
 int vublk_blk_register_start(struct vublk_blk *blk, void *address, size_t bytes, int fd,
@@ -490,13 +493,14 @@ int vublk_blk_unregister_start(struct vublk_blk *blk, void *address,
 int vublk_blk_change_fd(const struct vublk_blk_change *change);
 
 /*
- * Takes the result of a change that has ended, and frees the change, even if the change failed.
- * `address` (may be NULL) is set to the memory that was allocated or registered, or to NULL after a
- * removal or a failure. Never blocks.
+ * Returns the result of a change that has ended, and frees the change, even if it failed. `address`
+ * (may be NULL) is set to the memory that was allocated or registered, or to NULL after a removal
+ * or a failure. Never blocks.
  * Returns: 0: the memory was changed.
  * Errors:
  *   EAGAIN  the change has not ended, and was not freed
- *   EINVAL  the memory overlaps registered memory, or no memory is registered at `address`
+ *   EINVAL  the memory to register overlaps registered memory, or the memory to unregister is not
+ *           registered
  *   ENOSPC  the back-end has no memory slot left
  *   others  the back-end refused the memory (EIO), or was lost permanently meanwhile
  * Threads: one at a time, including handlers.
@@ -505,12 +509,12 @@ int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
 			    struct vublk_error *error);
 
 /*
- * Abandons a change and frees it. An alloc or register has no effect in the end: if the back-end
+ * Abandons a change and frees it. An alloc or register has no lasting effect: if the back-end
  * already has the memory, the disk removes the memory again in the background, before any later
- * change. No request has used the memory of a register that is canceled, so the application may
- * unmap that memory after this call. The application may also register the same memory again,
- * because the disk removes it first. A release or unregister is still carried out. NULL is a no-op.
- * Never blocks.
+ * change. No request can have used the memory of a canceled register, so the application may unmap
+ * that memory after this call. The application may also register the same memory again, because the
+ * disk removes it first. A release or unregister is still carried out. NULL is a no-op. Never
+ * blocks.
  * Errors: none.
  * Threads: one at a time, including handlers.
  */
@@ -521,8 +525,8 @@ void vublk_blk_change_cancel(struct vublk_blk_change *change);
 /*
  * Returns the queue `index` (from 0). The queue belongs to the disk and is valid until
  * vublk_blk_close(). Different threads may use it one after another, but not at the same time.
- * NULL: there is no such queue, the disk is not open, or the blocking calls use that queue
- * (<vublk/blocking.h>).
+ * Returns NULL if there is no such queue, the disk is not open, or the blocking calls use that
+ * queue (<vublk/blocking.h>).
  * Threads: any, handlers included.
  */
 struct vublk_blk_queue *vublk_blk_queue(struct vublk_blk *blk, unsigned index);
@@ -560,13 +564,13 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
 
 /*
  * Each of the following calls adds one request. The back-end gets the request with the next
- * vublk_blk_submit() or vublk_blk_wait(). Offsets and lengths are bytes, multiples of
+ * vublk_blk_submit() or vublk_blk_wait(). Offsets and lengths are in bytes and must be multiples of
  * block_size_bytes. If the capacity is not a multiple of block_size_bytes, a request that ends at
- * the end of the disk may end with part of a block (some back-ends refuse that). Buffers lie in
- * memory from vublk_blk_alloc() or vublk_blk_register(), may span several regions, and belong to
+ * the end of the disk may end with part of a block (some back-ends refuse that). Buffers must lie
+ * in memory from vublk_blk_alloc() or vublk_blk_register(), may span several regions, and belong to
  * the library until the completion, as does the array `iov`. `user_data` is returned in the
- * completion. A request that exceeds the device's limits is split; it completes once, when all of
- * its pieces have completed, and its result is the first error. Requests may be executed in any
+ * completion. A request that exceeds the device's limits is split. It completes once, when all of
+ * its pieces have completed; its result is the first error, or 0. Requests may be executed in any
  * order, except as described at "The loss of a back-end". The calls do not block. virtio 1.3,
  * section 5.2.6, specifies the requests.
  */
@@ -576,16 +580,16 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
  * Flags of a request; 0: no flag. A call fails with EINVAL if it does not take a flag that is set.
  *
  * VUBLK_BLK_FUA, for write, writev, write_zeroes and discard: the change is stable when the request
- * completes with 0. virtio-blk has no such request: where FLUSH was negotiated, the library sends a
- * flush after the write; the application still sees one request with one completion. If the flush
- * fails, the request fails with the flush's error, and the change may have been made. A loss of the
- * back-end between the write and the flush completes the request with -EOWNERDEAD where the
- * back-end's completed writes are not trusted (see unflushed above). The result says nothing about
- * other writes: only vublk_blk_flush() reports the loss of those. A back-end may report an error of
- * another write to the flush of this one, and to no other flush. So after such a flush has failed,
- * the next vublk_blk_flush() on each queue fails with EIO, and so does each write with
- * VUBLK_BLK_FUA that was issued before the failure. Those that completed before the failure was seen
- * have succeeded; see vublk_blk_flush().
+ * completes with 0. virtio-blk has no such request. So if FLUSH was negotiated, the library sends a
+ * flush after the change; the application still sees one request with one completion. If the flush
+ * fails, the request fails with the flush's error, and the change may have been made. If the
+ * back-end is lost between the change and the flush, and its completed writes are not trusted (see
+ * unflushed above), the request completes with -EOWNERDEAD. The result says nothing about other
+ * writes: only vublk_blk_flush() reports their loss. But a back-end may report the error of another
+ * write to this flush, and to no other flush. So after such a flush has failed, the next
+ * vublk_blk_flush() on each queue fails with EIO, and so does each request with VUBLK_BLK_FUA that
+ * was issued before the failure and has not completed. Those that have completed have succeeded;
+ * see vublk_blk_flush().
  *
  * VUBLK_BLK_NO_UNMAP, for write_zeroes: the blocks stay allocated. Without this flag a back-end
  * that offers to deallocate blocks (write_zeroes_may_unmap) may do so.
@@ -599,8 +603,8 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
  * Errors:
  *   EINVAL     a flag is set; the range is empty, not aligned, ends past the end of the disk, or
  *              exceeds VUBLK_BLK_MAX_REQUEST_BYTES; `iovcnt` is negative; a buffer is not in the
- *              disk's memory; or one block is scattered over more segments than the device takes
- *   EAGAIN     the queue has as many requests as its size: take completions first
+ *              disk's memory; or one block is scattered over more segments than the device permits
+ *   EAGAIN     the queue is full: take completions first
  *   ENOTCONN   the back-end is lost permanently
  *   ETIMEDOUT  the back-end has been lost for longer than fail-after-ms
  *   ETIME      a request did not complete within request-deadline-ms
@@ -625,20 +629,20 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Makes all changes stable whose requests completed before the call, on any queue. Takes no flag. The
- * flush is sent whenever FLUSH was negotiated, even if the config says that there is no write cache.
- * Where FLUSH was not negotiated, every write is stable when it completes, and a flush completes
- * without the back-end.
- * Several flushes may be in flight at the same time, on the same queue or on different ones, as may
- * writes with VUBLK_BLK_FUA, each of which includes a flush. The disk reports the result of each as
- * the back-end answers it, and does not delay one for another, because the completions of another
- * queue may be taken late or never. vublk serve answers each of them correctly. But some back-ends
- * report a storage error to only one of several flushes, as Linux does if several threads call
- * fsync(2) for one descriptor. With such a back-end, the others may succeed although their data is
- * lost, and may complete before the one that fails. So if a flush or a write with VUBLK_BLK_FUA
- * fails, do not rely on a flush that was in flight at the same time, even if its result is 0:
- * repeat the writes since the last flush that completed before the failed one was submitted. An
- * application that has only one such request in flight at a time can rely on each result.
+ * Makes stable all changes whose requests completed before the call, on any queue. Takes no flag. If
+ * FLUSH was negotiated, the flush is sent even if the config says that there is no write cache.
+ * Otherwise every write counts as stable when it completes, and the flush completes without the
+ * back-end.
+ * Several flushes may be in flight at the same time, on one queue or on several, and so may writes
+ * with VUBLK_BLK_FUA, each of which includes a flush. The disk reports the result of each as the
+ * back-end answers it. It does not delay one for another, because the completions of another queue
+ * may be taken late or never. `vublk serve` answers each of them correctly. But some back-ends report
+ * a storage error to only one of several flushes, as Linux does if several threads call fsync(2) on
+ * one descriptor. With such a back-end, the other flushes may succeed although their data is lost,
+ * and may complete before the one that fails. So if a flush or a write with VUBLK_BLK_FUA fails, do
+ * not rely on a flush that was in flight at the same time, even if its result is 0. Repeat the writes
+ * since the last flush that completed before the failed one was submitted. An application that has
+ * only one such request in flight at a time can rely on each result.
  * Errors: those of vublk_blk_read() that are not about buffers and ranges, and:
  *   EOWNERDEAD  writes that completed before a back-end was lost may be lost (see the option
  *               unflushed above)
@@ -648,8 +652,8 @@ int vublk_blk_flush(struct vublk_blk_queue *queue, uint32_t flags, void *user_da
 		    struct vublk_error *error);
 
 /*
- * Tells the back-end that the content of `bytes` at `offset` is not needed any more, so that the
- * back-end may deallocate the blocks. The range may have any length within the disk. Takes the flag
+ * Tells the back-end that the contents of the `bytes` bytes at `offset` are no longer needed, so
+ * that it may deallocate the blocks. The range may be as long as the disk. Takes the flag
  * VUBLK_BLK_FUA.
  * Errors: those of vublk_blk_read() that are not about buffers, and:
  *   EROFS    the disk is read-only
@@ -660,7 +664,7 @@ int vublk_blk_discard(struct vublk_blk_queue *queue, uint64_t offset, uint64_t b
 		      uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Fills `bytes` at `offset` with zeroes. The range may have any length within the disk. Takes the
+ * Fills the `bytes` bytes at `offset` with zeroes. The range may be as long as the disk. Takes the
  * flags VUBLK_BLK_FUA and VUBLK_BLK_NO_UNMAP.
  * Errors: those of vublk_blk_discard().
  * Threads: the one that uses the queue.
@@ -672,9 +676,9 @@ int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint6
 #define VUBLK_BLK_ID_SIZE 21
 
 /*
- * Reads the serial of the disk into `id`, an ordinary buffer, which is filled at the completion and
- * belongs to the library until then. With the property serial the request waits for the back-end's
- * answer, too, but `id` is the property's value. Takes no flag.
+ * Reads the serial of the disk into `id`, which need not be in the disk's memory. It belongs to the
+ * library until the completion. With the property serial, the request still waits for the
+ * back-end's answer, but `id` gets the property's value. Takes no flag.
  * Errors: those of vublk_blk_read() that are not about buffers and ranges.
  * Threads: the one that uses the queue.
  */
@@ -689,7 +693,7 @@ int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], 
 void vublk_blk_submit(struct vublk_blk_queue *queue);
 
 /*
- * Returns the number of requests that were added and whose completions have not been taken yet.
+ * Returns the number of requests that have been added and whose completions have not been taken.
  * Threads: the one that uses the queue.
  */
 unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
@@ -698,9 +702,9 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue);
 
 /*
  * Takes up to `max` completions without waiting and without a system call (except to notify the
- * back-end of further pieces of a request that was split). After a permanent loss of the back-end,
- * or if the back-end broke the ring, the requests that the back-end had completed come first, and
- * all other requests in flight complete with an error.
+ * back-end of requests and pieces that had to wait). After a permanent loss of the back-end, or if
+ * the back-end broke the ring, the requests that the back-end had completed come first, and all
+ * other requests in flight complete with an error.
  * Returns: how many completions were taken.
  * Errors: none.
  * Threads: the one that uses the queue.
@@ -723,8 +727,8 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 		   unsigned min, unsigned max, int timeout_ms, struct vublk_error *error);
 
 /*
- * Returns a descriptor for an event loop, which polls readable when the back-end has signalled a
- * completion; it may also become readable without a completion. The descriptor belongs to the
+ * Returns a descriptor for an event loop. The descriptor polls readable when the back-end has
+ * signalled a completion, and may also become readable without one. The descriptor belongs to the
  * queue.
  * Errors: none.
  * Threads: the one that uses the queue.
@@ -732,10 +736,10 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 int vublk_blk_queue_fd(const struct vublk_blk_queue *queue);
 
 /*
- * Makes the queue's descriptor unreadable, and asks the back-end to signal the next completion on
- * it. Call this before the event loop sleeps on the descriptor. Submit all added requests first,
- * because the back-end does not see a request before it is submitted.
- * Returns: true: completions are waiting, so take them instead of sleeping.
+ * Clears the queue's descriptor, and asks the back-end to signal the next completion on it. Call
+ * this before the event loop sleeps on the descriptor. Submit all added requests first, because the
+ * back-end does not see a request before it is submitted.
+ * Returns: true: completions may be waiting, so take them instead of sleeping.
  * Threads: the one that uses the queue.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue);
@@ -749,7 +753,7 @@ bool vublk_blk_arm(struct vublk_blk_queue *queue);
  * even if it failed. A request that was refused when it was added does not count.
  */
 struct vublk_blk_stats {
-	uint64_t in_flight;     /* added, but their completions were not taken yet */
+	uint64_t in_flight;     /* added, but their completions have not been taken */
 	uint64_t reads;
 	uint64_t writes;
 	uint64_t flushes;
@@ -765,8 +769,8 @@ struct vublk_blk_stats {
 };
 
 /*
- * Fills `stats` with the counters of a queue. Each counter is exact, but while requests are made,
- * one counter may include a request that another counter does not include yet.
+ * Fills `stats` with the counters of a queue. Each counter is exact, but while requests are
+ * executed, one counter may include a request that another counter does not include yet.
  * vublk_blk_get_blocking_stats() (<vublk/blocking.h>) does the same for the queue of the blocking
  * calls.
  * Errors:

@@ -8,9 +8,9 @@
  * only as a pause of its disk. The VMM may reconnect, too, while the back-end stays connected.
  *
  * These buses exist; the parameter `spec` of the functions below selects one of them:
- *   vhost-user:PATH   a relay: listens on the Unix socket PATH and is the back-end of the
- *                     VMM's own vhost-user-blk front-end. Memory, kick and call descriptors
- *                     are passed through, so requests do not pass through the relay.
+ *   vhost-user:PATH   a relay: listens on the Unix socket PATH and is the back-end of the VMM's own
+ *                     vhost-user-blk front-end. Memory, kick and call descriptors are passed
+ *                     through, so requests do not pass through the relay, except with shadow rings.
  *                     docs/relay.md says which parts of the protocol it supports.
  *   vfio-user:PATH    a virtio-blk PCI device, served on the Unix socket PATH to a VMM with
  *                     a vfio-user client. Memory and interrupts are passed through; each kick
@@ -20,7 +20,7 @@
  * when the first back-end has connected, because the disk has no size before that.
  *
  * Everything happens on the thread that calls vublk_bus_run() or vublk_bus_process(). The bus
- * writes to descriptors that a VMM gives it, so the program has to ignore SIGPIPE.
+ * writes to descriptors that it gets from a VMM, so the program has to ignore SIGPIPE.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -46,44 +46,47 @@ struct vublk_bus;
 const struct vublk_property *vublk_bus_options(const char *spec);
 
 /*
- * Returns the default of the device's property `name` on the bus that `spec` names, or on every bus
- * if `spec` names no bus, as a static string, or NULL if it is the device's own. For reconnect-ms
- * this is the default that holds without the property server.
+ * Returns the default of the device's property `name` on the bus that `spec` names, as a static
+ * string. NULL: the device's own default applies. If `spec` names no bus, returns the default that
+ * all buses have. That of reconnect-ms applies only without the property server.
  * Threads: any.
  */
 const char *vublk_bus_default(const char *spec, const char *name);
 
 /*
- * Makes the device and begins to look for its back-end. The bus is not served before
+ * Creates the device and begins to look for its back-end. The bus is not served before
  * vublk_bus_run() or vublk_bus_process() is called.
  *
  * `spec` is NAME:ARGUMENT as above. `device_properties` is an array of names and values ended by a
  * NULL name: those of vublk_device_properties(), of which chardev is mandatory, and of
- * vublk_bus_options(). Every bus has the options socket-mode (octal, 0 to 0777) and socket-group (a
- * name or a number), for the file at PATH; no VMM can connect before mode and group are set.
- * Defaults of a bus that differ from the device's:
+ * vublk_bus_options(). Every bus has the options message-timeout-ms and, for the file at PATH,
+ * socket-mode (octal, 0 to 0777) and socket-group (a name or a number). No VMM can connect before
+ * mode and group are set. Defaults of a bus that differ from the device's:
  *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
+ *   num-queues-limit 128
  *   queue-size       vhost-user: 1024, because the VMM chooses the size
  *   request-timeout-ms  vfio-user: 3000, because a VMM waits for 5 seconds at most
  *   realize-retries  0: with reconnect-ms or server the bus tries until it finds a back-end;
  *                    without these properties it tries once
  * All arguments are borrowed during the call; `log` (may be NULL) is copied.
  *
- * This call checks PATH and chardev (the length, an existing file, and the directory of a new
- * socket), because PATH is used only when a back-end has connected, which may be much later.
+ * This call already checks PATH and chardev (the length, an existing file, and the directory of a
+ * new socket), because PATH is not used before a back-end has connected, which may be much later.
  *
  * The bus is stored in `bus`, and the caller frees it with vublk_bus_free().
  * Errors:
- *   EINVAL          there is no such bus, a property is unknown, missing or bad, properties
- *                   contradict each other, serial is set without shadow=on, or PATH and
- *                   chardev are the same socket
+ *   EINVAL          there is no such bus, a property is unknown, missing or invalid, properties
+ *                   contradict each other, serial is set without shadow=on, the file of
+ *                   mirror-state is invalid, or PATH and chardev are the same socket
  *   ENAMETOOLONG    PATH or chardev is longer than 107 bytes
  *   EADDRINUSE      a process listens at PATH, or at chardev with server
  *   EEXIST          PATH, or chardev with server, names a file that is not a socket
  *   ENOTSOCK        chardev names a file that is not a socket
  *   ENOENT, ENOTDIR, EACCES, EISDIR  no socket can be created at PATH, or at chardev with server
  *   EPERM           the process is not root and not in socket-group
+ *   EBUSY           another process uses the file of mirror-state
  *   ENOMEM, EMFILE  no memory, no descriptor
+ *   others          of open(2) on the file of mirror-state
  * Threads: any.
  */
 int vublk_bus_open(const char *spec, const struct vublk_option *device_properties,
@@ -91,15 +94,17 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
 		   struct vublk_error *error);
 
 /*
- * Serves until vublk_bus_stop(), or until the bus cannot continue. Blocks the calling thread. When
- * this function returns, the back-end has returned the rings, or is lost.
+ * Serves until vublk_bus_stop(), until another process has taken the bus over, or until the bus
+ * cannot continue. Blocks the calling thread. When this function returns, the back-end has returned
+ * the rings or is lost, unless another process has the bus.
  * Errors:
- *   EADDRINUSE, EEXIST, ENOENT, EACCES  the socket cannot be made at PATH, or at chardev with
+ *   EADDRINUSE, EEXIST, ENOENT, EACCES  the socket cannot be created at PATH, or at chardev with
  *           server
  *   EINVAL, ENOTSOCK  the back-end has fewer queues than num-queues, or chardev is not a socket
  *   ENOTCONN, EPROTO, ETIMEDOUT, ENOTSUP, ECONNREFUSED, ENOENT  the back-end was lost or cannot be
  *           used, and no other is looked for (reconnect-ms 0, or reconnect-deadline-ms has passed);
  *           the sentence has the cause
+ *   ESTALE  the disk is out of date (mirror-state)
  *   others  of bind(2), or of epoll_wait(2): the event loop failed
  */
 int vublk_bus_run(struct vublk_bus *bus, struct vublk_error *error);
@@ -123,7 +128,7 @@ int vublk_bus_fd(const struct vublk_bus *bus);
 int vublk_bus_process(struct vublk_bus *bus, struct vublk_error *error);
 
 /*
- * Asks vublk_bus_run() or vublk_bus_process() to finish.
+ * Asks vublk_bus_run() or vublk_bus_process() to end the service.
  * Threads: any; safe in a signal handler.
  */
 void vublk_bus_stop(struct vublk_bus *bus);
@@ -139,11 +144,11 @@ void vublk_bus_refresh(struct vublk_bus *bus);
 /*
  * Begins (`paused` true) or ends (false) a pause of the disk. The VMM is not told about the pause.
  * During a pause the driver's new requests stay in the rings, and the outstanding requests are
- * completed. vublk_bus_get_info() says when no request is outstanding any more. A pause lasts until
- * this function ends it, even across a reset by the driver, a change of the VMM and a change of the
- * back-end. If the back-end is lost during a pause, the next back-end completes the outstanding
- * requests. Without shadow rings, a back-end that does not complete its requests within
- * request-timeout-ms counts as lost. A call that changes nothing is a no-op.
+ * completed. vublk_bus_get_info() says when none is outstanding. A pause lasts until this function
+ * ends it, even if the driver resets the device, or the VMM or the back-end is replaced. If the
+ * back-end is lost during a pause, the next back-end completes the outstanding requests. Without
+ * shadow rings, a back-end that does not complete its requests within request-timeout-ms counts as
+ * lost. A call that changes nothing is a no-op.
  * Threads: the one that calls vublk_bus_process(), between two calls.
  * Specification: vhost-user, "VHOST_USER_GET_VRING_BASE".
  */
@@ -161,8 +166,8 @@ const struct vublk_device *vublk_bus_device(const struct vublk_bus *bus);
 
 struct vublk_bus_info {
 	/*
-	 * "realizing" (waits for its first back-end), "listening" (for a VMM), "serving" (a VMM),
-	 * "stopping" or "finished". A static string.
+	 * A static string: "realizing" (waits for the first back-end), "listening" (for a VMM),
+	 * "serving" (a VMM), "stopping" or "finished".
 	 */
 	const char *state;
 	bool has_vmm;
@@ -173,7 +178,7 @@ struct vublk_bus_info {
 	uint64_t outage_total_ms; /* the length of all outages, the present one included */
 	uint64_t reconnects;      /* how many outages have ended with a connection */
 	bool is_pausing;          /* vublk_bus_set_paused() has begun a pause */
-	bool is_paused;           /* the pause has begun, and no request is outstanding any more */
+	bool is_paused;           /* the pause has begun, and no request is outstanding */
 };
 
 /*
@@ -190,7 +195,7 @@ void vublk_bus_get_info(const struct vublk_bus *bus, struct vublk_bus_info *info
  * Frees the bus without waiting, and removes the socket at PATH. A back-end may use the rings until
  * it notices that the connection was closed. For a clean end, call vublk_bus_stop() first and wait
  * until vublk_bus_run() returns. NULL is a no-op.
- * Threads: one; not while vublk_bus_run() or vublk_bus_process() is being called.
+ * Threads: one; not while vublk_bus_run() or vublk_bus_process() runs.
  */
 void vublk_bus_free(struct vublk_bus *bus);
 

@@ -9,7 +9,7 @@
  *
  * The program that presents the device is called the bus here. The bus calls the functions below,
  * and the device calls those in struct vublk_device_bus_ops. Requests do not pass through the bus,
- * and pass through the device only with shadow rings (<vublk/shadow.h>): otherwise the driver and
+ * and pass through the device only with shadow rings (<vublk/shadow.h>). Otherwise the driver and
  * the back-end share the rings and buffers, and kicks and calls are eventfds between them.
  *
  * Life:
@@ -27,19 +27,19 @@
  * back-end is connected, reconnected() is called. If DRIVER_OK is set, started() follows, and the
  * rings resume where they were. During the outage the bus may make the same calls as in STOPPED.
  *
- * A device belongs to one thread at a time, the one that calls vublk_device_process(). All
- * callbacks are called within process(). Calls that change whether the rings run (set_status(),
- * set_vm_running(), force_shutdown(), kick()) may call needs_reset(), stopped(),
- * notifiers_changed() and dirty_log_changed(), too. No call blocks. A callback may call every
- * function of the device, including vublk_device_unrealize(), except vublk_device_free().
+ * A device belongs to one thread at a time, the one that calls vublk_device_process(). process()
+ * invokes the callbacks. Functions that change whether the rings run (set_status(),
+ * set_vm_running(), force_shutdown(), kick()) may also invoke needs_reset(), stopped(),
+ * notifiers_changed() and dirty_log_changed(). No call blocks. A callback may call every function
+ * of the device, including vublk_device_unrealize(), except vublk_device_free().
  *
  * "From STOPPED on" means every state except CREATED and REALIZING. A parameter such as `ops_bytes`
  * is the size of the struct that the preceding parameter points to (<vublk/version.h>). A call
  * fails with EINVAL if the struct ends before its descriptors, or if a member that this library
  * does not know is set. An output is untouched when the call fails.
  *
- * The owner of a dirty log that the bus gives can truncate its file. So the library handles SIGBUS
- * for its own mappings; see <vublk/sigbus.h>.
+ * The library maps files that their owners can truncate: a dirty log that the bus gives and, with
+ * shadow rings, the guest's memory. So it handles SIGBUS for these mappings; see <vublk/sigbus.h>.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -100,6 +100,7 @@ struct vublk_device_bus_ops {
 	 *   ENOTCONN                        the back-end closed the connection
 	 *   EPROTO                          an answer broke the protocol, or the config is invalid
 	 *   ENOTSUP                         the back-end lacks a feature that a disk needs
+	 *   ESTALE                          the disk is out of date (mirror-state)
 	 *   EINVAL                          the back-end has fewer queues than num-queues
 	 *   ENOMEM, EMFILE                  no memory, no descriptor
 	 *   others                          of connect(2), bind(2) or sendmsg(2)
@@ -113,29 +114,26 @@ struct vublk_device_bus_ops {
 	/*
 	 * The rings do not run any more. `error` NULL: the stop was requested (reset, pause), and
 	 * vublk_device_queue_base() says where each ring resumes. Otherwise the state is LOST: the
-	 * start failed, the back-end was lost, or requests did not complete in time. Then the
-	 * positions of the rings may be unknown (vublk_device_queue_place()).
+	 * start failed, the back-end was lost, or requests did not complete in time. In that case
+	 * the positions of the rings may be unknown (vublk_device_queue_place()).
 	 */
 	void (*stopped)(void *bus, const struct vublk_error *error);
 	/*
 	 * The connection to the back-end ended, and `error` says why. If the back-end had the
 	 * rings, stopped() is called first, with the same error, unless the device keeps the rings
-	 * (property shadow). The code ECANCELED means that the device itself closed the connection.
+	 * (property shadow). ECANCELED: the device itself closed the connection.
 	 */
 	void (*lost)(void *bus, const struct vublk_error *error);
 	/* The next back-end is connected, and offers what the driver relies on. State STOPPED. */
 	void (*reconnected)(void *bus);
 	/*
-	 * reconnect-deadline-ms has passed: the device no longer tries to reconnect, and the state
+	 * reconnect-deadline-ms has passed, so the device no longer tries to reconnect. The state
 	 * stays LOST. `error` says why the last try failed.
 	 */
 	void (*gave_up)(void *bus, const struct vublk_error *error);
 	/* The config and its generation have changed: the bus must raise a config interrupt. */
 	void (*config_changed)(void *bus);
-	/*
-	 * The memory change that vublk_device_set_memory() began has ended; `error` NULL: it
-	 * succeeded.
-	 */
+	/* The change that vublk_device_set_memory() began has ended; `error` NULL: it succeeded. */
 	void (*memory_changed)(void *bus, const struct vublk_error *error);
 	/* The back-end has all kick and call descriptors that were set since the rings started. */
 	void (*notifiers_changed)(void *bus);
@@ -145,14 +143,14 @@ struct vublk_device_bus_ops {
 	 */
 	void (*dirty_log_changed)(void *bus, const struct vublk_error *error);
 	/*
-	 * The write to the config that vublk_device_config_write() began has ended; `error` NULL:
-	 * it succeeded. With the code EIO the back-end did not adopt the value.
+	 * The write that vublk_device_config_write() began has ended; `error` NULL: it succeeded.
+	 * EIO: the back-end did not adopt the value.
 	 */
 	void (*config_written)(void *bus, const struct vublk_error *error);
 	/*
-	 * A ring cannot continue, and the driver has to reset the device: the bus must set
+	 * A ring cannot continue, so the driver has to reset the device: the bus must set
 	 * DEVICE_NEEDS_RESET. After a reconnection the reason is that the device does not know
-	 * which requests the lost back-end had begun. The device starts no ring before the reset.
+	 * which requests the lost back-end had begun. No ring starts before the reset.
 	 */
 	void (*needs_reset)(void *bus, const struct vublk_error *error);
 	/*
@@ -169,19 +167,19 @@ struct vublk_device_bus_ops {
 
 /*
  * Returns the properties, as a static array that ends with an entry whose name is NULL; each has
- * its type, default and description. The names are those of QEMU's properties where QEMU has them:
+ * its type, default and description. Properties that QEMU also has have QEMU's names. Examples:
  * chardev (the back-end's Unix socket), server, num-queues ("auto": as many as the back-end offers,
  * up to num-queues-limit), queue-size, read-only, config-wce, discard, write-zeroes, features-off,
  * serial, event_idx, indirect_desc, seg-max-adjust, request-timeout-ms, keepalive-ms, reconnect-ms
  * (0: the loss of the back-end is permanent), reconnect-deadline-ms, inflight, inflight-migration,
- * ...
+ * unflushed, statistics.
  *
- * Some properties change what the driver is shown of the back-end's offer; struct vublk_device_info
- * says what they changed. read-only offers VIRTIO_BLK_F_RO. features-off is a mask (0x2000) or
- * names joined by + (discard+topology); VERSION_1 and RO cannot be hidden. With shadow=on the device
- * refuses the requests of hidden features and writes to a read-only disk, and answers GET_ID with
- * serial. Otherwise it checks no request: a bus that sees requests does this itself, and any other
- * bus refuses a serial that is not empty.
+ * Some properties change which part of the back-end's offer the driver sees; struct
+ * vublk_device_info says what they changed. read-only offers VIRTIO_BLK_F_RO. features-off is a
+ * mask (0x2000) or names joined by + (discard+topology); VERSION_1 and RO cannot be hidden. With
+ * shadow=on the device refuses the requests of hidden features and writes to a read-only disk, and
+ * answers GET_ID with serial. Otherwise it checks no request: a bus that sees requests does this
+ * itself, and any other bus refuses a nonempty serial.
  * Threads: any.
  */
 const struct vublk_property *vublk_device_properties(void);
@@ -216,8 +214,8 @@ bool vublk_device_reconnects(const struct vublk_device *device);
 /* --- life ------------------------------------------------------------------- */
 
 /*
- * Makes a device, whose state is CREATED. `ops` and `log` (both may be NULL) are copied; `bus` is
- * passed to each callback. The caller frees the device with vublk_device_free().
+ * Creates a device in state CREATED. `ops` and `log` (both may be NULL) are copied; `bus` is passed
+ * to each callback. The caller frees the device with vublk_device_free().
  * Errors:
  *   EINVAL          `ops` has a callback that this library does not know
  *   ENOMEM, EMFILE  no memory, no descriptor
@@ -252,18 +250,18 @@ enum vublk_device_state vublk_device_state(const struct vublk_device *device);
 
 /*
  * Returns whether the back-end has the rings, or is getting or returning them (STARTING, RUNNING,
- * STOPPING), or shadow rings keep them for the next back-end during an outage.
+ * STOPPING), or the device keeps them for the next back-end during an outage (shadow rings).
  */
 bool vublk_device_has_rings_out(const struct vublk_device *device);
 
 /*
- * Lends the device a connection to its back-end for the next realize: `fd` is a connected Unix
- * stream socket, which the device duplicates. Close `fd` after the call; while it is open, the
- * back-end does not notice that the device has disconnected. The next realize uses this connection
- * instead of connecting to chardev, which only names the back-end in messages. If that realize
- * fails, the device does not try again. A second call replaces the first connection. The device
- * cannot connect again, so vublk_device_realize() refuses a lent connection unless reconnect-ms is
- * 0 and server is off.
+ * Lends the device a connection to its back-end for the next realize. `fd` is a connected Unix
+ * stream socket, which the device duplicates. Close `fd` after the call, because while it is open,
+ * the back-end does not notice that the device has disconnected. The next realize uses this
+ * connection instead of connecting to chardev, which only names the back-end in messages. If that
+ * realize fails, the device does not try again. A second call replaces the first connection. The
+ * device cannot connect again, so vublk_device_realize() refuses a lent connection unless
+ * reconnect-ms is 0 and server is off.
  * Errors:
  *   EBUSY     the state is not CREATED
  *   ENOTSOCK  `fd` is not a socket
@@ -278,9 +276,10 @@ int vublk_device_lend_connection(struct vublk_device *device, int fd, struct vub
  * Checks the properties, then begins to connect and to negotiate; realized() follows. A device that
  * is LOST has to be unrealized first.
  * Errors:
- *   EINVAL  chardev is missing, queue-size is not a power of two, a combination of properties is
- *           invalid, or a connection was lent to a device that reconnects
- *   EBUSY   the state is not CREATED
+ *   EINVAL  chardev is missing, queue-size is not a power of two, properties or the file of
+ *           mirror-state are invalid, or a connection was lent to a device that reconnects
+ *   EBUSY   the state is not CREATED, or another process uses the file of mirror-state
+ *   others  of open(2) on the file of mirror-state
  * States: CREATED.
  * Specification: vhost-user, "Feature negotiation" and "Multiple queue support".
  */
@@ -288,7 +287,7 @@ int vublk_device_realize(struct vublk_device *device, struct vublk_error *error)
 
 /*
  * Closes the connection without waiting; the state is CREATED afterwards. Forgets all that the
- * driver has set up; the properties stay. The socket of a device that listened is removed. No
+ * driver has set up, but keeps the properties. Removes the socket of a device that listened. No
  * callback follows. The back-end may still use the rings until it notices the hang-up. For a clean
  * end, call set_status(0) and wait for stopped() first.
  */
@@ -304,19 +303,19 @@ unsigned vublk_device_queue_size(const struct vublk_device *device);
 
 /*
  * Returns the features that are offered to the driver: those that both the device and the back-end
- * have and no property hides, and VIRTIO_BLK_F_RO with read-only. The device sends the back-end
- * only those that the back-end has offered. 0 in CREATED and REALIZING.
+ * have and no property hides, and VIRTIO_BLK_F_RO with read-only. Of those that the driver accepts,
+ * the back-end gets only those that it has offered. 0 in CREATED and REALIZING.
  * Specification: virtio 1.3, sections 2.2, 5.2.3 and 6.
  */
 uint64_t vublk_device_features(const struct vublk_device *device);
 
 /*
  * Sets the features that the driver accepted. A driver that did not accept VERSION_1 is a legacy
- * driver. It is supported on little-endian machines only, where its rings and requests have the
- * format of a modern driver's. Its kick may come before DRIVER_OK (vublk_device_kick()).
+ * driver. It is supported only on little-endian machines, where legacy and modern drivers use the
+ * same format of rings and requests. It may kick before DRIVER_OK (vublk_device_kick()).
  * Errors:
  *   EINVAL   `features` has a bit that was not offered
- *   ENOTSUP  a legacy driver, and the machine is big-endian
+ *   ENOTSUP  the driver is a legacy driver, and the machine is big-endian
  *   EBUSY    the device is in another state, or the rings will resume as they are when a back-end
  *            is connected
  * States: STOPPED, LOST, RECONNECTING.
@@ -391,11 +390,11 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
  * Tells the device whether the VM runs. A new device assumes that the VM runs. The rings run while
  * the driver has set DRIVER_OK, the VM runs, and a back-end is connected. A pause stops them: the
  * back-end completes the requests that it has begun (with inflight-migration it may leave them in
- * the in-flight area instead) and no longer touches the memory. Status, features, queues, their
+ * the in-flight area instead), and no longer touches the memory. Status, features, queues, their
  * bases and the in-flight area stay as they are, and after the pause the rings resume where they
  * stopped. During the pause, the memory, features and queues may be set again, except after the
  * loss of a back-end that had the rings (EBUSY, because the rings resume as they are). The setting
- * stays until it is changed, and survives unrealize.
+ * lasts until it is changed, even across unrealize.
  * Returns:
  *   0  nothing has to change, or a start waits for a back-end or for a change of the memory
  *   1  a start or stop is under way, and started() or stopped() follows
@@ -408,7 +407,7 @@ int vublk_device_set_vm_running(struct vublk_device *device, bool running);
  * Sets whether later stops wait for the requests that the back-end has begun, even with
  * inflight-migration. Default: false, so that stops with inflight-migration do not wait. A back-end
  * that offers GET_VRING_BASE_INFLIGHT without GET_VRING_BASE_SKIP_DRAIN cannot be asked to wait.
- * The setting stays until it is changed, and survives unrealize.
+ * The setting lasts until it is changed, even across unrealize.
  * Specification: vhost-user, "VHOST_USER_GET_VRING_BASE".
  */
 void vublk_device_set_drains(struct vublk_device *device, bool drains);
@@ -416,11 +415,11 @@ void vublk_device_set_drains(struct vublk_device *device, bool drains);
 /*
  * Resets the device of a guest that was ended by force and does not run again. Only
  * vublk_device_unrealize() is useful afterwards, and the device does not look for another back-end.
- * A back-end that hangs on a request delays the shutdown until the deadline of the stop
- * (request-timeout-ms). The property skip-get-vring-base-on-force-shutdown avoids that: the
- * connection is closed without stopping the rings, and stopped() and lost() have the error
- * ECANCELED. Requests that the back-end had begun may or may not be executed, and the back-end may
- * touch the memory until it notices the hang-up.
+ * A hung request delays the shutdown until the deadline of the stop (request-timeout-ms). The
+ * property skip-get-vring-base-on-force-shutdown avoids that: the connection is closed without
+ * stopping the rings, and stopped() and lost() have the error ECANCELED. The back-end may or may
+ * not execute the requests that it has begun, and may touch the memory until it notices the
+ * hang-up.
  * Returns:
  *   0  the back-end did not have the rings
  *   1  stopped() follows
@@ -431,26 +430,26 @@ int vublk_device_force_shutdown(struct vublk_device *device);
 /* --- what the bus hands over --------------------------------------------------- */
 
 /*
- * Sets the guest's whole memory, which replaces the previous memory: `num_regions` regions, at most
+ * Sets the guest's whole memory in place of the previous one: `num_regions` regions, at most
  * VUBLK_MEMORY_MAX_REGIONS. The array is borrowed during the call, and the descriptors are
- * duplicated. On failure the previous memory stays. If memory_changed() has an error, the back-end
- * refused a region and does not have that region.
+ * duplicated. If the call fails, the previous memory stays. If memory_changed() has an error, the
+ * back-end refused a region, and does not have it.
  *
  * While no rings run, new memory takes effect at the next start. Removing all memory (0 regions)
- * takes effect immediately where that is possible. If reconnect-ms is set and server is off, the
- * device closes the connection and connects again: 0 is returned, lost() has the error ECANCELED,
- * and reconnected() follows. Otherwise the device sends the removal to a back-end with memory slots:
- * 1 is returned, and a start waits for memory_changed(). A back-end without memory slots keeps the
+ * takes effect immediately if possible. If reconnect-ms is set and server is off, the device closes
+ * the connection and connects again: 0 is returned, lost() has the error ECANCELED, and
+ * reconnected() follows. Otherwise the device sends the removal to a back-end with memory slots: 1
+ * is returned, and a start waits for memory_changed(). A back-end without memory slots keeps the
  * memory until the next start: 0 is returned.
  * Returns:
  *   0  the memory takes effect at the next start, or the device connects again
- *   1  the change is sent to the back-end (without the regions that stay the same), and
+ *   1  the change (without the regions that stay the same) is sent to the back-end, and
  *      memory_changed() follows
  * Errors:
- *   EINVAL          a region is empty, overlaps another, wraps around, exceeds its file, has
- *                   `reserved` set, or its file is neither a regular file nor a DAX device; the
- *                   dirty log is too short for the memory; or a ring that runs or resumes is in no
- *                   region
+ *   EINVAL          a region is empty, overlaps another or the shadow rings, wraps around, exceeds
+ *                   its file, has `reserved` set, or its file is neither a regular file nor a DAX
+ *                   device; the dirty log is too short for the memory; or the memory lacks a ring
+ *                   that runs or resumes
  *   ENOSPC          there are more regions than the back-end has memory slots, or than
  *                   VUBLK_MEMORY_MAX_REGIONS
  *   EBUSY           another change is under way, or the device is in another state
@@ -469,8 +468,8 @@ struct vublk_device_queue {
 	uint64_t desc_addr;  /* guest addresses of a split ring's parts */
 	uint64_t avail_addr;
 	uint64_t used_addr;
-	int kick_fd;         /* eventfds, borrowed until the queue is set again, or the device is */
-	int call_fd;         /* reset or unrealized; -1: the back-end, or the driver, polls */
+	int kick_fd;         /* eventfd, borrowed; -1: the back-end polls the ring */
+	int call_fd;         /* eventfd, borrowed; -1: the driver polls the ring */
 	uint16_t base;       /* avail index at which the ring starts: 0 for a new ring */
 };
 
@@ -558,8 +557,8 @@ bool vublk_device_is_tracked(const struct vublk_device *device);
 /*
  * The log is a bitmap in a file. Page N begins at guest address N * VUBLK_DIRTY_PAGE_BYTES; its bit
  * is bit N % 8 of byte N / 8, counted from `offset` in the file. After a write to a page (data,
- * status bytes, used rings), the writer sets the bit. The writer is the back-end or, with shadow
- * rings, the device. A program that copies the page clears the bit first. Both are atomic.
+ * status bytes, used rings), the back-end or, with shadow rings, the device sets the bit. A program
+ * that copies the page clears the bit first. Both operations are atomic.
  */
 struct vublk_device_dirty_log {
 	int fd;
@@ -578,10 +577,10 @@ struct vublk_device_dirty_log {
  *   0  the log is on
  *   1  the back-end has the rings, and dirty_log_changed() follows
  * Errors:
- *   EBUSY           the log is on or changing, the disk is mirrored, or state CREATED or REALIZING
+ *   EBUSY           the log is on or changing, the disk is mirrored, or the device is not realized
  *   EINVAL          no memory has been set; `log` is not aligned, too short for the memory, exceeds
  *                   its file, or is not in a memory file
- *   ENOTSUP         without shadow rings: the back-end lacks LOG_SHMFD or VHOST_F_LOG_ALL
+ *   ENOTSUP         there are no shadow rings, and the back-end lacks LOG_SHMFD or VHOST_F_LOG_ALL
  *   EBADF           the log's `fd` is not a descriptor
  *   ENOMEM, EMFILE  the bitmap cannot be made, or the descriptor not duplicated
  * States: from STOPPED on.
@@ -592,7 +591,7 @@ int vublk_device_dirty_log_start(struct vublk_device *device,
 				 struct vublk_error *error);
 
 /*
- * Switches the dirty log off; bits that were not taken are lost. A log that is off stays off.
+ * Switches the dirty log off; bits that were not taken are lost. A no-op if the log is off.
  * Returns:
  *   0  the log is off
  *   1  the back-end has the rings, and dirty_log_changed() follows
@@ -615,7 +614,7 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 				uint64_t num_pages, uint64_t *bits, struct vublk_error *error);
 
 /*
- * Stores the place of the bitmap in *log, so that another thread can map it. The descriptor still
+ * Stores in *log where the bitmap is, so that another thread can map it. The descriptor still
  * belongs to the device.
  * Errors:
  *   ENOENT  the log is off
@@ -640,7 +639,7 @@ struct vublk_device_place {
  * while the rings do not run.
  * Errors:
  *   EINVAL  there is no such queue, it is not set up, or it is outside of the memory that was set
- *   EIO     the memory's file was truncated, or the index does not stop changing
+ *   EIO     the memory's file was truncated, or an index keeps changing
  *   ENOMEM  the memory cannot be mapped
  *   others  of mmap(2), for a file that cannot be read
  * States: from STOPPED on.
@@ -655,7 +654,7 @@ struct vublk_device_inflight {
 	int fd;              /* the file that contains the area */
 	uint64_t offset;     /* where in the file the area begins, in bytes */
 	uint64_t size_bytes;
-	uint16_t num_queues; /* that the area has room for */
+	uint16_t num_queues; /* how many queues fit in the area */
 	uint16_t queue_size; /* the largest number of entries of a queue */
 };
 
@@ -684,16 +683,16 @@ int vublk_device_set_inflight(struct vublk_device *device,
 			      struct vublk_error *error);
 
 /*
- * Makes a new in-flight area, for a bus whose driver keeps the area. The caller sets `num_queues`
- * (from 1 to the device's number) and `queue_size` (from 1 to VUBLK_MAX_QUEUE_SIZE entries) of
- * `area`. Only a back-end knows the layout of its area, so the back-end makes the area if possible.
+ * Makes a new in-flight area, for a bus whose driver is to keep it. The caller sets `num_queues` (1
+ * to the device's number) and `queue_size` (1 to VUBLK_MAX_QUEUE_SIZE entries) of `area`. If
+ * possible, the back-end makes the area, because only a back-end knows the layout of its area.
  * Returns:
  *   0  the device made the area with the layout of the last back-end, because no back-end is
- *      connected, the back-end has the rings, or only the shadow rings use an area: the other
+ *      connected, the back-end has the rings, or only the shadow rings use an area. The other
  *      members of *area are filled, and the caller closes the descriptor
  *   1  inflight_made() follows with the area, and no start begins before that
  * Errors:
- *   EINVAL          `area` has a number outside of its range
+ *   EINVAL          num_queues or queue_size is out of range
  *   ENOTSUP         the back-end has no area, or the properties do not let the device use one
  *   EBUSY           an area is being made
  *   ENOMEM, EMFILE  no memory, no descriptor
@@ -704,8 +703,7 @@ int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_
 			       size_t area_bytes, struct vublk_error *error);
 
 /*
- * Stores the place of the present in-flight area in *area. The descriptor still belongs to the
- * device.
+ * Stores in *area where the present in-flight area is. The descriptor still belongs to the device.
  * Errors:
  *   ENOENT  there is no area
  */
@@ -717,8 +715,8 @@ int vublk_device_get_inflight(const struct vublk_device *device,
 /*
  * Saves the device for another process: status, features, config, queues and where each resumes,
  * and the in-flight area, but not memory, descriptors and properties. The caller frees `*stream`,
- * which has `*stream_bytes`, with free(). The stream's size is a few hundred bytes plus the area's
- * (16 KiB for each queue of 1024 entries). The device itself is not changed.
+ * which has `*stream_bytes`, with free(). The stream takes a few hundred bytes plus the size of the
+ * area (16 KiB for each queue of 1024 entries). The device is not changed.
  *
  * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for stopped(). The
  * requests that the back-end has begun are then complete, or, with the property inflight-migration
@@ -726,7 +724,7 @@ int vublk_device_get_inflight(const struct vublk_device *device,
  * too. Such a device can resume elsewhere if it has an in-flight area, or if no request was
  * outstanding.
  * Errors:
- *   EBUSY   the device is in another state, or a write to the config is under way
+ *   EBUSY   the device is in another state or has rings out, or the config is being written
  *   EPROTO  the back-end's in-flight area is too large to be saved
  *   EIO     the file of the in-flight area was truncated
  *   ENOMEM  no memory
@@ -737,9 +735,9 @@ int vublk_device_save(const struct vublk_device *device, void **stream, size_t *
 		      struct vublk_error *error);
 
 /*
- * Loads a saved device and continues its driver's session. The device must be realized, its VM
- * paused, and no driver may have used it since realize or a reset. After the call the bus must set
- * the memory, set each queue's descriptors with vublk_device_set_queue_kick() and
+ * Loads a saved device and continues its driver's session. The device must be realized and its VM
+ * paused, and no driver may have used the device since realize or a reset. After the call the bus
+ * must set the memory, set each queue's descriptors with vublk_device_set_queue_kick() and
  * vublk_device_set_queue_call(), and let the VM run. started() follows, each queue is kicked once
  * and called once, and this device's back-end executes the requests that were in flight.
  *
@@ -775,9 +773,9 @@ struct vublk_device_info {
 	uint32_t bus_protocol_features; /* vhost-user bits that a bus may offer to its VMM */
 	/* how the device changes the back-end's offer */
 	uint64_t features;                   /* virtio bits that are offered to the driver */
-	uint64_t hidden_features;            /* bits that the back-end offered and a property hides */
-	uint8_t backend_config[96];          /* struct virtio_blk_config as the back-end sent it last;
-	                                        vublk_device_config_read() has the driver's */
+	uint64_t hidden_features;            /* offered by the back-end, hidden by a property */
+	uint8_t backend_config[96];          /* virtio_blk_config as the back-end last sent it;
+						vublk_device_config_read() has the driver's */
 };
 
 /* Stores in `info` what was negotiated. Members that are not known yet are 0. */

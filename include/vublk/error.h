@@ -6,19 +6,20 @@
  * How a call of this library fails, and how the library logs.
  *
  * A call returns 0 (or a count) when it succeeds and a negative errno value when it fails. A call
- * whose failure a person may read also takes a `struct vublk_error *`, which may be NULL. On
+ * whose failure may be shown to a person also takes a `struct vublk_error *`, which may be NULL. On
  * failure the struct receives one sentence that says what failed, why, and what to do about it; on
  * success the struct is untouched. No call allocates memory to report a failure.
  *
- * Each function lists its codes; `others` stands for the codes of a system call that failed. A list
- * "those of vublk_blk_read()" means the same codes with the same conditions. The library itself
- * returns the following codes; the most frequent codes of system calls are also listed:
+ * Each function lists its codes; `others` stands for the codes of a system call that failed. "Those
+ * of vublk_blk_read()" means the same codes under the same conditions. These are the codes that the
+ * library itself returns, and the most frequent codes of system calls:
  *
  *   EINVAL        an argument of the call is wrong
  *   EBUSY         the object's state does not permit the call, or the call was made on the disk's
  *                 own thread, or another program uses the image
- *   EAGAIN        a queue is full: take completions and try again; or the opening of a disk has
- *                 not ended; or too many clients already wait at a socket; or no thread can be made
+ *   EAGAIN        a queue is full (take completions and try again), the opening of a disk or a
+ *                 change of its memory has not ended, too many clients already wait at a socket, or
+ *                 no thread can be created
  *   ENOTSUP       the peer does not offer the feature, or the feature was not negotiated
  *   EPROTO        the peer (back-end, front-end, driver) broke a rule; the sentence names the rule
  *   ENOTCONN      the peer is not connected
@@ -27,21 +28,22 @@
  *                 back-end for longer than fail-after-ms
  *   ETIME         a request did not complete within request-deadline-ms
  *   EOWNERDEAD    a back-end was lost after it had completed writes that no flush had made stable
- *   ECANCELED     the device or the bus itself closed the connection
- *   EIO           the back-end reports an I/O error or refuses a message, or a file became shorter
+ *   ECANCELED     the device or the bus itself closed the connection, or ended an operation early
+ *   EIO           the back-end reports an I/O error or refuses a message, or a file was truncated
  *   EROFS         the disk is read-only
  *   EFAULT        the memory of a request was unregistered while the request was in flight
- *   ENOSPC        no memory slot is left
+ *   ENOSPC        no memory slot is left, or the target of a mirror is too small
  *   ENOMEM, EMFILE         no memory, no descriptor
  *   EBADF         an argument is not a descriptor
  *   ENOENT, ECONNREFUSED, ENOTSOCK, EPROTOTYPE, EADDRINUSE, EEXIST, ENOTDIR, EISDIR, ENAMETOOLONG,
- *   EACCES        the path of a socket or an image cannot be used
- *   EPERM         the process is not permitted to give the socket to that group, or the other
- *                 process of an upgrade belongs to another user
+ *   EACCES        the path of a socket or an image cannot be used; ENOENT also: there is no such
+ *                 object
+ *   EPERM         the process may not give the socket to that group, or the other process of an
+ *                 upgrade belongs to another user
  *   ENOTBLK       the image is neither a file nor a block device
- *   EMEDIUMTYPE   the size of the image is not that of a disk
- *   ESTALE        the path of the image leads to another image than in the other process of an
- *                 upgrade
+ *   EMEDIUMTYPE   a disk cannot have the size of the image
+ *   ESTALE        the disk is out of date (property mirror-state), or in an upgrade the path of the
+ *                 image leads to another image
  */
 
 #include <stdint.h>
@@ -60,16 +62,16 @@ struct vublk_error {
 
 /* A handler gets the lines of its level and of the levels that precede it in this list. */
 enum vublk_log_level {
-	VUBLK_LOG_ERROR = 0,   /* data or an operation was lost */
-	VUBLK_LOG_WARNING = 1, /* something is wrong, and the object continues */
-	VUBLK_LOG_INFO = 2,    /* a change that an operator wants to see */
-	VUBLK_LOG_DEBUG = 3,   /* changes of state, protocol messages */
+	VUBLK_LOG_ERROR = 0,   /* data was lost, or an operation failed */
+	VUBLK_LOG_WARNING = 1, /* something is wrong, but the object continues */
+	VUBLK_LOG_INFO = 2,    /* a change that concerns an operator */
+	VUBLK_LOG_DEBUG = 3,   /* state changes, protocol messages */
 };
 
 /*
  * Receives one line, without a newline. The library itself never prints. The function may be called
  * on several threads at the same time, each time on the thread that has something to log. `text` is
- * valid during the call only. The function must not call the object that logs.
+ * valid during the call only. The function must not call functions of the object that logs.
  */
 typedef void vublk_log_fn(void *opaque, enum vublk_log_level level, const char *text);
 
@@ -85,9 +87,9 @@ struct vublk_log {
 };
 
 /*
- * A name and its value. Options and properties are given as an array of these structs; the NULL
- * name of its last element ends the array. Both strings are borrowed during the call. The struct
- * never changes.
+ * A name and its value. Options and properties are passed as an array of these structs. An element
+ * whose name is NULL ends the array. Both strings are borrowed during the call. The struct never
+ * changes.
  */
 struct vublk_option {
 	const char *name;
@@ -95,8 +97,8 @@ struct vublk_option {
 };
 
 /*
- * Describes one option or property, for programs that list them. The library has these structs in
- * static arrays that end with a NULL name. The struct's size never changes.
+ * Describes one option or property, for programs that list them. The library has static arrays of
+ * these structs, each ended by an element whose name is NULL. The struct's size never changes.
  */
 struct vublk_property {
 	const char *name;

@@ -6,8 +6,8 @@
  * Opening a raw image or a block device that other programs may be using.
  *
  * The file engine of a back-end and `vublk copy` open their images with vublk_image_open(), which
- * locks single bytes of an image as QEMU's programs do. So all these programs agree on which of
- * them may read and write.
+ * locks single bytes of an image, as QEMU's programs do. So these programs and QEMU's agree on
+ * which of them may read and write an image.
  */
 
 #include <vublk/error.h>
@@ -18,25 +18,25 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 #define VUBLK_IMAGE_WRITE 0x1u    /* read and write; without it, read only */
-#define VUBLK_IMAGE_REPLACE 0x2u  /* also: create a missing file, and permit size changes */
-#define VUBLK_IMAGE_UNLOCKED 0x4u /* take and respect no lock; another program coordinates */
+#define VUBLK_IMAGE_REPLACE 0x2u  /* also write, resize, and create a missing file */
+#define VUBLK_IMAGE_UNLOCKED 0x4u /* take no lock and ignore those of others */
 
 /*
  * Opens `path`, a regular file or a block device, and locks it for as long as the returned
  * descriptor (close-on-exec) is open.
  *
  * Readers share an image with readers only. A writer shares it with no other program, except with
- * readers that have declared that they tolerate writes, as `qemu-img info -U` does. A block device
- * must also not be mounted or otherwise claimed in the kernel (O_EXCL). A writer claims the device
- * itself. A reader only checks that there is no claim, so several readers can share a device, but
- * the device can also be mounted while a reader has it open. The kernel takes no lock on a file
- * that a loop device uses, so such a file is refused, except that readers may share it with a
- * read-only loop device.
+ * readers that have declared that they tolerate writes, as `qemu-img info -U` does. In addition, a
+ * block device must not be mounted or otherwise claimed in the kernel (O_EXCL). A writer claims the
+ * device itself. A reader only checks that there is no claim, so several readers can share a
+ * device, but the device can also be mounted while a reader has it open. The kernel takes no lock
+ * on a file that a loop device uses, so such a file is refused, except that readers may share it
+ * with a read-only loop device.
  *
- * A process that was killed holds its locks until its last requests have ended, so this call waits
- * up to one second for a lock. `log` (may be NULL) gets a warning if the file system has no locks,
- * or if the content begins like a qcow2, VMDK, VHD, VHDX or VDI image; the content is raw data in
- * any case.
+ * A killed process holds its locks until its last requests have ended, so if the image is in use,
+ * this call waits up to 3 seconds (except for a mount or a loop device). `log` (may be NULL) gets a
+ * warning if the file system has no locks, or if the image looks like a qcow2, VMDK, VHD, VHDX or
+ * VDI image; it is treated as raw data in any case.
  * Returns: the descriptor, which the caller closes.
  * Errors:
  *   EBUSY    the image is in use, and the sentence says how

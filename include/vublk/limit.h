@@ -3,18 +3,17 @@
 #define VUBLK_LIMIT_H
 
 /*
- * Limits of a device: how many requests and bytes per second the driver gets. The limits can be
- * set, changed and removed at any time, while the disk is in use.
+ * Limits of a device: how many requests and bytes per second it passes to the back-end. The limits
+ * can be set, changed and removed at any time, while the disk is in use.
  *
- * The device keeps the requests that have to wait and gives them to the back-end later. The queues
- * with waiting requests take turns. A limit turns each request into a time: 10 ms at 100 requests
- * per second. The device lets a request pass when the times of all earlier requests are over. The
- * request's own time does not matter: even a request that is larger than the burst passes, but
- * later requests wait for longer. A request that is repeated after the loss of a back-end does not
- * count again.
+ * The device holds the requests that have to wait, and passes them to the back-end later. Queues
+ * with waiting requests take turns. Under a limit, each request uses up time: 10 ms at 100 requests
+ * per second. A request passes when the time of all earlier requests has elapsed. Its own time does
+ * not delay it: even a request that is larger than the burst passes, but later requests wait for
+ * longer. A request that is repeated after the loss of a back-end does not count again.
  *
- * A stop of the rings does not wait for a limit: the waiting requests are given to the back-end
- * immediately, and later requests wait for longer.
+ * A stop of the rings does not wait for a limit: the waiting requests pass immediately, and later
+ * requests wait for longer.
  *
  * The device sees requests only on shadow rings. While there is a limit, requests that would take
  * the direct path take shadow rings (<vublk/shadow.h>), if that is possible. Properties of the
@@ -33,8 +32,8 @@ extern "C" {
 
 /*
  * 0 means no limit. A request waits until all limits that apply to it let it pass. Requests other
- * than reads and writes (flush, discard, write zeroes, secure erase, the request for the serial
- * number) count as writes without bytes, because they transfer no data.
+ * than reads and writes (flush, discard, write zeroes, secure erase, the request for the serial)
+ * count as writes of 0 bytes.
  */
 struct vublk_limits {
 	uint64_t iops;       /* requests per second */
@@ -44,18 +43,16 @@ struct vublk_limits {
 	uint64_t bps_read;   /* bytes of reads per second */
 	uint64_t bps_write;  /* bytes of writes per second */
 	/*
-	 * How much unused time is kept for later, in milliseconds: when the driver has been idle,
-	 * as many requests as this time permits pass immediately. 1 to 3600000; 0: the default,
-	 * 100.
+	 * How much unused time is saved, in milliseconds: after the driver has been idle, as many
+	 * requests as fit in this time pass immediately. 1 to 3600000; 0: the default, 100.
 	 */
 	uint64_t burst_ms;
 };
 
 /*
- * Sets the limits of a device, in place of the present ones. If all limits are 0, nothing is
- * limited, and the device gives the waiting requests to the back-end. The new limits start afresh:
- * neither earlier requests nor unused time count. vublk_device_get_shadow() says whether requests
- * pass through the device now.
+ * Replaces the limits of a device. If all limits are 0, nothing is limited, and the waiting
+ * requests pass. The new limits start afresh: neither earlier requests nor unused time count.
+ * vublk_device_get_shadow() says whether requests pass through the device now.
  *
  * `limits` is borrowed during the call; `limits_bytes` is sizeof(struct vublk_limits).
  * Returns: 0, or a negative errno; in that case nothing has changed.
@@ -79,7 +76,7 @@ void vublk_device_get_limits(const struct vublk_device *device, struct vublk_lim
 			     size_t limits_bytes);
 
 /*
- * Returns the number of requests that wait because of a limit at the moment.
+ * Returns the number of requests that a limit is holding back.
  * Errors: none.
  * States: any.
  * Threads: the one that calls vublk_device_process(), between two calls.

@@ -3,15 +3,15 @@
 #define VUBLK_MIRROR_H
 
 /*
- * The mirror of a disk, for users of <vublk/device.h>. The device copies the disk to a second
- * back-end, the target, while the driver uses the disk, and then writes to both. When the target has
- * got the whole disk, vublk_device_switch() can move the disk to the target, under any load.
- * docs/control.md describes the command.
+ * The mirror of a disk, for users of <vublk/device.h>. While the driver uses the disk, the device
+ * copies it to a second back-end, the target, and sends each write to both. When the target has
+ * received the whole disk, vublk_device_switch() can move the disk to the target, under any load.
+ * docs/mirror.md says what is guaranteed.
  *
- * The mirror needs shadow rings (<vublk/shadow.h>), which the device uses as long as there is a
- * mirror. It survives pauses, resets and losses of the disk's own back-end. It ends, with the notice
- * VUBLK_NOTICE_MIRROR_ENDED, if the target is lost, fails a request or hangs; the driver notices
- * nothing.
+ * A mirror needs shadow rings (<vublk/shadow.h>), which the device uses as long as there is a
+ * mirror. A mirror survives pauses, resets and losses of the disk's own back-end. If the target is
+ * lost, fails a request or hangs, the mirror ends with the notice VUBLK_NOTICE_MIRROR_ENDED. The
+ * driver notices nothing.
  */
 #include <vublk/bus.h>
 #include <vublk/device.h>
@@ -30,43 +30,47 @@ extern "C" {
 struct vublk_device_mirror_info {
 	bool is_active;        /* there is a mirror, or it is being set up */
 	bool is_copying;       /* the set-up is done */
-	char target[256];      /* the path of the target's socket, also of the last mirror */
-	uint64_t size_bytes;   /* of the disk; 0 during the set-up */
-	uint64_t synced_bytes; /* how many bytes the target has got; all: the mirror is synced */
-	uint64_t rate;         /* how many bytes per second are copied at most; 0: no limit */
-	int code; /* why the last mirror ended or failed, a positive errno; 0: it has not */
+	char target[256];      /* the target's socket; if there is no mirror, that of the last */
+	uint64_t size_bytes;   /* of the disk; 0 unless the mirror copies */
+	uint64_t synced_bytes; /* how many bytes the target has received; all: it is synced */
+	uint64_t rate;         /* the maximum number of bytes copied per second; 0: no limit */
+	int code; /* why the last mirror failed, a positive errno; 0: it has not failed */
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */
-	/* Of the synced bytes, those that the target gets again, because of a discard, for example. */
+	/*
+	 * How many of the synced bytes are sent to the target again, for example after a discard.
+	 */
 	uint64_t behind_bytes;
 };
 
 /*
- * Begins to mirror the disk to the back-end that listens at `target`, at most `rate` bytes per
- * second; 0: without a limit. With a mirror to the same target, only changes the rate.
+ * Begins to mirror the disk to the back-end that listens at `target`, and copies at most `rate`
+ * bytes per second (0: no limit). If there is a mirror to this target already, only changes its
+ * rate.
  * Returns:
  *   0  the rate was changed
  *   1  the set-up has begun; vublk_device_get_mirror() says when it has ended, and how
  * Errors:
- *   EINVAL   `target` is too long, or is a path of the disk itself
- *   EBUSY    there is a mirror to another target, a switch or a migration is under way, or no
- *            back-end is connected
+ *   EINVAL   `target` is empty or too long, or is a path of the disk itself
+ *   EBUSY    there is a mirror to another target, a switch or a migration is under way, or the
+ *            device is in another state
  *   ENOTSUP  the device does not reconnect, or it listens for back-ends
- *   ENOENT, ECONNREFUSED, others of connect(2)  no back-end can be reached at the path
+ *   ENOENT, ECONNREFUSED  no back-end listens at `target`
+ *   others   of connect(2)
  * States: STOPPED, RUNNING.
  * Threads: the device's.
  */
 int vublk_device_mirror(struct vublk_device *device, const char *target, uint64_t rate,
 			struct vublk_error *error);
 /*
- * Ends the mirror. The target then has the disk as after a loss of power, except in the regions in
- * which it was behind. Does nothing without a mirror.
+ * Ends the mirror. If the mirror was synced, and behind_bytes was 0, the target then has the disk as
+ * it would be after a loss of power. A no-op if there is no mirror.
  * States: all.
  * Threads: the device's.
  */
 void vublk_device_stop_mirror(struct vublk_device *device);
 /*
- * Fills `info` with the progress of the mirror or, without one, how the last one has ended. `info`
- * belongs to the caller.
+ * Says in `info` how far the mirror is or, if there is no mirror, how the last one ended.
+ * `info_bytes` is sizeof(struct vublk_device_mirror_info).
  * States: all.
  * Threads: the device's.
  */
@@ -74,7 +78,7 @@ void vublk_device_get_mirror(struct vublk_device *device, struct vublk_device_mi
 			     size_t info_bytes);
 
 /*
- * These functions do the same for the device that a bus presents.
+ * Begins to mirror the device that a bus presents, as vublk_device_mirror() does.
  * Returns: as vublk_device_mirror().
  * Errors: those of vublk_device_mirror().
  * States: STOPPED, RUNNING.
@@ -89,7 +93,7 @@ int vublk_bus_mirror(struct vublk_bus *bus, const char *target, uint64_t rate,
  */
 void vublk_bus_stop_mirror(struct vublk_bus *bus);
 /*
- * Does the same as vublk_device_get_mirror() for the device that a bus presents.
+ * Fills `info` for the device that a bus presents, as vublk_device_get_mirror() does.
  * States: all.
  * Threads: the one that calls vublk_bus_process(), between two calls.
  */

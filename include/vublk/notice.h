@@ -7,8 +7,8 @@
  * operator. The log has the same events as sentences for a person; a program gets numbers here and
  * does not have to parse sentences.
  *
- * A device, a bus and a back-end have one handler each. A handler is optional: the library does the
- * same with and without it.
+ * A device, a bus and a back-end have one handler each. A handler is optional, and does not change
+ * what the library does.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -30,36 +30,37 @@ struct vublk_device;
 struct vublk_limits;
 
 /*
- * The kinds. "Client" is the VMM of a bus, and the front-end of a back-end. In parentheses: which
- * objects have the notice, and the members of struct vublk_notice that are set.
+ * The kinds. "Client" means the VMM of a bus, or the front-end of a back-end. The parentheses say
+ * which objects report the notice, and which members of struct vublk_notice it sets.
  */
 enum vublk_notice_kind {
 	/*
-	 * A back-end is connected, the first or a later one (device, bus: back_end, size_bytes). A
-	 * connection that the device itself closes and opens again at the same path is not reported.
+	 * A back-end is connected, the first or a later one (device, bus: back_end, size_bytes).
+	 * Not reported if the device itself closed the connection and reconnects at the same path.
 	 */
 	VUBLK_NOTICE_CONNECTED,
 	/* The back-end was lost (device, bus: reason). */
 	VUBLK_NOTICE_LOST,
 	/*
 	 * The outage has ended: the rings run again, or no driver needs them (device, bus:
-	 * outage_ms, requests). If the driver has to reset, VUBLK_NOTICE_NEEDS_RESET comes instead.
+	 * outage_ms, requests). If the driver has to reset the device, VUBLK_NOTICE_NEEDS_RESET is
+	 * reported instead.
 	 */
 	VUBLK_NOTICE_RECOVERED,
 	/*
 	 * No back-end can be used at the moment; the device tries again (device, bus: reason). A
-	 * reason that repeats the previous one of the outage is not reported.
+	 * reason is not reported twice in a row.
 	 */
 	VUBLK_NOTICE_REFUSED,
 	/* The device no longer looks for a back-end (device, bus: reason). */
 	VUBLK_NOTICE_GAVE_UP,
-	/* The disk has another size (all: before_bytes, size_bytes). */
+	/* The size of the disk has changed (all: before_bytes, size_bytes). */
 	VUBLK_NOTICE_RESIZED,
-	/* A ring cannot continue, and the driver has to reset the device (device, bus: reason). */
+	/* A ring cannot continue, so the driver has to reset the device (device, bus: reason). */
 	VUBLK_NOTICE_NEEDS_RESET,
 	/* A client connected (bus, back-end: pid). */
 	VUBLK_NOTICE_CLIENT_CONNECTED,
-	/* The client disconnected, and the disk can be used by the next one (bus, back-end: pid). */
+	/* The client disconnected, so the next one can use the disk (bus, back-end: pid). */
 	VUBLK_NOTICE_CLIENT_DISCONNECTED,
 	/*
 	 * A client, or a message of a client, was refused (bus, back-end: reason, pid). If the
@@ -67,13 +68,13 @@ enum vublk_notice_kind {
 	 */
 	VUBLK_NOTICE_CLIENT_REFUSED,
 	/*
-	 * A request has been incomplete for longer than the property slow-request-ms (device, bus:
-	 * queue, request, offset_bytes, bytes, waited_ms, requests). The device notices slow
-	 * requests only while requests pass through it. One notice stands for all requests that
-	 * have become slow at the same time, and describes the oldest of them.
+	 * A request has been incomplete for longer than slow-request-ms (device, bus: queue,
+	 * request, offset_bytes, bytes, waited_ms, requests). Reported only while requests pass
+	 * through the device. One notice stands for all requests that have become slow since the
+	 * last search, and describes the oldest of them.
 	 */
 	VUBLK_NOTICE_SLOW_REQUEST,
-	/* The target of the mirror has got the whole disk (device, bus: back_end). */
+	/* The target of the mirror has received the whole disk (device, bus: back_end). */
 	VUBLK_NOTICE_MIRROR_SYNCED,
 	/* The mirror has failed; the disk is not affected (device, bus: back_end, reason). */
 	VUBLK_NOTICE_MIRROR_ENDED,
@@ -86,13 +87,13 @@ enum vublk_notice_kind {
 	VUBLK_NOTICE_MIRROR_STOPPED,
 	/* A pause was requested (device, bus: requests). */
 	VUBLK_NOTICE_PAUSING,
-	/* The disk is paused: no request is outstanding any more (device, bus). */
+	/* The disk is paused: no request is outstanding (device, bus). */
 	VUBLK_NOTICE_PAUSED,
 	/* The pause was ended by request, whether or not it was complete (device, bus). */
 	VUBLK_NOTICE_RESUMED,
 	/* The limits have changed (device, bus: limits, limits_bytes). */
 	VUBLK_NOTICE_LIMITS_CHANGED,
-	/* Requests now pass through shadow rings (device, bus: reason, names joined by commas). */
+	/* Requests now pass through shadow rings (device, bus: reason, words joined by commas). */
 	VUBLK_NOTICE_SHADOW_ON,
 	/* Requests now take the direct path (device, bus). */
 	VUBLK_NOTICE_SHADOW_OFF,
@@ -109,19 +110,20 @@ enum vublk_notice_kind {
 	/* The trace has ended (device, bus: reason). */
 	VUBLK_NOTICE_TRACE_ENDED,
 	/*
-	 * The next back-end has got the copies of completed writes that the previous one had not
-	 * flushed (device, bus: requests, bytes). Only with unflushed=replay. Other requests
-	 * continue after that, so this notice follows VUBLK_NOTICE_RECOVERED.
+	 * The next back-end has executed the copies of completed writes that the previous one had
+	 * not flushed (device, bus: requests, bytes). Only with unflushed=replay. Follows
+	 * VUBLK_NOTICE_RECOVERED, because the rings have to run first. Other requests continue
+	 * after it.
 	 */
 	VUBLK_NOTICE_REPLAYED,
 	/*
-	 * The back-end did not take the copies. Until another attempt succeeds, requests wait and
-	 * flushes fail (device, bus: reason).
+	 * The back-end failed to execute the copies. Until another attempt succeeds, requests wait
+	 * and flushes fail (device, bus: reason).
 	 */
 	VUBLK_NOTICE_REPLAY_FAILED,
-	/* A drain was requested: the disk stops being served (back-end). */
+	/* A drain was requested: the back-end takes no more requests (back-end). */
 	VUBLK_NOTICE_DRAIN_STARTED,
-	/* All requests are complete, the storage is flushed, and the back-end ends (back-end). */
+	/* All requests are complete, the storage is flushed, and the service ends (back-end). */
 	VUBLK_NOTICE_DRAINED,
 	/* The drain has failed, and the disk is served as before (back-end: reason). */
 	VUBLK_NOTICE_DRAIN_FAILED,
@@ -144,18 +146,18 @@ struct vublk_notice {
 	uint64_t before_bytes; /* the size before the change */
 	uint64_t outage_ms;    /* the length of the outage */
 	/*
-	 * The number of requests that the driver had made available and that were not complete
-	 * when the next back-end was connected. In a VUBLK_NOTICE_SLOW_REQUEST: the number of
-	 * requests that are slow. In a VUBLK_NOTICE_PAUSING: the number of requests that are not
-	 * complete. In a VUBLK_NOTICE_REPLAYED: the number of writes.
+	 * How many requests the driver had made available that were not complete when the next
+	 * back-end was connected. In VUBLK_NOTICE_SLOW_REQUEST: how many requests have become slow.
+	 * In VUBLK_NOTICE_PAUSING: how many requests are not complete. In VUBLK_NOTICE_REPLAYED:
+	 * the number of writes.
 	 */
 	uint64_t requests;
 	uint32_t queue;                  /* of the request */
 	enum vublk_request_kind request;
-	uint64_t offset_bytes;           /* of the disk; 0 if the request has no such place */
-	uint64_t bytes;                  /* the length of its data, or of its ranges; of all
+	uint64_t offset_bytes;           /* on the disk; 0 if the request has no range */
+	uint64_t bytes;                  /* the length of the request's data or ranges, or of all
 					    writes that were replayed */
-	uint64_t waited_ms;              /* time since the device took it from the driver's ring */
+	uint64_t waited_ms;              /* since the device took it from the driver's ring */
 	const char *back_end; /* the path of the back-end's socket; valid during the call */
 	const struct vublk_limits *limits; /* <vublk/limit.h>; valid during the call */
 	size_t limits_bytes;               /* the size of the library's struct vublk_limits */
@@ -164,15 +166,15 @@ struct vublk_notice {
 /*
  * Receives one notice, which is valid during the call. `notice_bytes` is the size of the library's
  * struct: a program built with a larger struct treats the members past that size as 0. The function
- * is called on the thread that calls the process() or run() function of the object, and delays that
- * thread as long as it runs. It must not call functions that change or free the object.
+ * is called on the thread that calls the process() or run() function of the object, and blocks that
+ * thread while it runs. It must not call functions that change or free the object.
  */
 typedef void vublk_notice_fn(void *opaque, const struct vublk_notice *notice, size_t notice_bytes);
 
 /*
  * These functions set the handler of an object: `fn` is called with `opaque` for each later notice.
  * If `fn` is NULL, notices are dropped. A later call replaces the handler. The handler of a bus
- * also gets the notices of the bus's device.
+ * also receives the notices of its device.
  * Threads: the one that calls the process() or run() function of the object, between two calls.
  */
 void vublk_device_set_notice_handler(struct vublk_device *device, vublk_notice_fn *fn,

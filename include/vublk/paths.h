@@ -6,11 +6,11 @@
  * Several paths to the same storage, for users of <vublk/device.h>.
  *
  * The properties chardev, chardev-2, chardev-3 and chardev-4 name the sockets of back-ends in order
- * of preference. The device uses one of them at a time. At realize it takes the first path at which
- * a process listens. When the back-end is lost, the device looks for a back-end at the same path
- * for failover-ms, then at the next path, and so on; the first path follows the last one. The
- * device leaves a path only if the process that had the rings has ended. docs/failover.md says what
- * is guaranteed.
+ * of preference. The device uses one of them at a time. At realize it chooses the first path at
+ * which a process listens. When the back-end is lost, the device looks for a back-end at the same
+ * path for failover-ms, then at the next path, and so on; after the last path it returns to the
+ * first. The device leaves a path only when the process that had the rings has ended.
+ * docs/failover.md says what is guaranteed.
  *
  * While its back-end is connected, the device does not change to a path of higher preference.
  */
@@ -44,7 +44,7 @@ unsigned vublk_device_num_paths(const struct vublk_device *device);
 
 /*
  * Fills `info` with the path at `index`, from 0 to vublk_device_num_paths() - 1, in order of
- * preference. `info` belongs to the caller.
+ * preference. `info_bytes` is sizeof(struct vublk_device_path_info).
  * Errors:
  *   EINVAL  there is no such path
  * States: all.
@@ -55,14 +55,14 @@ int vublk_device_get_path(const struct vublk_device *device, unsigned index,
 
 /* Passed with its size; see <vublk/version.h>. */
 struct vublk_device_fence_info {
-	bool is_held; /* the disk waits for the end of the process that had the rings last */
+	bool is_held; /* the disk waits until a process that had the rings has ended */
 	int64_t pid;  /* that process; 0: unknown, or in another PID namespace */
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* a sentence that says what to do; empty: not held */
 };
 
 /*
- * Fills `info` with whether the disk waits for the end of a process before it continues: at another
- * path or, with fence=exit, at any path. `info` belongs to the caller.
+ * Says in `info` whether the disk waits for the end of a process before it continues: at another
+ * path or, with fence=exit, at any path. `info_bytes` is sizeof(struct vublk_device_fence_info).
  * States: all.
  * Threads: the device's.
  */
@@ -72,23 +72,27 @@ void vublk_device_get_fence(const struct vublk_device *device, struct vublk_devi
 /*
  * Moves the disk to the back-end at `chardev`, another of its paths, without failing a request. The
  * device connects to the new back-end and holds new requests. When the old back-end has completed
- * its requests and a flush, the device disconnects from the old back-end and starts the rings at
- * the new one. If the new back-end cannot be used, the disk stays at the old path, or returns to
- * it. Rings on the direct path use shadow rings during the switch (<vublk/shadow.h>). The bus gets
- * the callbacks lost() with ECANCELED, reconnected() and started(). If the old back-end fails the
- * flush, the driver's next flush fails, too. During an outage the device tries `chardev` next, but
- * only if the process of the lost back-end has ended, and the switch ends when the outage ends. A
- * later call during the outage takes its place. Unrealize ends a switch.
- * If `chardev` is NULL, the disk moves to the target of its mirror (<vublk/mirror.h>), which must have
- * the same data as the disk. Both back-ends flush before. The target is then the disk's only path.
+ * its requests and a flush, the device disconnects from it and starts the rings at the new one. If
+ * the new back-end cannot be used, the disk stays at the old path, or returns to it. Rings on the
+ * direct path use shadow rings during the switch (<vublk/shadow.h>). The bus gets the callbacks
+ * lost() with ECANCELED, reconnected() and started(). If the old back-end fails the flush, the
+ * driver's next flush fails, too. During an outage the device tries `chardev` next, but only if the
+ * process of the lost back-end has ended. Such a switch ends when the outage ends, or when a later
+ * call during the outage replaces it. Unrealize ends any switch.
+ * If `chardev` is NULL, the disk moves to the target of its mirror (<vublk/mirror.h>). The mirror
+ * must be synced, and the rings must run. First the target receives what it lacks, and both
+ * back-ends flush. The target is then the disk's only path.
  * Returns:
  *   0  the device already uses `chardev`
  *   1  the switch has begun; vublk_device_get_switch() says when it has ended, and how
  * Errors:
  *   EINVAL    `chardev` is not one of the paths
- *   EBUSY     the mirror is not synced; a switch or a message to the back-end is under way; the process of the lost back-end
- *             may still write; or the driver's rings are stopped and were in use
- *   ENOENT, ECONNREFUSED, others of connect(2)  no back-end can be reached at the path
+ *   EBUSY     a switch or a message to the back-end is under way; the process of the lost back-end
+ *             may still write; the driver's rings are stopped and were in use; the device is in
+ *             another state; `chardev` is NULL, and there is no mirror, it is not synced, or the
+ *             rings do not run; or `chardev` is not NULL, and the disk is mirrored
+ *   ENOENT, ECONNREFUSED  no back-end listens at `chardev`
+ *   others    of connect(2)
  * States: STOPPED, RUNNING, LOST.
  * Threads: the device's.
  */
@@ -100,12 +104,13 @@ struct vublk_device_switch_info {
 	bool is_under_way;
 	int code; /* why the switch failed, a positive errno; 0: it has not failed */
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */
-	uint64_t number; /* which switch of the device this is: 1, 2, ...; 0: there was none */
+	uint64_t number; /* counts the switches of the device: 1, 2, ...; 0: there was none */
 };
 
 /*
- * Fills `info` with whether a switch is under way and, if not, how the last switch ended. A switch
- * that has failed is under way until the disk has a back-end again. `info` belongs to the caller.
+ * Says in `info` whether a switch is under way and, if not, how the last one ended. A failed switch
+ * counts as under way until the disk has a back-end again, or the device has given up. `info_bytes`
+ * is sizeof(struct vublk_device_switch_info).
  * States: all.
  * Threads: the device's.
  */
@@ -115,7 +120,7 @@ void vublk_device_get_switch(const struct vublk_device *device,
 /*
  * Does the same for the switch `number`, so that several callers of vublk_device_switch() get their
  * own results: each reads its number with vublk_device_get_switch() right after its switch has
- * begun. The device keeps the results of the last 8 switches. `info` belongs to the caller.
+ * begun. The device keeps the results of the last 8 switches.
  * Errors:
  *   ENOENT  the device does not know the result of this switch
  * States: all.

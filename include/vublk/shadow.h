@@ -3,12 +3,12 @@
 #define VUBLK_SHADOW_H
 
 /*
- * Shadow rings at run time: whether the device stays in the data path (docs/shadow-rings.md). The
- * property shadow of <vublk/device.h> has the setting with which a device begins.
+ * Shadow rings at run time: whether the device is in the data path (docs/shadow-rings.md). The
+ * property shadow of <vublk/device.h> is the initial setting of a device.
  *
- * The path of requests is exchanged while the driver works: the present path completes its
- * requests, the back-end returns the rings, and the other path continues where they stopped. The
- * driver notices nothing but a pause of some milliseconds.
+ * The path of requests can be exchanged while the driver works: the present path completes its
+ * requests, the back-end returns the rings, and the other path continues where the rings stopped.
+ * The driver notices only a pause of some milliseconds.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -31,8 +31,8 @@ extern "C" {
 enum vublk_shadow {
 	VUBLK_SHADOW_OFF,  /* direct, unless a feature that is in use needs shadow rings */
 	VUBLK_SHADOW_ON,   /* shadow rings */
-	VUBLK_SHADOW_AUTO, /* shadow rings if the device reconnects and the back-end has no in-flight
-			      area; otherwise as with OFF */
+	VUBLK_SHADOW_AUTO, /* shadow rings if the device reconnects and the back-end has no
+			      in-flight area; otherwise like OFF */
 };
 
 /*
@@ -43,8 +43,8 @@ enum vublk_shadow {
 const char *vublk_shadow_name(enum vublk_shadow shadow);
 
 /*
- * Stores the setting that `text` names in `shadow`: "on", "off", "auto", or another name for on or
- * off that boolean properties take ("yes", "false", "1" and others).
+ * Stores in `shadow` the setting that `text` names: "on", "off", "auto", or another word for on or
+ * off that boolean properties accept ("yes", "false", "1" and others).
  * Errors:
  *   EINVAL  there is no such setting
  * Threads: any.
@@ -52,17 +52,19 @@ const char *vublk_shadow_name(enum vublk_shadow shadow);
 int vublk_shadow_parse(const char *text, enum vublk_shadow *shadow, struct vublk_error *error);
 
 /*
- * Changes the property shadow of a device. If the rings run, they are exchanged, if that is
- * necessary, as soon as the device's loop runs. Otherwise the rings start with the new setting. If
- * an exchange is not possible, the rings stay as they are, and the log says why. The bus gets the
- * callback started() when the rings run again.
+ * Changes the property shadow of a device. If the rings run and the path has to change, the
+ * exchange begins as soon as the device's loop runs, and the bus gets the callback started() when
+ * the rings run again. If the rings do not run, the next start uses the new setting. If an exchange
+ * is not possible, the path stays as it is, and the log says why.
  * Returns:
- *   0  the path is as wanted, or will be with the next start
+ *   0  the path is the wanted one, or will be after the next start
  *   1  an exchange is due or under way; see vublk_device_get_shadow()
  * Errors:
- *   EINVAL  there is no such setting; or ON, and the guest's memory or the driver's requests do not
- *           fit
- *   ENOSPC  ON, and the back-end has no memory slot left for the shadow rings
+ *   EINVAL   there is no such setting; or ON, and the guest's memory overlaps the addresses of the
+ *            shadow rings
+ *   ENOTSUP  ON, and the driver's requests may be too large for the shadow rings
+ *   ENOSPC   ON, and the back-end has no memory slot left for the shadow rings
+ *   ENOMEM, EMFILE, EAGAIN  ON, and there is no memory, no descriptor or no thread
  */
 int vublk_device_set_shadow(struct vublk_device *device, enum vublk_shadow shadow,
 			    struct vublk_error *error);
@@ -77,22 +79,23 @@ int vublk_device_set_shadow(struct vublk_device *device, enum vublk_shadow shado
 int vublk_bus_set_shadow(struct vublk_bus *bus, enum vublk_shadow shadow,
 			 struct vublk_error *error);
 
-/*
- * The setting and the path of requests of a device; see <vublk/version.h> about structs that grow.
- */
+/* The setting and the path of requests of a device. Passed with its size; see <vublk/version.h>. */
 struct vublk_shadow_info {
 	enum vublk_shadow wanted; /* the property shadow */
-	bool is_shadowed; /* requests pass through shadow rings, or will do so when the rings run */
+	bool is_shadowed; /* requests pass through shadow rings, or will when the rings run */
 	bool is_changing; /* an exchange is due or under way */
-	/* Why shadow rings are wanted: names joined by commas, such as "property"; or empty. */
+	/*
+	 * Why shadow rings are wanted: words joined by commas, such as "property"; empty: they are
+	 * not.
+	 */
 	char reasons[128];
 	/* Why the path is not the wanted one; empty if it is, or if the exchange is under way. */
 	char refusal[VUBLK_ERROR_TEXT_BYTES];
 };
 
 /*
- * Fills `info`, which has room for `info_bytes` bytes, with the present setting and the present
- * path of requests.
+ * Fills `info` with the present setting and the present path of requests. `info_bytes` is
+ * sizeof(struct vublk_shadow_info).
  */
 void vublk_device_get_shadow(const struct vublk_device *device, struct vublk_shadow_info *info,
 			     size_t info_bytes);

@@ -6,17 +6,17 @@
  * The library's SIGBUS handler, for applications that handle SIGBUS themselves.
  *
  * A back-end and a device access memory that a peer shares, and the peer can truncate that memory
- * at any time. To make a truncation end the peer's session and not the process, the library
- * installs a handler for SIGBUS, once, when it first maps such memory. The handler repairs faults
- * in these mappings only. It passes every other SIGBUS to the handler that was installed before it,
- * or to the default action (a core dump).
+ * at any time. So that a truncation ends only the peer's session and not the process, the library
+ * installs a SIGBUS handler once, when it first maps such memory. The handler repairs faults in
+ * these mappings only. It passes every other SIGBUS to the handler that was installed before it, or
+ * to the default action (a core dump).
  *
- * An application with a handler of its own has two choices:
+ * An application that has its own handler has two choices:
  *  - It installs its handler before the library does. Nothing else is necessary, because the
  *    library's handler calls the application's handler.
  *  - It calls vublk_sigbus_manage_self() before it opens a back-end or a device, and its handler
  *    begins with a call of vublk_sigbus_repair(). This is necessary if the application installs its
- *    handler later, or if there must be no other handler.
+ *    handler later, or if no other handler may be installed.
  *
  * SIGBUS must not be blocked on a thread that calls into the library: the kernel ends a process
  * whose thread faults while the signal is blocked. The library's own threads leave it unblocked.
@@ -30,8 +30,8 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 /*
- * After this call the library never installs a handler. Call it before the first back-end, device
- * or disk is made: a handler that is installed already stays.
+ * After this call the library installs no handler. Call it before the first back-end, device or
+ * disk is created, because a handler that is already installed stays.
  * Threads: any.
  */
 void vublk_sigbus_manage_self(void);
@@ -41,7 +41,7 @@ void vublk_sigbus_manage_self(void);
  * must call this function first; `code` and `address` are si_code and si_addr of the handler's
  * siginfo_t. Async-signal-safe; errno is kept.
  * Returns: true: the fault was in memory that a peer shares and is repaired, so the application's
- * handler returns; false: the fault has another cause.
+ * handler must return; false: the fault has another cause, or cannot be repaired.
  * Threads: any.
  */
 bool vublk_sigbus_repair(int code, const void *address);

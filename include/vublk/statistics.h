@@ -3,8 +3,8 @@
 #define VUBLK_STATISTICS_H
 
 /*
- * Counters of requests, per queue and kind. A back-end (<vublk/backend.h>) and a device have them.
- * Nothing is counted before counting is switched on.
+ * Counters of requests, per queue and kind. Back-ends (<vublk/backend.h>) and devices have such
+ * counters. Nothing is counted before counting is switched on.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -31,7 +31,7 @@ enum vublk_request_kind {
 	VUBLK_REQUEST_FLUSH,
 	VUBLK_REQUEST_DISCARD,
 	VUBLK_REQUEST_WRITE_ZEROES,
-	VUBLK_REQUEST_OTHER, /* for the serial, or of a type that the disk does not have */
+	VUBLK_REQUEST_OTHER, /* of any other type, such as the request for the serial */
 	VUBLK_REQUEST_NUM_KINDS,
 };
 
@@ -44,13 +44,13 @@ const char *vublk_request_kind_name(enum vublk_request_kind kind);
 #define VUBLK_LATENCY_BUCKETS 288
 
 /*
- * Counters of the requests of one queue and kind, over all clients and all times at which counting
- * was on. A request that has no header or breaks the ring is not counted.
+ * Counters of the requests of one queue and kind, over all clients and over the whole time that
+ * counting was on. A request that has no header or breaks the ring is not counted.
  */
 struct vublk_request_stats {
-	uint64_t count;     /* requests that are complete, with any result */
+	uint64_t count;     /* completed requests, whatever their result */
 	uint64_t errors;    /* how many of these failed or were refused */
-	uint64_t bytes;     /* the data of those that succeeded */
+	uint64_t bytes;     /* bytes of data of those that succeeded */
 	uint64_t in_flight; /* requests that were taken from the ring, but are not complete */
 	uint64_t total_ns;  /* the sum of the times from taking a request to its completion */
 	uint64_t max_ns;    /* the longest of these times */
@@ -62,8 +62,8 @@ struct vublk_request_stats {
 };
 
 /*
- * Returns the upper limit of bucket `bucket` of vublk_request_stats.latency, in ns; UINT64_MAX for
- * the last bucket, which has no limit.
+ * Returns the upper limit of bucket `bucket` of vublk_request_stats.latency, in nanoseconds;
+ * UINT64_MAX for the last bucket, which has no limit.
  * Errors: none.
  */
 uint64_t vublk_latency_limit(unsigned bucket);
@@ -71,9 +71,9 @@ uint64_t vublk_latency_limit(unsigned bucket);
 /* --- the counters of a device ----------------------------------------------------------------- */
 
 /*
- * Returns whether requests pass through the device (property shadow). If they do not, the device
+ * Returns whether requests pass through the device (<vublk/shadow.h>). If they do not, the device
  * cannot count them. The result can change when the device is realized, and when the path of
- * requests is exchanged (<vublk/shadow.h>).
+ * requests is exchanged.
  * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two
  * calls.
  */
@@ -81,8 +81,8 @@ bool vublk_device_sees_requests(const struct vublk_device *device);
 
 /*
  * These functions start or stop counting requests, and set the property `statistics` to `on`. The
- * counters keep their values. While no requests pass through the device, counting can be on, but
- * nothing is counted. A request is counted if it begins while counting is on.
+ * counters keep their values. Counting can be on while no requests pass through the device, but
+ * then nothing is counted. A request is counted if it begins while counting is on.
  * Errors:
  *   ENOMEM  no memory for the counters
  * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two
@@ -99,9 +99,9 @@ bool vublk_device_has_statistics(const struct vublk_device *device);
 
 /*
  * Fills `stats` with the counters of the requests of kind `kind` on queue `queue`. The counters are
- * 0 if nothing was ever counted. `stats_bytes` is sizeof(struct vublk_request_stats). Each counter
- * is exact, but while requests are made, one counter may include a request that another counter
- * does not include yet. On failure *stats is untouched.
+ * 0 if no request was ever counted. `stats_bytes` is sizeof(struct vublk_request_stats). Each
+ * counter is exact, but while requests are executed, one counter may include a request that another
+ * counter does not include yet. On failure *stats is untouched.
  * Errors:
  *   EINVAL  `queue` is not less than VUBLK_MAX_QUEUES, or there is no such kind
  */
@@ -112,23 +112,23 @@ int vublk_device_get_stats(const struct vublk_device *device, unsigned queue,
 /* --- the copies of unflushed=replay ------------------------------------------------------------ */
 
 /*
- * The copies of completed writes that a device with unflushed=replay keeps, and what was written
- * from them to later back-ends. Passed with its size; see <vublk/version.h>.
+ * The copies of completed writes that a device with unflushed=replay keeps, and how many of them it
+ * has written to later back-ends. Passed with its size; see <vublk/version.h>.
  */
 struct vublk_replay_info {
 	bool is_on;          /* the device keeps copies; otherwise all members are 0 */
-	bool is_replaying;   /* a back-end is getting the copies, and requests wait for that */
-	uint64_t kept_bytes; /* the memory that the present copies take, with a header for each */
-	uint64_t max_bytes;  /* the largest value of `kept_bytes`: the property replay-mib */
-	uint64_t replays;    /* how many times a back-end has got the copies */
+	bool is_replaying;   /* the copies are being written, and requests wait for that */
+	uint64_t kept_bytes; /* the memory for the present copies and their headers */
+	uint64_t max_bytes;  /* the limit of `kept_bytes` (property replay-mib) */
+	uint64_t replays;    /* how many times a back-end has executed the copies */
 	uint64_t last_writes, last_bytes;   /* the writes of the last replay, and their data */
 	uint64_t total_writes, total_bytes; /* of all replays */
-	/* Why the copies have to be written once more: one sentence. Empty: they do not. */
+	/* Why the copies have to be written again: one sentence; empty: they do not. */
 	char failure[VUBLK_ERROR_TEXT_BYTES];
 };
 
 /*
- * Fills `info` with the present state of a device. `info_bytes` is sizeof(struct
+ * Fills `info` with the present state of the copies. `info_bytes` is sizeof(struct
  * vublk_replay_info). May wait for the device's own threads, but not for a back-end.
  * Errors: none.
  * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two

@@ -6,13 +6,13 @@
  * A trace of a device: one record for each completed request, with the times at which the device
  * took it from the driver's ring, gave it to the back-end and completed it.
  *
- * Records wait in a ring of fixed size until the program reads them. If the ring is full, records
- * are dropped and counted; the driver's requests never wait for a reader. A trace that has not been
- * read for VUBLK_TRACE_LEASE_MS ends by itself.
+ * Records wait in a ring buffer of fixed size until the program reads them. If the buffer is full,
+ * records are dropped and counted; the driver's requests never wait for a reader. A trace that has
+ * not been read for VUBLK_TRACE_LEASE_MS ends by itself.
  *
  * The device sees requests only on shadow rings. While there is a trace, requests that would take
- * the direct path take shadow rings (<vublk/shadow.h>), if that is possible. While there is no
- * trace, a request costs only the test of a bit that other features share.
+ * the direct path take shadow rings (<vublk/shadow.h>), if that is possible. Without a trace, the
+ * only cost per request is the test of a bit that other features share.
  */
 
 #include <vublk/bus.h>
@@ -34,11 +34,11 @@ extern "C" {
  * that the device refuses without knowing its type has no record.
  */
 struct vublk_trace_record {
-	uint64_t taken_ns;     /* from the driver's ring; 0: before the trace began */
-	uint64_t submitted_ns; /* to the back-end, for the last time; 0: never, or before the trace */
+	uint64_t taken_ns;     /* when taken from the driver's ring; 0: before the trace */
+	uint64_t submitted_ns; /* when last sent to the back-end; 0: never, or before the trace */
 	uint64_t completed_ns;
-	uint64_t sector;       /* of 512 bytes; the lowest one if the request has several ranges */
-	uint64_t bytes;        /* of data, or of the ranges; 0: flush and others without a place */
+	uint64_t sector;       /* of 512 bytes; the lowest if the request has several ranges */
+	uint64_t bytes;        /* of data or of the ranges; 0: the request has neither */
 	uint32_t type;         /* VIRTIO_BLK_T_... */
 	uint16_t queue;
 	uint8_t status;        /* VIRTIO_BLK_S_... */
@@ -51,12 +51,12 @@ struct vublk_trace_info {
 };
 
 /*
- * Begins a trace, and discards the unread records of an earlier trace. The device keeps the memory
- * for the records, about 1 MiB, until the device is freed. vublk_device_get_shadow() says whether
+ * Begins a trace, and discards the unread records of an earlier trace. The records take about 1 MiB
+ * of memory, which the device keeps until it is freed. vublk_device_get_shadow() says whether
  * requests pass through the device now.
  * Returns: 0, or a negative errno; in that case nothing has changed.
  * Errors:
- *   EBUSY   there is a trace already, and it is being read
+ *   EBUSY   there is a trace, which was begun or read within VUBLK_TRACE_LEASE_MS
  *   ENOMEM  no memory
  * States: any.
  * Threads: the one that calls vublk_device_process(), between two calls.
@@ -64,7 +64,7 @@ struct vublk_trace_info {
 int vublk_device_start_trace(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Ends the trace. Unread records can still be read. A no-op if there is no trace.
+ * Ends the trace. Unread records remain readable. A no-op if there is no trace.
  * Errors: none.
  * States: any.
  * Threads: the one that calls vublk_device_process(), between two calls.
@@ -74,7 +74,7 @@ void vublk_device_stop_trace(struct vublk_device *device);
 /*
  * Reads the next record and fills `record` with it. `record_bytes` is sizeof(struct
  * vublk_trace_record). Never blocks.
- * Returns: 1; or 0 if there is no record at the moment.
+ * Returns: 1: `record` is filled; 0: there is no record at the moment.
  * Errors: none.
  * States: any.
  * Threads: one at a time, which need not be the device's.

@@ -5,20 +5,20 @@
 /*
  * Replaces the process that serves a disk while VMM and back-end stay connected: a new process,
  * which may have another version of this library, takes the bus over from the old one. The VMM, the
- * back-end and the driver are not told. `vublk device --take-over` is built on this interface. A
- * back-end can be replaced in the same way; its functions are at the end.
+ * back-end and the driver are not told. `vublk device --take-over` is built on this interface. The
+ * process of a back-end can be replaced in the same way, with the functions at the end.
  *
- * The two processes are connected by a Unix stream socket, which the application makes. The old one
- * calls vublk_bus_hand_over() and continues to serve. The new one calls vublk_bus_take_over(). When
+ * The application connects the two processes by a Unix stream socket. The old process calls
+ * vublk_bus_hand_over() and continues to serve. The new process calls vublk_bus_take_over(). When
  * the new process is prepared, the old one waits for a moment at which no message is under way,
- * stops serving, and sends all descriptors and its state. The processes share a word of memory,
- * which says which process has the disk: the new process sets the word when it has received
- * everything; the old process sets the word if the new one ends, or does not set it within 50 ms.
- * Exactly one process succeeds in setting the word and serves the disk; the other one closes its
- * descriptors.
+ * stops serving, and sends all descriptors and its state. The processes share a word of memory that
+ * says which process has the disk. The new process sets the word when it has received everything.
+ * The old process sets the word if the new one ends or has not set it within 50 ms, or if the old
+ * one is told to stop. Only one process succeeds in setting the word. That process serves the disk,
+ * and the other one closes its descriptors.
  *
- * Only a relay (vhost-user:PATH) can be handed over. If requests take shadow rings, these are handed
- * over with the requests that are outstanding.
+ * Of the buses, only a relay (vhost-user:PATH) can be handed over. Shadow rings are handed over
+ * together with the outstanding requests.
  *
  * Unless a function says otherwise:
  * States: any.
@@ -38,8 +38,8 @@ extern "C" {
 #define VUBLK_UPGRADE_MAX_FDS 4
 
 /*
- * What an application hands over in addition to the bus: a text that it chooses, and descriptors of
- * its own. All zero: nothing.
+ * What an application hands over in addition to the bus or back-end: a text of its choice, and
+ * descriptors of its own. All zeroes: nothing.
  */
 struct vublk_upgrade_extra {
 	char text[VUBLK_UPGRADE_TEXT_BYTES]; /* with a final NUL */
@@ -51,16 +51,17 @@ struct vublk_upgrade_extra {
 
 /*
  * Begins to hand the bus over to the process that is connected at `fd`. The call takes ownership of
- * `fd`, even on failure, and returns immediately. vublk_bus_run() or vublk_bus_process() serves the
- * bus until the other process has the bus, and then returns 0. One call of vublk_bus_process() may
+ * `fd`, even on failure, and returns immediately. vublk_bus_run() or vublk_bus_process() serves
+ * until the other process has the bus, and then returns 0. One call of vublk_bus_process() may
  * block for up to 50 ms. If the upgrade fails, the log says why, and the bus is served as before.
  * `extra` (may be NULL) is copied, with duplicates of its descriptors; `extra_bytes` is
  * sizeof(struct vublk_upgrade_extra).
  * Errors:
  *   EPERM       the process at `fd` belongs to another user
- *   ENOTSUP     the bus is of another type
- *   EBUSY       the bus has no back-end yet, is stopping, or is being handed over already, or its
- *               disk is being mirrored
+ *   ENOTSUP     the bus is not a relay
+ *   EBUSY       the bus has had no back-end yet, is stopping or is being handed over already; its
+ *               device has the property mirror-state or is being mirrored; or requests fail because
+ *               shared memory was truncated
  *   EINVAL      `fd` is not a connected Unix stream socket, or `extra` is invalid
  *   ENOMEM, EMFILE  no memory, no descriptor
  * Threads: the one that calls vublk_bus_process(), between two calls.
@@ -79,27 +80,28 @@ bool vublk_bus_is_handed_over(const struct vublk_bus *bus);
 /* --- the new process -------------------------------------------------------------------------- */
 
 /*
- * Takes over the bus of the process that is connected at `fd`, and that calls or has called
- * vublk_bus_hand_over(). The call takes ownership of `fd`, even on failure. It blocks until this
- * process has the bus or the upgrade has failed, for at most 30 seconds. After a failure the old
- * process serves the disk, if it still runs. If the calling thread blocks SIGTERM or SIGINT, and
- * that signal comes before this process has the bus, the upgrade fails and the signal stays pending.
+ * Takes over the bus of the process that is connected at `fd`; that process must call
+ * vublk_bus_hand_over(), before or after this call. The call takes ownership of `fd`, even on
+ * failure. It blocks until this process has the bus or the upgrade has failed, for at most 30
+ * seconds. After a failure the old process serves the disk, if it still runs. If the calling thread
+ * blocks SIGTERM or SIGINT, and such a signal arrives before this process has the bus, the upgrade
+ * fails and the signal stays pending.
  *
  * The bus has the same properties as in the other process. `log` (may be NULL) is copied. `extra`
- * (may be NULL) gets what the other application has handed over; the descriptors in `extra` belong
- * to the caller. The bus is stored in `bus`, and the caller frees it with vublk_bus_free(). The
- * application then calls vublk_bus_run() or vublk_bus_process() without delay, because the disk's
- * VMM may be waiting.
+ * (may be NULL) gets what the other process has handed over; its descriptors belong to the caller.
+ * The bus is stored in `bus`, and the caller frees it with vublk_bus_free(). The application then
+ * calls vublk_bus_run() or vublk_bus_process() without delay, because the disk's VMM may be
+ * waiting.
  * Errors:
  *   EPERM       the process at `fd` belongs to another user
  *   ENOTSUP     the state has parts that this version does not know
  *   EINVAL      the bus has a property that this version does not know or does not permit, or a
  *               path is relative and the two processes have different working directories
- *   ECANCELED   the other process refuses, or SIGTERM or SIGINT is pending; the sentence has the
+ *   ECANCELED   the other process refused, or SIGTERM or SIGINT is pending; the sentence has the
  *               reason
  *   ENOTCONN    the other process has ended, or has closed the connection
- *   ETIMEDOUT   the other process does not answer, or this one was too slow
- *   EPROTO      the other process violates the protocol of a hand-over
+ *   ETIMEDOUT   the other process did not answer, or this one was too slow
+ *   EPROTO      the other process violated the protocol of a hand-over
  *   ENOMEM, EMFILE  no memory, no descriptor
  * Threads: any.
  */
@@ -107,14 +109,14 @@ int vublk_bus_take_over(int fd, const struct vublk_log *log, struct vublk_bus **
 			struct vublk_upgrade_extra *extra, size_t extra_bytes,
 			struct vublk_error *error);
 
-/* --- back-ends ---------------------------------------------------------------------------------- */
+/* --- back-ends -------------------------------------------------------------------------------- */
 
 /*
- * These functions hand a back-end over (what `vublk serve --take-over` is built on), as the
- * functions above do with a bus. The front-end stays connected and is not told. The old process
- * takes no more requests and completes those that it has begun; if the storage needs more than a
- * second for that, the upgrade fails and the old process continues. The new process gets the
- * descriptor of the image with its lock, and the path of the image must lead to that image.
+ * Begins to hand a back-end over, as vublk_bus_hand_over() does with a bus. `vublk serve
+ * --take-over` is built on this. The front-end stays connected and is not told. The old process
+ * takes no more requests and completes those that it has begun. If the storage needs more than a
+ * second for that, the upgrade fails, and the old process continues. The new process gets the
+ * descriptor of the image with its lock. The path of the image must still lead to that image.
  * Errors:
  *   EPERM       the process at `fd` belongs to another user
  *   ENOTSUP     the disk is in the memory of the process (engine memory)

@@ -8,8 +8,8 @@
 /* The compiler must inline the function, whatever its size. */
 #define VUBLK_ALWAYS_INLINE inline __attribute__((always_inline))
 /*
- * The compiler must not inline the function, so that its caller does not have to save registers for
- * the function on the fast path.
+ * The compiler must not inline the function, so that on the fast path its caller need not save
+ * registers for it.
  */
 #define VUBLK_NOINLINE __attribute__((noinline))
 /* The function is rarely called, so it is kept out of the caller's code. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * CRC-32C, computed four bits at a time. Only saved devices need it, so a table of sixteen entries,
- * which a reader can check, is fast enough.
+ * CRC-32C, computed four bits at a time. No request needs a checksum, so a table of sixteen
+ * entries, which a reader can check, is fast enough.
  */
 #include "util/crc32c.h"
 

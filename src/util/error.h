@@ -7,8 +7,8 @@
 #include <stdarg.h>
 
 /*
- * Fills `error` (may be NULL) with `code`, a positive errno value, and one sentence. Returns
- * -code, so that a failing function ends in `return vublk_error_set(...)`.
+ * Fills `error` (may be NULL) with `code`, a positive errno value, and one sentence. Returns -code,
+ * so that a failing function can end with `return vublk_error_set(...)`.
  */
 int vublk_error_set(struct vublk_error *error, int code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -22,7 +22,7 @@ int vublk_error_set_errno(struct vublk_error *error, int code, const char *forma
 
 /*
  * Puts "context: " in front of the sentence. `error` NULL is a no-op. Returns nothing, so that no
- * caller takes its result from `error`, which may be NULL. A caller returns the errno that it
+ * caller takes its result from `error`, which may be NULL. A caller must return the errno that it
  * already has; tests/lint/style.py checks this rule.
  */
 void vublk_error_prepend(struct vublk_error *error, const char *format, ...)

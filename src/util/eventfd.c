@@ -5,9 +5,9 @@
  * Key idea: O_NONBLOCK belongs to the open file description, which the peer shares. The peer may
  * clear the flag and fill the counter at any time, so neither the flag nor poll() makes read() or
  * write() safe. RWF_NOWAIT makes a single read non-blocking. There is no such flag for a write. But
- * the completion of an asynchronous read can signal an eventfd from inside the kernel, which never
- * waits. The read is of the eventfd itself, with a buffer that is too short, so it fails and
- * changes nothing.
+ * the completion of an asynchronous read can signal an eventfd inside the kernel, and such a signal
+ * never waits. So this file begins a read of the eventfd itself, with a buffer that is too short.
+ * The read fails and changes nothing, but its completion signals the eventfd.
  *
  * Such a signal costs 1.0 us, and write() costs 0.4 us. Where the difference matters, callers use
  * write(), and another thread frees a blocked writer by reading the eventfd, which makes room.
@@ -62,8 +62,8 @@ static bool is_flag_unsupported(int code)
 }
 
 /*
- * This function makes the system call directly, because glibc falls back to preadv() for unknown
- * flags.
+ * Makes the system call directly, so that the result does not depend on the C library's support of
+ * the flag.
  */
 int vublk_eventfd_clear(int fd)
 {
@@ -93,10 +93,10 @@ bool vublk_eventfd_unblock(int fd)
 /* --- signalling through the kernel ------------------------------------------------------ */
 
 #define CONTEXT_EVENTS 64
-#define MAX_TRIES 100 /* how often to try again while other threads use all events */
+#define MAX_TRIES 100 /* how often to try while other threads use all events */
 #define RING_MAGIC 0xa10a10a1u
 
-/* The header of the ring that the kernel maps; see fs/aio.c. The events follow it. */
+/* The header of the ring that the kernel maps; see fs/aio.c in Linux. The events follow it. */
 struct ring {
 	uint32_t id, num_events, head, tail, magic;
 };
@@ -246,8 +246,9 @@ static void name_in_proc(int fd, char *path, size_t bytes)
 }
 
 /*
- * Returns whether `fd` is an eventfd. If /proc is not mounted, every anonymous inode (no S_IFMT bits)
- * counts as one. A wrong guess does no harm, because a write() to another kind of these fails.
+ * Returns whether `fd` is an eventfd. If /proc is not mounted, every anonymous inode (no S_IFMT
+ * bits) counts as one. A wrong guess does no harm, because write() to any other kind of anonymous
+ * inode fails.
  */
 static bool is_eventfd(int fd)
 {

@@ -3,10 +3,10 @@
  * Makes the process survive a peer that removes pages from shared memory; see fault.h.
  *
  * Key idea: the handler runs on the faulting thread, between any two instructions. So it takes no
- * lock and reads the guarded ranges from a list that only grows; each entry has a version that is
- * odd while the entry changes. The handler skips an entry that is being changed. Such an entry
- * belongs to another thread's mapping, because a thread does not change the entry of a mapping
- * while it accesses the mapping.
+ * lock, and reads the guarded ranges from a list that only grows. Each entry has a version, which
+ * is odd while the entry changes. The handler skips such an entry. It cannot be that of the
+ * faulting access, because the entry of a mapping does not change while a thread accesses the
+ * mapping.
  *
  * Pairs of accesses; the letter marks both accesses of a pair:
  *   F  a writer stores an entry's fields and then its even version, and links an initialized entry
@@ -214,8 +214,8 @@ const char *vublk_fault_name(const struct vublk_fault *fault)
 }
 
 /*
- * Returns the page size of the file. The handler replaces whole pages of this size, because a part
- * of a huge page cannot be replaced.
+ * Returns the page size of the file. The handler replaces whole pages of this size, because part of
+ * a huge page cannot be replaced.
  */
 static uintptr_t page_bytes_of(int fd)
 {

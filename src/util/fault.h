@@ -9,7 +9,8 @@
  * when no free huge page is left. The next access raises SIGBUS on the accessing thread. Accesses
  * to guarded mappings survive this signal: the handler replaces the page with an empty one, records
  * the fault in the owner's `struct vublk_fault`, and signals the record's eventfd. Data that was
- * read from such a page is worthless, so the owner checks the record before it acts on the data.
+ * read from such a page is worthless, so the owner must check the record before it acts on the
+ * data.
  *
  * The handler passes every other SIGBUS to the handler that was installed before it.
  */
@@ -43,15 +44,15 @@ static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 
 /*
  * Returns which kind of memory has lost a page, as words for a message, such as "the guest's
- * memory". If several kinds have, returns the first of them in vublk_fault_kind. A page must have
- * been lost.
+ * memory". If several kinds have lost one, returns the first of them in vublk_fault_kind. A page
+ * must have been lost.
  */
 const char *vublk_fault_name(const struct vublk_fault *fault);
 
 /*
- * Guards a mapping of `fd`. At a fault, the handler replaces one page, of the page size of the
- * file. The first call installs the SIGBUS handler, unless the program handles SIGBUS itself
- * (<vublk/sigbus.h>). -ENOMEM: there is no memory.
+ * Guards a mapping of `fd`. At a fault, the handler replaces one page, which has the page size of
+ * the file. The first call installs the SIGBUS handler, unless the program handles SIGBUS itself
+ * (<vublk/sigbus.h>). Error: ENOMEM.
  */
 int vublk_fault_guard(void *address, uint64_t bytes, int fd, struct vublk_fault *fault,
 		      enum vublk_fault_kind kind, struct vublk_error *error);

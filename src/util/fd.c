@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Closes and passes on descriptors, so that each descriptor has one owner at any time. */
+/*
+ * Closes descriptors and transfers their ownership, so that each has exactly one owner at any time.
+ */
 #include "util/fd.h"
 
 #include <errno.h>

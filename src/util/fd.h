@@ -33,7 +33,7 @@ void vublk_eventfd_signal(int fd);
 
 /*
  * Like vublk_eventfd_signal(), but by write(2), which is faster and safe in a signal handler. The
- * call blocks while a peer has cleared O_NONBLOCK and keeps the counter full. Use it only for an
+ * call blocks if a peer has cleared O_NONBLOCK and keeps the counter full. Use it only for an
  * eventfd that no peer has, or if another thread calls vublk_eventfd_unblock().
  */
 void vublk_eventfd_write(int fd);
@@ -48,7 +48,7 @@ bool vublk_eventfd_unblock(int fd);
 
 /*
  * Clears the counter without blocking. Returns 1 if the eventfd was signalled, and 0 if it was not.
- * Returns a negative errno if `fd` cannot be read, so that no signal can be received (-EPIPE: a
+ * Returns a negative errno if `fd` cannot be read, in which case no signal can arrive (-EPIPE: a
  * pipe without a writer).
  */
 int vublk_eventfd_clear(int fd);

@@ -2,11 +2,11 @@
 /*
  * Opens a raw image or a block device that other programs may be using.
  *
- * Key idea: a program takes a read lock on one byte of the image for each thing that it does, and
- * on another byte for each thing that other programs must not do. Then it checks whether another
- * program has locked a conflicting byte. The bytes are those of QEMU's block/file-posix.c, and each
- * stands for one permission of QEMU's block layer. On a block device O_EXCL also detects the users
- * that the kernel knows of: mounts, partitions, swap, RAID.
+ * Key idea: a program takes a read lock on one byte of the image for each kind of access that it
+ * needs, and on another byte for each kind of access that other programs must not have. Then it
+ * checks whether another program has locked a conflicting byte. The bytes are those of QEMU's
+ * block/file-posix.c, and each stands for one permission of QEMU's block layer. On a block device
+ * O_EXCL also detects the users that the kernel knows of: mounts, partitions, swap, RAID.
  */
 #include <vublk/image.h>
 
@@ -44,8 +44,8 @@ enum permission {
 #define BIT(permission) (1u << (permission))
 
 /*
- * How often a busy image is tried, for 3 seconds in all. After a program was killed, the kernel may
- * release its files later, because io_uring ends its requests in the background.
+ * How often to try a busy image again, for 3 seconds in all. The kernel may release the files of a
+ * killed program only after a while, because io_uring ends its requests in the background.
  */
 #define LOCK_TRIES 300
 #define LOCK_PAUSE_NS 10000000
@@ -86,8 +86,8 @@ static bool find_mount(dev_t device, char where[256])
 			   where) != 3)
 			continue;
 		/*
-		 * Btrfs and some other file systems report a device number of their own. So compare
-		 * the mount's source, too.
+		 * Btrfs and some other file systems report a device number of their own, so the
+		 * mount's source is compared, too.
 		 */
 		dash = strstr(line, " - ");
 		found = makedev(major_number, minor_number) == device ||
@@ -336,7 +336,7 @@ static const char *format_of(int fd)
 }
 
 /*
- * Warns if the image looks like another format. It is only a warning, because a guest can write
+ * Warns if the image looks as if it were not raw. This is only a warning, because a guest can write
  * anything to a raw disk.
  */
 static void warn_of_format(const struct image *image)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The kill points of the test program; see kill-point.h. No library contains this file. A
- * process kills itself once, so the chosen point is global.
+ * The kill points of the test program; see kill-point.h. No library contains this file. A process
+ * kills itself only once, so the chosen point is global.
  */
 #include "util/kill-point.h"
 
@@ -21,11 +21,11 @@
 #define SIGNAL_VARIABLE "VUBLK_KILL_SIGNAL"
 
 static const char *const *all_names;
-static const char *chosen;  /* an element of the list of names; NULL: none */
+static const char *chosen;  /* an element of all_names; NULL: no kill point is set */
 static int number = SIGKILL;
 static unsigned times_left; /* how many more passes of `chosen` until the kill; any thread */
 
-/* Returns the name in the list that has these characters, or NULL. */
+/* Returns the element of the list that is equal to the `length` characters of `name`, or NULL. */
 static const char *find_name(const char *name, size_t length)
 {
 	for (const char *const *entry = all_names; *entry; entry++)
@@ -83,7 +83,7 @@ void vublk_kill_point(const char *name)
 		return;
 	point = find_name(name, strlen(name));
 	if (!point) {
-		fprintf(stderr, "the kill point %s is in no list\n", name);
+		fprintf(stderr, "the kill point %s is not in the list\n", name);
 		abort();
 	}
 	if (point == chosen && !__atomic_sub_fetch(&times_left, 1, __ATOMIC_RELAXED))

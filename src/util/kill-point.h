@@ -7,18 +7,19 @@
  * the state that is left. Only the test program tests/kill/vublk-kill has them
  * (-DVUBLK_KILL_POINTS); elsewhere the calls compile to nothing.
  *
- * A point is identified by its name. Each part of vublk that has points lists them when it starts,
- * as src/backend/backend.c does; code that several parts use has points in each of their lists.
+ * A point is identified by its name. Each part of vublk that has points passes a list of them to
+ * vublk_kill_points_init(), as src/backend/backend.c does. The points of code that several parts
+ * use are in each of their lists.
  */
 #include <vublk/error.h>
 
 #ifdef VUBLK_KILL_POINTS
 
 /*
- * Reads VUBLK_KILL_POINT from the environment: NAME or NAME:N. The process is killed when a thread
- * passes that point for the N-th time (default 1). With VUBLK_KILL_SIGNAL=NUMBER the process gets
- * that signal instead of SIGKILL. `names` is static and ends with NULL. EINVAL: there is no such
- * name or signal.
+ * Reads VUBLK_KILL_POINT from the environment: NAME or NAME:N. The process is killed when its
+ * threads pass that point for the N-th time (default 1). With VUBLK_KILL_SIGNAL=NUMBER the process
+ * gets that signal instead of SIGKILL. `names` is static and ends with NULL. Error: EINVAL if there
+ * is no such name or signal.
  */
 int vublk_kill_points_init(const char *const *names, struct vublk_error *error);
 /*

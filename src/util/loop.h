@@ -48,7 +48,7 @@ struct vublk_loop {
 	struct vublk_loop_source timer_source;
 	struct vublk_loop_source wake_source;
 	struct vublk_loop_timer *timers; /* sorted by deadline */
-	uint64_t armed_ns;               /* what timer_fd is set to; 0: it is off */
+	uint64_t armed_ns;               /* what timer_fd is set to; 0: off, or expired */
 	struct vublk_loop_source *ready[VUBLK_LOOP_BATCH];
 	unsigned num_ready;
 
@@ -97,11 +97,11 @@ void vublk_loop_timer_arm(struct vublk_loop *loop, struct vublk_loop_timer *time
 void vublk_loop_timer_disarm(struct vublk_loop_timer *timer);
 
 /*
- * Posts a task: the loop's thread will call its function once. Any thread may call this. A no-op if
- * the task is already posted.
+ * Posts a task: the loop's thread calls the task's function once. Any thread may call this. A no-op
+ * if the task is already posted.
  */
 void vublk_loop_post(struct vublk_loop *loop, struct vublk_loop_task *task);
-/* Cancels a task: it does not run unless it is posted again. */
+/* Cancels a task, which then does not run unless it is posted again. */
 void vublk_loop_cancel(struct vublk_loop *loop, struct vublk_loop_task *task);
 
 /* Returns CLOCK_MONOTONIC in nanoseconds. */

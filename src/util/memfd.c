@@ -16,7 +16,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define MAX_READS 1000 /* after this many reads, the word counts as changing all the time */
+#define MAX_READS 1000 /* after this many reads, the word counts as one that keeps changing */
 
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 {
@@ -41,7 +41,7 @@ int vublk_memfd_check(int fd, uint64_t bytes, struct vublk_error *error)
 	struct stat st;
 
 	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) < 0)
-		return vublk_error_set(error, EINVAL, "it is no memfd with a sealed size");
+		return vublk_error_set(error, EINVAL, "it is not a memfd whose size is sealed");
 	if ((uint64_t)st.st_size != bytes)
 		return vublk_error_set(error, EINVAL, "it has %" PRIu64 " bytes instead of %" PRIu64,
 				       (uint64_t)st.st_size, bytes);
@@ -77,7 +77,7 @@ void *vublk_map_guarded(int fd, uint64_t offset, uint64_t bytes, struct vublk_fa
 }
 
 /*
- * Reads a word by mapping the whole region. For a file that read() does not support, such as device
+ * Reads a word by mapping the whole region, for a file that does not support read(), such as device
  * memory.
  */
 static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
@@ -97,7 +97,7 @@ static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint
 		*word = vublk_load_acquire((const uint16_t *)(address + offset));
 	vublk_unmap(address, bytes);
 	if (vublk_fault_happened(&fault))
-		return vublk_error_set(error, EIO, "the memory's file does not have offset "
+		return vublk_error_set(error, EIO, "the memory's file has no page at offset "
 				       "%" PRIu64 "; its owner may have truncated it",
 				       start + offset);
 	return r;
@@ -113,7 +113,7 @@ static ssize_t read_u16(int fd, uint64_t at, uint16_t *word)
 	return n;
 }
 
-/* The kernel may copy byte by byte, so a value counts only if two successive reads agree. */
+/* The kernel may copy byte by byte, so a value counts only if two reads in a row return it. */
 int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint16_t *word,
 			  struct vublk_error *error)
 {

@@ -3,8 +3,8 @@
  * Decides which files may be memory that a peer shares, and maps parts of them.
  *
  * Key idea: memory must lie within its file, because an access past the end would raise SIGBUS
- * later. So the size has to be known. fstat() has the size of a regular file. sysfs has the size of
- * a DAX device, and the alignment that mappings of the device need.
+ * later. So the size has to be known. fstat() returns the size of a regular file. sysfs has the
+ * size of a DAX device, and the alignment that mappings of the device need.
  */
 #include "util/memory-file.h"
 

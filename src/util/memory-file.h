@@ -16,15 +16,15 @@
  */
 struct vublk_memory_file {
 	uint64_t size_bytes;
-	uint64_t align; /* mappings begin at multiples of this, and have multiples of it as sizes */
+	uint64_t align; /* offsets and sizes of mappings are multiples of this */
 	dev_t device;   /* device number and inode identify the file */
 	ino_t inode;
 };
 
 /*
  * Stores in `file` what is known about the file of `fd`, and checks that the file has `bytes` bytes
- * at `offset`. -EINVAL: the file does not have these bytes, or is not a memory file. The sentence
- * calls the object "it"; the caller prepends the object's name.
+ * at `offset`. Error: EINVAL if the file ends before that, or is not a memory file. The sentence
+ * calls the memory "it", so the caller must prepend a name.
  */
 int vublk_memory_file_check(int fd, uint64_t offset, uint64_t bytes,
 			    struct vublk_memory_file *file, struct vublk_error *error);

@@ -17,9 +17,9 @@
 #include <strings.h>
 
 /*
- * Parses the number at the start of `text`, decimal or with 0x. `end` is the first character after
- * it. The text must begin with a digit, because strtoull() alone would accept a sign and leading
- * blanks.
+ * Parses the number at the start of `text`, decimal or with 0x. Sets `end` to the first character
+ * after the number. The text must begin with a digit, because strtoull() alone would accept a sign
+ * and leading blanks.
  */
 static int parse_digits(const char *text, uint64_t *value, const char **end)
 {

@@ -2,10 +2,10 @@
 /*
  * Finds the process at the other end of a Unix socket; see peer.h.
  *
- * Key idea: the number of a process can be reused, a pidfd cannot. Since Linux 6.5 the kernel
- * supplies a pidfd of the peer. On older kernels the peer's number is turned into a pidfd here. If
- * the process had ended before, and its number was reused, the pidfd belongs to an unrelated
- * process. This file cannot detect that; docs/failover.md says so.
+ * Key idea: the PID of a process can be reused, but a pidfd always refers to the same process.
+ * Since Linux 6.5 the kernel supplies a pidfd of the peer. On older kernels this file opens a pidfd
+ * by the peer's PID. If the process has already ended and its PID was reused, the pidfd refers to
+ * an unrelated process. This file cannot detect that; docs/failover.md says so.
  */
 #include "util/peer.h"
 

@@ -5,9 +5,8 @@
 /*
  * The process at the other end of a Unix socket, and whether it has ended.
  *
- * For the end that connected, the kernel names the process that called listen(). If that process
- * ended before the connection was made, and a child of it serves the socket, the process that
- * serves is unknown.
+ * To the end that connected, the kernel names the process that called listen(). If that process had
+ * ended before the connection was made, and a child of it serves the socket, the peer is unknown.
  */
 #include <vublk/error.h>
 
@@ -17,7 +16,7 @@
 struct vublk_peer {
 	int pidfd;   /* becomes readable when the process ends; -1: the process is unknown */
 	int64_t pid; /* 0: unknown, or in another PID namespace */
-	char why[160]; /* why the process is unknown; the end of a sentence */
+	char why[160]; /* why the process is unknown, as the end of a sentence */
 };
 
 struct ucred;
@@ -27,7 +26,7 @@ struct ucred;
  * errno.
  */
 int vublk_peer_credentials(int fd, struct ucred *credentials);
-/* Initializes the struct: the peer is unknown. Closes nothing. */
+/* Initializes the struct with an unknown peer. Closes nothing. */
 void vublk_peer_init(struct vublk_peer *peer);
 /*
  * Finds the peer of the connected socket `fd`. If that is impossible, peer->why says why. Must be

@@ -6,9 +6,9 @@
  * Static probes (USDT) of the provider `vublk`, for bpftrace, perf and SystemTap; docs/probes.md
  * lists them.
  *
- * Key idea: a probe is one nop, and a note in the ELF file that says where it is and in which
- * registers or memory its arguments are. So a probe on the path of a request has only arguments
- * that are at hand there. In a build without <sys/sdt.h> a probe is a no-op.
+ * Key idea: a probe is one nop, and a note in the ELF file that says where the nop is, and in which
+ * registers or memory the arguments are. So a probe on the path of a request must have only
+ * arguments that are at hand there. In a build without <sys/sdt.h> a probe is a no-op.
  */
 #ifdef VUBLK_HAS_PROBES
 #include <sys/sdt.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Writes and reads lists of sections; see sections.h. A section consists of its name (24 bytes),
- * version and flags (2 bytes each), its size (4 bytes), and that many bytes. All numbers in these
- * bytes have 8 bytes each. The byte order is the machine's, because both processes run on the same
+ * version and flags (2 bytes each), the size of its contents (4 bytes), and the contents, in which
+ * each number has 8 bytes. The byte order is the machine's, because both processes run on the same
  * machine.
  *
- * Key idea: the reader checks the frame of each section before it calls a read function, and no
+ * Key idea: the reader checks the header of each section before it calls a read function, and no
  * read function can read beyond its section.
  */
 #include "util/sections.h"

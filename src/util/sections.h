@@ -11,8 +11,7 @@
  * missing, and ignores fields that it does not know. So both an upgrade and a downgrade work,
  * unless the writer has a mandatory section that the reader does not know.
  *
- * The bytes do not contain descriptors: a section has indices into an array of descriptors that is
- * sent with it.
+ * The bytes contain no descriptors, only indices into an array of descriptors that is sent along.
  */
 #include <vublk/error.h>
 
@@ -25,8 +24,8 @@
 /* --- writing ----------------------------------------------------------------------------- */
 
 /*
- * A writer is empty when it is zeroed. A lack of memory only sets `failed`, so the caller checks
- * that member once, at the end.
+ * A zeroed writer is empty. A lack of memory only sets `failed`, so the caller must check that
+ * member once, at the end.
  */
 struct vublk_sections_writer {
 	uint8_t *bytes;
@@ -66,10 +65,10 @@ struct vublk_section {
 	const uint8_t *bytes;
 	size_t left;
 	struct vublk_sections_reader *from;
-	bool is_bad; /* the index of a descriptor or the length of a text was impossible */
+	bool is_bad; /* a descriptor's index, a text's length or a number was impossible */
 };
 
-/* A type of section, and how it is read. A table of types ends with a NULL name. */
+/* A type of section, and the function that reads it. A table of types ends with a NULL name. */
 struct vublk_section_type {
 	const char *name;
 	bool may_be_skipped; /* a reader that does not know the section may skip it, as in
@@ -84,15 +83,15 @@ struct vublk_section_table {
 };
 
 /*
- * Reads all sections in order: calls the read function of the type that `tables` has for a
- * section's name. Errors: EINVAL if the bytes are not a list of sections, ENOTSUP if a mandatory
- * section is unknown, and those of the read functions.
+ * Reads all sections in order: for each section, calls the read function that `tables` has for its
+ * name. Errors: EINVAL if the bytes are not a list of sections or a section is bad, ENOTSUP if a
+ * mandatory section is unknown, and those of the read functions.
  */
 int vublk_sections_read(struct vublk_sections_reader *from,
 			const struct vublk_section_table *tables, size_t num_tables,
 			struct vublk_error *error);
 
-/* Returns the next number; 0 if the writer did not know this field. */
+/* Returns the next number; 0 if the writer did not write this field. */
 uint64_t vublk_section_get(struct vublk_section *section);
 /* Reads the next bytes. Missing bytes are read as 0. */
 void vublk_section_get_bytes(struct vublk_section *section, void *data, size_t bytes);
@@ -107,19 +106,19 @@ int vublk_section_get_fd(struct vublk_section *section);
 /* --- both directions --------------------------------------------------------------------- */
 
 /*
- * The direction of a function that visits the fields of a section: it writes them to `to`, or reads
- * them from `from`; the other member is NULL. So the list of the fields exists only once.
+ * The argument of a function that visits the fields of a section. It writes them to `to` or reads
+ * them from `from`; the other member is NULL. So one list of the fields serves both directions.
  */
 struct vublk_fields {
 	struct vublk_sections_writer *to;
 	struct vublk_section *from;
 };
 
-/* These write the field, or read it as the functions above do. */
+/* These functions write or read one field, like the functions above. */
 void vublk_field_number(struct vublk_fields *fields, uint64_t *value);
 void vublk_field_fd(struct vublk_fields *fields, int *fd);
 void vublk_field_error(struct vublk_fields *fields, struct vublk_error *error);
-/* Makes a section that is read bad. A no-op while it is written. */
+/* Marks the section as bad if it is being read. A no-op if it is being written. */
 void vublk_fields_refuse(struct vublk_fields *fields);
 
 /*

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Copies structs between the program and the library, whose sizes of the same struct may differ
- * because they were compiled with different versions of the headers.
+ * Copies structs between the program and the library. A struct may have another size in the program
+ * than in the library, because the two were compiled with different versions of the headers.
  *
- * Key idea: members are only ever added at the end, and 0 in a new member asks for the behaviour of
- * a library without this member. So the shorter struct, extended with zeroes, has the same meaning
- * as the longer one.
+ * Key idea: members are only ever added at the end, and 0 in a new member selects the behaviour of
+ * a library without this member. So a struct that is extended with zeroes keeps its meaning.
  */
 #include "util/struct.h"
 

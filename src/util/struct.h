@@ -13,16 +13,16 @@
 
 /*
  * Copies the program's struct `given` of `given_bytes` to `own`, and zeroes the members that the
- * program's struct lacks. `given` NULL: zeroes all members. EINVAL: the program has set a member
- * that this library lacks; the sentence calls the struct `name`, and `own` is untouched.
+ * program's struct lacks. `given` NULL: zeroes all members. Error: EINVAL if the program has set a
+ * member that this library lacks; the sentence calls the struct `name`, and `own` is untouched.
  */
 int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given_bytes,
 		    const char *name, struct vublk_error *error);
 
 /*
- * Checks that `given`, a `type` of `given_bytes`, has `member`. EINVAL: it ends before the end of
- * the member. Called before vublk_struct_in() if 0 is a valid value of the member, as it is for a
- * descriptor. `given` NULL: the result is 0.
+ * Checks that `given`, a `type` of `given_bytes`, is long enough to contain `member`. Error:
+ * EINVAL. Must be called before vublk_struct_in() for a member for which 0 is not a safe default,
+ * such as a descriptor. `given` NULL: the result is 0.
  */
 #define vublk_struct_needs(type, member, given, given_bytes, error) \
 	vublk_struct_check_bytes((given) ? (given_bytes) : sizeof(type), \

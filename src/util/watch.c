@@ -26,8 +26,8 @@
 #define VANISHES (IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED)
 
 /*
- * The number of reads per call is limited, so that a directory with a constant stream of events
- * does not occupy the loop.
+ * Limits the reads per call, so that a directory with a constant stream of events does not occupy
+ * the loop.
  */
 #define READS_PER_CALL 16
 
@@ -53,7 +53,7 @@ static void after_fork(void)
 
 /*
  * The child must not use the parent's inotify instance, because the parent would miss the events
- * that the child reads.
+ * that the child read.
  */
 static void after_fork_in_child(void)
 {

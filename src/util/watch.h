@@ -14,9 +14,9 @@
 struct vublk_watch {
 	struct vublk_loop *loop; /* NULL: the watch is not started */
 	/*
-	 * Called when a file has appeared at the path. `vanished`: the file's directory was removed
-	 * or renamed, or events were lost. In that case the owner must stop and start the watch, to
-	 * watch the directory to which the path now leads.
+	 * Called when a file has appeared at the path, or with `vanished` when the file's directory
+	 * was removed or renamed, or events were lost. In the latter case the owner must stop and
+	 * start the watch, to watch the directory to which the path now leads.
 	 */
 	void (*fn)(void *opaque, bool vanished);
 	void *opaque;

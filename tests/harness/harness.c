@@ -26,15 +26,14 @@
 #define EXIT_SKIPPED 77
 
 #if defined(VUBLK_TSAN) || defined(__SANITIZE_ADDRESS__)
-#define LIMIT_FACTOR 3u
+#define IS_INSTRUMENTED 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LIMIT_FACTOR 3u
+#define IS_INSTRUMENTED __has_feature(address_sanitizer)
+#else
+#define IS_INSTRUMENTED 0
 #endif
-#endif
-#ifndef LIMIT_FACTOR
-#define LIMIT_FACTOR 1u
-#endif
+#define LIMIT_FACTOR (IS_INSTRUMENTED ? 3u : 1u)
+#define ROUNDS_DIVISOR (IS_INSTRUMENTED ? 5u : 1u)
 
 static char folder[64];
 
@@ -150,6 +149,11 @@ static void make_folder(void)
 const char *vublk_test_folder(void)
 {
 	return folder;
+}
+
+unsigned vublk_test_rounds(unsigned rounds)
+{
+	return rounds / ROUNDS_DIVISOR;
 }
 
 void vublk_test_skip(const char *reason)

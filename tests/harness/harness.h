@@ -46,6 +46,9 @@ struct vublk_test {
 /* Runs the selected cases and prints their results. Returns the exit status of the program. */
 int vublk_test_main(const struct vublk_test *tests, size_t count, int argc, char **argv);
 
+/* Returns `rounds`, or a fifth of them in an instrumented build, in which each takes longer. */
+unsigned vublk_test_rounds(unsigned rounds);
+
 /* Ends the case as skipped, and prints the reason. */
 void vublk_test_skip(const char *reason) __attribute__((noreturn));
 

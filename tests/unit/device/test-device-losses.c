@@ -604,7 +604,7 @@ static void test_ten_thousand_reconnects(void **state)
 
 	begin(&rig, &mock);
 	complete_all(&rig, &mock);
-	for (unsigned i = 1; i <= RECONNECTS; i++) {
+	for (unsigned i = 1; i <= vublk_test_rounds(RECONNECTS); i++) {
 		lose_somehow(&rig, &mock, i);
 		reach(&rig, VUBLK_DEVICE_RUNNING);
 		rig_settle(&rig);

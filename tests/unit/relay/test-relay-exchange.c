@@ -21,7 +21,7 @@
 #define QUEUES 2
 #define DEPTH 8 /* the maximum number of outstanding requests per queue */
 #define BLOCK 4096
-#define EXCHANGES 1000
+#define EXCHANGES vublk_test_rounds(1000)
 
 static unsigned num_exchanges; /* atomic; written by the relay's thread */
 static unsigned num_refusals;

@@ -90,7 +90,10 @@ def pcapng(case):
 
 
 def latency(case):
-    """The latency includes the wait for a limit, which is most of 200 ms: 4 requests in flight, and 20 per second."""
+    """
+    The latency includes the wait for a limit, which is most of 200 ms: 4 requests in flight, and 20 per second. On a busy
+    machine some wait less, because the load itself is late.
+    """
     peer.need('tshark')
     start(case, 'shadow=on', 'iops=20', 'burst-ms=1')
     file = case.path('t.pcapng')
@@ -99,8 +102,10 @@ def latency(case):
     peer.wait_until(lambda: trace.poll() == 0, 'the trace does not end after --max')
     packets = tshark(case, file, 'vublk.type', 'vublk.wait', 'vublk.latency')
     check(len(packets) == 40, f'{len(packets)} packets')
-    for _, wait, total in [packet for packet in packets if packet[0] == WRITE][8:]:
-        check(total >= wait > 100e6, f'waited {wait} of {total} ns')
+    writes = [packet for packet in packets if packet[0] == WRITE]
+    for _, wait, total in writes:
+        check(total >= wait, f'waited {wait} of {total} ns')
+    check(max(wait for _, wait, _ in writes) > 100e6, f'no write waited for the limit: {writes}')
 
 
 def text_and_json(case):

@@ -230,10 +230,12 @@ int vublk_mirror_file_write(struct vublk_mirror_file *file, struct vublk_mirror_
 	return r ? r : vublk_mirror_file_sync(file, VUBLK_MIRROR_FILE_HEADERS_BYTES, error);
 }
 
-void vublk_mirror_file_invalidate(struct vublk_mirror_file *file)
+/* The size changes at each try, because the kernel may not write again what it failed to write. */
+int vublk_mirror_file_invalidate(struct vublk_mirror_file *file)
 {
-	if (ftruncate(file->fd, 0) < 0 || fdatasync(file->fd) < 0)
-		return; /* the caller already reports that the file cannot be written */
+	if (ftruncate(file->fd, 1) < 0 || ftruncate(file->fd, 0) < 0 || fdatasync(file->fd) < 0)
+		return -errno;
+	return 0;
 }
 
 /* --- opening --------------------------------------------------------------------------------- */

@@ -52,9 +52,9 @@ int vublk_mirror_file_write(struct vublk_mirror_file *file, struct vublk_mirror_
 			    struct vublk_error *error);
 /*
  * Makes the file empty, so that it is refused at the next start. For a file whose header could not
- * be written.
+ * be written. On failure the storage may have the old file.
  */
-void vublk_mirror_file_invalidate(struct vublk_mirror_file *file);
+int vublk_mirror_file_invalidate(struct vublk_mirror_file *file);
 
 /*
  * Makes the file's contents stable. Fails if the file has less than `bytes` bytes, or is not at its

@@ -58,9 +58,21 @@ static int write_header(struct vublk_mirror_state *state, struct vublk_error *er
 
 	if (r) {
 		state->is_invalid = true;
-		vublk_mirror_file_invalidate(&state->file);
+		state->is_unsafe = vublk_mirror_file_invalidate(&state->file) < 0;
 	}
 	return r;
+}
+
+int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_error *error)
+{
+	if (!state || !state->is_unsafe)
+		return 0;
+	state->is_unsafe = vublk_mirror_file_invalidate(&state->file) < 0;
+	if (!state->is_unsafe)
+		return 0;
+	return vublk_error_set(error, EIO, "the mirror's state file '%s' can neither be written nor made "
+			       "empty, and its marks are out of date; remove it before the next start",
+			       state->file.path);
 }
 
 int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
@@ -117,6 +129,7 @@ void vublk_mirror_state_close(struct vublk_mirror_state *state)
 	if (!state)
 		return;
 	vublk_mirror_state_suspend(state);
+	vublk_mirror_state_make_safe(state, NULL);
 	vublk_mirror_file_close(&state->file);
 	free(state);
 }

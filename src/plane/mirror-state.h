@@ -91,7 +91,7 @@ int vublk_mirror_state_open(const char *path, struct vublk_mirror_state **state,
 			    struct vublk_error *error);
 /*
  * Closes the file. A mirror that was begun and not ended stays so: the phase is MIRRORING when the
- * file is opened again. NULL is a no-op.
+ * file is opened again. Calls vublk_mirror_state_make_safe(). NULL is a no-op.
  */
 void vublk_mirror_state_close(struct vublk_mirror_state *state);
 /*
@@ -134,6 +134,14 @@ int vublk_mirror_state_end(struct vublk_mirror_state *state, struct vublk_error 
  * vublk_mirror_state_end().
  */
 int vublk_mirror_state_commit_switch(struct vublk_mirror_state *state, struct vublk_error *error);
+
+/*
+ * Called again and again after a failure of vublk_mirror_state_end() or
+ * vublk_mirror_state_commit_switch(): if the file could not be made empty, tries it again. Otherwise the
+ * next process would trust its marks, although later writes were not marked. EIO: without success.
+ * NULL is a no-op.
+ */
+int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_error *error);
 
 /* --- mirror-marks.c: only between begin and end ------------------------------------------------- */
 

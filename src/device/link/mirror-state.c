@@ -19,6 +19,7 @@
 #include <string.h>
 
 #define SECTOR_BYTES 512
+#define AGAIN_NS UINT64_C(5000000000) /* between two tries to empty a file that has failed */
 
 int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_error *error)
 {
@@ -41,8 +42,23 @@ int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_err
 	return 0;
 }
 
+void vublk_device_mirror_state_make_safe(void *opaque)
+{
+	struct vublk_device *device = opaque;
+	struct vublk_error error;
+
+	if (vublk_mirror_state_make_safe(device->mirror_state, &error) < 0)
+		vublk_loop_timer_arm(&device->loop, &device->mirror.safe_timer,
+				     vublk_now_ns() + AGAIN_NS);
+}
+
 void vublk_device_mirror_state_close(struct vublk_device *device)
 {
+	struct vublk_error error;
+
+	vublk_loop_timer_disarm(&device->mirror.safe_timer);
+	if (vublk_mirror_state_make_safe(device->mirror_state, &error) < 0)
+		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	vublk_mirror_state_close(device->mirror_state);
 	device->mirror_state = NULL;
 }

@@ -69,8 +69,10 @@ void vublk_device_mirror_drop(struct vublk_device *device)
 		return;
 	end_in_plane(device);
 	free_target(device);
-	if (device->mirror_state && vublk_mirror_state_end(device->mirror_state, &error) < 0)
+	if (device->mirror_state && vublk_mirror_state_end(device->mirror_state, &error) < 0) {
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
+		vublk_device_mirror_state_make_safe(device);
+	}
 	if (device->shadow.thread)
 		vublk_plane_thread_release_writes(device->shadow.thread);
 	vublk_device_want_shadow(device, VUBLK_DEVICE_SHADOW_FOR_MIRROR, false, NULL, NULL);
@@ -424,6 +426,7 @@ void vublk_device_mirror_init(struct vublk_device *device)
 	*mirror = (struct vublk_device_mirror){
 		.fd = -1, .failed_task = { .fn = on_failed, .opaque = device },
 		.flushed = { .fn = on_flushed, .opaque = device },
+		.safe_timer = { .fn = vublk_device_mirror_state_make_safe, .opaque = device },
 	};
 	vublk_frontend_init(&mirror->frontend, &device->loop, &device->log, &device->limit,
 			    &frontend_ops, device);

@@ -41,6 +41,8 @@ struct vublk_device_mirror {
 	struct vublk_loop_source flushed; /* becomes readable when the flush may have been answered */
 	/* called once, when the flush has succeeded, or when the mirror ends; NULL: not due */
 	void (*left)(struct vublk_device *device, const struct vublk_error *error);
+	struct vublk_loop_timer safe_timer; /* armed while the state file has old marks and cannot be
+					       written */
 	struct vublk_error failure; /* why the last mirror has ended; code 0: it has not failed */
 	bool is_interrupted; /* the mirror in the state file has not been resumed; also in the phases up
 				to STARTING */
@@ -115,6 +117,12 @@ int vublk_device_mirror_state_record(struct vublk_device *device, struct vublk_e
  */
 int vublk_device_check_limits_of(const struct vublk_device_reliance *reliance,
 				 const uint8_t *config, struct vublk_error *error);
+
+/*
+ * Called after a failure of the state file. If the file could not be made empty, tries it again, and
+ * again after a time. `device` is a struct vublk_device.
+ */
+void vublk_device_mirror_state_make_safe(void *device);
 
 /* --- mirror-check.c -------------------------------------------------------------- */
 

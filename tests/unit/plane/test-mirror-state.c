@@ -34,7 +34,11 @@ static struct {
 	bool waits; /* each call waits for `proceed`, after it has posted `called` */
 	sem_t called, proceed;
 	int failure; /* the errno of the next calls; 0: they succeed */
+	bool refuses_size; /* ftruncate() fails, too */
 } sync_of_storage;
+
+int __real_ftruncate64(int fd, off_t bytes);
+int __wrap_ftruncate64(int fd, off_t bytes);
 
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
@@ -47,6 +51,15 @@ int __wrap_fdatasync(int fd)
 	}
 	errno = __atomic_load_n(&sync_of_storage.failure, __ATOMIC_ACQUIRE);
 	return errno ? -1 : __real_fdatasync(fd);
+}
+
+/* The build defines _FILE_OFFSET_BITS=64, so the C library gives ftruncate() this name. */
+int __wrap_ftruncate64(int fd, off_t bytes)
+{
+	if (!sync_of_storage.refuses_size)
+		return __real_ftruncate64(fd, bytes);
+	errno = EIO;
+	return -1;
 }
 
 static void hold_syncs(bool hold)
@@ -405,6 +418,39 @@ static void test_failed_header(void **state_of_test)
 	}
 }
 
+/*
+ * The storage refuses even to make the file empty. The next start would trust the old marks, so this
+ * is tried again, at the latest when the file is closed.
+ */
+static void test_refused_truncation(void **state_of_test)
+{
+	struct vublk_error error = { 0 };
+	struct stat st;
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct vublk_mirror_state *state = begin_state(NULL);
+
+		clear_all(state);
+		assert_int_equal(vublk_mirror_state_sync(state, NULL), 0);
+		fail_syncs(EIO);
+		sync_of_storage.refuses_size = true;
+		assert_int_equal(vublk_mirror_state_end(state, &error), -EIO);
+		assert_int_equal(vublk_mirror_state_make_safe(state, &error), -EIO);
+		assert_non_null(strstr(error.text, "can neither be written nor made empty"));
+		assert_int_equal(stat(file_path(), &st), 0);
+		assert_int_equal(st.st_size, BITMAP + 4096);
+		sync_of_storage.refuses_size = false;
+		if (i)
+			assert_int_equal(vublk_mirror_state_make_safe(state, &error), -EIO);
+		fail_syncs(0);
+		if (i)
+			assert_int_equal(vublk_mirror_state_make_safe(state, &error), 0);
+		vublk_mirror_state_close(state);
+		check_refused(EINVAL, "is too short");
+		assert_int_equal(unlink(file_path()), 0);
+	}
+}
+
 /* --- files that change while they are in use ------------------------------------------------ */
 
 /* The file is truncated. No access ends the process, and no mark counts as stable. */
@@ -745,6 +791,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_batches),
 		VUBLK_TEST(test_failed_sync),
 		VUBLK_TEST(test_failed_header),
+		VUBLK_TEST(test_refused_truncation),
 		VUBLK_TEST(test_truncated_in_use),
 		VUBLK_TEST(test_truncated_and_extended),
 		VUBLK_TEST(test_removed_in_use),

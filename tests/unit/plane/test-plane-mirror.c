@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A mirror under a load that is never over: when its first pass ends, how far the target may be
- * behind, and what happens before a switch. test-plane-mirror-random.c checks the data.
+ * behind, and what happens before a switch; and the marks of a write that does not end.
+ * test-plane-mirror-random.c checks the data.
  *
  * Key idea: in each round, both back-ends execute all requests that they have, so the number of
  * rounds says how much work there was.
@@ -9,9 +10,11 @@
 #include "harness.h"
 #include "plane-rig.h"
 
+#include "plane/mirror-state.h"
 #include "util/checked.h"
 #include "virtio/blk-format.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define REGION_SECTORS 8
@@ -23,6 +26,12 @@ static struct plane_rig rig;
 static uint64_t source[RIG_SECTORS], target[RIG_SECTORS]; /* the first word of each sector */
 static unsigned num_discards; /* that the driver has submitted */
 static unsigned num_at_source, num_reads; /* discards and reads that the source has executed */
+
+/* A write of STUCK_SECTOR, which the target has taken and does not complete. */
+#define STUCK_SECTOR 1
+static struct rig_chain stuck;
+static bool is_stuck;
+static uint64_t now_ns;
 
 /* --- the driver ---------------------------------------------------------------------- */
 
@@ -36,7 +45,7 @@ static void submit(uint16_t token, uint32_t type, uint64_t sector)
 	if (rig.requests[0][token].is_used)
 		return;
 	assert_int_equal(rig_add(&rig, 0, token, &request), 0);
-	if (type == VIRTIO_BLK_T_IN)
+	if (type != VIRTIO_BLK_T_DISCARD)
 		return;
 	memset(ranges, 0, VUBLK_SECTOR_BYTES);
 	ranges[0].sector = sector;
@@ -116,6 +125,10 @@ static void work_at_target(void)
 
 	while (rig_target_take(&rig, 0, &chain)) {
 		execute(&chain, target);
+		if (is_stuck && !stuck.status && chain.header.sector == STUCK_SECTOR) {
+			stuck = chain;
+			continue;
+		}
 		rig_target_push(&rig, 0, &chain, VIRTIO_BLK_S_OK);
 	}
 	rig_target_publish(&rig, 0);
@@ -244,6 +257,81 @@ static void test_drain_far_behind(void **state)
 	rig_deinit(&rig);
 }
 
+/* --- marks ----------------------------------------------------------------------------- */
+
+static uint64_t get_now(void)
+{
+	return now_ns;
+}
+
+static struct vublk_mirror_state *open_file(void)
+{
+	struct vublk_mirror_state_disk disks[2];
+	struct vublk_mirror_state *state;
+	char path[200];
+	bool resumed;
+
+	snprintf(path, sizeof(path), "%s/state", vublk_test_folder());
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(vublk_mirror_state_disk_init(&disks[i], i ? "/b" : "/a", NULL,
+							      DISK_BYTES, NULL), 0);
+	assert_int_equal(vublk_mirror_state_open(path, &state, NULL), 0);
+	assert_int_equal(vublk_mirror_state_begin(state, &disks[0], &disks[1],
+						  REGION_SECTORS * VUBLK_SECTOR_BYTES, &resumed,
+						  NULL), 0);
+	return state;
+}
+
+static void begin_with_file(struct vublk_mirror_state *state)
+{
+	rig_init(&rig, 1, 32, 0, FEATURES);
+	rig.plane.now_ns = get_now;
+	rig.mirror_state = state;
+	rig_connect(&rig);
+	assert_int_equal(rig_mirror(&rig, DISK_BYTES, REGION_SECTORS * VUBLK_SECTOR_BYTES, 32, 0), 0);
+}
+
+/* Lets some seconds pass, with a sync of the file in each. */
+static void let_marks_age(struct vublk_mirror_state *state)
+{
+	for (unsigned i = 0; i < 10; i++) {
+		now_ns += UINT64_C(1000000000);
+		round_of_all();
+		assert_int_equal(vublk_mirror_state_sync(state, NULL), 0);
+		round_of_all();
+	}
+}
+
+/*
+ * Two writes to a region, of which one does not end. The region keeps its mark, although the other
+ * write made it a candidate for the removal of its mark.
+ */
+static void test_mark_of_stuck_write(void **unused)
+{
+	struct vublk_mirror_state *state = open_file();
+
+	begin_with_file(state);
+	let_marks_age(state);
+	assert_int_equal(vublk_mirror_state_num_marked(state), 0);
+	is_stuck = true;
+	stuck.status = NULL;
+	submit(0, VIRTIO_BLK_T_OUT, STUCK_SECTOR);
+	submit(1, VIRTIO_BLK_T_OUT, STUCK_SECTOR + 1);
+	submit(2, VIRTIO_BLK_T_OUT, REGION_SECTORS);
+	let_marks_age(state);
+	assert_non_null(stuck.status);
+	assert_int_equal(rig.outstanding, 1);
+	assert_true(vublk_mirror_state_is_marked(state, 0));
+	assert_int_equal(vublk_mirror_state_num_marked(state), 1);
+	rig_target_push(&rig, 0, &stuck, VIRTIO_BLK_S_OK);
+	let_marks_age(state);
+	assert_int_equal(rig.outstanding, 0);
+	assert_int_equal(vublk_mirror_state_num_marked(state), 0);
+	rig_deinit(&rig);
+	vublk_mirror_state_close(state);
+	is_stuck = false;
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -251,6 +339,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_catch_up),
 		VUBLK_TEST(test_far_behind),
 		VUBLK_TEST(test_drain_far_behind),
+		VUBLK_TEST(test_mark_of_stuck_write),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

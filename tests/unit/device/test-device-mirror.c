@@ -1,25 +1,85 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The mirror of a disk to a second back-end: which targets are refused, and what is refused while
- * there is a mirror. The mocks complete no request, so no region is ever copied.
+ * The mirror of a disk to a second back-end: which targets are refused, what is refused while there
+ * is a mirror, and what happens when the state file cannot be written. The mocks complete no request,
+ * so no region is ever copied.
  */
 #include "harness.h"
 
 #include "mock/device-rig.h"
 
+#include "device/device.h"
+#include "plane/mirror-state.h"
+#include "util/atomic.h"
 #include "util/checked.h"
 #include "util/loop.h"
 
 #include <vublk/mirror.h>
+#include <vublk/notice.h>
 #include <vublk/paths.h>
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define LIMIT_NS (UINT64_C(20) * 1000000000)
+
+/* --- the storage of the state file ----------------------------------------------------------- */
+
+/* The errno of further calls; 0: they succeed. */
+static int sync_failure, fallocate_failure, truncate_failure;
+static unsigned num_failing_syncs; /* how many syncs fail; UINT_MAX: all */
+
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+int __wrap_posix_fallocate64(int fd, off_t offset, off_t bytes);
+int __real_posix_fallocate64(int fd, off_t offset, off_t bytes);
+int __real_ftruncate64(int fd, off_t bytes);
+int __wrap_ftruncate64(int fd, off_t bytes);
+
+int __wrap_fdatasync(int fd)
+{
+	unsigned left = vublk_load_acquire(&num_failing_syncs);
+
+	if (!left)
+		return __real_fdatasync(fd);
+	if (left != UINT_MAX)
+		vublk_store_release(&num_failing_syncs, left - 1);
+	errno = sync_failure;
+	return -1;
+}
+
+int __wrap_posix_fallocate64(int fd, off_t offset, off_t bytes)
+{
+	return fallocate_failure ? fallocate_failure : __real_posix_fallocate64(fd, offset, bytes);
+}
+
+int __wrap_ftruncate64(int fd, off_t bytes)
+{
+	errno = truncate_failure;
+	return errno ? -1 : __real_ftruncate64(fd, bytes);
+}
+
+static void fail_syncs(int code, unsigned count)
+{
+	sync_failure = code;
+	vublk_store_release(&num_failing_syncs, count);
+}
+
+static const char *file_path(void)
+{
+	static char path[200];
+
+	snprintf(path, sizeof(path), "%s/state", vublk_test_folder());
+	return path;
+}
+
+/* --- the rig -------------------------------------------------------------------------------- */
 
 struct pair {
 	struct device_rig rig;
@@ -34,7 +94,19 @@ static bool pump(void *opaque)
 	return mock_pump(&pair->target) || worked;
 }
 
-static void begin(struct pair *pair)
+static unsigned num_ended; /* notices that the mirror has ended */
+static char reason[VUBLK_ERROR_TEXT_BYTES]; /* of the last one */
+
+static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
+{
+	if (notice->kind != VUBLK_NOTICE_MIRROR_ENDED)
+		return;
+	num_ended++;
+	snprintf(reason, sizeof(reason), "%s", notice->reason);
+}
+
+/* Begins with the state file at `file`; NULL: without one. */
+static void begin_with(struct pair *pair, const char *file)
 {
 	mock_init(&pair->target); /* all mocks of a process begin with the same path */
 	mock_die(&pair->target);
@@ -46,8 +118,17 @@ static void begin(struct pair *pair)
 	pair->rig.pump_opaque = pair;
 	rig_set(&pair->rig, "reconnect-ms", "5");
 	rig_set(&pair->rig, "shadow", "on");
+	if (file)
+		rig_set(&pair->rig, "mirror-state", file);
+	vublk_device_set_notice_handler(pair->rig.device, on_notice, NULL);
+	num_ended = 0;
 	rig_realize(&pair->rig);
 	rig_start(&pair->rig, 1);
+}
+
+static void begin(struct pair *pair)
+{
+	begin_with(pair, NULL);
 }
 
 /* The source does not complete the reads of the copies, so a stop of the rings would not end. */
@@ -89,6 +170,18 @@ static void expect_refused(struct pair *pair, int code, const char *words)
 	if (!strstr(info.reason, words))
 		fail_msg("the reason is not '%s': %s", words, info.reason);
 }
+
+static void wait_for_end(struct pair *pair)
+{
+	uint64_t end_ns = vublk_now_ns() + LIMIT_NS;
+
+	while (info_of(pair).is_active) {
+		assert_true(vublk_now_ns() < end_ns);
+		rig_turn(&pair->rig, 1000);
+	}
+}
+
+/* --- targets and refusals --------------------------------------------------------------------- */
 
 static void test_targets(void **state)
 {
@@ -141,18 +234,97 @@ static void test_refusals(void **state)
 
 static void test_loss_of_the_target(void **state)
 {
-	uint64_t end_ns = vublk_now_ns() + LIMIT_NS;
 	struct pair pair = { 0 };
 
 	begin(&pair);
 	assert_true(mirror(&pair).is_copying);
 	mock_die(&pair.target);
-	while (info_of(&pair).is_active) {
-		assert_true(vublk_now_ns() < end_ns);
-		rig_turn(&pair.rig, 1000);
-	}
+	wait_for_end(&pair);
 	assert_int_not_equal(info_of(&pair).code, 0);
 	assert_int_equal(pair.rig.calls[RIG_LOST], 0);
+	end(&pair);
+}
+
+/* --- failures of the state file ---------------------------------------------------------------- */
+
+/* The mirror has ended with this code and words, which the notice has, too. The disk continues. */
+static void check_ended(struct pair *pair, int code, const char *words)
+{
+	const struct vublk_device_mirror_info info = info_of(pair);
+
+	assert_false(info.is_active);
+	assert_int_equal(info.code, code);
+	if (!strstr(info.reason, words) || !strstr(info.reason, file_path()))
+		fail_msg("the reason is not '%s': %s", words, info.reason);
+	assert_int_equal(num_ended, 1);
+	assert_string_equal(reason, info.reason);
+	assert_int_equal(pair->rig.calls[RIG_LOST], 0);
+	assert_int_equal(pair->rig.device->state, VUBLK_DEVICE_RUNNING);
+}
+
+/* The marks cannot be synced, but then the storage works again: the file names the source. */
+static void test_sync_fails_once(void **state)
+{
+	static const int codes[] = { EIO, ENOSPC };
+
+	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(codes); i++) {
+		struct vublk_mirror_state_info info;
+		struct vublk_mirror_state *file;
+		struct pair pair = { 0 };
+
+		begin_with(&pair, file_path());
+		assert_true(mirror(&pair).is_copying);
+		fail_syncs(codes[i], 1);
+		wait_for_end(&pair);
+		check_ended(&pair, codes[i], "cannot write the mirror's state file");
+		end(&pair);
+		assert_int_equal(vublk_mirror_state_open(file_path(), &file, NULL), 0);
+		vublk_mirror_state_get_info(file, &info);
+		assert_int_equal(info.phase, VUBLK_MIRROR_STATE_SINGLE);
+		assert_string_equal(info.disks[info.authoritative].path, pair.source.path);
+		vublk_mirror_state_close(file);
+		assert_int_equal(unlink(file_path()), 0);
+	}
+}
+
+/* The storage refuses everything for a while. The device empties the file as soon as it can. */
+static void test_file_cannot_be_emptied(void **state)
+{
+	struct vublk_mirror_state *file;
+	struct vublk_loop_timer *timer;
+	struct pair pair = { 0 };
+	struct stat st;
+
+	begin_with(&pair, file_path());
+	timer = &pair.rig.device->mirror.safe_timer;
+	assert_true(mirror(&pair).is_copying);
+	truncate_failure = EIO;
+	fail_syncs(EIO, UINT_MAX);
+	wait_for_end(&pair);
+	check_ended(&pair, EIO, "cannot write the mirror's state file");
+	assert_non_null(timer->loop);
+	fail_syncs(0, 0);
+	truncate_failure = 0;
+	vublk_loop_timer_arm(&pair.rig.device->loop, timer, vublk_now_ns()); /* do not wait for it */
+	while (timer->loop)
+		rig_turn(&pair.rig, 1000);
+	assert_int_equal(stat(file_path(), &st), 0);
+	assert_int_equal(st.st_size, 0);
+	end(&pair);
+	assert_int_equal(vublk_mirror_state_open(file_path(), &file, NULL), -EINVAL);
+}
+
+/* There is no room for the marks, so no mirror begins. Later there is room. */
+static void test_no_room_for_marks(void **state)
+{
+	struct pair pair = { 0 };
+
+	begin_with(&pair, file_path());
+	fallocate_failure = ENOSPC;
+	assert_false(mirror(&pair).is_active);
+	check_ended(&pair, ENOSPC, "cannot reserve");
+	fallocate_failure = 0;
+	assert_true(mirror(&pair).is_copying);
 	end(&pair);
 }
 
@@ -162,6 +334,9 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_targets),
 		VUBLK_TEST(test_refusals),
 		VUBLK_TEST(test_loss_of_the_target),
+		VUBLK_TEST(test_sync_fails_once),
+		VUBLK_TEST(test_file_cannot_be_emptied),
+		VUBLK_TEST(test_no_room_for_marks),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

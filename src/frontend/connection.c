@@ -27,7 +27,7 @@ struct vublk_frontend_expected {
 	struct vublk_frontend_expected *next;
 	uint32_t request;
 	unsigned min_bytes;
-	uint64_t deadline_ns;
+	uint64_t sent_ns;
 	vublk_frontend_reply_fn *fn;
 	void *opaque;
 	unsigned tag;
@@ -190,11 +190,18 @@ static void on_lost_task(void *opaque)
 
 /* --- deadlines ------------------------------------------------------------------ */
 
+/*
+ * Arms the timer for the oldest request. The back-end answers in order, so it cannot answer a request
+ * before the earlier ones, and its time for a request begins with the last answer.
+ */
 static void watch_oldest(struct vublk_frontend *frontend)
 {
-	if (frontend->expected)
+	const struct vublk_frontend_expected *oldest = frontend->expected;
+
+	if (oldest)
 		vublk_loop_timer_arm(frontend->loop, &frontend->deadline,
-				     frontend->expected->deadline_ns);
+				     VUBLK_MAX(oldest->sent_ns, frontend->answered_ns) +
+					     frontend->timeout_ms * UINT64_C(1000000));
 	else
 		vublk_loop_timer_disarm(&frontend->deadline);
 }
@@ -234,7 +241,7 @@ static int expect(struct vublk_frontend *frontend, uint32_t request, unsigned mi
 	*expected = (struct vublk_frontend_expected){
 		.request = request,
 		.min_bytes = min_bytes,
-		.deadline_ns = vublk_now_ns() + frontend->timeout_ms * UINT64_C(1000000),
+		.sent_ns = vublk_now_ns(),
 		.fn = fn,
 		.opaque = opaque,
 		.tag = tag,
@@ -299,6 +306,7 @@ static void on_reply(struct vublk_frontend *frontend, struct vublk_vu_message *r
 	if (!frontend->expected)
 		frontend->expected_end = &frontend->expected;
 	frontend->num_answers++;
+	frontend->answered_ns = vublk_now_ns();
 	watch_oldest(frontend);
 	expected->fn(expected->opaque, expected->tag, reply);
 	free(expected);

@@ -14,8 +14,9 @@
 
 /*
  * The front-end of a vhost-user connection: sends a device's messages to its back-end. No call
- * blocks. Each request that has an answer has a deadline, after which the connection counts as
- * lost.
+ * blocks. The back-end has a time limit for each answer, which begins when it can begin to work on
+ * the request: with the request, or with the answer to the one before. If it misses that deadline,
+ * the connection counts as lost.
  *
  * There is only one way to fail. An event that breaks the connection (a failed send, a reply that
  * violates a rule, a missed deadline, the peer's end of file) turns every later call into a no-op.
@@ -226,6 +227,7 @@ struct vublk_frontend {
 	struct vublk_channel channel;
 	struct vublk_loop_source source;
 	struct vublk_loop_timer deadline;
+	uint64_t answered_ns; /* when the last answer arrived */
 	struct vublk_loop_task lost_task;
 	struct vublk_error failure;
 	bool peer_has_closed; /* the back-end had closed its end when the connection was lost */

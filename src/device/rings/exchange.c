@@ -242,11 +242,19 @@ static void fence(struct vublk_device *device)
 	vublk_frontend_set_notifiers(&device->frontend, device->notifiers, 0, on_fenced, device);
 }
 
+static void set_deadline(struct vublk_device *device, uint64_t now)
+{
+	device->exchange.deadline_ns = now + device->settings.request_timeout_ms * NS_PER_MS;
+}
+
 static void look(struct vublk_device *device)
 {
 	struct vublk_device_exchange *exchange = &device->exchange;
-	uint64_t now = vublk_now_ns(), next = exchange->deadline_ns;
+	uint64_t now = vublk_now_ns(), next;
 
+	if (device->num_notifiers) /* the answers have deadlines of their own (frontend.h) */
+		set_deadline(device, now);
+	next = exchange->deadline_ns;
 	if (!vublk_device_is_shadowed(device)) {
 		next = VUBLK_MIN(now + LOOK_NS, next);
 		if (exchange->phase == VUBLK_DEVICE_EXCHANGE_DRAINING && is_alive(device))
@@ -350,7 +358,7 @@ void vublk_device_exchange_begin(struct vublk_device *device,
 	vublk_device_exchange_change(device, VUBLK_DEVICE_EXCHANGE_EVENT_BEGIN, NULL);
 	exchange->refusal.code = 0;
 	exchange->drained = drained;
-	exchange->deadline_ns = vublk_now_ns() + device->settings.request_timeout_ms * NS_PER_MS;
+	set_deadline(device, vublk_now_ns());
 	if (!vublk_device_shadow_stop(device, drained))
 		set_marks(device);
 	look(device);

@@ -196,6 +196,71 @@ static void test_a_hang_of_rings_only(void **state)
 	hang_long("20", false);
 }
 
+/*
+ * The back-end's time for an answer begins with the answer before. So a slow back-end is not lost
+ * because many requests are outstanding.
+ */
+static void test_slow_answers(void **state)
+{
+	struct vublk_frontend *frontend;
+	struct mock mock;
+	struct device_rig rig;
+
+	rig_begin(&rig, &mock, "0");
+	rig.pump = NULL;
+	frontend = &rig.device->frontend;
+	for (unsigned i = 0; i < 3; i++)
+		vublk_frontend_ping(frontend);
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t answers = frontend->num_answers, sent_ns = vublk_now_ns();
+
+		while (!mock_pump_once(&mock))
+			;
+		while (frontend->num_answers == answers)
+			rig_turn(&rig, 100);
+		assert_true(frontend->deadline.deadline_ns >=
+			    sent_ns + frontend->timeout_ms * UINT64_C(1000000));
+	}
+	rig.pump = mock_pump;
+	rig_end(&rig, &mock);
+}
+
+/*
+ * The device gives the back-end other kick descriptors, to move the requests to shadow rings. The
+ * answers take longer than request-timeout-ms in all, and the requests are moved nevertheless.
+ */
+static void test_slow_answers_in_an_exchange(void **state)
+{
+	struct vublk_device_exchange *exchange;
+	struct vublk_shadow_info info;
+	struct device_rig rig;
+	struct mock mock;
+
+	rig_prepare(&rig, &mock, "1");
+	rig_set(&rig, "shadow", "off");
+	rig_set(&rig, "keepalive-ms", "0");
+	mock.keeps_base = true;
+	rig_realize(&rig);
+	rig_start(&rig, 1);
+	exchange = &rig.device->exchange;
+	rig.pump = NULL;
+	assert_true(vublk_device_set_shadow(rig.device, VUBLK_SHADOW_ON, NULL) >= 0);
+	while (!rig.device->num_notifiers)
+		rig_turn(&rig, 1);
+	exchange->deadline_ns = 0; /* all of the time has passed */
+	vublk_loop_timer_arm(&rig.device->loop, &exchange->timer, 0);
+	for (unsigned i = 0; i < 5; i++)
+		rig_turn(&rig, 1);
+	assert_int_equal(exchange->phase, VUBLK_DEVICE_EXCHANGE_PARKING);
+	rig.pump = mock_pump;
+	do {
+		rig_turn(&rig, 1);
+		vublk_device_get_shadow(rig.device, &info, sizeof(info));
+	} while (info.is_changing);
+	assert_true(info.is_shadowed);
+	rig_end(&rig, &mock);
+}
+
 /* --- keepalive ----------------------------------------------------------------------------------- */
 
 static void test_keepalive(void **state)
@@ -257,6 +322,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_a_short_hang),
 		VUBLK_TEST(test_a_hang_during_a_question),
 		VUBLK_TEST(test_a_hang_of_rings_only),
+		VUBLK_TEST(test_slow_answers),
+		VUBLK_TEST(test_slow_answers_in_an_exchange),
 		VUBLK_TEST(test_keepalive),
 		VUBLK_TEST(test_keepalive_timer),
 	};

@@ -418,37 +418,24 @@ static void test_failed_header(void **state_of_test)
 	}
 }
 
-/*
- * The storage refuses even to make the file empty. The next start would trust the old marks, so this
- * is tried again, at the latest when the file is closed.
- */
+/* The storage refuses even to make the file empty. This is tried again when the file is closed. */
 static void test_refused_truncation(void **state_of_test)
 {
+	struct vublk_mirror_state *state = begin_state(NULL);
 	struct vublk_error error = { 0 };
 	struct stat st;
 
-	for (unsigned i = 0; i < 2; i++) {
-		struct vublk_mirror_state *state = begin_state(NULL);
-
-		clear_all(state);
-		assert_int_equal(vublk_mirror_state_sync(state, NULL), 0);
-		fail_syncs(EIO);
-		sync_of_storage.refuses_size = true;
-		assert_int_equal(vublk_mirror_state_end(state, &error), -EIO);
-		assert_int_equal(vublk_mirror_state_make_safe(state, &error), -EIO);
-		assert_non_null(strstr(error.text, "can neither be written nor made empty"));
-		assert_int_equal(stat(file_path(), &st), 0);
-		assert_int_equal(st.st_size, BITMAP + 4096);
-		sync_of_storage.refuses_size = false;
-		if (i)
-			assert_int_equal(vublk_mirror_state_make_safe(state, &error), -EIO);
-		fail_syncs(0);
-		if (i)
-			assert_int_equal(vublk_mirror_state_make_safe(state, &error), 0);
-		vublk_mirror_state_close(state);
-		check_refused(EINVAL, "is too short");
-		assert_int_equal(unlink(file_path()), 0);
-	}
+	fail_syncs(EIO);
+	sync_of_storage.refuses_size = true;
+	assert_int_equal(vublk_mirror_state_end(state, &error), -EIO);
+	assert_int_equal(vublk_mirror_state_make_safe(state, &error), -EIO);
+	assert_non_null(strstr(error.text, "can neither be written nor made empty"));
+	assert_int_equal(stat(file_path(), &st), 0);
+	assert_int_equal(st.st_size, BITMAP + 4096);
+	sync_of_storage.refuses_size = false;
+	fail_syncs(0);
+	vublk_mirror_state_close(state);
+	check_refused(EINVAL, "is too short");
 }
 
 /* --- files that change while they are in use ------------------------------------------------ */

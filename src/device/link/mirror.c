@@ -61,33 +61,48 @@ static void free_target(struct vublk_device *device)
 						 VUBLK_DEVICE_MIRROR_NONE;
 }
 
-void vublk_device_mirror_drop(struct vublk_device *device)
+/*
+ * Ends the mirror in the plane and at the target. Then `leave_file` does what is left: writes wait
+ * until the state file permits them.
+ */
+static void end_mirror(struct vublk_device *device, void (*leave_file)(struct vublk_device *device))
 {
-	struct vublk_error error;
-
 	if (device->mirror.phase == VUBLK_DEVICE_MIRROR_NONE)
 		return;
 	end_in_plane(device);
 	free_target(device);
+	leave_file(device);
+	vublk_device_want_shadow(device, VUBLK_DEVICE_SHADOW_FOR_MIRROR, false, NULL, NULL);
+}
+
+static void end_in_file(struct vublk_device *device)
+{
+	struct vublk_error error;
+
 	if (device->mirror_state && vublk_mirror_state_end(device->mirror_state, &error) < 0) {
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING, "%s", error.text);
 		vublk_device_mirror_state_make_safe(device);
 	}
 	if (device->shadow.thread)
 		vublk_plane_thread_release_writes(device->shadow.thread);
-	vublk_device_want_shadow(device, VUBLK_DEVICE_SHADOW_FOR_MIRROR, false, NULL, NULL);
+}
+
+void vublk_device_mirror_drop(struct vublk_device *device)
+{
+	end_mirror(device, end_in_file);
+}
+
+/* Keeps the marks for the next mirror. */
+static void suspend_in_file(struct vublk_device *device)
+{
+	if (device->mirror_state)
+		vublk_mirror_state_suspend(device->mirror_state);
 }
 
 /* The plane drops the writes that wait. */
 void vublk_device_mirror_suspend(struct vublk_device *device)
 {
-	if (device->mirror.phase == VUBLK_DEVICE_MIRROR_NONE)
-		return;
-	end_in_plane(device);
-	free_target(device);
-	if (device->mirror_state)
-		vublk_mirror_state_suspend(device->mirror_state);
-	vublk_device_want_shadow(device, VUBLK_DEVICE_SHADOW_FOR_MIRROR, false, NULL, NULL);
+	end_mirror(device, suspend_in_file);
 }
 
 /* Tells a switch to the target how leaving the mirror has ended. */
@@ -193,8 +208,7 @@ static int begin(struct vublk_device *device, struct vublk_error *error)
 	int r;
 
 	end_in_plane(device);
-	if (device->mirror_state)
-		vublk_mirror_state_suspend(device->mirror_state);
+	suspend_in_file(device);
 	r = vublk_device_mirror_state_begin(device, mirror->target, &resumed, error);
 	if (!r)
 		r = vublk_plane_thread_begin_mirror(device->shadow.thread, &setup, error);

@@ -127,7 +127,7 @@ void vublk_backend_stop(struct vublk_backend *backend);
  * more requests, completes those that it has begun, and flushes the storage. Then the service ends
  * as after vublk_backend_stop(). The connection to the front-end ends only when all requests that
  * were begun are complete, so the next back-end can execute the others. Returns immediately;
- * vublk_backend_get_info() has the progress.
+ * vublk_backend_get_info() reports the progress.
  *
  * If this takes longer than `timeout_ms` milliseconds, or the flush fails, the back-end serves its
  * front-end as before, and the log says why. A failed flush must not end the process, because only

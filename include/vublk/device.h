@@ -112,7 +112,7 @@ struct vublk_device_bus_ops {
 	 */
 	void (*started)(void *bus);
 	/*
-	 * The rings do not run any more. `error` NULL: the stop was requested (reset, pause), and
+	 * The rings have stopped. `error` NULL: the stop was requested (reset, pause), and
 	 * vublk_device_queue_base() says where each ring resumes. Otherwise the state is LOST: the
 	 * start failed, the back-end was lost, or requests did not complete in time. In that case
 	 * the positions of the rings may be unknown (vublk_device_queue_place()).
@@ -303,8 +303,8 @@ unsigned vublk_device_queue_size(const struct vublk_device *device);
 
 /*
  * Returns the features that are offered to the driver: those that both the device and the back-end
- * have and no property hides, and VIRTIO_BLK_F_RO with read-only. Of those that the driver accepts,
- * the back-end gets only those that it has offered. 0 in CREATED and REALIZING.
+ * have and no property hides, and VIRTIO_BLK_F_RO with read-only. The back-end gets only those
+ * accepted features that it has offered itself. 0 in CREATED and REALIZING.
  * Specification: virtio 1.3, sections 2.2, 5.2.3 and 6.
  */
 uint64_t vublk_device_features(const struct vublk_device *device);
@@ -715,8 +715,8 @@ int vublk_device_get_inflight(const struct vublk_device *device,
 /*
  * Saves the device for another process: status, features, config, queues and where each resumes,
  * and the in-flight area, but not memory, descriptors and properties. The caller frees `*stream`,
- * which has `*stream_bytes`, with free(). The stream takes a few hundred bytes plus the size of the
- * area (16 KiB for each queue of 1024 entries). The device is not changed.
+ * which has `*stream_bytes` bytes, with free(). The stream takes a few hundred bytes plus the size
+ * of the area (16 KiB for each queue of 1024 entries). The device is not changed.
  *
  * The rings must not run: pause the VM (vublk_device_set_vm_running()) and wait for stopped(). The
  * requests that the back-end has begun are then complete, or, with the property inflight-migration

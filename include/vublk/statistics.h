@@ -80,9 +80,9 @@ uint64_t vublk_latency_limit(unsigned bucket);
 bool vublk_device_sees_requests(const struct vublk_device *device);
 
 /*
- * These functions start or stop counting requests, and set the property `statistics` to `on`. The
- * counters keep their values. Counting can be on while no requests pass through the device, but
- * then nothing is counted. A request is counted if it begins while counting is on.
+ * These functions start (`on` true) or stop counting requests, and set the property `statistics`
+ * accordingly. The counters keep their values. Counting can be on while no requests pass through
+ * the device, but then nothing is counted. A request is counted if it begins while counting is on.
  * Errors:
  *   ENOMEM  no memory for the counters
  * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two

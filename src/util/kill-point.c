@@ -23,7 +23,7 @@
 static const char *const *all_names;
 static const char *chosen;  /* an element of all_names; NULL: no kill point is set */
 static int number = SIGKILL;
-static unsigned times_left; /* how many more passes of `chosen` until the kill; any thread */
+static unsigned times_left; /* passes of `chosen` left until the kill; atomic */
 
 /* Returns the element of the list that is equal to the `length` characters of `name`, or NULL. */
 static const char *find_name(const char *name, size_t length)

@@ -37,7 +37,7 @@ void vublk_peer_find(struct vublk_peer *peer, int fd);
 bool vublk_peer_has_ended(const struct vublk_peer *peer);
 /* Records that the connection has passed to another process, so the peer is unknown. */
 void vublk_peer_was_replaced(struct vublk_peer *peer);
-/* Closes the pidfd; the peer is unknown afterwards. Idempotent. */
+/* Closes the pidfd, if it is open; the peer is unknown afterwards. */
 void vublk_peer_close(struct vublk_peer *peer);
 
 #endif

@@ -48,8 +48,8 @@ int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const 
  */
 void vublk_watch_stop(struct vublk_watch *watch);
 /*
- * Like vublk_watch_stop(), but the last watch of the process closes the inotify instance.
- * Idempotent.
+ * Like vublk_watch_stop(), but the last watch of the process closes the inotify instance. A no-op
+ * if the watch is closed.
  */
 void vublk_watch_close(struct vublk_watch *watch);
 

@@ -422,8 +422,8 @@ static void test_a_loss_during_an_own_flush(void **state)
 	find();
 	fake_start_threads();
 	assert_int_equal(take_one(blk, 1), 0);
-	assert_int_equal(fake_disk()[0], 'a');
 	fake_stop_threads();
+	assert_int_equal(fake_disk()[0], 'a');
 	tear_down_flushed(blk);
 }
 

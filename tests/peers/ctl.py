@@ -60,14 +60,22 @@ class Foreign:
             connection.sendall(bytes([byte]))
 
 
+def receive(connection):
+    """Receives a request. A client may send blanks before it (see send_blanks() of the tool)."""
+    line = b''
+    while not line.endswith(b'\n') and (more := connection.recv(1 << 16)):
+        line += more
+    return line
+
+
 def answering(*lines):
     """Returns a server that sends the greeting, and after each request the next one of `lines`."""
     def talk(_, connection):
         connection.sendall(GREETING)
         for line in lines:
-            connection.recv(1 << 16)
+            receive(connection)
             connection.sendall(line if isinstance(line, bytes) else json.dumps(line).encode() + b'\n')
-        connection.recv(1 << 16)
+        receive(connection)
     return talk
 
 
@@ -86,12 +94,35 @@ def slow_greeting(case):
         check_refused(ctl(case, foreign, '--timeout', '300ms', 'status'), 'in time')
 
 
+def the_socket_of_a_disk(case):
+    """
+    At the socket of a disk instead of a control socket, a client ends immediately if the process there reads its bytes:
+    a back-end, a relay, a PCI device, another program. Otherwise it ends soon, and says what is wrong. The disk can be
+    used as before.
+    """
+    case.path('disk').write_bytes(bytes(1 << 20))
+    disk, path = peer.VublkServe(VUBLK).start(case, case.path('disk'), arguments=['--control', case.path('control')])
+    for bus in ('vhost-user', 'vfio-user'):
+        relay = case.start([VUBLK, 'device', '--chardev', path, '--bus', f'{bus}:{case.path(bus)}'])
+        peer.wait_for_socket(case, relay, case.path(bus))
+        for words in (['ctl', '--timeout', '1h', case.path(bus), 'status'], ['device', '--take-over', case.path(bus)]):
+            check_refused(case.call([VUBLK, *words]), 'closed the connection')
+        case.stop(relay)
+    check_refused(case.call([VUBLK, 'ctl', '--timeout', '1h', path, 'status']), 'without a greeting', '--control')
+    bench = case.start([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '60'])
+    peer.wait_until(lambda: '"serving"' in case.run([VUBLK, 'ctl', case.path('control'), 'status']), 'the disk is not used')
+    check_refused(case.call([VUBLK, 'ctl', path, 'status']), 'sends no greeting', '3000 ms', '--control')
+    case.stop(bench)
+    case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--number_ios', '64'])
+    case.stop(disk)
+
+
 def slow_answer(case):
     """A time limit holds for each whole answer, also for a later one of --watch."""
     def talk(self, connection):
         connection.sendall(GREETING)
         for _ in range(num_prompt):
-            connection.recv(1 << 16)
+            receive(connection)
             connection.sendall(b'{"result": {"n": 1}}\n')
         self.drip(connection)
 
@@ -107,7 +138,7 @@ def slow_take_over(case):
     def talk(self, connection):
         if is_greeted:
             connection.sendall(GREETING)
-            connection.recv(1 << 16)
+            receive(connection)
         self.drip(connection)
 
     for is_greeted in (False, True):
@@ -119,7 +150,7 @@ def a_stream_has_no_limit(case):
     """Between two events any time may pass."""
     def talk(self, connection):
         connection.sendall(GREETING)
-        connection.recv(1 << 16)
+        receive(connection)
         connection.sendall(b'{"result": {"stream": true}}\n{"event": 1}\n')
         self.drip(connection, b'{"event": 2}')  # takes longer than the limit
         connection.sendall(b'\n')
@@ -159,7 +190,7 @@ def escapes(case):
 
     def stream(_, connection):
         connection.sendall(GREETING)
-        connection.recv(1 << 16)
+        receive(connection)
         connection.sendall(b'{"result": {"stream": true}}\n' + event)
 
     with Foreign(case, stream) as foreign:
@@ -219,7 +250,7 @@ def duplicates_in_requests(case):
     case.stop(child)
 
 
-CASES = [slow_greeting, slow_answer, slow_take_over, a_stream_has_no_limit, escapes, own_words, duplicates,
+CASES = [slow_greeting, the_socket_of_a_disk, slow_answer, slow_take_over, a_stream_has_no_limit, escapes, own_words, duplicates,
          duplicates_in_requests]
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@
 
 #define COMMAND "ctl"
 #define DEFAULT_TIMEOUT_MS 15000
+#define GREETING_MS 3000 /* without --timeout; the greeting does not wait for the disk */
 #define DEFAULT_WATCH_MS 1000
 #define MAX_LINE_BYTES (UINT64_C(64) << 20)
 #define FIRST_ROOM_BYTES 4096
@@ -30,7 +31,7 @@ struct arguments {
 	const char *socket;
 	const char *command;
 	struct json_object *values; /* the arguments; NULL: there are none */
-	unsigned timeout_ms;
+	unsigned timeout_ms; /* 0: the default */
 	unsigned watch_ms; /* the time before the command is sent again; 0: the command is sent
 			      once */
 	struct vublk_ctl_trace_options trace;
@@ -46,7 +47,8 @@ enum key {
 
 static const struct argp_option argp_options[] = {
 	{ "timeout", KEY_TIMEOUT, "TIME", 0,
-	  "Time limit for the answer, in seconds or with ms, s, m, h (default: 15s)" },
+	  "Time limit for the greeting of the process (default: 3s) and for its answer (default: 15s): "
+	  "seconds, or with ms, s, m, h" },
 	{ "watch", KEY_WATCH, "TIME", OPTION_ARG_OPTIONAL,
 	  "Send the command again every TIME (default: 1s), until it fails" },
 	{ NULL, 0, NULL, 0, "Options of the command trace:", 1 },
@@ -183,7 +185,7 @@ struct connection {
 	int fd;
 	char *data;
 	size_t bytes, room, line_bytes;
-	unsigned timeout_ms; /* the time limit of the greeting and of each answer */
+	unsigned greeting_ms, timeout_ms; /* the time limits of the greeting and of each answer */
 	uint64_t deadline_ns; /* of the present line */
 	bool is_greeted;
 };
@@ -206,6 +208,11 @@ static int grow(struct connection *connection, struct vublk_error *error)
 
 static int closed(const struct connection *connection, struct vublk_error *error)
 {
+	if (!connection->is_greeted)
+		return vublk_cli_error(error, ENOTCONN, "the process at '%s' closed the connection "
+				       "without a greeting, so this is probably not a control "
+				       "socket; pass the path that vublk has with --control",
+				       connection->path);
 	return vublk_cli_error(error, ENOTCONN, "the process at '%s' closed the connection; it may "
 			       "have ended", connection->path);
 }
@@ -232,8 +239,11 @@ static int receive_more(struct connection *connection, struct vublk_error *error
 				       "status, or raise --timeout",
 				       connection->path, connection->timeout_ms);
 	if (n == -ETIMEDOUT)
-		return vublk_cli_error(error, ETIMEDOUT, "the process at '%s' does not answer in time; "
-				       "it hangs, or this is not a control socket", connection->path);
+		return vublk_cli_error(error, ETIMEDOUT, "the process at '%s' sends no greeting in "
+				       "time (%u ms), so this is probably not a control socket; "
+				       "pass the path that vublk has with --control. If it is that "
+				       "path, the process hangs, or --timeout is too short",
+				       connection->path, connection->greeting_ms);
 	return vublk_cli_error_errno(error, (int)-n, "cannot read from the control socket '%s'",
 				     connection->path);
 }
@@ -289,7 +299,7 @@ static int check_greeting(struct connection *connection, struct vublk_error *err
 	int64_t protocol = 0;
 	int r;
 
-	connection->deadline_ns = vublk_control_deadline(connection->timeout_ms);
+	connection->deadline_ns = vublk_control_deadline(connection->greeting_ms);
 	r = receive_line(connection, &greeting, error);
 	if (r)
 		return r;
@@ -456,15 +466,16 @@ static int talk(struct connection *connection, const struct arguments *arguments
 
 int vublk_cmd_ctl(int argc, char **argv)
 {
-	struct arguments arguments = { .timeout_ms = DEFAULT_TIMEOUT_MS };
+	struct arguments arguments = { 0 };
 	struct connection connection = { .fd = -1 };
 	struct vublk_error error = { 0 };
 	int r;
 
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	connection.path = arguments.socket;
-	connection.timeout_ms = arguments.timeout_ms;
-	connection.fd = vublk_control_socket_connect(arguments.socket, arguments.timeout_ms, &error);
+	connection.timeout_ms = arguments.timeout_ms ? arguments.timeout_ms : DEFAULT_TIMEOUT_MS;
+	connection.greeting_ms = arguments.timeout_ms ? arguments.timeout_ms : GREETING_MS;
+	connection.fd = vublk_control_socket_connect(arguments.socket, connection.timeout_ms, &error);
 	r = connection.fd < 0 ? connection.fd : talk(&connection, &arguments, &error);
 	if (r)
 		vublk_cli_fail(COMMAND, "%s", error.text);

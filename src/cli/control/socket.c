@@ -284,6 +284,18 @@ static void set_timeout(int fd, unsigned timeout_ms)
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 }
 
+/*
+ * Sends blanks, which a control socket ignores at the beginning of a line. At the socket of a disk
+ * they are not a message, so the process there closes the connection immediately, instead of
+ * keeping it until a time limit.
+ */
+static void send_blanks(int fd)
+{
+	static const char blanks[] = "                ";
+
+	send(fd, blanks, sizeof(blanks) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 int vublk_control_socket_connect(const char *path, unsigned timeout_ms, struct vublk_error *error)
 {
 	struct sockaddr_un address;
@@ -296,8 +308,10 @@ int vublk_control_socket_connect(const char *path, unsigned timeout_ms, struct v
 		return fd;
 	set_timeout(fd, timeout_ms);
 	code = try_connect(fd, &address);
-	if (!code)
+	if (!code) {
+		send_blanks(fd);
 		return fd;
+	}
 	close(fd);
 	return connect_failed(code, path, error);
 }

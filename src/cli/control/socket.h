@@ -53,7 +53,8 @@ int vublk_control_socket_adopt(struct vublk_control_socket *listener,
 			       struct vublk_upgrade_extra *extra, struct vublk_error *error);
 
 /*
- * Connects to the control socket at `path`. Returns a blocking descriptor, or a negative errno.
+ * Connects to the control socket at `path`, and sends blanks, on which the socket of a disk closes
+ * the connection. Returns a blocking descriptor, or a negative errno.
  * Each system call on the descriptor takes at most `timeout_ms`.
  */
 int vublk_control_socket_connect(const char *path, unsigned timeout_ms, struct vublk_error *error);

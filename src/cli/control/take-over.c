@@ -20,7 +20,8 @@
 #define MAX_LINE_BYTES 4096
 
 /* Receives a line and parses it. The caller must free `object`. */
-static int receive_line(int fd, struct json_object **object, struct vublk_error *error)
+static int receive_line(int fd, const char *path, struct json_object **object,
+			struct vublk_error *error)
 {
 	uint64_t deadline_ns = vublk_control_deadline(TIMEOUT_MS);
 	char line[MAX_LINE_BYTES];
@@ -31,12 +32,14 @@ static int receive_line(int fd, struct json_object **object, struct vublk_error 
 		ssize_t n = bytes < sizeof(line) ?
 			    vublk_control_socket_receive(fd, line + bytes, 1, deadline_ns) : 0;
 
+		if (n == -ETIMEDOUT)
+			return vublk_cli_error(error, ETIMEDOUT, "the process at the control socket "
+					       "did not answer in time");
 		if (n <= 0)
-			return vublk_cli_error(error, n < 0 ? (int)-n : EPROTO, n < 0 ?
-					       "the process at the control socket did not answer "
-					       "in "
-					       "time" : "the process at the control socket closed "
-							"the connection or is not vublk");
+			return vublk_cli_error(error, n < 0 ? (int)-n : EPROTO, "the process closed "
+					       "the connection, so '%s' is probably not a control "
+					       "socket; pass the path that the other process has with "
+					       "--control", path);
 		bytes++;
 	} while (line[bytes - 1] != '\n');
 	if (vublk_control_parse(line, bytes - 1, VUBLK_CONTROL_ANSWER_DEPTH, object, &cause) < 0)
@@ -109,10 +112,10 @@ static int send_request(int fd, struct vublk_error *error)
 	return vublk_cli_error_errno(error, errno, "cannot send to the control socket");
 }
 
-static int ask(int fd, const char *role, struct vublk_error *error)
+static int ask(int fd, const char *path, const char *role, struct vublk_error *error)
 {
 	struct json_object *line = NULL;
-	int r = receive_line(fd, &line, error);
+	int r = receive_line(fd, path, &line, error);
 
 	if (!r) {
 		r = check_greeting(line, role, error);
@@ -121,7 +124,7 @@ static int ask(int fd, const char *role, struct vublk_error *error)
 	if (!r)
 		r = send_request(fd, error);
 	if (!r)
-		r = receive_line(fd, &line, error);
+		r = receive_line(fd, path, &line, error);
 	if (r < 0)
 		return r;
 	r = check_error(line, error);
@@ -136,7 +139,7 @@ int vublk_control_ask_for_upgrade(const char *path, const char *role, struct vub
 
 	if (fd < 0)
 		return fd;
-	r = ask(fd, role, error);
+	r = ask(fd, path, role, error);
 	if (!r)
 		return fd;
 	close(fd);

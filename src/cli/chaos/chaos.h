@@ -139,10 +139,14 @@ struct vublk_chaos_load {
 	unsigned char *buffers;
 	int done_fd;                /* an eventfd, readable when all jobs have ended or one has
 				       failed */
+	int begun_fd;               /* an eventfd, readable when the disk has been zeroed, and each
+				       job has completed a change after that */
 
 	/* shared by all threads; atomic */
 	unsigned phase;
 	unsigned working;           /* the number of jobs that have not ended yet */
+	unsigned beginning;         /* the number of jobs that have not completed a change yet,
+				       the initial zeroing excluded */
 	uint32_t life;              /* counts the losses of a back-end */
 	uint64_t up_since_ns;       /* when the back-end began to listen, or continued after a stop;
 				       0: the back-end is down */

@@ -237,6 +237,12 @@ static void complete(struct vublk_chaos_job *job, const struct vublk_blk_complet
 	}
 	vublk_chaos_verify_complete(&job->verifier, &slot->request, slot->buffer);
 	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
+	if (job->is_beginning && slot->request.op != VUBLK_CHAOS_READ &&
+	    slot->request.op != VUBLK_CHAOS_FLUSH) {
+		job->is_beginning = false;
+		if (!__atomic_sub_fetch(&job->load->beginning, 1, __ATOMIC_RELAXED))
+			eventfd_write(job->load->begun_fd, 1);
+	}
 }
 
 /* Records the time of the first completion of any job after the latest start of the back-end. */
@@ -333,7 +339,9 @@ void vublk_chaos_job_run(void *member)
 	job->next = 0;
 	if (!job->only_read_back) {
 		run_requests(job, choose_zeroes);
+		job->is_beginning = true;
 		run_requests(job, choose);
+		job->is_beginning = false;
 		job->next = 0;
 	}
 	if (!job->error.code)

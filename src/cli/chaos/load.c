@@ -108,14 +108,18 @@ int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chao
 	uint64_t run = new_run_id();
 	int ret;
 
-	*load = (struct vublk_chaos_load){ .config = config, .blk = blk, .done_fd = -1 };
+	*load = (struct vublk_chaos_load){
+		.config = config, .blk = blk, .done_fd = -1, .begun_fd = -1,
+		.beginning = config->num_queues,
+	};
 	vublk_blk_get_info(blk, &load->info, sizeof(load->info));
 	ret = check_disk(config, &load->info, error);
 	if (ret)
 		return ret;
 	load->jobs = calloc(config->num_queues, sizeof(*load->jobs));
 	load->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!load->jobs || load->done_fd < 0)
+	load->begun_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!load->jobs || load->done_fd < 0 || load->begun_fd < 0)
 		return vublk_cli_error_errno(error, errno, "cannot allocate memory for %u queues",
 					     config->num_queues);
 	load->buffers = vublk_blk_alloc(blk, (size_t)config->num_queues * config->depth * SLOT_BYTES,
@@ -143,7 +147,9 @@ void vublk_chaos_load_deinit(struct vublk_chaos_load *load)
 	load->jobs = NULL;
 	if (load->done_fd >= 0)
 		close(load->done_fd);
-	load->done_fd = -1;
+	if (load->begun_fd >= 0)
+		close(load->begun_fd);
+	load->done_fd = load->begun_fd = -1;
 }
 
 /* --- all jobs ----------------------------------------------------------------- */

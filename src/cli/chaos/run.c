@@ -36,6 +36,7 @@ enum {
 	ENDED = 2,         /* the back-end has ended */
 	LOAD_ENDED = 4,
 	SIGNALLED = 8,
+	LOAD_BEGUN = 16,   /* the initial zeroing is over, and changes complete */
 };
 
 struct run {
@@ -94,6 +95,7 @@ static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 		{ events & ENDED ? run->backend.pid_fd : -1, POLLIN, 0 },
 		{ events & LISTENS ? run->backend.watch_fd : -1, POLLIN, 0 },
 		{ events & LOAD_ENDED ? run->load.done_fd : -1, POLLIN, 0 },
+		{ events & LOAD_BEGUN ? run->load.begun_fd : -1, POLLIN, 0 },
 	};
 	bool checks_file = events & LISTENS && run->backend.watch_fd < 0;
 	unsigned found = 0;
@@ -110,6 +112,8 @@ static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 		found |= LISTENS;
 	if (fds[3].revents)
 		found |= LOAD_ENDED;
+	if (fds[4].revents)
+		found |= LOAD_BEGUN;
 	return found;
 }
 
@@ -344,6 +348,29 @@ static uint64_t ms_left(const struct run *run)
 }
 
 /*
+ * Waits until the load has begun to change the disk, because an action during the initial zeroing
+ * would test little. An end of the back-end by itself counts as an action nevertheless. Returns 0
+ * if the actions may begin, or the load has ended.
+ */
+static int wait_for_begin(struct run *run, struct vublk_error *error)
+{
+	const struct vublk_chaos_config *config = run->config;
+	int ret = 0;
+
+	while (!ret && (!config->num_actions || run->num_actions < config->num_actions)) {
+		unsigned events = wait_for(run, ENDED | LOAD_ENDED | LOAD_BEGUN, UINT32_MAX);
+
+		if (events & SIGNALLED)
+			return interrupted(run, error);
+		if (events & (LOAD_ENDED | LOAD_BEGUN))
+			break;
+		if (events & ENDED)
+			ret = handle_own_end(run, false, error);
+	}
+	return ret;
+}
+
+/*
  * Executes the actions at random times. Returns 0 when all actions are done, the time is over, or
  * the load has ended (end_load() then returns the error of the load).
  */
@@ -412,9 +439,11 @@ static int run_load(struct run *run, struct vublk_error *error)
 
 	if (ret)
 		return ret;
+	ret = wait_for_begin(run, error);
 	if (run->config->runtime_ms)
 		run->deadline_ns = vublk_cli_now_ns() + run->config->runtime_ms * 1000000;
-	ret = disturb_backend(run, error);
+	if (!ret)
+		ret = disturb_backend(run, error);
 	vublk_chaos_load_advance(&run->load, VUBLK_CHAOS_READ_BACK);
 	if (!ret)
 		ret = wait_for_load(run, error);
@@ -506,7 +535,7 @@ int vublk_chaos_run(const struct vublk_chaos_config *config, vublk_chaos_open_fn
 {
 	struct run run = {
 		.config = config, .result = result, .random = config->seed,
-		.load = { .config = config, .done_fd = -1 },
+		.load = { .config = config, .done_fd = -1, .begun_fd = -1 },
 	};
 	sigset_t signals, before;
 	int ret;

@@ -118,6 +118,23 @@ static void test_a_good_disk(void **state)
 	chaos_rig_free(rig);
 }
 
+/* The kills wait for the load: there are changes in addition to the initial zeroing. */
+static void test_kills_wait_for_the_load(void **state)
+{
+	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
+	uint64_t changes = 0;
+
+	rig->config.max_interval_ms = 0;
+	if (run(rig))
+		fail_msg("%s", rig->error.text);
+	assert_int_equal(rig->result.actions[VUBLK_CHAOS_KILL], 5);
+	for (unsigned op = 0; op < VUBLK_CHAOS_NUM_OPS; op++)
+		if (op != VUBLK_CHAOS_READ && op != VUBLK_CHAOS_FLUSH)
+			changes += rig->result.counts.requests[op];
+	assert_true(changes >= 4 * MIB / VUBLK_CHAOS_BLOCK_BYTES / VUBLK_CHAOS_MAX_BLOCKS + 2);
+	chaos_rig_free(rig);
+}
+
 static void test_a_full_queue_is_no_error(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");
@@ -366,6 +383,7 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_a_good_disk),
+		VUBLK_TEST(test_kills_wait_for_the_load),
 		VUBLK_TEST(test_a_full_queue_is_no_error),
 		VUBLK_TEST(test_without_inotify),
 		VUBLK_TEST(test_all_that_is_done_to_it),

@@ -13,6 +13,7 @@
 #include "cli/control/take-over.h"
 #include "cli/disk.h"
 #include "cli/options.h"
+#include "cli/paths.h"
 #include "cli/signals.h"
 
 #include <vublk/bus.h>
@@ -176,6 +177,24 @@ static void check_names(struct argp_state *state, const struct vublk_cli_options
 	}
 }
 
+static void check_paths(struct argp_state *state, const struct arguments *arguments)
+{
+	const struct vublk_cli_options *properties = &arguments->properties;
+	const char *bus = arguments->bus ? strchr(arguments->bus, ':') : NULL;
+	const struct vublk_cli_path paths[] = {
+		{ "--chardev", vublk_cli_options_get(properties, "chardev") },
+		{ "chardev-2", vublk_cli_options_get(properties, "chardev-2") },
+		{ "chardev-3", vublk_cli_options_get(properties, "chardev-3") },
+		{ "chardev-4", vublk_cli_options_get(properties, "chardev-4") },
+		{ "--bus", bus ? bus + 1 : NULL },
+		{ "--control", arguments->service.control },
+		{ "--metrics-listen", vublk_service_metrics_path(&arguments->service) },
+		{ "mirror-state", vublk_cli_options_get(properties, "mirror-state") },
+	};
+
+	vublk_cli_check_paths(state, paths, VUBLK_CLI_ARRAY_SIZE(paths));
+}
+
 /*
  * Refuses options that have no effect with --take-over, because the process that is replaced
  * determines their values.
@@ -203,6 +222,7 @@ static void check(struct argp_state *state, const struct arguments *arguments)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
 			     "--bus, the socket for the VMM, is missing; see --help");
 	check_names(state, &arguments->properties, vublk_bus_options(arguments->bus));
+	check_paths(state, arguments);
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)

@@ -13,6 +13,7 @@
 #include "cli/control/service.h"
 #include "cli/control/take-over.h"
 #include "cli/options.h"
+#include "cli/paths.h"
 #include "cli/signals.h"
 
 #include <vublk/backend.h>
@@ -145,8 +146,21 @@ static void check_take_over(struct argp_state *state, const struct arguments *ar
 			     "all options of the other process; remove the other options");
 }
 
+static void check_paths(struct argp_state *state, const struct arguments *arguments)
+{
+	const struct vublk_cli_path paths[] = {
+		{ "--socket-path", vublk_cli_options_get(&arguments->options, "socket-path") },
+		{ "--blk-file", vublk_cli_options_get(&arguments->options, "blk-file") },
+		{ "--control", arguments->service.control },
+		{ "--metrics-listen", vublk_service_metrics_path(&arguments->service) },
+	};
+
+	vublk_cli_check_paths(state, paths, VUBLK_CLI_ARRAY_SIZE(paths));
+}
+
 static void check(struct argp_state *state, const struct arguments *arguments)
 {
+	check_paths(state, arguments);
 	if (arguments->take_over)
 		check_take_over(state, arguments);
 	else if (!vublk_cli_options_get(&arguments->options, "socket-path") &&

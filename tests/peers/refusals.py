@@ -112,10 +112,39 @@ def device_paths(case):
                                (absent, f'{case.folder}/', 'is a directory')):
         for kind in ('vhost-user', 'vfio-user'):
             refuse(case, FAILED, ['device', '--chardev', chardev, '--bus', f'{kind}:{os.path.join(case.folder, bus)}'], word)
-    refuse(case, MISUSED, ['device', '--chardev', absent, '--bus', f'vhost-user:{absent}'], 'the same socket')
+    refuse(case, MISUSED, ['device', '--chardev', absent, '--bus', f'vhost-user:{absent}'], 'the same path')
     check(not case.path('bus').exists(), 'a socket was left behind')
     case.run([VUBLK, 'info', used])
     server.stop(case, child)
+
+
+def paths_that_are_equal(case):
+    """
+    Two options of one command line must not have the same file, by whatever path, whether it exists or not: one socket
+    would replace the other, or the image.
+    """
+    image, folder = image_file(case), case.path('link')
+    folder.symlink_to(case.folder)
+    case.path('image-link').symlink_to(image)
+    serve = {'--socket-path': 'a', '--blk-file': image, '--control': case.path('c'), '--metrics-listen': case.path('m')}
+    device = {'--chardev': case.path('a'), '--bus': 'vhost-user:b', '--control': case.path('c'),
+              '--metrics-listen': case.path('m'), '-o': f'mirror-state={case.path("s")}'}
+    for command, options, wrong in (
+            ('serve', serve, (('--socket-path', '--control', case.path('a')), ('--socket-path', '--control', './a'),
+                              ('--socket-path', '--control', folder / 'a'), ('--blk-file', '--control', case.path('image-link')),
+                              ('--blk-file', '--socket-path', 'disk'), ('--control', '--metrics-listen', './c'))),
+            ('device', device, (('--chardev', '--control', './a'), ('--chardev', '--bus', f'vhost-user:{folder / "a"}'),
+                                ('--bus', '--control', 'b'), ('--control', '--metrics-listen', './c'),
+                                ('--chardev', '--chardev', f'path=./a,reconnect-ms=5'),
+                                ('mirror-state', '--control', 's')))):
+        for first, second, value in wrong:
+            words = [word for option in {**options, second: value}.items() for word in option]
+            if first == second:
+                words = ['--chardev', options['--chardev'], *words]
+            refuse(case, MISUSED, [command, *words], first, second if first != second else 'chardev-2', 'are the same',
+                   cwd=case.folder)
+    check(image.stat().st_size == 8 * MIB, 'the image has changed')
+    refuse(case, MISUSED, ['chaos', case.path('a'), '--through', folder / 'a', '--', 'true'], '--through', 'are the same')
 
 
 def device_properties(case):
@@ -490,7 +519,7 @@ def a_new_back_end_that_does_not_suit(case):
         server.stop(case, child)
 
 
-CASES = [no_such_socket, not_a_socket, no_listener, a_path_too_long, device_paths, device_properties,
+CASES = [no_such_socket, not_a_socket, no_listener, a_path_too_long, device_paths, paths_that_are_equal, device_properties,
          chardev_that_becomes_a_file, chaos_socket_that_is_a_file, never_answers, stops_answering,
          closes_immediately, answers_garbage, a_vfio_user_socket, closes_after_every_byte_count, dies_in_the_middle,
          not_a_multiple_of_512, unsuitable_images, wrong_options, misuse_of_a_disk, misuse_of_serve, misuse_of_device,

@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/disk.h"
+#include "cli/paths.h"
 #include "cli/pattern.h"
 
 #include <errno.h>
@@ -196,6 +197,25 @@ static void take_word(struct argp_state *state, struct vublk_chaos_config *confi
 	state->next = state->argc;
 }
 
+static void check(struct argp_state *state, struct vublk_chaos_config *config)
+{
+	const struct vublk_cli_path paths[] = {
+		{ "the SOCKET of the back-end", config->socket }, { "--through", config->through },
+	};
+
+	if (!config->socket)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "the SOCKET of the back-end is missing; see --help");
+	else if (!config->command)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the COMMAND that starts the back-end "
+			     "at '%s' is missing; give it after '--'", config->socket);
+	else if (!config->num_actions && !config->runtime_ms)
+		config->num_actions = DEFAULT_ACTIONS;
+	if (!config->actions && !config->num_env && !config->runtime_ms)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--faults=none needs --runtime");
+	vublk_cli_check_paths(state, paths, VUBLK_CLI_ARRAY_SIZE(paths));
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *arguments = state->input;
@@ -209,18 +229,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		take_word(state, config, arg);
 		return 0;
 	case ARGP_KEY_END:
-		if (!config->socket)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "the SOCKET of the back-end is missing; see --help");
-		else if (!config->command)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the COMMAND that starts the "
-				     "back-end at '%s' is missing; give it after '--'",
-				     config->socket);
-		else if (!config->num_actions && !config->runtime_ms)
-			config->num_actions = DEFAULT_ACTIONS;
-		if (!config->actions && !config->num_env && !config->runtime_ms)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-				     "--faults=none needs --runtime");
+		check(state, config);
 		return 0;
 	default:
 		return parse_actions(key, arg, state);

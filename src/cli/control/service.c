@@ -12,6 +12,7 @@
 #include "cli/control/socket.h"
 
 #include <poll.h>
+#include <string.h>
 
 void vublk_service_options_init(struct vublk_service_options *options)
 {
@@ -34,6 +35,11 @@ error_t vublk_service_take_option(struct argp_state *state, int key, char *value
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
+}
+
+const char *vublk_service_metrics_path(const struct vublk_service_options *options)
+{
+	return options->metrics && strchr(options->metrics, '/') ? options->metrics : NULL;
 }
 
 static int process_until_end(const struct vublk_service *service, struct vublk_error *error)

@@ -61,6 +61,9 @@ void vublk_service_options_init(struct vublk_service_options *options);
 error_t vublk_service_take_option(struct argp_state *state, int key, char *value,
 				  struct vublk_service_options *options);
 
+/* Returns the path of the socket for metrics; NULL: the address is none. */
+const char *vublk_service_metrics_path(const struct vublk_service_options *options);
+
 /*
  * Serves the object until its process() returns something other than 1, and returns that value.
  * Returns a negative errno if a socket cannot be opened. `signals` must have been initialized with

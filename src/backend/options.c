@@ -117,10 +117,12 @@ static int parse_count(const char *name, const char *value, unsigned max, unsign
 	int r = 0;
 
 	if (strcmp(value, "auto"))
-		r = vublk_parse_u64(name, value, 1, max, &number, error);
-	if (!r)
-		*count = (unsigned)number;
-	return r;
+		r = vublk_parse_u64(name, value, 1, max, &number, NULL);
+	if (r)
+		return vublk_error_set(error, EINVAL, "%s must be auto or a whole number from 1 to "
+				       "%u, not '%s'", name, max, value);
+	*count = (unsigned)number;
+	return 0;
 }
 
 static int parse_num_queues(const char *name, const char *value,
@@ -270,11 +272,9 @@ static int parse_block_size(const char *name, const char *value, uint32_t *bytes
 
 	if (strcmp(value, "auto"))
 		r = vublk_parse_bytes(name, value, VUBLK_SECTOR_BYTES,
-				      VUBLK_ENGINE_MAX_BLOCK_BYTES, &number, error);
-	if (r)
-		return r;
-	if (number && !vublk_is_power_of_two(number))
-		return vublk_error_set(error, EINVAL, "%s must be a power of two from %u to %u "
+				      VUBLK_ENGINE_MAX_BLOCK_BYTES, &number, NULL);
+	if (r || (number && !vublk_is_power_of_two(number)))
+		return vublk_error_set(error, EINVAL, "%s must be auto or a power of two from %u to %u "
 				       "bytes, not %s", name, VUBLK_SECTOR_BYTES,
 				       VUBLK_ENGINE_MAX_BLOCK_BYTES, value);
 	*bytes = (uint32_t)number;
@@ -479,7 +479,9 @@ int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 		if (r && !is_fd)
 			continue;
 		if (!option)
-			r = vublk_error_set(error, EINVAL, "there is no option '%s'", o->name);
+			r = vublk_error_set(error, EINVAL, "there is no option '%s'; 'vublk serve "
+					    "--list-options' and vublk_backend_options() list all",
+					    o->name);
 		else if (!o->value)
 			r = vublk_error_set(error, EINVAL, "the option %s needs a value", o->name);
 		else if (r)

@@ -111,7 +111,8 @@ static void check_queue_size(struct argp_state *state, const char *text)
 
 	if (size & (size - 1))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "--queue-size must be a power of two, not %" PRIu64, size);
+			     "--queue-size must be a power of two from %d to %d, not %" PRIu64,
+			     MIN_QUEUE_SIZE, VUBLK_MAX_QUEUE_SIZE, size);
 }
 
 static error_t parse_disk(int key, char *arg, struct argp_state *state)

@@ -187,7 +187,9 @@ static const struct row *find(const char *name)
 
 static int unknown(const char *name, struct vublk_error *error)
 {
-	return vublk_error_set(error, EINVAL, "the device has no property '%s'", name ? name : "");
+	return vublk_error_set(error, EINVAL, "the device has no property '%s'; 'vublk device "
+			       "--list-properties' and vublk_device_properties() list all",
+			       name ? name : "");
 }
 
 const struct vublk_property *vublk_device_properties(void)
@@ -235,16 +237,41 @@ static int set_string(const struct row *row, char *field, const char *text,
 	return 0;
 }
 
+static void get_range(const struct row *row, uint64_t *min, uint64_t *max)
+{
+	*min = 0;
+	*max = row->kind == KIND_RATE ? VUBLK_DEVICE_MAX_RATE : UINT32_MAX;
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(limits); i++)
+		if (!strcmp(limits[i].name, row->property.name)) {
+			*min = limits[i].min;
+			*max = limits[i].max;
+		}
+}
+
 static int set_number(const struct row *row, uint64_t *field, const char *text,
 		      struct vublk_error *error)
 {
-	const char *name = row->property.name;
+	uint64_t min, max;
 
-	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(limits); i++)
-		if (!strcmp(limits[i].name, name))
-			return vublk_parse_u64(name, text, limits[i].min, limits[i].max, field,
-					       error);
-	return vublk_parse_u64(name, text, 0, UINT32_MAX, field, error);
+	get_range(row, &min, &max);
+	return vublk_parse_u64(row->property.name, text, min, max, field, error);
+}
+
+static int set_number_or_auto(const struct row *row, uint64_t *field, const char *text,
+			      struct vublk_error *error)
+{
+	uint64_t min, max;
+
+	if (text && !strcmp(text, "auto")) {
+		*field = VUBLK_DEVICE_AUTO;
+		return 0;
+	}
+	if (!set_number(row, field, text, NULL))
+		return 0;
+	get_range(row, &min, &max);
+	return vublk_error_set(error, EINVAL, "%s must be auto or a whole number from %" PRIu64
+			       " to %" PRIu64 ", not '%s'", row->property.name, min, max,
+			       text ? text : "");
 }
 
 static int set_value(struct vublk_device_settings *settings, const struct row *row,
@@ -256,16 +283,10 @@ static int set_value(struct vublk_device_settings *settings, const struct row *r
 	case KIND_STRING:
 		return set_string(row, field, text, error);
 	case KIND_AUTO:
-		if (text && !strcmp(text, "auto")) {
-			*(uint64_t *)field = VUBLK_DEVICE_AUTO;
-			return 0;
-		}
-		return set_number(row, field, text, error);
+		return set_number_or_auto(row, field, text, error);
 	case KIND_NUMBER:
-		return set_number(row, field, text, error);
 	case KIND_RATE:
-		return vublk_parse_u64(row->property.name, text, 0, VUBLK_DEVICE_MAX_RATE, field,
-				       error);
+		return set_number(row, field, text, error);
 	case KIND_BOOL:
 		return vublk_parse_bool(row->property.name, text, field, error);
 	case KIND_FEATURES:
@@ -356,7 +377,8 @@ static int check_queue_size(const struct vublk_device_settings *settings,
 
 	if (!vublk_is_power_of_two(size))
 		return vublk_error_set(error, EINVAL,
-				       "queue-size must be a power of two, not %" PRIu64, size);
+				       "queue-size must be a power of two from %d to %d, not "
+				       "%" PRIu64, VUBLK_MIN_QUEUE_SIZE, VUBLK_MAX_QUEUE_SIZE, size);
 	if (settings->seg_max_adjust && size < 4)
 		return vublk_error_set(error, EINVAL,
 				       "seg-max-adjust needs a queue-size of at least 4, not %" PRIu64,
@@ -364,8 +386,9 @@ static int check_queue_size(const struct vublk_device_settings *settings,
 	size = settings->shadow_queue_size;
 	if (size != VUBLK_DEVICE_AUTO && !vublk_is_power_of_two(size))
 		return vublk_error_set(error, EINVAL,
-				       "shadow-queue-size must be auto or a power of two, not %" PRIu64,
-				       size);
+				       "shadow-queue-size must be auto or a power of two from %d to "
+				       "%d, not %" PRIu64, VUBLK_MIN_QUEUE_SIZE,
+				       VUBLK_MAX_QUEUE_SIZE, size);
 	return 0;
 }
 

@@ -108,7 +108,8 @@ static int parse_name(const char *name, const char *text, size_t length, uint64_
 		}
 	return vublk_error_set(error, EINVAL,
 			       "%s must be a mask such as 0x2000 or names of features such as "
-			       "discard+topology; there is no feature '%.*s'", name,
+			       "discard+topology; there is no feature '%.*s'; 'vublk info SOCKET' shows the "
+			       "names", name,
 			       (int)VUBLK_MIN(length, (size_t)40), text);
 }
 

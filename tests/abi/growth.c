@@ -255,6 +255,16 @@ static void use_trace(const struct vublk_device *device)
 	CHECK_ZEROED(info);
 }
 
+static void use_replay(const struct vublk_device *device)
+{
+	FRAMED(struct vublk_replay_info, info);
+
+	vublk_device_get_replay(device, &info.it, sizeof(info.it));
+	CHECK(!info.it.is_on && !info.it.replays);
+	CHECK_FRAME(info);
+	CHECK_ZEROED(info);
+}
+
 static void use_dirty_log(struct vublk_device *device)
 {
 	struct vublk_device_dirty_log given = { .size_bytes = 4096 };
@@ -301,6 +311,7 @@ static void use_device(const char *path)
 	use_queue(device);
 	use_limits(device);
 	use_trace(device);
+	use_replay(device);
 	use_dirty_log(device);
 	CHECK(!vublk_device_ack_features(device, vublk_device_features(device), &error));
 	CHECK(vublk_device_set_status(device, 0xf, &error) >= 0);

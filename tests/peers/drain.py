@@ -138,7 +138,7 @@ def with_a_signal(case):
 def refusals(case):
     disk = Disk(case)
     for words, sentence in ((['timeout-ms=0'], 'must be a number'), (['timeout-ms=x'], 'must be a number'),
-                            (['when=now'], 'has no argument')):
+                            (['when=now'], 'its arguments are timeout-ms')):
         result = disk.drain(*words)
         check(result.code == 1 and sentence in result.err, str(result))
     check(disk.status()['state'] == 'listening', str(disk.status()))

@@ -223,6 +223,22 @@ static bool is_listed(const char *const *names, const char *name)
 	return false;
 }
 
+static int unknown_argument(const char *command, const char *name, const char *const *names,
+			    struct vublk_error *error)
+{
+	char list[256] = "";
+
+	for (const char *const *n = names; n && *n; n++) {
+		strncat(list, list[0] ? ", " : "", sizeof(list) - strlen(list) - 1);
+		strncat(list, *n, sizeof(list) - strlen(list) - 1);
+	}
+	if (!list[0])
+		return vublk_cli_error(error, EINVAL, "the command '%s' has no argument '%.40s'; it "
+				       "has no arguments at all", command, name);
+	return vublk_cli_error(error, EINVAL, "the command '%s' has no argument '%.40s'; its "
+			       "arguments are %s", command, name, list);
+}
+
 int vublk_control_request_check(const struct vublk_control_request *request,
 				const char *const *names, struct vublk_error *error)
 {
@@ -231,8 +247,7 @@ int vublk_control_request_check(const struct vublk_control_request *request,
 	json_object_object_foreach(request->arguments, name, value) {
 		(void)value;
 		if (!is_listed(names, name))
-			return vublk_cli_error(error, EINVAL, "the command '%s' has no argument "
-					       "'%.40s'", request->command, name);
+			return unknown_argument(request->command, name, names, error);
 	}
 	return 0;
 }

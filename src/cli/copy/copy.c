@@ -69,7 +69,8 @@ static uint32_t parse_request_size(struct argp_state *state, const char *text)
 
 	if (bytes & (bytes - 1))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "--request-size must be a power of two, not '%s'", text);
+			     "--request-size must be a power of two from %d to %d, not '%s'",
+			     (int)MIN_REQUEST_BYTES, (int)MAX_REQUEST_BYTES, text);
 	return (uint32_t)bytes;
 }
 

@@ -175,9 +175,9 @@ static void test_refused_block_sizes(void **state)
 
 	make_image(path, sizeof(path), "image", (1 << 20) + 512);
 	expect_refused(path, "256", "auto", "logical-block-size must be");
-	expect_refused(path, "1536", "auto", "must be a power of two from 512 to 2097152");
+	expect_refused(path, "1536", "auto", "must be auto or a power of two from 512 to 2097152");
 	expect_refused(path, "4M", "auto", "logical-block-size must be");
-	expect_refused(path, "512", "1000", "physical-block-size must be a power of two");
+	expect_refused(path, "512", "1000", "physical-block-size must be auto or a power of two");
 	expect_refused(path, "4096", "auto", "has 1049088 bytes, which is not a multiple");
 	expect_refused(path, "4096", "auto", "resize it to 1052672 bytes");
 	make_image(path, sizeof(path), "image", 1 << 20);

@@ -194,7 +194,7 @@ static void test_what_cannot_be_hidden(void **state)
 		{ "ro+discard", NULL, "features-off contains VIRTIO_BLK_F_RO (bit 5), which" },
 		{ "0x8000000000000000", NULL, "features-off contains no name (bit 63), which" },
 		{ "ring_packed", NULL, "features-off contains VIRTIO_F_RING_PACKED (bit 34), which" },
-		{ "discord", "there is no feature 'discord'", NULL },
+		{ "discord", "there is no feature 'discord'; 'vublk info SOCKET' shows the names", NULL },
 		{ "discard+", "there is no feature ''", NULL },
 		{ "discard++flush", "there is no feature ''", NULL },
 		{ "+", "there is no feature ''", NULL },

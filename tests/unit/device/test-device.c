@@ -55,19 +55,21 @@ static void test_properties_are_listed(void **state)
 static void test_bad_values(void **state)
 {
 	const struct { const char *name, *value, *sentence; } cases[] = {
-		{ "colour", "red", "the device has no property 'colour'" },
-		{ NULL, "red", "the device has no property ''" },
+		{ "colour", "red", "the device has no property 'colour'; 'vublk device "
+		  "--list-properties' and vublk_device_properties() list all" },
+		{ NULL, "red", "the device has no property ''; 'vublk device "
+		  "--list-properties' and vublk_device_properties() list all" },
 		{ "num-queues", "-1",
-		  "num-queues must be a whole number from 1 to 256, not '-1'" },
-		{ "num-queues", "", "num-queues must be a whole number from 1 to 256, not ''" },
+		  "num-queues must be auto or a whole number from 1 to 256, not '-1'" },
+		{ "num-queues", "", "num-queues must be auto or a whole number from 1 to 256, not ''" },
 		{ "queue-size", "auto",
 		  "queue-size must be a whole number from 2 to 1024, not 'auto'" },
 		{ "shadow-queue-size", "1",
-		  "shadow-queue-size must be a whole number from 2 to 1024, not '1'" },
+		  "shadow-queue-size must be auto or a whole number from 2 to 1024, not '1'" },
 		{ "queue-size", "4294967296",
 		  "queue-size must be a whole number from 2 to 1024, not '4294967296'" },
-		{ "num-queues", "0", "num-queues must be a whole number from 1 to 256, not '0'" },
-		{ "num-queues", "257", "num-queues must be a whole number from 1 to 256, not '257'" },
+		{ "num-queues", "0", "num-queues must be auto or a whole number from 1 to 256, not '0'" },
+		{ "num-queues", "257", "num-queues must be auto or a whole number from 1 to 256, not '257'" },
 		{ "num-queues-limit", "0",
 		  "num-queues-limit must be a whole number from 1 to 256, not '0'" },
 		{ "queue-size", "2048",
@@ -75,7 +77,7 @@ static void test_bad_values(void **state)
 		{ "request-timeout-ms", "0",
 		  "request-timeout-ms must be a whole number from 1 to 3600000, not '0'" },
 		{ "keepalive-ms", "3600001",
-		  "keepalive-ms must be a whole number from 0 to 3600000, not '3600001'" },
+		  "keepalive-ms must be auto or a whole number from 0 to 3600000, not '3600001'" },
 		{ "reconnect-ms", "3600001",
 		  "reconnect-ms must be a whole number from 0 to 3600000, not '3600001'" },
 		{ "realize-retries", "1001",
@@ -110,9 +112,9 @@ static void test_realize_validates(void **state)
 	const struct { const char *name, *value, *good, *sentence; } cases[] = {
 		{ "chardev", "", "/nowhere",
 		  "chardev is not set; set it to the path of the back-end's socket" },
-		{ "queue-size", "100", "2", "queue-size must be a power of two, not 100" },
+		{ "queue-size", "100", "2", "queue-size must be a power of two from 2 to 1024, not 100" },
 		{ "shadow-queue-size", "100", "auto",
-		  "shadow-queue-size must be auto or a power of two, not 100" },
+		  "shadow-queue-size must be auto or a power of two from 2 to 1024, not 100" },
 		{ "seg-max-adjust", "on", "off",
 		  "seg-max-adjust needs a queue-size of at least 4, not 2" },
 	};

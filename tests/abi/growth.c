@@ -160,7 +160,14 @@ static unsigned num_notices;
 /* `notice_bytes` is the size of the library's struct. The program's struct may be longer. */
 static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
 {
-	CHECK(notice_bytes >= offsetof(struct vublk_notice, back_end) + sizeof(notice->back_end));
+	CHECK(notice_bytes >= offsetof(struct vublk_notice, limits_bytes) +
+			      sizeof(notice->limits_bytes));
+	if (notice->kind == VUBLK_NOTICE_LIMITS_CHANGED) {
+		CHECK(notice->limits->burst_ms == 7 &&
+		      notice->limits_bytes >= offsetof(struct vublk_limits, burst_ms) +
+					      sizeof(notice->limits->burst_ms));
+		return;
+	}
 	CHECK(notice->kind == VUBLK_NOTICE_CONNECTED && notice->size_bytes == 1 << 20);
 	num_notices++;
 }

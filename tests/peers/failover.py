@@ -314,7 +314,7 @@ def refused(case):
     fails(2, 'chardev-3 is set, but chardev-2 is not', '--chardev', a, '-o', f'chardev-3={b}')
     fails(2, 'chardev-2 needs a device that reconnects', '--chardev', a, '--chardev', b, '-o', 'reconnect-ms=0')
     fails(2, 'at most 4 times', *[word for i in range(5) for word in ('--chardev', f'{a}{i}')])
-    fails(2, 'the bus and chardev use the same socket', '--chardev', a, '--chardev', case.path('vm.sock'))
+    fails(2, 'chardev-2 and --bus are the same path', '--chardev', a, '--chardev', case.path('vm.sock'))
 
 
 def switch(disk, name, code=0):

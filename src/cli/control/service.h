@@ -61,7 +61,7 @@ void vublk_service_options_init(struct vublk_service_options *options);
 error_t vublk_service_take_option(struct argp_state *state, int key, char *value,
 				  struct vublk_service_options *options);
 
-/* Returns the path of the socket for metrics; NULL: the address is none. */
+/* Returns the path of the socket for metrics; NULL: there is no such socket. */
 const char *vublk_service_metrics_path(const struct vublk_service_options *options);
 
 /*

@@ -188,11 +188,12 @@ bool vublk_device_shadow_lose(struct vublk_device *device);
  */
 int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);
 /*
- * Gives the plane the present kick and call descriptors of queue `index`. A no-op if the plane does
- * not have the driver's rings.
+ * Give the plane the present kick or call descriptor of queue `index`. No-ops if the plane does not
+ * have the driver's rings. See vublk_plane_thread_set_kick() and vublk_plane_thread_set_call().
  */
-int vublk_device_shadow_set_notifiers(struct vublk_device *device, unsigned index,
-				      struct vublk_error *error);
+int vublk_device_shadow_set_kick(struct vublk_device *device, unsigned index,
+				 struct vublk_error *error);
+void vublk_device_shadow_set_call(struct vublk_device *device, unsigned index);
 /*
  * Makes the plane mark in `bitmap`, of `bytes` bytes, the pages that it writes. NULL: it marks
  * none.

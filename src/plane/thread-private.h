@@ -98,7 +98,7 @@ struct vublk_plane_thread_call {
 	struct vublk_mirror_state *mirror_state;
 	struct vublk_plane_replay_info *replay_info;
 	unsigned index;
-	int kick_fd, call_fd;
+	int fd;
 };
 
 /* --- thread.c ------------------------------------------------------------------------------ */

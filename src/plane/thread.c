@@ -399,25 +399,27 @@ static int do_set_log(struct vublk_plane_thread *thread, struct vublk_plane_thre
 	return 0;
 }
 
-static int do_set_notifiers(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+static int do_set_kick(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
 {
 	struct vublk_plane_setup *setup = &thread->plane.queues[call->index].setup;
 	struct vublk_loop_source *source = &thread->queues[call->index].kick_source;
-	int r = vublk_plane_thread_watch(thread, source, call->kick_fd, call->error);
+	int r = vublk_plane_thread_watch(thread, source, call->fd, call->error);
 
 	if (r < 0) {
 		vublk_plane_thread_watch(thread, source, setup->kick_fd, NULL);
 		return r;
 	}
-	setup->kick_fd = call->kick_fd;
-	setup->call_fd = call->call_fd;
+	/* A kick of the old descriptor is not lost, because the next round looks at the rings. */
+	setup->kick_fd = call->fd;
 	vublk_plane_thread_count_polled(thread);
-	/*
-	 * A signal may have gone to the old call descriptor. The old kick descriptor does not
-	 * matter, because the next round looks at the rings.
-	 */
-	if (call->call_fd >= 0)
-		vublk_eventfd_signal(call->call_fd);
+	return 0;
+}
+
+static int do_set_call(struct vublk_plane_thread *thread, struct vublk_plane_thread_call *call)
+{
+	thread->plane.queues[call->index].setup.call_fd = call->fd;
+	if (call->fd >= 0)
+		vublk_eventfd_signal(call->fd);
 	return 0;
 }
 
@@ -568,17 +570,20 @@ void vublk_plane_thread_set_dirty_log(struct vublk_plane_thread *thread,
 	vublk_plane_thread_execute(thread, &call, do_set_log);
 }
 
-int vublk_plane_thread_set_notifiers(struct vublk_plane_thread *thread, unsigned index, int kick_fd,
-				     int call_fd, struct vublk_error *error)
+int vublk_plane_thread_set_kick(struct vublk_plane_thread *thread, unsigned index, int fd,
+				struct vublk_error *error)
 {
-	struct vublk_plane_thread_call call = {
-		.index = index, .kick_fd = kick_fd, .call_fd = call_fd, .error = error,
-	};
-	int r = vublk_plane_thread_execute(thread, &call, do_set_notifiers);
+	struct vublk_plane_thread_call call = { .index = index, .fd = fd, .error = error };
 
-	if (!r)
-		thread->queues[index].call_fd = call_fd;
-	return r;
+	return vublk_plane_thread_execute(thread, &call, do_set_kick);
+}
+
+void vublk_plane_thread_set_call(struct vublk_plane_thread *thread, unsigned index, int fd)
+{
+	struct vublk_plane_thread_call call = { .index = index, .fd = fd };
+
+	vublk_plane_thread_execute(thread, &call, do_set_call);
+	thread->queues[index].call_fd = fd;
 }
 
 int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_plane_side *side,

@@ -89,11 +89,17 @@ int vublk_plane_thread_set_memory(struct vublk_plane_thread *thread,
 void vublk_plane_thread_set_dirty_log(struct vublk_plane_thread *thread,
 				      const struct vublk_dirty_log *log);
 /*
- * Replaces the driver's descriptors of a queue; -1: no descriptor. The new call descriptor is
- * signalled once, because a signal may have gone to the old one.
+ * Replaces the driver's kick descriptor of a queue; -1: no descriptor. If the new one cannot be
+ * watched, the old one stays.
  */
-int vublk_plane_thread_set_notifiers(struct vublk_plane_thread *thread, unsigned index, int kick_fd,
-				     int call_fd, struct vublk_error *error);
+int vublk_plane_thread_set_kick(struct vublk_plane_thread *thread, unsigned index, int fd,
+				struct vublk_error *error);
+/*
+ * Replaces the driver's call descriptor of a queue; -1: no descriptor. The new one is signalled
+ * once, because a signal may have gone to the old one. This cannot fail, so the caller may close
+ * the old one.
+ */
+void vublk_plane_thread_set_call(struct vublk_plane_thread *thread, unsigned index, int fd);
 
 /* See vublk_plane_set_side(). The side is borrowed until vublk_plane_thread_lose_side(). */
 int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_plane_side *side,

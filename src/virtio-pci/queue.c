@@ -144,7 +144,7 @@ bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 
 /*
  * No call is lost between the old and the new eventfd, because the device signals the new one once.
- * The only possible error, a lack of memory with shadow rings, is ignored.
+ * A queue that the device has can always get another call descriptor.
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue)
 {

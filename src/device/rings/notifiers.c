@@ -176,8 +176,12 @@ static int change(struct vublk_device *device, unsigned index, unsigned which, i
 	vublk_device_unwatch_kicks(device);
 	vublk_device_post_update(device);
 	if (vublk_device_is_shadowed(device)) {
-		int r = vublk_device_shadow_set_notifiers(device, index, error);
+		int r = 0;
 
+		if (which == CALL)
+			vublk_device_shadow_set_call(device, index);
+		else
+			r = vublk_device_shadow_set_kick(device, index, error);
 		if (r < 0)
 			*queue = before;
 		return r;

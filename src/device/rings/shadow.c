@@ -452,15 +452,20 @@ int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_
 	return r;
 }
 
-int vublk_device_shadow_set_notifiers(struct vublk_device *device, unsigned index,
-				      struct vublk_error *error)
+int vublk_device_shadow_set_kick(struct vublk_device *device, unsigned index,
+				 struct vublk_error *error)
 {
-	const struct vublk_device_queue *queue = &device->queues[index];
-
 	if (!vublk_device_shadow_is_attached(device))
 		return 0;
-	return vublk_plane_thread_set_notifiers(device->shadow.thread, index, queue->kick_fd,
-						queue->call_fd, error);
+	return vublk_plane_thread_set_kick(device->shadow.thread, index,
+					   device->queues[index].kick_fd, error);
+}
+
+void vublk_device_shadow_set_call(struct vublk_device *device, unsigned index)
+{
+	if (vublk_device_shadow_is_attached(device))
+		vublk_plane_thread_set_call(device->shadow.thread, index,
+					    device->queues[index].call_fd);
 }
 
 void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint64_t bytes)

@@ -21,6 +21,7 @@
 #include <linux/virtio_config.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define RIG_DIRTY_BYTES ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 8)
@@ -68,6 +69,26 @@ static void expect_resumed(struct device_rig *rig)
 	assert_int_equal(rig->calls[RIG_NEEDS_RESET], 0);
 	assert_int_equal(outstanding(rig), 1);
 	assert_int_equal(vublk_device_state(rig->device), VUBLK_DEVICE_RUNNING);
+}
+
+/*
+ * The driver's kick descriptor can no longer be watched. The call descriptor can be replaced
+ * nevertheless, and a bus may then close the old one.
+ */
+static void test_call_is_replaced_in_any_case(void **state)
+{
+	struct mock mock;
+	struct device_rig rig;
+	int kick, call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	uint64_t signals;
+
+	begin(&rig, &mock, "5000");
+	kick = rig.device->queues[0].kick_fd;
+	assert_int_equal(dup2(rig.memfd, kick), kick);
+	assert_int_equal(vublk_device_set_queue_call(rig.device, 0, call, NULL), 0);
+	assert_int_equal(read(call, &signals, sizeof(signals)), sizeof(signals));
+	rig_end(&rig, &mock);
+	close(call);
 }
 
 /* --- stops that a timeout or a loss ends ------------------------------------------ */
@@ -412,6 +433,7 @@ static void test_forced_shutdown_in_an_outage(void **state)
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
+		VUBLK_TEST(test_call_is_replaced_in_any_case),
 		VUBLK_TEST(test_memory_change_waits_too_long),
 		VUBLK_TEST(test_resumed_stop_waits_too_long),
 		VUBLK_TEST(test_loss_ends_a_stop),

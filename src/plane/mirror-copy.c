@@ -38,8 +38,8 @@ static char *data_of(const struct vublk_plane_side *side, unsigned index, uint64
 }
 
 /*
- * Puts a request of copy `index` on the ring: a read or a write of the present piece. Returns false
- * if the ring is full.
+ * Puts a request of copy `index` on the ring: a read or a write of the present piece, or a flush.
+ * Returns false if the ring is full.
  */
 static bool put(const struct vublk_plane_side *side, struct vublk_plane_side_queue *queue,
 		const struct vublk_plane_mirror_copy *copy, unsigned index, uint32_t type,
@@ -56,7 +56,7 @@ static bool put(const struct vublk_plane_side *side, struct vublk_plane_side_que
 	unsigned num_in = type == VIRTIO_BLK_T_IN ? 2 : 1, num_out = 1;
 
 	data_of(side, index, &data);
-	if (!copy->is_flush)
+	if (type != VIRTIO_BLK_T_FLUSH)
 		buffers[num_out++] = (struct vublk_ring_buffer){ data, copy->bytes };
 	buffers[num_out] = (struct vublk_ring_buffer){
 		addr + offsetof(struct vublk_plane_shared_own, status), 1,
@@ -71,6 +71,38 @@ static bool put(const struct vublk_plane_side *side, struct vublk_plane_side_que
 				      queue->ring.has_indirect ? &indirect : NULL, *token);
 }
 
+/* Puts a request of the copy on the source's ring, if there is room. */
+static bool send_to_source(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			   unsigned index, uint32_t type)
+{
+	struct vublk_plane_side_queue *queue = queue_of(plane->side);
+
+	if (!queue || !put(plane->side, queue, copy, index, type, &copy->token))
+		return false;
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_READING;
+	copy->is_reading = true;
+	return true;
+}
+
+/* Does the same on the target's ring. */
+static bool send_to_target(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			   unsigned index, uint32_t type)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+	struct vublk_plane_side_queue *queue = queue_of(mirror->target);
+	uint16_t token;
+
+	if (!queue || !put(mirror->target, queue, copy, index, type, &token))
+		return false;
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_WRITING;
+	mirror->chains[queue - mirror->target->queues][token] = (struct vublk_plane_mirror_chain){
+		.copy = (int)index,
+	};
+	if (!mirror->num_on_target++)
+		mirror->progress_ns = plane->now_ns();
+	return true;
+}
+
 /* --- one copy ------------------------------------------------------------------------ */
 
 /* Ends a flush, or a copy that has left the order of writes. The requests that waited may be ready. */
@@ -82,14 +114,12 @@ static void free_copy(struct vublk_plane *plane, struct vublk_plane_mirror_copy 
 	plane->has_ended = true;
 }
 
-/* Ends the copy. The region is then in `state`. */
+/* Ends the copy of a region, which is then in `state`. */
 static void end(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
 		enum vublk_plane_mirror_state state)
 {
-	if (!copy->is_flush) {
-		vublk_plane_mirror_set_state(plane->mirror, copy->region, state);
-		vublk_plane_end_order(plane, &copy->order);
-	}
+	vublk_plane_mirror_set_state(plane->mirror, copy->region, state);
+	vublk_plane_end_order(plane, &copy->order);
 	free_copy(plane, copy);
 }
 
@@ -128,80 +158,116 @@ static void fail_small(struct vublk_plane *plane, const struct vublk_driver_ring
 	vublk_plane_mirror_fail(plane, &error);
 }
 
+static bool read_piece(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+		       unsigned index)
+{
+	const struct vublk_plane_side_queue *queue = queue_of(plane->side);
+
+	if (queue && !fits(&queue->ring))
+		fail_small(plane, &queue->ring);
+	copy->bytes = next_piece(plane, copy);
+	return send_to_source(plane, copy, index, VIRTIO_BLK_T_IN);
+}
+
+static void fail(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, const char *what,
+		 uint8_t status)
+{
+	struct vublk_error error;
+
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
+	vublk_error_set(&error, EIO, "%s of %u bytes at offset %" PRIu64 " failed with status %u", what,
+			copy->bytes, copy->offset, status);
+	vublk_plane_mirror_fail(plane, &error);
+}
+
+/*
+ * Called when the source has read the piece. Moves the data from the source's memory to the target's.
+ * No other memory is needed, because the source could have given any data.
+ */
+static void piece_read(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index,
+		       uint8_t status)
+{
+	uint64_t addr;
+	char *to = data_of(plane->mirror->target, index, &addr);
+
+	if (status != VIRTIO_BLK_S_OK) {
+		fail(plane, copy, "the mirror's read", status);
+		return;
+	}
+	memcpy(to, data_of(plane->side, index, &addr), copy->bytes);
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
+}
+
+static void piece_written(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			  uint8_t status)
+{
+	struct vublk_plane_mirror *mirror = plane->mirror;
+
+	if (status != VIRTIO_BLK_S_OK) {
+		fail(plane, copy, "the write to the target", status);
+		return;
+	}
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
+	copy->offset += copy->bytes;
+	if (copy->offset < copy->end)
+		return;
+	/* The source may have the data only in its cache. */
+	mirror->epochs[copy->region] = mirror->epoch;
+	vublk_plane_mirror_note_unclear(mirror, copy->region);
+	end(plane, copy, VUBLK_PLANE_MIRROR_SYNCED);
+}
+
+/* --- the flush ----------------------------------------------------------------------- */
+
+/*
+ * A flush of both sides uses a free copy: first the source flushes, then the target. A side without
+ * FLUSH has no cache, and is left out.
+ */
+
 static bool can_flush(const struct vublk_plane_side *side)
 {
 	return side->features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
 }
 
-/* Called when both sides have flushed, or cannot. */
 static void end_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {
 	plane->mirror->flushed = VUBLK_MAX(plane->mirror->flushed, copy->mark);
-	end(plane, copy, VUBLK_PLANE_MIRROR_SYNCED);
+	free_copy(plane, copy);
 }
 
-static bool read_piece(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
-		       unsigned index)
+static bool flush_source(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			 unsigned index)
 {
-	struct vublk_plane_side_queue *queue = queue_of(plane->side);
-	uint32_t type = copy->is_flush ? VIRTIO_BLK_T_FLUSH : VIRTIO_BLK_T_IN;
-
-	if (copy->is_flush && !can_flush(plane->side)) {
-		copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
-		return true;
-	}
-	if (queue && !fits(&queue->ring))
-		fail_small(plane, &queue->ring);
-	if (!copy->is_flush)
-		copy->bytes = next_piece(plane, copy);
-	if (!queue || !put(plane->side, queue, copy, index, type, &copy->token))
-		return false;
-	copy->phase = VUBLK_PLANE_MIRROR_COPY_READING;
-	copy->is_reading = true;
+	if (can_flush(plane->side))
+		return send_to_source(plane, copy, index, VIRTIO_BLK_T_FLUSH);
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
 	return true;
 }
 
-static bool write_piece(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
-			unsigned index)
+static bool flush_target(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			 unsigned index)
 {
-	struct vublk_plane_mirror *mirror = plane->mirror;
-	struct vublk_plane_side_queue *queue = queue_of(mirror->target);
-	uint32_t type = copy->is_flush ? VIRTIO_BLK_T_FLUSH : VIRTIO_BLK_T_OUT;
-	uint16_t token;
-
-	if (copy->is_flush && !can_flush(mirror->target)) {
-		end_flush(plane, copy);
-		return true;
-	}
-	if (!queue || !put(mirror->target, queue, copy, index, type, &token))
-		return false;
-	copy->phase = VUBLK_PLANE_MIRROR_COPY_WRITING;
-	mirror->chains[queue - mirror->target->queues][token] = (struct vublk_plane_mirror_chain){
-		.copy = (int)index,
-	};
-	if (!mirror->num_on_target++)
-		mirror->progress_ns = plane->now_ns();
+	if (can_flush(plane->mirror->target))
+		return send_to_target(plane, copy, index, VIRTIO_BLK_T_FLUSH);
+	end_flush(plane, copy);
 	return true;
 }
 
-static void fail(struct vublk_plane *plane, const struct vublk_plane_mirror_copy *copy,
-		 const char *what, uint8_t status)
+static void fail_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+		       uint8_t status)
 {
 	struct vublk_error error;
 
-	if (copy->is_flush)
-		vublk_error_set(&error, EIO, "the mirror's flush failed with status %u", status);
-	else
-		vublk_error_set(&error, EIO, "%s of %u bytes at offset %" PRIu64 " failed with status %u",
-				what, copy->bytes, copy->offset, status);
+	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
+	vublk_error_set(&error, EIO, "the mirror's flush failed with status %u", status);
 	vublk_plane_mirror_fail(plane, &error);
 }
 
 /*
- * Called when the source has failed a flush of the mirror. It may have dropped completed writes, and
- * may not report that again.
+ * Called when the source has failed a flush of the mirror, also an abandoned one. It may have dropped
+ * completed writes, and may not report that again.
  */
-static void fail_flushes(struct vublk_plane *plane)
+static void fail_flushes_of_driver(struct vublk_plane *plane)
 {
 	vublk_plane_fail_next_flush(plane);
 	if (vublk_plane_fail_held_flushes(plane))
@@ -210,76 +276,70 @@ static void fail_flushes(struct vublk_plane *plane)
 		plane->ops->flush_must_fail(plane->opaque);
 }
 
-/*
- * Moves the data from the source's memory to the target's. No other memory is needed, because the
- * source could have given any data.
- */
-static void take_piece(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
-		       unsigned index)
+static void source_flushed(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			   uint8_t status)
 {
-	uint64_t addr;
-	char *to = data_of(plane->mirror->target, index, &addr);
+	if (status == VIRTIO_BLK_S_OK)
+		copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
+	else
+		fail_flush(plane, copy, status);
+}
 
-	if (!copy->is_flush)
-		memcpy(to, data_of(plane->side, index, &addr), copy->bytes);
-	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
+static void target_flushed(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
+			   uint8_t status)
+{
+	if (status == VIRTIO_BLK_S_OK)
+		end_flush(plane, copy);
+	else
+		fail_flush(plane, copy, status);
+}
+
+/* --- completions ---------------------------------------------------------------------- */
+
+/* Returns the copy that waits for the source's completion of this request; -1: none does. */
+static int find_reading(const struct vublk_plane_mirror *mirror, uint16_t token)
+{
+	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
+		if (mirror->copies[i].is_reading && mirror->copies[i].token == token)
+			return (int)i;
+	return -1;
 }
 
 bool vublk_plane_mirror_copies_took(struct vublk_plane *plane,
 				    const struct vublk_plane_side_queue *queue, uint16_t token)
 {
-	struct vublk_plane_mirror *mirror = plane->mirror;
-	unsigned i = 0;
+	int i = queue == queue_of(plane->side) ? find_reading(plane->mirror, token) : -1;
+	struct vublk_plane_mirror_copy *copy;
 	uint8_t status;
 
-	if (queue != queue_of(plane->side))
+	if (i < 0)
 		return false;
-	while (i < VUBLK_PLANE_MIRROR_COPIES &&
-	       !(mirror->copies[i].is_reading && mirror->copies[i].token == token))
-		i++;
-	if (i == VUBLK_PLANE_MIRROR_COPIES)
-		return false;
+	copy = &plane->mirror->copies[i];
 	status = vublk_load_relaxed(&plane->side->region.copies[i].status);
-	mirror->copies[i].is_reading = false;
-	if (mirror->copies[i].is_flush && status != VIRTIO_BLK_S_OK)
-		fail_flushes(plane);
-	if (mirror->copies[i].phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED) {
-		free_copy(plane, &mirror->copies[i]);
-	} else if (status == VIRTIO_BLK_S_OK) {
-		take_piece(plane, &mirror->copies[i], i);
-	} else {
-		mirror->copies[i].phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
-		fail(plane, &mirror->copies[i], "the mirror's read", status);
-	}
+	copy->is_reading = false;
+	if (copy->is_flush && status != VIRTIO_BLK_S_OK)
+		fail_flushes_of_driver(plane);
+	if (copy->phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED)
+		free_copy(plane, copy);
+	else if (copy->is_flush)
+		source_flushed(plane, copy, status);
+	else
+		piece_read(plane, copy, (unsigned)i, status);
 	return true;
 }
 
 void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, uint8_t status)
 {
-	struct vublk_plane_mirror *mirror = plane->mirror;
-	struct vublk_plane_mirror_copy *copy = &mirror->copies[index];
+	struct vublk_plane_mirror_copy *copy = &plane->mirror->copies[index];
 
 	if (copy->phase == VUBLK_PLANE_MIRROR_COPY_ABANDONED) {
 		free_copy(plane, copy);
-		mirror->num_dropped--;
-		return;
+		plane->mirror->num_dropped--;
+	} else if (copy->is_flush) {
+		target_flushed(plane, copy, status);
+	} else {
+		piece_written(plane, copy, status);
 	}
-	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
-	if (status != VIRTIO_BLK_S_OK) {
-		fail(plane, copy, "the write to the target", status);
-		return;
-	}
-	if (copy->is_flush) {
-		end_flush(plane, copy);
-		return;
-	}
-	copy->offset += copy->bytes;
-	if (copy->offset < copy->end)
-		return;
-	/* The source may have the data only in its cache. */
-	mirror->epochs[copy->region] = mirror->epoch;
-	vublk_plane_mirror_note_unclear(mirror, copy->region);
-	end(plane, copy, VUBLK_PLANE_MIRROR_SYNCED);
 }
 
 /* --- all copies --------------------------------------------------------------------- */
@@ -404,9 +464,11 @@ static bool step(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy
 		copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
 		return true;
 	case VUBLK_PLANE_MIRROR_COPY_TO_READ:
-		return read_piece(plane, copy, index);
+		return copy->is_flush ? flush_source(plane, copy, index) :
+					read_piece(plane, copy, index);
 	case VUBLK_PLANE_MIRROR_COPY_TO_WRITE:
-		return write_piece(plane, copy, index);
+		return copy->is_flush ? flush_target(plane, copy, index) :
+					send_to_target(plane, copy, index, VIRTIO_BLK_T_OUT);
 	default:
 		return false;
 	}
@@ -474,7 +536,10 @@ void vublk_plane_mirror_copies_lose_source(struct vublk_plane *plane)
 			if (was_reading)
 				copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
 		} else if (phase > VUBLK_PLANE_MIRROR_COPY_BLOCKED) {
-			end(plane, copy, state_before(plane->mirror, copy));
+			if (copy->is_flush)
+				free_copy(plane, copy);
+			else
+				end(plane, copy, state_before(plane->mirror, copy));
 			copy->phase = phase;
 			abandon(plane->mirror, copy);
 		}

@@ -98,8 +98,8 @@ enum vublk_plane_mirror_copy_phase {
 };
 
 /*
- * One region that is being copied, piece by piece; or a flush, which is "read" from the source and
- * then "written" to the target.
+ * One region that is being copied, piece by piece; or a flush. The source's part of a flush takes the
+ * place of the read, and the target's part that of the write.
  */
 struct vublk_plane_mirror_copy {
 	enum vublk_plane_mirror_copy_phase phase;

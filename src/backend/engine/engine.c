@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opening and closing an engine, and the helpers that several engines use. The list of engines
- * is in list.c.
+ * Opens, rescans and closes an engine, and implements helpers for engines. The list of engines is
+ * in list.c.
  */
 #include "backend/engine/engine.h"
 
@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-/* Sets the requested block sizes. Refuses sizes that the image cannot have. */
+/* Sets the requested block sizes, or refuses them if they do not fit the image. */
 static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engine_options *options,
 			   struct vublk_error *error)
 {

@@ -3,9 +3,9 @@
 #define VUBLK_BACKEND_ENGINE_ENGINE_H
 
 /*
- * The interface between requests and storage. An engine knows nothing of virtio: it gets reads,
- * writes, flushes, discards and zeroes that are within its size, and completes them in any order.
- * null.c is the example to copy.
+ * The interface between requests and storage. An engine knows nothing of virtio: it receives reads,
+ * writes, flushes, discards and write-zeroes requests within its size, and completes them in any
+ * order. null.c is the example to copy.
  *
  * The control thread opens and closes an engine. Each worker thread creates its own queue in the
  * engine, and only that thread uses the queue. A submitted request belongs to the engine until
@@ -36,9 +36,10 @@ struct vublk_engine_io {
 	/* set by the caller */
 	enum vublk_engine_op op;
 	unsigned flags;
-	uint64_t offset; /* both in bytes, multiples of 512, and within the size of the disk */
+	uint64_t offset; /* `offset` and `bytes` are multiples of 512, and within the size of the
+			    disk */
 	uint64_t bytes;
-	struct iovec *iov; /* of READ and WRITE, `bytes` bytes in total; the engine changes the
+	struct iovec *iov; /* for READ and WRITE; `bytes` bytes in total. The engine modifies the
 			      array */
 	unsigned num_iov;
 
@@ -50,7 +51,7 @@ struct vublk_engine_io {
 	uint64_t done_bytes;
 	unsigned stage;
 	unsigned retries;
-	/* why a durable write failed, while it is being repeated without its sync; otherwise 0 */
+	/* the error of a durable write while it is repeated without its sync; otherwise 0 */
 	int durable_error;
 	union {
 		struct iovec own_iov;
@@ -84,21 +85,17 @@ static inline struct vublk_engine_io *vublk_engine_list_take(struct vublk_engine
 	return io;
 }
 
-/*
- * Moves up to `max` requests from the list to `ios`. Returns their number, as poll() of a queue
- * does.
- */
+/* Moves at most `max` requests from the list to `ios`. Returns how many it has moved. */
 unsigned vublk_engine_list_take_many(struct vublk_engine_list *list,
 				     struct vublk_engine_io **ios, unsigned max);
 
 /* The geometry of a disk, as the guest sees it. */
 struct vublk_engine_geometry {
 	uint64_t size_bytes;           /* a multiple of 512 */
-	uint32_t block_bytes;          /* the smallest unit that can be written without reading
-					  first */
-	uint32_t min_block_bytes;      /* the smallest block size that the disk can have; 0: 512 */
-	uint32_t physical_block_bytes; /* the preferred unit of writes: block_bytes times a power
-					  of two */
+	uint32_t block_bytes;          /* the logical block size */
+	uint32_t min_block_bytes;      /* the smallest possible logical block size; 0: 512 */
+	uint32_t physical_block_bytes; /* the preferred unit of writes: block_bytes times a power of
+					  two */
 	uint32_t optimal_io_bytes;     /* 0: not known */
 	uint32_t discard_bytes;        /* the granularity of a discard; 0: no discards */
 	bool zeroes_may_unmap;
@@ -106,31 +103,32 @@ struct vublk_engine_geometry {
 };
 
 enum vublk_cache_mode {
-	VUBLK_CACHE_AUTO,     /* direct if O_DIRECT can serve every request; otherwise buffered */
+	VUBLK_CACHE_AUTO,     /* direct, unless O_DIRECT has no effect or cannot serve every
+				 request */
 	VUBLK_CACHE_DIRECT,   /* O_DIRECT */
 	VUBLK_CACHE_BUFFERED, /* the page cache */
 };
 
 enum vublk_io_method {
-	VUBLK_IO_AUTO,     /* io_uring for calls that wait; if it is not available, blocking,
+	VUBLK_IO_AUTO,     /* io_uring for calls that may wait. If it is not available: blocking,
 			      with a warning */
-	VUBLK_IO_URING,    /* io_uring for every call */
+	VUBLK_IO_URING,    /* io_uring for every call that it supports */
 	VUBLK_IO_BLOCKING, /* blocking system calls on the worker's thread */
 };
 
-/* The options of an engine, borrowed during the call that opens it, except `log`. */
+/* The options of an engine. The call that opens the engine borrows them, except `log`. */
 struct vublk_engine_options {
 	const char *path;
 	uint64_t size_bytes; /* 0: not given */
 	uint32_t block_bytes, physical_block_bytes; /* of the geometry; 0: the engine chooses */
 	bool read_only;
-	bool unlocked; /* the user ensures that no other program writes to the image */
+	bool unlocked; /* no lock; the user ensures that no other program writes to the image */
 	enum vublk_cache_mode cache;
 	enum vublk_io_method method;
 	const struct vublk_log *log; /* outlives the engine */
 	/*
-	 * In an upgrade, the descriptor of the image that another process has opened, with its
-	 * lock. The engine keeps a duplicate of it, and must not change the flags that the two
+	 * In an upgrade: the descriptor with which another process has opened and locked the image.
+	 * The engine keeps a duplicate, and must not change the file status flags, which both
 	 * processes share.
 	 */
 	bool has_image;
@@ -146,7 +144,8 @@ struct vublk_engine {
 	const struct vublk_log *log;
 	struct vublk_engine_geometry geometry; /* used by the control thread; workers have copies */
 	char description[256];                 /* for example "file '/x/disk.img', direct" */
-	uint64_t identity;                     /* of the storage; 0: the storage has none */
+	uint64_t identity;                     /* identifies the storage; 0: the storage has no
+						  identity */
 	uint64_t rescans;                      /* how many rescans there were; used by the
 						  control thread */
 };
@@ -162,12 +161,12 @@ struct vublk_engine_queue {
 	struct vublk_engine *engine;
 	/*
 	 * A descriptor that becomes readable when completions arrive after poll() found none; -1:
-	 * submit() does all the work.
+	 * submit() and commit() do all the work.
 	 */
 	int fd;
 	/*
-	 * 0, or the time after which the worker calls poll() again: the kernel has refused a
-	 * request for the moment, and no event will say when it can accept the request.
+	 * If not 0, the worker must call poll() again after this time, because the kernel refuses a
+	 * request for now and no event will tell when it can accept the request.
 	 */
 	unsigned retry_ms;
 };
@@ -179,17 +178,18 @@ struct vublk_engine_ops {
 	int (*open)(const struct vublk_engine_options *options, struct vublk_engine **engine,
 		    struct vublk_error *error);
 	void (*close)(struct vublk_engine *engine);
-	/* Reads geometry.size_bytes again; NULL: the size never changes. */
+	/* Updates geometry.size_bytes. NULL: the size never changes. */
 	int (*refresh)(struct vublk_engine *engine, struct vublk_error *error);
 
 	/*
-	 * For an upgrade: returns the descriptor of the image, which the engine owns; -1: there is
-	 * no image. NULL: the disk cannot be handed to another process.
+	 * For an upgrade: returns the descriptor of the image, which the engine still owns, or -1
+	 * if there is no image. NULL: the disk cannot be handed to another process.
 	 */
 	int (*image_fd)(const struct vublk_engine *engine);
 	/*
-	 * Return and set whether writes were lost, so that requests that make data stable must fail.
-	 * NULL: this cannot happen.
+	 * has_lost_writes() returns whether writes were lost after they had completed, and
+	 * lose_writes() records that. From then on, flushes and durable writes fail. NULL: the
+	 * engine never loses writes.
 	 */
 	bool (*has_lost_writes)(const struct vublk_engine *engine);
 	void (*lose_writes)(struct vublk_engine *engine);
@@ -223,16 +223,16 @@ const struct vublk_engine_ops *vublk_engine_find(const char *name);
 /* Returns all names in one string: "file, memory, null". */
 const char *vublk_engine_names(void);
 
-/* Opens an engine. The engine's name is part of each error sentence. */
+/* Opens an engine. Checks and sets the requested block sizes. */
 int vublk_engine_open(const struct vublk_engine_ops *ops,
 		      const struct vublk_engine_options *options, struct vublk_engine **engine,
 		      struct vublk_error *error);
-/* Reads the size again and logs it. Returns whether it has changed. */
+/* Reads the size again and logs the result. Returns whether the size has changed. */
 bool vublk_engine_rescan(struct vublk_engine *engine, struct vublk_log_limit *limit);
 /* Closes the engine. NULL is a no-op. */
 void vublk_engine_close(struct vublk_engine *engine);
 
-/* Checks the option `size` of an engine that has no file. */
+/* Checks the options of an engine without a file: a valid size, and no path. */
 int vublk_engine_check_size(const char *name, const struct vublk_engine_options *options,
 			    struct vublk_error *error);
 

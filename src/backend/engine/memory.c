@@ -4,11 +4,11 @@
  * Pages that were never written, or were discarded, take no memory.
  *
  * Key idea: a copy at a random offset first waits for memory, and more than half of that time is
- * address translation. So each request is served only when the next one arrives or the batch ends,
- * and the disk's memory at its offset is prefetched in the meantime. The memory consists of extents
- * of 2 MiB. If the first write to an extent begins at its start and is long, the extent becomes one
- * huge page, because the rest of it will probably also be written. Other extents consist of small
- * pages, so that a short write takes only one.
+ * spent on address translation. So each request is served only when the next one arrives or the
+ * batch ends, and the disk's memory at its offset is prefetched in the meantime. The memory
+ * consists of extents of 2 MiB. If the first write to an extent covers its start and is long, the
+ * extent becomes one huge page, because the rest of the extent will probably also be written. Other
+ * extents consist of small pages, so that a short write allocates only the pages that it touches.
  */
 #include "backend/engine/engine.h"
 
@@ -25,14 +25,18 @@
 #include <unistd.h>
 
 #define EXTENT_BYTES (UINT64_C(2) << 20)
-/* The shortest first write at the start of an extent that makes the extent a huge page. */
+/*
+ * An extent becomes a huge page if the first write to it covers at least this many bytes from its
+ * start.
+ */
 #define HUGE_FROM_BYTES (UINT64_C(256) << 10)
 
 struct memory_engine {
 	struct vublk_engine engine;
 	char *bytes; /* aligned to an extent */
 	size_t page_bytes;
-	uint8_t *begun; /* one per extent: whether it may have data; any worker, relaxed */
+	uint8_t *begun; /* one per extent: whether the extent may have data; used by all workers,
+			   relaxed */
 	void *mapping;
 	size_t mapping_bytes;
 };
@@ -121,9 +125,9 @@ static void copy_out(char *from, const struct vublk_engine_io *io)
 }
 
 /*
- * Makes an extent a huge page by touching its first byte, which the request is about to write. Then
- * the madvise() is undone, because the kernel needs one more mapping for each range whose advice
- * differs from its neighbours'.
+ * Makes an extent a huge page: permits huge pages, and touches the first byte, which the request is
+ * about to write. Then undoes the madvise(), because the kernel needs one more mapping for each
+ * range whose advice differs from its neighbours'.
  */
 static void make_huge(char *extent)
 {
@@ -135,7 +139,7 @@ static void make_huge(char *extent)
 
 /*
  * Prepares the extents in the range that have no data yet: records that they may have data, and
- * makes huge pages if that pays.
+ * makes huge pages of those whose start is covered by a long write.
  */
 static void begin_extents(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
 {

@@ -3,10 +3,10 @@
  * Executes many short requests to a file in memory with one system call.
  *
  * Key idea: the image is mapped, but this program never touches the mapping. The kernel copies
- * between the mapping and the driver's buffers (process_vm_readv() of our own process), for
- * all requests of a batch at once. If the file or a driver's memory has been truncated, the
- * kernel returns a short count, where our own copy would raise SIGBUS. Requests that were not
- * moved are executed by plain calls, which report errors.
+ * between the mapping and the driver's buffers (process_vm_readv() of our own process), for all
+ * requests of a batch at once. If the file or a driver's memory has been truncated, the kernel
+ * returns a short count, where our own copy would raise SIGBUS. Plain calls execute the requests
+ * that this call did not execute, and report their errors.
  *
  * Reading a hole must not fill the hole, but an access through a mapping would fill it. So the
  * mapping is registered with a userfaultfd that fails the kernel's faults in holes
@@ -36,12 +36,12 @@
  * gain nothing.
  */
 #define MAX_BYTES (UINT64_C(16) << 10)
-/* The smallest batch. Fewer requests are executed by one plain call each, which is not slower. */
+/* The smallest batch. For fewer requests, one plain call each is not slower. */
 #define MIN_REQUESTS 3u
 
 /* --- the mapping ------------------------------------------------------------ */
 
-/* Makes the kernel's accesses to holes of the file fail, so that they do not fill the holes. */
+/* Makes accesses of the kernel to holes in the file fail instead of filling the holes. */
 static int keep_holes(struct vublk_file_mapping *mapping)
 {
 	struct uffdio_api api = {

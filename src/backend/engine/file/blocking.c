@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The file engine without io_uring: the worker's thread makes the calls, one at a time, and waits
- * for each. This method is slow, so the log says once that the engine uses it.
+ * for each. This method is slow, so file.c logs a warning if it is used because io_uring is not
+ * available.
  */
 #include "backend/engine/file/file.h"
 
@@ -50,8 +51,9 @@ static void blocking_free(struct vublk_engine_queue *queue)
 }
 
 /*
- * Makes a sync, or waits for one of another thread. Returns as vublk_file_begin() does. A follower
- * takes the sync for good: if it has failed, that is recorded, and finish() fails the request.
+ * Makes a sync, or waits for the sync of another thread. Returns as vublk_file_begin() does. A
+ * thread that only waits passes on the result 0. If the sync failed, its leader has recorded the
+ * failure, so finish() fails the request.
  */
 static int make_sync(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step)

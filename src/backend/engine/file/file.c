@@ -5,7 +5,7 @@
  *
  * Key idea: O_DIRECT is used by default if it can serve every request of a guest, that is, any
  * multiple of 512 bytes. On a device with larger blocks O_DIRECT is used only if the user asks for
- * it (cache=direct). The same holds on tmpfs, which accepts O_DIRECT since Linux 6.6, although
+ * it (cache=direct). The same holds on tmpfs, which has accepted O_DIRECT since Linux 6.6, although
  * O_DIRECT has no effect there. If O_DIRECT cannot use a request's buffers, the data goes through a
  * bounce buffer.
  */
@@ -36,7 +36,10 @@
 
 /* --- the geometry ------------------------------------------------ */
 
-/* Reads a number in /sys about the device; for a partition, about its disk. */
+/*
+ * Reads a number about a block device in /sys; for a partition, about its disk. Returns 0 if there
+ * is none.
+ */
 static uint64_t read_sysfs(dev_t device, const char *name)
 {
 	static const char *const formats[] = {
@@ -227,7 +230,10 @@ static int set_direct(int fd, bool on)
 	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
 }
 
-/* Turns O_DIRECT on. Returns NULL, or the reason why O_DIRECT cannot be used. */
+/*
+ * Turns O_DIRECT on and returns NULL. If O_DIRECT cannot be used, returns the reason, but may leave
+ * the flag set.
+ */
 static const char *try_direct(struct vublk_file *file, bool asked_for)
 {
 	struct vublk_engine_geometry *geometry = &file->engine.geometry;
@@ -252,8 +258,8 @@ static const char *try_direct(struct vublk_file *file, bool asked_for)
 }
 
 /*
- * Uses O_DIRECT as the process does that has opened the image, because both processes share the
- * flag.
+ * Uses O_DIRECT if and only if the process that has opened the image uses it, because the two
+ * processes share the flag.
  */
 static int keep_cache(struct vublk_file *file, struct vublk_error *error)
 {
@@ -340,8 +346,8 @@ static void file_close(struct vublk_engine *engine)
 }
 
 /*
- * Uses a duplicate of the descriptor of another process. Checks that the path still leads to that
- * image, because a person who starts this process expects the image at the path.
+ * Returns a duplicate of another process's descriptor. Checks that the path still leads to that
+ * image, because the user of this process expects it to serve the image at the path.
  */
 static int use_image(const struct vublk_engine_options *options, struct vublk_error *error)
 {

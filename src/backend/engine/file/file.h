@@ -3,10 +3,10 @@
 #define VUBLK_BACKEND_ENGINE_FILE_FILE_H
 
 /*
- * The parts of the file engine. file.c opens the image. step.c turns a request into a series of
- * system calls, without making them. blocking.c and uring.c make these calls; sync.c says when a
- * sync may begin. uring.c first tries the fast paths in page-cache.c and batch-copy.c, which do not
- * use io_uring.
+ * The interfaces between the files of the file engine. file.c opens the image. step.c turns a
+ * request into a series of system calls, without making them. blocking.c and uring.c make these
+ * calls. sync.c decides when a sync may begin, and lost.c records a failed sync. uring.c first
+ * tries the fast paths in page-cache.c and batch-copy.c, which do not use io_uring.
  */
 #include "backend/engine/engine.h"
 
@@ -19,14 +19,14 @@
 /* The largest part of a request that one step moves through the engine's own memory. */
 #define VUBLK_FILE_PIECE_BYTES (UINT64_C(1) << 20)
 
-/* A mapping of an image that is in memory. Only the kernel copies from and to this mapping. */
+/* The mapping of an image that is in memory (batch-copy.c). Only the kernel accesses it. */
 struct vublk_file_mapping {
 	char *base; /* NULL: no mapping */
 	uint64_t bytes;
 	int uffd;
 };
 
-/* A queue whose requests wait for a sync that another queue makes. */
+/* A queue with requests that wait for a sync to end. */
 struct vublk_file_waiter {
 	struct vublk_file_waiter *next;
 	int fd;         /* the eventfd that is signalled when a sync ends */
@@ -37,8 +37,9 @@ struct vublk_file_waiter {
 struct vublk_file_syncs {
 	pthread_mutex_t lock;
 	pthread_cond_t one_ended; /* for the blocking method */
-	uint64_t begun, ended; /* the numbers of the newest syncs; if they differ, one is running.
-				  `ended` may be loaded without the lock, acquire (S) */
+	uint64_t begun, ended; /* the numbers of the last sync that began and of the last that
+				  ended; if they differ, a sync is running. `ended` may be loaded
+				  without the lock, acquire (S) */
 	struct vublk_file_waiter *waiters;
 };
 
@@ -50,16 +51,16 @@ struct vublk_file {
 	bool blocking;           /* the engine makes blocking calls and does not use io_uring */
 	bool in_memory;          /* the file is on tmpfs or ramfs, so no call waits for a disk */
 	bool inlined;            /* calls that do not wait are made directly, without io_uring */
-	bool dsync;              /* durable writes are made stable by RWF_DSYNC, and not by a sync
-				    of sync.c (lost.c) */
+	bool dsync;              /* RWF_DSYNC makes durable writes stable, instead of a sync of
+				    sync.c; see lost.c */
 	uint32_t memory_align;   /* the alignment of buffers for O_DIRECT */
 	uint32_t offset_align;   /* the alignment of offsets and lengths for O_DIRECT */
 	void *zeros;             /* VUBLK_FILE_PIECE_BYTES zero bytes, page-aligned */
 	struct vublk_file_mapping mapping;
 
 	/*
-	 * What requests have found out about the file and its file system. Any worker may load and
-	 * store these fields, relaxed.
+	 * Facts about the file and its file system, learned from the results of requests. Any
+	 * worker may load and store these fields, relaxed.
 	 */
 	bool no_punch;
 	bool no_zero_range;
@@ -69,7 +70,10 @@ struct vublk_file {
 	struct vublk_file_syncs syncs;
 };
 
-/* A queue of the file engine. Each method embeds this in its own struct. */
+/*
+ * A queue of the file engine. uring.c embeds it in a struct of its own; blocking.c uses it
+ * directly.
+ */
 struct vublk_file_queue {
 	struct vublk_engine_queue queue;
 	struct vublk_engine_list done;
@@ -100,13 +104,16 @@ struct vublk_file_step {
 int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step);
 
-/* Fills `step` again with the call that a request in progress needs. */
+/*
+ * Stores in `step` again the call that a request in progress needs. Returns as vublk_file_begin()
+ * does.
+ */
 int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		    struct vublk_file_step *step);
 
 /*
- * Continues a request after a call whose `result` was a number of bytes, 0, or a negative errno.
- * Returns as vublk_file_begin() does; `step` gets the next call.
+ * Continues a request whose call has returned `result`: a number of bytes, 0, or a negative errno.
+ * Returns as vublk_file_begin() does, with the next call in `step`.
  */
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
 		    struct vublk_file_step *step);
@@ -126,27 +133,30 @@ void vublk_file_lose_writes(struct vublk_file *file, int result);
 void vublk_file_syncs_init(struct vublk_file_syncs *syncs);
 void vublk_file_syncs_deinit(struct vublk_file_syncs *syncs);
 /*
- * Begins sync `*number`, if it has not begun and no other sync is running. If `*number` is 0, stores
- * the number of the next sync, which covers all writes that are complete now. Returns whether the
- * caller leads: it must make the system call, record a failure with vublk_file_lose_writes(), and
- * then call vublk_file_syncs_end(). Otherwise `waiter` is signalled when a sync has ended; then the
- * caller looks at vublk_file_syncs_ended(), and calls this function again if it still waits.
+ * If `*number` is 0, stores in it the number of the next sync, which covers all writes that are
+ * complete now. Begins sync `*number`, if it has not begun and no other sync is running. Returns
+ * whether the caller leads this sync: a leader must make the system call, record a failure with
+ * vublk_file_lose_writes(), and then call vublk_file_syncs_end(). For a caller that does not lead,
+ * `waiter` is signalled when a sync has ended. The caller must then check vublk_file_syncs_ended(),
+ * and call this function again if its sync has not ended.
  */
 bool vublk_file_syncs_begin(struct vublk_file_syncs *syncs, uint64_t *number,
 			    struct vublk_file_waiter *waiter);
 /*
- * The same for the blocking method: waits until a sync that covers all writes that are complete now
- * has ended, or until the caller leads. Returns whether the caller leads.
+ * The same for the blocking method. Waits until the caller leads a sync that covers all writes that
+ * are complete at this call, or until such a sync has ended. Returns whether the caller leads.
  */
 bool vublk_file_syncs_wait(struct vublk_file_syncs *syncs);
 /* Ends the caller's sync. Signals all waiters except the caller's own (NULL: it has none). */
 void vublk_file_syncs_end(struct vublk_file_syncs *syncs, const struct vublk_file_waiter *own);
-/* Must be called before `waiter` and its descriptor are freed. */
+/*
+ * Removes `waiter` from the list. Must be called before it is freed and its descriptor is closed.
+ */
 void vublk_file_syncs_leave(struct vublk_file_syncs *syncs, struct vublk_file_waiter *waiter);
 
 /*
- * Returns the number of the newest sync that has ended. If one of these syncs has failed, the failure
- * is recorded.
+ * Returns the number of the last sync that has ended. If this sync or an earlier one has failed,
+ * the failure is already recorded.
  */
 static inline uint64_t vublk_file_syncs_ended(const struct vublk_file_syncs *syncs)
 {
@@ -163,8 +173,8 @@ int64_t vublk_file_call_blocking(const struct vublk_file *file,
 				 const struct vublk_file_step *step);
 
 /*
- * Returns whether the worker's thread may make the call itself, because the call waits for no disk.
- * The caller must limit the bytes of such calls between two polls.
+ * Returns whether the worker's thread may make the call itself, because the call does not wait for
+ * a disk. The caller must limit how many bytes such calls move between two polls.
  */
 bool vublk_file_is_instant(const struct vublk_file *file, const struct vublk_engine_io *io,
 			   const struct vublk_file_step *step);
@@ -177,7 +187,7 @@ int64_t vublk_file_call_instant(const struct vublk_file *file,
 
 /* Decides from the hits and misses so far whether a fast path is worth trying. */
 struct vublk_file_backoff {
-	unsigned misses; /* a miss increases it, a hit decreases it */
+	unsigned misses; /* grows with each miss, and is halved by each hit */
 	unsigned skip;   /* how many more times the fast path is skipped */
 };
 
@@ -211,8 +221,8 @@ struct vublk_file_tries {
 bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step);
 /*
- * Makes the call of `step` on the page cache, if that is worthwhile. Returns as vublk_file_begin()
- * does; `step` then has the call for the part that remains.
+ * Makes the call of `step` for the part of the data that is in the page cache, unless recent tries
+ * have failed. Returns as vublk_file_begin() does, with the call for the remaining part in `step`.
  */
 int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *tries,
 		   struct vublk_engine_io *io, struct vublk_file_step *step);
@@ -243,19 +253,16 @@ struct vublk_file_batch {
 bool vublk_file_batch_add(struct vublk_file_batch *batch, const struct vublk_file *file,
 			  struct vublk_engine_io *io, const struct vublk_file_step *step);
 /*
- * Executes the batch. In a batch of writes it skips the first request, which the caller must have
- * executed with a plain call. Returns how many of the other requests, in order, were executed
- * completely. The caller must execute the remaining requests with plain calls.
+ * Executes the requests of the batch, except the first one of a batch of writes, which the caller
+ * must already have executed with a plain call. Returns how many requests, in order, were executed
+ * completely. The caller must execute the others with plain calls.
  */
 unsigned vublk_file_batch_move(struct vublk_file_batch *batch);
 
-/*
- * Each of these creates a queue of one method. -ENOSYS, -EPERM, ...: the method is not available on
- * this system.
- */
+/* Creates a queue that uses io_uring. Returns -ENOSYS, -EPERM, ... if io_uring is not available. */
 int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 			       struct vublk_error *error);
-/* Returns 0 if this process may use io_uring, otherwise the negative errno. */
+/* Returns 0 if this process can use io_uring, otherwise a negative errno. */
 int vublk_file_uring_probe(void);
 /*
  * Returns the most likely cause of the errno `code` (positive) of io_uring, and what to do about
@@ -263,6 +270,7 @@ int vublk_file_uring_probe(void);
  */
 const char *vublk_file_uring_cause(int code);
 
+/* Creates a queue that makes blocking calls. */
 int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_queue **queue,
 				  struct vublk_error *error);
 

@@ -2,26 +2,26 @@
 /*
  * Records that writes were lost after they had completed.
  *
- * Key idea: if a write-back fails, the kernel reports that once per open file, by the next sync of
+ * Key idea: if a write-back fails, the kernel reports that once per open file, at the next sync of
  * that file. Then the kernel forgets both the failure and the data. All queues share one open file.
- * So the report may go to a sync of a driver whose data was not lost, and the next sync succeeds.
- * Therefore this file records a failed sync. Afterwards each flush and each durable write of this
- * image fails, on every queue and for every front-end.
+ * So the report may go to a sync for a driver whose data was not lost, and the next sync succeeds.
+ * Therefore the engine records that a sync has failed. Afterwards each flush and each durable write
+ * of this image fails, on every queue and for every front-end.
  *
  * This applies to O_DIRECT as well. A drive that could not flush its cache may have dropped the
  * contents of the cache, and file systems serve some direct writes through the page cache. So a
  * later sync that succeeds proves nothing about the writes before the failed one.
  *
- * The failure must be recorded before any request gets the result of a sync that ran at the same time
- * as the failed one; sync.c takes care of that. In the page cache, a durable write is therefore a
- * plain write and such a sync. RWF_DSYNC would make a sync of its own, which can take the report of
- * another write, and its result would not say whether the write or the sync has failed. With O_DIRECT,
- * RWF_DSYNC is used nevertheless, because it may save the drive's flush (FUA). The page cache then
- * normally has no data whose loss could be reported, and each write is flushed after it has reached
- * the drive.
+ * The failure must be recorded before any request gets the result of a sync that ran at the same
+ * time as the failed one; sync.c ensures that. For a buffered file, a durable write is therefore a
+ * plain write followed by a sync of sync.c. RWF_DSYNC would sync on its own: it could consume the
+ * report about another write, and its result would not tell whether the write or the sync has
+ * failed. With O_DIRECT, RWF_DSYNC is used nevertheless, because it may save a flush of the drive's
+ * cache (FUA). The page cache then normally has no data whose loss could be reported, and each
+ * write is flushed after it has reached the drive.
  *
- * Discards, zeroes and a new size need no rule of their own: the same sync makes them stable, and
- * their system calls do not consume the kernel's report.
+ * Discards, zeroes and a new size need no special rule: the same sync makes them stable, and their
+ * system calls do not consume the kernel's report.
  */
 #include "backend/engine/file/file.h"
 

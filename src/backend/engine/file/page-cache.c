@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes those calls of the file engine on the worker's thread that do not wait for a disk.
+ * Makes the calls of the file engine that do not wait for a disk, on the worker's thread.
  *
  * Key idea: such a call costs one system call. io_uring needs an entry, a completion and a wake-up,
  * and it passes calls that may wait to a kernel thread.
  *
  * A file on tmpfs is in memory. tmpfs refuses RWF_NOWAIT, so io_uring would pass each call to a
- * kernel thread. But a plain call is only a copy. The copy waits only for pages that were swapped
- * out, as an access to guest memory does.
+ * kernel thread. A plain call only copies, and waits only for pages that were swapped out, as an
+ * access to guest memory does.
  *
  * For other files the page cache may have the data: RWF_NOWAIT moves what is cached, or fails with
- * EAGAIN. A try that fails costs a system call, so more requests skip the try after each miss, and
- * fewer after each hit.
+ * EAGAIN. A failed try costs a system call, so each miss makes more of the following requests skip
+ * the try, and each hit makes fewer skip it.
  *
  * A mapping would save even the system call. But if another program shrank the file, SIGBUS would
  * end this process, and only a memfd can be sealed against that.
@@ -29,8 +29,8 @@
 
 /*
  * The longest request that is served here. Longer requests go to io_uring, because other requests
- * would have to wait for their copy, and because the cost of io_uring is small in comparison with
- * that copy.
+ * would have to wait for the copy, and because io_uring costs little in comparison with such a
+ * copy.
  */
 #define MAX_BYTES (UINT64_C(128) << 10)
 
@@ -98,7 +98,10 @@ int vublk_file_try(struct vublk_file_queue *queue, struct vublk_file_tries *trie
 		vublk_file_backoff_hit(backoff);
 		return vublk_file_next(queue, io, n, step);
 	}
-	/* io_uring will report any error. Some kernels refuse RWF_NOWAIT for writes with EINVAL. */
+	/*
+	 * io_uring makes the call again and reports any error. Some kernels refuse RWF_NOWAIT for
+	 * writes with EINVAL.
+	 */
 	if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
 		vublk_store_relaxed(&file->no_nowait[direction_of(step)], true);
 	vublk_file_backoff_miss(backoff);

@@ -55,8 +55,8 @@ static const char *op_name(enum vublk_engine_op op)
 #define ADVICE_BYTES 128
 
 /*
- * Returns the cause of a failure with the errno `result`, or what to do about it; an empty text if
- * only the errno is known.
+ * Returns the cause of the error `result`, or what to do about it, or an empty text if only the
+ * error itself is known.
  */
 static const char *advice(const struct vublk_file *file, const struct vublk_engine_io *io,
 			  int result, char text[ADVICE_BYTES])
@@ -97,8 +97,8 @@ static void log_failure(struct vublk_file_queue *queue, const struct vublk_engin
 }
 
 /*
- * Ends a request and logs a failure. A request that makes data stable fails if writes were lost;
- * that is not logged again, because the loss was logged.
+ * Ends a request and logs a failure. A request that makes data stable fails if writes were lost.
+ * This failure is not logged, because the loss was logged when it was found.
  */
 static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, int result)
 {
@@ -341,8 +341,9 @@ static void advance(struct vublk_engine_io *io, uint64_t bytes)
 }
 
 /*
- * Continues after a short transfer. With O_DIRECT a short transfer ends at a block boundary, except
- * at the end of a file. If it ends elsewhere, the rest goes through the bounce buffer.
+ * Continues after a transfer, which may be short. With O_DIRECT, a short transfer ends at a block
+ * boundary, except at the end of a file. If it ends elsewhere, the rest goes through a bounce
+ * buffer.
  */
 static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 			  uint64_t moved)
@@ -377,9 +378,9 @@ static bool is_unsupported(int64_t result)
 }
 
 /*
- * Called when a call for a range has failed. Enters the stage that does the same in another way, or
- * returns the error. EINVAL concerns only this range, which does not consist of whole blocks; the
- * other errors concern all ranges.
+ * Called when a call for a range has failed. If the call is not supported, enters another stage
+ * with the same effect; otherwise returns the error. EINVAL means that the call does not support
+ * this range, which does not consist of whole blocks, but may support others.
  */
 static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
@@ -436,9 +437,9 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
 /*
  * Called when a call has failed. Returns the error, or 0 if another call follows. If a write with
  * RWF_DSYNC fails, it is unknown whether the write or its sync has failed. So the write is repeated
- * without the sync. If the repeated write succeeds, or fails in another way, the sync had failed. If
- * it fails in the same way, the disk may be dead, and the write or the sync may have been the first
- * to fail; a sync of its own decides.
+ * without the sync. If the repeated write succeeds, or fails with another error, the sync had
+ * failed. If it fails with the same error, either the write or the sync may have failed first, for
+ * example because the disk is dead. A separate sync then decides.
  */
 static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {

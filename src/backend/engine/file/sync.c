@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The order of the syncs of an image.
+ * Serializes the syncs of an image.
  *
- * Key idea: at most one sync runs at a time, over all queues. The kernel reports a failed write-back
- * to only one sync of an open file. If two syncs ran at the same time, the one that succeeds could be
- * answered before the failure of the other one is recorded (lost.c), although the failure may
- * concern the writes of both. With one at a time, a failure is recorded before the next sync begins,
- * and before any request that relies on the failed sync gets its result.
+ * Key idea: at most one sync runs at a time, over all queues. The kernel reports a failed
+ * write-back to only one sync of an open file. If two syncs ran at the same time, requests could
+ * succeed with one sync before the failure of the other is recorded (lost.c), although the failure
+ * may concern the writes of both. With one sync at a time, a failure is recorded before the next
+ * sync begins, and before any request that relies on the failed sync gets its result.
  *
- * Syncs are numbered. A request needs a sync that begins after the request, because the writes before
- * it are complete only then. So the requests that arrive while a sync runs share the next one, on all
- * queues, and a request waits for at most one other sync. A request of one of the queues makes the
- * system call (the leader), and the others (followers) make none. The queues of followers are woken
- * when a sync ends; the first of them that notices begins the next sync.
+ * Syncs are numbered. A request needs a sync that begins after the request has arrived, because a
+ * sync that is already running may not cover the writes before the request. So the requests that
+ * arrive on any queue while a sync runs share the next sync, and a request waits for at most one
+ * other sync. One of the requests, the leader, makes the system call; the others, its followers,
+ * make none. The queues of followers are woken when a sync ends, and the first queue to notice
+ * begins the next sync.
  */
 #include "backend/engine/file/file.h"
 
@@ -74,8 +75,8 @@ bool vublk_file_syncs_wait(struct vublk_file_syncs *syncs)
 }
 
 /*
- * The descriptors are signalled under the lock, because a queue may be freed as soon as it has seen
- * the end of its sync, and takes the lock for that.
+ * The descriptors are signalled under the lock. A queue may be freed as soon as it sees that its
+ * sync has ended, but vublk_file_syncs_leave() must get the lock first.
  */
 void vublk_file_syncs_end(struct vublk_file_syncs *syncs, const struct vublk_file_waiter *own)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes the file engine's calls with io_uring. Each worker has a ring that only its thread creates
- * and uses, so that the ring can have the flags for a single issuer.
+ * Makes the file engine's calls with io_uring. Each worker's thread creates its own ring, and no
+ * other thread uses it, so the ring can have the flags for a single issuer.
  *
- * Key idea: issue() gets the next step of a request. If the call does not wait, it makes the call
- * itself; otherwise it puts the call into the submission queue. A completion ends the request or
- * leads to issue() again.
+ * Key idea: issue() gets the next step of a request. If the call does not wait, issue() makes it;
+ * otherwise issue() puts it into the submission queue. A completion ends the request or leads to
+ * issue() again.
  *
  * A ring whose completions are deferred to its thread does not wake a thread that polls the ring's
- * own descriptor (seen with Linux 6.18). But such a ring does signal an eventfd that is registered
- * with it.
+ * own descriptor (seen with Linux 6.18). Such a ring does signal an eventfd that is registered with
+ * it, so each ring has an eventfd.
  *
  * The image is not registered with the ring, although that would save some 30 ns per call. The
  * kernel releases registered files late, and with them the lock of the image, so the image would
@@ -37,8 +37,8 @@
 #define RETRY_MS 1
 
 /*
- * The largest number of bytes that a thread moves itself between two polls, because its other
- * queues wait meanwhile.
+ * When a thread has moved this many bytes itself since the last poll, it defers further instant
+ * calls, because its other queues are waiting.
  */
 #define INSTANT_BYTES (UINT64_C(256) << 10)
 
@@ -46,24 +46,27 @@ struct uring_queue {
 	struct vublk_file_queue file_queue; /* must be the first member, because it is the
 					       engine's queue */
 	struct io_uring ring;
-	struct vublk_engine_list again; /* requests that have completed a step and need another
-					   one */
-	unsigned prepared;              /* how many entries are not submitted to the kernel yet */
+	struct vublk_engine_list again; /* requests whose call found no free entry in the submission
+					   queue */
+	unsigned prepared;              /* how many entries of the submission queue the kernel has
+					   not accepted yet */
 	bool woken;                     /* the eventfd was signalled, so it has to be cleared */
 
-	struct vublk_engine_list later; /* instant calls that have to wait for the next poll */
+	struct vublk_engine_list later; /* requests whose instant calls have to wait for the next
+					   poll */
 	uint64_t instant_bytes;         /* how many bytes the thread has moved itself since the
 					   last poll */
 	struct vublk_engine_list unsynced; /* requests that need a sync and have no number yet */
 	struct vublk_engine_list syncing;  /* requests that wait for the sync with their number, in
 					      the order of the numbers */
-	struct vublk_engine_io *leader;    /* the request that makes the sync; NULL: none */
+	struct vublk_engine_io *leader;    /* the request whose sync is running; NULL: this queue
+					      leads no sync */
 	struct vublk_file_waiter waiter;
 
-	struct vublk_file_batch batches[2]; /* of reads and of writes, not executed yet */
+	struct vublk_file_batch batches[2]; /* one of reads and one of writes, not executed yet */
 
-	struct vublk_engine_io *alone; /* the only request since the last commit(), if there was
-					  only one; not issued yet */
+	struct vublk_engine_io *alone; /* the first request since the last commit(), held back until
+					  it is clear whether it stays the only one; NULL: none */
 	unsigned num_submitted;        /* requests since the last commit() */
 	struct vublk_file_tries tries;
 };
@@ -235,7 +238,7 @@ static void prepare(struct uring_queue *uring, struct io_uring_sqe *sqe,
 					(off_t)step->bytes);
 		break;
 	}
-	/* The call failed with EAGAIN before, so a kernel thread executes it and may wait. */
+	/* After EAGAIN or EINTR, a kernel thread executes the call, and may wait. */
 	if (io->retries)
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, io);
@@ -262,8 +265,9 @@ static void note_refused(struct uring_queue *uring)
 /* --- a request's next step ------------------------------------------------- */
 
 /*
- * Makes the call of a step, or puts it into the submission queue. BLKDISCARD is always called here,
- * because the supported kernels have no io_uring operation for it.
+ * Makes the call of `step`, or puts it into the submission queue. `r` is 1, or 0 if the request is
+ * done. BLKDISCARD is always called here, because io_uring has no operation for it before Linux
+ * 6.12.
  */
 static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		  struct vublk_file_step *step)
@@ -288,8 +292,8 @@ static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 }
 
 /*
- * Executes a batch with one call, and then makes one call for each request that the batch did not
- * execute.
+ * Executes a batch with one call, and then issues each request that this call did not execute. The
+ * first request of a batch of writes is always issued alone.
  */
 static void end_batch(struct uring_queue *uring, struct vublk_file_batch *batch)
 {
@@ -326,9 +330,9 @@ static void join_batch(struct uring_queue *uring, struct vublk_engine_io *io,
 }
 
 /*
- * Issues the request that was alone so far. If it is still alone, the page cache may serve it with
- * one system call. Several requests would cost one call each here, so they go together to io_uring,
- * which also looks at the page cache.
+ * Issues the request that was held back. If no other request has arrived, the page cache may serve
+ * it with one system call. Several requests would cost one call each here, so they go to io_uring
+ * together, which also looks at the page cache.
  */
 static void issue_alone(struct uring_queue *uring, bool still_alone)
 {
@@ -363,7 +367,7 @@ static void uring_submit(struct vublk_engine_queue *queue, struct vublk_engine_i
 
 /* --- syncs ----------------------------------------------------------------- */
 
-/* Continues the requests whose sync has ended. If it has failed, vublk_file_next() fails them. */
+/* Continues the requests whose sync has ended. If the sync failed, vublk_file_next() fails them. */
 static void continue_synced(struct uring_queue *uring)
 {
 	uint64_t ended = vublk_file_syncs_ended(syncs_of(uring));
@@ -393,7 +397,10 @@ static bool number_unsynced(struct uring_queue *uring)
 	return leads;
 }
 
-/* Begins the sync that the requests wait for, unless one is running. */
+/*
+ * Continues the requests whose sync has ended, and begins the sync for the others, unless a sync is
+ * running.
+ */
 static void begin_sync(struct uring_queue *uring)
 {
 	struct vublk_file_step step;
@@ -414,7 +421,10 @@ static void begin_sync(struct uring_queue *uring)
 	give_to_ring(uring, uring->leader, &step);
 }
 
-/* Called when a call of the leader has completed and vublk_file_next() has recorded a failure. */
+/*
+ * Called when the leader's sync has completed, after vublk_file_next() has recorded a possible
+ * failure.
+ */
 static void end_sync(struct uring_queue *uring)
 {
 	uring->leader = NULL;
@@ -466,8 +476,8 @@ static void take_completions(struct uring_queue *uring)
 
 /*
  * Clears the eventfd after completions were taken. A deferred completion signals the eventfd when
- * the completion is due and again when it is taken, so an eventfd that was cleared earlier would
- * cause a second wake-up. Completions that arrived before the clearing are taken after it.
+ * the completion is due and again when it is taken, so clearing it earlier would cause a second
+ * wake-up. Completions that arrive before the eventfd is cleared are taken afterwards.
  */
 static void clear_wake_up(struct uring_queue *uring)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of a back-end: it opens the disk, the workers and the socket, and accepts one
- * front-end at a time. session.c handles a front-end's messages.
+ * Opens and closes a back-end: the disk, the workers and the socket. Accepts one front-end at a
+ * time. session.c handles a front-end's messages.
  *
  * Key idea: the socket is not watched while a front-end is served. The next front-end waits
  * in the backlog until the current one has disconnected and its requests are complete.
@@ -118,7 +118,7 @@ static void on_session_ended(void *opaque)
 {
 	struct vublk_backend *backend = opaque;
 
-	/* A front-end that reconnects may still rely on the config that it read before. */
+	/* A front-end that reconnects may still rely on the config that it read in this session. */
 	backend->owner.write_cache = backend->session->write_cache;
 	vublk_session_free(backend->session);
 	backend->session = NULL;
@@ -349,7 +349,7 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 	return vublk_backend_listen_again(backend, "opened");
 }
 
-/* Makes the serial. A guest tells its disks apart by their serials, as in /dev/disk/by-id. */
+/* Sets the serial, by which a guest distinguishes its disks, as in /dev/disk/by-id. */
 static void fill_serial(struct vublk_backend *backend,
 			const struct vublk_backend_settings *settings)
 {

@@ -24,7 +24,8 @@ struct vublk_backend {
 	char *socket_path; /* the socket file that this back-end created; NULL: it created none */
 	ino_t socket_file;
 	struct vublk_session_owner owner;
-	struct vublk_option *options; /* those of vublk_backend_open(), except `fd` */
+	struct vublk_option *options; /* a copy of the options with which it was opened, except
+					 `fd` */
 
 	/* eventfds that any thread may signal */
 	int stop_fd;
@@ -52,22 +53,22 @@ struct vublk_backend {
 		struct vublk_loop_timer timer;
 		struct vublk_backend_flush flush;
 		/*
-		 * Called when no request is outstanding and none is taken, because the session is
-		 * held or has ended; NULL: there was no drain.
+		 * Called during a drain, when the session is held or has ended, so that no request
+		 * is outstanding and the queues take none; NULL: there has been no drain.
 		 */
 		void (*idle)(struct vublk_backend *backend);
 	} drain;
 	struct vublk_upgrade_host upgrade;
-	uint64_t told_size_bytes; /* the size that the process before an upgrade has had */
+	uint64_t told_size_bytes; /* after an upgrade: the disk's size in the old process */
 	int64_t peer_pid; /* the process of the present or last front-end; 0: unknown */
 };
 
-/* What set_up() of backend.c does differently when another process hands the disk over. */
+/* What another process has handed over when set_up() of backend.c runs. */
 struct vublk_backend_taken {
 	int image_fd; /* borrowed; -1: the engine has no image */
 };
 
-/* The places at which vublk-kill ends; NULL in other programs. */
+/* The names of the places at which vublk-kill can kill itself; NULL in other programs. */
 extern const char *const *const vublk_backend_kill_points;
 
 /*
@@ -80,8 +81,8 @@ int vublk_backend_prepare(const struct vublk_option *options,
 /* Finishes the back-end without touching the disk, because another process has it. */
 void vublk_backend_finish_handed_over(struct vublk_backend *backend);
 /*
- * Puts a back-end that was prepared into the state that it had in the other process, in which it
- * has the listening socket `listen_fd` (-1: none) and a session, or none.
+ * Puts a prepared back-end into the state that it had in the other process. If it has no session,
+ * it listens on `listen_fd`; -1: there is no listening socket. EINVAL: it has neither.
  */
 int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error);
 

@@ -2,8 +2,8 @@
 /*
  * The disk's features and configuration space (virtio 1.3, sections 5.2.3 and 5.2.4).
  *
- * Key idea: fields that an offered feature makes valid describe the engine; all other fields are
- * zero.
+ * Key idea: a field that depends on a feature is filled only if the feature is offered; otherwise
+ * it is zero.
  */
 #include "backend/config.h"
 

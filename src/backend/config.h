@@ -11,8 +11,8 @@
 
 /*
  * The largest value of the option `seg-max`. Its default is 126, because a ring of the most common
- * size, 128, has room for 126 data segments, a header and a status. The back-end also serves longer
- * chains, up to the largest value.
+ * size, 128, has room for 126 data segments, a header and a status. Whatever the option says, the
+ * back-end serves requests of up to this many data segments.
  */
 #define VUBLK_BACKEND_SEG_MAX (VUBLK_RING_MAX_INDIRECT - VUBLK_BACKEND_CHAIN_OVERHEAD)
 /* The number of segments that a request has in addition to its data: the header and the status. */

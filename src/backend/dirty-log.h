@@ -15,13 +15,14 @@ struct vublk_backend_dirty_log {
 	struct vublk_memory_part part; /* not mapped: there is no log */
 	int fd;               /* owned while the log is mapped; for an upgrade */
 	uint64_t mmap_offset;
-	struct vublk_fault *fault; /* set once; records which pages the front-end has removed by
-				      truncating its file */
+	struct vublk_fault *fault; /* set once; records whether a page was lost because the
+				      front-end truncated the file */
 };
 
 /*
  * Executes SET_LOG_BASE: maps a log, which replaces the previous one. After a failure the previous
- * log stays. `features` are the accepted protocol features. Takes the message's descriptor.
+ * log stays. `features` are the accepted protocol features. On success, takes the descriptor out of
+ * the message.
  */
 int vublk_backend_dirty_log_set(struct vublk_backend_dirty_log *log,
 				struct vublk_vu_message *message, uint64_t features,

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Drains a back-end for planned maintenance: it takes no more requests, completes those that it has
- * begun, flushes the storage, and finishes.
+ * Drains a back-end for planned maintenance: the back-end takes no more requests, completes those
+ * that it has begun, flushes the storage, and finishes.
  *
- * Key idea: the back-end can return to normal service until the flush has succeeded. So a request
- * or a flush that is stuck, or fails, costs nothing but the attempt. A failed flush must not end the
- * process, because only this process knows that writes were lost, and fails the driver's flushes.
+ * Key idea: until the flush has succeeded, the back-end can return to normal service. So a stuck
+ * request, or a flush that is stuck or fails, only ends the drain. A failed flush must not end the
+ * process, because only this process knows that writes were lost, and must make the driver's
+ * flushes fail.
  */
 #include "backend/backend.h"
 
@@ -66,7 +67,7 @@ static void on_flushed(void *opaque, int result)
 	struct vublk_error why;
 
 	if (!is_draining(backend))
-		return; /* it was too late, or the back-end was told to stop */
+		return; /* the drain has failed by then, or the back-end was told to stop */
 	if (result) {
 		vublk_error_set_errno(&why, -result, "cannot flush %s; the driver's flushes fail, too",
 				      backend->engine->description);

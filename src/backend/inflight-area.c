@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The in-flight area of a session: this file creates or maps it, and unmaps it. */
+/* Creates, maps and unmaps the in-flight area of a session. */
 #include "backend/inflight-area.h"
 
 #include "proto/vhost-user/request.h"

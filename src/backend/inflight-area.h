@@ -17,20 +17,20 @@ struct vublk_inflight_area {
 	uint16_t queue_size;
 	int fd;               /* owned while the area is mapped; for an upgrade */
 	uint64_t mmap_offset;
-	struct vublk_fault *fault; /* set once; records which pages the front-end has removed by
-				      truncating its file */
+	struct vublk_fault *fault; /* set once; records whether a page was lost because the
+				      front-end truncated the file */
 };
 
 /*
  * Executes GET_INFLIGHT_FD: creates an area for `num_queues` queues of `queue_size` entries, which
- * replaces the previous one. The caller owns `fd`. vublk_vu_check_inflight() must have checked
- * these numbers, and those in the message of the next function.
+ * replaces the previous one. Stores in `fd` a descriptor of the area, which the caller owns.
+ * vublk_vu_check_inflight() must have accepted the message.
  */
 int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queues,
 			    uint16_t queue_size, int *fd, struct vublk_error *error);
 /*
- * Executes SET_INFLIGHT_FD: maps the front-end's area, which replaces the previous one. Takes the
- * message's descriptor.
+ * Executes SET_INFLIGHT_FD: maps the front-end's area, which replaces the previous one. On success,
+ * takes the descriptor out of the message, which vublk_vu_check_inflight() must have accepted.
  */
 int vublk_inflight_area_map(struct vublk_inflight_area *area,
 			    struct vublk_vu_message *message, struct vublk_error *error);

@@ -3,8 +3,8 @@
  * Reports the present state of a back-end, its disk and its front-end, and the positions of the
  * rings. All functions here run on the control thread.
  *
- * Key idea: a queue that runs belongs to its worker. So the positions of its ring are not read from
- * the worker's fields but from the guest's memory, where both ends publish them.
+ * Key idea: a queue that runs belongs to its worker. So the positions of its ring are read from the
+ * guest's memory, where both ends publish them, and not from the worker's fields.
  */
 #include "backend/backend.h"
 

@@ -24,7 +24,7 @@ static struct vublk_vu_region on_the_wire(const struct vublk_memory_map_region *
 	};
 }
 
-/* Allocates tables for `count` regions, all empty. */
+/* Allocates empty tables for `count` regions. */
 static int make_room(struct vublk_backend_memory *memory, unsigned count,
 		     struct vublk_fault *fault, struct vublk_error *error)
 {

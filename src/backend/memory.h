@@ -22,17 +22,19 @@ struct vublk_backend_part {
 struct vublk_backend_memory {
 	struct vublk_memory_map map;
 	struct vublk_backend_part *parts; /* the mapping of each region, in the order of the map */
-	struct vublk_fault *fault; /* set once; records which pages the front-end has removed by
-				      truncating its file */
+	struct vublk_fault *fault; /* set once; records whether a page was lost because the
+				      front-end truncated the file */
 };
 
 /*
  * Executes SET_MEM_TABLE: replaces all regions. After a failure the old regions stay. Takes the
- * message's descriptors.
+ * descriptors of the regions out of the message.
  */
 int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 			     struct vublk_vu_message *message, struct vublk_error *error);
-/* These execute ADD_MEM_REG and REM_MEM_REG. The first one takes the descriptor. */
+/*
+ * These execute ADD_MEM_REG and REM_MEM_REG. The first one takes the descriptor out of the message.
+ */
 int vublk_backend_memory_add(struct vublk_backend_memory *memory,
 			     struct vublk_vu_message *message, struct vublk_error *error);
 int vublk_backend_memory_remove(struct vublk_backend_memory *memory,

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table of a front-end's messages, and the messages that are not about one queue.
+ * The table of the messages that a front-end may send, and the functions for messages that are not
+ * about one queue.
  *
  * Key idea: a row of the table has two functions. stop() stops the queues that must not run while
  * the message is executed. When they have stopped, run() executes the message and fills the reply.
  * So no worker touches the data that the message changes.
  *
- * A refusal is logged with a sentence. If the front-end asked for an acknowledgement, it gets a
- * non-zero one. Otherwise the connection is closed, because the front-end would continue as if the
+ * A refusal is logged. If the message has an answer that can express a refusal, the front-end gets
+ * that answer. Otherwise the connection is closed, because the front-end would continue as if the
  * message had succeeded.
  *
  * Specification: "Front-end message types".
@@ -91,9 +92,9 @@ static int set_protocol_features(struct vublk_session *session, struct vublk_err
 }
 
 /*
- * Executes the messages without effect. SET_OWNER begins a session, but here the connection is the
- * session. RESET_OWNER is deprecated. The descriptor of SET_LOG_FD would signal changes of the log,
- * but the front-end can read the log without such a signal.
+ * Executes the messages that have no effect here. SET_OWNER begins a session, but a session here
+ * begins with the connection. RESET_OWNER is deprecated. The descriptor of SET_LOG_FD would signal
+ * changes of the log, but the front-end can read the log without such a signal.
  */
 static int do_nothing(struct vublk_session *session, struct vublk_error *error)
 {
@@ -108,9 +109,10 @@ static void reset_queues(struct vublk_session *session)
 }
 
 /*
- * Resets everything to the state at the beginning of a session, with two exceptions. Memory and
- * notifiers belong to the front-end, so they stay. The setting of the write cache stays, because
- * the config that the next driver sees may be a copy that the front-end made before the reset.
+ * Resets the features, the status, the queues and the in-flight area. The memory, the dirty log,
+ * and the call and error descriptors stay, because they belong to the front-end. The setting of the
+ * write cache also stays, because the config that the next driver sees may be a copy that the
+ * front-end made before the reset.
  */
 static int reset_device(struct vublk_session *session, struct vublk_error *error)
 {
@@ -135,8 +137,8 @@ static void stop_if_status_is_zero(struct vublk_session *session)
 
 /*
  * A front-end sends SET_STATUS 0 when a driver resets the device, but also when a VM is paused or
- * migrated. So this function forgets only the settings that are repeated at each start. It keeps
- * the base, because QEMU 7.2 asks for the base afterwards.
+ * migrated. So this function clears only the settings that the front-end sends again at each start.
+ * It keeps the base, because QEMU 7.2 asks for the base afterwards.
  */
 static void pause_queues(struct vublk_session *session)
 {
@@ -204,8 +206,8 @@ static bool tells_wce(const struct vublk_session *session)
 }
 
 /*
- * Stops the queues if the message ends the doubts about the write cache: a front-end that has read
- * or set wce may rely on it.
+ * Stops the queues if the message ends the doubts about the write cache, because the queues start
+ * again with another setting. A front-end that has read or set wce may rely on its value.
  */
 static void stop_if_doubts_end(struct vublk_session *session)
 {
@@ -213,7 +215,7 @@ static void stop_if_doubts_end(struct vublk_session *session)
 		vublk_session_stop_all(session);
 }
 
-/* Answers GET_CONFIG. An answer without payload says that the request was refused. */
+/* Answers GET_CONFIG. A refused request gets an answer without payload. */
 static int get_config(struct vublk_session *session, struct vublk_error *error)
 {
 	const struct vublk_vu_config *asked = &session->server.request.payload.config;
@@ -313,7 +315,7 @@ static int set_backend_req_fd(struct vublk_session *session, struct vublk_error 
 
 struct message {
 	int (*run)(struct vublk_session *session, struct vublk_error *error);
-	void (*stop)(struct vublk_session *session); /* NULL: all queues continue to run */
+	void (*stop)(struct vublk_session *session); /* NULL: the queues continue to run */
 };
 
 static const struct message messages[VUBLK_VU_REQUEST_END] = {

@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_MESSAGES_H
 
 /*
- * The functions of ring-messages.c, for the table of messages in messages.c. A function for a
- * message about one queue finds the queue in session->concerned.
+ * The functions of ring-messages.c, which the table in messages.c uses. They handle messages about
+ * one queue, which is session->concerned.
  */
 #include "backend/session.h"
 
@@ -21,7 +21,10 @@ int vublk_session_set_vring_err(struct vublk_session *session, struct vublk_erro
 void vublk_session_stop_concerned(struct vublk_session *session);
 /* Stops the queue of the message, if the queue runs and the message enables or disables it. */
 void vublk_session_stop_if_enable_changes(struct vublk_session *session);
-/* Stops the queue of the message, if it runs, with a drain or without one, as the message says. */
+/*
+ * Stops the queue of the message, if the queue runs. If the message permits it, requests may stay
+ * in the in-flight area.
+ */
 void vublk_session_stop_for_base(struct vublk_session *session);
 
 #endif

@@ -40,8 +40,8 @@ int vublk_backend_settings_parse(const struct vublk_option *options,
 				 struct vublk_backend_settings *settings,
 				 struct vublk_error *error);
 /*
- * Like vublk_backend_settings_parse(), but for a back-end whose socket comes from another process:
- * the option socket-path may be missing.
+ * Like vublk_backend_settings_parse(), but for a back-end whose socket comes from another process,
+ * so neither socket-path nor fd is needed.
  */
 int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 				       struct vublk_backend_settings *settings,
@@ -49,7 +49,7 @@ int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 bool vublk_backend_knows_option(const char *name);
 /*
  * Copies the options, except `fd`, for the process that takes the back-end over. Returns NULL if
- * there is no memory. Freed with vublk_backend_options_free(), for which NULL is a no-op.
+ * there is no memory. Free the copy with vublk_backend_options_free(), for which NULL is a no-op.
  */
 struct vublk_option *vublk_backend_options_copy(const struct vublk_option *options);
 void vublk_backend_options_free(struct vublk_option *options);

@@ -14,7 +14,7 @@
 
 void vublk_queue_push(struct vublk_queue *queue, struct vublk_request *request, uint32_t bytes)
 {
-	/* Keeps the batch no longer than the ring, even if a driver reuses entries too early. */
+	/* The batch must not exceed the ring, even if a driver reuses entries too early. */
 	if (queue->pushed >= queue->ring.size)
 		vublk_queue_publish(queue);
 	vublk_inflight_queue_push(&queue->inflight, request->chain.head);

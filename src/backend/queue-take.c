@@ -4,7 +4,7 @@
  * queue-complete.c handles the completions.
  *
  * Key idea: nothing here allocates or locks. There are as many requests as the ring has entries,
- * and a chain is taken when a request is free.
+ * and a chain is taken only when a request is free.
  */
 #include "backend/queue.h"
 
@@ -72,8 +72,8 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 	unsigned n = 0;
 
 	error.code = 0;
-	error.text[0] = '\0'; /* clearing the whole text would cost too much on each call without
-				 a chain */
+	error.text[0] = '\0'; /* clearing the whole text would cost too much in each call that finds
+				 no chain */
 	while (n < max && queue->phase == VUBLK_QUEUE_TAKING) {
 		struct vublk_request *request = take_free_request(queue);
 		int r;
@@ -159,8 +159,8 @@ static void on_quiet(void *opaque)
 }
 
 /*
- * At the first kick, begins to wait for a request. A driver that writes to another copy of the
- * memory would wait forever, so the log must give the reason.
+ * At the first kick, starts the timer of on_quiet(). A driver that writes to another copy of the
+ * memory waits forever for its first request, so the log must tell the reason.
  */
 void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop)
 {

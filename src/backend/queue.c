@@ -6,7 +6,8 @@
  *
  * Key idea: a queue runs as soon as it is described and enabled. It does not wait for the first
  * kick, because that kick may have gone to the previous back-end. A queue that is described but not
- * enabled does not run, because every request to a disk has side effects.
+ * enabled does not run: the specification permits only processing without side effects, and
+ * requests to a disk have side effects.
  */
 #include "backend/queue.h"
 
@@ -48,7 +49,7 @@ static const char *const event_names[] = {
 };
 
 /*
- * By state and event: the next state. The session makes sure that no other pair of state and event
+ * The next state, by state and event. The session ensures that no other pair of state and event
  * occurs.
  */
 static const enum vublk_queue_state next_states[][5] = {
@@ -128,7 +129,7 @@ static void on_answer(void *opaque)
 	queue->answered(queue, queue->opaque);
 }
 
-/* If the stop was undone, this is the answer to the stop as well. */
+/* If the stop was undone, this is also the answer to the stop, so answered() is called twice. */
 static void on_continue_answer(void *opaque)
 {
 	struct vublk_queue *queue = opaque;
@@ -337,7 +338,8 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 	int r = find_ring(&queue->setup, resources->map, &memory, error);
 
 	if (!r)
-		used = vublk_load_acquire(&memory.used->idx); /* B, of a previous back-end */
+		used = vublk_load_acquire(&memory.used->idx); /* B, with the store of a previous
+								 back-end */
 	if (!r)
 		r = make_requests(queue, error);
 	if (!r)

@@ -3,9 +3,9 @@
 #define VUBLK_BACKEND_QUEUE_H
 
 /*
- * A virtqueue of the disk. The control thread sets the queue up and a worker runs it. The two
- * threads never use the same fields at the same time: the control thread owns all fields while the
- * queue is stopped, and otherwise only `setup` and `state`.
+ * A virtqueue of the disk. The control thread sets the queue up and a worker runs it. While the
+ * queue is stopped, the control thread owns all fields. At all other times the worker owns the
+ * fields below "used by the worker", and no thread changes `setup`.
  */
 #include "backend/config.h"
 #include "backend/engine/engine.h"
@@ -23,8 +23,8 @@
 struct vublk_backend_worker;
 
 /*
- * The largest number of iovecs of a chain: one per segment, plus some, because a segment that
- * crosses the border between memory regions is split.
+ * The largest number of iovecs of a chain: one per segment, and a few more, because a segment that
+ * crosses a border between memory regions is split.
  */
 #define VUBLK_REQUEST_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
 
@@ -44,8 +44,8 @@ struct vublk_request {
 	uint64_t begun_ns, begun_bytes;
 
 	/*
-	 * for the dirty log: a copy of the iovecs of the buffers that are written; the engine
-	 * changes the chain's own
+	 * for the dirty log: a copy of the iovecs to which the request writes, because the engine
+	 * modifies those of the chain
 	 */
 	struct iovec *dirty;
 	unsigned num_dirty;
@@ -96,7 +96,7 @@ enum vublk_queue_state {
 /* The state that the worker sees, while it has the queue. */
 enum vublk_queue_phase {
 	VUBLK_QUEUE_TAKING,
-	VUBLK_QUEUE_BROKEN,   /* the ring is broken, or its memory was removed, so the worker
+	VUBLK_QUEUE_BROKEN,   /* the ring is broken, or its memory was truncated, so the worker
 				 takes no chain */
 	VUBLK_QUEUE_LEFT,     /* the front-end has disconnected, so the worker takes no chain */
 	VUBLK_QUEUE_DRAINING, /* the worker takes no chain, and removes the queue when its
@@ -121,15 +121,15 @@ struct vublk_queue {
 	/* messages between the two threads */
 	struct vublk_loop_task start_task, stop_task, suspend_task, answer_task;
 	struct vublk_loop_task continue_task, continue_answer_task;
-	bool is_continued; /* the stop was undone; belongs to the answer */
-	int result; /* the result of the start, which belongs to the answer */
+	bool is_continued; /* the stop was undone; part of the answer */
+	int result; /* the result of the start; part of the answer */
 	struct vublk_error error;
 
 	/* used by the worker while it has the queue; shares no cache line with the fields above */
 	struct vublk_queue *next __attribute__((aligned(VUBLK_CACHE_LINE))); /* in a list */
-	enum vublk_queue_phase phase, phase_before; /* the latter is from before the drain */
-	bool suspends; /* while the queue drains, requests that the engine does not have stay in
-			  the in-flight area */
+	enum vublk_queue_phase phase, phase_before; /* `phase_before`: the phase before the drain */
+	bool suspends; /* while the queue drains, requests with more ranges to execute stay in the
+			  in-flight area */
 	struct vublk_device_ring ring;
 	const struct vublk_memory_map *map;
 	const struct vublk_fault *fault;
@@ -141,11 +141,11 @@ struct vublk_queue {
 	bool was_kicked;     /* the driver has kicked since the start */
 	struct vublk_loop_timer quiet_timer; /* armed by the first kick */
 	int call_fd, err_fd, peer_fd;
-	bool is_muted; /* the queue makes no calls; set by the control thread if the front-end
-			  has kept call_fd full */
+	bool is_muted; /* the queue makes no calls; set by the control thread if the front-end has
+			  kept call_fd full; relaxed */
 	struct vublk_request *requests; /* one per entry of the ring */
 	struct iovec *iovs;
-	struct iovec *dirty_iovs; /* NULL until a log is shared for the first time */
+	struct iovec *dirty_iovs; /* NULL until requests are logged for the first time */
 	const struct vublk_dirty_log *dirty_log; /* NULL: the data that requests write is not
 						    logged */
 	unsigned num_requests;
@@ -182,21 +182,22 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
  */
 void vublk_queue_stop(struct vublk_queue *queue);
 /*
- * Like vublk_queue_stop(), but a request with ranges that the engine does not have yet may stay in
- * the in-flight area. The back-end that starts the ring next takes that request again.
+ * Like vublk_queue_stop(), but a request may stay in the in-flight area if the engine has not yet
+ * received all of its ranges. The back-end that starts the ring next takes this request again.
  */
 void vublk_queue_suspend(struct vublk_queue *queue);
 
 /*
- * Tells the worker to undo a stop, whose answer has not come yet. queue->answered() is called once
- * for this call, and once for the stop; then the queue is either stopped or running again.
+ * Tells the worker to undo a stop whose answer has not arrived yet. queue->answered() is called
+ * once for this call and once for the stop. After both, the queue is either stopped or running
+ * again.
  */
 void vublk_queue_continue(struct vublk_queue *queue);
 
 /*
- * Unblocks the worker if it is blocked in a call of this running queue because the front-end keeps
- * the call descriptor full. Afterwards the queue makes no calls. Returns whether the worker was
- * blocked. The caller may have to repeat this until the worker answers.
+ * Unblocks the worker if it is blocked while it calls the driver of this running queue, because the
+ * front-end keeps the call descriptor full. Returns whether the descriptor was full; from then on
+ * the queue makes no calls. The caller may have to repeat this until the worker answers.
  */
 bool vublk_queue_unblock(struct vublk_queue *queue);
 
@@ -217,9 +218,9 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *engine,
 			  unsigned max);
 /*
- * Called now and then while the worker sleeps with kicks enabled, because a driver that sends no
- * kicks does not wake the worker. Returns whether the driver has made requests available without a
- * kick. Logs the missing kick when it is certain.
+ * Called from time to time while the worker sleeps with kicks enabled, because a driver that sends
+ * no kicks does not wake the worker. Returns whether the driver has made requests available without
+ * a kick. Logs a warning when it is certain that the driver sends no kicks.
  */
 bool vublk_queue_is_unkicked(struct vublk_queue *queue);
 

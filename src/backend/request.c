@@ -4,7 +4,7 @@
  * the result into the status byte.
  *
  * Key idea: the driver can change its memory at any time. So the header and the ranges are copied,
- * and only the copies are checked and used. Where they are in the chain is in virtio/blk-frame.h.
+ * and only the copies are checked and used. virtio/blk-frame.h finds them in the chain.
  */
 #include "backend/queue.h"
 
@@ -23,7 +23,7 @@ _Static_assert(RANGE_BYTES == 16, "wire size");
 
 /* --- the dirty log --------------------------------------------------------- */
 
-/* Stores the buffers to which the request is going to write, if there is a dirty log. */
+/* If there is a dirty log, stores in the request the buffers to which it is going to write. */
 static void note_written(struct vublk_request *request)
 {
 	const struct vublk_chain *chain = &request->chain;

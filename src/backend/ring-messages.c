@@ -98,9 +98,9 @@ int vublk_session_set_vring_enable(struct vublk_session *session, struct vublk_e
 }
 
 /*
- * Stops the queue for a message that asks for its base. If the message permits it, requests stay in
- * the in-flight area. But the stop always waits for requests that the engine has. Otherwise the
- * kernel could still write to the driver's memory, or an old write could reach the disk after a
+ * Stops the queue for a message that asks for the queue's base. If the message permits it, requests
+ * stay in the in-flight area. But the stop always waits for requests that the engine has. Otherwise
+ * the kernel could still write to the driver's memory, or an old write could reach the disk after a
  * newer write of the next back-end.
  */
 void vublk_session_stop_for_base(struct vublk_session *session)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Ends a session if memory of the front-end cannot be accessed any more: the front-end has
- * truncated the file, or the host has no huge page left.
+ * Ends a session if memory of the front-end can no longer be accessed, because the front-end has
+ * truncated the file or the host has no free huge page left.
  *
  * Key idea: the signal handler records the fault (util/fault.h) and signals an eventfd, which wakes
  * the loop. The record is also checked at the end of each operation, because data from lost memory

@@ -18,8 +18,8 @@
 
 /*
  * If a worker has not answered for WORKER_TIMEOUT_NS, the front-end may be blocking it. The timer
- * then unblocks the blocked workers, up to UNBLOCKS_IN_A_ROW times without a pause. If there were
- * any, the timer runs again after UNBLOCK_AGAIN_NS.
+ * then unblocks the blocked workers, up to UNBLOCKS_IN_A_ROW times without a pause. If any worker
+ * was blocked, the timer runs again after UNBLOCK_AGAIN_NS.
  */
 #define WORKER_TIMEOUT_NS UINT64_C(100000000)
 #define UNBLOCK_AGAIN_NS UINT64_C(1000000)
@@ -164,9 +164,9 @@ bool vublk_session_doubts_write_cache(const struct vublk_session *session)
 }
 
 /*
- * Called when a message starts queues; the back-end itself may stop a queue and start it again.
- * Records whether the session continues earlier rings. A ring whose base is not 0 began in an
- * earlier session, or before a pause in this session.
+ * Records whether the session continues earlier rings. Called only for messages, because other
+ * operations stop and restart queues with a base that is not 0. A ring whose base is not 0 began in
+ * an earlier session, or before a pause in this session.
  */
 static void note_resumption(struct vublk_session *session)
 {
@@ -234,10 +234,10 @@ static bool waits_for_memory(const struct vublk_session *session, struct vublk_q
 }
 
 /*
- * Warns if seg_max is too high for the ring. Without indirect descriptors a request has no more
- * segments than its ring has entries. Linux does not check this limit, and waits forever to send a
- * request that is too long. The driver read seg_max before the size of the ring was known, so the
- * back-end can only warn.
+ * Warns if seg_max is too high for the ring. Without indirect descriptors a request can have no
+ * more segments than its ring has entries. Linux does not check this limit, and waits forever to
+ * send a request that is too long. The driver read seg_max before the size of the ring was known,
+ * so the back-end can only warn.
  */
 static void check_seg_max(struct vublk_session *session, const struct vublk_queue *queue)
 {
@@ -258,7 +258,7 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 /*
  * Returns whether the front-end shares no memory. While a VMM replaces its memory map, having none
  * is normal, and a queue waits for the new map. But a VMM sends a map before it sets up a queue. So
- * if the present message is about this queue, this function logs a warning.
+ * this function warns if the present message is about this queue.
  */
 static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
 {
@@ -306,8 +306,8 @@ static void on_queue_answered(struct vublk_queue *queue, void *opaque)
 
 	session->waiting--;
 	/*
-	 * Changes of the config are not reported while no ring is started. A ring has just been
-	 * started, so they are reported now.
+	 * Changes of the config are not reported while no ring is started. A ring has now been
+	 * started, so pending changes are reported.
 	 */
 	if (queue->state == VUBLK_QUEUE_RUNNING && session->operation->is_message) {
 		vublk_back_channel_set_suspended(&session->server.back_channel, false);

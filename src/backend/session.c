@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The course of a session; see session.h. The messages are in messages.c, the queues in
- * session-queues.c. backend.c accepts the front-ends.
+ * Executes the operations of a session; see session.h. messages.c executes the messages,
+ * session-queues.c starts and stops the queues, and backend.c accepts the front-ends.
  *
- * Key idea: step() is called whenever progress may be possible, and advances the session as far
- * as it can without waiting.
+ * Key idea: step() is called whenever progress may be possible, until it returns false. Each call
+ * advances the session by one phase.
  */
 #include "backend/session.h"
 
@@ -64,8 +64,8 @@ static void on_end(void *opaque)
 }
 
 /*
- * Posts a task that tells the owner that the session has ended. The owner then frees the session,
- * so no function of the session may be on the stack.
+ * Posts a task that tells the owner that the session has ended. This function must not tell the
+ * owner itself, because the owner frees the session, which functions on the stack still use.
  */
 static int run_end(struct vublk_session *session, struct vublk_error *error)
 {
@@ -172,10 +172,10 @@ void vublk_session_tell_size(struct vublk_session *session)
 	vublk_back_channel_tell_config(&session->server.back_channel);
 }
 
-/* --- the course ------------------------------------------------------------ */
+/* --- the steps ------------------------------------------------------------- */
 
 /*
- * Receives the next message. Returns true if an operation has begun, or the connection is closed.
+ * Receives the next message. Returns true if an operation has begun or the connection was closed.
  */
 static bool begin_message(struct vublk_session *session)
 {
@@ -188,7 +188,7 @@ static bool begin_message(struct vublk_session *session)
 	return r;
 }
 
-/* Begins the next operation. Returns false if there is nothing to do but wait. */
+/* Begins the next operation. Returns false if the session has to wait for a message. */
 static bool begin_next(struct vublk_session *session)
 {
 	if (session->wants_end) {

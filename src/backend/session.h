@@ -5,11 +5,11 @@
 /*
  * The session of one connected front-end. Only the control thread uses it.
  *
- * Key idea: a session does one operation at a time: a message, a check of the disk's size, or its
- * own end. Each operation takes the same steps: stop the queues that it concerns and wait for their
- * requests; run the operation, while no worker uses the data that it changes; start the queues that
- * should run; answer. During an operation, the control thread serves its loop, and further messages
- * wait in the socket.
+ * Key idea: a session does one operation at a time: a message, a check of the disk's size, a hold,
+ * or its own end. Each operation takes the same steps: stop the queues that it concerns and wait
+ * for their requests; run the operation, while no worker uses the data that it changes; start the
+ * queues that should run; answer. During an operation, the control thread serves its loop, and
+ * further messages wait in the socket.
  */
 #include "backend/dirty-log.h"
 #include "backend/memory.h"
@@ -23,7 +23,8 @@ struct vublk_session;
 enum vublk_session_phase {
 	VUBLK_SESSION_READING,         /* there is no operation */
 	VUBLK_SESSION_STOPPING_QUEUES, /* waits until the queues have drained */
-	VUBLK_SESSION_HELD,            /* the queues are stopped until the owner releases them */
+	VUBLK_SESSION_HELD,            /* the queues are stopped until the owner releases the
+					  session */
 	VUBLK_SESSION_STARTING_QUEUES, /* waits until the workers have the queues */
 	VUBLK_SESSION_ENDED,           /* waits until the owner frees it */
 };
@@ -56,8 +57,8 @@ struct vublk_session_owner {
 	int listen_fd; /* the socket at which the next front-end waits; -1: there is none */
 	const char *serial; /* of VUBLK_BLK_ID_BYTES bytes */
 	/*
-	 * Called when the front-end has disconnected and the queues are stopped. The owner frees
-	 * the session.
+	 * Called when the session has ended and the queues are stopped. The owner must free the
+	 * session.
 	 */
 	void (*ended)(void *opaque);
 	/*
@@ -109,7 +110,8 @@ struct vublk_session {
 	bool wants_end;
 	bool wants_hold;            /* the next operation is a hold */
 	uint64_t held_ns;           /* when the last hold began */
-	bool holds_between_messages; /* not while a message has been received or sent in part */
+	bool holds_between_messages; /* the hold must not begin while a message has been received or
+					sent in part */
 	bool warned_of_seg_max;
 	struct vublk_loop_task end_task;
 };
@@ -137,23 +139,25 @@ void vublk_session_rescan(struct vublk_session *session);
 
 /*
  * Holds the session after the present operation: no queue runs, no request is outstanding, and
- * messages wait in the socket. Calls owner->held() then. With `between_messages` the hold waits
- * until no message has been received or sent in part, as another process needs it.
+ * messages wait in the socket. Calls owner->held() then. With `between_messages` the hold does not
+ * begin while a message has been received or sent in part, because the session could then not be
+ * handed to another process.
  */
 void vublk_session_hold(struct vublk_session *session, bool between_messages);
 /*
- * Ends a hold, also one that has not begun because requests are outstanding; these continue, and
- * the queues take further ones. A no-op if there is no hold.
+ * Ends a hold, or cancels one that is still waiting for outstanding requests. The queues then take
+ * further requests. A no-op if no hold was requested.
  */
 void vublk_session_release(struct vublk_session *session);
 bool vublk_session_is_held(const struct vublk_session *session);
 /*
- * For a session that another process has begun (upgrade/). The first function is called when all
- * settings have been read, and the second one when this process has the disk: it starts the queues.
+ * For a session that another process has begun (upgrade/). The first function must be called when
+ * all settings have been read. The second one must be called when this process has the disk, and
+ * starts the queues.
  */
 void vublk_session_prepare_take(struct vublk_session *session);
 void vublk_session_begin_taken(struct vublk_session *session);
-/* Tells the front-end that the size of the disk is another one. */
+/* Tells the front-end that the size of the disk has changed. */
 void vublk_session_tell_size(struct vublk_session *session);
 
 /* --- session-queues.c ------------------------------------------------------ */

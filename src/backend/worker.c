@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The back-end's part of a worker: what the thread of worker/worker.c does with queues and the
- * engine. The thread's loop has the kicks, the engine's descriptor and the posted tasks.
+ * engine. The thread's loop watches the kick descriptors and the engine's descriptor, and executes
+ * posted tasks.
  *
  * The loop also watches the front-end's socket. If the front-end disconnected while this process
  * was suspended (SIGSTOP), the worker must not take chains that are meant for the next back-end.
- * The control thread would notice the disconnection too late.
+ * The control thread might notice the disconnection too late.
  */
 #include "backend/worker.h"
 
@@ -26,15 +27,16 @@
  */
 #define TAKE_BATCH 64
 /*
- * The batch of an engine that serves requests within submit(). While it serves a small batch, the
- * driver can handle earlier completions and make new requests, unless the driver has to share this
- * core.
+ * The same for an engine that serves requests within submit(), unless the driver shares the core of
+ * the worker. While the engine serves a small batch, the driver can handle earlier completions and
+ * make new requests.
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 
 /* The time between two looks of a sleeping worker for requests without a kick. */
 #define UNKICKED_NS UINT64_C(1000000000)
-#define UNKICKED_LOOKS 10 /* after this many looks that found nothing, the worker no longer looks */
+#define UNKICKED_LOOKS 10 /* after this many looks in a row that found nothing, the worker stops
+			     looking */
 
 struct vublk_backend_worker {
 	struct vublk_worker common; /* must be the first member, because worker_ops get
@@ -47,7 +49,7 @@ struct vublk_backend_worker {
 	struct vublk_loop_source engine_source;
 	struct vublk_engine_queue *engine_queue;
 	struct vublk_queue *queues; /* all of one session */
-	struct vublk_backend_flush *flush; /* the engine has it; NULL: none */
+	struct vublk_backend_flush *flush; /* the flush that the engine has; NULL: none */
 	struct vublk_loop_source peer_source; /* in the loop while there are queues */
 	struct vublk_loop_timer unkicked_timer;
 	unsigned unkicked_looks; /* how many looks remain */
@@ -78,8 +80,8 @@ static void on_kick(void *opaque, uint32_t events)
 	struct vublk_queue *queue = opaque;
 
 	/*
-	 * A kick only wakes the worker; the ring says what is new. A descriptor that can give no
-	 * more kicks, such as the end of a pipe, would stay readable, so it is removed.
+	 * A kick only wakes the worker; the ring says what is new. A descriptor that can deliver no
+	 * more kicks, such as a pipe without a writer, would stay readable, so it is removed.
 	 */
 	vublk_queue_kicked(queue, queue->kick_source.loop);
 	queue->unkicked = 0;
@@ -108,8 +110,8 @@ static void on_unkicked_timer(void *opaque)
 }
 
 /*
- * Called when the front-end has disconnected. Takes no more chains; the control thread will stop
- * the queues.
+ * Called when the front-end has disconnected. Stops taking chains. The control thread stops the
+ * queues later.
  */
 static void on_peer(void *opaque, uint32_t events)
 {
@@ -303,7 +305,7 @@ static void disable_kicks(struct vublk_worker *common)
 			vublk_device_ring_disable_kicks(&queue->ring);
 }
 
-/* --- a flush of the back-end's own ----------------------------------------- */
+/* --- a flush for the back-end itself --------------------------------------- */
 
 static void on_flush(void *opaque)
 {

@@ -10,7 +10,7 @@
 
 struct vublk_backend_worker;
 
-/* Makes a worker of `engine`. Its thread runs when this returns. */
+/* Makes a worker for `engine` and starts its thread. */
 int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
 			     struct vublk_backend_worker **worker, struct vublk_error *error);
 /* Ends the thread and waits for its end. The worker must have no queues. NULL is a no-op. */
@@ -26,9 +26,9 @@ struct vublk_loop *vublk_backend_worker_loop(struct vublk_backend_worker *worker
 struct vublk_log_limit *vublk_backend_worker_log_limit(struct vublk_backend_worker *worker);
 
 /*
- * A flush of the disk by the back-end itself. Zeroed, except `control` and `done`; must outlive the
- * flush. The memory belongs to the worker until done() is called on the loop `control`, with 0 or a
- * negative errno.
+ * A flush of the disk that the back-end itself submits. The caller sets `control`, `done` and
+ * `opaque`. From vublk_backend_worker_flush() on, the struct belongs to the worker, until done() is
+ * called on the loop `control` with 0 or a negative errno.
  */
 struct vublk_backend_flush {
 	struct vublk_engine_io io; /* must be the first member, because the engine returns it */
@@ -40,7 +40,7 @@ struct vublk_backend_flush {
 	bool is_busy; /* used by the control thread */
 };
 
-/* Begins a flush, which must not be busy. The worker needs no queues. Never waits. */
+/* Begins a flush, which must not be busy. Works even if the worker has no queues. Never waits. */
 void vublk_backend_worker_flush(struct vublk_backend_worker *worker,
 				struct vublk_backend_flush *flush);
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls of <vublk/upgrade.h> for a back-end: what a back-end adds to an upgrade (src/handover/).
- * This file has the options and the quiet moment, state.c the state.
+ * Implements the calls of <vublk/upgrade.h> for a back-end, on top of src/handover/. This file
+ * transfers the options and says when the back-end can be handed over; state.c writes and reads the
+ * state.
  *
  * Key idea: requests that the engine has cannot be handed over. So the old process holds the
- * session: it takes no request, and waits until those that it has are complete. The driver's other
- * requests wait in the rings for that time. The new process has opened the engine before, on the
- * descriptor of the old one, which carries the lock of the image.
+ * session: it takes no more requests, and waits until those that it has taken are complete. In the
+ * meantime, the driver's other requests wait in the rings. Before that, the new process has opened
+ * the engine on the old process's descriptor of the image, which carries the lock.
  */
 #include "backend/upgrade/upgrade.h"
 
@@ -22,12 +23,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#define QUIET_MS 1000 /* how long the old process waits for requests that it has begun; new ones
+#define QUIET_MS 1000 /* how long the old process waits until there is no obstacle; new requests
 			 wait meanwhile */
 
 /* --- the old process --------------------------------------------------------------------------- */
 
-/* The options that put_numbers() writes, whatever the user has given. */
+/* The options that put_numbers() writes, even if the user has not given them. */
 static const char *const number_names[] = {
 	"num-queues", "threads", "logical-block-size", "physical-block-size", "serial",
 };
@@ -40,7 +41,7 @@ static bool is_number(const char *name)
 	return false;
 }
 
-/* Writes the options whose defaults depend on the version or the machine. */
+/* Writes the options whose defaults may differ in the new process. */
 static void put_numbers(const struct vublk_backend *backend, struct vublk_sections_writer *to)
 {
 	const struct vublk_engine_geometry *geometry = &backend->engine->geometry;
@@ -87,7 +88,7 @@ static const char *find_obstacle(void *object)
 		return "the back-end is stopping";
 	if (!backend->session)
 		return NULL;
-	prepare(backend); /* for a front-end that has connected since */
+	prepare(backend); /* a front-end may have connected since the first prepare() */
 	if (backend->session->phase == VUBLK_SESSION_STOPPING_QUEUES)
 		return "the storage has not completed the requests that were begun";
 	if (!vublk_session_is_held(backend->session))
@@ -180,7 +181,7 @@ static void begin(void *object)
 		vublk_session_begin_taken(backend->session);
 }
 
-/* If the image had another size when this process opened it, the front-end has to learn that. */
+/* Tells the front-end if the image had another size when this process opened it. */
 static void told(void *object)
 {
 	struct vublk_backend *backend = object;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state of a back-end for another process: its sections, and how they are read.
+ * Writes and reads the sections of a back-end's state, which the old process sends to the new one.
  *
- * Key idea: the queues are stopped, and no request is outstanding. So the position of a ring is one
- * index, and the new process starts the queues as it does after a message of the front-end. Regions,
- * in-flight area and dirty log are read by the functions that execute the front-end's messages, with
- * all of their checks.
+ * Key idea: the queues are stopped, and no request is outstanding. So one index describes the
+ * position of a ring, and the new process starts the queues as it does after a message of the
+ * front-end. It takes over regions, in-flight area and dirty log with the functions that execute
+ * the front-end's messages, which make all checks.
  */
 #include "backend/upgrade/upgrade.h"
 
@@ -163,7 +163,8 @@ static int read_counters(void *owner, struct vublk_section *from, struct vublk_e
 	uint64_t queue = vublk_section_get(from), kind = vublk_section_get(from);
 
 	if (queue >= statistics->num_queues || kind >= VUBLK_REQUEST_NUM_KINDS)
-		return 0; /* of a queue or a kind that this version does not have */
+		return 0; /* ignores counters of a queue or a kind that this version does not
+			     have */
 	vublk_section_get_bytes(from, &statistics->queues[queue].kinds[kind],
 				sizeof(struct vublk_request_stats));
 	return 0;
@@ -209,7 +210,7 @@ static int read_session(void *owner, struct vublk_section *from, struct vublk_er
 	return 0;
 }
 
-/* Makes a message with the next descriptor of the section, as the front-end has sent it. */
+/* Makes a message like the front-end's, with the next descriptor of the section. */
 static void make_message(struct vublk_section *from, uint32_t request,
 			 struct vublk_vu_message *message)
 {

@@ -18,7 +18,10 @@
 
 #define MAX_OPTIONS 32
 
-/* Each token has a slot of SLOT_BYTES for header and status. The slots are before the data. */
+/*
+ * Each token has a slot of SLOT_BYTES for the request's header and status. The slots precede the
+ * data.
+ */
 #define SLOT_BYTES 32
 #define SLOTS_OFFSET 0x20000
 #define STATUS_OFFSET 16

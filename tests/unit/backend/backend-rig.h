@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_BACKEND_RIG_H
 
 /*
- * A back-end on a thread of its own, and a small blocking front-end for it. With the front-end a
- * test can break any rule of vhost-user. A function that fails ends the case.
+ * Runs a back-end on a thread of its own, and acts as a small blocking front-end, with which a test
+ * can break any rule of vhost-user. If a function fails, the case fails.
  */
 #include "harness.h"
 
@@ -25,8 +25,8 @@
 #define RIG_USER UINT64_C(0x7f0000000000) /* the user address of the memory */
 #define RIG_QUEUE_BYTES (RIG_MEMORY / RIG_QUEUES)
 #define RIG_PATH_BYTES 128
-#define RIG_DATA_OFFSET 0x40000 /* in a queue's part of the memory: the data begins here, after
-				   the ring */
+#define RIG_DATA_OFFSET 0x40000 /* where the data begins in a queue's part of the memory, after the
+				   ring and the slots */
 
 struct rig_queue {
 	struct vublk_split_ring ring; /* pointers to the three parts of the ring */
@@ -76,18 +76,18 @@ int rig_unsealed_memfd(uint64_t bytes);
  */
 int rig_make_image(char path[RIG_PATH_BYTES], uint64_t bytes);
 /*
- * Makes only the front-end, on the connected socket `fd`, which the rig owns afterwards. The caller
- * provides the back-end at the other end of the socket.
+ * Initialises only the front-end, on the connected socket `fd`, which the rig owns afterwards. The
+ * caller provides the back-end at the other end of the socket.
  */
 void rig_attach(struct backend_rig *rig, int fd);
 /*
- * Closes the rig's connection and uses the socket `fd`, which leads to the next back-end, instead.
- * Memory, rings and notifiers stay.
+ * Closes the rig's connection, and continues on the socket `fd`, which leads to the next back-end.
+ * Memory, rings and eventfds stay.
  */
 void rig_attach_again(struct backend_rig *rig, int fd);
 /* Disconnects, waits until the back-end's thread has ended, and frees everything. */
 void rig_close(struct backend_rig *rig);
-/* Waits until the back-end closes the connection, and then does what rig_close() does. */
+/* Waits until the back-end closes the connection and its thread has ended, and frees everything. */
 void rig_close_expecting_end(struct backend_rig *rig);
 /* Waits until the back-end has closed the connection. Discards the messages that still arrive. */
 void rig_wait_for_end(struct backend_rig *rig);
@@ -102,7 +102,7 @@ unsigned rig_log_lines(struct backend_rig *rig);
 
 /*
  * A back-end that listens. It outlives its front-ends, so each front-end shows whether an earlier
- * one has damaged the back-end.
+ * one has done damage.
  */
 struct backend_server {
 	struct vublk_backend *backend;
@@ -115,7 +115,7 @@ struct backend_server {
  * `options` are further options, and may be NULL.
  */
 void backend_server_start(struct backend_server *server, const struct vublk_option *options);
-/* Runs `server->backend` on a new thread. The case must have opened that back-end. */
+/* Runs `server->backend`, which the case must have opened, on a new thread. */
 void backend_server_run(struct backend_server *server);
 /* Stops and frees the back-end, and checks that it has removed its socket. */
 void backend_server_stop(struct backend_server *server);
@@ -133,12 +133,15 @@ uint64_t rig_send_acked(struct backend_rig *rig, struct vublk_vu_message *messag
 /* Sends the message `request` without a payload. Returns the number in the reply. */
 uint64_t rig_get_u64(struct backend_rig *rig, uint32_t request);
 /*
- * The following functions, except the two that read, return the result of rig_send_acked(). The
- * messages with the payloads u64 and vring state have the type `request`.
+ * The following functions return the result of rig_send_acked(), except rig_get_base() and
+ * rig_get_config(). If a function has the parameter `request`, it is the type of the message.
  */
 uint64_t rig_set_u64(struct backend_rig *rig, uint32_t request, uint64_t value);
 uint64_t rig_set_state(struct backend_rig *rig, uint32_t request, unsigned index, unsigned num);
-/* `request` is SET_VRING_KICK, _CALL or _ERR. `fd` -1: sends the flag for "no descriptor". */
+/*
+ * `request` is SET_VRING_KICK, _CALL or _ERR. If `fd` is -1, the message says that there is no
+ * descriptor.
+ */
 uint64_t rig_set_vring_fd(struct backend_rig *rig, uint32_t request, unsigned index, int fd);
 uint64_t rig_set_addr(struct backend_rig *rig, unsigned index, uint64_t desc, uint64_t avail,
 		      uint64_t used);
@@ -162,8 +165,8 @@ uint64_t rig_add_mem_reg(struct backend_rig *rig, int fd, uint64_t guest, uint64
  */
 void rig_expect_regions_refused(struct backend_rig *rig);
 /*
- * Makes the driver's end of queue `index`, with `size` entries and the first index `base`. Sends no
- * message.
+ * Initialises the driver's end of queue `index`, with `size` entries and the first index `base`.
+ * Sends no message.
  */
 void rig_make_ring(struct backend_rig *rig, unsigned index, unsigned size, uint16_t base);
 /*
@@ -190,7 +193,7 @@ struct rig_area {
 void rig_get_area(struct backend_rig *rig, struct rig_area *area);
 /* Sends SET_INFLIGHT_FD with the numbers of rig_get_area(). Returns the acknowledgement. */
 uint64_t rig_set_area(struct backend_rig *rig, const struct rig_area *area);
-/* Sends SET_INFLIGHT_FD with any numbers. Returns the acknowledgement. */
+/* Sends SET_INFLIGHT_FD with the given numbers. Returns the acknowledgement. */
 uint64_t rig_set_area_as(struct backend_rig *rig, const struct rig_area *area, uint64_t size,
 			 uint64_t offset, unsigned num_queues, unsigned queue_size);
 /* Unmaps the area and closes its descriptor. */
@@ -207,8 +210,9 @@ char *rig_data(struct backend_rig *rig, unsigned index);
 /* Returns the guest address of the data area of queue `index`. */
 uint64_t rig_data_addr(unsigned index);
 /*
- * Adds a request to queue `index`, but does not publish it. `token` must not be in use by another
- * request of the queue. The data (`bytes` 0: none) is at `data_offset` in the queue's data area.
+ * Adds a request to queue `index`, but does not publish it. No other request of the queue may be
+ * using `token`. The `bytes` bytes of data are at `data_offset` in the queue's data area; 0: no
+ * data.
  */
 void rig_add(struct backend_rig *rig, unsigned index, uint16_t token, uint32_t type,
 	     uint64_t sector, uint64_t data_offset, uint32_t bytes);
@@ -221,7 +225,9 @@ void rig_kick(struct backend_rig *rig, unsigned index);
 uint16_t rig_take(struct backend_rig *rig, unsigned index, uint32_t *bytes);
 /* Returns the status byte of the request with this token. */
 uint8_t rig_status(struct backend_rig *rig, unsigned index, uint16_t token);
-/* Executes one request with the token 0, and returns its status. No other may be in flight. */
+/*
+ * Executes one request with the token 0, and returns its status. No other request may be in flight.
+ */
 uint8_t rig_io(struct backend_rig *rig, unsigned index, uint32_t type, uint64_t sector,
 	       uint64_t data_offset, uint32_t bytes);
 

@@ -107,7 +107,7 @@ void rude_gone_at_each_byte(const char *path)
 	rude_check_served(path);
 }
 
-/* --- a hundred thousand ------------------------------------------------------------- */
+/* --- random messages ---------------------------------------------------------------- */
 
 uint64_t rude_random(uint64_t *seed)
 {
@@ -162,7 +162,7 @@ static void set_up_protocol(struct vublk_channel *channel)
 	assert_int_equal(vublk_channel_send(channel, &message, NULL), 0);
 }
 
-/* Closes the connection, and waits until the server has cleaned up and serves another front-end. */
+/* Closes the connection, and waits until the server serves another front-end. */
 static void settle(struct vublk_channel *channel, const char *path)
 {
 	vublk_channel_deinit(channel);
@@ -201,7 +201,8 @@ void rude_silent(const char *path)
 	for (size_t sent = 0; sent < 2 * whole; sent += 5) {
 		int fd = rude_dial(path);
 
-		if (sent == whole) /* one message was complete, so it is answered */
+		if (sent == whole) /* exactly one complete message, after which the server would not
+				      disconnect */
 			continue;
 		rude_send(fd, bytes, sent < whole ? sent : whole);
 		if (sent > whole)

@@ -11,7 +11,7 @@
 
 /* Connects to the server, and returns the connection's descriptor. */
 int rude_dial(const char *path);
-/* Waits until the server closes the connection, and closes `fd`. */
+/* Waits until the server closes the connection, and then closes `fd`. */
 void rude_wait_for_end(int fd);
 /* Sends `count` bytes, or fewer if the server closes the connection. */
 void rude_send(int fd, const void *bytes, size_t count);
@@ -24,9 +24,12 @@ void rude_check_served(const char *path);
 void rude_bad_headers(const char *path);
 /* Disconnects after each byte of a message. */
 void rude_gone_at_each_byte(const char *path);
-/* Sends nothing, half a message, or one and a half, and stays connected. */
+/*
+ * Sends nothing, a part of a message, or more than one message, and waits until the server
+ * disconnects.
+ */
 void rude_silent(const char *path);
-/* Sends `count` messages of random bytes with random descriptors. */
+/* Sends `count` messages with random contents and random numbers of descriptors. */
 void rude_flood(const char *path, unsigned count, uint64_t *seed);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends whose eventfds are full and have O_NONBLOCK cleared, so that a thread of the back-end
- * that signals them blocks. The session of such a front-end ends, and delays no other session.
+ * Front-ends that fill their eventfds and clear O_NONBLOCK, so that a plain write() to them would
+ * block. If a call blocks a worker, the session ends, and the next front-end is served.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -26,7 +26,10 @@ static void block_worker(struct backend_rig *rig)
 		sched_yield();
 }
 
-/* While a call blocks the worker, the front-end stops the queue. Then the session ends. */
+/*
+ * The front-end stops the queue while a call blocks the worker. The stop succeeds, and the session
+ * ends.
+ */
 static void test_call(void **state)
 {
 	struct backend_rig rig;
@@ -83,7 +86,7 @@ static void test_the_next_is_served(void **state)
 	backend_server_stop(&server);
 }
 
-/* The report of a broken ring blocks the worker, which must still answer messages. */
+/* The eventfd for errors is full. The report of a broken ring must not block the worker. */
 static void test_error(void **state)
 {
 	struct backend_rig rig;

@@ -18,7 +18,10 @@
 
 /* --- sizes for I/O ---------------------------------------------------------------- */
 
-/* I/O sizes are in blocks. A size that is unknown, or no multiple of the block size, is 0. */
+/*
+ * I/O sizes are in blocks. A size that is unknown, one block, no multiple of a block, or too large
+ * is 0.
+ */
 static void test_io_sizes(void **state)
 {
 	const struct {
@@ -65,8 +68,8 @@ static void open_with_seg_max(struct backend_rig *rig, const char *seg_max)
 }
 
 /*
- * Starts a small ring. The back-end learns the ring's size after the front-end has read the config,
- * so a limit of segments that exceeds the ring is only logged.
+ * Starts two small rings. The back-end learns their size only after the front-end has read the
+ * config, so it can only log that seg_max exceeds the ring.
  */
 static void start_small(struct backend_rig *rig, const char *seg_max, bool has_indirect)
 {
@@ -281,7 +284,7 @@ static void test_unused_queues(void **state)
 	rig_close(&rig);
 }
 
-/* Without protocol features all queues are enabled at their start, even those that start late. */
+/* Without protocol features a queue starts enabled, even if it is first used after SET_FEATURES. */
 static void test_enabled_later(void **state)
 {
 	const struct vublk_option options[] = { { "engine", "memory" }, { "size", "8M" }, { 0 } };

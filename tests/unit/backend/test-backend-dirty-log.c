@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: which pages the back-end marks, whether a copy of the memory is complete if it is
- * made with the log while requests run, and how the back-end refuses invalid logs.
+ * The dirty log: which pages the back-end marks, whether a copy that follows the log while requests
+ * run is complete, and how the back-end refuses invalid logs.
  */
 #include "backend-rig.h"
 
@@ -18,7 +18,8 @@
 #define PAGE VUBLK_DIRTY_PAGE_BYTES
 #define LOG_BYTES ((RIG_GUEST + RIG_MEMORY) / PAGE / 8)
 #define USED_ADDR UINT64_C(0x8000) /* the log address of queue 0's used ring */
-#define TEST_RINGS_OFFSET 0x20000  /* in a queue's memory; the rings are below this offset */
+#define TEST_RINGS_OFFSET 0x20000  /* the offset in queue 0's memory at which its status bytes
+				      begin, after the ring */
 
 struct log {
 	int fd;
@@ -118,8 +119,8 @@ static bool take_page(struct log *log, uint64_t addr)
 }
 
 /*
- * Waits until the page at `addr` is marked. An idle worker marks the used ring's page, because it
- * enables kicks after polling for a while, which is a write to the used ring.
+ * Waits until the page at `addr` is marked. An idle worker marks a page of the used ring, because
+ * after polling for a while it enables kicks by a write to the used ring.
  */
 static void wait_for_page(const struct log *log, uint64_t addr)
 {
@@ -159,7 +160,7 @@ static void check_request(struct backend_rig *rig, struct log *log, uint32_t typ
 			fail_msg("type %u, %u bytes at %u: page %u is not marked", type, bytes,
 				 (unsigned)offset, i);
 	assert_true(take_page(log, RIG_GUEST + TEST_RINGS_OFFSET));
-	take_page(log, USED_ADDR); /* the worker marks it at some time */
+	take_page(log, USED_ADDR); /* may be marked, when the worker enables kicks */
 	if (count_pages(log))
 		fail_msg("type %u, %u bytes at %u: %u pages too many are marked", type, bytes,
 			 (unsigned)offset, count_pages(log));
@@ -172,7 +173,7 @@ static void test_marks_what_is_written(void **state)
 
 	open_rig(&rig);
 	begin_logging(&rig, &log);
-	assert_true(take_page(&log, USED_ADDR)); /* the start of a ring marks all of it */
+	assert_true(take_page(&log, USED_ADDR)); /* the start of a ring marks the whole used ring */
 	check_request(&rig, &log, VIRTIO_BLK_T_IN, 0, 4096, 1);
 	check_request(&rig, &log, VIRTIO_BLK_T_IN, 4000, 512, 2);
 	check_request(&rig, &log, VIRTIO_BLK_T_IN, 512, 100 * PAGE, 101);
@@ -217,7 +218,10 @@ static void test_marks_the_used_ring(void **state)
 		wait_for_page(&log, USED_ADDR + 2 * PAGE);
 		assert_int_equal(rig_get_base(&rig, 0), done);
 		assert_true(take_page(&log, USED_ADDR - PAGE));
-		/* Elements 0 to 8 are in the first page; 8 to 520, and 520 to 1032, are in both. */
+		/*
+		 * Elements 0 to 7 are in the first page. Elements 8 to 519, and those from 520 on,
+		 * are in both pages.
+		 */
 		assert_true(take_page(&log, USED_ADDR));
 		assert_int_equal(take_page(&log, USED_ADDR + PAGE), until > 8);
 		assert_true(take_page(&log, USED_ADDR + 2 * PAGE));
@@ -276,7 +280,7 @@ static void copy_all(struct backend_rig *rig, struct log *log, struct copy *copy
 	copy_dirty(log, USED_ADDR, (char *)rig->queues[0].ring.used, copy->used, PAGE);
 }
 
-/* Reads different blocks to overlapping buffers, while the copy is made. */
+/* Reads different blocks into overlapping buffers, and copies dirty pages in the meantime. */
 static void run_round(struct backend_rig *rig, struct log *log, struct copy *copy)
 {
 	for (uint16_t i = 0; i < COPY_REQUESTS; i++) {
@@ -294,7 +298,7 @@ static void run_round(struct backend_rig *rig, struct log *log, struct copy *cop
 	}
 }
 
-/* Fills the disk. Each sector differs from all others. */
+/* Fills the start of the disk. Each sector differs from all others. */
 static void fill_disk(struct backend_rig *rig)
 {
 	uint32_t bytes = 1024 * 512;

@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 /*
- * Counts and behavior of the intercepted calls. The case uses them between requests, and the worker
- * during a request.
+ * Counts and behavior of the intercepted calls. The case accesses them between requests, and the
+ * worker during a request.
  */
 static struct {
 	_Atomic unsigned syncs;
@@ -100,7 +100,7 @@ static void open_image(struct backend_rig *rig, const char *io, const char *writ
 	rig_open(rig, options);
 }
 
-/* Starts a back-end with blocking calls, whose queue 0 runs. */
+/* Starts a back-end that makes blocking calls, and its queue 0. */
 static void start(struct backend_rig *rig, const char *write_cache)
 {
 	open_image(rig, "blocking", write_cache);
@@ -171,9 +171,9 @@ static void test_write_cache_off(void **state)
 }
 
 /*
- * A VM is reset after its driver has turned the write cache off. QEMU keeps the copy of the
- * configuration that it has read at the start of the VM. So the next driver also sees that the
- * write cache is off, and sends no flush.
+ * A VM is reset after its driver has turned the write cache off. QEMU keeps its copy of the
+ * configuration space across the reset. So the next driver also sees that the write cache is off,
+ * and sends no flush.
  */
 static void test_write_cache_stays_off(void **state)
 {
@@ -192,7 +192,7 @@ static void test_write_cache_stays_off(void **state)
 
 /* --- a write cache that was set in another process ------------------------------ */
 
-/* Resumes the disk with a back-end that does not know the driver's setting. */
+/* Starts a back-end that resumes a disk, but does not know the driver's setting of wce. */
 static void resume(struct backend_rig *rig, struct rig_area *area, bool has_area, uint16_t base)
 {
 	open_image(rig, "blocking", "on");
@@ -227,7 +227,10 @@ static void test_resumed_and_config_read(void **state)
 	struct backend_rig rig;
 
 	resume(&rig, &area, true, 0);
-	/* A read of a part of the config without wce does not tell the driver the value of wce. */
+	/*
+	 * A read of only the part of the config before wce does not tell the driver the value of
+	 * wce.
+	 */
 	vublk_vu_message_init(&message, VUBLK_VU_GET_CONFIG);
 	message.payload.config.size_bytes = 32;
 	message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES;
@@ -249,7 +252,7 @@ static void test_resumed_and_set(void **state)
 	end_resumed(&rig, &area);
 }
 
-/* Without an in-flight area, a ring that does not begin at 0 shows that the disk was in use. */
+/* If there is no in-flight area, a base that is not 0 shows that the disk was in use before. */
 static void test_resumed_ring(void **state)
 {
 	struct backend_rig rig;
@@ -259,7 +262,7 @@ static void test_resumed_ring(void **state)
 	end_resumed(&rig, NULL);
 }
 
-/* After a resume, a VM's reset changes nothing, because QEMU keeps the config that it has read. */
+/* A reset of the VM after a resume changes nothing, because QEMU does not read the config again. */
 static void test_resumed_and_reset(void **state)
 {
 	struct rig_area area;
@@ -274,8 +277,8 @@ static void test_resumed_and_reset(void **state)
 }
 
 /*
- * After a pause within a session, the write cache stays as it is, because the front-end has read
- * the config in this session.
+ * After a pause within a session, writes do not become durable, because the front-end has read the
+ * config in this session.
  */
 static void test_paused(void **state)
 {
@@ -380,7 +383,10 @@ static void test_errors_do_not_fill_the_log(void **state)
 	rig_close(&rig);
 }
 
-/* Without io_uring the back-end logs a warning, but it serves. */
+/*
+ * Without io_uring the back-end logs a warning, but serves the disk. With io=io_uring it does not
+ * start.
+ */
 static void test_without_io_uring(void **state)
 {
 	struct vublk_error error = { 0 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that break the rules. They must not make the back-end use more resources. The back-end
- * listens, so the next front-end shows whether an earlier one has damaged the back-end.
+ * Front-ends that break the rules. The back-end must not leak resources. It listens, so the next
+ * front-end shows whether an earlier one has done damage.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -58,7 +58,7 @@ static void test_silent(void **state)
 	backend_server_stop(&server);
 }
 
-/* After a complete message a front-end may be silent for any time. */
+/* A front-end that has sent only complete messages may be silent for any time. */
 static void test_idle_is_not_silent(void **state)
 {
 	struct pollfd nothing = { .fd = -1 };
@@ -92,7 +92,9 @@ static void test_flat_after_many(void **state)
 	mappings = vublk_test_count_mappings();
 	rude_flood(server.path, 100000, &seed);
 	rude_check_served(server.path);
-	/* A tolerance, because the last front-ends may not have been cleaned up yet. */
+	/*
+	 * With a tolerance, because the session of the last front-end may not have been freed yet.
+	 */
 	assert_true(vublk_test_count_fds() <= fds + 16);
 	assert_true(vublk_test_count_mappings() <= mappings + 1);
 	backend_server_stop(&server);
@@ -129,7 +131,7 @@ static void test_same_message_many_times(void **state)
 
 struct scribbler {
 	struct backend_rig *rig;
-	bool stop; /* atomic; the thread has to end */
+	bool stop; /* atomic; tells the thread to end */
 };
 
 static void *scribble(void *opaque)
@@ -199,7 +201,7 @@ static void test_front_ends_come_and_go(void **state)
 	serve(&server);
 	for (unsigned i = 0; i < 200; i++)
 		rude_check_served(server.path);
-	/* Front-ends that wait are served one after the other, or have disconnected. */
+	/* These front-ends disconnect before they are accepted, or soon afterwards. */
 	for (unsigned i = 0; i < 8; i++)
 		waiting[i] = rude_dial(server.path);
 	for (unsigned i = 0; i < 8; i++)
@@ -230,7 +232,8 @@ static void test_write_cache_outlives_a_front_end(void **state)
 		message.payload.config.offset = offsetof(struct virtio_blk_config, wce);
 		message.payload.config.size_bytes = 1;
 		message.header.size = VUBLK_VU_CONFIG_HEADER_BYTES + 1;
-		for (unsigned k = i; k < 2; k++) { /* the second front-end only reads the setting */
+		for (unsigned k = i; k < 2; k++) { /* the first front-end sets and reads wce, and
+						      the second one only reads it */
 			message.header.request = k ? VUBLK_VU_GET_CONFIG : VUBLK_VU_SET_CONFIG;
 			rude_send(fd, &message.header, sizeof(message.header));
 			rude_send(fd, &message.payload, message.header.size);
@@ -243,9 +246,9 @@ static void test_write_cache_outlives_a_front_end(void **state)
 }
 
 /*
- * The program that has passed a listening socket to the back-end may also accept connections from
- * it. If the program accepts the connection that has woken the back-end, the back-end's accept()
- * must not wait for another connection.
+ * A program that passes a listening socket to the back-end may itself accept connections from the
+ * socket. If it accepts the connection that has woken the back-end, the back-end's accept() must
+ * not block. So the back-end makes the socket non-blocking.
  */
 static void test_given_listener(void **state)
 {
@@ -337,7 +340,7 @@ static void test_options(void **state)
 	assert_string_equal(vublk_backend_options()->name, "socket-path");
 }
 
-/* vublk_backend_open() closes the descriptor in the option "fd" even if it refuses it. */
+/* vublk_backend_open() closes the descriptor in the option "fd" even if it fails. */
 static void test_descriptor_is_taken(void **state)
 {
 	struct vublk_backend *backend;

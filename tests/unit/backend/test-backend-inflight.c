@@ -13,9 +13,9 @@
 #include <unistd.h>
 
 #define REQUESTS 3
-#define SECTOR 40 /* the target of all writes: its content shows which one was executed last */
+#define SECTOR 40 /* all writes go here, so the content shows which write was executed last */
 
-/* Opens a session with memory, and gets a new area. The case must still send SET_INFLIGHT_FD. */
+/* Opens a session, shares memory, and gets a new area. The case must then send SET_INFLIGHT_FD. */
 static void open_with_area(struct backend_rig *rig, struct rig_area *area)
 {
 	rig_open_memory(rig);
@@ -52,8 +52,8 @@ static void test_noted_and_cleared(void **state)
 
 /*
  * A scene: the driver has made three writes available, and the predecessor has died. `died` puts
- * the rings and the area into the state that the predecessor has left. `heads[i]` is the head of
- * the chain of write i.
+ * the ring and the area into the state that the predecessor has left. `heads[i]` is the head of the
+ * chain of write i.
  */
 struct scene {
 	const char *name;
@@ -208,8 +208,8 @@ static void test_died_at_each_step(void **state)
 }
 
 /*
- * The predecessor has completed each request, but still has the last one marked in the area. Before
- * the next back-end takes requests, it records in the area that no request is left.
+ * The predecessor has published all completions, but died before it updated the area. When the next
+ * back-end starts the queue, it records in the area that no request is in flight.
  */
 static void test_died_after_the_last(void **state)
 {
@@ -248,7 +248,7 @@ static void test_refused_areas(void **state)
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 0, RIG_SIZE), 1);
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 0), 1);
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 65535), 1);
-	/* An area may be part of a file that does not begin at the file's start. */
+	/* Accepted: an area that does not begin at the start of its file. */
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes - 64, 64, 1, RIG_SIZE), 0);
 	/* Refused: the ring is larger than the area's regions, or the queue is not in the area. */
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 64), 0);
@@ -268,7 +268,7 @@ static void test_scribbled_areas(void **state)
 
 	open_with_area(&rig, &area);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
-	/* Refused: an area of another ring. */
+	/* Refused: the area belongs to another ring. */
 	area.region->version = 1;
 	area.region->used_idx = 1000;
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
@@ -281,8 +281,8 @@ static void test_scribbled_areas(void **state)
 	assert_int_equal(rig_tell_queue(&rig, 0, 5), 1);
 	assert_true(rig_log_has(&rig, "last batch in the in-flight area names entry 128"));
 	/*
-	 * A circular list must not hang the back-end. A chain in flight that the driver did not
-	 * make available is refused.
+	 * A circular list must not hang the back-end. The area is refused, because it marks chains
+	 * as in flight that the driver did not make available.
 	 */
 	area.region->last_batch_head = 7;
 	area.region->desc[7].next = 7;
@@ -294,12 +294,12 @@ static void test_scribbled_areas(void **state)
 	rig_close(&rig);
 }
 
-/* --- an area that is another ring's -------------------------------------------- */
+/* --- an area of another ring ---------------------------------------------------- */
 
 /*
- * The history of a ring, whose indices start at `first`. The driver has made the chains in
- * `available` available, and the device has completed the chains in `completed`, each in this
- * order.
+ * The history of a ring whose indices start at `first`. The driver has made the chains in
+ * `available` available, and the device has completed those in `completed`, in the order of the
+ * letters.
  */
 struct history {
 	const char *name;
@@ -354,7 +354,7 @@ static void set_history(struct backend_rig *rig, struct rig_area *area,
 	size_t num_completed = strlen(history->completed);
 
 	for (unsigned i = 0; history->first && i < RIG_SIZE; i++) {
-		/* The ring has wrapped, so its older entries name another chain. */
+		/* The ring has wrapped before, so its older entries name another chain. */
 		ring->avail->ring[i] = RIG_SIZE - 1;
 		ring->used->ring[i].id = RIG_SIZE - 1;
 		ring->used->ring[i].len = 1;
@@ -377,8 +377,8 @@ static void set_history(struct backend_rig *rig, struct rig_area *area,
 }
 
 /*
- * Checks that the back-end accepts or refuses the area as `history` says. A chain that the back-end
- * executes fails and completes, because its descriptors are invalid.
+ * Checks that the back-end accepts or refuses the area as `history` says. The descriptors are
+ * invalid, so a chain that the back-end takes completes with an error.
  */
 static void check_history(const struct history *history)
 {
@@ -410,7 +410,8 @@ static void test_area_of_another_ring(void **state)
 
 /*
  * A request takes so long that later requests have overwritten its entry in the avail ring. The
- * back-end accepts the area, unless the ring has not wrapped yet: then the area is wrong.
+ * back-end accepts such an area. It refuses the area if the ring has never wrapped, because then
+ * the request was never made available.
  */
 static void test_entry_overwritten(void **state)
 {
@@ -440,7 +441,7 @@ static void test_asked_again_and_again(void **state)
 		rig_get_area(&rig, &area);
 		assert_int_equal(rig_set_area(&rig, &area), 0);
 		rig_drop_area(&area);
-		/* The answer shows that the previous message is done. */
+		/* The answer shows that the back-end has finished the previous message. */
 		rig_get_u64(&rig, VUBLK_VU_GET_STATUS);
 		if (!i) {
 			finish_last_message(&rig);

@@ -3,10 +3,10 @@
  * Back-ends that kill themselves at a chosen point (src/util/kill-point.h), and the recovery by the
  * next back-end.
  *
- * Key idea: after a death the test writes other data over the place of each request on the disk. A
- * request whose completion the driver can see must not be executed again, so the other data must
- * stay. Any other request must still be executed, so the other data must be replaced. The driver's
- * end of the ring checks that each request completes once.
+ * Key idea: after a death the test overwrites the target of each request on the disk with other
+ * data. A request whose completion the driver can see must not be executed again, so the other data
+ * must stay. Any other request must still be executed, so its data must replace the other data. The
+ * test also checks that each request completes once.
  */
 #include "backend-rig.h"
 
@@ -52,7 +52,7 @@ static void exec_child(const char *point, const char *io, int socket_fd, int wor
 {
 	char fd_option[32], file_option[160], io_option[32];
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL); /* so that it ends with the case */
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* so that the child ends with the case */
 	fcntl(socket_fd, F_SETFD, 0);
 	dup2(words_fd, STDERR_FILENO);
 	if (point)
@@ -82,8 +82,8 @@ static void start_child(struct child *child, const char *point, const char *io)
 }
 
 /*
- * Waits until the process has ended, stores its output in `words`, and returns its wait status. It
- * leaves the socket open, because a rig that uses the socket closes it.
+ * Waits until the process has ended, stores its output in `words`, and returns its wait status.
+ * Leaves the socket open, because the rig that uses it closes it.
  */
 static int end_child(struct child *child, char *words, size_t bytes)
 {
@@ -100,8 +100,8 @@ static int end_child(struct child *child, char *words, size_t bytes)
 }
 
 /*
- * Checks that the process was killed at the point. Then it waits for the lock of the image, because
- * the kernel keeps the lock until all I/O of the killed process has completed.
+ * Checks that the process was killed, and waits for the lock of the image, because the kernel keeps
+ * the lock until all I/O of the killed process has completed.
  */
 static void expect_killed(struct child *child, const char *point)
 {
@@ -125,7 +125,8 @@ struct scene {
 	struct backend_rig rig;
 	struct rig_area area;
 	int image_fd;
-	bool published[REQUESTS]; /* whether the completion was visible at the last death */
+	bool published[REQUESTS]; /* whether the driver could see the completion at the last
+				     death */
 };
 
 /*
@@ -191,7 +192,7 @@ static void give_requests(struct scene *scene, const struct child *child)
 		rig_kick(rig, q);
 }
 
-/* Gives the next back-end the memory, the rings and the area as its predecessor has left them. */
+/* Connects the next back-end, with memory, rings and area as its predecessor has left them. */
 static void hand_over(struct scene *scene, const struct child *child)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -233,8 +234,8 @@ static void check_content(const struct scene *scene, unsigned i, char expected, 
 }
 
 /*
- * Writes other data over the place of each request on the disk. Returns the number of requests
- * whose completion the driver cannot see.
+ * Checks the data of the visible completions, and overwrites the target of each request on the disk
+ * with other data. Returns the number of requests whose completion the driver cannot see.
  */
 static unsigned write_over(struct scene *scene, const char *point)
 {
@@ -257,7 +258,7 @@ static unsigned write_over(struct scene *scene, const char *point)
 	return unpublished;
 }
 
-/* Checks that the last back-end survives, and completes each request that was left exactly once. */
+/* Checks that all requests have completed exactly once, and that the last back-end still serves. */
 static void check_recovery(struct scene *scene, const char *point)
 {
 	struct backend_rig *rig = &scene->rig;
@@ -318,8 +319,8 @@ static void recover(struct scene *scene, const char *point)
 /* --- cases -------------------------------------------------------------------- */
 
 /*
- * The state that a death leaves. All requests are one batch, which the blocking method executes in
- * ring order, so the state is always the same.
+ * The state that a death leaves. It is always the same, because all requests are one batch, which
+ * the blocking method executes in ring order.
  */
 struct left {
 	const char *point;
@@ -374,7 +375,10 @@ static const char *const points[] = {
 	"after-inflight-clear:3", "before-call",
 };
 
-/* Two queues, each with a thread. The first back-end dies at `first`, and the next at `second`. */
+/*
+ * Uses two queues. The first back-end dies at `first`. If requests are left, the next one dies at
+ * `second`.
+ */
 static void die_twice(const char *io, const char *first, const char *second)
 {
 	struct scene scene;
@@ -398,8 +402,8 @@ static void die_twice(const char *io, const char *first, const char *second)
 }
 
 /*
- * Runs die_twice() for each pair of points. The second point has no count, because the second
- * back-end may have only few requests.
+ * Runs die_twice() for each pair of points. The second point has no count N, because the second
+ * back-end may have fewer than N requests.
  */
 static void die_at_each_two(const char *io)
 {
@@ -419,7 +423,7 @@ static void test_dies_twice_blocking(void **state)
 	die_at_each_two("blocking");
 }
 
-/* --- a stopped back-end that its front-end left ------------------------------------ */
+/* --- a front-end that leaves a stopped back-end ------------------------------------- */
 
 /* Returns whether each thread of a process is in state S of /proc/PID/task/TID/stat. */
 static bool sleeps(pid_t pid)
@@ -442,7 +446,7 @@ static bool sleeps(pid_t pid)
 	return all;
 }
 
-/* Waits until the back-end has taken the last kick, and all its threads sleep. */
+/* Waits until the back-end has read the last kick and all its threads sleep. */
 static void wait_until_asleep(const struct backend_rig *rig, const struct child *child)
 {
 	struct pollfd kick = { .fd = rig->queues[0].kick_fd, .events = POLLIN };
@@ -462,7 +466,7 @@ static void stop_child(struct child *child)
 
 /*
  * A front-end disconnects from a back-end whose process is stopped. When the process continues, the
- * back-end must not take chains that the driver has added in between.
+ * back-end must not take the chains that the driver has added meanwhile.
  */
 static void leave_while_stopped(const char *io)
 {

@@ -192,8 +192,8 @@ static void test_read_only(void **state)
 /* --- framing ----------------------------------------------------------------- */
 
 /*
- * Header and data are divided into buffers of odd sizes. In a read, the last buffer of the data
- * also has the status byte at its end.
+ * Buffers of odd sizes divide the header and the data. In a read, the last data buffer ends with
+ * the status byte.
  */
 static void test_any_framing(void **state)
 {
@@ -375,7 +375,7 @@ static void test_no_room(void **state)
 
 	rig_open(&rig, options);
 	rig_start(&rig);
-	/* The file shrinks while it is served, so reads past its end fail. */
+	/* The file shrinks while the disk is served, so reads past its end fail. */
 	assert_int_equal(truncate(path, 4096), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 8000, 0, 4096), VIRTIO_BLK_S_IOERR);
 	assert_true(rig_log_has(&rig, "read of 4096 bytes at offset 4096000"));
@@ -433,7 +433,7 @@ static void test_resize(void **state)
 	rig_close(&rig);
 }
 
-/* Opens a back-end channel. `back` becomes the front-end's end of the channel. */
+/* Opens a back-end channel. Initialises `back` as the front-end's end of the channel. */
 static void open_back_channel(struct backend_rig *rig, struct vublk_channel *back)
 {
 	struct vublk_vu_message message;
@@ -468,7 +468,7 @@ static void rescan(struct backend_rig *rig, const char *path, uint64_t bytes)
 
 	assert_int_equal(truncate(path, (off_t)bytes), 0);
 	vublk_backend_rescan(rig->backend);
-	while (rig_log_lines(rig) == lines) /* waits until it has logged the new size */
+	while (rig_log_lines(rig) == lines) /* waits until the back-end has logged the new size */
 		assert_int_equal(rig_get_u64(rig, VUBLK_VU_GET_STATUS), 0);
 }
 
@@ -532,7 +532,7 @@ static void test_silence_while_suspended(void **state)
 	rig_close(&rig);
 }
 
-/* The front-end sends invalid messages on the back-end channel. */
+/* The front-end sends garbage on the back-end channel. */
 static void test_garbage_on_back_channel(void **state)
 {
 	struct vublk_vu_message message;
@@ -554,7 +554,7 @@ static void test_garbage_on_back_channel(void **state)
 	assert_true(rig_log_has(&rig, "closed the channel for notifications to the front-end"));
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
 	vublk_fd_close(&sockets[0]);
-	/* The descriptor is not a socket. */
+	/* Refused: a descriptor that is not a socket. */
 	vublk_vu_message_init(&message, VUBLK_VU_SET_BACKEND_REQ_FD);
 	message.fds[0] = rig.memory_fd;
 	message.num_fds = 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The kernel refuses requests for a while, as it does when it is short of memory. The back-end must
- * submit them again until the kernel accepts them, even if no kick and no completion wakes it.
+ * submit them again until the kernel accepts them, although no kick or completion wakes it.
  */
 #include "backend-rig.h"
 
@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* more than the tries that a worker makes before it sleeps */
+/* more than a worker tries before it sleeps */
 #define REFUSALS 200
 
 static _Atomic unsigned refusals;

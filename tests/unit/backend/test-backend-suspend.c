@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stopping a ring while the engine has a request of that ring: the meaning of each message with the
- * protocol features GET_VRING_BASE_INFLIGHT and GET_VRING_BASE_SKIP_DRAIN.
+ * Stops a ring while the engine has a request of that ring. Tests which of the messages that stop a
+ * ring also drain it, with and without the protocol features GET_VRING_BASE_INFLIGHT and
+ * GET_VRING_BASE_SKIP_DRAIN.
  *
- * Key idea: the request writes zeroes to many ranges, which the engine gets one after the other.
- * The test intercepts the system call for a range, and decides when it returns.
+ * Key idea: the request writes zeroes to many ranges, which the engine receives one after the
+ * other. The test intercepts the system call for each range, and decides when it returns.
  */
 #include "backend-rig.h"
 
@@ -26,7 +27,7 @@ int __wrap_fallocate64(int fd, int mode, off_t offset, off_t bytes);
 static struct {
 	int begun_fd; /* signalled when a range begins */
 	int go_fd;    /* a range ends only when this is signalled */
-	bool is_open; /* ranges do not wait */
+	bool is_open; /* ranges end without a signal */
 	unsigned calls;
 } gate = { .begun_fd = -1, .go_fd = -1 };
 
@@ -85,7 +86,7 @@ static void add_request(struct backend_rig *rig)
 	rig_kick(rig, 0);
 }
 
-/* Lets the ranges end one after the other until `fd` is readable. */
+/* Ends the ranges one after the other until `fd` is readable. */
 static void let_go_until(int fd)
 {
 	struct pollfd wait[] = {
@@ -110,7 +111,7 @@ static void wait_until_begun(void)
 
 /*
  * Adds a request, and stops the ring with the message `request` while the engine has the first
- * range. Lets the ranges end until the reply arrives. Returns the base in the reply.
+ * range. Then ends the ranges until the reply arrives. Returns the base in the reply.
  */
 static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 {
@@ -123,7 +124,7 @@ static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 	vublk_vu_message_init(&message, request);
 	message.header.size = sizeof(message.payload.state);
 	rig_send(rig, &message);
-	while (rig_log_lines(rig) == lines) /* until it logs that the queue has to stop */
+	while (rig_log_lines(rig) == lines) /* until the back-end logs that the queue has to stop */
 		sched_yield();
 	let_go_until(rig->channel.fd);
 	rig_receive(rig, &reply);
@@ -132,8 +133,8 @@ static unsigned stop_amid(struct backend_rig *rig, uint32_t request)
 }
 
 /*
- * Starts the ring at `base`. Checks that a request that the stop has `left` is executed from its
- * first range on, and that the request completes once in any case.
+ * Starts the ring at `base`. Checks that the request completes once. If the stop has `left` it in
+ * flight, all of its ranges must be executed again.
  */
 static void check_start(struct backend_rig *rig, unsigned base, unsigned left)
 {
@@ -149,7 +150,7 @@ static void check_start(struct backend_rig *rig, unsigned base, unsigned left)
 
 /*
  * Stops the ring with the message `request`, and starts it again. Returns how many requests the
- * stop has left in flight, in which the ring and the area must agree.
+ * stop has left in flight. The ring and the area must agree on this number.
  */
 static unsigned stop_and_start(struct backend_rig *rig, const struct rig_area *area,
 			       uint32_t request)
@@ -177,9 +178,10 @@ static uint64_t accept_without(struct backend_rig *rig, uint64_t bits)
 }
 
 /*
- * Stops a ring TRIES times with the message `request`, without the protocol features `without`.
- * Returns how many requests the stops have left in flight. A worker looks for tasks only every few
- * rounds, which may be after the last range. So a different number of flushes precedes each stop.
+ * Stops a ring TRIES times with the message `request`. The front-end does not accept the protocol
+ * features `without`. Returns how many requests the stops have left in flight. A worker executes
+ * tasks only every few rounds, so it may see a stop only after the last range. Therefore a
+ * different number of flushes precedes each stop.
  */
 static unsigned count_left(uint64_t without, uint32_t request)
 {
@@ -259,7 +261,7 @@ static void test_messages_that_are_refused(void **state)
 	refuse_message(0, VUBLK_VU_GET_SHMEM_CONFIG, "in a draft of the protocol");
 }
 
-/* The back-end is stopped while the storage hangs. It logs for which requests it waits. */
+/* The back-end is told to stop while the storage hangs. It logs what it waits for. */
 static void test_end_waits_for_storage(void **state)
 {
 	struct rig_area area;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that truncate files that they share with the back-end. The back-end survives, logs
- * which file was truncated, ends the session, and executes no request that it has read from a lost
- * page.
+ * Front-ends that truncate files that they share with the back-end. The back-end survives, and
+ * executes no request that it has read from a lost page. If it accesses a lost page itself, it logs
+ * which memory was lost and ends the session.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -19,11 +19,14 @@
 
 #define EXTRA_BYTES UINT64_C(0x10000)
 #define EXTRA_GUEST (RIG_GUEST + RIG_MEMORY)
-/* the extra region as a `data_offset` of rig_add() for queue 0 */
+/* the `data_offset` for rig_add() with which the data of queue 0 is in the extra region */
 #define EXTRA_OFFSET (RIG_MEMORY - RIG_DATA_OFFSET)
 #define LOG_BYTES ((EXTRA_GUEST + EXTRA_BYTES) / 4096 / 8)
 
-/* Starts a back-end and its queue 0, with unsealed memory. `options` NULL: a memory disk. */
+/*
+ * Starts a back-end and its queue 0, with unsealed guest memory. If `options` is NULL, the disk is
+ * in memory.
+ */
 static void open_rig(struct backend_rig *rig, const struct vublk_option *options)
 {
 	if (options)
@@ -105,7 +108,10 @@ static int add_extra(struct backend_rig *rig)
 	return fd;
 }
 
-/* The data is in a lost page. If the engine itself copies the data, the request fails. */
+/*
+ * The data is in a lost page. An engine that copies the data itself hits the page, and the request
+ * fails.
+ */
 static void test_buffer_of_a_copy(void **state)
 {
 	static const uint32_t types[] = { VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_IN };
@@ -126,7 +132,7 @@ static void test_buffer_of_a_copy(void **state)
 	}
 }
 
-/* The ranges of a discard or write zeroes are in a lost page. The back-end itself copies them. */
+/* The ranges of a write zeroes request are in a lost page. The back-end copies them itself. */
 static void test_buffer_of_ranges(void **state)
 {
 	struct backend_rig rig;
@@ -143,7 +149,10 @@ static void test_buffer_of_ranges(void **state)
 	vublk_fd_close(&fd);
 }
 
-/* If the kernel copies from a lost page, it reports EFAULT. Only the request fails. */
+/*
+ * If the kernel accesses a lost page during a system call, the call fails with EFAULT. Only the
+ * request fails, and the session continues.
+ */
 static void check_file(const char *io, const char *cache)
 {
 	char path[RIG_PATH_BYTES], before[8192], after[8192];

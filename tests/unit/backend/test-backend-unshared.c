@@ -36,7 +36,7 @@ static void test_private_copy(void **state)
 	rig_close(&rig);
 }
 
-/* A queue cannot start because the front-end has sent no memory. One log line tells this. */
+/* A queue cannot start because the front-end has sent no memory. The log says so once. */
 static void test_no_memory(void **state)
 {
 	struct backend_rig rig;
@@ -51,13 +51,14 @@ static void test_no_memory(void **state)
 	assert_true(rig_log_has(&rig, "share=on"));
 	lines = rig_log_lines(&rig);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
-	assert_int_equal(rig_log_lines(&rig), lines + 1); /* the line about the missing memory */
+	assert_int_equal(rig_log_lines(&rig), lines + 1); /* only the debug line that names the
+							     message */
 	rig_close(&rig);
 }
 
 /*
- * Acts like a driver in a library: guest addresses are addresses in the driver's process, and the
- * memory contains only zeroes until the first request.
+ * Acts like a driver in a library: the guest addresses equal the addresses in the driver's process,
+ * and the memory contains only zeroes until the first request.
  */
 static void start_library(struct backend_rig *rig)
 {
@@ -86,9 +87,9 @@ static void test_idle_library(void **state)
 }
 
 /*
- * The back-end does not warn about a kick without a request if the memory is shared. A second
- * front-end has a private copy of its memory. When the back-end warns about the second front-end,
- * it has also checked the ring of the first one.
+ * If the memory is shared, there is no warning about a kick without a request. A second back-end,
+ * started later, has a front-end with private memory. When it warns, the first back-end has also
+ * checked its ring.
  */
 static void test_idle_and_kicked(void **state)
 {

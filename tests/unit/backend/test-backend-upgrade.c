@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that is handed to another one within this process, and one that is drained. Here a
- * case decides when the storage completes requests, and which syncs fail. tests/peers/takeover.py
- * and drain.py test whole programs.
+ * Hands a back-end over to another one within this process, and drains one. A case decides when the
+ * storage completes requests, and which syncs fail. tests/peers/takeover.py and drain.py test whole
+ * programs.
  *
- * Key idea: both calls belong to the thread that runs the back-end. So each back-end has a thread
- * that also executes one order of the case.
+ * Key idea: the thread that runs a back-end must make both calls. So each back-end has a thread
+ * that also executes the orders of the case.
  */
 #include "backend-rig.h"
 
@@ -29,7 +29,7 @@
 /* --- the storage -------------------------------------------------------------------------------- */
 
 static struct {
-	int sync;       /* the errno of the next sync */
+	int sync;       /* the errno with which the next sync fails; 0: it succeeds */
 	bool is_closed; /* no completion of io_uring reaches the back-end */
 } storage;
 
@@ -60,7 +60,7 @@ struct host {
 	struct vublk_backend *backend;
 	pthread_t thread;
 	int order_fd;         /* signalled when there is an order */
-	int give_fd;          /* hand the back-end over to this socket; -1: drain it */
+	int give_fd;          /* the order: hand the back-end over to this socket; -1: drain it */
 	uint64_t timeout_ms;  /* of the drain */
 	int ordered;          /* the result of the order; 1: not executed yet */
 	enum vublk_backend_drain_state drain;
@@ -101,7 +101,10 @@ static void *run_host(void *opaque)
 
 	do {
 		poll(wait, 2, -1);
-		/* First, because this may end an earlier upgrade, during which there is no other. */
+		/*
+		 * This comes first, because it may end an upgrade, and no order is possible during
+		 * an upgrade.
+		 */
 		host->result = vublk_backend_process(host->backend, NULL);
 		note(host);
 		if (host->result == 1 && wait[1].revents)
@@ -116,7 +119,10 @@ static void start(struct host *host, struct vublk_backend *backend)
 	assert_int_equal(pthread_create(&host->thread, NULL, run_host, host), 0);
 }
 
-/* Waits for the end of the thread, which must have succeeded, and frees the back-end. */
+/*
+ * Waits until the thread has ended, checks that vublk_backend_process() succeeded, and frees the
+ * back-end.
+ */
 static void join(struct host *host)
 {
 	assert_int_equal(pthread_join(host->thread, NULL), 0);
@@ -219,7 +225,9 @@ static bool is_marked(const uint8_t *bits, uint64_t addr)
 	return bits[page / 8] >> page % 8 & 1;
 }
 
-/* The dirty log is handed over: the new back-end marks the page that a read writes to. */
+/*
+ * The dirty log is handed over, so the new back-end marks the page to which a read request writes.
+ */
 static void test_dirty_log(void **state)
 {
 	int fd = vublk_memfd_new("log", LOG_BYTES, NULL);
@@ -270,7 +278,7 @@ static void test_settings(void **state)
 	close_rig(&rig, &host, &area);
 }
 
-/* After a failed sync, each flush fails, also in the process that takes over. */
+/* After a failed sync, each flush fails, even in the back-end that takes over. */
 static void test_failed_sync(void **state)
 {
 	struct backend_rig rig;
@@ -312,8 +320,8 @@ static void wait_for_inflight(const struct rig_area *area, unsigned count)
 }
 
 /*
- * If the storage keeps a request, the drain fails, and the queue takes further requests, while the
- * first one is still outstanding. A later drain succeeds.
+ * If the storage does not complete a request, the drain fails, and the queue takes further requests
+ * while the first one is still outstanding. A later drain succeeds.
  */
 static void test_drain_is_stuck(void **state)
 {

@@ -49,7 +49,10 @@ static void test_status(void **state)
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0xf);
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0x100), 1);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
-	/* The front-end reads the bases, so that it can continue there. */
+	/*
+	 * After SET_STATUS 0, the front-end still gets the base, so that the ring can continue
+	 * there.
+	 */
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_get_base(&rig, 0), 1);
 	assert_int_equal(rig_tell_queue(&rig, 0, 1), 0);
@@ -170,7 +173,7 @@ static void test_ring_outside_memory(void **state)
 					  rig.queues[1].kick_fd), 0);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 1, 1), 1);
 	assert_true(rig_log_has(&rig, "queue 1 cannot start: the used ring at 0x"));
-	/* Refused, too: a ring that is not aligned. */
+	/* A ring that is not aligned is refused as well. */
 	assert_int_equal(rig_set_addr(&rig, 1, RIG_USER + 1, RIG_USER + 0x1000,
 				      RIG_USER + 0x2000), 0);
 	assert_int_equal(rig_set_vring_fd(&rig, VUBLK_VU_SET_VRING_KICK, 1,
@@ -196,7 +199,7 @@ static void test_kick_that_is_no_kick(void **state)
 	rig_close(&rig);
 }
 
-/* A queue starts when it has got all messages that it needs, in any order. */
+/* A queue starts when the back-end has received all messages about it, in any order. */
 static void test_enable_before_kick(void **state)
 {
 	struct backend_rig rig;
@@ -216,8 +219,8 @@ static uint64_t set_kick(struct backend_rig *rig)
 }
 
 /*
- * SET_VRING_KICK starts a ring without a kick. A ring may be enabled or disabled at any time, and
- * stays enabled or disabled while it is stopped.
+ * SET_VRING_KICK starts a ring, without any kick. A ring may be enabled or disabled at any time,
+ * and a stop does not change this setting.
  */
 static void test_enable_is_remembered(void **state)
 {
@@ -227,7 +230,7 @@ static void test_enable_is_remembered(void **state)
 	rig_start(&rig);
 	for (uint16_t i = 0; i < 2; i++) {
 		assert_int_equal(rig_get_base(&rig, 0), i);
-		if (i) /* the second time: disabled and enabled again while it is stopped */
+		if (i) /* the second time, disable the ring while it is stopped */
 			assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
 		rig_add(&rig, 0, i, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 		vublk_driver_ring_publish(&rig.queues[0].driver);
@@ -245,7 +248,10 @@ static void test_enable_is_remembered(void **state)
 	rig_close(&rig);
 }
 
-/* A driver, such as SPDK's polling driver, never kicks. It is served slowly, with one warning. */
+/*
+ * A driver that never kicks, such as a polling driver of SPDK, is served slowly, and the log has a
+ * warning.
+ */
 static void test_a_driver_without_kicks(void **state)
 {
 	struct backend_rig rig;
@@ -272,7 +278,7 @@ static void test_disabled_queue_rests(void **state)
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
 	rig_add(&rig, 0, 3, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 	rig_kick(&rig, 0);
-	/* One more exchange of messages would be enough time to serve it. */
+	/* One more exchange of messages would leave enough time to serve the request. */
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	assert_false(vublk_driver_ring_has_completion(&rig.queues[0].driver));
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
@@ -312,7 +318,10 @@ static void test_base_and_restart(void **state)
 	rig_close(&rig);
 }
 
-/* SET_VRING_BASE is older than the used index: the front-end has missed the last completions. */
+/*
+ * The base in SET_VRING_BASE is behind the used index, because the front-end has missed the last
+ * completions.
+ */
 static void test_base_behind_used(void **state)
 {
 	struct backend_rig rig;
@@ -415,7 +424,7 @@ static void test_memory_slots(void **state)
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x8000, 0x1fff, 4096, 0), 1);
 	rig_expect_regions_refused(&rig);
 	assert_true(rig_log_has(&rig, "is not a memory file"));
-	/* An offset that is no multiple of a page is accepted. */
+	/* Accepted: an offset that is not a multiple of the page size. */
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x10000, 0x10000, 4096, 512), 0);
 	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 8192), 1);
 	assert_int_equal(remove_region(&rig, 0x1000, 0x1000, 4096), 0);
@@ -427,7 +436,7 @@ static void test_memory_slots(void **state)
 
 /*
  * When the memory map of a VM changes, the VMM removes a region and adds its pieces, with one
- * message each. It does not stop the rings in this region. The rings must wait and resume.
+ * message each. It does not stop the rings in this region, so the rings must wait and then resume.
  */
 static void test_ring_waits_for_its_memory(void **state)
 {
@@ -448,7 +457,7 @@ static void test_ring_waits_for_its_memory(void **state)
 					 RIG_MEMORY / 2, 0), 0);
 	assert_int_equal(rig_take(&rig, 0, NULL), 3);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
-	/* The ring also resumes if a new table has its memory. */
+	/* The ring also resumes if a new memory table contains its memory. */
 	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY / 2), 0);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Batches of requests to a file in memory: one system call executes many requests. Requests that a
- * batch cannot execute are executed by plain calls, or fail with a message. Holes stay holes.
+ * batch cannot execute are executed by plain calls, or fail. Reads do not fill holes.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -21,10 +21,10 @@
 #define BYTES 4096
 #define MANY 16
 
-/* The numbers of calls, and the behavior of the next batches. */
+/* Counts of the intercepted calls, and the behavior of the next batches. */
 static struct {
 	unsigned plain, batches;
-	int batch_fails; /* the errno with which a batch fails */
+	int batch_fails; /* the errno with which a batch fails; 0: it does not fail */
 	ssize_t at_most; /* the most bytes that a batch moves; 0: no limit */
 } calls;
 
@@ -57,7 +57,9 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t bytes, off_t offset)
 	return __real_pwrite64(fd, buffer, bytes, offset);
 }
 
-/* Returns the buffers that a batch may use: all, or a part of the first. NULL: it must fail. */
+/*
+ * Returns the buffers that a batch may use: all, or a part of the first. NULL: the call must fail.
+ */
 static const struct iovec *begin_batch(const struct iovec *local, unsigned long *count,
 				       struct iovec *part)
 {
@@ -126,7 +128,7 @@ static void open_engine(struct disk *disk, bool read_only)
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queue, &error), 0);
 }
 
-/* Opens an image. All of it was written; or, with `has_hole`, its second half is a hole. */
+/* Opens an image that contains data everywhere. With `has_hole`, its second half is a hole. */
 static void disk_open(struct disk *disk, bool has_hole)
 {
 	const struct vublk_file *file;
@@ -166,7 +168,9 @@ static void disk_close(struct disk *disk)
 	close(disk->fd);
 }
 
-/* Adds a request whose data is at `offset` in both the image and the buffers, in two segments. */
+/*
+ * Submits a request whose data is at `offset` in both the image and the buffers, in two segments.
+ */
 static void ask(struct disk *disk, enum vublk_engine_op op, uint64_t offset, uint64_t bytes,
 		unsigned flags)
 {
@@ -197,14 +201,14 @@ static void finish_well(struct disk *disk)
 		assert_int_equal(disk->ios[i].result, 0);
 }
 
-/* Adds MANY requests, which are spread over the image. */
+/* Submits MANY requests, which are spread over the image. */
 static void ask_many(struct disk *disk, enum vublk_engine_op op, unsigned flags)
 {
 	for (unsigned i = 0; i < MANY; i++)
 		ask(disk, op, (uint64_t)i * (IMAGE_BYTES / MANY) + 512, BYTES, flags);
 }
 
-/* Checks that the buffers are equal to the expected image in the ranges of the requests. */
+/* Checks that the buffers equal the expected image in the ranges of ask_many(). */
 static void check_many(const struct disk *disk)
 {
 	for (unsigned i = 0; i < MANY; i++) {
@@ -214,7 +218,7 @@ static void check_many(const struct disk *disk)
 	}
 }
 
-/* Fills the buffers of the requests, and the expected content of the image, with new bytes. */
+/* Fills the buffers in the ranges of ask_many() with new bytes, and updates the expected image. */
 static void fill_many(struct disk *disk, unsigned seed)
 {
 	for (unsigned i = 0; i < MANY; i++) {
@@ -235,7 +239,7 @@ static void check_image(const struct disk *disk)
 	free(there);
 }
 
-/* Makes MANY reads. Checks that all succeed, and that buffers and image are equal. */
+/* Makes MANY reads. Checks that all succeed and return the expected data. */
 static void read_many(struct disk *disk)
 {
 	ask_many(disk, VUBLK_OP_READ, 0);
@@ -320,7 +324,7 @@ static void test_both(void **state)
 	disk_close(&disk);
 }
 
-/* Few requests, long requests and durable writes are in no batch. */
+/* Two requests, long requests, and durable writes do not form a batch. */
 static void test_no_batch(void **state)
 {
 	struct disk disk;
@@ -366,8 +370,8 @@ static void test_holes_are_filled(void **state)
 }
 
 /*
- * After failures, the engine rarely tries a batch. When batches succeed again, it uses them for all
- * requests.
+ * After failures, the engine rarely tries a batch. When batches succeed again, it soon uses them
+ * for all requests.
  */
 static void test_in_vain(void **state)
 {
@@ -390,7 +394,10 @@ static void test_in_vain(void **state)
 	disk_close(&disk);
 }
 
-/* A batch executes only some of its requests, or only a part of a request. */
+/*
+ * The system call moves only a part of the data of a batch. Plain calls execute the requests that
+ * are not complete.
+ */
 static void test_part(void **state)
 {
 	static const ssize_t parts[] = { 1, BYTES / 4, BYTES / 8 };
@@ -419,7 +426,7 @@ static void test_refused(void **state)
 	disk_close(&disk);
 }
 
-/* Another program shrinks the image. Only requests past its end fail, and no signal comes. */
+/* Another program shrinks the image. Only requests past its end fail, and no SIGBUS is raised. */
 static void test_shrunk_image(void **state)
 {
 	struct disk disk;
@@ -434,7 +441,10 @@ static void test_shrunk_image(void **state)
 	disk_close(&disk);
 }
 
-/* The buffers' file shrinks. Only requests past its end fail, and no signal comes. */
+/*
+ * The file of the buffers shrinks. Only requests whose buffers are past its end fail, and no SIGBUS
+ * is raised.
+ */
 static void test_shrunk_buffers(void **state)
 {
 	struct disk disk;
@@ -488,7 +498,7 @@ static void test_read_only(void **state)
 	disk_close(&disk);
 }
 
-/* A hole stays a hole even if all memory is locked, which fills new mappings. */
+/* Holes stay holes even under mlockall(), which makes the kernel fill new mappings. */
 static void test_locked(void **state)
 {
 	struct disk disk;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A sync that fails. The kernel reports a lost write only once, so the engine must remember the
- * loss, and must not answer a request by a sync that ran at the same time as one that has failed. The
- * test makes system calls of the blocking method and completions of io_uring fail.
+ * Syncs that fail. The kernel reports a lost write only once, so the engine must record the loss. A
+ * request must not succeed because of a sync that ran at the same time as a failed one. The test
+ * makes system calls of the blocking method and completions of io_uring fail.
  */
 #include "engine-rig.h"
 #include "harness.h"
@@ -23,15 +23,19 @@
 #define IMAGE_BYTES (1 << 20)
 #define BYTES 4096
 
-/* The errno with which the next calls of each kind fail (0: they work), and a count of syncs. */
+/*
+ * The errno with which the next sync and all writes of each kind fail (0: they succeed), and the
+ * number of syncs that have ended.
+ */
 static struct {
 	atomic_int sync, durable_write, plain_write;
 	atomic_uint syncs;
 	bool dsync; /* durable writes have RWF_DSYNC */
 } failing;
 
-static atomic_uint begun; /* how many syncs were begun */
-static atomic_bool is_running, was_concurrent; /* a sync of the blocking method; two at a time */
+static atomic_uint begun; /* the number of syncs that have begun */
+static atomic_bool is_running, was_concurrent; /* whether a sync of the blocking method is running,
+						  and whether two ever ran at the same time */
 
 ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 int __real_fdatasync(int fd);
@@ -44,7 +48,7 @@ int __wrap_fdatasync(int fd);
 unsigned __wrap_io_uring_peek_batch_cqe(struct io_uring *ring, struct io_uring_cqe **cqes,
 					unsigned count);
 
-/* Returns the errno of a sync. Like the kernel, it reports a lost write only once. */
+/* Returns the errno of a sync. Like the kernel, reports a lost write only once. */
 static int report_sync(void)
 {
 	failing.syncs++;
@@ -240,7 +244,7 @@ static void check_flush(struct disk *disk)
 	failing.syncs = 0;
 	check_lost(disk);
 	assert_int_equal(failing.syncs, 0);
-	/* The same holds for a queue that is created later. */
+	/* The same holds for a queue that is created after the failure. */
 	disk->queues[1]->ops->free(disk->queues[1]);
 	assert_int_equal(disk->engine->ops->queue_new(disk->engine, &disk->queues[1], &error), 0);
 	check_lost(disk);
@@ -259,8 +263,9 @@ static void submit(struct disk *disk, unsigned queue, struct vublk_engine_io *io
 }
 
 /*
- * The kernel reports a lost write to the first of two flushes, but both flushes may be affected. If
- * both syncs ran at the same time, the queue of the second could be the first to see its success.
+ * The kernel reports a lost write only to the first of two flushes, although the loss may concern
+ * both. If their syncs ran at the same time, the second flush could succeed before the failure of
+ * the first is recorded.
  */
 static void check_both_at_once(struct disk *disk)
 {
@@ -283,8 +288,8 @@ static void test_both_at_once(void **state)
 }
 
 /*
- * Flushes that begin while a sync runs are not answered by that sync, because it may not cover the
- * writes before them. They share the next one.
+ * Flushes that arrive while a sync runs do not complete with this sync, because it may not cover
+ * the writes before them. They share the next sync.
  */
 static void check_shared(struct disk *disk)
 {
@@ -331,7 +336,9 @@ static void test_batch(void **state)
 	for_each_mode(check_batch);
 }
 
-/* A flush fails while a durable write of another queue waits for its sync. */
+/*
+ * A flush of one queue fails, and with it a durable write of another queue that waits for its sync.
+ */
 static void check_flush_and_durable_write(struct disk *disk)
 {
 	static char data[BYTES] __attribute__((aligned(BYTES)));
@@ -373,7 +380,9 @@ static void *flush_often(void *opaque)
 	return NULL;
 }
 
-/* Several threads flush all the time. No flush is forgotten, and no two syncs run at a time. */
+/*
+ * Several threads flush continuously. Every flush completes, and no two syncs run at the same time.
+ */
 static void check_threads(struct disk *disk)
 {
 	pthread_t threads[4];
@@ -403,7 +412,7 @@ static void test_interrupted(void **state)
 	for_each_mode(check_interrupted);
 }
 
-/* The write works, but its sync fails, or the sync of RWF_DSYNC. */
+/* The write succeeds, but its sync fails: a separate sync, or the one of RWF_DSYNC. */
 static void check_durable_write(struct disk *disk)
 {
 	failing.durable_write = EIO;
@@ -433,7 +442,10 @@ static void test_failed_write(void **state)
 	for_each_mode(check_failed_write);
 }
 
-/* The sync fails, and the repeated write, too, but for another reason. */
+/*
+ * A write with RWF_DSYNC fails, and the repeated write fails with another error. So the sync had
+ * failed.
+ */
 static void check_durable_write_fails_twice(struct disk *disk)
 {
 	if (!failing.dsync)
@@ -451,8 +463,8 @@ static void test_durable_write_fails_twice(void **state)
 }
 
 /*
- * The disk is dead: the write fails, and its repetition, too, for the same reason. The sync of the
- * write may have been the first call to fail.
+ * The disk is dead: a write with RWF_DSYNC fails, and the repeated write fails with the same error.
+ * So either the write or its sync may have failed first, and the sync that decides fails as well.
  */
 static void check_dead_disk(struct disk *disk)
 {
@@ -482,7 +494,10 @@ static void test_durable_range(void **state)
 {
 	struct disk disk;
 
-	/* Only the calls show which of the two failed, the range or its sync. */
+	/*
+	 * Only the blocking method, because a completion of io_uring does not show whether it is of
+	 * the range or of its sync.
+	 */
 	for (size_t i = 0; i < 2; i++) {
 		if (!disk_open(&disk, &modes[i]))
 			continue;

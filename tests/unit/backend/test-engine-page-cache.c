@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which requests the file engine executes by plain system calls, and which it must leave to
+ * Tests which requests the file engine executes by plain system calls, and which it leaves to
  * io_uring. The test intercepts and counts the system calls, and decides which data the page cache
  * contains.
  */
@@ -23,12 +23,14 @@
 #define IMAGE_BYTES (4 << 20)
 #define NOTHING SIZE_MAX
 
-/* The numbers of calls of each kind, and the behavior of the next calls. */
+/* Counts of the intercepted calls, by kind, and the behavior of the next calls. */
 static struct {
 	unsigned plain, vectors, durable, tries, syncs, submits;
 	int try_fails;       /* the errno with which RWF_NOWAIT fails; 0: everything is cached */
-	size_t at_most;      /* the most bytes that a call moves; 0: no limit; NOTHING: it fails */
-	int fail_after_part; /* the errno of a call that moves NOTHING */
+	size_t at_most;      /* the most bytes that a call moves; 0: no limit; NOTHING: the call
+				fails */
+	int fail_after_part; /* if not 0, a call that moves `at_most` bytes is followed by failures
+				with this errno */
 	int submit_fails;    /* the errno with which io_uring_submit() fails */
 } calls;
 
@@ -45,7 +47,9 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t off
 int __wrap_fdatasync(int fd);
 int __wrap_io_uring_submit(struct io_uring *ring);
 
-/* Returns how many of `bytes` a call may move. 0: errno is set, and the call must fail with it. */
+/*
+ * Returns how many of `bytes` a call may move. If 0, the call must fail with the errno that is set.
+ */
 static size_t allowed(size_t bytes)
 {
 	if (calls.at_most == NOTHING) {
@@ -75,8 +79,8 @@ ssize_t __wrap_pwrite64(int fd, const void *buffer, size_t bytes, off_t offset)
 }
 
 /*
- * Counts a call of preadv2() or pwritev2(), which is a try if `flags` contain RWF_NOWAIT. Returns
- * false if the call must fail.
+ * Counts a call of preadv2() or pwritev2(). With RWF_NOWAIT, the call is a try of the page cache.
+ * Returns false if the call must fail.
  */
 static bool count_vector(int flags)
 {
@@ -247,11 +251,11 @@ static void test_all_by_io_uring(void **state)
 	}
 }
 
-#define NUM_REFUSED 300 /* more than io_uring has entries */
+#define NUM_REFUSED 300 /* more than the submission queue has entries */
 
 /*
  * For a while the kernel accepts no entries of io_uring, and no event tells when it accepts them
- * again. So the engine must request that its poll() is called again soon.
+ * again. So the engine must set retry_ms, which makes the worker call poll() again soon.
  */
 static void check_refused(int code)
 {
@@ -278,7 +282,7 @@ static void check_refused(int code)
 	}
 	calls.submit_fails = 0;
 	/*
-	 * One poll submits as many entries as the kernel accepts. After that, completions signal
+	 * One poll() submits as many entries as the kernel accepts. After that, completions signal
 	 * the queue's descriptor.
 	 */
 	disk.queue->ops->poll(disk.queue, done, 0);
@@ -298,7 +302,7 @@ static void test_refused_for_a_while(void **state)
 	check_refused(ENOMEM);
 }
 
-/* A call moves fewer bytes than requested, and the next call fails. */
+/* Calls move fewer bytes than requested, and then a later call fails. */
 static void test_memory_short(void **state)
 {
 	struct disk disk;
@@ -319,7 +323,7 @@ static void test_memory_short(void **state)
 #define LONG_BYTES (128u << 10)
 #define NUM_LONG 16
 
-/* After a few long requests, the other requests wait for the next poll. They keep their order. */
+/* After two long requests, the other requests wait for the next poll(). They keep their order. */
 static void test_memory_in_turns(void **state)
 {
 	struct vublk_engine_io ios[NUM_LONG + 1], *done[NUM_LONG + 1];
@@ -429,8 +433,8 @@ static void test_cached_in_part(void **state)
 }
 
 /*
- * If tries fail, the engine rarely tries the page cache. When tries succeed again, it tries the
- * page cache for each request.
+ * If tries fail, the engine rarely tries the page cache. When tries succeed again, it soon tries
+ * the page cache for each request.
  */
 static void test_cold(void **state)
 {
@@ -493,7 +497,7 @@ static void test_try_is_no_verdict(void **state)
 
 /* --- files that fail ----------------------------------------------------------- */
 
-/* Another program shrinks the image. A request past its end fails, and causes no signal. */
+/* Another program shrinks the image. A request past its end fails, and no SIGBUS is raised. */
 static void test_shrunk(void **state)
 {
 	struct disk disk;
@@ -509,7 +513,7 @@ static void test_shrunk(void **state)
 	}
 }
 
-/* A write past the file size limit of the process fails. Workers block the signal SIGXFSZ. */
+/* A write past the file size limit of the process fails. The test blocks SIGXFSZ, as workers do. */
 static void test_file_size_limit(void **state)
 {
 	struct rlimit limit = { .rlim_cur = 8192, .rlim_max = RLIM_INFINITY };

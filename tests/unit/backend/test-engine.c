@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The engines without a back-end: the effect of each request on the disk's bytes, in each mode. */
+/*
+ * Tests the engines without a back-end: the effect of each request on the disk's contents, in each
+ * mode.
+ */
 #include "engine-rig.h"
 #include "harness.h"
 
@@ -55,7 +58,9 @@ static void make_image(off_t bytes)
 	close(fd);
 }
 
-/* Opens an engine in this mode and a queue. Returns 0, or an errno if the system lacks the mode. */
+/*
+ * Opens an engine in this mode, and a queue. Returns a negative errno if the system lacks the mode.
+ */
 static int open_mode(const struct mode *mode, struct vublk_engine **engine,
 		     struct vublk_engine_queue **queue)
 {
@@ -142,7 +147,10 @@ static void test_transfer(void **state)
 	for_each_mode(check_transfer);
 }
 
-/* Uses buffers that O_DIRECT refuses, and a request that is larger than the bounce buffer. */
+/*
+ * Makes a write and a read with buffers that O_DIRECT refuses, and with more data than fits the
+ * bounce buffer.
+ */
 static void check_unaligned(struct vublk_engine_queue *queue)
 {
 	const size_t bytes = 3 << 19;
@@ -238,7 +246,7 @@ static void test_many_pieces(void **state)
 	for_each_mode(check_many_pieces);
 }
 
-/* Checks that a completion that was taken after a wait does not signal again. */
+/* Checks that the descriptor is not signalled again after the completion was taken. */
 static void check_wakes_once(struct vublk_engine_queue *queue)
 {
 	char *data = aligned_alloc(4096, 4096);
@@ -305,8 +313,8 @@ static void check_stored(struct vublk_engine_queue *queue, uint64_t offset, cons
 }
 
 /*
- * The memory that a disk in memory uses. A short write allocates only the pages that it touches. A
- * long write allocates at most a huge page per extent.
+ * Checks how much memory a disk in memory uses. A short write allocates only the pages that it
+ * touches. A long write allocates at most one huge page per extent.
  */
 static void test_memory_disk_room(void **state)
 {
@@ -332,7 +340,7 @@ static void test_memory_disk_room(void **state)
 	for (unsigned i = 0; i < NUM_EXTENTS; i++)
 		memory_write(queue, i * (uint64_t)EXTENT + i % 2 * 8192, data, 4096);
 	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (1 << 20));
-	/* An extent keeps its kind of pages until it is empty. */
+	/* An extent that has small pages keeps them until it is discarded. */
 	memory_write(queue, 0, data, 1 << 20);
 	assert_in_range(resident_bytes() - before, 0, NUM_EXTENTS * 4096 + (2 << 20));
 	check_stored(queue, 1 << 20, NULL, back, 1 << 20);
@@ -385,7 +393,7 @@ static void test_zeroes(void **state)
 	for_each_mode(check_zeroes);
 }
 
-/* The engine works as if the file system could neither punch holes nor zero ranges. */
+/* Makes the engine behave as if the file system could neither punch holes nor zero ranges. */
 static void check_written_zeroes(struct vublk_engine_queue *queue)
 {
 	if (queue->engine->ops != &vublk_engine_file)
@@ -494,7 +502,7 @@ static void test_locks(void **state)
 	assert_int_equal(try_open(&writer, &error), 0);
 }
 
-/* QEMU holds a read lock on byte 101 of each image to which it may write. */
+/* QEMU holds a read lock on byte 101 of an image to which it may write. Such an image is in use. */
 static void test_lock_of_qemu(void **state)
 {
 	struct vublk_engine_options options = { .path = image, .log = &test_log };
@@ -513,7 +521,7 @@ static void test_lock_of_qemu(void **state)
 	assert_int_equal(try_open(&options, &error), 0);
 }
 
-/* The image was truncated. In each mode a read past its end fails, and the log tells the reason. */
+/* The image was truncated. In each mode a read past its end fails, and the log gives the reason. */
 static void test_truncated(void **state)
 {
 	char *data = aligned_alloc(4096, 4096);
@@ -551,7 +559,7 @@ static void test_refresh(void **state)
 	vublk_engine_close(engine);
 }
 
-/* Serves an image that is a memfd. A kernel may refuse O_DIRECT for it. */
+/* Tests an image that is a memfd. Some kernels refuse O_DIRECT for it. */
 static void check_memory_file(enum vublk_cache_mode cache, enum vublk_io_method method)
 {
 	struct vublk_engine_options options = {
@@ -590,8 +598,8 @@ static void test_memory_file(void **state)
 /* --- block devices ---------------------------------------------------------------- */
 
 /*
- * Makes a loop device of the image. The device disappears when its last descriptor is closed. Skips
- * the case if no loop device can be made.
+ * Sets up a loop device on the image, and returns its descriptor. The device is detached when its
+ * last descriptor is closed. Skips the case if no loop device is available.
  */
 static int make_loop(char path[32], unsigned block_bytes)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Peers that connect again and again and make the same fault. The limit of log lines must apply to
- * all connections together, and to each kind of line separately.
+ * Peers that connect again and again and make the same error. The limit of log lines must apply to
+ * all connections together, and separately to each kind of line.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define TIMES 100
-#define KINDS 12 /* kinds of lines; more than these peers cause */
+#define KINDS 12 /* an upper bound on the kinds of lines that these peers cause */
 
 /* The log lines of a program, without debug lines. */
 struct lines {
@@ -186,7 +186,8 @@ static void test_rings_that_break(void **state)
 	}
 	wait_for_line(&programs.backend_lines, "broke the ring");
 	rude_bad_headers(programs.backend_path);
-	wait_for_line(&programs.backend_lines, "the connection is closed"); /* another kind */
+	/* another kind of line */
+	wait_for_line(&programs.backend_lines, "the connection is closed");
 	check_lines(&programs.backend_lines);
 	stop_backend(&programs);
 }
@@ -260,7 +261,7 @@ static void leave_early(const char *path)
 	int fd = rude_dial(path);
 	struct pollfd wait = { .fd = fd, .events = 0 };
 
-	/* The answer fails as it does after a disconnection, without a race. */
+	/* Sending the answer fails as after a disconnection, but without a race. */
 	assert_int_equal(shutdown(fd, SHUT_RD), 0);
 	rude_send(fd, &ask, sizeof(ask));
 	assert_int_equal(poll(&wait, 1, -1), 1);

@@ -6,8 +6,8 @@
  * are in frontend/config.c.
  *
  * Key idea: the back-end's values are checked first. If the block size or the capacity is
- * impossible, the device refuses the back-end. If the field of an optional feature makes no sense,
- * the device does not offer that feature.
+ * impossible, the device refuses the config, and with it a new back-end. If the field of an
+ * optional feature makes no sense, the device does not offer that feature.
  *
  * virtio 1.3, section 5.2.4; vhost-user "VHOST_USER_GET_CONFIG" and "_SET_CONFIG".
  */
@@ -72,8 +72,8 @@ static uint32_t block_bytes_of(const struct vublk_device *device,
 }
 
 /*
- * Returns whether the size of a physical block is possible. Drivers keep that size, in bytes, in 32
- * bits.
+ * Returns whether the size of a physical block is possible. Drivers store this size, in bytes, in
+ * 32 bits.
  */
 static bool is_physical_block_sensible(const struct vublk_device *device,
 				       const struct virtio_blk_config *config)
@@ -85,8 +85,8 @@ static bool is_physical_block_sensible(const struct vublk_device *device,
 }
 
 /*
- * Returns the offered features whose config fields make no sense, and without which the disk can be
- * used.
+ * Returns the offered features whose config fields make no sense. The disk can be used without
+ * these features.
  */
 static uint64_t senseless_features(const struct vublk_device *device,
 				   const struct virtio_blk_config *config)
@@ -103,9 +103,9 @@ static uint64_t senseless_features(const struct vublk_device *device,
 }
 
 /*
- * Stops offering `features`. Error: EPROTO if the driver may rely on one of them. In REALIZING it
- * relies on none, in RECONNECTING on those that it has accepted, and in any other state on all that
- * were offered.
+ * Stops offering `features`. Error: EPROTO if the driver may rely on one of them. In REALIZING the
+ * driver relies on no feature, in RECONNECTING on those that it has accepted, and in any other
+ * state on all that were offered.
  */
 static int withdraw_features(struct vublk_device *device, uint64_t features,
 			     struct vublk_error *error)
@@ -147,8 +147,8 @@ static bool lacks_indirect(const struct vublk_device *device)
 }
 
 /*
- * Returns the entries of the smaller of the driver's ring and the back-end's. A request has to fit
- * in both.
+ * Returns the number of entries of the smaller ring, the driver's or the back-end's. A request has
+ * to fit in both.
  */
 static uint64_t smallest_ring(const struct vublk_device *device)
 {
@@ -159,10 +159,10 @@ static uint64_t smallest_ring(const struct vublk_device *device)
 }
 
 /*
- * Corrects a preferred I/O size of `blocks` blocks: returns that size, or 0 (unknown) in three
- * cases. A size that is not a multiple of the physical block would make requests slow. A size of
- * one block says nothing, and would make Windows split its requests. A size of 4 GiB and more does
- * not fit in the 32 bits in which drivers keep it.
+ * Corrects a preferred I/O size of `blocks` blocks: returns it, or 0 (unknown) in three cases. A
+ * size that is not a multiple of the physical block would make requests slow. A size of one block
+ * says nothing, and would make Windows split its requests. A size of 4 GiB or more exceeds the 32
+ * bits in which drivers store it.
  */
 static uint32_t io_blocks(uint32_t blocks, unsigned physical_block_exp, uint32_t block_bytes)
 {
@@ -245,8 +245,8 @@ static void report_write(struct vublk_device *device, const struct vublk_error *
 }
 
 /*
- * Ends a write to the config. The write has succeeded if the value was read back: a back-end may
- * answer a write without adopting the value. `read_error` NULL: the config was read.
+ * Ends a write to the config. The write has succeeded only if the value was read back, because a
+ * back-end may confirm a write without adopting the value. `read_error` NULL: the config was read.
  */
 static void end_write(struct vublk_device *device, const struct vublk_error *read_error)
 {
@@ -331,8 +331,8 @@ static void begin_read(struct vublk_device *device)
 }
 
 /*
- * Only one read is under way at a time. However often the config changes during a read, one more
- * read follows.
+ * Only one read is under way at a time. However often the config changes during a read, only one
+ * more read follows.
  */
 void vublk_device_refresh_config(struct vublk_device *device)
 {
@@ -369,8 +369,9 @@ void vublk_device_on_config_timer(void *opaque)
 /* --- the bus reads and writes --------------------------------------------------------- */
 
 /*
- * Lowers seg_max for a driver without indirect descriptors. Such a driver cannot send a request of
- * more segments than its ring has entries, and the driver of Linux hangs if seg_max permits one.
+ * Lowers seg_max for a driver without indirect descriptors. Such a driver cannot send a request
+ * with more segments than its ring has room for, and the Linux driver hangs if seg_max permits such
+ * a request.
  */
 void vublk_device_config_read(const struct vublk_device *device, unsigned offset, void *data,
 			      unsigned bytes)

@@ -13,8 +13,8 @@
  * that the function returns -EINVAL and fills `error` with a sentence. Times whose names end in _ns
  * are on the clock of vublk_now_ns().
  *
- * No two files call each other, directly or through others; tests/lint checks this. When an
- * operation ends for which a start or a stop may be waiting, its file posts an update
+ * No two files call each other, directly or through others; tests/lint checks this. A start or a
+ * stop may wait for the end of an operation. At that end, the operation's file posts an update
  * (vublk_device_post_update()) instead of calling start-stop.c.
  */
 #include "device/exchange.h"
@@ -36,7 +36,7 @@
 enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus calls vublk_device_realize() */
 	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, and the config is valid */
-	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last permitted try has failed */
+	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try that is permitted has failed */
 	VUBLK_DEVICE_EVENT_START,          /* the device begins to hand the rings to the back-end */
 	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed the whole start */
 	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, exchange of the path, or a failed
@@ -51,12 +51,12 @@ enum vublk_device_event {
 
 /* The values of the properties. properties.c has their names and defaults. */
 struct vublk_device_settings {
-	/* in order of preference; empty from the first one that is not set */
+	/* in order of preference; those that are not set are empty and come last */
 	char chardevs[VUBLK_MAX_PATHS][sizeof(((struct vublk_device_info *)0)->chardev)];
-	uint64_t failover_ms; /* how long the device tries each path in an outage */
+	uint64_t failover_ms; /* how long the device tries one path in an outage */
 	char fence[8]; /* none or exit */
 	bool server; /* the device listens at its only path; false: it connects */
-	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: as many as the back-end has */
+	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: the back-end's, up to num_queues_limit */
 	uint64_t num_queues_limit;
 	uint64_t queue_size;
 	uint64_t request_timeout_ms;
@@ -67,7 +67,7 @@ struct vublk_device_settings {
 	uint64_t reconnect_deadline_ms; /* 0: no deadline */
 	bool inflight; /* used only if the device reconnects, or with inflight_migration */
 	bool inflight_migration;
-	char mirror_state[VUBLK_MIRROR_STATE_PATH_BYTES]; /* the path of the file; empty: none */
+	char mirror_state[VUBLK_MIRROR_STATE_PATH_BYTES]; /* the state file; empty: none */
 	char unflushed[8]; /* auto or replay */
 	uint64_t replay_mib;
 	bool warn_unflushed;
@@ -78,10 +78,10 @@ struct vublk_device_settings {
 	bool indirect_desc;
 	bool seg_max_adjust;
 	bool read_only;        /* the driver sees a read-only disk, whatever the back-end offers */
-	uint64_t features_off; /* virtio bits that are not offered to the driver */
+	uint64_t features_off; /* virtio feature bits that are hidden from the driver */
 	char serial[VUBLK_BLK_ID_BYTES + 1]; /* the answer to GET_ID; empty: the back-end's own */
 	bool skip_get_vring_base; /* a forced shutdown does not stop the rings */
-	enum vublk_shadow shadow; /* when the request plane is in the data path */
+	enum vublk_shadow shadow; /* on, off, or auto: the device decides (path.c) */
 	bool statistics;          /* requests that pass through the plane are counted */
 	uint64_t slow_request_ms; /* 0: slow requests are not reported */
 	uint64_t shadow_queue_size; /* entries of each shadow ring; VUBLK_DEVICE_AUTO: as many as
@@ -111,7 +111,7 @@ enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_ACCEPTED,   /* the back-end has answered; the value must now be read
 					  back */
 	VUBLK_DEVICE_WRITE_CONFIRMING, /* the value is being read back */
-	VUBLK_DEVICE_WRITE_RESTORING,  /* restores a saved value; the bus is not told */
+	VUBLK_DEVICE_WRITE_RESTORING,  /* the device restores a saved value; the bus is not told */
 };
 
 /* An outage, and the search for another back-end (outage.c, reconnect.c). */
@@ -119,10 +119,10 @@ struct vublk_device_reconnect {
 	uint64_t lost_ns;  /* when the outage began; 0: no outage */
 	uint64_t tried_ns; /* when the last try began */
 	uint64_t pause_ms; /* the pause before the next try; doubles with each try, up to a limit */
-	unsigned refusals; /* tries that reached a back-end but did not end the outage; 0 again when
-			      a socket appears or the path changes */
-	unsigned short_runs; /* how many back-ends in a row started and were lost within
-				reconnect-ms */
+	unsigned refusals; /* tries that reached a back-end but did not end the outage; reset when a
+			      socket appears, a fenced process ends, or the path changes */
+	unsigned short_runs; /* how many outages in a row began less than reconnect-ms after the
+				last try */
 	struct vublk_error refusal;  /* why the last try failed */
 	uint32_t logged_reasons[16]; /* checksums of the reasons that were logged in this outage */
 	unsigned num_logged_reasons;
@@ -135,8 +135,8 @@ struct vublk_device_reconnect {
 /* The socket at which the device listens for back-ends, with the property server (listen.c). */
 struct vublk_device_listener {
 	int fd;     /* -1: not listening */
-	ino_t file; /* inode of the file at chardev's path; 0: not this process's */
-	ino_t taken_file; /* in an upgrade: `file`, once this process owns the device */
+	ino_t file; /* inode of the socket's file; 0: not this process's to remove */
+	ino_t taken_file; /* in an upgrade: becomes `file` when this process owns the device */
 	struct vublk_loop_source source; /* polled only while the device waits for a back-end */
 };
 
@@ -146,17 +146,14 @@ enum vublk_device_resume {
 	VUBLK_DEVICE_RESUME_NOTIFY,  /* at their bases; a kick or a call may have been lost */
 	VUBLK_DEVICE_RESUME_INFLIGHT, /* at their bases; the in-flight area has requests */
 	VUBLK_DEVICE_RESUME_RINGS,   /* at their used indices, if the next back-end knows which
-					requests were begun, or none was outstanding */
+					requests were begun, or no request was outstanding */
 	VUBLK_DEVICE_RESUME_NEVER,   /* nowhere: the driver has to reset the device */
 };
 
-/*
- * Whether a legacy driver has kicked before DRIVER_OK (early-kick.c). Saved states have the
- * numbers.
- */
+/* Whether a legacy driver has kicked before DRIVER_OK. Saved states contain the numbers. */
 enum vublk_device_early_kick {
 	VUBLK_DEVICE_KICK_NONE = 0,
-	VUBLK_DEVICE_KICK_STARTS = 1,
+	VUBLK_DEVICE_KICK_STARTS = 1, /* the kick made the driver ready */
 	VUBLK_DEVICE_KICK_REFUSED = 2, /* the kick came, but the queues that are set up cannot be
 					  started */
 	VUBLK_DEVICE_NUM_EARLY_KICKS,
@@ -178,32 +175,32 @@ enum vublk_device_dirty_phase {
 
 struct vublk_device_dirty {
 	enum vublk_device_dirty_phase phase;
-	struct vublk_device_dirty_log log; /* fd is owned by the device; fd -1: no log */
-	uint64_t *bitmap;           /* mapped when the log is first read; NULL before that */
-	struct vublk_fault fault;   /* set when the log's file was truncated */
+	struct vublk_device_dirty_log log; /* the device owns fd; fd -1: no log */
+	uint64_t *bitmap;           /* mapped at its first use; NULL before that */
+	struct vublk_fault fault;   /* set if the log's file was truncated */
 	struct vublk_error refusal; /* why the back-end refused the log, in phase UNDOING */
 };
 
-/* The request plane in this device, with the property shadow (shadow.c). */
+/* The request plane of this device (shadow.c). */
 struct vublk_device_shadow {
 	struct vublk_plane_thread *thread; /* NULL: not made yet */
 	struct vublk_plane_memory *memory; /* the guest's memory as the plane maps it; NULL: the
 					      plane does not have the driver's rings */
 	struct vublk_memory_part area;     /* the in-flight area, while the plane has the driver's
 					      rings */
-	struct vublk_fault fault;          /* set when the guest's memory or `area` was truncated */
+	struct vublk_fault fault;          /* set if `memory` or `area` cannot be accessed */
 	struct vublk_loop_source fault_source;
-	unsigned max_segments; /* room of a request for data; constant */
+	unsigned max_segments; /* data segments that fit in one request; constant */
 	bool adds_flush; /* FLUSH is negotiated with the back-end, although the driver has not
 			    accepted it (replay.c) */
 	struct vublk_plane_side *side; /* the plane's rings for the present connection; NULL: not
 					  made yet */
 	struct vublk_frontend_memory regions; /* the guest's regions (descriptors borrowed) and the
 						 region of `side` */
-	/* In-flight area for back-ends that need one. Nothing reads it. */
+	/* In-flight area of the plane's requests. Only the back-end uses it. */
 	struct vublk_device_inflight side_area;
-	unsigned num_broken; /* how many queues the driver broke since the last attach */
-	/* for an upgrade: the plane is made from the state of another process, whose plane has ... */
+	unsigned num_broken; /* how many of the attached rings the driver has broken */
+	/* in an upgrade: the plane is from another process; it had the rings; it had a side */
 	bool is_taken, takes_rings, takes_side;
 	struct vublk_loop_timer timer; /* armed while a stop waits for requests */
 	bool is_overdue; /* the stop has exceeded its deadline */
@@ -213,15 +210,14 @@ struct vublk_device_shadow {
 /* A pause that the operator asks for (pause.c). */
 struct vublk_device_pause {
 	bool is_wanted;
-	bool stops; /* the rings must stop; false until outstanding requests are complete */
+	bool stops; /* the rings must stop; with the plane, false until its requests are complete */
 };
 
 /* The trace of requests (trace.c). */
 struct vublk_device_trace {
 	struct vublk_plane_trace *ring; /* atomic pointer; NULL: there has been no trace */
 	bool is_wanted;                 /* there is a trace: the plane writes records to `ring` */
-	struct vublk_loop_timer timer;  /* armed while there is a trace; expires when the trace has
-					   not been read for too long */
+	struct vublk_loop_timer timer;  /* armed during a trace; ends it if it is not read */
 };
 
 struct vublk_device {
@@ -231,7 +227,7 @@ struct vublk_device {
 	const struct vublk_device_bus_ops *ops; /* points to `bus_ops`, the copy of the callbacks */
 	void *bus;
 	struct vublk_log log;
-	struct vublk_log_limit limit; /* for lines that drivers and back-ends can cause */
+	struct vublk_log_limit limit; /* for log lines that a driver or a back-end can cause */
 	struct vublk_loop loop;
 	struct vublk_loop_task update_task; /* calls vublk_device_update() */
 	struct vublk_device_settings settings;
@@ -239,8 +235,8 @@ struct vublk_device {
 	struct vublk_frontend frontend;
 	struct vublk_loop_timer connect_timer; /* expires when the next try to realize or to
 						  reconnect is due */
-	unsigned tries; /* how many rounds through the paths realize has begun */
-	int lent_fd;    /* for the next try: lent by the bus, or made by a switch; -1: none */
+	unsigned tries; /* how many times realize has tried the first path */
+	int lent_fd;    /* connected socket for the next try, from the bus or a switch; -1: none */
 	bool is_lent;   /* realize uses a lent connection, so it makes only one try */
 	struct vublk_device_reconnect reconnect;
 	struct vublk_device_notices notices;
@@ -252,9 +248,9 @@ struct vublk_device {
 	struct vublk_device_statistics statistics;
 	struct vublk_device_listener listener;
 	enum vublk_device_resume resume;
-	struct vublk_device_inflight inflight; /* of the driver's session, until a reset; the device
-						  owns fd; fd -1: no area */
-	struct vublk_error failure; /* why the start has failed; code 0: it has not */
+	struct vublk_device_inflight inflight; /* belongs to the driver's session, which a reset
+						  ends; the device owns fd; fd -1: no area */
+	struct vublk_error failure; /* why the last start has failed; code 0: it has not failed */
 
 	/* the driver's side: what it sees and sets */
 	unsigned num_queues;
@@ -263,11 +259,11 @@ struct vublk_device {
 	bool has_acked_features; /* a legacy driver may accept no feature at all */
 	uint8_t status;
 	enum vublk_device_early_kick early_kick;
-	bool is_shutting_down; /* a forced shutdown: the device looks for no other back-end */
+	bool is_shutting_down; /* a forced shutdown: the device does not reconnect */
 	bool vm_running; /* set by the bus; survives realize and unrealize */
 	struct vublk_device_pause pause; /* set by the operator; survives realize and unrealize */
-	bool drains;     /* stops wait for all requests; survives like vm_running */
-	bool leaves_requests; /* the last stop may leave requests in the area */
+	bool drains;     /* stops wait for all requests; survives realize and unrealize */
+	bool leaves_requests; /* the last stop may have left requests in the in-flight area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint8_t backend_config[VUBLK_BLK_CONFIG_BYTES]; /* the back-end's own; `config` is made
 							   from it */
@@ -277,7 +273,8 @@ struct vublk_device {
 	enum vublk_device_config_read config_read;
 	struct vublk_loop_timer config_timer; /* reads the config again if the back-end reports no
 	                                         changes */
-	bool config_read_again; /* the config changed during a read, so another read follows */
+	bool config_read_again; /* the config may have changed since a read began, so another
+				   follows */
 	enum vublk_device_config_write config_write;
 	uint8_t config_write_wce;
 
@@ -290,21 +287,20 @@ struct vublk_device {
 	bool memory_change_under_way; /* the back-end has not confirmed the bus's change of the
 					 memory yet */
 	bool inflight_under_way; /* the back-end is making an area for the bus; no start begins */
-	bool has_tight_areas;    /* the last in-flight area that a back-end made had no padding */
+	bool has_tight_areas;    /* the last area that a back-end made or accepted had no padding */
 	struct vublk_device_inflight made_inflight;
 	struct vublk_frontend_memory memory; /* the device owns the descriptors of the regions */
 
-	struct vublk_device_queue *queues; /* num_queues; size 0: not set */
-	uint16_t *bases;                   /* num_queues: the avail index at which each queue
-	                                      resumes */
-	int32_t *lost_avail;               /* num_queues: avail index at the loss; -1: unknown */
-	struct vublk_frontend_queue *rings; /* num_rings: the rings that the back-end has or is
-					       being given */
+	struct vublk_device_queue *queues; /* one per queue; size 0: not set up */
+	uint16_t *bases;                   /* one per queue: the avail index at which it resumes */
+	int32_t *lost_avail;               /* one per queue: avail index at the loss; -1: unknown */
+	struct vublk_frontend_queue *rings; /* num_rings elements: the rings that the back-end has
+					       or is being given */
 	unsigned num_rings;
-	struct vublk_loop_source *kick_sources; /* num_queues: watch the kick descriptors for
+	struct vublk_loop_source *kick_sources; /* one per queue: watch the kick descriptors for
 						   early kicks */
-	uint8_t *notifiers_changed; /* num_queues: which descriptors the back-end does not have yet
-				       (notifiers.c) */
+	uint8_t *notifiers_changed; /* one per queue: which descriptors the back-end does not have
+				       yet (notifiers.c) */
 	struct vublk_frontend_notifier *notifiers; /* sent to the back-end, but not confirmed */
 	unsigned num_notifiers;
 	struct vublk_device_ring_error *ring_errors; /* one for each element of `rings` */
@@ -326,14 +322,9 @@ int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_eve
  */
 bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
 			       const char *why);
-/*
- * Puts a device that is taken over from another process (upgrade/) into `state`, which it had
- * there.
- */
+/* Puts a device from another process (upgrade/) into `state`, which it had there. */
 void vublk_device_adopt_state(struct vublk_device *device, enum vublk_device_state state);
-/*
- * Returns whether the device is connected, that is, in one of the states from STOPPED to STOPPING.
- */
+/* Returns whether the device is connected, that is, in a state from STOPPED to STOPPING. */
 bool vublk_device_is_connected(const struct vublk_device *device);
 /* Returns whether the driver has set DRIVER_OK, or its early kick has started the device. */
 bool vublk_device_is_driver_ready(const struct vublk_device *device);
@@ -343,11 +334,11 @@ bool vublk_device_is_driver_ready(const struct vublk_device *device);
  */
 bool vublk_device_should_run(const struct vublk_device *device);
 /*
- * Returns whether the rings should run, or the plane has requests or unstable writes for which a
- * stop waits, and which only a back-end can complete (shadow.c).
+ * Returns whether the rings should run, or a stop waits for requests or unstable writes of the
+ * plane, which only a back-end can complete (shadow.c).
  */
 bool vublk_device_needs_backend(const struct vublk_device *device);
-/* Returns whether the back-end has the rings, or is being given or asked for them. */
+/* Returns whether the back-end has the rings, is being given them, or is asked to return them. */
 bool vublk_device_backend_has_rings(const struct vublk_device *device);
 /*
  * Checks that the driver's set-up may be changed: the device is realized, neither the back-end nor
@@ -363,7 +354,7 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 /* --- properties.c ------------------------------------------------------------------ */
 
 void vublk_device_settings_init(struct vublk_device_settings *settings);
-/* Checks what is left until realize, such as combinations of properties. Error: EINVAL. */
+/* Checks the settings at realize, including combinations of properties. Error: EINVAL. */
 int vublk_device_settings_check(const struct vublk_device_settings *settings,
 				struct vublk_error *error);
 
@@ -394,7 +385,7 @@ uint64_t vublk_device_session_features(const struct vublk_device *device);
 /*
  * Checks `config`, which the back-end sent, and makes the driver's config from it. Stops offering
  * optional features whose fields make no sense, if the driver does not rely on them. Error: EPROTO
- * and a sentence if `config` cannot be used. Then the driver's config stays as it was.
+ * and a sentence if `config` cannot be used; the driver's config then stays as it was.
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
@@ -441,8 +432,8 @@ int vublk_device_queues_check(const struct vublk_device *device,
 			      const struct vublk_frontend_memory *memory,
 			      struct vublk_error *error);
 /*
- * Checks that the rings can be started as they are set up: there is or will be a back-end, the
- * features are accepted, and the rings are in the memory. Error: EINVAL or ENOTCONN and a sentence.
+ * Checks that the rings can be started: a back-end is connected or expected, the driver has
+ * accepted features, and the rings lie in the memory. Error: EINVAL or ENOTCONN and a sentence.
  */
 int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
 /* Fills device->rings with the queues that are set up, as the direct path needs them. */
@@ -465,9 +456,7 @@ static inline const char *vublk_device_path(const struct vublk_device *device)
 
 /* --- link/connect.c ---------------------------------------------------------------- */
 
-/*
- * Initializes the front-end and all of link/: the connect timer, listener, watch, fence and switch.
- */
+/* Initializes the front-end and the objects of the files in link/. */
 void vublk_device_connect_init(struct vublk_device *device);
 
 /* --- link/realize.c ---------------------------------------------------------------- */
@@ -478,12 +467,12 @@ void vublk_device_realize_failed(struct vublk_device *device, const struct vublk
 
 /* --- link/mirror-state.c ------------------------------------------------------------- */
 
-/* Opens the file of the property mirror-state. Without one, does nothing. */
+/* Opens the file of the property mirror-state. A no-op without this property. */
 int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_mirror_state_close(struct vublk_device *device);
 /*
- * Checks that the back-end that has been connected has the disk that the file says is up to date.
- * Error: ESTALE. Without a file, returns 0.
+ * Checks that the disk of the connected back-end is the one that the state file says is up to date.
+ * Error: ESTALE and others. Without a file, returns 0.
  */
 int vublk_device_mirror_state_check(const struct vublk_device *device, struct vublk_error *error);
 
@@ -494,7 +483,7 @@ void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error 
 
 /* --- link/reconnect.c -------------------------------------------------------------- */
 
-/* Called at the loss of a back-end. Begins to look for another one, if the device reconnects. */
+/* Called at the loss of a back-end. If the device reconnects, begins to look for another one. */
 void vublk_device_reconnect_begin(struct vublk_device *device, const struct vublk_error *error);
 /*
  * With the property server: called when the connect timer expires in an outage. Ends the search at
@@ -537,8 +526,8 @@ void vublk_device_listener_close(struct vublk_device *device);
 void vublk_device_listen(struct vublk_device *device);
 void vublk_device_unlisten(struct vublk_device *device);
 /*
- * Accepts a connection, and stops polling. Returns the connection, or a negative errno: EAGAIN if
- * no connection waits; otherwise polling begins again after a pause.
+ * Accepts a connection, stops polling, and returns the connection. On failure, returns a negative
+ * errno: EAGAIN if no connection waits. After any other error, polling begins again after a pause.
  */
 int vublk_device_listener_accept(struct vublk_device *device);
 
@@ -554,8 +543,8 @@ void vublk_device_close_watch(struct vublk_device *device);
 
 /*
  * Adopts the new back-end's offer (features, number of queues, config) if it is enough for the
- * driver, for a dirty log that is on, and for the writes that the plane keeps. Otherwise nothing
- * changes, and the sentence of the error says what is missing.
+ * driver, a dirty log that is on, the writes that the plane keeps, and the state file of a mirror.
+ * Otherwise nothing changes, and the sentence of the error says what is missing.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
 
@@ -641,12 +630,12 @@ void vublk_device_raise_needs_reset(struct vublk_device *device, const struct vu
  */
 int vublk_device_ring_errors_watch(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_ring_errors_unwatch(struct vublk_device *device);
-/* Returns whether the eventfd of rings[i] is watched, that is, the ring is not reported broken. */
+/* Returns whether the eventfd of rings[i] is watched, that is, no error was reported. */
 bool vublk_device_ring_error_is_watched(const struct vublk_device *device, unsigned i);
 /*
  * For an upgrade: gives the next element of device->rings the eventfd `fd`, which the back-end
  * already has, and watches `fd` if `is_watched`. Owns `fd`, even on failure. Error: EINVAL if that
- * ring is not the one of queue `index`, or `fd` is negative; ENOMEM.
+ * element is not the ring of queue `index`, or `fd` is negative; ENOMEM.
  */
 int vublk_device_ring_error_adopt(struct vublk_device *device, unsigned index, int fd,
 				  bool is_watched, struct vublk_error *error);
@@ -655,7 +644,7 @@ int vublk_device_ring_error_adopt(struct vublk_device *device, unsigned index, i
 
 /*
  * Returns whether the back-end records in an in-flight area which requests it has begun. With the
- * plane these are the plane's requests, and the area is of no use to another back-end.
+ * plane, these are its own requests, and the area is of no use to another back-end.
  */
 bool vublk_device_backend_records(const struct vublk_device *device);
 /* Returns whether the back-end records the driver's requests in an in-flight area. */
@@ -679,8 +668,8 @@ void vublk_device_drop_inflight(struct vublk_device *device);
 int vublk_device_read_indices(const struct vublk_device *device, unsigned index, uint16_t *used,
 			      uint16_t *avail, struct vublk_error *error);
 /*
- * Reads avail_event of queue `index`, which must be set up: the avail index at which the back-end
- * wants the next kick, if EVENT_IDX was accepted.
+ * Reads avail_event of queue `index`, which must be set up. If EVENT_IDX was accepted, this is the
+ * avail index after which the back-end wants the next kick.
  */
 int vublk_device_read_avail_event(const struct vublk_device *device, unsigned index,
 				  uint16_t *event, struct vublk_error *error);
@@ -694,8 +683,8 @@ uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsig
 /* --- rings/resume.c ---------------------------------------------------------------- */
 
 /*
- * Called when the back-end has returned device->rings. If the driver's rings are back, stores their
- * bases, and whether the in-flight area may have requests.
+ * Called when the back-end has returned device->rings. If these are the driver's rings, stores
+ * their bases and notes whether the in-flight area may have requests.
  */
 void vublk_device_rings_are_back(struct vublk_device *device);
 /* Called at the loss of a back-end that had the rings. Records each ring's avail index. */
@@ -709,8 +698,8 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 /* --- rings/handover.c -------------------------------------------------------------- */
 
 /*
- * Called when a back-end has accepted the in-flight area. Remembers the area's layout for areas
- * that the device makes without a back-end.
+ * Called when a back-end has accepted the in-flight area. Notes the area's layout, which the device
+ * then uses for areas that it makes itself.
  */
 void vublk_device_note_inflight_layout(struct vublk_device *device,
 				       const struct vublk_device_inflight *area);
@@ -721,8 +710,8 @@ int vublk_device_count_inflight(const struct vublk_device *device, unsigned *beg
 /* --- rings/undrained.c ------------------------------------------------------------- */
 
 /*
- * Returns how many requests before the base of the ring are incomplete. There are such requests if
- * the back-end returned the ring without completing them. `used` is the ring's present used index.
+ * Returns how many requests before the base of the ring are incomplete. Such requests exist if the
+ * back-end returned the ring without completing them. `used` is the ring's present used index.
  */
 uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigned index,
 				      uint16_t used);
@@ -743,7 +732,7 @@ void vublk_device_trace_deinit(struct vublk_device *device);
 /* --- rings/pause.c ----------------------------------------------------------------- */
 
 /*
- * Begins or ends a pause of the operator. vublk_device_is_paused() becomes true when no request is
+ * Begins or ends the operator's pause. vublk_device_is_paused() returns true when no request is
  * outstanding and the rings have stopped. Idempotent.
  */
 void vublk_device_set_paused(struct vublk_device *device, bool paused);
@@ -756,15 +745,13 @@ void vublk_device_pause_apply(struct vublk_device *device);
 
 void vublk_device_dirty_log_init(struct vublk_device *device);
 /*
- * Called when the rings run. Ends a change of the log that the bus requested, if the plane has made
- * the change or cannot make it. May call the bus's callbacks.
+ * Called when the rings run. Ends a change of the log that the bus has requested, if the plane
+ * needs no messages for it, or is needed for it but cannot be used. May call the bus's callbacks.
  */
 void vublk_device_dirty_log_settle(struct vublk_device *device);
 /* Switches the dirty log off and frees it, without telling the back-end. Idempotent. */
 void vublk_device_dirty_log_drop(struct vublk_device *device);
-/*
- * Returns the log with which rings are to be started, or NULL if their writes are not to be logged.
- */
+/* Returns the log for rings that are being started; NULL: writes are not logged. */
 const struct vublk_device_dirty_log *vublk_device_dirty_log_of_start(
 	const struct vublk_device *device);
 /* Called when the rings begin to run. Begins a change of the log that waited for the start. */
@@ -787,9 +774,7 @@ int vublk_device_dirty_log_check(const struct vublk_device *device,
 				 struct vublk_error *error);
 /* Gives the plane the bitmap, if the log is on and the plane is in the data path. Error: ENOMEM. */
 int vublk_device_dirty_log_give(struct vublk_device *device, struct vublk_error *error);
-/*
- * Checks that the back-end or the plane can log. Error: ENOTSUP and a sentence ("it cannot ...").
- */
+/* Checks that the back-end or the plane can log. Error: ENOTSUP and a sentence. */
 int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 					 struct vublk_error *error);
 

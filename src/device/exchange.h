@@ -27,8 +27,8 @@ enum vublk_device_exchange_phase {
 	VUBLK_DEVICE_EXCHANGE_STOPPING, /* the back-end returns the rings */
 	VUBLK_DEVICE_EXCHANGE_STARTING, /* the rings are being started on the other path */
 	VUBLK_DEVICE_EXCHANGE_UNDOING,  /* the rings are being started on the old path again */
-	VUBLK_DEVICE_EXCHANGE_REFUSED,  /* the exchange failed: the old path stays until a reason
-					   for the plane, the session or the back-end changes */
+	VUBLK_DEVICE_EXCHANGE_REFUSED,  /* the exchange failed: the old path stays until the reasons
+					   for the plane, the session or the back-end change */
 	VUBLK_DEVICE_EXCHANGE_NUM_PHASES,
 };
 
@@ -52,17 +52,18 @@ enum vublk_device_exchange_event {
 	VUBLK_DEVICE_EXCHANGE_NUM_EVENTS,
 };
 
-/* Why the plane is wanted: one bit for each reason. */
+/* The reasons for which the plane is wanted. Each value is the number of a bit. */
 enum vublk_device_shadow_reason {
 	/* these follow from the state of the device */
 	VUBLK_DEVICE_SHADOW_FOR_PROPERTY, /* shadow=on */
-	VUBLK_DEVICE_SHADOW_FOR_RECORDS,  /* shadow=auto, and the back-end records no requests */
+	VUBLK_DEVICE_SHADOW_FOR_RECORDS,  /* shadow=auto, the device reconnects, and the back-end
+					     records no requests */
 	VUBLK_DEVICE_SHADOW_FOR_AREA,     /* the plane records requests in the session's in-flight
 					     area, which the back-end would not do */
 	VUBLK_DEVICE_SHADOW_FOR_LOG,      /* the dirty log is on, and the back-end cannot log */
 	VUBLK_DEVICE_SHADOW_FOR_LIMIT,    /* limits are set */
 	VUBLK_DEVICE_SHADOW_FOR_REPLAY,   /* unflushed=replay */
-	/* features set these with vublk_device_want_shadow() */
+	/* features set these, most of them with vublk_device_want_shadow() */
 	VUBLK_DEVICE_SHADOW_FOR_TRACE,
 	VUBLK_DEVICE_SHADOW_FOR_MIRROR,
 	VUBLK_DEVICE_SHADOW_FOR_SWITCH,
@@ -71,30 +72,29 @@ enum vublk_device_shadow_reason {
 };
 
 /*
- * Called from the device's loop with the path that the requests take. `refusal` says why it is not
- * the wanted path; NULL: it is.
+ * Called from the device's loop with the path that the requests take. `refusal` says why this is
+ * not the wanted path; NULL: no change was refused.
  */
 typedef void vublk_device_settled_fn(void *opaque, enum vublk_device_path path,
 				     const struct vublk_error *refusal);
 
 struct vublk_device_exchange {
 	enum vublk_device_exchange_phase phase;
-	enum vublk_device_path path; /* the present path or, while the rings do not run, the path of
+	enum vublk_device_path path; /* the present path; while the rings do not run, the path of
 					the next start */
-	bool waits; /* for an upgrade: the path stays as it is, unless a switch needs the other one */
-	uint32_t features; /* the reasons that were set with vublk_device_want_shadow() */
-	bool is_reported_shadowed; /* the path that the program was told of last is the plane */
+	bool waits; /* for an upgrade: the path does not change, unless a switch needs it */
+	uint32_t features; /* the reasons that features have set */
+	bool is_reported_shadowed; /* the path that was last reported to the program is the plane */
 	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was
 				       refused */
 	void (*drained)(struct vublk_device *device);
-	uint16_t *marks; /* num_queues: in DRAINING the used index that each direct ring has to
-			    reach, in PARKING the used index at the last look */
-	unsigned num_quiet; /* how many successive looks have found no progress of any direct
-			       ring */
-	int *idle_fds;      /* num_queues: an eventfd for each ring, which the device never signals,
-			       used while parking; -1: none */
-	bool is_fenced;     /* the back-end has handled the signals of the idle_fds, if it has
-			       signalled them itself */
+	uint16_t *marks; /* one per queue: in DRAINING the used index that the ring has to reach, in
+			    PARKING the used index at the last look */
+	unsigned num_quiet; /* how many successive looks have found no progress of any ring */
+	int *idle_fds;      /* one per queue: an eventfd that the device never signals, the kick
+			       descriptor while parking; -1: none */
+	bool is_fenced;     /* the back-end has handled any signals that it sent to the idle_fds
+			       itself */
 	struct vublk_loop_timer timer; /* expires when the next look at the direct rings is due, or
 					  at the deadline */
 	uint64_t deadline_ns;
@@ -108,8 +108,8 @@ struct vublk_device_exchange {
 const char *vublk_device_exchange_phase_name(enum vublk_device_exchange_phase phase);
 const char *vublk_device_exchange_event_name(enum vublk_device_exchange_event event);
 /*
- * Returns the phase that follows `event` in `phase` according to the table, or -1 if it has no
- * effect.
+ * Returns the phase that follows `event` in `phase` according to the table, or -1 if the event has
+ * no effect.
  */
 int vublk_device_exchange_next(enum vublk_device_exchange_phase phase,
 			       enum vublk_device_exchange_event event);
@@ -124,9 +124,10 @@ bool vublk_device_exchange_change(struct vublk_device *device,
 
 /*
  * Records whether the feature of `reason` needs the plane (`wanted`). If the path has to change,
- * the exchange begins in the device's loop. `settled` (may be NULL) is called once, with `opaque`:
- * when the path is the one that all reasons together require, or when the exchange was refused. The
- * next call for the same reason replaces `settled`.
+ * the exchange begins in the device's loop. `settled` (may be NULL) is called once, with `opaque`,
+ * when no change of the path is pending: the path is the one that all reasons together require, a
+ * change was refused, or the rings do not run. The next call for the same reason replaces
+ * `settled`.
  */
 void vublk_device_want_shadow(struct vublk_device *device, enum vublk_device_shadow_reason reason,
 			      bool wanted, vublk_device_settled_fn *settled, void *opaque);
@@ -166,8 +167,8 @@ void vublk_device_exchange_deinit(struct vublk_device *device);
 bool vublk_device_exchange_is_due(const struct vublk_device *device);
 /*
  * Begins an exchange of rings that run. When the present path has completed its requests, calls
- * `drained`, which has to stop the rings. Does not call it after a cancellation, a refusal or a
- * loss.
+ * `drained`, which has to stop the rings. A cancellation, a refusal or a loss ends the exchange
+ * without this call.
  */
 void vublk_device_exchange_begin(struct vublk_device *device,
 				 void (*drained)(struct vublk_device *device));
@@ -178,9 +179,9 @@ void vublk_device_exchange_drained(struct vublk_device *device);
  */
 void vublk_device_exchange_cancel(struct vublk_device *device);
 /*
- * Called when the back-end has returned the rings. Returns 1 if they have to be started again for
- * an exchange, without telling the bus, and 0 if they stay stopped. Error: EIO and others, if the
- * start on the other path failed and the old path cannot continue either.
+ * Called when the back-end has returned the rings. Returns 1 if an exchange has to start them
+ * again, without telling the bus, and 0 if they stay stopped. Error: EIO and others if the start on
+ * the other path has failed and the old path cannot continue either.
  */
 int vublk_device_exchange_turn(struct vublk_device *device, struct vublk_error *error);
 /* Must be called when the rings have begun to run: ends an exchange that led to this start. */

@@ -5,9 +5,9 @@
  *
  * Key idea: a feature is offered if it is in the list below, the back-end offers it, and no
  * property hides it. Features that the device does not support (packed rings, in-order, ring reset,
- * translation, notification data) are not in the list. The exception is RO, which the property
- * read-only adds to the offer. Of the features that the driver accepts, the device sends the
- * back-end only those that the back-end has offered.
+ * translation, notification data) are not in the list. RO is an exception: the property read-only
+ * adds it to the offer. Of the features that the driver accepts, the device sends the back-end only
+ * those that the back-end has offered.
  */
 #include "device/device.h"
 
@@ -160,9 +160,9 @@ uint64_t vublk_device_features(const struct vublk_device *device)
 }
 
 /*
- * Whether legacy and modern drivers use the same format of rings and requests: they do on a
- * little-endian machine. There the device tells the back-end that every driver is modern, because
- * some back-ends accept no legacy driver.
+ * Whether legacy and modern drivers use the same format of rings and requests. On a little-endian
+ * machine they do, and the device tells the back-end that every driver is modern, because some
+ * back-ends accept no legacy driver.
  */
 static const bool legacy_is_the_same = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 
@@ -179,8 +179,8 @@ uint64_t vublk_device_session_features(const struct vublk_device *device)
 	if (device->shadow.adds_flush)
 		features |= VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
 	/*
-	 * Leaves out features that the back-end has not offered: RO may come from the property
-	 * read-only.
+	 * Leaves out features that the back-end has not offered, because RO may come from the
+	 * property read-only.
 	 */
 	return (features & device->frontend.info.features) | VUBLK_BIT(VIRTIO_F_VERSION_1);
 }

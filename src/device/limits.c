@@ -2,8 +2,8 @@
 /*
  * Sets the limits of <vublk/limit.h>. The request plane enforces them; see plane/limit.h.
  *
- * Key idea: the limits are stored with the values of the properties. So a plane that is made later
- * begins with the present limits.
+ * Key idea: the limits are stored with the values of the properties, so a plane that is made later
+ * starts with the present limits.
  */
 #include "device/device.h"
 

@@ -4,8 +4,8 @@
  * plane's rings need a region of their own, at an address above the guest's memory.
  *
  * Key idea: the plane's region stays in the table until the connection closes, because some
- * back-ends break when a region that they know is removed. So once the plane has been in use on a
- * connection, its region has a slot on the direct path, too.
+ * back-ends break if a region is removed. So once a connection has used the plane, the region takes
+ * a slot on the direct path, too. The exception is a start with the dirty log (start-stop.c).
  */
 #include "device/device.h"
 
@@ -33,7 +33,7 @@ unsigned vublk_device_memory_slots(const struct vublk_device *device)
 {
 	unsigned slots = vublk_frontend_memory_slots(&device->frontend);
 
-	/* One slot is for the memory of the plane's rings. */
+	/* One slot is reserved for the plane's region. */
 	return device->settings.shadow != VUBLK_SHADOW_OFF && slots ? slots - 1 : slots;
 }
 

@@ -4,7 +4,7 @@
  * the table until the next one replaces it. The messages are in frontend/memory.c.
  *
  * Key idea: while the rings do not run, the back-end gets new memory only with the next start. The
- * exception is the removal of all memory, which takes effect immediately.
+ * exception is the removal of all memory, which takes effect immediately if that is possible.
  */
 #include "device/device.h"
 
@@ -65,7 +65,7 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		       struct vublk_error *error)
 {
-	/* A table that does not grow is not the reason if the back-end has too few slots. */
+	/* Only a table that grows has to leave the slot that a later start will need. */
 	bool has_plane = num_regions > device->memory.num_regions ?
 			 vublk_device_plane_will_need_slot(device) :
 			 vublk_device_plane_needs_slot(device);
@@ -151,8 +151,8 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 static int check_state(const struct vublk_device *device, struct vublk_error *error)
 {
 	/*
-	 * While the rings do not run, another change is permitted during a removal: it takes effect
-	 * with the next start, which waits until the removal has ended.
+	 * While the rings do not run, another change is permitted during a removal, because the
+	 * change takes effect with the next start, which waits for the end of the removal.
 	 */
 	if (device->memory_change_under_way && device->state == VUBLK_DEVICE_RUNNING)
 		return vublk_error_set(error, EBUSY, "another change of the guest's memory is "
@@ -171,8 +171,8 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 
 /*
  * Returns whether the device removes all memory by closing the connection and making a new one.
- * This avoids a fault of libvhost-user: back-ends with it remember where in removed memory their
- * rings were. If the device then adds memory region by region, and the first region does not
+ * This avoids a fault of libvhost-user: a back-end that uses it remembers where its rings were in
+ * removed memory. If the device then adds memory region by region, and the first region does not
  * contain the rings, such a back-end closes the connection in the middle of a start.
  */
 static bool hangs_up(const struct vublk_device *device)
@@ -194,8 +194,8 @@ static void hang_up(struct vublk_device *device)
 /*
  * Returns whether a table of `num_regions` regions takes effect immediately. While the rings do not
  * run, new memory waits for the next start. But the removal of all memory must not wait, because
- * its owner may need it for something else. A back-end without memory slots has no message for
- * that.
+ * the owner of the memory may reuse it. A back-end without CONFIGURE_MEM_SLOTS has no message for
+ * such a removal.
  */
 static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
 {

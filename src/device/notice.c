@@ -2,8 +2,9 @@
 /*
  * Notices of the device: see <vublk/notice.h>.
  *
- * Key idea: the code at which an event occurs makes one call to this file. This file gathers what
- * only a notice needs. It counts the outstanding requests only if there is a handler.
+ * Key idea: the code in which an event occurs makes one call to this file, and this file gathers
+ * the data that only the notice needs. It counts the outstanding requests only if there is a
+ * handler.
  */
 #include "device/device.h"
 
@@ -86,7 +87,7 @@ void vublk_device_notify_outage_end(struct vublk_device *device)
 	struct vublk_device_notices *notices = &device->notices;
 	uint64_t lost_ns = device->reconnect.lost_ns, outage_ms;
 	bool has_recovered = notices->has_loss && lost_ns && vublk_device_is_connected(device) &&
-			     device->resume != VUBLK_DEVICE_RESUME_NEVER; /* else a needs-reset
+			     device->resume != VUBLK_DEVICE_RESUME_NEVER; /* otherwise a needs-reset
 									     notice was sent */
 
 	notices->has_loss = false;

@@ -2,9 +2,7 @@
 #ifndef VUBLK_DEVICE_NOTICE_H
 #define VUBLK_DEVICE_NOTICE_H
 
-/*
- * What the device tells the program that uses it about itself: notices, and counters of requests.
- */
+/* What the device reports to the program that uses it: notices, and counters of requests. */
 #include "util/loop.h"
 #include "util/notice.h"
 
@@ -21,12 +19,12 @@ struct vublk_device_notices {
 				connected */
 	uint32_t refusal;    /* checksum of the refusal that was reported last; 0: none */
 	uint32_t path;       /* checksum of the path of the last back-end that was connected */
-	bool has_loss;       /* the program was told of a loss, but not yet of the end of that
+	bool has_loss;       /* a loss was reported to the program, but not yet the end of that
 				outage */
 	bool is_expected;    /* the device itself closed the last connection, and is connecting
 				again */
 	bool is_paused;      /* the completion of the present pause was reported */
-	uint64_t replays;    /* how many replays there were when the last one was reported */
+	uint64_t replays;    /* the number of replays when the last one was reported */
 };
 
 /*
@@ -50,7 +48,7 @@ void vublk_device_notify_connected(struct vublk_device *device);
 void vublk_device_notify_lost(struct vublk_device *device, const struct vublk_error *error);
 /*
  * Reports the recovery from a loss that was reported, unless no back-end is connected or the driver
- * has to reset. Must be called before reconnect.lost_ns is cleared.
+ * has to reset the device. Must be called before reconnect.lost_ns is cleared.
  */
 void vublk_device_notify_outage_end(struct vublk_device *device);
 /*
@@ -62,10 +60,10 @@ void vublk_device_notify_gave_up(struct vublk_device *device, const struct vublk
 /* Called when the config that the driver sees has changed. Reports a new size of the disk. */
 void vublk_device_notify_config(struct vublk_device *device);
 void vublk_device_notify_needs_reset(struct vublk_device *device, const struct vublk_error *error);
-/* `kind` is one of the mirror's or of a switch, and `error` is NULL if it has no reason. */
+/* `kind` belongs to the mirror or to a switch. `error` is the reason; NULL: no reason. */
 void vublk_device_notify_target(struct vublk_device *device, enum vublk_notice_kind kind,
 				const char *target, const struct vublk_error *error);
-/* `kind` needs no members other than the reason, which may be NULL. */
+/* `kind` is one without members other than `reason`, which may be NULL. */
 void vublk_device_notify_reason(struct vublk_device *device, enum vublk_notice_kind kind,
 				const char *reason);
 /* Reports that a pause was requested, or that it was ended. */

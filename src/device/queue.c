@@ -3,9 +3,9 @@
  * The queues as the driver has set them up, and the checks before they are handed to the back-end.
  * This file never reads the memory of a ring.
  *
- * Key idea: there are three arrays. `queues` has the driver's set-up, `bases` the index at which
- * each queue resumes, and `rings` the set-up that the back-end has or is being given, without the
- * queues that are not used.
+ * Key idea: the set-up is in three arrays. `queues` has the driver's set-up, `bases` the index at
+ * which each queue resumes, and `rings` the set-up that the back-end has or is being given, without
+ * the queues that are not used.
  */
 #include "device/device.h"
 
@@ -132,8 +132,7 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 	before = device->queues[index];
 	device->queues[index] = queue;
 	/*
-	 * If the driver is ready already, the check at DRIVER_OK has passed, and this is the only
-	 * one.
+	 * If the driver is ready, the check at DRIVER_OK is over, so this set-up is checked here.
 	 */
 	if (vublk_device_is_driver_ready(device))
 		r = vublk_device_queues_check(device, &device->memory, error);

@@ -3,8 +3,8 @@
 #define VUBLK_DEVICE_SHADOW_H
 
 /*
- * The request plane (src/plane) within the device: rings/shadow.c. Part of device.h. A side is the
- * set of rings that the plane makes for one connection to a back-end.
+ * Connects the request plane (src/plane) with the device; see rings/shadow.c. Part of device.h. A
+ * side is the set of rings that the plane makes for one connection to a back-end.
  */
 #include "device/device.h"
 #include "util/sections.h"
@@ -14,7 +14,7 @@
  * on.
  */
 int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error);
-/* Makes the plane (a thread) if there is none. The number of queues must be known. */
+/* Makes the plane (a thread) if it does not exist yet. The number of queues must be known. */
 int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *error);
 /*
  * Checks that the plane has room for the longest requests of the driver. Error: ENOTSUP and a
@@ -27,8 +27,8 @@ int vublk_device_shadow_check(const struct vublk_device *device, struct vublk_er
  */
 bool vublk_device_shadow_is_sound(const struct vublk_device *device);
 /*
- * Lowers seg_max in `config` to the number of segments for which the plane has room, unless
- * shadow=off.
+ * Unless shadow=off, lowers seg_max in `config` to the number of segments for which the plane has
+ * room.
  */
 void vublk_device_shadow_limit(const struct vublk_device *device,
 			       struct virtio_blk_config *config);
@@ -69,11 +69,14 @@ bool vublk_device_shadow_is_unsettled(const struct vublk_device *device);
  */
 bool vublk_device_replays(const struct vublk_device *device);
 /*
- * With unflushed=replay: returns whether the plane has such copies, or requests that are not
- * complete. Otherwise returns false.
+ * With unflushed=replay, returns whether the plane has copies of writes that are not stable, or
+ * requests that are not complete. Otherwise returns false.
  */
 bool vublk_device_replay_has_writes(const struct vublk_device *device);
-/* Called when the plane has been made. With unflushed=replay, makes the plane keep such copies. */
+/*
+ * Called when the plane has been made. With unflushed=replay, makes the plane keep copies of
+ * completed writes.
+ */
 int vublk_device_replay_init(struct vublk_device *device, struct vublk_error *error);
 /*
  * Checks that the new back-end's disk is large enough for the writes that the plane keeps. Error:
@@ -94,29 +97,33 @@ uint32_t vublk_device_replay_segment_bytes(const struct vublk_device *device);
 void vublk_device_replay_overdue(const struct vublk_device *device, struct vublk_error *error);
 /*
  * Called before the plane is freed. Warns if no back-end is connected and the plane has writes that
- * the lost back-end may not have kept, because these writes are lost then.
+ * the lost back-end may not have kept, because these writes are then lost.
  */
 void vublk_device_replay_abandon(struct vublk_device *device);
 /* Reports how a replay has ended. `opaque` is the device. */
 void vublk_device_replay_ended(void *opaque);
 /*
- * The plane makes the driver's next flush fail, because the back-end has failed one that the driver does
- * not know of. So the plane is needed until that has happened. `opaque` is the device.
+ * Called when the back-end has failed a flush that the driver does not know of. The plane makes the
+ * driver's next flush fail, so it is needed until then. `opaque` is the device.
  */
 void vublk_device_flush_must_fail(void *opaque);
 /*
- * The driver knows now that a flush failed, so the plane is not needed for that any more. `opaque` is
- * the device.
+ * Called when the plane has failed the driver's flush for that reason, so it is no longer needed
+ * for this. `opaque` is the device.
  */
 void vublk_device_flush_failed(void *opaque);
 
 /* --- memory-room.c ----------------------------------------------------------------------- */
 
-/* Returns whether the plane's region has a slot in the back-end's table, or one must stay free. */
+/*
+ * Returns whether the plane's region has a slot in the back-end's memory table, or one slot must
+ * stay free for it.
+ */
 bool vublk_device_plane_needs_slot(const struct vublk_device *device);
 /*
- * Returns whether that is so, or the next start must use the plane, because it has the driver's
- * rings or copies of completed writes: without a slot, the back-end would be refused at each start.
+ * Like vublk_device_plane_needs_slot(), but also returns true if the next start must use the plane,
+ * because the plane has the driver's rings or copies of completed writes. Without a slot, each such
+ * start would fail.
  */
 bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
 
@@ -129,8 +136,8 @@ bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
  */
 int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error *error);
 /*
- * Called when the guest's memory has changed. Makes the back-end's memory table again, with the
- * region of the side, if there is a side.
+ * Called when the guest's memory has changed. If there is a side, rebuilds the back-end's memory
+ * table, which includes the side's region.
  */
 int vublk_device_shadow_refresh(struct vublk_device *device, struct vublk_error *error);
 const struct vublk_frontend_memory *vublk_device_shadow_memory(const struct vublk_device *device);
@@ -139,16 +146,16 @@ int vublk_device_shadow_attach(struct vublk_device *device, struct vublk_error *
 int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Returns whether the plane has the driver's rings. If so, the plane takes no more requests, and
- * `drained` (may be NULL) is called when all requests of the plane are complete. If that takes
- * longer than request-timeout-ms, the back-end counts as lost; without a back-end, an update
- * returns the rings.
+ * Returns whether the plane has the driver's rings. If so, the plane takes no more requests. When
+ * all of its requests are complete, it calls `drained` (may be NULL). If this takes longer than
+ * request-timeout-ms, the back-end counts as lost; without a back-end, an update returns the rings.
+ * An exchange has a deadline of its own instead.
  */
 bool vublk_device_shadow_stop(struct vublk_device *device,
 			      void (*drained)(struct vublk_device *device));
 /*
- * For a pause of the operator: the plane takes no more requests. When all of its requests are
- * complete, however long that takes, the pause stops the rings. The plane must have the rings.
+ * For a pause of the operator: the plane takes no more requests. The pause stops the rings when all
+ * of the plane's requests are complete, however long that takes. The plane must have the rings.
  */
 void vublk_device_shadow_hold(struct vublk_device *device);
 /*
@@ -162,8 +169,8 @@ void vublk_device_shadow_resume(struct vublk_device *device);
  */
 void vublk_device_shadow_part(struct vublk_device *device);
 /*
- * Stores the bases of the driver's rings, and takes these rings away from the plane. All of its
- * requests must be complete.
+ * Stores the bases of the driver's rings, and takes these rings away from the plane, whose requests
+ * must all be complete.
  */
 void vublk_device_shadow_return(struct vublk_device *device);
 /* Frees the side of the present connection. Idempotent. */
@@ -178,13 +185,13 @@ struct vublk_device_inflight *vublk_device_shadow_area(struct vublk_device *devi
  */
 void vublk_device_shadow_drop(struct vublk_device *device);
 /*
- * Called when the back-end is lost. Frees the side. Returns false if a stop has exceeded its
- * deadline, so that the device must not wait for the next back-end.
+ * Called when the back-end is lost. Frees the side. Returns false if the device must not wait for
+ * the next back-end, because a stop has exceeded its deadline.
  */
 bool vublk_device_shadow_lose(struct vublk_device *device);
 /*
  * Called when the back-end has confirmed the guest's new memory. If the plane has the driver's
- * rings, maps the new memory for the plane, and lets the plane take requests again.
+ * rings, maps the new memory for the plane, which then takes requests again.
  */
 int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);
 /*
@@ -195,15 +202,15 @@ int vublk_device_shadow_set_kick(struct vublk_device *device, unsigned index,
 				 struct vublk_error *error);
 void vublk_device_shadow_set_call(struct vublk_device *device, unsigned index);
 /*
- * Makes the plane mark in `bitmap`, of `bytes` bytes, the pages that it writes. NULL: it marks
- * none.
+ * Makes the plane mark the pages that it writes in `bitmap`, which has `bytes` bytes. NULL: the
+ * plane marks no pages. A no-op if the plane does not have the driver's rings.
  */
 void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint64_t bytes);
 
 /*
- * For an upgrade: these make the plane for the state of another process, and park its thread; make
- * the side that `from` has; and give the plane the driver's rings, without an effect on them. After
- * a failure the device has to be unrealized.
+ * For an upgrade. The first function makes the plane for the state of another process, with its
+ * thread parked. The second makes the side from the section `from`. The third gives the plane the
+ * driver's rings, without an effect on them. If one fails, the device has to be unrealized.
  */
 int vublk_device_shadow_adopt(struct vublk_device *device, unsigned max_segments,
 			      struct vublk_error *error);

@@ -161,7 +161,7 @@ int vublk_device_require(const struct vublk_device *device, enum vublk_device_st
 }
 
 /*
- * Returns whether the VM is paused and each base is known. Then the rings do not resume by
+ * Returns whether the VM is paused and each base is known. In this case the rings do not resume by
  * themselves, and a change of the set-up loses no request.
  */
 static bool is_at_rest(const struct vublk_device *device)

@@ -3,8 +3,8 @@
  * Counters of requests, and the search for slow requests, while requests pass through the plane;
  * see <vublk/statistics.h>.
  *
- * Key idea: the counters are made when counting is switched on for the first time, and stay until
- * the device is freed. So any thread may read them.
+ * Key idea: the counters are allocated when counting is first switched on, and freed only with the
+ * device, so any thread may read them.
  */
 #include "device/device.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls of <vublk/trace.h>. The request plane writes the records; see plane/trace.h.
+ * Implements <vublk/trace.h>. The request plane writes the records; see plane/trace.h.
  *
- * Key idea: another thread may read the ring of records at any time, so the ring stays until the
- * device is freed. A timer ends a trace that no program has read for VUBLK_TRACE_LEASE_MS.
+ * Key idea: another thread may read the ring of records at any time, so the ring is freed only with
+ * the device. A timer ends a trace that no program has read for VUBLK_TRACE_LEASE_MS.
  */
 #include "device/device.h"
 

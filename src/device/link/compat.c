@@ -4,8 +4,8 @@
  * what the driver relies on: the features that it has accepted, the number of queues, and the
  * limits in the config.
  *
- * Key idea: the device accepts an offer of more, and refuses an offer of less. A driver that has
- * not accepted features yet relies only on the number of queues.
+ * Key idea: the new offer may contain more than the driver relies on, but not less. A driver that
+ * has not accepted features yet relies only on the number of queues.
  */
 #include "device/device.h"
 
@@ -29,10 +29,9 @@ static int check_features(const struct vublk_device *device,
 	char names[VUBLK_FEATURE_LIST_BYTES];
 
 	/*
-	 * Read-only is checked first, so that it is the reason that is reported: a read-only
-	 * back-end also lacks the features that only a writable back-end has. A driver that never
-	 * accepts RO (SeaBIOS) may use any read-only back-end if the previous one was read-only,
-	 * too.
+	 * Read-only is checked first, because a read-only back-end also lacks the features that
+	 * only a writable one has, and the error should name the cause. A driver that never accepts
+	 * RO (SeaBIOS) may use any read-only back-end if the previous one was read-only, too.
 	 */
 	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)) && !reliance->was_read_only)
@@ -60,7 +59,7 @@ static int check_features(const struct vublk_device *device,
 /* The config fields that a driver reads once and relies on. */
 static const struct {
 	unsigned feature;
-	unsigned offset; /* of the field, which has 32 bits */
+	unsigned offset; /* of the field, which is 32 bits wide */
 	bool exact;      /* the value must stay the same; false: it may grow */
 	const char *name;
 } limits[] = {
@@ -110,8 +109,8 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 
 /*
  * Checks that the disk is not smaller than it was, if the path has changed. All paths lead to the
- * same storage, so a smaller disk at another path is a mistake. At the same path the disk may have
- * become smaller, and the driver is told of that.
+ * same storage, so a smaller disk at another path is a mistake. At the same path, the disk may have
+ * become smaller, and the driver is notified of the change.
  */
 static int check_size(const struct vublk_device *device, const uint8_t *before,
 		      struct vublk_error *error)

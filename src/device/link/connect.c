@@ -6,8 +6,7 @@
  * device is connected.
  *
  * Key idea: the files of the phases never call this file. They arm the connect timer or listen, and
- * then the next try begins here. So there is one place in which connections begin and their events
- * arrive.
+ * the next try then begins here. So all connections begin, and their events arrive, in one place.
  */
 #include "device/device.h"
 

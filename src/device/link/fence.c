@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The fence: knows which process had the rings last, and whether that process may still write to
- * the disk. paths.c asks the fence before the device tries a back-end at another path.
+ * The fence knows which processes had the rings, and whether one of them may still write to the
+ * disk. paths.c asks the fence before the device tries a back-end at another path.
  *
  * Key idea: the end of a connection does not stop the back-end. A back-end that hangs, or that
  * closed the connection with requests under way, may later write to the disk, and overwrite what
  * the next back-end has written. Only the end of its process rules this out, so the device keeps a
- * pidfd of the process, even when another process has taken its place at the same path. A process
- * that was given no rings has nothing to write.
+ * pidfd of the process, even after another process has taken its place at the same path. A process
+ * that was never given rings has nothing to write.
  */
 #include "device/device.h"
 
@@ -59,8 +59,8 @@ static void forget_former(struct vublk_device_fence *fence, unsigned index)
 }
 
 /*
- * Keeps the owner if it lives and is not the process of the present connection. That process has
- * the same number, because the number of a process that lives is not used for another one.
+ * Keeps the owner in `former` if it is alive and is not the process of the present connection.
+ * Equal PIDs mean the same process, because the PID of a live process is not reused.
  */
 static void keep_owner(struct vublk_device *device)
 {
@@ -104,9 +104,9 @@ void vublk_device_fence_claim(struct vublk_device *device)
 }
 
 /*
- * A process that has ended has closed its connection, unless another process has the connection,
- * too: `vublk serve --take-over` has replaced the owner. The device does not know the new process,
- * so it must not take the end of the old one for the end of the back-end.
+ * A process that ends closes its connection, unless another process has the connection, too,
+ * because `vublk serve --take-over` has replaced the owner. The device does not know that process,
+ * so it must not mistake the end of the old one for the end of the back-end.
  */
 static void doubt_owner(struct vublk_device *device)
 {
@@ -117,9 +117,9 @@ static void doubt_owner(struct vublk_device *device)
 }
 
 /*
- * With fence=exit, a process has to end only if the device ended the connection, because the
- * back-end did not answer in time or broke the protocol: then the back-end may not know that it was
- * abandoned. A back-end that closed the connection itself knows that.
+ * With fence=exit, a process has to end only if the device closed the connection, because the
+ * back-end did not answer in time or broke the protocol. Such a back-end may not know that it was
+ * abandoned; one that closed the connection itself knows.
  */
 void vublk_device_fence_lost(struct vublk_device *device, const struct vublk_error *error)
 {

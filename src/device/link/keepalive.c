@@ -2,9 +2,9 @@
 /*
  * Detects a back-end that hangs while the rings run.
  *
- * Key idea: usually no message is outstanding while the rings run, so no deadline can expire.
- * Therefore the device asks the back-end for its features at regular intervals. A back-end that
- * does not answer in time counts as lost, as with any other message.
+ * Key idea: usually no message is outstanding while the rings run, so no deadline can expire. So
+ * the device asks the back-end for its features at regular intervals. A back-end that does not
+ * answer in time counts as lost, as with any other message.
  */
 #include "device/device.h"
 
@@ -34,7 +34,7 @@ void vublk_device_on_keepalive_timer(void *opaque)
 
 	if (device->state != VUBLK_DEVICE_RUNNING)
 		return;
-	/* A message that is under way has a deadline already. */
+	/* If a message is under way, it already has a deadline. */
 	if (vublk_frontend_is_idle(&device->frontend))
 		vublk_frontend_ping(&device->frontend);
 	vublk_device_keepalive_begin(device);

@@ -15,7 +15,7 @@
 #include <errno.h>
 #include <sys/epoll.h>
 
-/* The pause after a failure to poll or accept, such as a lack of descriptors. */
+/* The pause after a failure to poll or accept, for example because of a lack of descriptors. */
 #define PAUSE_NS (UINT64_C(100) * 1000000)
 
 static void pause_listening(struct vublk_device *device, const struct vublk_error *error)

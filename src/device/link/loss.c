@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Handles the loss of the back-end of a connected device: records the state of the rings, and calls
- * the bus's callbacks for all operations that were under way. The search for another back-end is in
+ * Handles the loss of a connected back-end: records the state of the rings, and calls the bus's
+ * callbacks for all operations that were under way. The search for another back-end is in
  * reconnect.c.
  *
  * Key idea: the device brings its own state up to date before it calls the bus. A callback may
@@ -10,7 +10,7 @@
 #include "device/device.h"
 
 /*
- * Ends the operations for whose callback the bus waits. Returns false if a callback has unrealized
+ * Ends the operations whose callbacks the bus awaits. Returns false if a callback has unrealized
  * the device.
  */
 static bool fail_requests(struct vublk_device *device, const struct vublk_error *error)
@@ -38,8 +38,8 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 
 /*
  * Handles the rings at a loss if requests pass through the plane. The plane keeps the driver's
- * rings while they should run, or while the device may wait for the next back-end to complete what
- * is outstanding. Otherwise the plane returns them.
+ * rings if they should run, or if the device may wait for the next back-end to complete what is
+ * outstanding. Otherwise the plane returns the rings, or drops them if it has requests.
  */
 static void note_shadow(struct vublk_device *device)
 {
@@ -48,8 +48,8 @@ static void note_shadow(struct vublk_device *device)
 	if (!vublk_device_shadow_is_attached(device))
 		return;
 	if (vublk_device_should_run(device)) {
-		vublk_device_shadow_resume(device); /* undoes a stop, or the stop for a change of
-						       the memory, that was under way */
+		vublk_device_shadow_resume(device); /* undoes a stop that was under way, also one
+						       for a change of the memory */
 	} else if (!vublk_device_shadow_is_unsettled(device) ||
 		   (!waits && !vublk_device_shadow_has_requests(device))) {
 		vublk_device_shadow_return(device);
@@ -62,8 +62,8 @@ static void note_shadow(struct vublk_device *device)
 }
 
 /*
- * Records where the rings resume. `rings`: the lost back-end had them, so it may have worked on
- * them, and has not said where it stopped.
+ * Records where the rings resume. `rings`: the lost back-end had the rings, so it may have worked
+ * on them, and it has not said where it stopped.
  */
 static void note_rings(struct vublk_device *device, bool rings)
 {
@@ -90,7 +90,7 @@ void vublk_device_on_loss(struct vublk_device *device, const struct vublk_error 
 	note_rings(device, rings);
 	vublk_device_reconnect_begin(device, error);
 	vublk_device_switch_lost(device, error);
-	if (rings && !device->status) /* a reset was waiting for the rings */
+	if (rings && !device->status) /* a reset was waiting for the back-end to return the rings */
 		vublk_device_end_session(device);
 	vublk_device_notify_lost(device, error);
 	if (!fail_requests(device, error))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides whether a back-end can be the target of a mirror: it has to hold the whole disk, and the
- * driver must be able to continue on it.
+ * Decides whether a back-end can be the target of a mirror: it has to be large enough for the whole
+ * disk, and the driver must be able to continue with it.
  */
 #include "device/device.h"
 

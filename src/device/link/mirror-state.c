@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The property mirror-state: the state file of a mirror (plane/mirror-state.h), and whether a
- * back-end has the disk that the file says is up to date.
+ * Implements the property mirror-state: opens the state file of a mirror (plane/mirror-state.h),
+ * and checks whether a back-end has the disk that is up to date according to the file.
  *
  * Key idea: all paths of the device lead to the same storage. So a back-end is admitted if the file
  * knows its path or another path of the device, but never if the file says that its path leads to
- * the disk that is out of date. A mirror keeps the path by which the file knows the disk, whichever
- * path is in use.
+ * the disk that is out of date. A mirror keeps the path by which the file knows the disk, even if
+ * another path is in use.
  */
 #include "device/device.h"
 
@@ -19,7 +19,8 @@
 #include <string.h>
 
 #define SECTOR_BYTES 512
-#define AGAIN_NS UINT64_C(5000000000) /* between two tries to empty a file that has failed */
+#define AGAIN_NS UINT64_C(5000000000) /* the time between two tries to empty a file that has
+					 failed */
 
 int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_error *error)
 {
@@ -63,7 +64,7 @@ void vublk_device_mirror_state_close(struct vublk_device *device)
 	device->mirror_state = NULL;
 }
 
-/* Fills `disk` with the disk at `path`, with the size that the back-end in use has told. */
+/* Fills `disk` with `path` and the size that the back-end in use has reported. */
 static int get_disk(const struct vublk_device *device, const char *path,
 		    struct vublk_mirror_state_disk *disk, struct vublk_error *error)
 {
@@ -73,7 +74,7 @@ static int get_disk(const struct vublk_device *device, const char *path,
 					    le64toh(config->capacity) * SECTOR_BYTES, error);
 }
 
-/* Returns whether the file says that the disk is out of date. */
+/* Returns whether the file says that `disk` is out of date. */
 static bool is_stale(const struct vublk_device *device, const struct vublk_mirror_state_disk *disk)
 {
 	struct vublk_mirror_state_info info;
@@ -83,8 +84,8 @@ static bool is_stale(const struct vublk_device *device, const struct vublk_mirro
 }
 
 /*
- * Changes `disk` to the path of the device by which the file knows the disk that is up to date. Returns
- * false if the file knows none of the paths.
+ * Changes `disk` to that path of the device by which the file knows the disk that is up to date.
+ * Returns false if the file knows none of the paths.
  */
 static bool find_valid_path(const struct vublk_device *device, struct vublk_mirror_state_disk *disk)
 {
@@ -101,8 +102,8 @@ static bool find_valid_path(const struct vublk_device *device, struct vublk_mirr
 }
 
 /*
- * Fills `disk` with the disk of the back-end in use, by the path that the file knows. This need not be
- * the path in use. Errors: those of vublk_mirror_state_admit().
+ * Fills `disk` with the disk of the back-end in use, but with the path that the file knows, which
+ * may be another one. Errors: those of vublk_mirror_state_admit().
  */
 static int find_disk(const struct vublk_device *device, struct vublk_mirror_state_disk *disk,
 		     struct vublk_error *error)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sets up a mirror of the disk, and ends it. The plane copies the disk (plane/mirror.h).
+ * Sets up and ends a mirror of the disk. The plane copies the disk (plane/mirror.h).
  *
- * Key idea: the target gets neither the guest's memory nor the driver's queues. Its rings and all of
- * its data are in the memory of a side of its own. So it needs no notice of a reset, a pause or a
- * change of the guest's memory, and runs from the set-up to the end of the mirror.
+ * Key idea: the target gets neither the guest's memory nor the driver's queues. Its rings and all
+ * of its data are in the memory of a side of its own. So a reset, a pause or a change of the
+ * guest's memory does not concern the target, whose rings run from the set-up to the end of the
+ * mirror.
  */
 #include "device/device.h"
 
@@ -26,8 +27,8 @@
 #include <sys/stat.h>
 
 /*
- * The features for the target, if it offers them. They do not follow the driver's, because the next
- * driver may accept others.
+ * The features for the target, if it offers them. They do not depend on the driver's features,
+ * because the next driver may accept others.
  */
 #define TARGET_FEATURES \
 	(VUBLK_BIT(VIRTIO_F_VERSION_1) | VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC) | \
@@ -37,7 +38,9 @@
 
 /* --- the end -------------------------------------------------------------------------- */
 
-/* Makes the plane forget the target. With a state file, writes wait from now on. */
+/*
+ * Makes the plane forget the target. With a state file, writes then wait until they are released.
+ */
 static void end_in_plane(struct vublk_device *device)
 {
 	if (device->shadow.thread)
@@ -62,8 +65,8 @@ static void free_target(struct vublk_device *device)
 }
 
 /*
- * Ends the mirror in the plane and at the target. Then `leave_file` does what is left: writes wait
- * until the state file permits them.
+ * Ends the mirror in the plane and at the target, and then calls `leave_file` to update the state
+ * file. Meanwhile writes wait in the plane.
  */
 static void end_mirror(struct vublk_device *device, void (*leave_file)(struct vublk_device *device))
 {
@@ -92,14 +95,14 @@ void vublk_device_mirror_drop(struct vublk_device *device)
 	end_mirror(device, end_in_file);
 }
 
-/* Keeps the marks for the next mirror. */
+/* Keeps the marks in the file for the next mirror. */
 static void suspend_in_file(struct vublk_device *device)
 {
 	if (device->mirror_state)
 		vublk_mirror_state_suspend(device->mirror_state);
 }
 
-/* The plane drops the writes that wait. */
+/* Does not release the writes that wait in the plane, which is freed next. */
 void vublk_device_mirror_suspend(struct vublk_device *device)
 {
 	end_mirror(device, suspend_in_file);
@@ -115,7 +118,10 @@ static void tell_left(struct vublk_device *device, const struct vublk_error *err
 		left(device, error);
 }
 
-/* An interrupted mirror that could not be resumed stays interrupted, so it can be tried again. */
+/*
+ * An interrupted mirror that could not be resumed stays interrupted, so that the operator can try
+ * again.
+ */
 static void fail(struct vublk_device *device, const struct vublk_error *cause)
 {
 	struct vublk_device_mirror *mirror = &device->mirror;
@@ -152,7 +158,9 @@ void vublk_device_mirror_end_for_migration(struct vublk_device *device)
 	fail(device, &error);
 }
 
-/* The plane has failed. It may be the state file that has failed, so no mirror stays interrupted. */
+/*
+ * The plane has ended the mirror. The state file may be the reason, so no mirror stays interrupted.
+ */
 static void on_failed(void *opaque)
 {
 	struct vublk_device *device = opaque;
@@ -190,8 +198,8 @@ static uint64_t disk_bytes(const struct vublk_device *device)
 }
 
 /*
- * Begins or resumes the mirror in the state file and in the plane. While the file changes, writes
- * wait, if they were marked before.
+ * Begins or resumes the mirror in the state file and in the plane. If writes were marked before,
+ * they wait while the file changes.
  */
 static int begin(struct vublk_device *device, struct vublk_error *error)
 {
@@ -267,7 +275,10 @@ static void on_memory(void *opaque, const struct vublk_error *error)
 				   device);
 }
 
-/* A refusal of the features. The answer about the memory follows, unless the mirror ends here. */
+/*
+ * Called when the target has answered the features; the answer about the memory follows. A refusal
+ * ends the mirror.
+ */
 static void on_session(void *opaque, const struct vublk_error *error)
 {
 	if (error)
@@ -330,7 +341,7 @@ static void on_negotiated(void *opaque)
 	vublk_frontend_set_memory(&mirror->frontend, &mirror->memory, on_memory, device);
 }
 
-/* Changes of the target's config do not matter: if its disk becomes smaller, writes fail. */
+/* Changes of the target's config do not matter, because writes fail if its disk becomes smaller. */
 static void ignore(void *opaque)
 {
 }

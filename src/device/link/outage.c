@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The record of an outage: when it began, how long the pause before the next try is, which reasons
- * have been logged, and what has to be done at its end. The tries are in connect.c and reconnect.c.
+ * Keeps the record of an outage (when it began, the pause before the next try, which reasons have
+ * been logged), and does what has to be done at its end. The tries are in connect.c and
+ * reconnect.c.
  *
  * Key idea: each try doubles the pause before the next one, up to a limit, which is reconnect-ms at
  * first. A back-end that accepts the connection but cannot be used is likely to fail again. So each
  * such refusal doubles the limit, up to REFUSED_FACTOR times reconnect-ms, until a socket appears.
- * The first pause of an outage is short. But if several back-ends in a row start and are lost again
- * within reconnect-ms, each of these losses doubles the first pause of the next outage, up to
- * reconnect-ms.
+ * The first pause of an outage is short. But if several back-ends in a row start and are lost
+ * within reconnect-ms of the last try, each of these losses doubles the first pause of the next
+ * outage, up to reconnect-ms.
  */
 #include "device/device.h"
 
@@ -88,7 +89,7 @@ static bool was_logged(struct vublk_device_reconnect *reconnect, const struct vu
 	return false;
 }
 
-/* Each reason is logged once per outage, however often it occurs. */
+/* Each reason is logged as a warning once per outage, however often it occurs. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error)
 {
 	struct vublk_device_reconnect *reconnect = &device->reconnect;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Chooses one of several paths to the same storage. In realize this is the first path that has a
- * back-end. After a loss it is the path of the lost back-end, and then each of the others in turn,
- * for failover-ms each. connect.c and reconnect.c make the tries.
+ * Chooses one of several paths to the same storage. In realize, this is the first path that has a
+ * back-end. After a loss, the device tries the path of the lost back-end, then each of the others
+ * in turn, for failover-ms each. connect.c and reconnect.c make the tries.
  *
  * Key idea: the device leaves a path only if the fence permits it (fence.c). Until then the device
  * keeps looking for a back-end at the old path, as a device with one path does. When the process
@@ -19,8 +19,8 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 /*
- * How long the device waits for the end of the process before it warns. A process that is killed
- * closes its sockets some time before it ends.
+ * How long the device waits for the end of the lost back-end's process before it warns. A process
+ * that is killed closes its sockets some time before it ends.
  */
 #define EXIT_NS (500 * NS_PER_MS)
 
@@ -67,7 +67,8 @@ void vublk_device_paths_end(struct vublk_device *device)
 
 /*
  * Returns when it is the next path's turn; UINT64_MAX: never. While a switch connects to its new
- * path, the switch decides, and a path that was asked for in an outage gets at least one try.
+ * path, only the switch changes the path. A path that an operator asked for in an outage gets at
+ * least one try.
  */
 static uint64_t turn_ends_ns(const struct vublk_device *device)
 {
@@ -117,8 +118,7 @@ static void hold(struct vublk_device *device, uint64_t now, const struct vublk_e
 }
 
 /*
- * Moves to the next path. In each outage, only the first move from each path is logged as a
- * warning.
+ * Moves to the next path. Only the first move from each path in an outage is logged as a warning.
  */
 static void move(struct vublk_device *device, uint64_t now)
 {
@@ -147,9 +147,9 @@ void vublk_device_paths_advance(struct vublk_device *device, uint64_t now)
 /* --- realize ------------------------------------------------------------------------------ */
 
 /*
- * Returns whether the error `code` means that no process is at the path. Otherwise a process may be
- * there that hangs or refuses. Such a process may have had the disk before this device was
- * realized, and may still write to it.
+ * Returns whether the error `code` means that no process is at the path. After any other error,
+ * there may be a process that hangs or cannot be used. It may have had the disk before this device
+ * was realized, and may still write to it.
  */
 static bool is_absent(int code)
 {
@@ -157,8 +157,8 @@ static bool is_absent(int code)
 }
 
 /*
- * Adds the failure of a path to `absent`. Its code replaces that of `absent` if a process may be at
- * the path, now or soon.
+ * Adds the failure of a path to `absent`. If a process may be at the path, now or soon, the code of
+ * `absent` becomes that of this failure.
  */
 static void add_absent(struct vublk_device_paths *paths, const struct vublk_error *error)
 {

@@ -3,7 +3,7 @@
 #define VUBLK_DEVICE_LINK_PATHS_H
 
 /*
- * Several paths to the same storage, the fence between them, and the switch from one to another.
+ * The paths to the same storage, the fence between them, and the switch from one path to another.
  * The public interface is <vublk/paths.h>.
  */
 #include "device/link/mirror.h"
@@ -19,16 +19,17 @@ struct vublk_device_paths {
 	uint64_t since_ns;  /* when the device began to look for a back-end at the active path; 0:
 			       there is no outage */
 	unsigned num_moves; /* how often the path has changed in this outage */
-	bool is_held;       /* it is the next path's turn, but the fence does not permit the move */
-	bool logged_held;   /* the log says that the fence does not permit the move */
+	bool is_held;       /* the next path's turn has come, but the fence does not permit the
+			       move */
+	bool logged_held;   /* it was logged that the fence does not permit the move */
 	struct vublk_error absent; /* in realize: why the paths that were tried have failed; code 0:
-				      none has failed yet */
+				      no path has failed yet */
 };
 
 /* How many earlier owners the fence keeps. */
 #define VUBLK_DEVICE_MAX_FORMER 8
 
-/* The processes that had the rings, because they may still write to the disk (fence.c). */
+/* The processes that had the rings, and may still write to the disk (fence.c). */
 struct vublk_device_fence {
 	struct vublk_peer peer;  /* the process at the other end of the connection, until it is
 				    given rings */
@@ -38,7 +39,7 @@ struct vublk_device_fence {
 	bool must_end; /* no back-end is accepted before the owners have ended (fence=exit) */
 	struct vublk_loop_source source; /* becomes readable when an owner ends; in the loop while
 					    the device waits for that end */
-	/* processes that had the rings before `owner`, and lived when it replaced them */
+	/* processes that had the rings before `owner`, and were alive when it replaced them */
 	struct vublk_peer former[VUBLK_DEVICE_MAX_FORMER];
 	unsigned num_former;
 };
@@ -46,18 +47,18 @@ struct vublk_device_fence {
 /* The phases of a switch to another path (switch.c). */
 enum vublk_device_switch_phase {
 	VUBLK_DEVICE_SWITCH_NONE,
-	VUBLK_DEVICE_SWITCH_EXCHANGING, /* the requests are moved to the plane, if it does not have
-					   the rings */
+	VUBLK_DEVICE_SWITCH_EXCHANGING, /* the requests are being moved to the plane, unless it
+					   already has the rings */
 	VUBLK_DEVICE_SWITCH_DRAINING, /* the old back-end completes its requests */
-	VUBLK_DEVICE_SWITCH_FLUSHING_TARGET, /* only a switch to a mirror: the new back-end executes
-						a flush */
+	VUBLK_DEVICE_SWITCH_FLUSHING_TARGET, /* the new back-end executes a flush; only in a switch
+						to a mirror */
 	VUBLK_DEVICE_SWITCH_FLUSHING, /* the old back-end executes a flush */
 	VUBLK_DEVICE_SWITCH_LEAVING,  /* the connection to the old back-end is being closed */
 	VUBLK_DEVICE_SWITCH_MOVING,   /* the device connects to the new back-end and hands it the
 					 rings */
 	VUBLK_DEVICE_SWITCH_RETURNING, /* the switch has failed, and the outage has not ended */
-	VUBLK_DEVICE_SWITCH_SEEKING,   /* the switch was asked for in an outage: the device looks for
-					  a back-end at the path */
+	VUBLK_DEVICE_SWITCH_SEEKING,   /* a program asked for the switch in an outage: the device
+					  looks for a back-end at the path */
 };
 
 /* How many results of switches are kept. */
@@ -71,9 +72,11 @@ struct vublk_device_switch_result {
 struct vublk_device_switch {
 	enum vublk_device_switch_phase phase;
 	unsigned home, target; /* indices of the old and the new path */
-	int fd; /* the connection to the new back-end, until the next try uses it; -1: none */
+	int fd; /* the connection to the new back-end, until the next try uses it; -1: there is
+		   none */
 	bool is_flushed;
-	bool is_mirrored; /* to the target of the mirror, which becomes the only path */
+	bool is_mirrored; /* the switch is to the target of the mirror, which becomes the only
+			     path */
 	bool is_first_try; /* in SEEKING: the first try at the path has not ended */
 	struct vublk_loop_timer timer; /* expires at the deadline or, after the flush, when the next
 					  check for unanswered messages is due */
@@ -102,18 +105,18 @@ uint64_t vublk_device_paths_deadline_ns(const struct vublk_device *device);
 void vublk_device_paths_choose(struct vublk_device *device, unsigned index, uint64_t now);
 /*
  * Chooses the next path if its turn has come and the fence permits the move. If the fence forbids
- * it, watches for the end of the owner and, after a short time, logs the reason.
+ * the move, watches for the end of the owner and, after a short time, logs the reason.
  */
 void vublk_device_paths_advance(struct vublk_device *device, uint64_t now);
 /*
  * Called in realize when the try at the active path has failed with `cause`. If no process is at
- * that path, chooses the next path, if any, and returns true. Otherwise returns false, and `all`
- * says why each path has failed.
+ * that path and there is a next path, chooses that one and returns true. Otherwise returns false,
+ * and `all` says why each path has failed.
  */
 bool vublk_device_paths_try_next(struct vublk_device *device, const struct vublk_error *cause,
 				 struct vublk_error *all);
 /*
- * Makes the first path the active one, and forgets the failures. Called when realize begins anew.
+ * Called when realize begins anew. Makes the first path the active one, and forgets the failures.
  */
 void vublk_device_paths_rewind(struct vublk_device *device);
 /* Called in realize when the back-end at the active path can be used. */
@@ -137,8 +140,8 @@ void vublk_device_fence_claim(struct vublk_device *device);
  */
 void vublk_device_fence_lost(struct vublk_device *device, const struct vublk_error *error);
 /*
- * Checks that a back-end may be accepted at any path. If the owner has to end first, begins to
- * watch for its end. Error: EBUSY and a sentence.
+ * Checks that a back-end may be accepted, whatever its path. If the owner has to end first, begins
+ * to watch for its end. Error: EBUSY and a sentence.
  */
 int vublk_device_fence_hold(struct vublk_device *device, struct vublk_error *error);
 /*
@@ -152,8 +155,8 @@ int vublk_device_fence_check(const struct vublk_device *device, struct vublk_err
  */
 void vublk_device_fence_await(struct vublk_device *device);
 /*
- * Forgets the owner. Called when its back-end has nothing left to write, so that its process need
- * not end. Idempotent.
+ * Called when the owner's back-end has nothing left to write, so that its process need not end.
+ * Forgets the owner. Idempotent.
  */
 void vublk_device_fence_release(struct vublk_device *device);
 /* Forgets the peer and all owners. Idempotent. */

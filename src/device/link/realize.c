@@ -4,9 +4,9 @@
  * say, and unrealize discards everything except the properties. The tries begin in connect.c.
  *
  * Key idea: a try that fails is repeated a few times, with a pause, because the back-end may still
- * be starting. A failure that another try is unlikely to change (a wrong path, a back-end that
- * lacks a feature or does not answer) ends realize immediately. A device that listens waits for the
- * next back-end instead, whatever the failure was.
+ * be starting. A failure that is likely to recur (a wrong path, a back-end that lacks a feature or
+ * does not answer) ends realize immediately. A device that listens waits for the next back-end
+ * instead, whatever the failure was.
  */
 #include "device/device.h"
 
@@ -163,7 +163,9 @@ static int settle(struct vublk_device *device, struct vublk_error *error)
 	return 0;
 }
 
-/* Logs what the properties change in the back-end's offer. vublk_device_get_info() has the rest. */
+/*
+ * Logs how the properties change the back-end's offer. vublk_device_get_info() returns the details.
+ */
 static void log_policy(struct vublk_device *device)
 {
 	uint64_t theirs = device->frontend.info.features;
@@ -225,8 +227,8 @@ int vublk_device_lend_connection(struct vublk_device *device, int fd, struct vub
 static int check_lent(const struct vublk_device *device, struct vublk_error *error)
 {
 	if (device->lent_fd < 0 || !vublk_device_will_reconnect(&device->settings))
-		return 0; /* a lent connection needs no check of the paths: a device with several
-			     paths reconnects */
+		return 0; /* several paths need no check here, because they require a device that
+			     reconnects */
 	return vublk_error_set(error, EINVAL, "a device on a connected descriptor cannot "
 			       "reconnect; set reconnect-ms=0 and server=off");
 }

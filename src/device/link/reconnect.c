@@ -3,14 +3,14 @@
  * Looks for another back-end after a loss: decides when to make the next try, and checks whether a
  * new back-end can take the old one's place. outage.c determines the lengths of the pauses.
  *
- * Key idea: every loss, before or after the handshake, leads to LOST, and from there one timer
- * leads to the next try. When the socket appears, the device makes the next try immediately, and
- * another one soon after it, because a back-end creates its socket a moment before it listens. A
- * device with the property server waits for a connection instead. Nothing blocks: unrealize can end
- * the search at any moment.
+ * Key idea: every loss, before or after the handshake, leads to LOST, and in LOST one timer starts
+ * the next try. When the socket appears, the device makes the next try immediately, and another one
+ * soon after it, because a back-end creates its socket a moment before it listens. A device with
+ * the property server waits for a connection instead. Nothing blocks: unrealize can end the search
+ * at any moment.
  *
  * An outage ends when the rings run, or when the handshake is done and no ring has to run. A
- * connection alone does not end it.
+ * connection alone does not end an outage.
  */
 #include "device/device.h"
 
@@ -49,8 +49,8 @@ static void await_connection(struct vublk_device *device)
 }
 
 /*
- * Plans the next try, or ends the search with `error` at the deadline. Calls gave_up() in that
- * case, so the caller must call this function last.
+ * Plans the next try or, at the deadline, ends the search with `error` and calls gave_up(). So the
+ * caller must call this function last.
  */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -103,10 +103,11 @@ void vublk_device_reconnect_overdue(struct vublk_device *device)
 }
 
 /*
- * Warns that completed writes may be lost, once per device. The device does not know whether the
+ * Warns, once per device, that completed writes may be lost. The device does not know whether the
  * driver has flushed them. The config does not tell whether a flush was needed, because some
- * back-ends say "write-through" although they have a cache. A back-end that offers an in-flight
- * area is designed to be lost, whether the device uses the area or not.
+ * back-ends say "write-through" although they have a cache. There is no warning for a back-end that
+ * offers an in-flight area, even if the device does not use the area, because such a back-end is
+ * designed to be replaced after a loss.
  */
 static void warn_of_unflushed_writes(struct vublk_device *device)
 {
@@ -148,10 +149,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 		return;
 	}
 	vublk_device_watch_socket(device);
-	/*
-	 * If the back-end was lost soon after its connection was tried, the next try is not
-	 * immediate.
-	 */
+	/* If the back-end was lost soon after the last try, the next try is not immediate. */
 	delay_ms = vublk_device_outage_next_pause_ms(device);
 	if (!reconnect->refusals && now - reconnect->tried_ns >= limit_ms * NS_PER_MS)
 		delay_ms = 0;
@@ -171,7 +169,7 @@ static void refuse(struct vublk_device *device, struct vublk_error *error)
 
 /*
  * Checks the number of memory regions against the back-end's limit. The memory may have been set
- * while there was no back-end to compare it with.
+ * while no back-end was connected.
  */
 static int check_slots(const struct vublk_device *device, struct vublk_error *error)
 {

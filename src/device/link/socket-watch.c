@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Watches the directory of the back-end's socket during an outage. So the device notices when a new
- * back-end creates its socket, whatever has happened to the old socket's file. connect.c handles
- * the events.
+ * Watches the directory of the back-end's socket during an outage, so that the device notices when
+ * a new back-end creates its socket, whatever has happened to the old socket's file. connect.c
+ * handles the events.
  *
  * Key idea: the watch only makes recovery faster. A watch may be impossible: no inotify instance is
  * left, the directory does not exist yet, or the file system reports nothing. Then the timer of

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Moves the disk to a back-end at another path because a program asks for it. No request fails. The
- * device connects to the new back-end, holds new requests, and lets the old back-end complete the
- * requests that it has, and a flush. Then the device disconnects from the old back-end and starts
- * the rings at the new one.
+ * Moves the disk to a back-end at another path because a program asks for it. No request fails
+ * because of the switch. The device connects to the new back-end, holds new requests, and waits
+ * until the old back-end has completed its requests and a flush. Then the device disconnects from
+ * the old back-end and starts the rings at the new one.
  *
  * Key idea: for the plane, a switch is a loss while no request is outstanding. So the driver's
- * rings stay with the plane, and the search for a back-end (reconnect.c) does the rest. It begins
- * with the connection to the new back-end. If that back-end cannot be used, the search continues at
- * the old path. Requests on the direct path are moved to the shadow rings before the switch, and
- * back afterwards.
+ * rings stay with the plane, and the search for a back-end (reconnect.c) does the rest. The search
+ * begins with the connection to the new back-end. If that back-end cannot be used, the search
+ * continues at the old path. Requests on the direct path are moved to the shadow rings before the
+ * switch, and back afterwards.
  */
 #include "device/device.h"
 
@@ -59,8 +59,8 @@ static void note_failure(struct vublk_device *device, const struct vublk_error *
 }
 
 /*
- * Ends the switch with the result own->failure. Only from now on, the requests may leave the shadow
- * rings.
+ * Ends the switch with the result own->failure. Until this call, the requests must not leave the
+ * shadow rings.
  */
 static void publish(struct vublk_device *device)
 {
@@ -83,7 +83,7 @@ static void fail(struct vublk_device *device, const struct vublk_error *error)
 	publish(device);
 }
 
-/* Called when the switch has failed in an outage. It ends when the outage ends. */
+/* Called when the switch has failed in an outage. The switch ends when the outage ends. */
 static void await_end_of_outage(struct vublk_device *device, const struct vublk_error *error)
 {
 	note_failure(device, error);
@@ -131,8 +131,8 @@ void vublk_device_switch_cancel(struct vublk_device *device, const char *why)
 /* --- away from the old back-end ------------------------------------------------------------- */
 
 /*
- * Makes the target of the mirror the only path of the disk. If the target was lost, the disk stays:
- * the device connects to the old path again.
+ * Makes the target of the mirror the only path of the disk. If the target was lost, the disk stays
+ * at the old path, to which the device connects again.
  */
 static void commit(struct vublk_device *device)
 {
@@ -184,9 +184,9 @@ static void leave_when_idle(struct vublk_device *device)
 }
 
 /*
- * Called when the old back-end has failed the flush. The disk stays with the old back-end: the
- * device connects to the old path again. The switch, and with it the need for shadow rings, does
- * not end before, because the plane still has the driver's rings and no side.
+ * Called when the old back-end has failed the flush. The disk stays with the old back-end, to which
+ * the device connects again. Until the rings run, the switch and its need for the shadow rings
+ * continue, because the plane has the driver's rings but no side.
  */
 static void stay(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -221,7 +221,10 @@ static void on_flushed(void *opaque, uint32_t events)
 		vublk_frontend_fail(&device->frontend, &error);
 }
 
-/* Begins the flush. The plane takes no request before a back-end is connected again. */
+/*
+ * Begins the flush of the old back-end. The plane takes no request before a back-end is connected
+ * again.
+ */
 static void flush_source(struct vublk_device *device)
 {
 	struct vublk_device_switch *own = &device->path_switch;
@@ -328,8 +331,8 @@ static void return_home(struct vublk_device *device, const struct vublk_error *c
 
 /*
  * Handles the loss of the new back-end. On the direct path, this back-end may have taken requests
- * as soon as it had a ring, even before the start was complete. So the fence applies, as after
- * every loss. On the shadow path, the back-end has no request before the start is complete, so the
+ * as soon as it had a ring, even before the start was complete, so the fence applies, as after
+ * every loss. On the shadow path, a back-end gets no request before the start is complete, so the
  * device returns to the old path.
  */
 static void lose_target(struct vublk_device *device, const struct vublk_error *cause)
@@ -479,8 +482,8 @@ static void count(struct vublk_device *device, enum vublk_device_switch_phase ph
 }
 
 /*
- * Switches during an outage: chooses path `index` for the next try, in place of the path of an
- * earlier such switch. Error: EBUSY if the fence does not permit the move.
+ * Switches during an outage: chooses path `index` for the next try. Replaces an earlier such
+ * switch. Error: EBUSY if the fence does not permit the move.
  */
 static int switch_lost_disk(struct vublk_device *device, unsigned index, struct vublk_error *error)
 {
@@ -569,8 +572,8 @@ static void begin(struct vublk_device *device, unsigned index, int fd)
 }
 
 /*
- * Returns whether no switch is under way, or only one that waits for the end of an outage. Another
- * switch may take the place of the latter.
+ * Returns whether a switch may begin: none is under way, or only one that waits for the end of an
+ * outage, which the new switch replaces.
  */
 static bool may_begin(const struct vublk_device *device)
 {

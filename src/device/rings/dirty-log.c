@@ -6,9 +6,9 @@
  * Key idea: the log belongs to the VM, not to the driver or the back-end. So the log outlives
  * resets, pauses and losses. Each start hands the log to the back-end together with the rings, so
  * separate messages about the log are needed only while the rings run. A change of the log waits
- * for the end of a start or a stop that is under way, and a stop waits for the end of a change. If
- * the back-end is lost during a change, no mark is lost, because the next back-end logs from its
- * first write.
+ * for the end of a start or a stop that is under way. A stop, in turn, waits for the end of a
+ * change. If the back-end is lost during a change, no mark is lost, because the next back-end logs
+ * from its first write.
  *
  * Specification: "Migration" (the bitmap, and which side marks which pages).
  */
@@ -262,8 +262,8 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 }
 
 /*
- * Switches the log on or off. Returns 0 if the change is complete, and 1 if it needs the back-end,
- * so that dirty_log_changed() follows.
+ * Switches the log on or off. Returns 0 if the change is complete, and 1 if it needs the back-end;
+ * dirty_log_changed() then follows. Error: ENOMEM.
  */
 static int begin_change(struct vublk_device *device, bool on, struct vublk_error *error)
 {
@@ -297,8 +297,8 @@ static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *erro
 }
 
 /*
- * Checks that the bitmap's file was not truncated. Error: EIO. Only the owner of a bitmap that the
- * bus gave can truncate it.
+ * Checks that the bitmap's file was not truncated. Error: EIO. This can happen only to a bitmap
+ * that the bus gave, because its owner can truncate it.
  */
 static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
@@ -310,8 +310,8 @@ static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_erro
 }
 
 /*
- * Marks the pages of a ring's part. This needs no bounds check, because the guest's memory was
- * checked against the bitmap, and the ring against the memory.
+ * Marks the pages of one part of a ring. This needs no bounds check: the bitmap was checked against
+ * the guest's memory, and the ring lies in that memory.
  */
 static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes)
 {
@@ -331,9 +331,9 @@ static void warn_not_marked(struct vublk_device *device, const struct vublk_erro
 
 /*
  * A back-end that died may have published a completion without marking the page of the used ring.
- * The next back-end does not repeat that request. So all pages of the used rings are marked. Other
- * writes of the back-end belong to requests that the next back-end executes again, and their pages
- * are marked then.
+ * The next back-end does not repeat that request. So all pages of the used rings are marked. The
+ * back-end's other writes belong to requests that the next back-end executes again, and it marks
+ * their pages.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Handles kicks before DRIVER_OK, which a legacy driver may send as soon as it has set up its
- * queues. The first such kick makes the driver ready. start-stop.c makes the start, and signals the
- * kick of each queue once afterwards.
+ * queues. The first such kick counts as DRIVER_OK. start-stop.c then starts the rings, and signals
+ * each queue's kick descriptor once.
  *
  * Key idea: the kick is meant for the back-end. So the device polls the kick descriptor but never
  * reads it, and the signal is still there when the back-end gets the descriptor. The device polls
@@ -67,8 +67,8 @@ static void on_kick(void *opaque, uint32_t events)
 
 /*
  * Watches the kick descriptor `fd` of queue `index`; -1: watches none. Each call makes a new watch,
- * because the number of the descriptor may have come to refer to another file. A descriptor that
- * cannot be watched (for example, because two queues share it) is only logged.
+ * because the descriptor's number may refer to another file now. A descriptor that cannot be
+ * watched (for example, because two queues share it) is only logged.
  */
 static void watch_queue(struct vublk_device *device, unsigned index, int fd)
 {

@@ -4,8 +4,8 @@
  * of each phase.
  *
  * Key idea: only vublk_device_exchange_change() changes the phase, and it follows the table.
- * docs/exchange-phases.md is a drawing of the table; a test makes the drawing again and compares
- * the two.
+ * docs/exchange-phases.md is a drawing of the table; a test generates the drawing again and
+ * compares the two.
  */
 #include "device/device.h"
 

@@ -4,13 +4,13 @@
  * returns the rings, and the rings are started on the other path. start-stop.c stops and starts the
  * rings; path.c says which path is wanted.
  *
- * Key idea: rings change their path only while no request is outstanding: the base of each ring is
- * its used index, and the in-flight area records no request. So either path can continue with the
- * rings, and the exchange can be undone until the new path takes a request. All rings change
- * together, because some back-ends stop all rings at the first GET_VRING_BASE.
+ * Key idea: rings change their path only while no request is outstanding, that is, the base of each
+ * ring equals its used index, and the in-flight area records no request. So either path can
+ * continue with the rings, and the exchange can be undone until the new path takes a request. All
+ * rings change together, because some back-ends stop all rings at the first GET_VRING_BASE.
  *
- * The bus can see the state of the device change. At the end started() is called, but stopped() is
- * not.
+ * The bus can see the state of the device change. An exchange that completes calls started(), but
+ * not stopped().
  */
 #include "device/device.h"
 
@@ -26,7 +26,7 @@
 #define NS_PER_MS UINT64_C(1000000)
 /* The time between two looks at the indices of direct rings that drain. */
 #define LOOK_NS NS_PER_MS
-/* After this many successive looks without progress, the rings have probably drained. */
+/* After this many successive looks without progress, the rings are assumed to have drained. */
 #define QUIET_LOOKS 20
 
 /* --- refusals ------------------------------------------------------------------------------- */
@@ -61,7 +61,7 @@ bool vublk_device_exchange_is_due(const struct vublk_device *device)
 /*
  * Returns whether the back-end has completed the requests that were outstanding when the exchange
  * began, and no message is outstanding. A back-end that hangs must not be asked for the rings,
- * because it would be disconnected for not answering.
+ * because the device would disconnect it for not answering.
  */
 static bool is_alive(const struct vublk_device *device)
 {
@@ -78,10 +78,10 @@ static bool is_alive(const struct vublk_device *device)
 }
 
 /*
- * Returns how many requests of the ring the back-end has taken and not completed, as avail_event
- * says: the index of the next request that it will take. Back-ends with libvhost-user write it when
- * they take a request, and others when they wait for a kick, so it can be too small, but not too
- * large. -1: avail_event is outdated, or says nothing.
+ * Returns how many requests of the ring the back-end has taken but not completed. This follows from
+ * avail_event, which is the index of the next request that the back-end will take. Back-ends with
+ * libvhost-user write avail_event when they take a request, others when they wait for a kick, so
+ * the result can be too small, but not too large. -1: avail_event is outdated or unknown.
  */
 static int count_taken(const struct vublk_device *device, unsigned index, uint16_t used,
 		       uint16_t avail)
@@ -188,12 +188,12 @@ static void give_up(struct vublk_device *device)
 
 /*
  * Gives the back-end kick descriptors that the device never signals, so that it takes no more
- * requests. This is for back-ends such as qemu-storage-daemon 7.2, which returns rings without
- * waiting for the requests that it has taken, and crashes when they complete.
+ * requests. This is necessary for back-ends such as qemu-storage-daemon 7.2, which returns rings
+ * without waiting for the requests that it has taken, and crashes when these complete.
  *
  * Each ring gets a descriptor of its own, because a back-end may signal the descriptors itself:
- * qemu-storage-daemon 11.1 signals each descriptor that it is given, and closes the connection when
- * it reads one that another ring has read already.
+ * qemu-storage-daemon 11.1 signals each descriptor that it is given, and closes the connection if
+ * another ring has already read the signal that it wants to read.
  */
 static void park(struct vublk_device *device)
 {
@@ -229,16 +229,16 @@ static void on_fenced(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * A back-end that signals the idle descriptors itself takes requests when it reads them, although
- * it has already confirmed them. So the device waits until they are read. Then it asks for one more
- * answer, which such a back-end gives from the same thread, when it has taken the requests.
+ * A back-end that signals the idle descriptors itself may read them after it has confirmed them,
+ * and then takes requests. So the device waits until they have been read. Then it asks for one more
+ * answer, which such a back-end gives from the same thread, after it has taken the requests.
  */
 static void fence(struct vublk_device *device)
 {
 	for (unsigned i = 0; i < device->num_queues; i++)
 		if (is_signalled(device->exchange.idle_fds[i]))
 			return;
-	device->num_notifiers = 1; /* of a batch without changes */
+	device->num_notifiers = 1; /* marks an empty batch as under way */
 	vublk_frontend_set_notifiers(&device->frontend, device->notifiers, 0, on_fenced, device);
 }
 
@@ -275,7 +275,7 @@ static void look(struct vublk_device *device)
 
 /*
  * Called when the back-end has answered. A back-end that refuses the new descriptors keeps taking
- * requests. The device asks it for the rings nevertheless when they look drained, because most
+ * requests. When the rings look drained, the device nevertheless asks for them, because most
  * back-ends complete their requests before they return a ring.
  */
 static void on_parked(void *opaque, const struct vublk_error *error)
@@ -385,8 +385,8 @@ void vublk_device_exchange_drained(struct vublk_device *device)
 /* --- the rings are back ----------------------------------------------------------------------- */
 
 /*
- * Checks that no ring has a request before its base that is not complete, and that the in-flight
- * area records no request. Error: EIO and others.
+ * Checks that all requests before the base of each ring are complete, and that the in-flight area
+ * records no request. Error: EIO and others.
  */
 static int check_drained(struct vublk_device *device, struct vublk_error *error)
 {
@@ -417,8 +417,8 @@ static int check_drained(struct vublk_device *device, struct vublk_error *error)
 }
 
 /*
- * Checks that the rings have drained, and makes each ring resume at its used index. The base that
- * the back-end returned may differ from that index, for example if the back-end refused the ring.
+ * Checks that the rings have drained, and makes each ring resume at its used index. The back-end
+ * may have returned another base, for example if it refused the ring.
  */
 static int continue_at_used_index(struct vublk_device *device, struct vublk_error *error)
 {
@@ -436,7 +436,10 @@ static int continue_at_used_index(struct vublk_device *device, struct vublk_erro
 	return r;
 }
 
-/* Makes the next start signal kicks and calls, because the old path may have missed one. */
+/*
+ * Makes the next start signal kicks and calls, because a notification may have been lost on the old
+ * path.
+ */
 static void note_notifications(struct vublk_device *device)
 {
 	if (device->resume == VUBLK_DEVICE_RESUME_NOTHING)
@@ -473,7 +476,7 @@ static int turn(struct vublk_device *device)
 
 /*
  * Makes the rings start on the old path again after a start on the other path has failed. The other
- * path has taken no request. Returns like vublk_device_exchange_turn().
+ * path has taken no request. Returns the same values as vublk_device_exchange_turn().
  */
 static int turn_back(struct vublk_device *device, struct vublk_error *error)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The state that a bus carries over from one session of its driver to the next: the in-flight area,
- * and the position of each ring. If the driver sets up its queues one by one, or brings an area of
- * its own, the bus ends the session and begins another one with the same area and positions.
+ * The state that a bus carries over from one session of the driver to the next: the in-flight area,
+ * and the position of each ring. If a VMM sets up the queues one by one, or has an area of its own,
+ * the bus ends the session and begins another one with the same area and positions.
  *
- * Key idea: an area that the bus gives is treated like an area that was loaded (save/). Only a
- * back-end that reads the area, or the plane, can resume the requests that it records as begun.
- * Otherwise resume.c refuses to guess.
+ * Key idea: an area that the bus gives is treated like an area that was loaded (save/). Only the
+ * plane, or a back-end that reads the area, can resume the requests that the area records as begun.
+ * Without either, resume.c refuses to guess.
  *
  * Specification: "Inflight I/O tracking".
  */
@@ -74,8 +74,8 @@ static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 }
 
 /*
- * Reads the part of queue `index`. Does not map the file, because its owner may truncate it at any
- * time. Error: ENOTSUP if the layout is unknown.
+ * Reads the part of the area that belongs to queue `index`. Does not map the file, because its
+ * owner may truncate it at any time. Error: ENOTSUP if the layout is unknown.
  */
 static int read_region(const struct vublk_device_inflight *area, unsigned index,
 		       struct vublk_inflight_split *region, struct vublk_error *error)

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reads the avail index, the used index and avail_event of a ring in the guest's memory. Apart from
- * the plane, no part of the device reads anything else in a ring, and none writes to a ring.
+ * Reads the avail index, the used index and avail_event of a ring in the guest's memory. Except for
+ * the plane, no other part of the device accesses a ring's memory.
  *
  * Key idea: the avail index minus the used index is an upper bound on the number of outstanding
- * requests. This number does not say which requests are outstanding, or which of them a back-end
- * has begun.
+ * requests. It does not say which requests are outstanding, or which of them a back-end has begun.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -82,8 +81,8 @@ int vublk_device_read_avail_event(const struct vublk_device *device, unsigned in
 
 /*
  * If the used index has passed the avail index that was recorded at the loss, the lost back-end
- * continued after the loss. In that case it may have seen every request that the driver has added
- * since.
+ * continued after the loss. In that case, this back-end may have seen every request that the driver
+ * has added since.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides whether the back-end and the plane use in-flight areas. Only they record requests in an
- * area. handover.c checks the areas that a bus gives, and makes areas for the bus.
+ * Decides whether the back-end and the plane use in-flight areas. The device itself records no
+ * requests. handover.c checks the areas that a bus gives, and makes areas for the bus.
  *
  * Key idea: an area belongs to the session of the driver. The area outlives connections, and a
  * reset drops it.
@@ -38,8 +38,7 @@ bool vublk_device_records_requests(const struct vublk_device *device)
 }
 
 /*
- * This includes areas even with the plane, because the same connection may serve the direct path
- * later.
+ * Asks for areas even with the plane, because the same connection may serve the direct path later.
  */
 void vublk_device_ask_for_inflight(struct vublk_device *device)
 {
@@ -54,8 +53,8 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 }
 
 /*
- * If there is an area and it is in use, the lost back-end or the plane has recorded requests in it,
- * and the next back-end or the plane will resume them.
+ * If there is an area that is in use, the lost back-end or the plane has recorded all requests in
+ * it, and the next back-end or the plane resumes them.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Handles kick and call descriptors (notifiers). A bus may replace a descriptor while the rings
- * run, to mask an interrupt or to route it elsewhere. The device signals a descriptor after an
- * event at which a signal may have been lost.
+ * run, to mask an interrupt or to route it elsewhere. The device signals a descriptor after any
+ * event that may have lost a signal.
  *
- * Key idea: one bit per descriptor says that it has to be sent, and one batch at a time sends all
- * such descriptors. However often the bus replaces a descriptor, the device sends at most one
- * message per descriptor and round trip. When the back-end has confirmed a new descriptor, the
- * device signals that descriptor once, because a signal on the old one may have been missed.
+ * Key idea: one bit per descriptor says whether it has to be sent, and all such descriptors are
+ * sent in one batch. There is one batch at a time. So the device sends at most one message per
+ * descriptor and round trip, however often the bus replaces a descriptor. When the back-end has
+ * confirmed a new descriptor, the device signals that descriptor once, because a signal on the old
+ * one may have been missed.
  *
  * Specification: "VHOST_USER_SET_VRING_KICK", "VHOST_USER_SET_VRING_CALL".
  */
@@ -34,8 +35,8 @@ static unsigned which_is(const struct vublk_frontend_notifier *notifier)
 }
 
 /*
- * Signals the present descriptor of queue `index`. The bus may have replaced and closed the one
- * that was sent.
+ * Signals the present descriptor of queue `index`. The bus may have replaced and closed the
+ * descriptor that was sent.
  */
 static void signal_once(const struct vublk_device *device, unsigned index, unsigned which)
 {
@@ -89,7 +90,7 @@ void vublk_device_notifiers_settle(struct vublk_device *device)
 }
 
 /*
- * Ends all pending changes, including those that began on the direct path, because the plane has
+ * Ends all pending changes, including those that began on the direct path. The plane already has
  * the present descriptors.
  */
 static void end_change(struct vublk_device *device)
@@ -145,7 +146,7 @@ void vublk_device_call_rings(struct vublk_device *device)
 
 /* --- the calls ------------------------------------------------------------------------------- */
 
-/* Makes messages that are not sent yet, of a start or of a batch, use the new descriptors. */
+/* Puts the new descriptors into the messages of a start or a batch that have not been sent yet. */
 static void replace(struct vublk_device *device, unsigned index)
 {
 	for (unsigned i = 0; i < device->num_notifiers; i++)

@@ -3,9 +3,9 @@
  * Decides which path the driver's requests should take: directly to the back-end, or through the
  * plane. exchange.c changes the path of rings that run.
  *
- * Key idea: the plane is wanted for a set of reasons. Each reason is one bit, so one feature cannot
- * switch off the plane while another needs it. Reasons that follow from the state of the device are
- * computed each time; only reasons that features set are stored.
+ * Key idea: the plane is wanted for a set of reasons. Each reason is one bit, so no feature can
+ * switch off the plane while another feature needs it. Reasons that follow from the state of the
+ * device are computed each time; only reasons that features set are stored.
  */
 #include "device/device.h"
 
@@ -34,7 +34,7 @@ static const char *const reason_names[VUBLK_DEVICE_SHADOW_NUM_REASONS] = {
 
 /* --- the reasons ------------------------------------------------------------------------- */
 
-/* Returns whether, without the plane, a loss with outstanding requests would need a reset. */
+/* Returns whether, on the direct path, a loss with outstanding requests would require a reset. */
 static bool lacks_records(const struct vublk_device *device)
 {
 	return vublk_device_will_reconnect(&device->settings) &&
@@ -42,8 +42,8 @@ static bool lacks_records(const struct vublk_device *device)
 }
 
 /*
- * Returns whether, without the plane, no further requests would be recorded in the session's
- * in-flight area. The VMM may rely on that area.
+ * Returns whether, on the direct path, no request would be recorded in the session's in-flight
+ * area, on which the VMM may rely.
  */
 static bool would_mislead(const struct vublk_device *device)
 {
@@ -110,10 +110,10 @@ static void list_reasons(uint32_t reasons, char *text, size_t room)
 /* --- the path of the next start ------------------------------------------------------------ */
 
 /*
- * With a mirror, all writes have to pass through the plane.
+ * While a mirror copies, all writes have to pass through the plane.
  *
- * Later writes must not reach the back-end before the plane's copies of completed writes. So the
- * plane stays in the path until these copies are stable.
+ * Later writes must not reach the back-end before the copies that the plane keeps of completed
+ * writes. So the plane stays in the path until these writes are stable.
  */
 bool vublk_device_may_be_direct(const struct vublk_device *device)
 {
@@ -131,7 +131,7 @@ int vublk_device_check_shadow(const struct vublk_device *device, struct vublk_er
 	return r < 0 ? r : vublk_device_shadow_check(device, error);
 }
 
-/* The same reason is logged as a warning only once in a row. */
+/* A reason is logged as a warning only if it differs from the previous one. */
 void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_error *cause)
 {
 	struct vublk_device_exchange *exchange = &device->exchange;
@@ -232,7 +232,10 @@ void vublk_device_path_init(struct vublk_device *device)
 	device->exchange.notice_task.opaque = device;
 }
 
-/* Ends a refusal. In STOPPED the new path is chosen immediately; otherwise an update follows. */
+/*
+ * Ends a refusal, also one that is still being undone. In STOPPED, chooses the path immediately; in
+ * RUNNING, an update begins the exchange.
+ */
 void vublk_device_reconsider_path(struct vublk_device *device)
 {
 	if (device->exchange.phase == VUBLK_DEVICE_EXCHANGE_REFUSED ||

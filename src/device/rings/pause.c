@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The pause of the operator, which is independent of the VMM's pause: new requests stay in the
- * driver's rings, and the rings stop when the outstanding requests are complete.
+ * The operator's pause, which is independent of the VMM's pause: new requests stay in the driver's
+ * rings, and the rings stop when the outstanding requests are complete.
  *
  * Key idea: while pause.stops is true, the rings must not run. With the plane, pause.stops becomes
  * true when the plane has completed its requests. Without the plane it becomes true immediately,
- * because the stop itself makes the back-end complete the requests that it has begun. If a back-end
- * was lost with requests outstanding, the rings first run again, so that the next back-end
- * completes them.
+ * because the stop makes the back-end complete the requests that it has begun. If a back-end was
+ * lost with requests outstanding, the rings first run again, so that the next back-end completes
+ * these requests.
  */
 #include "device/device.h"
 
@@ -49,8 +49,8 @@ void vublk_device_pause_apply(struct vublk_device *device)
 }
 
 /*
- * Returns whether the plane has the rings and only the pause makes it take no requests. A change of
- * the memory, an exchange and a switch do so, too, and let the plane continue when they end.
+ * Returns whether the plane has the rings and takes no requests only because of the pause. A change
+ * of the memory, an exchange and a switch also stop the plane, and resume it when they end.
  */
 static bool is_held(const struct vublk_device *device)
 {

@@ -4,8 +4,8 @@
  * flush has made the write stable, and writes the copies to the next back-end (src/plane/replay.c).
  *
  * Key idea: the copies belong to the disk and not to a session of the driver, so they outlive
- * pauses and resets. A stop waits until the copied writes are stable, because a VMM may continue
- * the guest elsewhere, where the copies are not available.
+ * pauses and resets. But a stop waits until the copied writes are stable, because a VMM may
+ * continue the guest elsewhere, where the copies are not available.
  */
 #include "device/device.h"
 
@@ -32,8 +32,8 @@ bool vublk_device_replay_has_writes(const struct vublk_device *device)
 }
 
 /*
- * Warns that unflushed=replay has no effect: a back-end without FLUSH has no write cache (virtio
- * 1.3, section 5.2.6.2).
+ * Warns if unflushed=replay has no effect, because a back-end without FLUSH has no write cache
+ * (virtio 1.3, section 5.2.6.2).
  */
 static void warn_of_missing_flush(struct vublk_device *device)
 {
@@ -71,10 +71,10 @@ int vublk_device_replay_check_backend(const struct vublk_device *device, struct 
 }
 
 /*
- * A driver without FLUSH may follow one that left unflushed writes. Without FLUSH the plane could
- * write them to the back-end again, but would have to free its copies while the back-end may have
- * the writes only in its own memory. With FLUSH the back-end may cache this driver's writes, too, so
- * the plane flushes each of them before it completes.
+ * A driver that does not accept FLUSH may follow one that left unflushed writes. If FLUSH were not
+ * negotiated, the plane could repeat these writes, but would have to free its copies while the
+ * back-end may have the writes only in its own memory. If FLUSH is negotiated, the back-end may
+ * cache this driver's writes, too, so the plane flushes each of them before it completes the write.
  */
 void vublk_device_replay_begin_start(struct vublk_device *device)
 {
@@ -100,8 +100,8 @@ void vublk_device_replay_overdue(const struct vublk_device *device, struct vublk
 }
 
 /*
- * Does not warn while a back-end is connected, because that back-end has these writes, and loses
- * them only if it dies later.
+ * Does not warn while a back-end is connected, because that back-end has the writes, and loses them
+ * only if it dies later.
  */
 void vublk_device_replay_abandon(struct vublk_device *device)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides where rings resume, above all if their back-end was lost before it said where it stopped.
+ * Decides where rings resume, especially after the loss of a back-end that has not said where it
+ * stopped.
  *
  * Key idea: the used index of a ring says how many requests are complete. Nothing in the ring says
  * which of the other requests the lost back-end had begun. An in-flight area says so, and the next
  * back-end reads it. Without an area, a ring resumes at its used index if no request was
- * outstanding at the loss: no back-end has seen the requests that the driver added later. If a
- * request was outstanding, a guess could lose it or execute it twice, so the driver has to reset
- * the device.
+ * outstanding at the loss, because no back-end has seen the requests that the driver added later.
+ * If a request was outstanding, a guess could lose that request or execute it twice, so the driver
+ * has to reset the device.
  *
  * virtio 1.3, sections 2.7.6 and 2.7.8 (the indices of a split ring).
  */
@@ -53,8 +54,8 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 }
 
 /*
- * Returns whether each base is known, and an area that the present back-end reads has all requests
- * that were begun.
+ * Returns whether each base is known, and all requests that were begun, if any, are in an area that
+ * the present back-end or the plane reads.
  */
 static bool has_bases(const struct vublk_device *device)
 {
@@ -86,7 +87,7 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 		return r;
 	}
 	/*
-	 * The bases are known and no request before them is outstanding, so nothing has to be
+	 * The bases are known, and no request before them is outstanding, so nothing has to be
 	 * resumed.
 	 */
 	if (!vublk_device_is_tracked(device))
@@ -96,7 +97,8 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 
 /*
  * If the back-end refused part of a start, its answers say nothing about the rings that it did not
- * accept. So requests that were outstanding before the start still are, and `resume` stays.
+ * accept. So requests that were outstanding before the start are still outstanding, and `resume`
+ * stays.
  */
 void vublk_device_rings_are_back(struct vublk_device *device)
 {

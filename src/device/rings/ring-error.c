@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Handles rings that cannot continue. A back-end reports such a ring by signalling an eventfd of
- * that queue, which the device watches while the back-end has the rings.
+ * Handles rings that cannot continue. A back-end reports such a ring by signalling an eventfd, one
+ * per queue, which the device watches while the back-end has the rings.
  * vublk_device_raise_needs_reset() tells the bus that the driver has to reset the device, for this
- * or another reason.
+ * or any other reason.
  *
- * Key idea: the device cannot repair a ring, so the driver has to reset the device. Only the first
- * signal of each queue after a start counts.
+ * Key idea: the device cannot repair a ring. If it is the driver's ring, the driver has to reset
+ * the device. A broken ring of the plane costs only the connection. Only the first signal of each
+ * queue after a start counts.
  *
  * Specification: "VHOST_USER_SET_VRING_ERR".
  */
@@ -46,8 +47,8 @@ static void on_signalled(void *opaque, uint32_t events)
 			vublk_device_path(device), watch->queue,
 			vublk_device_is_shadowed(device) ? "" : "; the driver must reset the device");
 	/*
-	 * With the plane the broken ring is the plane's, and another back-end can execute the
-	 * requests. So the back-end counts as lost.
+	 * On the shadow path the broken ring is the plane's, and another back-end can execute its
+	 * requests. So this back-end counts as lost.
 	 */
 	if (vublk_device_is_shadowed(device))
 		vublk_frontend_fail(&device->frontend, &error);

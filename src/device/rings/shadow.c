@@ -2,12 +2,12 @@
 /*
  * Connects the request plane (src/plane) with the rest of the device. On the shadow path, the plane
  * has the driver's rings from a start until a pause, a reset or an exchange of the path takes them
- * away. The back-end has rings of the plane's own: a side, which is made for each connection.
+ * away. The back-end has a side instead: a set of rings that the plane makes for each connection.
  *
  * Key idea: the rest of the device starts and stops rings as it does without the plane, because the
  * side's rings take the place of the driver's in device->rings. A loss is different: the plane
  * knows every request, so the driver's rings stay with the plane, and the next back-end executes
- * the outstanding requests. A pause during an outage waits until these are complete, but at most
+ * the outstanding requests. A pause during an outage waits for these requests, but at most for
  * request-timeout-ms.
  */
 #include "device/device.h"
@@ -92,8 +92,8 @@ static unsigned choose_segments(const struct vublk_device *device)
 }
 
 /*
- * Returns how many segments of the driver fit in one request of the plane, or would if the plane
- * were made.
+ * Returns how many of the driver's segments fit in one request of the plane or, before the plane is
+ * made, would fit.
  */
 static unsigned room_of(const struct vublk_device *device)
 {
@@ -108,8 +108,8 @@ void vublk_device_shadow_limit(const struct vublk_device *device, struct virtio_
 }
 
 /*
- * Returns the number of entries of the side's ring for a driver's ring of `size` entries. Size 0 (a
- * queue that is not used) stays 0.
+ * Returns how many entries the side's ring has for a driver's ring of `size` entries. Size 0, which
+ * is a queue that is not used, stays 0.
  */
 static uint16_t side_size(const struct vublk_device *device, uint16_t size)
 {
@@ -150,8 +150,8 @@ int vublk_device_shadow_check(const struct vublk_device *device, struct vublk_er
 }
 
 /*
- * Makes the back-end's side if the connection has none yet, and resets the rings of the side. Later
- * starts use it again, because some back-ends do not accept other memory at the same address.
+ * Makes the side if the connection has none yet, and resets its rings. Later starts reuse the side,
+ * because some back-ends do not accept other memory at the same address.
  */
 static int make_side(struct vublk_device *device, struct vublk_error *error)
 {
@@ -172,10 +172,7 @@ static int make_side(struct vublk_device *device, struct vublk_error *error)
 						  vublk_device_session_features(device), error);
 }
 
-/*
- * Makes the table shadow->regions: the guest's regions, then the side's, which has the highest
- * address.
- */
+/* Fills shadow->regions: the guest's regions, then the side's, which has the highest address. */
 static int add_side_memory(struct vublk_device *device, struct vublk_error *error)
 {
 	struct vublk_device_shadow *shadow = &device->shadow;
@@ -207,7 +204,7 @@ static int add_side_memory(struct vublk_device *device, struct vublk_error *erro
 
 /*
  * For the direct path: clears the side's memory, if there is a side, and keeps it in the back-end's
- * table. Without clearing, a driver could make the back-end read old requests there.
+ * table. If the memory were not cleared, a driver could make the back-end read old requests there.
  */
 static int keep_side(struct vublk_device *device, struct vublk_error *error)
 {
@@ -231,8 +228,8 @@ int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error 
 }
 
 /*
- * Prepares a request for a new in-flight area for the plane's requests. Without a new area, a
- * back-end with libvhost-user would continue to use the area of the driver's requests.
+ * Prepares to ask the back-end for a new in-flight area for the plane's requests. Without a new
+ * area, a back-end with libvhost-user would continue to use the area of the driver's requests.
  */
 static struct vublk_device_inflight *renew_side_area(struct vublk_device *device)
 {
@@ -376,8 +373,8 @@ static int fill_setups(struct vublk_device *device, struct vublk_plane_setup *se
 }
 
 /*
- * Returns the features of the driver's rings. They do not depend on the back-end, which may be lost
- * when another process adopts the rings.
+ * Returns the features of the driver's rings. They do not depend on the back-end, because there may
+ * be none when another process adopts the rings.
  */
 static uint64_t driver_features(const struct vublk_device *device)
 {
@@ -400,8 +397,8 @@ static int attach(struct vublk_device *device, const struct vublk_plane_memory *
 }
 
 /*
- * Maps the guest's present memory for the plane, and then frees the mapping that it replaces.
- * Attaches the driver's rings if the plane does not have them.
+ * Maps the guest's present memory for the plane, and then frees the previous mapping. Attaches the
+ * driver's rings if the plane does not have them.
  */
 static int give_memory(struct vublk_device *device, struct vublk_error *error)
 {
@@ -478,7 +475,7 @@ void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint
 
 /*
  * Forgets a fault, and watches for the next one. A fault concerns only the rings that the plane had
- * when it happened.
+ * at that time.
  */
 static int watch_fault(struct vublk_device *device, struct vublk_error *error)
 {
@@ -521,7 +518,7 @@ void vublk_device_shadow_return(struct vublk_device *device)
 
 /* --- stops ------------------------------------------------------------------------ */
 
-/* Called when a stop has exceeded its deadline. A back-end that has the rings counts as lost. */
+/* Called when a stop has exceeded its deadline. If a back-end has the rings, it counts as lost. */
 static void on_overdue(void *opaque)
 {
 	struct vublk_device *device = opaque;

@@ -6,8 +6,9 @@
  *
  * Key idea: vublk_device_should_run() says whether the rings should run, and the state says whether
  * they do. vublk_device_update() compares the two and begins a start or a stop. Nothing interrupts
- * a message that is under way: a reset or a pause during a start takes effect at the next answer.
- * After a start that failed, the device stops the rings as usual, and then closes the connection.
+ * a message that is under way, so a reset or a pause during a start takes effect at the next
+ * answer. If a start fails, the device stops the rings as usual, and then closes the connection,
+ * unless exchange.c can return to the other path.
  */
 #include "device/device.h"
 
@@ -34,8 +35,8 @@ void vublk_device_end_session(struct vublk_device *device)
 }
 
 /*
- * Ends a stop for an exchange and starts the rings again, on the other path or the old one. The bus
- * is not told.
+ * Ends the stop of an exchange and starts the rings again, on the other path or on the old one,
+ * without telling the bus.
  */
 static void begin_again(struct vublk_device *device)
 {
@@ -119,8 +120,8 @@ static void begin_stop(struct vublk_device *device, const char *why)
 /* --- start ------------------------------------------------------------------------------ */
 
 /*
- * Begins a stop if the start has failed (`error`, or a failure before) or the rings need not run
- * any more. Returns whether a stop has begun.
+ * Begins a stop if the start has failed, now (`error`) or earlier, or if the rings need not run any
+ * more. Returns whether a stop has begun.
  */
 static bool turn_back(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -134,8 +135,8 @@ static bool turn_back(struct vublk_device *device, const struct vublk_error *err
 }
 
 /*
- * Gives the plane the driver's rings, the dirty log and then the side, so that all requests are
- * logged. A no-op without the plane.
+ * Gives the plane the driver's rings, the dirty log and the side. The log comes before the side, so
+ * that all writes are logged. A no-op without the plane.
  */
 static int run_shadow(struct vublk_device *device, struct vublk_error *error)
 {
@@ -225,10 +226,7 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 	vublk_device_queues_collect(device);
 	vublk_device_shadow_collect(device);
 	num_rings = device->num_rings;
-	/*
-	 * This message only needs the sizes of the rings. The rings themselves are handed over
-	 * later.
-	 */
+	/* This message needs only the sizes of the rings, which are handed over later. */
 	device->num_rings = 0;
 	vublk_frontend_set_inflight(&device->frontend, vublk_device_shadow_area(device),
 				    device->rings, num_rings, on_inflight, device);
@@ -236,7 +234,7 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 
 /*
  * Called when the back-end has answered the features. Only notes a refusal, because the next
- * answer, about the memory, continues or ends the start.
+ * answer, which is about the memory, continues or ends the start.
  */
 static void on_session(void *opaque, const struct vublk_error *error)
 {
@@ -248,7 +246,7 @@ static void on_session(void *opaque, const struct vublk_error *error)
 
 /*
  * Decides where the rings resume, and returns whether they can. If they cannot, the driver has to
- * reset the device, and the bus is told so once.
+ * reset the device, and the bus is told once.
  */
 static bool recover(struct vublk_device *device)
 {
@@ -264,8 +262,8 @@ static bool recover(struct vublk_device *device)
 }
 
 /*
- * Chooses the path of this start. If the direct path may replace the plane, the start counts as an
- * exchange, so that a start with the plane that fails can be undone.
+ * Chooses the path of this start. If the direct path may replace the plane, a start with the plane
+ * counts as an exchange, so that it can be undone if it fails.
  */
 static void settle_path(struct vublk_device *device)
 {
@@ -306,7 +304,10 @@ static void begin_start(struct vublk_device *device)
 					     on_session_for_inflight, device);
 		return;
 	}
-	/* This back-end does not record requests, so a later one must not rely on the area. */
+	/*
+	 * Neither this back-end nor the plane records requests, so a later back-end must not rely
+	 * on the area.
+	 */
 	if (!vublk_device_records_requests(device))
 		vublk_device_drop_inflight(device);
 	vublk_frontend_begin_session(&device->frontend, features, dirty_log, on_session, device);
@@ -315,9 +316,9 @@ static void begin_start(struct vublk_device *device)
 }
 
 /*
- * Called when a stop has waited too long for the next back-end. Takes the driver's rings from the
- * plane. If requests are outstanding, the rings are then as after a loss: it is unknown which
- * requests were executed. Calls stopped().
+ * Called when a stop has waited too long for the next back-end, or no back-end is expected. Takes
+ * the driver's rings from the plane, and calls stopped(). If requests are outstanding, the rings
+ * are as after a loss: it is unknown which requests were executed.
  */
 static void return_overdue(struct vublk_device *device)
 {
@@ -344,7 +345,7 @@ static bool waits_for_backend(const struct vublk_device *device)
 /*
  * Called in an update while no back-end has the rings. The plane keeps the driver's rings while
  * they should run. Otherwise the plane returns them when it has nothing that only a back-end can
- * complete, or when waiting for the next back-end has taken too long.
+ * complete, or when no back-end is expected, or none has come in time.
  */
 static void update_without_backend(struct vublk_device *device)
 {
@@ -415,7 +416,7 @@ uint8_t vublk_device_status(const struct vublk_device *device)
 
 /*
  * Ends the driver's session while no back-end has the rings. A pause that waits for the next
- * back-end ends, too, with stopped().
+ * back-end then also ends, with stopped().
  */
 static void end_session_without_backend(struct vublk_device *device)
 {

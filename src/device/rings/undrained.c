@@ -4,12 +4,12 @@
  * outstanding. The base in the answer then exceeds the ring's used index by the number of these
  * requests.
  *
- * The answer to GET_VRING_BASE means that the ring is drained, unless GET_VRING_BASE_INFLIGHT was
- * negotiated. But qemu-storage-daemon 7.2 answers while requests are under way, and crashes when
- * they end. While such a back-end is connected, the ring can be started again at the base, because
- * the back-end still has the requests. When the back-end is lost, these requests are treated like
- * those of a ring that was running: either the in-flight area has them, or it is unknown which
- * of them were executed.
+ * By the specification, a back-end answers GET_VRING_BASE only when the ring is drained, unless
+ * GET_VRING_BASE_INFLIGHT was negotiated. But qemu-storage-daemon 7.2 answers while requests are
+ * under way, and crashes when they end. While such a back-end is connected, the ring can be started
+ * again at the base, because the back-end still has the requests. If the back-end is lost, these
+ * requests are treated like those of a ring that was running: either the in-flight area has them,
+ * or it is unknown which of them were executed.
  *
  * Key idea: the device needs no record of such requests, because it can compare the base with the
  * used index at any time. If the back-end completes the requests later, the used index reaches the
@@ -28,8 +28,8 @@ uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigne
 }
 
 /*
- * Returns how many requests before the base of queue `index` are incomplete; 0 also if the number
- * is unknown, because the ring cannot be read.
+ * Returns how many requests before the base of queue `index` are incomplete. Returns 0 also if the
+ * ring cannot be read.
  */
 static uint16_t read_undrained(const struct vublk_device *device, unsigned index)
 {
@@ -79,6 +79,6 @@ void vublk_device_note_loss_at_rest(struct vublk_device *device)
 	}
 	device->resume = VUBLK_DEVICE_RESUME_RINGS;
 	for (unsigned i = 0; i < device->num_queues; i++)
-		device->lost_avail[i] = device->bases[i]; /* the back-end has not seen requests from
+		device->lost_avail[i] = device->bases[i]; /* the back-end has seen no request from
 							     the base on */
 }

@@ -5,10 +5,10 @@
  * driver's session. The format of the stream is in stream.c.
  *
  * Key idea: a load is like a reconnection, but of a driver that this device has never seen. Before
- * anything is changed, the saved state is compared with what this device and its back-end offer.
- * Afterwards the device is as if the driver had set it up here, in a VM that is paused, and
- * start-stop.c does the rest. Memory and descriptors are not part of the state, so the bus sets
- * them again.
+ * anything is changed, the saved state is compared with the offer of this device and its back-end.
+ * After the load, the device is in the same state as if the driver had set it up here and the VM
+ * had been paused, and start-stop.c does the rest. Memory and descriptors are not part of the
+ * state, so the bus sets them again.
  *
  * vhost-user: "Inflight I/O tracking"; virtio 1.3, section 2.1 (what a device's state is).
  */
@@ -88,8 +88,8 @@ static int read_area(const struct vublk_device_inflight *area, uint8_t *bytes,
 }
 
 /*
- * Adds the in-flight area, if there is one, to `state`. The caller frees `*bytes`, to which
- * state->area then points, even after a failure.
+ * If there is an in-flight area, adds it to `state`. state->area then points to *bytes, which the
+ * caller frees, even after a failure.
  */
 static int take_area(const struct vublk_device *device, struct vublk_save_state *state,
 		     uint8_t **bytes, struct vublk_error *error)
@@ -201,8 +201,8 @@ static int check_queues(const struct vublk_device *device, const struct vublk_sa
 }
 
 /*
- * Checks that requests in flight, if any, can be resumed from the saved area. Without a back-end,
- * the next one is checked when the rings are started.
+ * Checks that requests in flight, if any, can be resumed from the saved area. If no back-end is
+ * connected, the next one is checked when the rings are started.
  */
 static int check_inflight(const struct vublk_device *device, const struct vublk_save_state *state,
 			  struct vublk_error *error)
@@ -306,7 +306,7 @@ static int make_area(const struct vublk_save_state *state, int *made, struct vub
 
 /*
  * Called when the back-end has answered the write of `wce`. Closes the connection to a back-end
- * that refuses it, because the driver relies on its setting of the write cache.
+ * that refuses it, because the driver relies on the setting of the write cache.
  */
 static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 {
@@ -322,8 +322,8 @@ static void on_wce_restored(void *opaque, const struct vublk_error *refusal)
 }
 
 /*
- * Gives the back-end the driver's setting of the write cache. Without a connection, reconnect.c
- * does that after the next handshake.
+ * Gives the back-end the driver's setting of the write cache. If no back-end is connected,
+ * reconnect.c does that after the next handshake.
  */
 static void restore_wce(struct vublk_device *device, uint8_t wce)
 {
@@ -340,8 +340,8 @@ static void restore_wce(struct vublk_device *device, uint8_t wce)
 }
 
 /*
- * Takes the generation and, if the driver can change it, `wce` from the saved config. Returns
- * whether the device's config then differs from the saved one, which the driver has read.
+ * Takes the generation from the saved config and, if the driver can change `wce`, that byte, too.
+ * Returns whether the device's config then differs from the saved one, which the driver has read.
  */
 static bool take_config(struct vublk_device *device, const struct vublk_save_state *state)
 {

@@ -3,22 +3,22 @@
 #define VUBLK_DEVICE_SAVE_SAVE_H
 
 /*
- * The saved state of a device, and its codec (stream.c), which does not access a device. save.c
- * copies the state from a device and to a device.
+ * The saved state of a device, and the codec of the state (stream.c), which does not access a
+ * device. save.c copies the state from and to a device.
  */
 #include "device/device.h"
 
 /*
  * The version of the format that this program writes. A reader accepts every minor version of its
- * own major version: a newer minor version adds only sections that may be skipped, and fields at
- * the end of sections.
+ * own major version, except for an unknown section that must not be skipped. A newer minor version
+ * adds only sections, and fields at the end of sections.
  */
 #define VUBLK_SAVE_MAJOR 1
 #define VUBLK_SAVE_MINOR 0
 
 /*
- * The largest in-flight area that can be saved. An area for 256 queues of 1024 entries has about 4
- * MiB.
+ * The largest in-flight area that can be saved. An area for 256 queues of 1024 entries takes about
+ * 4 MiB.
  */
 #define VUBLK_SAVE_MAX_AREA_BYTES (UINT64_C(64) << 20)
 
@@ -29,7 +29,7 @@ enum vublk_save_rings {
 					  back-end has begun */
 	VUBLK_SAVE_RINGS_LOST = 2,     /* at their used indices: the back-end was lost while it had
 					  the rings; the in-flight area, if any, has the requests
-					  that it had begun */
+					  that the back-end had begun */
 	VUBLK_SAVE_RINGS_NEVER = 3,    /* the driver has to reset the device first */
 	VUBLK_SAVE_NUM_RINGS,
 };
@@ -41,7 +41,7 @@ struct vublk_save_state {
 	bool has_features;
 	uint64_t features; /* those that the driver has accepted */
 	uint8_t early_kick; /* enum vublk_device_early_kick */
-	struct vublk_device_queue queues[VUBLK_MAX_QUEUES]; /* without descriptors; size 0: not set */
+	struct vublk_device_queue queues[VUBLK_MAX_QUEUES]; /* no descriptors; size 0: not set up */
 
 	bool has_config;
 	uint32_t config_generation;
@@ -50,7 +50,8 @@ struct vublk_save_state {
 	const uint8_t *area; /* the in-flight area of split rings, borrowed; NULL: there is no
 				area */
 	uint64_t area_bytes;
-	uint16_t area_num_queues, area_queue_size; /* the numbers for which the area was made */
+	uint16_t area_num_queues, area_queue_size; /* the numbers of queues and entries for which
+						      the area was made */
 };
 
 /* Writes `state` to a new stream, which the caller frees with free(). Error: ENOMEM. */
@@ -58,10 +59,10 @@ int vublk_save_encode(const struct vublk_save_state *state, void **stream, size_
 		      struct vublk_error *error);
 
 /*
- * Reads a stream, which need not be trusted, into `state`. Afterwards state->area points into
- * `stream`. Error: EINVAL and a sentence if the stream is damaged or contradicts itself, ENOTSUP if
- * it has a newer major version, a section that must not be skipped, or an unknown layout of the
- * area. After a failure `state` is unspecified.
+ * Reads a stream, which may be from an untrusted source, into `state`. Afterwards state->area
+ * points into `stream`. Error: EINVAL and a sentence if the stream is damaged or contradicts
+ * itself, ENOTSUP if it has a newer major version, a section that must not be skipped, or an
+ * unknown layout of the area. After a failure `state` is unspecified.
  */
 int vublk_save_decode(const void *stream, size_t stream_bytes, struct vublk_save_state *state,
 		      struct vublk_error *error);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes and reads the stream of a saved device, whose numbers are little-endian on every machine:
+ * Writes and reads the stream of a saved device. Its numbers are little-endian on every machine:
  *
  *   header   "VUBLKDEV", u16 major, u16 minor, u32 zero, u64 bytes of the whole stream
  *   section  u16 number, u16 flags, u32 zero, u64 bytes; then that many bytes
@@ -13,8 +13,8 @@
  *   3 config     u32 generation; the configuration space
  *   4 in-flight  u16 queues, u16 queue size, u32 layout (0: split); the area's bytes
  *
- * Key idea: a flag in each section (bit 0 of its flags) says that a reader that does not know the
- * section may skip it. So an older program refuses only streams that it would misunderstand.
+ * Key idea: bit 0 of a section's flags says that a reader that does not know the section may skip
+ * it. So an older program refuses only streams that it would misunderstand.
  */
 #include "device/save/save.h"
 
@@ -165,8 +165,8 @@ struct reader {
 };
 
 /*
- * Reads a number of `bytes` bytes. The caller must have checked that they are there; otherwise the
- * result is 0, and nothing is read.
+ * Reads a number of `bytes` bytes. The caller must have checked that they exist. If they do not,
+ * returns 0 and reads nothing.
  */
 static uint64_t get(struct reader *from, unsigned bytes)
 {
@@ -209,9 +209,7 @@ static int read_device(struct reader *from, struct vublk_save_state *state,
 	return 0;
 }
 
-/*
- * Reads the queues. The device section, which says how many there are, must have been read before.
- */
+/* Reads the queues. The section device, which has their number, must have been read before. */
 static int read_queues(struct reader *from, struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
@@ -288,7 +286,7 @@ static const struct section {
 
 #define NUM_SECTIONS VUBLK_ARRAY_SIZE(sections)
 
-/* Where each section of the table above is in the stream; `at` NULL: the section is missing. */
+/* The place of each section of the table above in the stream; `at` NULL: the section is missing. */
 struct places {
 	struct reader of[NUM_SECTIONS];
 };

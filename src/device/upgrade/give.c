@@ -2,9 +2,9 @@
 /*
  * Writes the state of a device for another process, which reads it with take.c; see upgrade.h.
  *
- * Key idea: this file does not write what the new process can determine itself. The rings that the
- * back-end has are those that the driver has set up. The new process arms the timers and posts the
- * tasks again.
+ * Key idea: this file does not write what the new process can determine itself. For example, the
+ * rings that the back-end has are those that the driver has set up, and the new process arms the
+ * timers and posts the tasks again.
  */
 #include "device/device.h"
 #include "device/upgrade/upgrade.h"
@@ -253,7 +253,7 @@ static void give_notices(const struct vublk_device *device, struct vublk_section
 }
 
 /*
- * Writes the operator's pause, which lasts until the operator ends it. So a version that does not
+ * Writes the operator's pause, which lasts until the operator ends it. So a reader that does not
  * know pauses must not skip this section.
  */
 static void give_pause(const struct vublk_device *device, struct vublk_sections_writer *to)

@@ -3,9 +3,9 @@
  * Hands over the shadow rings of a device, with the requests that are outstanding, and the counters
  * of requests; see upgrade.h.
  *
- * Key idea: src/plane/handover.c has the state of the plane. This file has what the device knows
- * about it, and makes the plane in the new process: first the thread, which is parked, then the
- * side and the driver's rings, and then the requests.
+ * Key idea: src/plane/handover.c has the state of the plane. This file has the state that the
+ * device keeps about the plane. In the new process, it makes the plane: first the thread, which is
+ * parked, then the side and the driver's rings, and then the requests.
  */
 #include "device/device.h"
 #include "device/upgrade/upgrade.h"
@@ -17,7 +17,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* What the device knows about the plane. */
+/* The state that the device keeps about the plane. */
 struct shadow_state {
 	enum vublk_device_path path;
 	unsigned max_segments;
@@ -101,7 +101,7 @@ int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vub
 	return 0;
 }
 
-/* Returns whether there is a plane that is made from sections. */
+/* Returns whether there is a plane that is being made from sections. */
 static bool is_taken(const struct vublk_device *device)
 {
 	return device->shadow.thread && vublk_plane_thread_is_parked(device->shadow.thread);
@@ -180,7 +180,7 @@ int vublk_device_take_shadow_end(struct vublk_device *device, struct vublk_error
 
 /*
  * Signals the driver, in case the old process was killed between a completion and its signal, and
- * lets the plane's thread run, which looks at every ring.
+ * resumes the plane's thread, which then looks at every ring.
  */
 void vublk_device_take_shadow_begin(struct vublk_device *device)
 {

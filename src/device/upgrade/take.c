@@ -3,7 +3,7 @@
  * Makes a device from the state that another process has written with give.c; see upgrade.h.
  *
  * Key idea: all steps that can fail come first, and have no effect outside this process. The steps
- * that have such an effect (the timers, the search for a back-end, the signals) come when the
+ * that do have such an effect (the timers, the search for a back-end, the signals) come when the
  * device belongs to this process.
  */
 #include "device/device.h"
@@ -172,8 +172,8 @@ static int read_queue(void *owner, struct vublk_section *from, struct vublk_erro
 }
 
 /*
- * Reads the eventfd on which the back-end reports errors of a ring. The sections of all queues must
- * and of the shadow rings have been read before, because the first call collects the rings.
+ * Reads the eventfd on which the back-end reports errors of a ring. The sections of all queues and
+ * of the shadow rings must have been read before, because the first call collects the rings.
  */
 static int read_ring_error(void *owner, struct vublk_section *from, struct vublk_error *error)
 {
@@ -373,8 +373,8 @@ int vublk_device_take_end(struct vublk_device *device, struct vublk_error *error
 }
 
 /*
- * Continues the search for a back-end. Makes the next try now, because the other process may have
- * received an event from inotify that is not repeated.
+ * Continues the search for a back-end. Makes the next try now, because the other process may
+ * already have received an inotify event, which does not occur again.
  */
 static void resume_search(struct vublk_device *device)
 {

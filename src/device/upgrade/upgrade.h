@@ -4,14 +4,14 @@
 
 /*
  * Hands a device to another process (give.c), and takes a device over from one (take.c), even while
- * its rings run. The back-end and the driver do not notice. In contrast, a saved device (save/) is
- * paused and continues with another back-end; a device that is handed over keeps its back-end, its
- * rings and its descriptors.
+ * its rings run. The back-end and the driver do not notice. A device that is handed over keeps its
+ * back-end, its rings and its descriptors. In contrast, a saved device (save/) is paused, and
+ * continues with another back-end.
  *
- * Key idea: a device is handed over at a quiet point, at which nothing is under way: no message, no
- * start, no stop. So the state consists of what the driver has set up and what the back-end has
- * been given. Requests may be outstanding: on the direct path the device does not see them, and
- * those of the shadow rings are part of the state (shadow.c).
+ * Key idea: a device is handed over at a quiet point, when no message, no start and no stop is
+ * under way. So the state consists of what the driver has set up and what the back-end has been
+ * given. Requests may be outstanding: on the direct path the device does not see them, and those of
+ * the shadow rings are part of the state (shadow.c).
  */
 #include "util/sections.h"
 
@@ -21,15 +21,12 @@
 
 /* --- the old process -------------------------------------------------------------------- */
 
-/*
- * Checks that nothing is in use that cannot be handed over at all, so that it is of no use to wait.
- * Error: EBUSY and a sentence.
- */
+/* Checks that there is no obstacle that waiting would not remove. Error: EBUSY and a sentence. */
 int vublk_device_handover_check(const struct vublk_device *device, struct vublk_error *error);
 /*
- * The first function is called when a quiet point is wanted: until the second one is called, no
+ * The first function is called when a quiet point is wanted. Until the second one is called, no
  * exchange of the path begins, and an exchange that still drains is cancelled. The second function
- * is called if the handover fails. It also undoes vublk_device_handover_freeze().
+ * is called if the handover fails, and also undoes vublk_device_handover_freeze().
  */
 void vublk_device_handover_prepare(struct vublk_device *device);
 void vublk_device_handover_cancel(struct vublk_device *device);
@@ -40,22 +37,23 @@ void vublk_device_handover_cancel(struct vublk_device *device);
 const char *vublk_device_handover_obstacle(const struct vublk_device *device);
 /*
  * Called when there is no obstacle. Stops the thread of the shadow rings between two rounds, with
- * its requests outstanding. Returns why that is not a quiet point, as a static string; the thread
- * runs then, and the caller tries again a little later. NULL: the device may be given.
+ * its requests outstanding. Returns NULL if this is a quiet point, so that the device may be given.
+ * Otherwise the thread continues to run. The function then returns the obstacle, as a static
+ * string, and the caller tries again a little later.
  */
 const char *vublk_device_handover_freeze(struct vublk_device *device);
 /* Writes the sections of the device to `to`. The device must be at a quiet point. */
 void vublk_device_give(struct vublk_device *device, struct vublk_sections_writer *to);
 /*
- * Called when the device belongs to another process. Makes freeing the device leave the socket file
- * of its listener alone, so that nothing changes outside this process.
+ * Called when the device belongs to another process. When the device is then freed, the file of its
+ * listening socket remains, so that nothing changes outside this process.
  */
 void vublk_device_disown(struct vublk_device *device);
 
 /* --- the new process -------------------------------------------------------------------- */
 
 /*
- * The functions that read the sections of a device; the last entry has no name. The device must be
+ * The functions that read the sections of a device. The last entry has no name. The device must be
  * in state CREATED, with its properties set. Until vublk_device_take_begin() it belongs to the
  * other process and does nothing by itself, and it can be freed as after vublk_device_disown().
  */
@@ -67,8 +65,8 @@ extern const struct vublk_section_type vublk_device_sections[];
 void vublk_device_take_notifiers(struct vublk_device *device, unsigned index, int kick_fd,
 				 int call_fd);
 /*
- * Called when all sections have been read. Checks that they agree, and makes the objects that
- * realize makes for the properties. Error: EINVAL and a sentence, or ENOMEM.
+ * Called when all sections have been read. Checks that the sections agree, and makes the objects
+ * that realize makes for the properties. Error: EINVAL and a sentence, or ENOMEM.
  */
 int vublk_device_take_end(struct vublk_device *device, struct vublk_error *error);
 /*
@@ -79,9 +77,9 @@ void vublk_device_take_begin(struct vublk_device *device);
 
 /* --- shadow.c: the shadow rings --------------------------------------------------------- */
 
-/* Writes the plane and its side, if there is a plane. Its thread must be parked. */
+/* If there is a plane, writes it and its side. The plane's thread must be parked. */
 void vublk_device_give_shadow(struct vublk_device *device, struct vublk_sections_writer *to);
-/* These read the sections. The sections of the queues and the memory precede them. */
+/* Read these sections. The sections of the queues and of the memory must come before them. */
 int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_side(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_plane(void *owner, struct vublk_section *from, struct vublk_error *error);

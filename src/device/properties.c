@@ -403,7 +403,7 @@ static int check_reconnection(const struct vublk_device_settings *settings,
 	if (settings->reconnect_deadline_ms && !settings->server && !settings->reconnect_ms)
 		return vublk_error_set(error, EINVAL,
 				       "reconnect-deadline-ms needs a device that reconnects; set "
-				       "reconnect-ms or server, or remove it");
+				       "reconnect-ms or server, or remove reconnect-deadline-ms");
 	return 0;
 }
 

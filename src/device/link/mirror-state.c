@@ -31,7 +31,8 @@ int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_err
 		return 0;
 	if (device->lent_fd >= 0)
 		return vublk_error_set(error, EINVAL, "mirror-state needs a back-end with a path; a "
-				       "device on a connected descriptor has none: leave it out");
+				       "device on a connected descriptor has none; remove "
+				       "mirror-state");
 	r = vublk_mirror_state_open(device->settings.mirror_state, &device->mirror_state, error);
 	if (r < 0)
 		return r;
@@ -156,8 +157,8 @@ int vublk_device_mirror_state_record(struct vublk_device *device, struct vublk_e
 	from = &info.disks[info.authoritative];
 	to = &info.disks[!info.authoritative];
 	if (now.bytes != from->bytes)
-		return vublk_error_set(error, EINVAL, "the disk has %" PRIu64 " bytes, and had %" PRIu64,
-				       now.bytes, from->bytes);
+		return vublk_error_set(error, EINVAL, "the disk has %" PRIu64 " bytes, but had %"
+				       PRIu64 " when the mirror began", now.bytes, from->bytes);
 	r = vublk_mirror_state_begin(device->mirror_state, from, to, info.region_bytes, &resumed, error);
 	return r < 0 ? r : vublk_plane_thread_record_for_mirror(device->shadow.thread,
 								device->mirror_state, error);

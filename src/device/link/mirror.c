@@ -296,7 +296,7 @@ static int make_side(struct vublk_device *device, struct vublk_error *error)
 		sizes[i] = (uint16_t)device->settings.queue_size;
 	mirror->rings = calloc(device->num_queues, sizeof(*mirror->rings));
 	if (!mirror->rings)
-		return vublk_error_set_errno(error, ENOMEM, "cannot make a mirror");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate the rings of the mirror's target");
 	r = vublk_plane_side_new(device->num_queues, (unsigned)device->settings.queue_size,
 				 device->shadow.max_segments, false, &mirror->side, error);
 	if (!r)

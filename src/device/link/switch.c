@@ -418,7 +418,7 @@ static void end_search(struct vublk_device *device)
 		return;
 	}
 	if (!error.code)
-		vublk_error_set(&error, ENOTCONN, "no back-end has returned there");
+		vublk_error_set(&error, ENOTCONN, "no back-end has connected at that path");
 	note_failure(device, &error);
 	settle(device);
 }

@@ -130,7 +130,7 @@ static bool turn_back(struct vublk_device *device, const struct vublk_error *err
 	if (!device->failure.code && vublk_device_needs_backend(device))
 		return false;
 	begin_stop(device, device->failure.code ? device->failure.text :
-		   device->vm_running ? "reset meanwhile" : "paused meanwhile");
+		   device->vm_running ? "the driver has reset the device" : "the VM is paused");
 	return true;
 }
 

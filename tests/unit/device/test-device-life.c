@@ -208,7 +208,7 @@ static void test_bad_queues(void **state)
 	rig_set_up(&rig, 1);
 	queue = (struct vublk_device_queue){ .size = 8, .kick_fd = -1, .call_fd = -1 };
 	assert_int_equal(vublk_device_set_queue(rig.device, 4, &queue, sizeof(queue), &error), -EINVAL);
-	assert_string_equal(error.text, "there is no queue 4; the device has 4");
+	assert_string_equal(error.text, "there is no queue 4; the device has 4 queues");
 	queue.size = 12;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_string_equal(error.text,

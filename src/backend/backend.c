@@ -328,7 +328,7 @@ static int check_socket(int fd, bool *listening, struct vublk_error *error)
 	return 0;
 }
 
-/* Uses the descriptor `given` of the caller: a listening or a connected socket. */
+/* Takes over the caller's descriptor `given`, which is a listening or a connected socket. */
 static int use_socket(struct vublk_backend *backend, int given, struct vublk_error *error)
 {
 	VUBLK_FD int fd = given;

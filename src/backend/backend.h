@@ -60,7 +60,7 @@ struct vublk_backend {
 	} drain;
 	struct vublk_upgrade_host upgrade;
 	uint64_t told_size_bytes; /* after an upgrade: the disk's size in the old process */
-	int64_t peer_pid; /* the process of the present or last front-end; 0: unknown */
+	int64_t peer_pid; /* the process of the current or the last front-end; 0: unknown */
 };
 
 /* What another process has handed over when set_up() of backend.c runs. */
@@ -86,7 +86,7 @@ void vublk_backend_finish_handed_over(struct vublk_backend *backend);
  */
 int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error);
 
-/* Watches the listening socket again. If there is none, finishes the back-end. */
+/* Watches the listening socket again. If there is none, or this fails, finishes the back-end. */
 int vublk_backend_listen_again(struct vublk_backend *backend, const char *why);
 
 #endif

@@ -38,7 +38,9 @@ static int make_room(struct vublk_backend_memory *memory, unsigned count,
 			       count);
 }
 
-/* Frees the tables but does not unmap the parts, which another vublk_backend_memory owns now. */
+/*
+ * Frees only the tables. The parts are unmapped already, or another vublk_backend_memory owns them.
+ */
 static void drop_tables(struct vublk_backend_memory *memory)
 {
 	free(memory->map.regions);

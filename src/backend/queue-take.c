@@ -139,8 +139,8 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 #define QUIET_NS UINT64_C(2000000000)
 
 /*
- * Warns that the memory may not be shared, if no request has come since the kick. A kick without a
- * request is legal, so this function warns only if the memory is blank as well.
+ * If no request has come since the queue started, warns that the memory may not be shared. A kick
+ * without a request is legal, so this function warns only if the memory is blank as well.
  */
 static void on_quiet(void *opaque)
 {

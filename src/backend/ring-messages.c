@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The messages about one queue: SET_VRING_..., GET_VRING_BASE. The functions named stop_... stop
- * the queue before its message is executed.
+ * The messages about one queue: SET_VRING_..., GET_VRING_BASE. The functions
+ * vublk_session_stop_...() stop the queue before the message is executed.
  *
  * Specification: "Starting and stopping rings", "Front-end message types".
  */

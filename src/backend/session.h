@@ -186,8 +186,8 @@ void vublk_session_continue_all(struct vublk_session *session);
 void vublk_session_start_queues(struct vublk_session *session);
 /*
  * Returns whether the driver may rely on write-through although session->write_cache is set. The
- * driver may have set wce to 0 while another process served it, and the front-end does not repeat
- * that setting.
+ * driver may have set wce to 0 while another process served the disk, and the front-end does not
+ * repeat that setting.
  */
 bool vublk_session_doubts_write_cache(const struct vublk_session *session);
 

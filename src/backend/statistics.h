@@ -5,8 +5,8 @@
 /*
  * Counts the requests of a back-end. The counters outlive sessions.
  *
- * Key idea: while counting is off, a request costs one load of a flag that rarely changes, one store
- * and two branches.
+ * Key idea: while counting is off, it costs each request only one load of a flag that rarely
+ * changes, one store and two branches.
  */
 #include "worker/statistics.h"
 

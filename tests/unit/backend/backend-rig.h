@@ -91,7 +91,7 @@ void rig_close(struct backend_rig *rig);
 void rig_close_expecting_end(struct backend_rig *rig);
 /* Waits until the back-end has closed the connection. Discards the messages that still arrive. */
 void rig_wait_for_end(struct backend_rig *rig);
-/* Returns whether the last warning or error in the log contains `words`. Prints it if not. */
+/* Returns whether the last warning or error in the log contains `words`. Prints the line if not. */
 bool rig_log_has(struct backend_rig *rig, const char *words);
 /* Waits until the last warning or error in the log contains `words`. */
 void rig_wait_for_log(struct backend_rig *rig, const char *words);

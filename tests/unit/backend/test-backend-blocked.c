@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Makes the worker of queue 0 signal a call, which blocks the worker. */
+/* Makes the worker of queue 0 call the driver, which blocks the worker. */
 static void block_worker(struct backend_rig *rig)
 {
 	vublk_test_fill_eventfd(rig->queues[0].call_fd);
@@ -104,7 +104,7 @@ static void test_error(void **state)
 
 struct thief {
 	int fd;
-	bool stops; /* atomic; the other thread has to end */
+	bool stops; /* atomic; tells the other thread to end */
 };
 
 static void *steal(void *opaque)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which writes are stable when they complete, and system calls that move fewer bytes than
- * requested.
+ * Tests which writes are stable when they complete, and how system calls that fail or are short are
+ * handled.
  *
  * Key idea: the system calls of the blocking method are intercepted, counted and made to fail.
  */

@@ -341,7 +341,7 @@ static void test_drain_is_stuck(void **state)
 	rig_kick(&rig, 0);
 	wait_for_inflight(&area, 2);
 	vublk_store_release(&storage.is_closed, false);
-	rig_add(&rig, 0, 2, VIRTIO_BLK_T_OUT, 16, 1024, 512); /* wakes the thread */
+	rig_add(&rig, 0, 2, VIRTIO_BLK_T_OUT, 16, 1024, 512); /* wakes the worker */
 	rig_kick(&rig, 0);
 	for (unsigned i = 0; i < 3; i++)
 		rig_take(&rig, 0, NULL);

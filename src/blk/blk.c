@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of an open disk: the bus's events, the disk's properties, and how the disk is closed.
- * open.c opens a disk, and queue.c has the data path.
+ * Handles an open disk: the events of the bus, the properties of the disk, and the close. open.c
+ * opens a disk, and queue.c implements the data path.
  *
- * Key idea: "the disk's own thread" of vublk/blk.h is the thread of the in-process bus.
- * It keeps blk->info up to date, under the lock. Queues do not take the lock: they read only the
- * capacity, atomically. When a back-end is lost, the disk's thread takes over the queues for a
+ * Key idea: "the disk's own thread" of vublk/blk.h is the thread of the in-process bus. This thread
+ * keeps blk->info up to date, under the lock. Queues do not take the lock, because they read only
+ * the capacity, atomically. When a back-end is lost, the disk's thread takes over the queues for a
  * moment (recover.c).
  */
 #include "blk/change.h"
@@ -81,9 +81,9 @@ static void report_if_running(struct vublk_blk *blk, enum vublk_blk_event event,
 }
 
 /*
- * Returns whether completed writes may be lost with the back-end. Without FLUSH, writes are stable
- * when they complete. With FLUSH, the back-end may have a write cache, even if its config says
- * "write-through".
+ * Returns whether there are completed writes that may be lost with the back-end. Without FLUSH,
+ * writes are stable when they complete. With FLUSH, the back-end may have a write cache, even if
+ * its config says "write-through".
  */
 static bool has_unflushed_writes(const struct vublk_blk *blk)
 {
@@ -198,10 +198,10 @@ static void on_gave_up(void *opaque, const struct vublk_error *cause)
 	struct vublk_error error = *cause;
 
 	if (error.code != ETIME)
-		error.code = ENOTCONN; /* requests fail with this code for every cause except the
+		error.code = ENOTCONN; /* requests fail with ENOTCONN for every cause except the
 					  deadline */
 	if (!vublk_blk_is_running(blk))
-		return; /* the open fails, and reports this */
+		return; /* if the disk is being opened, the open fails and reports this */
 	vublk_blk_replay_suspend(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_give_up(&blk->queues[i], &error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The blocking calls (<vublk/blocking.h>), which work on ordinary memory. They use a queue of the
- * disk that is reserved for them. The code here only cuts, copies and waits; the queue handles
+ * disk that is reserved for them. The code here only cuts, copies and waits. The queue handles
  * requests, limits and lost back-ends.
  *
  * Key idea: a call becomes a job, and the job is cut into pieces. Each piece occupies a slot of the
@@ -30,7 +30,8 @@ struct job {
 	char *into;           /* the caller's buffer, for a read */
 	const char *from;     /* the caller's buffer, for a write */
 	uint32_t flags;
-	uint64_t next, end;   /* the range that is not submitted yet, in whole blocks */
+	uint64_t next, end;   /* the range that is not submitted yet, in whole blocks or up to the
+				 end of the disk */
 	int result;           /* the first failure, after which nothing more is submitted */
 };
 
@@ -186,8 +187,8 @@ static void send_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 }
 
 /*
- * Takes the completions of pieces. If the wait fails, which happens only if the kernel lacks
- * memory, the requests are still in flight, so the caller waits again.
+ * Takes the completions of pieces. The wait fails only if the kernel lacks memory. The requests are
+ * then still in flight, so the caller waits again.
  */
 static void take_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 			struct vublk_error *error)

@@ -3,10 +3,11 @@
  * The life of a change of the disk's memory. The calls that start changes are in memory.c, and the
  * disk's thread carries them out in src/inproc/driver.c.
  *
- * Key idea: a change owns what it needs (the descriptor of the memory, the mapping) until the
- * application takes its result. So there is one way to undo a change, whether the change is
- * refused, is canceled, or ends with the disk. A change that the application cancels belongs to the
- * disk's thread, which removes a region that the change has added and then frees the change.
+ * Key idea: a change owns what it needs (the mapping, and the descriptor until the bus takes it)
+ * until the application takes the result. So there is one way to undo a change, whether it is
+ * refused, is canceled, or ends with the disk. The application no longer owns a change that it has
+ * canceled. If that change has added a region, the disk's thread removes the region again. Then the
+ * change is freed.
  */
 #include "blk/change.h"
 
@@ -34,8 +35,8 @@ static bool adds(const struct vublk_blk_change *change)
 /* --- begin and end ------------------------------------------------------------------ */
 
 /*
- * Called when a canceled change has ended. If it has added memory, turns it into a change that
- * removes the memory; otherwise frees it.
+ * Called for a change that has ended and is canceled. If the change has added memory, turns it into
+ * one that removes this memory; otherwise frees it.
  */
 static void undo(struct vublk_blk_change *change)
 {
@@ -112,9 +113,9 @@ void vublk_blk_change_begin(struct vublk_blk_change *change)
 /* --- the result ---------------------------------------------------------------------- */
 
 /*
- * Settles a change that has ended, and returns its result. The caller must hold the lock. The
- * memory of an ALLOC becomes the disk's. A RELEASE succeeds in any case, because its memory is
- * freed even if the back-end could not be told.
+ * Applies the result of a change that has ended to the disk, and returns the result. The caller
+ * must hold the lock. The memory of an ALLOC now belongs to the disk. A RELEASE always succeeds,
+ * because its memory is freed even if the back-end could not be told.
  */
 static int settle(struct vublk_blk_change *change, struct vublk_error *error)
 {
@@ -174,7 +175,10 @@ int vublk_blk_change_fd(const struct vublk_blk_change *change)
 	return change->fd;
 }
 
-/* The lock keeps the disk's thread from freeing the change during this call. */
+/*
+ * Does not use a change that has not ended after it has released the lock, because the disk's
+ * thread may then free the change.
+ */
 void vublk_blk_change_cancel(struct vublk_blk_change *change)
 {
 	struct vublk_blk *blk;

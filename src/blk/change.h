@@ -29,7 +29,7 @@ struct vublk_blk_change {
 	struct vublk_blk_change *next; /* in blk->changes; not used if a blocking call waits for
 					  the change */
 	bool ended;
-	bool canceled;            /* the application no longer has access to the change */
+	bool canceled;            /* the application can no longer use the change */
 	int result;
 	struct vublk_error error;
 };
@@ -64,10 +64,13 @@ void vublk_blk_change_free(struct vublk_blk_change *change);
 
 /* Passes the change to the disk's thread. */
 void vublk_blk_change_begin(struct vublk_blk_change *change);
-/* Waits for the end of the change and settles it. Returns its result. */
+/*
+ * Waits for the end of the change, and updates the disk accordingly. Returns the result of the
+ * change.
+ */
 int vublk_blk_change_wait(struct vublk_blk_change *change, struct vublk_error *error);
 
-/* Called when the disk is being closed. Changes that have not begun end without an effect. */
+/* Called when the disk is being closed. Changes that have not begun then end without any effect. */
 void vublk_blk_cancel_changes(struct vublk_blk *blk);
 /* Called when the disk's thread has ended. Frees all changes. */
 void vublk_blk_free_changes(struct vublk_blk *blk);

@@ -3,8 +3,8 @@
  * Interprets the configuration space for the driver (virtio 1.3, section 5.2.4). blk.c and open.c
  * decide when to read it.
  *
- * Key idea: a field is used only if its feature was negotiated, and an invalid value is replaced
- * by a safe one, because the back-end is not trusted.
+ * Key idea: the back-end is not trusted. A field that depends on a feature is used only if the
+ * feature was negotiated. An invalid value is replaced by a safe one.
  */
 #include "blk/config.h"
 
@@ -18,8 +18,8 @@
 #include <string.h>
 
 /*
- * The largest piece of a request. Guests send requests of about this size, so back-ends are tested
- * with it.
+ * The largest piece of a request, unless a block is larger. Guests send requests of about this
+ * size, so back-ends are tested with it.
  */
 #define MAX_PIECE_BYTES (UINT32_C(1) << 20)
 #define MAX_BLOCK_BYTES (UINT32_C(2) << 20)
@@ -50,10 +50,10 @@ static void describe_blocks(const struct virtio_blk_config *config, struct vublk
 }
 
 /*
- * Finds out how many segments a piece may have. If the device does not say how many it accepts
- * (SEG_MAX), a piece has one segment. Linux does the same, so such devices are not tested with
- * more. A chain is never longer than the queue (section 2.7.5.3.1), with or without an indirect
- * table.
+ * Computes how many segments a piece may have. If the device does not offer SEG_MAX, which says how
+ * many it accepts, a piece has one segment. Linux does the same, so such devices are not tested
+ * with more. A chain is never longer than the queue (section 2.7.5.3.1), with or without an
+ * indirect table.
  */
 static void describe_segments(const struct virtio_blk_config *config, unsigned queue_size,
 			      struct vublk_blk_info *info)

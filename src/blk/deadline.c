@@ -6,9 +6,9 @@
  * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
  * deadline, and records each time how many pieces have been published so far. A piece is overdue if
  * it still has its slot and had already been published at the check one deadline ago. So deadlines
- * cost the owner nothing, and an overdue piece is found at most one check late. A piece keeps its
- * sequence number when the next back-end gets it, so its time runs from the submission, over all
- * back-ends.
+ * cost the owner nothing, and an overdue piece is found at most one interval between checks late. A
+ * piece keeps its sequence number when the next back-end gets it, so its time runs from the
+ * submission, over all back-ends.
  */
 #include "blk/queue.h"
 
@@ -22,19 +22,16 @@ static bool has_piece_before(const struct vublk_blk_queue *queue, uint64_t seque
 	return false;
 }
 
-/*
- * Returns how many pieces were published so far. The back-end cannot see the pieces that were not.
- */
+/* Returns how many pieces have been published. The back-end cannot see any other piece. */
 static uint64_t count_published(const struct vublk_blk_queue *queue)
 {
 	return queue->sequence - (queue->ring.added - queue->ring.published);
 }
 
 /*
- * The check may take completed pieces. After that there may be room for other pieces, or the write
- * of a request with FUA may be complete, so that its flush is due. The owner issues these pieces
- * and flushes. This function wakes the owner, because the ring may have no completion left that
- * would wake it.
+ * The check may take completed pieces. This may make room for other pieces, or complete the write
+ * of a request with FUA, so that its flush is due. The owner issues these pieces and flushes. This
+ * function wakes the owner, because the ring may have no completion left that would do so.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {
@@ -45,7 +42,7 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 	note = &queue->published_notes[queue->next_note];
 	taken = queue->ring.taken;
 	overdue = queue->state <= VUBLK_BLK_QUEUE_REPLAYS && has_piece_before(queue, *note);
-	if (overdue) { /* the completion of the piece may be on the ring, not taken yet */
+	if (overdue) { /* the piece may have completed, but not been taken */
 		vublk_blk_queue_take_all(queue);
 		overdue = queue->state <= VUBLK_BLK_QUEUE_REPLAYS && has_piece_before(queue, *note);
 	}

@@ -23,7 +23,10 @@ struct vublk_blk_allocation {
 	uint64_t bytes;
 };
 
-/* The bounce buffer of the blocking calls: the number of slots, and the smallest size of a slot. */
+/*
+ * The bounce buffer of the blocking calls: the largest number of slots, and the smallest size of a
+ * slot.
+ */
 #define VUBLK_BLK_BOUNCE_SLOTS 8
 #define VUBLK_BLK_BOUNCE_SLOT_BYTES (UINT32_C(128) << 10)
 
@@ -51,10 +54,10 @@ struct vublk_blk_blocking {
 };
 
 enum vublk_blk_phase {
-	VUBLK_BLK_PHASE_OPENING, /* not open yet; the application may only finish the open, or
-				    close the disk */
-	VUBLK_BLK_PHASE_FAILED,  /* the open failed, and the application may only close the disk */
-	VUBLK_BLK_PHASE_RUNNING, /* the application uses the disk and gets its events */
+	VUBLK_BLK_PHASE_OPENING, /* the open has not ended; vublk_blk_open_start() says which calls
+				    are permitted */
+	VUBLK_BLK_PHASE_FAILED,  /* the open has failed; the same calls are permitted */
+	VUBLK_BLK_PHASE_RUNNING, /* the disk is open, and reports its events */
 	VUBLK_BLK_PHASE_CLOSING,
 };
 
@@ -66,14 +69,15 @@ struct vublk_blk {
 	struct vublk_inproc *inproc;
 	struct vublk_blk_events events; /* has a lock of its own */
 	struct vublk_blk_queue *queues;
-	struct vublk_blk_replay *replay; /* NULL: unflushed is not replay */
+	struct vublk_blk_replay *replay; /* NULL: unflushed is not replay, or FLUSH was not
+					    offered */
 	unsigned num_queues;
 	unsigned queue_size;
 	uint64_t features;
 
 	/* used by the disk's thread */
 	struct vublk_log_limit limit;
-	bool is_lost; /* LOST was reported, but RECONNECTED was not */
+	bool is_lost; /* LOST was reported, and RECONNECTED has not followed */
 	bool config_stale; /* the config changed while the disk was being opened */
 
 	/* protected by `lock` */
@@ -82,22 +86,21 @@ struct vublk_blk {
 	struct vublk_error open_error; /* why the open failed; valid in phase FAILED */
 	struct vublk_blk_info info;
 	struct vublk_blk_allocation *allocations;
-	struct vublk_blk_change *changes; /* the changes that calls which do not wait have
-					     started */
-	pthread_cond_t change_ended; /* signalled when a change for which a blocking call waits
-					has ended */
+	struct vublk_blk_change *changes; /* those begun by vublk_blk_alloc_start() and similar
+					     calls */
+	pthread_cond_t change_ended; /* signalled when a change ends that a blocking call waits
+					for */
 
 	/* protected by its own lock */
 	struct vublk_blk_blocking blocking;
 
-	/* stored by the disk's thread and loaded by the queues' owners, without a lock */
+	/* stored by the disk's thread and loaded by any thread, without a lock */
 	uint64_t capacity_bytes __attribute__((aligned(VUBLK_CACHE_LINE)));
-	struct vublk_blk_flushes flushes; /* changed by the queues' owners, atomically */
+	struct vublk_blk_flushes flushes; /* its counters are changed atomically, by several
+					     threads */
 };
 
-/*
- * Unmaps the memory that the application did not release. No back-end may use that memory any more.
- */
+/* Unmaps the memory that the application did not release. Called after the bus was freed. */
 void vublk_blk_free_allocations(struct vublk_blk *blk);
 
 /* Changes the phase. The caller must hold blk->lock. */
@@ -114,17 +117,21 @@ static inline bool vublk_blk_is_running(const struct vublk_blk *blk)
 /* Returns 0 in phase RUNNING; otherwise -EBUSY and a sentence. */
 int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *error);
 
-/* Fills in the callbacks of blk.c. open.c supplies the callbacks of the open. */
+/*
+ * Fills in the callbacks that blk.c implements. open.c adds those that report the progress of the
+ * open.
+ */
 void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers *handlers);
 
 /*
- * Reads the config and updates blk->info. Sets `resized` if the capacity has changed. Called on the
- * disk's thread. The request limits stay as they were when the disk was opened, because the queues
- * read them without a lock.
+ * Reads the config and updates blk->info. Stores in `resized` whether the capacity has changed.
+ * Called on the disk's thread. The queues keep the request limits that they got when the disk was
+ * opened, because they read these limits without a lock. EPROTO: the config is invalid, and nothing
+ * was changed.
  */
 int vublk_blk_refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error);
 
-/* Frees a disk in any phase, even one that is only partly made. */
+/* Frees a disk in any phase, even if its initialisation failed half-way. */
 void vublk_blk_free(struct vublk_blk *blk);
 
 #endif

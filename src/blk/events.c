@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queue of a disk's events. An application can poll this queue instead of having a handler,
- * which would be called on the disk's thread.
+ * The queue of a disk's events. An application can poll this queue instead of setting a handler,
+ * which the disk's thread would call.
  *
  * Key idea: the queue has at most one event of each kind, in the order of their latest occurrence.
  * An event that occurs again before it was taken moves to the end, with the new error. So the queue
@@ -35,7 +35,7 @@ static void remove_at(struct vublk_blk_events *events, unsigned i)
 		(events->count - i) * sizeof(events->kinds[0]));
 }
 
-/* Removes the event of this kind, if there is one. There is never more than one of a kind. */
+/* Removes the event of this kind, if there is one. There is at most one of each kind. */
 static void remove_kind(struct vublk_blk_events *events, enum vublk_blk_event event)
 {
 	for (unsigned i = 0; i < events->count; i++)

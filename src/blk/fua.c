@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Writes with FUA (force unit access), which are stable when they complete. virtio-blk has no FUA,
- * so such a request is a write followed by a flush. request.c decides whether the flush is needed.
+ * so such a request is a write, discard or write zeroes followed by a flush. request.c decides
+ * whether the flush is needed.
  *
  * Key idea: one request changes its type. When the last piece of the write has completed, the
  * same request becomes a flush and waits for room on the ring again. The application sees one

@@ -21,8 +21,7 @@ bool vublk_blk_fua_piece_completed(struct vublk_blk_queue *queue,
 bool vublk_blk_fua_has_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /*
- * Returns whether at least a piece of the request's write has completed and the request's flush has
- * not.
+ * Returns whether at least one piece of the request's write has completed, but its flush has not.
  */
 static inline bool vublk_blk_fua_is_unflushed(const struct vublk_blk_request *request)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The functions of the gate that the disk's thread calls, and the function in which the owner waits
- * at a closed gate. The owner's other functions are inline in gate.h, which also has the key idea.
+ * The functions with which the disk's thread closes and opens the gate, and the one in which the
+ * owner waits at a closed gate. The owner's other functions are inline in gate.h, which explains
+ * the key idea.
  */
 #include "blk/gate.h"
 

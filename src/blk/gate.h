@@ -12,9 +12,9 @@
  * The pairs of accesses, by letter:
  *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores `closed` and
  *      then loads `inside`. At least one of them sees the other's store. If the kernel has
- *      membarrier(2), the owner needs no barrier between its store and its load. Instead, between
- *      the store and the load of the disk's thread, that thread makes every thread of the process
- *      execute a barrier.
+ *      membarrier(2), the owner needs no barrier between its store and its load. Instead, the
+ *      disk's thread makes every thread of the process execute a barrier, between its own store and
+ *      load.
  *   F  the disk's thread stores 0 in `closed` after its last access to the queue; the owner loads
  *      that 0 before its first access.
  *   G  the owner stores 0 in `inside` after its last access to the queue; the disk's thread loads
@@ -31,16 +31,15 @@ struct vublk_blk_gate {
 	bool asymmetric; /* the kernel has membarrier(2), so only closing needs barriers */
 	/* read by the owner, rarely written */
 	unsigned closed;
-	int kick_fd; /* the descriptor to which the owner writes inside the gate; the write may
-			block */
+	int kick_fd; /* the owner writes to it inside the gate; the write may block */
 	pthread_mutex_t lock; /* held by the disk's thread while the gate is closed */
 	/* written by the owner */
 	unsigned inside __attribute__((aligned(VUBLK_CACHE_LINE)));
 };
 
 /*
- * Makes an open gate. The owner writes to `kick_fd` inside the gate, so a close of the gate may
- * have to unblock that write. `kick_fd` is borrowed.
+ * Makes an open gate. The owner writes to `kick_fd` inside the gate, so closing the gate may
+ * require unblocking that write. `kick_fd` is borrowed.
  */
 void vublk_blk_gate_init(struct vublk_blk_gate *gate, int kick_fd);
 void vublk_blk_gate_deinit(struct vublk_blk_gate *gate);

@@ -2,10 +2,10 @@
 /*
  * The copies of a queue's completed writes (replay.h).
  *
- * Key idea: room is reserved before a piece is put on the ring, and a piece is never larger than a
- * quarter of the queue's stream, so each piece can be copied when it completes. A piece for which
- * there is no room is not cut yet: its request stays in the list `cutting`, and so do later
- * requests.
+ * Key idea: room is reserved before a piece is put on the ring, so each piece can be copied when it
+ * completes. A piece is never larger than a quarter of the queue's stream, so it fits once flushes
+ * have freed room. While there is no room for a piece, its request stays in the list `cutting`, and
+ * later requests wait behind it.
  */
 #include "blk/replay.h"
 
@@ -36,7 +36,7 @@ void vublk_blk_keep_release(struct vublk_blk_queue *queue, uint32_t type, uint64
 		vublk_write_log_release(queue->stream, vublk_write_log_room(type, bytes));
 }
 
-/* Copies `bytes` of data, from the position of `cursor` on, to `to`. */
+/* Copies `bytes` of data to `to`, from the position of `cursor` on. */
 static void copy_data(char *to, struct vublk_blk_cursor cursor, uint64_t bytes)
 {
 	while (bytes) {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory for the buffers of requests, which is either allocated here or the application's own.
- * The table of regions belongs to the bus (src/inproc/memory.c).
+ * The memory for the buffers of requests, which is either allocated here or owned by the
+ * application. The table of regions belongs to the bus (src/inproc/memory.c).
  *
  * Key idea: the bus treats both kinds as regions. They differ only in the mapping: memory that is
  * allocated here is also mapped and unmapped here. Each call prepares a change (change.c). A call
- * that waits has its change on the stack, so a release needs no memory and no descriptor, and
- * cannot fail for lack of them.
+ * that waits has its change on the stack, so vublk_blk_release() needs no memory and no descriptor,
+ * and cannot fail for lack of them.
  */
 #include "blk/change.h"
 
@@ -99,8 +99,8 @@ static struct vublk_blk_allocation *take_allocation(struct vublk_blk *blk, const
 
 /*
  * Begins to release memory. The back-end removes the region before this process unmaps the memory.
- * If the bus cannot tell the back-end, the connection is lost or is about to be lost. This process
- * unmaps the memory even then, because the back-end has a mapping of its own.
+ * If the bus cannot tell the back-end, the connection is lost or is about to be lost. Even then the
+ * memory is unmapped, because the back-end does not depend on the mapping in this process.
  */
 static int begin_release(struct vublk_blk *blk, struct vublk_blk_change *change, void *address,
 			 struct vublk_error *error)
@@ -143,8 +143,8 @@ static int new_change(struct vublk_blk *blk, struct vublk_blk_change **change,
 }
 
 /*
- * Returns `r`, the result of beginning the change. If it is an error, frees the change and stores
- * NULL in `change`.
+ * Returns `r`, the result of the function that began the change. If it is an error, frees the
+ * change and stores NULL in `change`.
  */
 static int return_begun(int r, struct vublk_blk_change **change)
 {

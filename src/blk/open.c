@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Opens a disk: initialises a device through the in-process bus, as a driver does (virtio 1.3,
- * sections 3.1.1 and 5.2.5). The life of an open disk is in blk.c.
+ * sections 3.1.1 and 5.2.5). blk.c handles the disk once it is open.
  *
  * Key idea: the disk's thread opens the disk, in two callbacks: realized() sets up the queues, and
  * started() completes the open. At the end of the open, the disk's thread sets the phase and
@@ -142,8 +142,8 @@ static void on_realized(void *opaque, const struct vublk_error *cause)
 }
 
 /*
- * If the config changed while the disk was being opened, that was only recorded (config_stale), so
- * this function reads the config again.
+ * If the config changed while the disk was being opened, only config_stale was set. So this
+ * function reads the config again.
  */
 static void on_started(void *opaque, const struct vublk_error *cause)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Flushes that the application did not ask for (replay.h).
+ * The disk's own flushes, which the application did not submit (replay.h).
  *
  * Key idea: these flushes use one request, which is a member of the queue and is in none of the
  * queue's lists. The request has a state of its own, OWN, so the application never gets its
@@ -10,7 +10,7 @@
 #include "blk/replay.h"
 
 /*
- * After such a flush has failed, no other one is issued until the disk's thread clears
+ * After such a flush has failed, the queue issues no other until the disk's thread clears
  * own_flush_failed.
  */
 void vublk_blk_own_flush(struct vublk_blk_queue *queue)

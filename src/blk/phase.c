@@ -2,8 +2,8 @@
 /*
  * Checks whether the disk's phase permits a public call. The phases change in open.c and blk.c.
  *
- * Key idea: an application has the handle of a disk before the disk is open, so each call on the
- * disk checks the phase first, and all calls refuse with the same sentence.
+ * Key idea: an application has the handle of a disk before the disk is open. So calls that need an
+ * open disk check the phase first, and they all fail with the same sentence.
  */
 #include "blk/disk.h"
 #include "util/error.h"

@@ -3,10 +3,10 @@
  * Puts one piece of a request on the ring, from its header to its status byte, and interprets the
  * status (virtio 1.3, section 5.2.6). queue.c decides when a piece is put on the ring.
  *
- * Key idea: header, data and status have separate descriptors, because some back-ends
- * understand no other framing. The header and the status of a slot have a fixed place in shared
- * memory, so they need no allocation and no address translation. The status is set to 0xff before
- * the piece is published, so a piece that completes with 0xff was not executed.
+ * Key idea: header, data and status have separate descriptors, because some back-ends understand no
+ * other framing. The header and the status of a slot have a fixed place in shared memory, so they
+ * need no allocation and no address translation. The status is set to 0xff before the piece is
+ * published. A piece that completes with 0xff therefore got no status, and counts as not executed.
  */
 #include "blk/piece.h"
 #include "blk/replay.h"
@@ -31,7 +31,7 @@ struct place {
 /* A piece that is ready for the ring. Its buffers are in queue->buffers. */
 struct chain {
 	unsigned num_out, num_in;
-	uint64_t bytes; /* on the disk; 0: a flush or a get-id */
+	uint64_t bytes; /* of the disk; 0 for a flush or get-id */
 };
 
 /*
@@ -180,8 +180,8 @@ static int put_on_ring(struct vublk_blk_queue *queue, const struct vublk_blk_req
 }
 
 /*
- * Puts a piece on the ring of a queue that has a log. A write needs room in the log (-ENOSPC: there
- * is none), and a flush gets its mark.
+ * Puts a piece on the ring of a queue that has a log. A write needs room in the log (-ENOSPC: the
+ * log is full), and a flush records the log's mark.
  */
 static int put_logged(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 		      uint64_t offset, uint16_t token, const struct chain *chain)
@@ -199,8 +199,8 @@ static int put_logged(struct vublk_blk_queue *queue, struct vublk_blk_request *r
 }
 
 /*
- * Numbers a flush before it is published. If it is the queue's own, flushes of the application may
- * have to wait for it.
+ * Numbers a flush before it is published. If it is the queue's own flush, flushes of the
+ * application may have to wait for it.
  */
 static void note_flush(struct vublk_blk_queue *queue, struct vublk_blk_request *request)
 {
@@ -219,7 +219,7 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 
 	if (!queue->num_free_slots ||
 	    (queue->write_log && queue->state != VUBLK_BLK_QUEUE_WORKS))
-		return 0; /* true as well while the disk's thread uses the ring for a replay */
+		return 0; /* with a log, the disk's thread may be using the ring for a replay */
 	token = queue->free_slots[queue->num_free_slots - 1];
 	r = prepare(queue, request, &place, token, &chain);
 	if (!r && vublk_blk_type_is_write(request->type) &&
@@ -290,8 +290,9 @@ static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot 
 }
 
 /*
- * Returns the result of a get-id, and copies the identifier for the application. If the user has
- * given the disk a serial, the back-end must answer, but that serial replaces its answer.
+ * Returns the result of a get-id, and copies the identifier for the application. If the property
+ * serial is set, its value replaces any answer of the back-end, even an error, unless the status is
+ * invalid.
  */
 static int judge_id(const struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 		    const struct vublk_blk_shared_slot *shared, int result)

@@ -36,8 +36,8 @@ static inline void vublk_blk_fill_header(struct vublk_blk_shared_slot *shared, u
 /*
  * Cuts the next piece off the request and adds it to the ring, without publishing it. Returns 1 if
  * the piece was added. Returns 0 if the piece has to wait: for room on the ring or in the log of
- * writes, for an earlier write to the same place, or for the end of a replay. Negative errno: the
- * request cannot be put on the ring.
+ * writes, for an earlier write to an overlapping range, or for the end of a replay. Negative errno:
+ * the request cannot be put on the ring.
  */
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
@@ -48,14 +48,14 @@ int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_reques
 int vublk_blk_piece_issue_again(struct vublk_blk_queue *queue, uint16_t token);
 
 /*
- * The slow part of vublk_blk_piece_complete(), for every piece except a read or a write that has
- * succeeded: stores the result of the piece in its request.
+ * The slow part of vublk_blk_piece_complete(), for every piece except one of a read or write that
+ * has succeeded. Stores the result of the piece in its request.
  */
 void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_t status);
 
 /*
  * Called with unflushed=replay when a write has completed with `status`. Copies the write to the
- * log if it has succeeded. In keep.c.
+ * log if it has succeeded; otherwise frees its reservation. In keep.c.
  */
 void vublk_blk_keep_copy(struct vublk_blk_queue *queue, const struct vublk_blk_slot *slot,
 			 uint8_t status);

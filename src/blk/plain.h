@@ -3,11 +3,11 @@
 #define VUBLK_BLK_PLAIN_H
 
 /*
- * The fast path, for a read or a write of one buffer that lies in one region and need not be cut,
- * on a queue that works, has room, and has no request waiting.
+ * The fast path, for a read or write that has one buffer in one region and fits into one piece. The
+ * queue must work, have room, and have no request that waits to be cut.
  *
  * Key idea: the fast path has the same effect as request.c, queue.c and piece.c together, so no
- * other code can tell which path a request took (test-blk-paths.c compares them). All conditions
+ * other code can tell which path a request took (test-blk-paths.c compares the two). All conditions
  * are checked first. If one of them is not met, the fast path changes nothing, and the general path
  * handles the request and reports errors. The functions are inline so that reads and writes each
  * get a copy in which the type is a constant.
@@ -22,8 +22,8 @@
 #include <stdint.h>
 
 /*
- * Returns whether the queue works, no request is being cut, and a request, a slot and a descriptor
- * are free.
+ * Returns whether the queue works, no request waits to be cut, and a request, a slot and a
+ * descriptor are free.
  */
 static inline bool vublk_blk_plain_has_room(const struct vublk_blk_queue *queue)
 {
@@ -37,8 +37,8 @@ static inline bool vublk_blk_plain_is_within(const struct vublk_blk_queue *queue
 	uint64_t capacity = vublk_load_relaxed(queue->capacity_bytes);
 
 	/*
-	 * max_plain_bytes is 0 if the queue cannot use this path, for example without indirect
-	 * tables.
+	 * max_plain_bytes is 0 if the queue cannot use this path, for example because it has no
+	 * indirect tables.
 	 */
 	return bytes && bytes <= queue->max_plain_bytes &&
 	       !((offset | bytes) & (queue->limits.block_bytes - 1)) && bytes <= capacity &&
@@ -53,8 +53,8 @@ static inline bool vublk_blk_plain_may_write(struct vublk_blk_queue *queue, uint
 }
 
 /*
- * Takes a free request, and fills it in as if its only piece were on the ring. `end` is the end of
- * the request's range of the disk.
+ * Takes a free request, and fills it in as if its only piece were already on the ring. `end` is the
+ * end of the request's range of the disk.
  */
 static inline struct vublk_blk_request *vublk_blk_plain_take_request(
 	struct vublk_blk_queue *queue, uint32_t type, uint64_t end, void *buffer, size_t bytes,
@@ -91,9 +91,7 @@ static inline uint16_t vublk_blk_plain_take_slot(struct vublk_blk_queue *queue,
 	return token;
 }
 
-/*
- * Fills the slot's indirect table, unless the table has the same content from an earlier request.
- */
+/* Fills the slot's indirect table, unless an earlier request left the same content in it. */
 static inline void vublk_blk_plain_fill_table(struct vublk_blk_slot *slot,
 					      struct vring_desc *table, uint64_t shared_addr,
 					      uint64_t addr, uint32_t bytes, bool is_write)
@@ -135,8 +133,9 @@ static VUBLK_ALWAYS_INLINE void vublk_blk_plain_put_on_ring(
 }
 
 /*
- * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring. Returns false, and changes nothing,
- * if the request needs the general path or is invalid. Must be called inside the gate.
+ * Puts a read or a write (VIRTIO_BLK_T_IN, _OUT) on the ring, without publishing it. Returns false,
+ * and changes nothing, if the request needs the general path or is invalid. Must be called inside
+ * the gate.
  */
 static VUBLK_ALWAYS_INLINE bool vublk_blk_plain_start(struct vublk_blk_queue *queue, uint32_t type,
 					 uint64_t offset, void *buffer, size_t bytes,

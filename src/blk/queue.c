@@ -8,8 +8,9 @@
  * completely cut into pieces yet, in order. Only the first request of this list has pieces on the
  * ring, and vublk_blk_queue_pump() continues with it when slots become free. A request that is
  * completely cut is in no list, but the slots of its pieces point to it. `awaiting` is the list of
- * flushes that have succeeded and wait for flushes of the disk's own (unflushed.h). `done` is the list of
- * completed requests whose completions have not been taken. `free` is the stack of unused requests.
+ * flushes that the back-end has completed, but that wait for the disk's own flushes (unflushed.h).
+ * `done` is the list of completed requests whose completions have not been taken. `free` is the
+ * stack of unused requests.
  *
  * If the back-end breaks a ring, the contents of the ring cannot be trusted, but the back-end may
  * still write to the requests' buffers. So the disk's thread first reclaims all rings, and then the
@@ -246,7 +247,8 @@ static VUBLK_ALWAYS_INLINE void kick_by(struct vublk_blk_queue *queue, void (*si
 
 static void kick(struct vublk_blk_queue *queue)
 {
-	kick_by(queue, vublk_eventfd_write); /* may block; the disk's thread then unblocks it */
+	kick_by(queue, vublk_eventfd_write); /* may block; the disk's thread then unblocks the
+						owner */
 }
 
 static VUBLK_COLD void finish_awaited(struct vublk_blk_queue *queue)
@@ -257,7 +259,7 @@ static VUBLK_COLD void finish_awaited(struct vublk_blk_queue *queue)
 		vublk_blk_queue_finish(queue, request, request->result);
 }
 
-/* Returns whether vublk_blk_queue_pump() may have something to do. */
+/* Returns whether vublk_blk_queue_pump() may be able to issue or finish a request. */
 static inline bool may_pump(const struct vublk_blk_queue *queue)
 {
 	return (queue->cutting.first || queue->wants_flush || queue->awaiting.first) &&
@@ -305,8 +307,8 @@ unsigned vublk_blk_in_flight(const struct vublk_blk_queue *queue)
 /* --- completions ------------------------------------------------------------------------- */
 
 /*
- * Returns the result with which a request fails. A flush that has failed with EOWNERDEAD, because
- * writes are lost, keeps that result.
+ * Returns the result with which a request fails. A flush or a write with FUA that already has the
+ * result EOWNERDEAD, because writes may be lost, keeps it.
  */
 static int result_of_failure(const struct vublk_blk_queue *queue,
 			     const struct vublk_blk_request *request)
@@ -418,7 +420,7 @@ static VUBLK_ALWAYS_INLINE void give(struct vublk_blk_queue *queue,
 
 /*
  * Gives the application the requests in `done`, and then those that the back-end has completed, at
- * most `max` in total. Reads the used index at most once. Pumps the queue if requests wait.
+ * most `max` in total. Usually reads the used index only once. Pumps the queue if requests wait.
  * `counted` is a constant in each copy of this function, which saves a branch.
  */
 static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
@@ -435,7 +437,7 @@ static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 	while (n < max && (!n || vublk_driver_ring_has_seen(&queue->ring)) &&
 	       (request = take_ended(queue)))
 		give(queue, request, &completions[n++], counted);
-	/* If the ring is broken, the loop has ended, and the queue does not work. */
+	/* If the ring is broken, the state is BROKEN, and may_pump() returns false. */
 	if (may_pump(queue))
 		vublk_blk_queue_pump(queue);
 	return n;
@@ -457,7 +459,7 @@ static void disable_calls(struct vublk_blk_queue *queue)
 }
 
 /*
- * Returns whether a poll has nothing to do. For a caller that polls, this is the usual case, so the
+ * Returns whether a poll has nothing to do. This is the usual case if the caller spins, so the
  * check is cheap.
  */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
@@ -494,10 +496,10 @@ int vublk_blk_queue_fd(const struct vublk_blk_queue *queue)
 }
 
 /*
- * The signal is cleared before the check for completions, so a later completion leaves the
- * descriptor readable. The disk's thread may have taken pieces since the last poll, so requests
- * that wait may fit on the ring now. This function issues them, because the ring may have no
- * completion left that would wake the caller.
+ * The signal is cleared before the check for completions, so a later completion makes the
+ * descriptor readable again. The disk's thread may have taken completed pieces since the last poll,
+ * so waiting requests may fit on the ring now. This function issues them, because the ring may have
+ * no completion left that would wake the caller.
  */
 bool vublk_blk_arm(struct vublk_blk_queue *queue)
 {
@@ -558,8 +560,7 @@ static bool explain(struct vublk_blk_queue *queue, int result, struct vublk_erro
 	vublk_blk_gate_leave(&queue->gate);
 	if (failure.code != -result)
 		vublk_error_set(error, -result, "%s", describe_result(result));
-	else if (failure.code == ENOTCONN) /* the texts of other failures say whether the request
-					      was executed */
+	else if (failure.code == ENOTCONN) /* the texts for ETIME and ETIMEDOUT already say this */
 		vublk_error_set(error, -result, "%s; the request may or may not have been executed",
 				failure.text);
 	else
@@ -592,8 +593,8 @@ int vublk_blk_left_ms(uint64_t deadline_ns)
 }
 
 /*
- * Sleeps until the back-end calls or the deadline passes. Returns 0 if the deadline had passed
- * before; otherwise 1, and there may be completions.
+ * Sleeps until the back-end calls or the deadline passes. Returns 0 if the deadline had already
+ * passed, and 1 if there may be completions. Negative errno: the wait failed.
  */
 static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)

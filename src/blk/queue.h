@@ -11,8 +11,8 @@
  * are as many requests, and as many slots, as the ring has entries.
  *
  * The owner of a queue is the thread that uses it. Everything here belongs to the owner, except
- * where a comment says otherwise. When a back-end is lost, the disk's thread closes the queue's
- * gate (gate.h) and uses the queue for a moment.
+ * where a comment says otherwise. When a back-end is lost, for example, the disk's thread closes
+ * the queue's gate (gate.h) and uses the queue for a moment.
  */
 
 #include "blk/gate.h"
@@ -41,14 +41,14 @@
  */
 #define VUBLK_BLK_MAX_CHAIN 256
 
-/* The number of descriptors of a chain whose table fits into its slot: header, data, status. */
+/* The largest number of descriptors in a table that fits into a slot: header, data, status. */
 #define VUBLK_BLK_SLOT_TABLE 3
 
 /*
  * The part of a slot that the driver shares with the back-end: two cache lines. The first has the
  * descriptors, which the driver does not write again if the next request uses the same buffer. The
- * second has the request's header, which the driver writes, and the answer, which the back-end
- * writes.
+ * second has the request's header and segment, which the driver writes, and the answer, which the
+ * back-end writes.
  */
 struct vublk_blk_shared_slot {
 	struct vring_desc table[VUBLK_BLK_SLOT_TABLE];
@@ -68,14 +68,15 @@ enum vublk_blk_request_state {
 	VUBLK_BLK_REQUEST_CUTTING, /* in the list `cutting`, because it is not completely cut yet */
 	VUBLK_BLK_REQUEST_ISSUED,  /* completely cut; its last pieces are on the ring */
 	VUBLK_BLK_REQUEST_FUA_ISSUED, /* like ISSUED, for a request with `fua` */
-	VUBLK_BLK_REQUEST_AWAITS_OWN, /* in the list `awaiting`: a flush that has succeeded */
+	VUBLK_BLK_REQUEST_AWAITS_OWN, /* a flush in the list `awaiting`; the back-end has completed
+					 it */
 	VUBLK_BLK_REQUEST_OWN,     /* a flush of the queue's own (own-flush.c) */
 	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`, so its completion can be taken */
 };
 
 /* The progress of a request with VUBLK_BLK_FUA, which is a write followed by a flush; see fua.c. */
 enum vublk_blk_fua {
-	VUBLK_BLK_FUA_NONE, /* the request has no VUBLK_BLK_FUA */
+	VUBLK_BLK_FUA_NONE, /* no VUBLK_BLK_FUA, or FLUSH was not negotiated */
 	VUBLK_BLK_FUA_WRITE,
 	VUBLK_BLK_FUA_WRITE_PARTLY_DONE, /* at least one piece has completed */
 	VUBLK_BLK_FUA_FLUSH,
@@ -86,10 +87,10 @@ struct vublk_blk_request {
 	enum vublk_blk_request_state state;
 	enum vublk_blk_fua fua;         /* NONE in a free request */
 	uint32_t type;                  /* VIRTIO_BLK_T_... */
-	int result;                     /* the negative errno of the first piece that failed; 0:
-					   no piece has failed */
+	int result;                     /* the negative errno of the first piece that failed; 0: no
+					   failure so far */
 	unsigned pieces;                /* how many pieces of the request are on the ring */
-	uint32_t flags;                 /* of a write zeroes, for its segment */
+	uint32_t flags;                 /* the segment's flags, for a write zeroes */
 	uint64_t offset;                /* the next piece's place on the disk, in bytes */
 	uint64_t left;                  /* bytes that are not cut into pieces yet */
 	struct vublk_blk_cursor cursor;
@@ -99,11 +100,11 @@ struct vublk_blk_request {
 		char *id;           /* the buffer of a get-id */
 		uint64_t flush_number;
 	};
-	uint64_t log_mark;              /* with unflushed=replay: the mark of a flush */
-	uint64_t failures_before;       /* of a request with `fua`: the number of failed flushes
-					   (unflushed.h) before its write was issued */
-	uint64_t awaited_flush;         /* in `awaiting`: the request waits for the flushes of the
-					   disk's own up to this number (unflushed.h) */
+	uint64_t log_mark;              /* of a flush: the mark of the log of writes */
+	uint64_t failures_before;       /* of a request with `fua`, and of own_flush:
+					   unseen_failures (unflushed.h) when it was added */
+	uint64_t awaited_flush;         /* in `awaiting`: the request waits for the disk's own
+					   flushes up to this number (unflushed.h) */
 	void *user_data;
 };
 
@@ -120,8 +121,8 @@ struct vublk_blk_slot {
 	struct vublk_blk_cursor cursor;
 	/*
 	 * A copy of the data descriptor that plain.h last wrote to the slot's table in shared
-	 * memory. If the next request needs the same descriptor, plain.h does not write it again.
-	 * table_bytes 0: the content of the table is unknown.
+	 * memory. If the next request in the slot needs the same descriptor, plain.h does not write
+	 * it again. table_bytes 0: the content of the table is unknown.
 	 */
 	uint64_t table_addr;
 	uint32_t table_bytes;
@@ -148,11 +149,14 @@ enum vublk_blk_queue_state {
 	/* The queue accepts requests and adds them to the ring, even during an outage. */
 	VUBLK_BLK_QUEUE_WORKS,
 	/*
-	 * The next back-end has to get the log of completed writes first (replay.c), on the ring of
-	 * queue 0. New requests are accepted, but wait.
+	 * The next back-end must first execute the log of completed writes (replay.c), on the ring
+	 * of queue 0. New requests are accepted, but wait.
 	 */
 	VUBLK_BLK_QUEUE_REPLAYS,
-	/* The back-end broke the ring. No completion is taken before the rings are reclaimed. */
+	/*
+	 * The back-end broke the ring. New requests fail. The requests in flight fail when the
+	 * rings have been reclaimed.
+	 */
 	VUBLK_BLK_QUEUE_BROKEN,
 	/*
 	 * Requests in flight have failed, and new ones fail, until a back-end is connected again.
@@ -188,8 +192,8 @@ struct vublk_blk_queue {
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
 	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
-	const char *serial; /* the disk's own, of VUBLK_BLK_ID_BYTES; empty: the back-end's is
-			       used */
+	const char *serial; /* the property serial, in VUBLK_BLK_ID_BYTES; empty: the back-end's
+			       serial is used */
 	unsigned table_entries;
 	struct vublk_blk_statistics *statistics; /* NULL: statistics are off */
 
@@ -199,7 +203,8 @@ struct vublk_blk_queue {
 	struct vublk_driver_ring ring __attribute__((aligned(VUBLK_CACHE_LINE)));
 	struct vublk_blk_shared_slot *shared;
 	uint64_t shared_addr;
-	struct vring_desc *tables; /* indirect tables for longer chains, `table_entries` per slot */
+	struct vring_desc *tables; /* indirect tables that do not fit into a slot, `table_entries`
+				      per slot */
 	uint64_t tables_addr;
 	struct vublk_inproc_region_cache cache;
 	struct vublk_ring_buffer *buffers; /* header, data and status of the piece that is being
@@ -210,8 +215,9 @@ struct vublk_blk_queue {
 	struct vublk_blk_request *requests;
 	struct vublk_blk_request *free; /* a stack */
 	struct vublk_blk_list cutting; /* only its first request may have pieces on the ring */
-	struct vublk_blk_list awaiting; /* flushes that have succeeded and wait for flushes of the
-					   disk's own; only with unflushed=replay */
+	struct vublk_blk_list awaiting; /* flushes that the back-end has completed, but that wait
+					   for the disk's own flushes (unflushed.h); only with
+					   unflushed=replay */
 	struct vublk_blk_list done;
 	unsigned num_done;
 	unsigned in_flight;   /* how many requests are not free */
@@ -228,21 +234,21 @@ struct vublk_blk_queue {
 	/* used by deadline.c: how many pieces had been published at each of the latest checks */
 	uint64_t published_notes[VUBLK_INPROC_LOOKS_PER_DEADLINE];
 	unsigned next_note;
-	struct vublk_blk_overlap overlap; /* the filter, with all writes on the ring */
+	struct vublk_blk_overlap overlap; /* a filter that contains all writes on the ring */
 
 	/* used with unflushed=replay only */
 	struct vublk_write_log *write_log; /* of the disk */
-	struct vublk_write_log_stream *stream; /* this queue's part of it */
+	struct vublk_write_log_stream *stream; /* this queue's stream of the log */
 	struct vublk_blk_request own_flush;
 	bool wants_flush;      /* own_flush has to be issued */
-	bool own_flush_failed; /* own_flush has failed; the disk's thread permits the next try
-				  later */
+	bool own_flush_failed; /* own_flush has failed, and is not issued again until the disk's
+				  thread clears this */
 	uint64_t told_failures; /* how many of flushes->unseen_failures this queue has reported to
 				   the application */
-	uint64_t own_in_flight; /* the number of own_flush while it is in flight; 0: it is not. Loaded
-				   by the owners of all queues */
+	uint64_t own_in_flight; /* the number of own_flush while it is in flight; 0: it is not.
+				   Loaded by the owners of all queues */
 	bool awaits_own;       /* `awaiting` is not empty; loaded by the owners of all queues */
-	bool replay_fails;     /* flushes fail until the back-end has got the log */
+	bool replay_fails;     /* a replay has failed, so flushes fail until one succeeds */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 
 /*
@@ -252,7 +258,10 @@ uint64_t vublk_blk_queue_shared_bytes(unsigned size, bool has_indirect);
 
 /* The arguments of vublk_blk_queue_init(). */
 struct vublk_blk_queue_setup {
-	/* Called on the owner's thread when it has found that the back-end broke the ring. */
+	/*
+	 * Called when the back-end has broken the ring, on the thread that noticed it: the owner's
+	 * or the disk's.
+	 */
 	void (*on_broken_ring)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned index;
@@ -279,19 +288,20 @@ void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
  * The functions from here to vublk_blk_queue_give_up() are in recover.c, and the disk's thread
  * calls them.
  *
- * Called when the back-end is lost. Takes its completions, and keeps the owner outside the gate
- * until vublk_blk_queue_after_loss(). Does not change the rings.
+ * Called when the back-end is lost. Takes the completions, and keeps the owner outside the gate
+ * until vublk_blk_queue_after_loss(). Does not replace the rings.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
  * Lets the owner pass the gate again. `writes_lost`: completed writes of any queue of the disk may
- * be lost. In that case, each flush in flight fails with EOWNERDEAD; if no flush is in flight, the
- * next flush fails. A write with FUA of which a piece had completed fails as well.
+ * be lost. In that case, each of the queue's flushes in flight will complete with EOWNERDEAD. If
+ * there are none, the queue's next flush fails. A write with FUA of which a piece had completed
+ * fails as well.
  */
 void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost);
 /*
  * Called when the rings are about to be replaced. Takes all completions, and keeps the owner
- * outside the gate until vublk_blk_queue_resume().
+ * outside the gate until vublk_blk_queue_resume() or vublk_blk_queue_hold().
  */
 void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
 /*
@@ -301,13 +311,13 @@ void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
 /*
- * These two take the place of vublk_blk_queue_resume() if the next back-end has to get the log
- * first (replay.h). hold() empties the ring and keeps all requests, and release() issues them after
- * the replay.
+ * These two replace vublk_blk_queue_resume() if the next back-end must first execute the log
+ * (replay.h). hold() adopts the empty ring and keeps all requests. release() issues the requests
+ * after the replay.
  */
 void vublk_blk_queue_hold(struct vublk_blk_queue *queue);
 void vublk_blk_queue_release(struct vublk_blk_queue *queue);
-/* Makes a queue in state FAILS accept new requests, which wait for the end of the replay. */
+/* Makes a queue in state FAILS accept new requests, which wait until the replay has ended. */
 void vublk_blk_queue_hold_failed(struct vublk_blk_queue *queue);
 /* Called when a back-end is connected again. A queue in state FAILS works again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);

@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The requests of a queue after the loss of its back-end. The disk's thread calls the functions
- * here while it has closed the gate, so they also work for a queue that no other thread uses at the
- * moment.
+ * The requests of a queue after the loss of its back-end. The disk's thread executes the code here
+ * while the gate is closed. So recovery does not depend on the owner, which may be idle.
  *
  * Key idea: a slot has, in private memory, everything that is needed to issue its piece again.
  * First the disk's thread takes the completions of the lost back-end, so the completed pieces are
  * not issued again. Then it makes new rings in memory that no earlier back-end has mapped, so a
  * lost back-end that is still alive cannot change them. It adds the other pieces to the new rings
  * in their original order. A piece may be executed twice, which does no harm because the ring never
- * has two writes to one place (piece.c).
+ * has two writes that overlap (piece.c).
  *
- * With an in-flight area the rings stay, and the next back-end resumes the requests that the lost
- * one had begun.
+ * With an in-flight area the rings are not replaced, and the next back-end resumes the requests
+ * that the lost one had begun.
  *
  * Writes that the lost back-end completed may be lost if no flush made them stable (unflushed.h).
- * In that case the next flush fails.
+ * If there may be such writes, the next flush fails.
  */
 #include "blk/fua.h"
 #include "blk/piece.h"
@@ -41,8 +40,8 @@ static void forget_tables(struct vublk_blk_queue *queue)
 }
 
 /*
- * Discards the records of what shared memory contains, because the lost back-end may have changed
- * it.
+ * Discards the records of the content of shared memory, because the lost back-end may have changed
+ * that content.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
@@ -53,8 +52,8 @@ void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 
 /*
  * Fails the flushes in flight, and the writes with FUA of which a part may be lost. Returns whether
- * a flush was in flight. The failed flush tells the application of the loss. A write with FUA does
- * not count, because it reports only its own loss.
+ * a flush was in flight. The failed flush tells the application of the loss. A failed write with
+ * FUA does not count as one, because it reports only its own loss.
  */
 static bool fail_flushes(struct vublk_blk_queue *queue)
 {
@@ -157,7 +156,7 @@ static void empty_ring(struct vublk_blk_queue *queue)
 {
 	vublk_blk_queue_bind(queue);
 	vublk_driver_ring_reset(&queue->ring, &queue->inproc->ring);
-	forget_tables(queue); /* the new memory has no descriptors */
+	forget_tables(queue); /* the tables in the new memory are empty */
 	if (!queue->calls_enabled)
 		vublk_driver_ring_disable_calls(&queue->ring);
 	queue->overlap = (struct vublk_blk_overlap){ 0 };
@@ -189,8 +188,8 @@ void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_er
 }
 
 /*
- * While a queue holds its requests, the owner does not touch the ring, not even the flags of the
- * ring.
+ * Clears calls_enabled, because the owner must not touch the ring while the queue holds its
+ * requests, not even to disable calls.
  */
 void vublk_blk_queue_hold(struct vublk_blk_queue *queue)
 {

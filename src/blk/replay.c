@@ -5,7 +5,8 @@
  * Key idea: while a queue holds its requests, its owner does not touch the ring. So the disk's
  * thread can use the ring of queue 0 without closing the gate of that queue. It polls that ring
  * with a short timer, because the call descriptor belongs to the owner. Between replays, the same
- * timer expires once per second, and starts a flush if a write has waited for some seconds.
+ * timer expires once per second, and a flush is started if a write has been unflushed for some
+ * seconds.
  */
 #include "blk/replay.h"
 
@@ -25,7 +26,7 @@
 #define TICK_NS UINT64_C(1000000000)
 #define FIRST_PAUSE_NS UINT64_C(100000000)
 #define LONGEST_PAUSE_NS UINT64_C(5000000000)
-#define FLUSH_TOKEN 0 /* the flush is alone on the ring */
+#define FLUSH_TOKEN 0 /* any slot will do, because the flush is alone on the ring */
 
 /* --- life --------------------------------------------------------------------------- */
 
@@ -72,7 +73,7 @@ static uint64_t bounce_offset(const struct vublk_blk_queue *queue, unsigned slot
 	       slot * VUBLK_WRITE_REPLAY_BYTES;
 }
 
-/* Adds a piece to the ring. Returns false if the ring is full. */
+/* Adds a piece to the ring. Returns false if the ring is full, or the queue has no slot `token`. */
 static bool send(struct vublk_blk_queue *queue, uint16_t token,
 		 const struct vublk_write_replay_piece *piece)
 {
@@ -167,8 +168,8 @@ static void pause_replay(struct vublk_blk *blk, const char *why)
 }
 
 /*
- * Ends the replay and disconnects the back-end, because the back-end has broken the ring of queue
- * 0.
+ * Called when the back-end has broken the ring of queue 0. Ends the replay. The bus reclaims the
+ * rings, and then calls gave_up().
  */
 static void break_ring(struct vublk_blk *blk, struct vublk_error *error)
 {
@@ -284,8 +285,8 @@ void vublk_blk_replay_suspend(struct vublk_blk *blk)
 }
 
 /*
- * This function can change the log without a lock, because the owner of a queue that holds or fails
- * its requests does not use the log.
+ * This function needs no lock for the log, because the owner of a queue that holds or fails its
+ * requests does not use the log.
  */
 void vublk_blk_replay_begin(struct vublk_blk *blk)
 {
@@ -313,7 +314,7 @@ static bool flush_old(struct vublk_blk_queue *queue, uint64_t mark)
 
 	vublk_blk_gate_close(&queue->gate);
 	if (queue->state == VUBLK_BLK_QUEUE_WORKS) {
-		vublk_blk_queue_take_all(queue); /* an idle owner does not take them */
+		vublk_blk_queue_take_all(queue); /* an idle owner does not take completions */
 		vublk_write_log_collect(queue->write_log, queue->stream);
 		queue->own_flush_failed = false;
 		if (vublk_write_log_oldest(queue->stream, &oldest) && oldest < mark)
@@ -335,8 +336,8 @@ static void age(struct vublk_blk *blk)
 
 	if (replay->is_quiet && now == vublk_load_acquire(&replay->log.stable) &&
 	    !vublk_blk_flush_own_in_flight(&blk->flushes, UINT64_MAX))
-		return; /* do not close the gates without need, because that costs the owners
-			   time */
+		return; /* closing the gates would slow the owners down, and there is nothing to
+			   flush */
 	replay->marks[replay->next_mark] = now;
 	replay->next_mark = (replay->next_mark + 1) % VUBLK_BLK_FLUSH_AFTER_S;
 	for (unsigned i = 0; i < blk->num_queues; i++)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls that add a request. queue.c executes requests.
+ * The calls that add a request. queue.c puts requests on the ring and completes them.
  *
  * Key idea: all arguments are checked here, where the call can still fail, so the ring never has a
  * request that the device would have to refuse.
@@ -35,8 +35,8 @@ static const char *name_of(uint32_t type)
 }
 
 /*
- * Refuses flags that are unknown or not in `allowed`. Does not ignore them, because the caller may
- * rely on their effect.
+ * Refuses flags that are unknown or not in `allowed`. To ignore them would be wrong, because the
+ * caller may rely on their effect.
  */
 static int check_flags(uint32_t type, uint32_t flags, uint32_t allowed, struct vublk_error *error)
 {
@@ -53,8 +53,8 @@ static int check_flags(uint32_t type, uint32_t flags, uint32_t allowed, struct v
 }
 
 /*
- * Sets `fua` of a new request, which is NONE before, if the request needs a flush. Without FLUSH,
- * every write is stable when it completes, so the flag VUBLK_BLK_FUA has no effect.
+ * Sets `fua` of a new request if the request has to be followed by a flush. Without FLUSH, every
+ * write is stable when it completes, so the flag VUBLK_BLK_FUA has no effect.
  */
 static void set_fua(const struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 		    uint32_t flags)
@@ -143,8 +143,8 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 }
 
 /*
- * Checks the buffers of a request: cuts the whole request without issuing it. Fails if a buffer
- * cannot be used.
+ * Checks the buffers of a request by cutting the whole request without issuing it. Fails if a
+ * buffer cannot be used.
  */
 static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const struct iovec *iov,
 			int iovcnt, uint64_t bytes, struct vublk_error *error)
@@ -288,8 +288,8 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 struct command {
 	uint32_t type;
 	uint32_t allowed_flags;
-	uint64_t max_bytes; /* the limit for a discard or write zeroes; 0: the feature was not
-			       negotiated */
+	uint64_t max_bytes; /* of one piece of a discard or write zeroes; 0: the disk does not
+			       support the request */
 	uint32_t range_flags; /* the flags of the segment on the ring */
 	uint64_t offset, bytes;
 	char *id;
@@ -313,8 +313,8 @@ static int check_command(const struct vublk_blk_queue *queue, const struct comma
 }
 
 /*
- * Returns whether the request needs no back-end. Without FLUSH a write is stable when it completes,
- * so a flush has nothing to do. With FLUSH the flush is always sent, because some back-ends have a
+ * Returns whether the request need not be sent. Without FLUSH a write is stable when it completes,
+ * so a flush has nothing to do. With FLUSH a flush is always sent, because some back-ends have a
  * cache although their config says "write-through".
  */
 static bool is_done_already(const struct vublk_blk_queue *queue, const struct command *command)

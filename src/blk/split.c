@@ -3,9 +3,9 @@
  * Cuts requests to the device's limits (virtio 1.3, section 5.2.4: size_max, seg_max,
  * max_discard_sectors, max_write_zeroes_sectors).
  *
- * Key idea: a piece is filled as far as the limits permit, segment by segment, and then trimmed to
- * whole blocks; the cursor moves back by the trimmed bytes. So the iovecs of a request may have any
- * length, as long as their sum is a multiple of the block size.
+ * Key idea: a piece is filled as far as the limits permit, segment by segment. Then it is trimmed
+ * to whole blocks, and the cursor moves back by the trimmed bytes. So the iovecs of a request may
+ * have any length, as long as their sum is a multiple of the block size.
  */
 #include "blk/split.h"
 
@@ -14,9 +14,9 @@
 #include <errno.h>
 
 /*
- * Adds memory to a piece. Extends the last buffer if the memory directly follows that buffer and
- * the limits permit it; otherwise begins another buffer. Returns how many bytes were added, or 0 if
- * all buffers are in use.
+ * Adds memory to a piece. Extends the last buffer if the memory directly follows it and the limits
+ * permit; otherwise begins another buffer. Returns how many bytes were added, or 0 if all buffers
+ * are in use.
  */
 static uint32_t append(const struct vublk_blk_limits *limits, struct vublk_ring_buffer *buffers,
 		       unsigned *num, uint64_t addr, uint32_t bytes)

@@ -22,7 +22,7 @@ struct vublk_blk_limits {
 	uint32_t max_segments;      /* at least 1 */
 	uint32_t max_segment_bytes; /* at least block_bytes / max_segments */
 	uint32_t max_piece_bytes;   /* a multiple of block_bytes */
-	uint64_t max_discard_bytes; /* a multiple of block_bytes; 0: discard was not negotiated */
+	uint64_t max_discard_bytes; /* a multiple of block_bytes; 0: no discards */
 	uint64_t discard_alignment_bytes; /* a multiple of block_bytes */
 	uint64_t max_write_zeroes_bytes;
 };

@@ -4,8 +4,8 @@
 
 /*
  * The counters of a queue with the option statistics=on. A queue without this option has no such
- * object; it pays one branch in each poll that has work, and one in each request outside the fast
- * path.
+ * object. It only pays for one branch in each poll that has work, and one in each request that does
+ * not take the fast path.
  *
  * Key idea: only the queue's owner writes the counters, each with one atomic store, so any thread
  * can read them without a lock. Each counter is exact, but one counter may include a request that

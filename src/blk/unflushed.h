@@ -10,22 +10,22 @@
  * completion of a write, it records the number of the first flush that certainly covers the write:
  * one more than the newest flush so far. When flush N has succeeded, all writes whose recorded
  * number is at most N are stable. So a write costs one load of a number that changes only when a
- * flush begins, and one store to a cache line that only its own queue writes. Whether the disk has
- * unflushed writes is computed only when a back-end is lost.
+ * flush begins, and one store to a cache line that only the write's queue writes. The numbers are
+ * compared only when a back-end is lost.
  *
  * A back-end may report a storage error to one flush only, drop the writes, and complete the next
- * flush without an error. If the application did not issue the flush that failed (it was the
- * disk's own, or a part of a write with FUA), the application would never learn of it. So these
- * failures are counted, and flushes that come later fail, too:
+ * flush without an error. If the flush that failed was one of the disk's own, or a part of a write
+ * with FUA, the application would not learn that other writes were dropped. So these failures are
+ * counted, and they cause later flushes to fail:
  *   - the application's next flush on each queue,
  *   - the flush of each write with FUA that was issued before the failure.
  *
- * A flush may also succeed before the failure of the other one is seen. The application sees all of
- * its own requests, so it can judge their results together (<vublk/blk.h>). But it does not see the
- * disk's own flushes (own-flush.c). So a flush that succeeds while such flushes are in flight waits
- * until these are answered, and fails if one of them has failed. It does not wait for flushes that
- * begin later. If the owner of their queue is idle, the disk's thread takes their completions, once
- * per second.
+ * A flush may also succeed before the failure of a concurrent flush is seen. The application sees
+ * all of its own requests, so it can judge their results together (<vublk/blk.h>). But it does not
+ * see the disk's own flushes (own-flush.c). So a flush that succeeds while such flushes are in
+ * flight waits until these are answered, and fails if one of them fails. It does not wait for
+ * flushes that begin later. If the owner of a queue is idle, the disk's thread takes the
+ * completions of that queue's own flushes, once per second.
  *
  * The pairs of accesses, by letter:
  *   H  the owner of a queue counts a flush in `begun` before it publishes the flush; the owner of
@@ -36,10 +36,10 @@
  *   K  the owner of a queue adds to `unseen_failures` when it takes the completion of a flush that
  *      has failed; the owner of another queue loads the number when it takes the completion of a
  *      flush, and before it issues a write with FUA.
- *   L  the owner of a queue stores 0 in `own_in_flight`, after K, when it takes the completion of the
- *      disk's own flush, and then loads the `awaits_own` of other queues; the owner of another queue
- *      stores `awaits_own` and then loads `own_in_flight`. At least one of them sees the other's
- *      store.
+ *   L  the owner of a queue stores 0 in `own_in_flight`, after K, when it takes the completion of
+ *      the disk's own flush, and then loads the `awaits_own` of other queues; the owner of another
+ *      queue stores `awaits_own` and then loads `own_in_flight`. At least one of them sees the
+ *      other's store.
  */
 
 #include "util/atomic.h"
@@ -52,16 +52,16 @@ struct vublk_blk_request;
 
 /* The numbers of a disk's flushes. */
 struct vublk_blk_flushes {
-	uint64_t begun;  /* how many flushes were put on a ring */
-	uint64_t stable; /* the number of the newest flush that succeeded */
-	uint64_t unseen_failures; /* how many flushes have failed that the application does not
-				     see; atomic */
+	uint64_t begun;  /* how many flushes have been put on a ring; atomic */
+	uint64_t stable; /* the highest number of a flush that has succeeded; atomic */
+	uint64_t unseen_failures; /* the number of failed flushes that the application does not see;
+				     atomic */
 	/* constant */
 	struct vublk_blk_queue *queues; /* of the disk */
 	unsigned num_queues;
 };
 
-/* Returns the number of a flush that is about to be put on a ring. */
+/* Counts a flush that is about to be published, and returns its number. */
 static inline uint64_t vublk_blk_flush_begin(struct vublk_blk_flushes *flushes)
 {
 	return __atomic_add_fetch(&flushes->begun, 1, __ATOMIC_ACQ_REL); /* H */
@@ -79,42 +79,46 @@ static inline void vublk_blk_flush_succeeded(struct vublk_blk_flushes *flushes, 
 }
 
 /*
- * Returns the number of the first flush that certainly covers a write whose completion was just
- * taken.
+ * Returns the number of the first flush that certainly covers a write whose completion has just
+ * been taken.
  */
 static inline uint64_t vublk_blk_flush_covering(const struct vublk_blk_flushes *flushes)
 {
 	return vublk_load_relaxed(&flushes->begun) + 1; /* H */
 }
 
-/* Returns how many flushes have failed that the application does not see. */
+/* Returns the number of failed flushes that the application does not see. */
 static inline uint64_t vublk_blk_flush_failures(const struct vublk_blk_flushes *flushes)
 {
 	return vublk_load_acquire(&flushes->unseen_failures); /* K */
 }
 
 /*
- * Returns whether a flush of the disk's own is in flight on any queue, and its number is at most
+ * Returns whether any queue has a flush of the disk's own in flight whose number is at most
  * `newest`.
  */
 bool vublk_blk_flush_own_in_flight(const struct vublk_blk_flushes *flushes, uint64_t newest);
 
 /*
- * The functions from here on are called by the owner of the queue.
+ * The functions from here on must be called inside the gate, or on the disk's thread while the gate
+ * is closed.
  *
- * Called when the back-end has completed a flush with `result`. Stores the request's result, or puts
- * the request into the list `awaiting`. The result is an error also if the flush has succeeded, but
- * another one that the application does not see has failed before and may have got the error that
- * belongs to this one.
+ * Called when the back-end has completed a flush with `result`. Stores the request's result, or
+ * puts the request into the list `awaiting`. The result is also an error if the flush has succeeded
+ * after an unseen flush failed, because the back-end may have reported this flush's error to that
+ * one.
  */
 void vublk_blk_flush_completed(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			       int result);
 /*
- * Removes a request from `awaiting` that need not wait any more, stores its result, and returns it.
- * NULL: there is none.
+ * Removes the first request from `awaiting` if it no longer has to wait, stores its result, and
+ * returns it; otherwise returns NULL.
  */
 struct vublk_blk_request *vublk_blk_flush_take_awaited(struct vublk_blk_queue *queue);
-/* Called when a flush of the queue's own is answered or dropped. Wakes the queues that wait for it. */
+/*
+ * Called when a flush of the queue's own is answered or dropped. Wakes the owners of the queues
+ * that wait.
+ */
 void vublk_blk_flush_own_ended(struct vublk_blk_queue *queue);
 
 #endif

@@ -2,7 +2,8 @@
 /*
  * Runs the back-end in a process of its own; see blk-peer.h.
  *
- * Key idea: the process inherits a listening socket, so a case never has to wait for it to appear.
+ * Key idea: the process inherits a listening socket, so a case never has to wait for the socket to
+ * appear.
  */
 #include "blk-peer.h"
 

@@ -27,8 +27,8 @@ extern struct peer {
 } peer;
 
 /*
- * Starts the back-end with a new image of zeroes. Skips the case if VUBLK_TEST_PEER is not set or
- * QEMU's back-end is not installed.
+ * Starts the back-end with a new image of zeroes. Skips the case if VUBLK_TEST_PEER is not set, or
+ * names QEMU's back-end and that is not installed.
  */
 void start_peer_as(bool writable);
 void start_peer(void); /* writable */
@@ -39,7 +39,7 @@ void stop_peer_running(void);
 
 /* Opens the disk of the back-end, which must have been started. */
 struct vublk_blk *open_with(const struct vublk_option *options);
-/* Starts the back-end and opens its disk, which does not reconnect. */
+/* Starts the back-end, and opens its disk with four queues and without reconnection. */
 struct vublk_blk *open_disk(void);
 /* Allocates memory that the disk shares with the back-end. */
 void *alloc(struct vublk_blk *blk, size_t bytes);

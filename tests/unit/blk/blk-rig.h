@@ -19,14 +19,15 @@ extern struct vublk_error error; /* of the last call that failed */
 extern struct told {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned events[VUBLK_BLK_WRITES_LOST + 1]; /* how often; wait_for_event() clears it */
+	unsigned events[VUBLK_BLK_WRITES_LOST + 1]; /* how often each occurred; wait_for_event()
+						       sets it to 0 */
 	char text[VUBLK_ERROR_TEXT_BYTES];          /* of the last event that had an error */
 	struct vublk_blk *blk; /* the disk whose functions the handler calls */
 	uint64_t capacity_bytes; /* at the last event */
 	int close_result;        /* of vublk_blk_close() in the handler */
 } told;
 
-/* Waits until the event has occurred at least once since the last wait for it. */
+/* Waits until the event has occurred at least once since the last wait for this event. */
 void wait_for_event(enum vublk_blk_event event);
 
 /* With these options the disk does not reconnect, so the loss of the back-end is permanent. */

@@ -3,7 +3,8 @@
  * The stand-in device; see fake-device.h.
  *
  * Key idea: events are queued in `pending`, and an eventfd wakes the bus's thread, which handles
- * them in process(). The rings have no thread of their own: the caller of serve() serves them.
+ * them in process(). The caller of serve() serves the rings: the test, or a thread of
+ * fake_start_threads().
  */
 #include "fake-private.h"
 
@@ -570,7 +571,7 @@ void vublk_device_get_info(const struct vublk_device *d, struct vublk_device_inf
 
 /* --- the rings ------------------------------------------------------------------------ */
 
-/* Copies all bytes of `iov` to `with`, or with `to_iov` from `with` to `iov`. */
+/* Copies all bytes of `iov` to `with`. With `to_iov`, copies from `with` to `iov` instead. */
 static void copy(struct iovec *iov, unsigned num, char *with, bool to_iov)
 {
 	for (unsigned i = 0; i < num; i++) {
@@ -584,7 +585,7 @@ static void copy(struct iovec *iov, unsigned num, char *with, bool to_iov)
 
 /*
  * Returns the request that the chain contains. The header and the status must each have a
- * descriptor of their own, because all back-ends understand that layout.
+ * descriptor of their own, because some back-ends understand no other layout.
  */
 static struct fake_request parse(const struct vublk_chain *chain)
 {

@@ -3,8 +3,9 @@
 #define VUBLK_TESTS_FAKE_DEVICE_H
 
 /*
- * A stand-in for src/device: it implements include/vublk/device.h with a disk in memory, and has no
- * socket and no back-end. There is one such device per process, and each test case is a process.
+ * A stand-in for src/device. It implements include/vublk/device.h with a disk in memory, without a
+ * socket, and simulates back-ends. There is one such device per process, and each test case is a
+ * process.
  *
  * Key idea: the test decides what the device offers, when it answers, and what it does to the
  * rings. So a test can expose the in-process bus and the block API to behavior that no honest
@@ -52,11 +53,12 @@ struct fake_plan {
 	bool memory_asks_backend;       /* while the rings run, set_memory() returns 1 and
 					   memory_changed() reports the result */
 	bool holds_memory;              /* memory_changed() waits for fake_answer_memory() */
-	int memory_error;               /* that result: a positive errno, or 0; EINVAL: set_memory()
-					   itself fails while the rings run */
+	int memory_error;               /* the result that memory_changed() reports: a positive
+					   errno, or 0; EINVAL: set_memory() itself fails while the
+					   rings run */
 	int wce_error;                  /* positive errno: a change of the write cache fails */
-	bool breaks_at_start;           /* it needs a reset before the rings run */
-	bool never_stops;               /* set_status(0) ends with ETIMEDOUT */
+	bool breaks_at_start;           /* the device needs a reset before the rings run */
+	bool never_stops;               /* a stop fails with ETIMEDOUT, and the back-end is lost */
 	unsigned replay_mib;            /* the value of the property replay-mib */
 	bool has_cache;                 /* the loss of the back-end undoes all unflushed writes */
 	bool tracked;                   /* the back-end has an in-flight area */
@@ -79,8 +81,9 @@ void fake_cache_drop(uint64_t offset, uint64_t bytes);
  * before that thread handles the event. Any thread may call them.
  */
 void fake_disconnect(const char *why);
-void fake_reconnect(void); /* a back-end is found; its rings start if DRIVER_OK is set */
-void fake_reconnect_and_lose(const char *why); /* a back-end is found, and lost before its rings run */
+void fake_reconnect(void); /* a back-end is found, and the rings start if DRIVER_OK is set */
+void fake_reconnect_and_lose(const char *why); /* a back-end is found, and lost before the rings
+						  run */
 void fake_give_up(void);   /* reconnect-deadline-ms has passed */
 void fake_resize(uint64_t bytes);
 void fake_realize(void);
@@ -108,8 +111,8 @@ void fake_give_back(unsigned queue, uint8_t status);
 void fake_push_id(unsigned queue, uint32_t id);
 /*
  * Makes `count` random writes to the memory that the driver shares with the device: used ring,
- * descriptors, headers, statuses. Then it calls the driver. `wildly`: the used ring's flags and
- * index may be overwritten, too, which breaks the ring.
+ * descriptors, headers, statuses. Then calls the driver. `wildly`: the used ring's flags and index
+ * may be overwritten, too, which breaks the ring.
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
 /*
@@ -119,7 +122,7 @@ void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
 void fake_wipe(unsigned queue);
 /*
  * Maps the queue's present ring once more. The mapping remains valid when the device replaces the
- * rings, until fake_unmap_ring() ends it. There is only one at a time.
+ * rings, until fake_unmap_ring() ends it. There can be only one such mapping at a time.
  */
 struct vublk_split_ring fake_map_ring(unsigned queue);
 void fake_unmap_ring(void);
@@ -132,11 +135,14 @@ void fake_call(unsigned queue);
 
 /* The last request that fake_serve() or a similar function has completed. */
 extern struct fake_request fake_last;
-/* Returns the number of kicks of the queue since the start of the process. Clears the eventfd. */
+/*
+ * Clears the kick eventfd of the queue. Returns how often, since the start of the process, it was
+ * found signalled; several kicks between two calls count as one.
+ */
 unsigned fake_kicks(unsigned queue);
 /* Counts since the start of the process. */
 extern unsigned fake_num_discards, fake_num_zeroes, fake_num_flushes, fake_num_stops;
-extern unsigned fake_num_changes; /* how many changes of the memory the back-end got */
+extern unsigned fake_num_changes; /* how many changes of the memory were sent to the back-end */
 
 /*
  * Starts one thread per queue. Each thread serves its queue while a back-end is connected, until

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The blocking calls (<vublk/blocking.h>) over the stand-in device: unaligned ranges, memory that
- * is not shared, the queue that the calls use next to the application's queues, threads, and
- * failures.
+ * is not shared, the queue of the calls and those of the application, threads, and failures.
  *
  * Key idea: in a case about data, the device's threads serve the requests. In a case about a
  * failure, the blocking call runs on a thread of its own, and the case decides what the device
@@ -47,7 +46,7 @@ static void read_range(struct vublk_blk *blk, uint64_t offset, size_t bytes)
 	assert_int_equal((unsigned char)to[bytes], 0xee);
 }
 
-/* Opens a disk of `capacity` bytes in blocks of `block` bytes. */
+/* Opens a disk of `capacity` bytes in blocks of `block` bytes, filled with a pattern. */
 static struct vublk_blk *begin_filled(uint64_t capacity, unsigned block)
 {
 	fake_init(capacity);
@@ -58,7 +57,7 @@ static struct vublk_blk *begin_filled(uint64_t capacity, unsigned block)
 
 /*
  * Like begin_filled(), but the device's threads serve the disk. A case must stop these threads
- * before it reads or writes fake_disk().
+ * before it writes to fake_disk(), or checks there what a request has written.
  */
 static struct vublk_blk *begin_served(uint64_t capacity, unsigned block)
 {
@@ -441,7 +440,7 @@ static void test_outage(void **state)
 	find();
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);
-	start_call(&call, blk, flush); /* only the next flush reports it, once */
+	start_call(&call, blk, flush); /* only the next flush reports the loss, once */
 	end_call(&call, EOWNERDEAD,
 		 "flush: a back-end was lost with completed writes that had not been flushed, so "
 		 "they may be lost; write them again (or set unflushed=trust if the back-end keeps "

@@ -69,8 +69,8 @@ static void test_overdue_after_a_deadline(void **state)
 	vublk_blk_submit(queue);
 	looks_in_time(queue, 1);
 	assert_true(vublk_blk_queue_is_overdue(queue));
-	assert_int_equal(fake_serve(0, 1), 1); /* complete, even if the application has not taken
-						  the completion */
+	assert_int_equal(fake_serve(0, 1), 1); /* the request is complete, although the application
+						  has not taken the completion */
 	looks_in_time(queue, LOOKS - 2);
 	assert_true(vublk_blk_queue_is_overdue(queue)); /* the second request is overdue */
 	assert_int_equal(fake_serve(0, 1), 1);
@@ -142,9 +142,10 @@ static bool is_readable(struct vublk_blk_queue *queue)
 }
 
 /*
- * The ring has `first` pieces of a request, and their completion makes room for the other `rest`
- * pieces. The check takes the completions before the queue's owner does. So the check must wake the
- * owner, and the owner's vublk_blk_arm() must issue the other pieces.
+ * The ring has `first` pieces of a request. When they complete, the `rest` other pieces can be
+ * issued, because there is room or because they are the flush after a write with FUA. The check
+ * takes the completions before the queue's owner does. So the check must wake the owner, and the
+ * owner's vublk_blk_arm() must issue the other pieces.
  */
 static void expect_progress(struct vublk_blk *blk, unsigned first, unsigned rest, void *tag)
 {
@@ -249,10 +250,10 @@ static void test_blocking_call(void **state)
 	tear_down(blk);
 }
 
-/* Only the requests fail. The disk continues with the next back-end. */
+/* In an outage, the deadline fails only the requests. The disk continues with the next back-end. */
 static void test_outage(void **state)
 {
-	/* The deadline is long, because the last request has to be in time. */
+	/* The deadline is long, because the last request has to complete in time. */
 	const struct vublk_option waits[] = { { "request-deadline-ms", "1000" }, { NULL } };
 	struct vublk_blk *blk = begin(1, waits);
 	char *buffer;
@@ -286,7 +287,10 @@ static bool take_if_done(struct vublk_blk *blk, int *result)
 	return true;
 }
 
-/* Adds a read and submits it. Requests fail until the rings have started again. */
+/*
+ * Adds a read and submits it. Tries again while the queue refuses it, because the rings have not
+ * started again.
+ */
 static void add_read(struct vublk_blk *blk)
 {
 	char *buffer = vublk_blk_alloc(blk, 4096, &error);
@@ -311,7 +315,7 @@ static void serve_one(struct vublk_blk *blk)
 
 /*
  * Disconnects the back-end, and waits until the disk reports the loss or a request completes.
- * Returns the result of that request, or 0 at a loss. The disk reports no loss if it has just
+ * Returns the result of that request, or 0 after a loss. The disk reports no loss if it has just
  * failed the request, because the rings have not run again since.
  */
 static int lose_or_take(struct vublk_blk *blk)
@@ -333,8 +337,8 @@ static int lose_or_take(struct vublk_blk *blk)
 /*
  * Each back-end is lost long before the deadline. But the time of the request includes all
  * back-ends, so the request fails at the deadline. The deadline is long, because a back-end that
- * has the rings until the deadline counts as hung, even if the machine was too busy to run this
- * thread.
+ * has the rings for a whole deadline counts as hung, even if the machine was only too busy to run
+ * this thread.
  */
 static void test_back_ends_that_die_again_and_again(void **state)
 {
@@ -361,8 +365,8 @@ static void test_back_ends_that_die_again_and_again(void **state)
 }
 
 /*
- * Opens a disk and adds a read, whose time an earlier back-end uses up. The back-end that has just
- * been found at the return does not count as hung.
+ * Opens a disk and adds a read, whose time an earlier back-end uses up. When this function returns,
+ * another back-end has just been found, which therefore does not count as hung.
  */
 static struct vublk_blk *begin_late(const struct vublk_option *waits, void *tag)
 {
@@ -379,8 +383,8 @@ static struct vublk_blk *begin_late(const struct vublk_option *waits, void *tag)
 }
 
 /*
- * With such a long deadline the case has made all of its own checks before the disk's thread makes
- * the checks that find the request overdue.
+ * The deadline is so long that the case makes all of its own checks before the disk's thread makes
+ * those that find the request overdue.
  */
 static const struct vublk_option slow[] = { { "request-deadline-ms", "2000" }, { NULL } };
 

@@ -52,8 +52,8 @@ static void test_killed_in_mid_flight(void **state)
 }
 
 /*
- * Starts the back-end and opens a disk with a short timeout. It opens a disk without this timeout
- * before, because the start of the back-end may take longer.
+ * Starts the back-end and opens a disk with a short timeout. Before that, opens and closes a disk
+ * without the timeout, because the start of the back-end may take longer.
  */
 static struct vublk_blk *open_impatiently(void)
 {
@@ -141,7 +141,7 @@ static void test_close_with_requests_in_flight(void **state)
 	end_peer();
 }
 
-/* If the open of a disk lacks a descriptor, it fails with an error text and without a leak. */
+/* If too few descriptors are left, opening a disk fails with an error text and without a leak. */
 static void test_out_of_descriptors(void **state)
 {
 	struct rlimit limit;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The queue of a disk's events, over the stand-in device: the order of events, how they are merged,
- * and the queue's descriptor. Also the error texts of failed requests.
+ * and the queue's descriptor. The last cases test the error texts of failed requests and calls.
  */
 #include "blk-rig.h"
 
@@ -68,7 +68,8 @@ static void test_events_are_coalesced(void **state)
 		wait_for_event(VUBLK_BLK_LOST);
 		find();
 	}
-	assert_true(is_readable(vublk_blk_events_fd(blk, &error))); /* earlier events count, too */
+	assert_true(is_readable(vublk_blk_events_fd(blk, &error))); /* the events came before the
+								       descriptor was created */
 	expect_event(blk, VUBLK_BLK_LOST, "the last one");
 	expect_event(blk, VUBLK_BLK_RECONNECTED, NULL);
 	expect_no_event(blk);

@@ -88,7 +88,7 @@ static void outage(void)
 static void test_write_and_then_flush(void **state)
 {
 	begin_fua(fails);
-	for (unsigned i = 0; i < 100; i++) { /* more than there are requests and slots */
+	for (unsigned i = 0; i < 100; i++) { /* more rounds than the queue has requests or slots */
 		memset(buffer, (int)i, 512);
 		add_fua(512);
 		expect_nothing();
@@ -105,7 +105,7 @@ static void test_write_and_then_flush(void **state)
 	end_fua();
 }
 
-/* A slot that a FUA write has used keeps no state for the next request. */
+/* A FUA write leaves nothing behind that affects the next request. */
 static void test_the_next_request_is_plain(void **state)
 {
 	begin_fua(fails);
@@ -148,7 +148,7 @@ static void test_a_failed_flush_fails_the_write(void **state)
 	end_fua();
 }
 
-/* Flushes with queue `index`, and lets the back-end complete the flush. Returns the result. */
+/* Flushes on queue `index`, and has the back-end complete the flush with OK. Returns the result. */
 static int flush_on(unsigned index)
 {
 	struct vublk_blk_queue *on = vublk_blk_queue(blk, index);
@@ -162,8 +162,8 @@ static int flush_on(unsigned index)
 }
 
 /*
- * The back-end may have reported the error of another write to the flush of a write with FUA, and
- * forgets the error then.
+ * A back-end may report the error of another write to the flush of a write with FUA, and then
+ * forget the error. So the next flush on each queue fails, too.
  */
 static void test_a_failed_flush_fails_the_next_flushes(void **state)
 {
@@ -184,7 +184,7 @@ static void test_a_failed_flush_fails_the_next_flushes(void **state)
 	end_fua();
 }
 
-/* The flush that fails may have got the error of another write with FUA. */
+/* The failed flush may have got the error of another write with FUA, which therefore fails, too. */
 static void test_a_failed_flush_fails_other_writes_with_fua(void **state)
 {
 	struct vublk_blk_completion c;
@@ -208,8 +208,8 @@ static void test_a_failed_flush_fails_other_writes_with_fua(void **state)
 }
 
 /*
- * A write of three pieces, each with four segments of one block. In each round one piece fails,
- * except in the last one. A flush follows only if no piece has failed.
+ * A write of three pieces, each of which has four segments of one block. In each round except the
+ * last, one piece fails. A flush follows only if no piece has failed.
  */
 static void test_split_write(void **state)
 {
@@ -310,7 +310,7 @@ static void test_lost_before_the_write(void **state)
 {
 	begin_fua(fails);
 	for (unsigned i = 0; i < 2; i++) {
-		fake_plan.tracked = i; /* with an in-flight area the rings stay */
+		fake_plan.tracked = i; /* with an in-flight area, the rings are not replaced */
 		add_fua(512);
 		outage();
 		serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
@@ -339,8 +339,8 @@ static void test_lost_before_the_flush(void **state)
 		expect_result(LOST);
 		expect_idle_ring();
 		/*
-		 * The result of a write with FUA tells only about that write. The next flush
-		 * reports that other writes may be lost.
+		 * The result of a write with FUA reports only the loss of that write. The next
+		 * flush reports that other writes may be lost.
 		 */
 		assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), LOST);
 		assert_int_equal(vublk_blk_flush(vublk_blk_queue(blk, 1), 0, NULL, &error), LOST);
@@ -380,7 +380,7 @@ static void test_a_trusted_backend_keeps_the_write(void **state)
 		if (i & 2)
 			expect_nothing();
 		outage();
-		serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK); /* the application makes no call */
+		serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK); /* without a call by the application */
 		expect_result(0);
 	}
 	end_fua();
@@ -422,8 +422,8 @@ static void test_lost_for_good(void **state)
 }
 
 /*
- * Requests fail during a long outage. If the write was completed but not flushed, the result is
- * that writes were lost.
+ * Requests fail during a long outage. If the write was completed but not flushed, it fails with
+ * EOWNERDEAD instead of ETIMEDOUT.
  */
 static void test_given_up_during_an_outage(void **state)
 {
@@ -538,8 +538,8 @@ static void *work(void *opaque)
 }
 
 /*
- * An owner that sleeps is woken in the end, whether the outage comes before the write or before the
- * flush has completed.
+ * In the end, a sleeping owner is always woken, whether the outage begins before the write has
+ * completed or before the flush has.
  */
 static void test_threads(void **state)
 {

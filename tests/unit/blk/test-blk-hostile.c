@@ -16,8 +16,8 @@
 /* --- the back-end breaks the ring --------------------------------------------------------------- */
 
 /*
- * Completes a chain with the invalid `id`. No request fails before the rings are reclaimed
- * (`stops`) or the back-end is disconnected.
+ * Completes a chain with the invalid `id`. No request fails before the rings are reclaimed or,
+ * without `stops`, the back-end is lost.
  */
 static void run_broken_ring(uint32_t id, bool stops)
 {
@@ -53,7 +53,7 @@ static void run_broken_ring(uint32_t id, bool stops)
 	tear_down(blk);
 }
 
-/* An immediate close of a disk with a broken ring still reports that a request was abandoned. */
+/* If a close finds out that a ring is broken, it reports that requests have failed. */
 static void test_close_tells_of_a_broken_ring(void **state)
 {
 	struct vublk_blk *blk;
@@ -76,7 +76,7 @@ static void test_id_not_outstanding(void **state)
 	run_broken_ring(11, false);
 }
 
-/* Fills the queue with requests of all kinds. Returns their number. */
+/* Fills the queue with requests of several kinds. Returns their number. */
 static unsigned add_all_kinds(struct vublk_blk_queue *queue, char *buffer, unsigned *seed,
 			      char *id, unsigned char *completed)
 {
@@ -112,7 +112,7 @@ static void count_completions(const struct vublk_blk_completion *c, int n)
 }
 
 /*
- * A back-end writes at random to all shared memory while requests are in flight. Each request
+ * A back-end makes random writes to the shared memory while requests are in flight. Each request
  * completes once, and the disk can be closed.
  */
 static void run_scribble(bool wildly, unsigned seed)
@@ -191,8 +191,8 @@ static void test_memory_goes_under_a_request(void **state)
 }
 
 /*
- * The device needs a reset, because the back-end reports an error of a ring. Requests fail, also
- * later ones.
+ * The device needs a reset, because the back-end reports an error of a ring. All requests fail,
+ * including later ones.
  */
 static void test_needs_reset(void **state)
 {
@@ -226,7 +226,7 @@ static void expect_failed_read(struct vublk_blk *blk)
 	assert_int_equal(c.result, -ENOTCONN);
 }
 
-/* The thread that submits is unblocked, and the back-end is disconnected. */
+/* The thread that submits is unblocked, and the disk stops using the back-end. */
 static void test_kick_that_blocks(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -255,7 +255,9 @@ static void test_kick_that_blocks_and_the_back_end_goes(void **state)
 	tear_down(blk);
 }
 
-/* The disk's thread issues the read again, and must not block: no other thread would unblock it. */
+/*
+ * The disk's thread issues the read again. It must not block, because no thread would unblock it.
+ */
 static void test_lost_back_end_blocks_kicks(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);

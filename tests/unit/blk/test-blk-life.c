@@ -71,7 +71,7 @@ static void test_arm_and_sleep(void **state)
 	tear_down(blk);
 }
 
-/* One submit makes one kick for all added requests, and no kick while the device polls. */
+/* A submit kicks the device, unless the device has not asked for another kick. */
 static void test_one_kick_a_batch(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -104,7 +104,10 @@ static void on_trap(int signal)
 	num_traps++;
 }
 
-/* Counts each later system call of this thread, except exit_group() and rt_sigreturn(). */
+/*
+ * From now on, traps and counts the system calls of this thread, except exit_group() and
+ * rt_sigreturn().
+ */
 static void trap_system_calls(void)
 {
 	struct sock_filter filter[] = {
@@ -141,7 +144,7 @@ static void poll_without_system_calls(void)
 	trap_system_calls();
 	while (done < 20000) {
 		vublk_blk_write(queue, 0, buffer, 512, 0, NULL, &error);
-		vublk_blk_read(queue, 4096, buffer, 64 * KIB, 0, NULL, &error); /* of many pieces */
+		vublk_blk_read(queue, 4096, buffer, 64 * KIB, 0, NULL, &error);
 		vublk_blk_submit(queue);
 		fake_serve(0, 9);
 		for (int n = 1; n; done += (unsigned)n)
@@ -212,7 +215,7 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-/* Several threads use queues while memory is registered and released. */
+/* Several threads use queues while memory is added and released, and the disk is resized. */
 static void test_threads(void **state)
 {
 	struct worker workers[4];
@@ -436,8 +439,8 @@ static void test_open_failures(void **state)
 }
 
 /*
- * Cases make each allocation of vublk_blk_open() fail once. Then the open fails with an error text
- * and without a leak.
+ * test_open_without_memory() makes each allocation of vublk_blk_open() fail in turn. Each time, the
+ * open must fail with an error text and without a leak.
  */
 static int allocations_left = -1; /* allocations until one fails; -1: none fails */
 
@@ -527,7 +530,7 @@ static void test_close_of_a_backend_that_does_not_stop(void **state)
 	fake_deinit();
 }
 
-/* Many requests of random kinds and lengths. Each write is read back. */
+/* Many writes of random lengths, with random iovecs. A part of each is read back. */
 static void test_random(void **state)
 {
 	struct vublk_blk *blk;

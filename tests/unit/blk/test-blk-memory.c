@@ -98,7 +98,7 @@ static void finish_removal(struct vublk_blk_change *change)
 	assert_null(address);
 }
 
-/* Opens a disk whose device does not answer the next change yet. */
+/* Opens a disk whose device does not answer the next change before fake_answer_memory(). */
 static struct vublk_blk *begin_and_hold(const struct vublk_option *options)
 {
 	struct vublk_blk *blk = begin(1, options);
@@ -171,7 +171,7 @@ static void test_register_and_unregister_in_steps(void **state)
 
 	expect_in_progress(change);
 	assert_int_equal(add_write(blk, own.address), -EINVAL);
-	vublk_fd_close(&own.fd); /* the disk has only borrowed it */
+	vublk_fd_close(&own.fd); /* the disk has duplicated it */
 	fake_answer_memory();
 	assert_ptr_equal(finish_add(change), own.address);
 	expect_usable(blk, own.address);
@@ -276,7 +276,7 @@ static void test_finish_refuses(void **state)
 	free_own(&own);
 }
 
-/* Opens descriptors until only `spare` more can be opened. Returns how many it opened. */
+/* Opens descriptors until only `spare` more can be opened. Returns how many it leaves open. */
 static unsigned use_up_descriptors(int *fds, unsigned max, unsigned spare)
 {
 	unsigned n = 0;
@@ -289,7 +289,7 @@ static unsigned use_up_descriptors(int *fds, unsigned max, unsigned spare)
 	return n;
 }
 
-/* If the start of a change fails, it has no effect. A blocking release needs no descriptor. */
+/* A change that cannot be started has no effect. A blocking release needs no descriptor. */
 static void test_out_of_descriptors(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -334,7 +334,9 @@ static void test_outage(void **state)
 	tear_down(blk);
 }
 
-/* The back-end is lost during a change. The next one gets all regions, so the change succeeds. */
+/*
+ * The back-end is lost during a change. The next back-end gets all regions, so the change succeeds.
+ */
 static void test_lost_in_the_middle(void **state)
 {
 	struct vublk_blk *blk = begin_and_hold(NULL);
@@ -406,7 +408,8 @@ static void test_cancel_before_it_began(void **state)
 
 /*
  * A change is canceled after its region was sent, and before the back-end confirms it. The next
- * change adds other memory at the same address, which the application has mapped in between.
+ * change adds memory at the same address, as if the application had mapped other memory there in
+ * between.
  */
 static void test_cancel_in_the_middle(void **state)
 {
@@ -477,7 +480,7 @@ static void test_cancel_in_an_outage(void **state)
 /* --- close --------------------------------------------------------------------------------------- */
 
 /*
- * The disk is closed at a random point of the work that its thread does on several changes. Some
+ * The disk is closed at various points of the work that its thread does on several changes. Some
  * changes have ended, and some are canceled.
  */
 static void test_close_at_any_moment(void **state)

@@ -3,8 +3,8 @@
  * Opening a disk in steps, over the stand-in device: which calls are permitted while the disk is
  * being opened, how the open ends, and how it is canceled at any moment.
  *
- * Key idea: the open ends only when the case calls fake_realize(). So a case can examine a disk
- * that is being opened.
+ * Key idea: if the case holds the open, it ends only when the case calls fake_realize(). So a case
+ * can examine a disk that is being opened.
  */
 #include "blk-rig.h"
 
@@ -29,7 +29,7 @@ static struct vublk_blk *start(void)
 	return blk;
 }
 
-/* Begins to open a disk. The open ends only when the case lets it end. */
+/* Begins to open a disk. The open ends only when the case calls fake_realize(). */
 static struct vublk_blk *start_and_hold(void)
 {
 	fake_init(DISK_BYTES);
@@ -65,7 +65,10 @@ static void expect_busy(int result)
 	error.text[0] = '\0';
 }
 
-/* Checks that all functions refuse a disk that is still being opened, or whose open has failed. */
+/*
+ * Checks that calls that need an open disk refuse one that is being opened or whose open has
+ * failed.
+ */
 static void expect_unusable(struct vublk_blk *blk)
 {
 	struct vublk_device_info device_info;
@@ -142,7 +145,7 @@ static void test_bad_arguments(void **state)
 	fake_deinit();
 }
 
-/* The disk is closed at many different points between the start and the end of its thread. */
+/* The disk is closed at many different points of its open, and after it. */
 static void test_cancel_at_any_moment(void **state)
 {
 	fake_init(DISK_BYTES);

@@ -74,7 +74,8 @@ static void test_requests_of_each_kind(void **state)
 }
 
 /*
- * Blocking calls make unaligned reads to memory that is not shared. The application uses no queue.
+ * Blocking calls, among them unaligned reads, with memory that is not shared. The application uses
+ * no queue.
  */
 static void test_blocking_calls(void **state)
 {
@@ -157,10 +158,7 @@ static void test_read_only(void **state)
 	end_peer();
 }
 
-/*
- * Called when the disk has grown while it is open. qemu-storage-daemon grows a disk only by a
- * command of QMP.
- */
+/* Signals the eventfd when the disk has been resized. */
 static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *why)
 {
 	if (event == VUBLK_BLK_RESIZED)
@@ -333,7 +331,7 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-/* One thread per queue makes random reads and writes, with and without iovec, and verifies them. */
+/* One thread per queue makes random reads and writes with iovecs, and verifies the data. */
 static void verify_on_all_queues(const struct vublk_option *options)
 {
 	char *model = calloc(1, DISK_BYTES), *file = malloc(DISK_BYTES);
@@ -398,7 +396,7 @@ static void test_verify_on_large_queues(void **state)
 	verify_on_all_queues(options);
 }
 
-/* Does what an event loop does: arms the queue, sleeps on its descriptor, and polls the queue. */
+/* Does what an event loop does: polls the queue, arms it, and sleeps on its descriptor. */
 static void test_event_loop(void **state)
 {
 	struct vublk_blk *blk = open_disk();

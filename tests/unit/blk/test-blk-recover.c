@@ -19,7 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Writes `count` blocks, starting at block `first`, each filled with `value`. */
+/*
+ * Writes `count` blocks from block `first` on. Fills the first with `value`, the next with `value`
+ * + 1, and so on.
+ */
 static void write_blocks(struct vublk_blk *blk, unsigned first, unsigned count, char *buffer,
 			 int value)
 {
@@ -108,7 +111,8 @@ static void test_requests_are_taken_meanwhile(void **state)
 	write_blocks(blk, 0, 16, buffer, 1); /* as many as the queue has entries */
 	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), -EAGAIN);
 	assert_int_equal(vublk_blk_wait(queue, &c, 1, 1, 0, &error), 0);
-	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), 0); /* already on */
+	assert_int_equal(vublk_blk_set_write_cache(blk, true, &error), 0); /* already on, so no
+									      back-end is needed */
 	find();
 	assert_int_equal(fake_serve(0, 99), 16);
 	take(blk, 0, 16, 0);
@@ -137,7 +141,7 @@ static void test_memory_comes_meanwhile(void **state)
 }
 
 /*
- * Back-ends are lost again and again, even before their rings run. In the end each request
+ * Back-ends are lost again and again, some of them before their rings run. In the end each request
  * completes.
  */
 static void test_lost_many_times(void **state)
@@ -207,7 +211,10 @@ static struct footprint measure(void)
 	};
 }
 
-/* Lost back-ends leave no mapping and no descriptor behind, however many were lost. */
+/*
+ * Lost back-ends leave no descriptor, mapping, thread or heap memory behind, however many were
+ * lost.
+ */
 static void test_outages_leave_nothing(void **state)
 {
 	struct vublk_blk *blk = begin(2, NULL);
@@ -314,7 +321,8 @@ static void test_completed_without_a_call(void **state)
 
 	write_blocks(blk, 0, 4, buffer, 1);
 	assert_int_equal(fake_serve(0, 1), 1);
-	vublk_eventfd_clear(pollfd.fd); /* the back-end was lost before it made the call */
+	vublk_eventfd_clear(pollfd.fd); /* as if the back-end had been lost before it made the
+					   call */
 	lose();
 	assert_int_equal(poll(&pollfd, 1, -1), 1);
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
@@ -336,9 +344,11 @@ static void test_overlapping_writes_wait(void **state)
 	struct fake_request request;
 
 	assert_int_equal(vublk_blk_write(queue, 0, buffer, 1024, 0, NULL, &error), 0);
-	assert_int_equal(vublk_blk_read(queue, 512, buffer, 512, 0, NULL, &error), 0); /* another place: may be on the ring */
-	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 512, 0, NULL, &error), 0); /* next to it */
-	assert_int_equal(vublk_blk_discard(queue, 512, 2048, 0, NULL, &error), 0); /* overlaps both */
+	/* a read does not wait for a write */
+	assert_int_equal(vublk_blk_read(queue, 512, buffer, 512, 0, NULL, &error), 0);
+	assert_int_equal(vublk_blk_write(queue, 1024, buffer, 512, 0, NULL, &error), 0);
+	/* overlaps both writes */
+	assert_int_equal(vublk_blk_discard(queue, 512, 2048, 0, NULL, &error), 0);
 	assert_int_equal(vublk_blk_write_zeroes(queue, 2048, 512, 0, NULL, &error), 0);
 	assert_int_equal(vublk_blk_write(queue, 64 * KIB, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
@@ -384,7 +394,7 @@ static void test_no_two_overlap(void **state)
 								  out[n].offset, out[n].bytes));
 		}
 		held_back += n < in_flight;
-		lose(); /* the simplest way to return all requests */
+		lose(); /* the simplest way to have the driver issue all requests again */
 		find();
 		fake_serve(0, 1 + (unsigned)rand() % 3);
 		in_flight -= (unsigned)vublk_blk_poll(queue, c, 16);
@@ -615,7 +625,7 @@ static void *work(void *opaque)
 static void run_threads(bool tracked)
 {
 	struct worker workers[3];
-	struct vublk_blk *blk = begin(VUBLK_ARRAY_SIZE(workers) + 1, NULL); /* one is idle */
+	struct vublk_blk *blk = begin(VUBLK_ARRAY_SIZE(workers) + 1, NULL); /* one queue is idle */
 
 	fake_plan.tracked = tracked;
 	fake_start_threads();

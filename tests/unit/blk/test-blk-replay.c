@@ -67,7 +67,9 @@ static void add_flush(struct vublk_blk *blk, unsigned queue)
 	vublk_blk_submit(vublk_blk_queue(blk, queue));
 }
 
-/* Serves queue 0 until the next flush has been executed. The time limit only ends a deadlock. */
+/*
+ * Serves queue 0 until the next flush has been executed. The time limit matters only if none comes.
+ */
 static void serve_until_flush(void)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
@@ -81,7 +83,10 @@ static void serve_until_flush(void)
 	}
 }
 
-/* After a failed replay, flushes fail until the disk's thread has seen a successful one. */
+/*
+ * Flushes until a flush succeeds. After a failed replay they fail until the disk's thread has
+ * noticed that a replay succeeded.
+ */
 static void flush_until_it_succeeds(struct vublk_blk *blk)
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
@@ -94,7 +99,7 @@ static void flush_until_it_succeeds(struct vublk_blk *blk)
 	fake_stop_threads();
 }
 
-/* Closes the disk, which must succeed because all writes are stable. */
+/* Closes the disk. This must succeed, because the back-end executes the flush of the close. */
 static void tear_down_flushed(struct vublk_blk *blk)
 {
 	fake_start_threads(); /* for the flush of the close */
@@ -254,7 +259,8 @@ static void test_a_backend_that_is_too_small(void **state)
 	find();
 	assert_int_equal(vublk_blk_flush(queue, 0, NULL, &error), 0);
 	assert_int_equal(fake_serve(0, 1), 0);
-	assert_int_equal(take_one(blk, 0), -EIO); /* flushes fail from RECONNECTED on */
+	assert_int_equal(take_one(blk, 0), -EIO); /* flushes fail as soon as RECONNECTED is
+						     reported */
 	fake_resize(DISK_BYTES);
 	while (!fake_serve(0, 1)) {
 		sched_yield();
@@ -311,7 +317,7 @@ static void test_a_flush_at_half_the_bound(void **state)
 	tear_down_flushed(blk);
 }
 
-/* Fills half of the part of the log that queue 0 has. Then the queue's own flush is on the ring. */
+/* Fills half of queue 0's part of the log, so that the queue's own flush is put on the ring. */
 static void fill_until_own_flush(struct vublk_blk *blk, unsigned num_queues)
 {
 	struct vublk_blk_completion completion;
@@ -351,7 +357,10 @@ static void serve_own_flush(uint8_t status)
 	assert_int_equal(fake_last.type, VIRTIO_BLK_T_FLUSH);
 }
 
-/* Adds a flush to queue 1, or a write with FUA, which succeeds while queue 0 has a flush of its own. */
+/*
+ * Adds a flush to queue 1 or, if `flags` is VUBLK_BLK_FUA, a write with FUA. The back-end completes
+ * it successfully while a flush of queue 0's own is in flight.
+ */
 static void succeed_during_own_flush(struct vublk_blk *blk, uint32_t flags)
 {
 	struct vublk_blk_queue *queue = vublk_blk_queue(blk, 1);
@@ -372,8 +381,8 @@ static void succeed_during_own_flush(struct vublk_blk *blk, uint32_t flags)
 }
 
 /*
- * A flush of the application succeeds. A flush of the disk's own, which was in flight at the same
- * time, fails later, and may have got the error of both.
+ * The back-end completes a flush of the application successfully. A flush of the disk's own, which
+ * was in flight at the same time, fails later, and may have got the error of both.
  */
 static void test_an_own_flush_fails_later(void **state)
 {
@@ -388,7 +397,7 @@ static void test_an_own_flush_fails_later(void **state)
 		fake_start_threads();
 		for (unsigned queue = 0; queue < 2; queue++) {
 			add_flush(blk, queue);
-			/* a write with FUA tells of its own data only */
+			/* a write with FUA reports only the loss of its own data */
 			assert_int_equal(take_one(blk, queue), queue && !i ? 0 : -EIO);
 		}
 		fake_stop_threads();
@@ -410,7 +419,10 @@ static void test_an_own_flush_succeeds_later(void **state)
 	tear_down_flushed(blk);
 }
 
-/* The back-end is lost meanwhile. The next one gets the writes before the flush has succeeded. */
+/*
+ * The back-end is lost during the disk's own flush. The next back-end executes the writes again
+ * before the application's flush succeeds.
+ */
 static void test_a_loss_during_an_own_flush(void **state)
 {
 	struct vublk_blk *blk = open_cached(2);
@@ -427,7 +439,7 @@ static void test_a_loss_during_an_own_flush(void **state)
 	tear_down_flushed(blk);
 }
 
-/* No back-end is found any more. */
+/* The back-end is lost during the disk's own flush, and no other is found. */
 static void test_the_end_during_an_own_flush(void **state)
 {
 	struct vublk_blk *blk = open_cached(2);
@@ -505,7 +517,7 @@ static void test_without_flush_there_is_no_log(void **state)
 #define QUEUES 3
 #define OUTAGES 40
 #define DEPTH 6
-#define AREA_SECTORS 64 /* of the disk, for each queue */
+#define AREA_SECTORS 64 /* of the disk, per queue */
 
 /* One thread with its own part of the disk. */
 struct load {

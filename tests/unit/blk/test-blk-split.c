@@ -146,7 +146,7 @@ static void test_cut_by_segments_bytes_and_blocks(void **state)
 	struct vublk_blk_cursor cursor = { iov, 5, 0, 0 };
 
 	vublk_inproc_regions_insert(&regions, at(0x1000), 0x10000, 0);
-	/* Segments of 100, 924 and 1,000 bytes: 1,536 bytes are their whole blocks of 512 bytes. */
+	/* The segments have 100, 924 and 1,000 bytes, of which 1,536 bytes are whole blocks. */
 	assert_int_equal(cut(&limits, &cursor, 2048), 1536);
 	assert_int_equal(num, 3);
 	assert_int_equal(buffers[2].bytes, 512);

@@ -131,7 +131,8 @@ static void test_latency_lies_between(void **state)
 	assert_int_equal(fake_serve(0, 1), 1);
 	do
 		taken = vublk_now_ns();
-	while (taken < added + 600000); /* not near a power of two, because the bounds are narrow */
+	while (taken < added + 600000); /* much longer than the calls take, so that the bounds are
+					   narrow */
 	end_all(queue, VIRTIO_BLK_S_OK);
 	after = vublk_now_ns();
 	stats = get(queue);

@@ -3,8 +3,8 @@
  * Writes that were completed but not flushed when a back-end was lost: how the next flush reports
  * them.
  *
- * Key idea: each case decides when each request completes, so a case can make any order of writes,
- * flushes and losses.
+ * Key idea: each case decides when each request completes, so a case can produce any order of
+ * writes, flushes and losses.
  */
 #include "blk-rig.h"
 
@@ -65,7 +65,7 @@ static void write_one(struct vublk_blk *blk, unsigned queue)
 	assert_int_equal(serve_one(blk, queue), 0);
 }
 
-/* Makes a flush. Returns the call's error, or the result of the request. */
+/* Submits a flush and has it completed. Returns the call's error, or the result of the request. */
 static int flush(struct vublk_blk *blk, unsigned queue)
 {
 	int r = add_flush(blk, queue);
@@ -103,7 +103,8 @@ static void test_the_next_flush_fails_once(void **state)
 	write_one(blk, 1);
 	outage();
 	assert_int_equal(times_told(), 1);
-	for (unsigned queue = 0; queue < 2; queue++) { /* on each queue, because each may have another owner */
+	/* on each queue, because each may have a different owner */
+	for (unsigned queue = 0; queue < 2; queue++) {
 		assert_int_equal(add_flush(blk, queue), LOST);
 		assert_non_null(strstr(error.text, "may be lost"));
 		assert_int_equal(flush(blk, queue), 0);
@@ -194,7 +195,7 @@ static void test_a_completion_that_was_not_taken_counts(void **state)
 	struct vublk_blk *blk = begin_unflushed(1, fails);
 
 	for (unsigned i = 0; i < 2; i++) {
-		fake_plan.tracked = i; /* with an in-flight area the rings stay */
+		fake_plan.tracked = i; /* with an in-flight area, the rings are not replaced */
 		add_write(blk, 0);
 		assert_int_equal(fake_serve(0, 1), 1);
 		outage();
@@ -300,9 +301,9 @@ static void test_words_of_the_option(void **state)
 /* A model of the writes, in the order of their completion. */
 struct model {
 	unsigned completed;        /* the number of completed writes */
-	unsigned stable;           /* the number of the first ones that are stable */
+	unsigned stable;           /* how many of them, from the first on, are stable */
 	bool flushing[QUEUES];     /* a flush is in flight; at most one per queue */
-	unsigned covers[QUEUES];   /* the number of the first writes that this flush makes stable */
+	unsigned covers[QUEUES];   /* how many writes, from the first on, this flush makes stable */
 	bool doomed[QUEUES];       /* the flush in flight will fail */
 	bool fails[QUEUES];        /* the next flush will fail */
 };
@@ -369,7 +370,7 @@ struct worker {
 	unsigned failed;
 };
 
-/* Each round makes a write, and flushes until a flush succeeds. Then the write must be stable. */
+/* Each round makes a write, and flushes until a flush succeeds. */
 static void *work(void *opaque)
 {
 	struct worker *w = opaque;

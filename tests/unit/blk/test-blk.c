@@ -97,7 +97,9 @@ static void end_one(struct vublk_blk_queue *queue)
 	take_one(queue, NULL, 0);
 }
 
-/* Changes a block of the disk, reads it to `buffer`, and checks that the buffer has the change. */
+/*
+ * Changes a block of the disk, reads it into `buffer`, and checks that the buffer has the change.
+ */
 static void read_change(struct vublk_blk_queue *queue, char *buffer, unsigned block, size_t bytes)
 {
 	char *there = fake_disk() + block * 4 * KIB;
@@ -238,8 +240,8 @@ static void test_statuses(void **state)
 		take_one(queue, NULL, cases[i].result);
 	}
 	/*
-	 * The last status in this slot was OK. If the back-end leaves the status byte unchanged,
-	 * the request does not count as successful.
+	 * The next request leaves the status OK in the slot. If the back-end does not write the
+	 * status byte of the one after it, that request does not count as successful.
 	 */
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
@@ -380,8 +382,8 @@ static void test_ranges_are_split(void **state)
 	int n = 0;
 
 	/*
-	 * 2,048 sectors: the discard is cut into pieces of 64, and the write zeroes into pieces of
-	 * 32.
+	 * The disk has 2,048 sectors. A discard is cut into pieces of 64 sectors, and a write
+	 * zeroes into pieces of 32.
 	 */
 	assert_int_equal(vublk_blk_discard(queue, 0, DISK_BYTES, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);
@@ -559,7 +561,7 @@ static void complete_all(struct vublk_blk_queue *queue, unsigned count)
 /* The protocol counts the capacity in sectors, so a disk may end within a block. */
 static void test_capacity_that_ends_within_a_block(void **state)
 {
-	const uint64_t last = DISK_BYTES, bytes = DISK_BYTES + 512; /* in blocks of 4 KiB */
+	const uint64_t last = DISK_BYTES, bytes = DISK_BYTES + 512; /* not whole blocks of 4 KiB */
 	struct vublk_blk_queue *queue;
 	struct vublk_blk *blk;
 	struct iovec iov[2];

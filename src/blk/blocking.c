@@ -145,7 +145,7 @@ static void take_data(const struct vublk_blk_blocking *blocking, const struct jo
 	memcpy(job->into + in_buffer, bounce + in_slot, bytes);
 }
 
-/* --- a job ------------------------------------------------------------------------------------- */
+/* --- a job ------------------------------------------------------------------------------------ */
 
 /* Records a failure. The first one is the result of the call. */
 static void fail(const struct vublk_blk_blocking *blocking, struct job *job, int result,
@@ -230,7 +230,7 @@ static int run(struct vublk_blk *blk, struct job *job, struct vublk_error *error
 	return r ? r : job->result;
 }
 
-/* --- the calls ----------------------------------------------------------------------------------- */
+/* --- the calls -------------------------------------------------------------------------------- */
 
 /* Extends the caller's range to whole blocks, but not past the end of the disk. */
 static int round_range(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
@@ -327,7 +327,7 @@ int vublk_blk_pwrite_zeroes(struct vublk_blk *blk, uint64_t offset, uint64_t byt
 	return run_one(blk, &job, error);
 }
 
-/* --- statistics ---------------------------------------------------------------------------------- */
+/* --- statistics ------------------------------------------------------------------------------- */
 
 /* Takes no lock, because a call that waits for a back-end may hold the lock. */
 int vublk_blk_get_blocking_stats(const struct vublk_blk *blk, struct vublk_blk_stats *stats,

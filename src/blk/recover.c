@@ -90,7 +90,7 @@ void vublk_blk_queue_suspend(struct vublk_blk_queue *queue)
 	vublk_blk_queue_take_all(queue);
 }
 
-/* --- issuing again ------------------------------------------------------------------------------ */
+/* --- issuing again ---------------------------------------------------------------------------- */
 
 static int compare_sequence(const void *a, const void *b, void *slots_opaque)
 {

@@ -269,7 +269,7 @@ static void set_timer(struct vublk_blk *blk)
 	vublk_inproc_set_timer(blk->inproc, delay_ns);
 }
 
-/* --- calls of the disk's thread ---------------------------------------------------------------- */
+/* --- calls of the disk's thread --------------------------------------------------------------- */
 
 bool vublk_blk_replay_is_due(struct vublk_blk *blk)
 {
@@ -362,7 +362,7 @@ void vublk_blk_replay_tick(struct vublk_blk *blk)
 	set_timer(blk);
 }
 
-/* --- closing ------------------------------------------------------------------------------------ */
+/* --- closing ---------------------------------------------------------------------------------- */
 
 int vublk_blk_replay_close(struct vublk_blk *blk, uint64_t deadline_ns, struct vublk_error *error)
 {

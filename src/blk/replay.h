@@ -46,7 +46,7 @@ struct vublk_blk_replay {
 /* The size of the shared memory that a replay needs next to the ring. */
 #define VUBLK_BLK_REPLAY_SHARED_BYTES (VUBLK_WRITE_REPLAY_SLOTS * VUBLK_WRITE_REPLAY_BYTES)
 
-/* --- keep.c: the copies of a queue, inside its gate -------------------------------------------- */
+/* --- keep.c: the copies of a queue, inside its gate ------------------------------------------- */
 
 /*
  * Reserves room in the log for the copy of a piece that changes the disk. Returns false if the
@@ -69,7 +69,7 @@ void vublk_blk_keep_flushed(struct vublk_blk_queue *queue, const struct vublk_bl
  */
 void vublk_blk_keep_reset(struct vublk_blk_queue *queue);
 
-/* --- own-flush.c ------------------------------------------------------------------------------- */
+/* --- own-flush.c ------------------------------------------------------------------------------ */
 
 /*
  * Issues a flush of the queue's own, without publishing it, and clears wants_flush. If the ring has

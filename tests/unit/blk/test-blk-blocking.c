@@ -249,7 +249,7 @@ static void test_no_memory_slot(void **state)
 	tear_down(blk);
 }
 
-/* --- several threads --------------------------------------------------------------------------- */
+/* --- several threads -------------------------------------------------------------------------- */
 
 #define THREADS 4
 #define ROUNDS 40
@@ -315,7 +315,7 @@ static void test_threads(void **state)
 	end_served(blk);
 }
 
-/* --- failures ------------------------------------------------------------------------------------ */
+/* --- failures --------------------------------------------------------------------------------- */
 
 /* A blocking call on a thread of its own. */
 struct call {

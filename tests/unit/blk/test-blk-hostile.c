@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- the back-end breaks the ring --------------------------------------------------------------- */
+/* --- the back-end breaks the ring ------------------------------------------------------------- */
 
 /*
  * Completes a chain with the invalid `id`. No request fails before the rings are reclaimed or,
@@ -209,7 +209,7 @@ static void test_needs_reset(void **state)
 	tear_down(blk);
 }
 
-/* --- the back-end blocks kicks ------------------------------------------------------------------- */
+/* --- the back-end blocks kicks ---------------------------------------------------------------- */
 
 static void *read_one(void *opaque)
 {
@@ -256,7 +256,8 @@ static void test_kick_that_blocks_and_the_back_end_goes(void **state)
 }
 
 /*
- * The disk's thread issues the read again. It must not block, because no thread would unblock it.
+ * The disk's thread issues the read again. It must not block, because no other thread would unblock
+ * it.
  */
 static void test_lost_back_end_blocks_kicks(void **state)
 {

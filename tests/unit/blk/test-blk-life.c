@@ -340,7 +340,7 @@ static void test_disconnect_with_pieces_waiting(void **state)
 	tear_down(blk);
 }
 
-/* --- events --------------------------------------------------------------------------------------- */
+/* --- events ----------------------------------------------------------------------------------- */
 
 static void test_resize(void **state)
 {
@@ -383,7 +383,7 @@ static void test_write_cache(void **state)
 	tear_down(blk);
 }
 
-/* --- open and close --------------------------------------------------------------------------------- */
+/* --- open and close --------------------------------------------------------------------------- */
 
 static void open_fails(int code, const char *text)
 {

@@ -386,7 +386,7 @@ static void test_removal_when_lost_for_good(void **state)
 	tear_down(blk);
 }
 
-/* --- cancel ------------------------------------------------------------------------------------ */
+/* --- cancel ----------------------------------------------------------------------------------- */
 
 static void test_cancel_before_it_began(void **state)
 {
@@ -477,7 +477,7 @@ static void test_cancel_in_an_outage(void **state)
 	tear_down(blk);
 }
 
-/* --- close --------------------------------------------------------------------------------------- */
+/* --- close ------------------------------------------------------------------------------------ */
 
 /*
  * The disk is closed at various points of the work that its thread does on several changes. Some

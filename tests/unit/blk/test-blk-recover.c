@@ -19,10 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/*
- * Writes `count` blocks from block `first` on. Fills the first with `value`, the next with `value`
- * + 1, and so on.
- */
+/* Writes `count` blocks. Block `first + i` is filled with `value + i`. */
 static void write_blocks(struct vublk_blk *blk, unsigned first, unsigned count, char *buffer,
 			 int value)
 {
@@ -404,7 +401,7 @@ static void test_no_two_overlap(void **state)
 	fake_deinit();
 }
 
-/* --- with an in-flight area ---------------------------------------------------------------------- */
+/* --- with an in-flight area ------------------------------------------------------------------- */
 
 static void test_tracked_rings_stay(void **state)
 {
@@ -581,7 +578,7 @@ static void test_broken_ring(void **state)
 	tear_down(blk);
 }
 
-/* --- threads --------------------------------------------------------------------------------------------- */
+/* --- threads ---------------------------------------------------------------------------------- */
 
 #define ROUNDS 1500
 

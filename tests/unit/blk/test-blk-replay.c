@@ -294,7 +294,7 @@ static void test_a_small_ring(void **state)
 	tear_down_flushed(blk);
 }
 
-/* --- flushes of the disk's own ----------------------------------------------------------------- */
+/* --- flushes of the disk's own ---------------------------------------------------------------- */
 
 /* The disk flushes when its log of writes is half full. The log has 1 MiB for the only queue. */
 static void test_a_flush_at_half_the_bound(void **state)
@@ -512,7 +512,7 @@ static void test_without_flush_there_is_no_log(void **state)
 	tear_down(blk);
 }
 
-/* --- threads -------------------------------------------------------------------------------------- */
+/* --- threads ---------------------------------------------------------------------------------- */
 
 #define QUEUES 3
 #define OUTAGES 40

@@ -208,7 +208,7 @@ static int read_side(void *owner, struct vublk_section *from, struct vublk_error
 				     rig->log_bytes, &taking->next->side, error);
 }
 
-/* The device sets the side, too, before it reads the sections of the plane. */
+/* Sets the side first, as the device does before it reads the sections of the plane. */
 static int read_plane(void *owner, struct vublk_section *from, struct vublk_error *error)
 {
 	struct taking *taking = owner;
@@ -291,7 +291,9 @@ void rig_install(struct plane_rig *rig, struct rig_successor *next)
 	if (rig->side)
 		rig->old_sides[rig->num_old_sides++] = rig->side;
 	rig->plane = next->plane;
-	/* The struct has moved. */
+	/*
+	 * The struct has moved, so the order of the writes, which points into it, is built again.
+	 */
 	for (struct vublk_plane_slot *slot = rig->plane.first; slot; slot = slot->next)
 		slot->order = (struct vublk_order_write){ 0 };
 	vublk_order_reset(&rig->plane.order);

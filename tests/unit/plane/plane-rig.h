@@ -45,8 +45,8 @@ struct plane_rig {
 
 	struct vublk_plane_side *side; /* of the present back-end; NULL: no back-end */
 	/*
-	 * The sides of the planes that were handed over, the oldest first. They are freed at the
-	 * end, because the back-end uses the mapping of the oldest one.
+	 * The sides of the planes that were handed over, the oldest first. They are freed when the
+	 * back-end is lost, because it uses the mapping of the oldest one.
 	 */
 	struct vublk_plane_side *old_sides[RIG_MAX_HANDOVERS];
 	unsigned num_old_sides;
@@ -62,7 +62,8 @@ struct plane_rig {
 		struct vublk_device_ring devices[RIG_MAX_QUEUES];
 	} target;
 
-	struct vublk_mirror_state *mirror_state; /* for the next mirror; NULL: none */
+	struct vublk_mirror_state *mirror_state; /* of the next mirror; NULL: it has no state
+						    file */
 
 	bool is_notified; /* set when the plane is kicked or called; the test clears it */
 
@@ -96,18 +97,16 @@ struct rig_successor {
 	struct vublk_plane_side *side;
 	struct vublk_error error;
 };
-/*
- * Writes the state of the plane to `to`. The caller frees it.
- */
+/* Writes the state of the plane to `to`, which the caller must deinit. */
 void rig_give(struct plane_rig *rig, struct vublk_sections_writer *to);
 /*
- * Makes a plane from the state. Copies what is a property in the device: limits and the like.
- * Returns 0, or a negative errno with a sentence in next->error. The caller then calls one of the
- * two functions below.
+ * Makes a plane from the state. Copies from the rig's plane what the device takes from its
+ * properties, such as the limits. Returns 0, or a negative errno with a sentence in next->error.
+ * Afterwards the caller must call one of the two functions below; after a failure, rig_discard().
  */
 int rig_take_over(struct plane_rig *rig, const struct vublk_sections_writer *state,
 		  struct rig_successor *next);
-/* Frees the plane that has been made: the rig's plane continues. */
+/* Frees the new plane. The rig's plane continues. */
 void rig_discard(struct plane_rig *rig, struct rig_successor *next);
 /* Makes the new plane the rig's plane, and frees the old one. */
 void rig_install(struct plane_rig *rig, struct rig_successor *next);
@@ -150,8 +149,9 @@ void rig_backend_push(struct plane_rig *rig, unsigned queue, const struct rig_ch
 void rig_backend_publish(struct plane_rig *rig, unsigned queue);
 
 /*
- * Begins to mirror a disk of `bytes` bytes, in regions of `region_bytes`, to a new target with rings
- * of `size` entries. Returns -EBUSY if the plane has not ended the previous mirror completely.
+ * Begins to mirror a disk of `bytes` bytes, in regions of `region_bytes`, to a new target with
+ * rings of `size` entries, at `rate` bytes per second (0: no limit). Returns -EBUSY if the plane
+ * has not ended the previous mirror completely.
  */
 int rig_mirror(struct plane_rig *rig, uint64_t bytes, uint64_t region_bytes, unsigned size,
 	       uint64_t rate);
@@ -160,7 +160,7 @@ int rig_mirror(struct plane_rig *rig, uint64_t bytes, uint64_t region_bytes, uns
  * vublk_plane_mirror_release() or the next mirror.
  */
 void rig_end_mirror(struct plane_rig *rig);
-/* These functions are for the target what those above are for the back-end. */
+/* These functions do for the target what those above do for the back-end. */
 bool rig_target_take(struct plane_rig *rig, unsigned queue, struct rig_chain *chain);
 void rig_target_push(struct plane_rig *rig, unsigned queue, const struct rig_chain *chain,
 		     uint8_t status);

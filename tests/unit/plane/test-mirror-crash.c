@@ -3,12 +3,12 @@
  * The state file of a mirror after the death of its process, and after a loss of power.
  *
  * Key idea: a small mirror of two disks, which are arrays with one number per region, follows the
- * rules of mirror-state.h. It is ended at any place. Then the disk that the file names must have the
- * data, and a region in which the disks differ must be marked. The mirror continues with what is
- * left, and is ended again.
+ * rules of mirror-state.h. It is interrupted at any point. Then the disk that the file names must
+ * have the data, and each region in which the disks differ must be marked. The mirror continues
+ * from what is left, and is interrupted again.
  *
- * A loss of power is simulated: each piece of the file, and each region of the disks, has any of the
- * contents that it had since the last sync that was completed.
+ * A loss of power is simulated: each piece of the file, and each region of the disks, gets any of
+ * the contents that it has had since the last completed sync.
  */
 #include "harness.h"
 
@@ -49,7 +49,7 @@ static unsigned below(unsigned n)
 	return (unsigned)((seed >> 33) % n);
 }
 
-/* --- the storage of the file ------------------------------------------------------------------- */
+/* --- the storage of the file ------------------------------------------------------------------ */
 
 struct image {
 	char bytes[FILE_BYTES];
@@ -120,7 +120,9 @@ int __wrap_fdatasync(int fd)
 
 /* --- the disks ----------------------------------------------------------------------------- */
 
-/* The contents of a region: those since the last flush, of which the last one is the present one. */
+/*
+ * The contents that a region has had since the last flush. The last element is the present content.
+ */
 struct region {
 	unsigned count;
 	uint32_t versions[MAX_VERSIONS];
@@ -131,7 +133,7 @@ struct world {
 	struct region disks[2][REGIONS];
 	uint32_t next_version;
 	unsigned source;     /* the disk that has the data */
-	bool is_switching;   /* either disk may have it */
+	bool is_switching;   /* a switch is under way, so either disk may have the data */
 	unsigned num_writes, num_switches, num_resumed;
 };
 
@@ -175,7 +177,7 @@ static void free_world(void)
 	munmap(world, sizeof(*world));
 }
 
-/* --- the end of the process or of the power --------------------------------------------------------- */
+/* --- the end of the process or of the power --------------------------------------------------- */
 
 static const char *const kill_points[] = {
 	"mirror-created", "mirror-unnamed", "mirror-named", "mirror-half-header", "mirror-header",
@@ -187,7 +189,7 @@ static struct vublk_mirror_state *state;
 static jmp_buf power_fails;
 static unsigned steps_left; /* until the power fails; 0: it does not fail */
 
-/* A place at which everything can end. */
+/* A place at which the process can be killed, or the power can fail. */
 static void step(void)
 {
 	vublk_kill_point("test-step");
@@ -249,7 +251,7 @@ static void wait_until_stable(vublk_mirror_state_ticket ticket)
 	}
 }
 
-/* Both back-ends flush, so all regions without a difference are clear. */
+/* Flushes both disks. With `may_clear`, then clears all regions that are the same on both. */
 static void flush(bool may_clear)
 {
 	flush_disk(0);
@@ -324,7 +326,10 @@ static void write_alone(void)
 	flush_disk(world->source);
 }
 
-/* The life of one process: it begins or resumes the mirror, switches to the other disk, or stops. */
+/*
+ * The life of one process. It begins or resumes a mirror three times, and ends each with or without
+ * a switch.
+ */
 static void live(const char *path)
 {
 	struct vublk_mirror_state_info info;
@@ -400,7 +405,7 @@ static void check(const char *path)
 
 /* --- cases ----------------------------------------------------------------------------------- */
 
-/* Runs the mirror in a child. Returns whether the child was killed at its point. */
+/* Runs the mirror in a child. Returns whether the child was killed at the N-th pass of `point`. */
 static bool is_killed(const char *path, const char *point, unsigned pass)
 {
 	pid_t child = fork();
@@ -425,8 +430,9 @@ static bool is_killed(const char *path, const char *point, unsigned pass)
 }
 
 /*
- * Kills the process at each point, at its N-th pass for each N until the point is not reached so
- * often. Each process finds what the previous one has left; every fifth one finds no file.
+ * Kills a process at the N-th pass of each point, for N from 1 until a process ends before. Each
+ * process finds what the previous one has left. Every fifth process finds no file, and neither does
+ * any that is killed while it creates the file.
  */
 static void test_kills(void **state_of_test)
 {
@@ -455,8 +461,8 @@ static void test_kills(void **state_of_test)
 }
 
 /*
- * Kills a process in the middle of a mirror, and the next one when it begins a mirror, which cannot
- * always resume the first one.
+ * Kills a process in the middle of a mirror, and the next process when it begins a mirror, which
+ * does not always resume the first mirror.
  */
 static void test_kills_at_begin(void **state_of_test)
 {
@@ -487,8 +493,8 @@ static void live_until_power_fails(const char *path)
 }
 
 /*
- * The power fails at a random step. Each round finds what the previous one has left; every fiftieth
- * begins with a new file.
+ * The power fails at a random step. Each round finds what the previous one has left. Every fiftieth
+ * round begins with a new file.
  */
 static void test_power(void **state_of_test)
 {

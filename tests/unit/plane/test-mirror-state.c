@@ -210,7 +210,7 @@ static void test_marks(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* A clear region keeps its mark until the second call of age(), and a write in between keeps it, too. */
+/* A cleared region keeps its mark until the second age(), or longer if it is written before. */
 static void test_age(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -230,7 +230,7 @@ static void test_age(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* A mirror that ended is not resumed. Another size or another disk is not resumed either. */
+/* A mirror is not resumed if it has ended, or with another disk, disk size or region size. */
 static void test_resume(void **state_of_test)
 {
 	struct vublk_mirror_state_disk a = disk("/a", NULL), b = disk("/b", NULL), c = disk("/c", NULL);
@@ -300,7 +300,7 @@ static void test_switch(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* Different serials decide which disk it is, whatever its path. Equal or missing serials do not. */
+/* If the serials of the disks differ, they identify a disk. Otherwise the paths do. */
 static void test_serials(void **state_of_test)
 {
 	struct vublk_mirror_state_disk a = disk("/a", "one"), b = disk("/b", "two");
@@ -330,9 +330,9 @@ static void test_serials(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* --- syncs -------------------------------------------------------------------------------------- */
+/* --- syncs ------------------------------------------------------------------------------------ */
 
-/* Marks that are made during a sync become stable with the next one, which begins by itself. */
+/* Marks that are made during a sync become stable with the next one, which follows directly. */
 static void test_batches(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -395,8 +395,8 @@ static void test_failed_sync(void **state_of_test)
 }
 
 /*
- * If the header cannot be written, it is unknown which one the storage has. So the file is emptied,
- * and the next start with it is refused.
+ * If the header cannot be written, it is unknown whether the storage has the old or the new one. So
+ * the file is emptied, and the next start with it is refused.
  */
 static void test_failed_header(void **state_of_test)
 {
@@ -440,7 +440,7 @@ static void test_refused_truncation(void **state_of_test)
 
 /* --- files that change while they are in use ------------------------------------------------ */
 
-/* The file is truncated. No access ends the process, and no mark counts as stable. */
+/* The file is truncated. No access kills the process, and no mark counts as stable. */
 static void test_truncated_in_use(void **state_of_test)
 {
 	static const off_t sizes[] = { 0, BITMAP, BITMAP + 1 };
@@ -470,7 +470,7 @@ static void test_truncated_in_use(void **state_of_test)
 	}
 }
 
-/* A file that lost its pages and got its size again has marks everywhere. */
+/* A file that was truncated and then extended to its size has marks everywhere. */
 static void test_truncated_and_extended(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -488,7 +488,7 @@ static void test_truncated_and_extended(void **state_of_test)
 }
 
 /*
- * A file that is removed, renamed or replaced while it is in use makes further calls fail, because the
+ * If the file is removed, renamed or replaced while it is in use, further calls fail, because the
  * next start would not find it.
  */
 static void test_removed_in_use(void **state_of_test)
@@ -570,7 +570,7 @@ static void test_missing_folder(void **state_of_test)
 	assert_int_equal(vublk_mirror_state_open(path, &state, &error), -ENAMETOOLONG);
 }
 
-/* Files of other contents, and files that were cut off. */
+/* Files with other contents, and truncated files. */
 static void test_foreign_contents(void **state_of_test)
 {
 	char bytes[BITMAP * 2] = "QFI\xfb";
@@ -599,7 +599,7 @@ static void test_foreign_contents(void **state_of_test)
 	check_refused(EINVAL, "is too short");
 }
 
-/* Damages each of the header's copies, and both. */
+/* Damages either copy of the header, and then both. */
 static void test_damaged_header(void **state_of_test)
 {
 	static const off_t offsets[] = { 3, 17, 20, 24, 32, 40, 48, 52, 56, 400, 4000 };
@@ -668,7 +668,7 @@ static void test_impossible_header(void **state_of_test)
 		memcpy(header + 20, &crc, 4);
 		patch(0, header, sizeof(header));
 		patch(sizeof(header), header, sizeof(header));
-		/* fewer or more regions, but the same size of the bitmap */
+		/* NULL: valid, because the bitmap has the same size */
 		if (patches[i].words)
 			check_refused(EINVAL, patches[i].words);
 		else
@@ -677,7 +677,7 @@ static void test_impossible_header(void **state_of_test)
 	}
 }
 
-/* A leftover of a process that was killed while it created the file does not disturb. */
+/* The leftover of a creation that was killed is removed. A symbolic link is refused. */
 static void test_leftover_of_creation(void **state_of_test)
 {
 	char path[300];
@@ -696,7 +696,7 @@ static void test_leftover_of_creation(void **state_of_test)
 	assert_int_equal(unlink(path), 0);
 }
 
-/* A size for which there is no bitmap. */
+/* Sizes for which no bitmap is possible. */
 static void test_impossible_setup(void **state_of_test)
 {
 	static const struct { uint64_t bytes, region_bytes; } setups[] = {
@@ -716,7 +716,7 @@ static void test_impossible_setup(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* --- file systems ------------------------------------------------------------------------------ */
+/* --- file systems ----------------------------------------------------------------------------- */
 
 /* Mounts a small file system on the test's folder, in a namespace of this process. */
 static void mount_small(const char *options)

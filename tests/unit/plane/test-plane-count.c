@@ -124,8 +124,8 @@ static void test_ranges(void **state)
 }
 
 /*
- * The plane counts a request that it refuses as an error. It counts a request that it submits again
- * after a loss only once.
+ * A request that the plane refuses counts as an error. A request that it submits again after a loss
+ * counts only once.
  */
 static void test_refused_and_repeated(void **state)
 {
@@ -169,8 +169,7 @@ static void test_switching(void **state)
 }
 
 /*
- * When the rings are detached, outstanding requests are dropped, and do not count as in flight any
- * more.
+ * When the rings are detached, outstanding requests are dropped, and no longer count as in flight.
  */
 static void test_detach(void **state)
 {
@@ -195,8 +194,8 @@ static bool find_slow(struct vublk_plane_slow *slow)
 }
 
 /*
- * The search reports each slow request once, with the number of all requests that are slow at that
- * time.
+ * A search finds a request only if one has become slow since the last search. It describes the
+ * oldest of those, and counts all requests that are slow.
  */
 static void test_slow(void **state)
 {

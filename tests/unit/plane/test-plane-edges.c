@@ -221,7 +221,9 @@ static void test_long_request_is_next_to_a_write(void **state)
 	rig_deinit(&rig);
 }
 
-/* The next back-end has a smaller ring. It gets the requests in their order nevertheless. */
+/*
+ * The next back-end has a smaller ring. Nevertheless, it gets the requests in their original order.
+ */
 static void test_order_after_a_loss(void **state)
 {
 	init_with_side(32, 32, 0);
@@ -260,8 +262,8 @@ static void test_request_longer_than_the_ring(void **state)
 /* --- writes to the same place ----------------------------------------------------------- */
 
 /*
- * Until it completes, a discard blocks writes to every place from the start of its first range to
- * the end of its last. Empty ranges do not count.
+ * Until it completes, a discard blocks writes to every place from the start of its lowest range to
+ * the end of its highest. Empty ranges do not count.
  */
 static void test_ranges(void **state)
 {
@@ -413,7 +415,7 @@ static void test_serial(void **state)
 	data = rig_host(&rig, rig_data(&rig, 0, 0));
 	memset(data, 'x', 64);
 	data[20] = 'y';
-	expect_answer(VIRTIO_BLK_T_GET_ID, 8, VIRTIO_BLK_S_OK, 21); /* into the next page */
+	expect_answer(VIRTIO_BLK_T_GET_ID, 8, VIRTIO_BLK_S_OK, 21); /* reaches into the next page */
 	assert_memory_equal(data, policy.serial, 20);
 	assert_int_equal(data[20], 'y');
 	assert_true(is_marked(bits, rig_data(&rig, 0, 0) + VUBLK_DIRTY_PAGE_BYTES));

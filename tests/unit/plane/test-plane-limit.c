@@ -94,8 +94,9 @@ static unsigned work(void)
 }
 
 /*
- * Runs until the clock is at `end_ns`. The driver repeats each completed request. The plane's
- * thread wakes up when the next request may pass, or up to `late_ns` later.
+ * Runs until the clock is at `end_ns`. The driver repeats each completed request. When nothing is
+ * left to do, the clock advances to the time at which the next request may pass, or up to `late_ns`
+ * later.
  */
 static void run_until(uint64_t end_ns, uint64_t late_ns)
 {
@@ -154,7 +155,7 @@ static void test_bps(void **state)
 	end();
 }
 
-/* Each limit counts only its own kind of requests, and a further limit counts all of them. */
+/* A limit for reads or writes counts only these, and `iops` counts all requests. */
 static void test_all_limits(void **state)
 {
 	begin(2, &(struct vublk_limits){ .iops = 1000, .iops_read = 100, .bps_write = 512 * 200,
@@ -190,10 +191,7 @@ static void test_large_request(void **state)
 	end();
 }
 
-/*
- * While the bytes of a request are being paid for, requests without data and requests of the other
- * kind still pass.
- */
+/* While writes wait for the limit of their bytes, flushes and reads still pass. */
 static void test_kinds_are_independent(void **state)
 {
 	begin(1, &(struct vublk_limits){ .bps_write = 1, .iops_read = 10, .burst_ms = 1 });
@@ -228,7 +226,7 @@ static void test_order(void **state)
 
 /*
  * A write waits for an earlier one to the same place. When the earlier one ends, the limit still
- * applies to the other.
+ * applies to the later one.
  */
 static void test_overlapping_write_is_limited(void **state)
 {
@@ -268,8 +266,8 @@ static void test_overlapping_writes(void **state)
 /* --- what ends the waiting --------------------------------------------------------------- */
 
 /*
- * A stop submits all waiting requests in spite of the limits. The requests still count (bucket.h), so
- * later ones wait.
+ * A stop submits all waiting requests in spite of the limits. These requests still count
+ * (bucket.h), so later ones wait.
  */
 static void test_stop(void **state)
 {
@@ -355,7 +353,7 @@ static unsigned count_submitted(void)
 	return n;
 }
 
-/* Requests whose memory is removed leave the list of waiting requests, at whatever position. */
+/* Requests whose memory is removed leave the list of waiting requests, whatever their position. */
 static void test_removed_memory(void **state)
 {
 	struct vublk_memory_map_region less;

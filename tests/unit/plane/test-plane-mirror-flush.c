@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Flushes of the mirror's own, of which the driver does not know, and flushes of the driver. A
- * back-end may report a storage error to only one of two flushes, and complete it after the other.
+ * How the mirror's own flushes, of which the driver does not know, and the driver's flushes wait
+ * for each other and fail. A back-end may report a storage error to only one of two concurrent
+ * flushes, and complete that one last.
  *
- * With a state file, the mirror flushes about once per second. Without one, the test asks for it.
+ * With a state file, the mirror flushes about once per second. The cases have no state file, so
+ * want_own_flush() requests the flush.
  */
 #include "harness.h"
 #include "plane-rig.h"
@@ -135,7 +137,9 @@ static bool is_answered(uint16_t token, uint8_t status)
 	return true;
 }
 
-/* Takes the flush of the mirror off the source's ring, and then adds one of the driver. */
+/*
+ * Takes the mirror's flush off the source's ring, and then adds one of the driver, which must wait.
+ */
 static void flush_during_own(void)
 {
 	set_up();
@@ -163,7 +167,10 @@ static void test_the_own_flush_succeeds(void **state)
 	tear_down();
 }
 
-/* The flush of the driver that waits fails. The driver then knows of it, so the next one succeeds. */
+/*
+ * The mirror's flush fails, and so does the driver's flush that waits. Then the driver knows of the
+ * error, so its next flush succeeds.
+ */
 static void test_the_own_flush_fails(void **state)
 {
 	flush_during_own();
@@ -180,7 +187,10 @@ static void test_the_own_flush_fails(void **state)
 	tear_down();
 }
 
-/* No flush of the driver waits, so the next one fails. This also holds if the mirror ends before. */
+/*
+ * The mirror's flush fails while no flush of the driver waits. So the driver's next flush fails,
+ * even if the mirror was ended before.
+ */
 static void test_the_next_flush_fails(void **state)
 {
 	for (unsigned i = 0; i < 2; i++) {
@@ -201,7 +211,7 @@ static void test_the_next_flush_fails(void **state)
 	}
 }
 
-/* The flush of the driver is the first. The mirror's waits for it. */
+/* The driver's flush begins first, and the mirror's flush waits for it. */
 static void test_the_drivers_flush_is_first(void **state)
 {
 	set_up();
@@ -218,7 +228,7 @@ static void test_the_drivers_flush_is_first(void **state)
 	tear_down();
 }
 
-/* The source is lost meanwhile. The next one gets the driver's flush. */
+/* The source is lost during the mirror's flush. The next source gets the driver's flush. */
 static void test_a_loss(void **state)
 {
 	flush_during_own();

@@ -10,10 +10,10 @@
  * In some runs the source has a cache, which is lost with it. Reads may then return old content,
  * but the disks must become the same.
  *
- * In some runs there is a state file, and everything ends at random steps: the process, or the power.
- * The next process finds the file and both disks as they may be then, and resumes the mirror. The
- * disks must be the same in all regions that are not marked. The syncs of the file end late, and
- * without power the file has what the last sync has made stable.
+ * In some runs there is a state file, and the process is killed or the power fails at random steps.
+ * The next process finds the file and both disks in a state that this can leave, and resumes the
+ * mirror. The disks must be the same in all regions that are not marked. The syncs of the file end
+ * late. After a loss of power, the file has what the last completed sync made stable.
  */
 #include "harness.h"
 #include "plane-rig.h"
@@ -44,7 +44,7 @@ struct sector {
 
 /* A write or a discard, as the model knows it. Times are numbers of steps of the test. */
 struct write {
-	uint64_t submitted, completed; /* completed 0: the write is outstanding, or it has failed */
+	uint64_t submitted, completed; /* completed 0: the write is outstanding */
 	uint64_t sector;
 	unsigned num_sectors;
 	bool has_failed;
@@ -74,14 +74,16 @@ static char file_path[100];
 static struct vublk_mirror_state *marks; /* NULL: the run has no file */
 static bool is_recording; /* the mirror was interrupted, and writes are marked */
 static unsigned num_deaths, num_unmarked;
-static uint64_t hot_sector; /* writes go to its neighbours, so that other regions are unmarked */
+static uint64_t hot_sector; /* writes go to sectors near it, so that other regions become
+			       unmarked */
 static char durable[FILE_BYTES]; /* what the last sync has made stable */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static sem_t may_end; /* lets a sync end */
 static bool syncs_end; /* atomic: all syncs may end */
 static pthread_t owner;
-static const struct rig_chain *stuck; /* a request that its back-end does not execute for long */
-static bool never_flushes; /* the driver does not */
+static const struct rig_chain *stuck; /* a request that its back-end does not execute for a long
+					 time */
+static bool never_flushes; /* the driver submits no flushes */
 
 static unsigned below(unsigned bound)
 {
@@ -311,7 +313,7 @@ static void execute_any(struct taken *taken, unsigned queue)
 	taken->chains[queue][i] = taken->chains[queue][--taken->count[queue]];
 }
 
-/* Lets another request get stuck, or none. */
+/* Makes another request get stuck, or none. */
 static void choose_stuck(void)
 {
 	const struct taken *taken = below(2) ? &by_source : &by_target;
@@ -387,7 +389,7 @@ static void begin_mirror(void)
 	bool was_recording = is_recording, resumed;
 
 	if (marks && rig.plane.mirror && !is_recording)
-		return; /* the previous mirror still ends */
+		return; /* the previous mirror has not ended completely */
 	if (is_recording) {
 		vublk_plane_mirror_close(&rig.plane);
 		suspend_in_file();
@@ -520,10 +522,11 @@ static uint64_t fake_now(void)
 {
 	static uint64_t ns;
 
-	return ns += UINT64_C(20000000); /* a process never sees the clock of another one go back */
+	return ns += UINT64_C(20000000); /* the clock does not go back when the next process
+					    begins */
 }
 
-/* The back-ends survive the process, and execute some more requests of those that they have taken. */
+/* The back-ends survive the process, and execute some more of the requests that they have taken. */
 static void execute_some(struct taken *taken, struct sector *disk)
 {
 	for (unsigned queue = 0; queue < RIG_MAX_QUEUES; queue++)
@@ -541,7 +544,7 @@ static void lose_caches(void)
 	}
 }
 
-/* Ends the process without any step that it does at its end, and writes back what the file had. */
+/* Ends the process as a kill does: afterwards, undoes what the clean-up has written to the file. */
 static void end_process(bool power_fails)
 {
 	char left[FILE_BYTES];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A mirror under a load that is never over: when its first pass ends, how far the target may be
- * behind, and what happens before a switch; and the marks of a write that does not end.
+ * A mirror under a constant load: when its first pass ends, how far the target may be behind, and
+ * what happens before a switch. Also the marks of a write that does not end.
  * test-plane-mirror-random.c checks the data.
  *
  * Key idea: in each round, both back-ends execute all requests that they have, so the number of
@@ -27,7 +27,7 @@ static uint64_t source[RIG_SECTORS], target[RIG_SECTORS]; /* the first word of e
 static unsigned num_discards; /* that the driver has submitted */
 static unsigned num_at_source, num_reads; /* discards and reads that the source has executed */
 
-/* A write of STUCK_SECTOR, which the target has taken and does not complete. */
+/* A write to STUCK_SECTOR, which the target has taken and does not complete. */
 #define STUCK_SECTOR 1
 static struct rig_chain stuck;
 static bool is_stuck;
@@ -172,7 +172,7 @@ static struct vublk_plane_mirror_info get_info(void)
 	return info;
 }
 
-/* There is a discard in each region all the time, and nevertheless the first pass ends. */
+/* The first pass ends, although there is a discard in each region all the time. */
 static void test_synced_under_discards(void **state)
 {
 	begin();
@@ -303,8 +303,8 @@ static void let_marks_age(struct vublk_mirror_state *state)
 }
 
 /*
- * Two writes to a region, of which one does not end. The region keeps its mark, although the other
- * write made it a candidate for the removal of its mark.
+ * Two writes to one region, one of which does not end. The region keeps its mark, although the
+ * other write made it a candidate for the removal of its mark.
  */
 static void test_mark_of_stuck_write(void **unused)
 {

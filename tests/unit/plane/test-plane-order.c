@@ -94,7 +94,7 @@ static void test_large_over_small(void **state)
 	drop(writes);
 }
 
-/* Writes to different places, which end in another order than they began. */
+/* Writes to different places. They end in a different order from the one in which they began. */
 static void test_scattered(void **state)
 {
 	struct vublk_order_write *writes = make(MANY);
@@ -171,7 +171,7 @@ static void check(void)
 	assert_true(order.used_waiters <= 4 * COUNT);
 }
 
-/* Chooses a place from a few bytes, so that most writes touch another one. */
+/* Chooses a place within a few bytes, so that most writes overlap another one. */
 static void choose_dense(struct model *model)
 {
 	model->offset = below(PLACES);
@@ -182,7 +182,10 @@ static void choose_dense(struct model *model)
 #define ROUND (UNIT * VUBLK_BLK_OVERLAP_BUCKETS) /* places at this distance share a bucket */
 #define LAST_BYTE (UINT64_C(1) << 63)            /* no disk is larger */
 
-/* The place of a request with many ranges is from the start of the lowest to the end of the highest. */
+/*
+ * The place of a request with many ranges extends from the start of the lowest to the end of the
+ * highest.
+ */
 static void choose_ranges(struct model *model)
 {
 	uint64_t start = UINT64_MAX, end = 0;
@@ -198,8 +201,9 @@ static void choose_ranges(struct model *model)
 }
 
 /*
- * Chooses a place of any size. Most places begin or end near the border of a unit of the filter;
- * some are in another round of its buckets, at the end of the largest disk, or are the whole disk.
+ * Chooses a place of any size. Most places begin or end near the border of a unit of the filter.
+ * Some are in another round of its buckets or at the end of the largest disk, or are the whole
+ * disk.
  */
 static void choose_scattered(struct model *model)
 {
@@ -222,7 +226,7 @@ static void choose_scattered(struct model *model)
 		model->offset = 0;
 }
 
-static unsigned num_listed, num_waiting; /* how many writes were listed, and had to wait */
+static unsigned num_listed, num_waiting; /* how many writes were listed, and how many had to wait */
 
 static void begin(struct model *model, void (*choose)(struct model *model))
 {
@@ -294,7 +298,7 @@ static void test_model(void **state)
 	assert_true(num_waiting > 0);
 }
 
-/* With few writes at the same time, and with many. */
+/* Runs the model with few writes at the same time, and with many. */
 static void test_model_of_the_filter(void **state)
 {
 	run_model(choose_scattered, 6);

@@ -6,13 +6,13 @@
  * the completions, and is lost with the others. Each request completes exactly once. A sector never
  * returns to the content of a write that a later write has replaced: if write B was submitted after
  * write A had completed, A must not be read any more once B has completed. Nor is a write executed
- * again when another one has replaced it.
+ * again after another one has replaced it.
  *
  * In some runs the back-ends have a cache, which is lost with the back-end. In these runs the plane
  * keeps completed writes, and reads must follow the same rules.
  *
- * In some runs the plane is handed to another plane at random points, or the other plane fails to take
- * over and the old one continues. The model's rules stay the same.
+ * In some runs another plane takes over at random points, or fails to, and then the old plane
+ * continues. The model's rules stay the same.
  *
  * The plane sleeps when it has no work, and wakes up only if it is kicked or called.
  */
@@ -68,7 +68,7 @@ static unsigned below(unsigned bound)
 
 /*
  * Checks that a read that was submitted at `since` may return the content of write `id` in
- * `sector`; 0: the initial content.
+ * `sector`. `id` 0: the initial content.
  */
 static void check_sector(uint64_t sector, uint64_t id, uint64_t since)
 {
@@ -287,7 +287,7 @@ static void maybe_lose(unsigned least)
 	}
 }
 
-/* Returns a checksum of all memory that the driver and the back-end can see, except their data. */
+/* Returns a checksum of the driver's rings and the start of the memory shared with the back-end. */
 static uint64_t checksum(void)
 {
 	uint64_t sum = 0;
@@ -299,7 +299,10 @@ static uint64_t checksum(void)
 	return sum;
 }
 
-/* Hands the plane over. In one of four cases the new plane fails afterwards. */
+/*
+ * Hands the plane over, which must not change shared memory. One in four new planes is discarded
+ * afterwards.
+ */
 static void hand_over(void)
 {
 	struct vublk_sections_writer given;
@@ -329,8 +332,8 @@ static void hand_over(void)
 }
 
 /*
- * Stops the plane, as the device does before it returns the rings to the driver. Checks that all
- * completed writes are then on the storage.
+ * Stops the plane, as the device does before it returns the rings to the driver. Then reduces the
+ * disk to the content of the storage, on which the caller must find all completed writes.
  */
 static void check_stop(void)
 {
@@ -509,8 +512,8 @@ static void test_handover_with_cache(void **unused)
 }
 
 /*
- * Corrupt states: each either is refused with a sentence, or results in a plane that can work. The
- * state is written at a random point of a run, and some of its bytes or fields are then changed.
+ * Changes some bytes or fields of a state that was written at a random point of a run. Such a state
+ * must either be refused with a sentence, or result in a plane that can work.
  */
 static void corrupt(struct vublk_sections_writer *given)
 {

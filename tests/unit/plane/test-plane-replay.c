@@ -92,7 +92,7 @@ static void write_one(uint16_t token, uint64_t sector, unsigned num_sectors)
 	expect_status(token, VIRTIO_BLK_S_OK);
 }
 
-/* Takes the back-end's next request of this type, which complete_kept() completes later. */
+/* Takes the back-end's next request, of this type, into `kept` for a later complete_kept(). */
 static void keep(uint32_t type, struct rig_chain *kept)
 {
 	expect(type);
@@ -153,8 +153,8 @@ static void test_a_failed_flush_frees_nothing(void **state)
 }
 
 /*
- * A flush of the plane fails. The back-end may have dropped the writes before it, and the next
- * flush may succeed without them. So the plane repeats the writes before it relies on a flush.
+ * A flush of the plane fails. The back-end may have dropped the writes that preceded it, and the
+ * next flush may succeed without them. So the plane repeats the writes before it relies on a flush.
  */
 static void test_a_failed_own_flush(void **state)
 {
@@ -194,9 +194,9 @@ static void test_a_failed_own_flush(void **state)
 }
 
 /*
- * Before the first flush that succeeds, a previous user's writes may be lost, of which there are no
- * copies. So after a flush of the plane has failed, one flush of the driver fails, even if the
- * replay has succeeded meanwhile. Later the copies suffice.
+ * Until a flush has succeeded, a failed flush may have lost writes of a previous user, of which
+ * there are no copies. So if a flush of the plane fails during that time, one flush of the driver
+ * fails, even if the replay has succeeded meanwhile. Later the copies suffice.
  */
 static void test_the_first_own_flush_fails(void **state)
 {
@@ -226,8 +226,8 @@ static void test_the_first_own_flush_fails(void **state)
 }
 
 /*
- * Writes one block, and brings a flush of the driver and then one of the plane to the back-end. The
- * plane's is the next to be completed, and the driver's is `flush`.
+ * Writes one block. Then the back-end takes a flush of the driver into `flush`, and a flush of the
+ * plane into `chain`.
  */
 static void begin_two_flushes(struct rig_chain *flush)
 {
@@ -239,8 +239,8 @@ static void begin_two_flushes(struct rig_chain *flush)
 }
 
 /*
- * The driver's flush began before the plane's flush failed. That the driver's flush succeeds does
- * not prove that the writes are on the disk, so the plane fails it.
+ * The driver's flush began before the plane's flush failed. The success of the driver's flush does
+ * not prove that the writes are on the disk, so the plane fails that flush.
  */
 static void test_a_flush_beside_a_failed_one(void **state)
 {
@@ -255,7 +255,7 @@ static void test_a_flush_beside_a_failed_one(void **state)
 	rig_deinit(&rig);
 }
 
-/* Like above, but the driver's flush, which succeeds, completes first. */
+/* As above, but the driver's flush completes first. It gets the result of the plane's flush. */
 static void test_a_flush_before_one_that_fails(void **state)
 {
 	struct rig_chain flush;
@@ -273,7 +273,7 @@ static void test_a_flush_before_one_that_fails(void **state)
 	}
 }
 
-/* The back-end is lost while the driver's flush waits for the plane's: both begin again. */
+/* The back-end is lost while the driver's flush waits for the plane's. Both flushes begin again. */
 static void test_a_loss_while_a_flush_awaits_another(void **state)
 {
 	struct rig_chain flush;
@@ -349,9 +349,9 @@ static void test_without_flush_there_is_no_log(void **state)
 }
 
 /*
- * The driver has not accepted FLUSH, so the disk writes through for it. The back-end has FLUSH,
- * because an earlier driver left writes that were not flushed: each write is flushed before it
- * completes.
+ * The driver has not accepted FLUSH, so each of its writes must be stable when it completes. The
+ * back-end has FLUSH, because an earlier driver left writes that were not flushed. So the plane
+ * flushes each write before it completes it.
  */
 static void test_a_driver_without_flush(void **state)
 {
@@ -452,9 +452,9 @@ static void test_a_large_write_is_flushed_before_it_completes(void **state)
 }
 
 /*
- * A flush of the plane fails when there are no copies. The back-end may have reported to it the loss
- * of a write that the back-end had completed before, although the plane takes the completion of that
- * write later. So such a write fails, or is repeated if there is a copy.
+ * A flush of the plane fails while the log has no copies. Its error may be about a write that the
+ * back-end had completed before the flush, although the plane takes the completion of that write
+ * later. So such a write fails or, if there is a copy, is repeated.
  */
 static void check_writes_beside_a_failed_flush(bool has_small)
 {
@@ -538,7 +538,7 @@ static void test_writes_wait_for_room(void **state)
 	rig_deinit(&rig);
 }
 
-/* --- the replay ---------------------------------------------------------------------------------- */
+/* --- the replay ------------------------------------------------------------------------------- */
 
 /*
  * The replay writes the original data, although the driver has reused the buffer of the completed
@@ -579,7 +579,7 @@ static void test_a_failed_replay_is_repeated(void **state)
 	write_one(0, 0, 1);
 	replace_backend();
 	add(1, VIRTIO_BLK_T_FLUSH, 0, 0);
-	for (unsigned i = 0; i < 4; i++) { /* in turn, the write fails and the flush fails */
+	for (unsigned i = 0; i < 4; i++) { /* the write and the flush fail alternately */
 		expect(VIRTIO_BLK_T_OUT);
 		if (i % 2) {
 			complete(VIRTIO_BLK_S_OK);
@@ -608,8 +608,9 @@ static void test_a_failed_replay_is_repeated(void **state)
 }
 
 /*
- * A read takes the only room of the back-end's ring. While the replay fails, flushes are taken from
- * the driver nevertheless, and fail, even if they would have to wait for the limits.
+ * A read waits for the replay, and later requests would have to wait behind it. But while the
+ * replay fails, flushes are taken from the driver and fail, even if they would have to wait for the
+ * limits.
  */
 static void later_flushes_fail(bool is_limited)
 {
@@ -639,7 +640,7 @@ static void test_later_flushes_fail(void **state)
 }
 
 /*
- * A write needs three entries of a ring without indirect tables. A back-end with two is
+ * A write needs three entries of a ring without indirect tables. A back-end whose ring has two is
  * disconnected, because the replay could never begin.
  */
 static void test_a_ring_that_is_too_small(void **state)
@@ -659,7 +660,7 @@ static void test_a_ring_that_is_too_small(void **state)
 	rig_deinit(&rig);
 }
 
-/* --- lost pages ---------------------------------------------------------------------------------- */
+/* --- lost pages ------------------------------------------------------------------------------- */
 
 /*
  * The VMM truncates its memory while the back-end has a write of 15 sectors. The copy would have
@@ -694,7 +695,7 @@ static void test_data_that_is_lost_during_the_copy(void **state)
 	rig_deinit(&rig);
 }
 
-/* --- other types ---------------------------------------------------------------------------------- */
+/* --- other types ------------------------------------------------------------------------------ */
 
 static void add_ranges(uint16_t token, uint32_t type, uint32_t flags)
 {

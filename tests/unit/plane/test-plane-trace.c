@@ -120,8 +120,8 @@ static void test_record(void **state)
 }
 
 /*
- * A request was taken, and perhaps submitted, before the trace began. Its record has 0 for these
- * times.
+ * A request was taken, and perhaps also submitted, before the trace began. In its record, the times
+ * of these events are 0.
  */
 static void test_requests_of_before(void **state)
 {
@@ -223,7 +223,7 @@ static void test_full_ring(void **state)
 	end();
 }
 
-/* A second trace does not have records of the first. */
+/* A second trace does not contain records of the first. */
 static void test_second_trace(void **state)
 {
 	begin(1);

@@ -69,7 +69,7 @@ static bool unblock_workers(struct vublk_session *session)
 {
 	bool was_blocked = false;
 
-	for (unsigned i = 0; i < session->owner->num_queues; i++) {
+	for (unsigned i = 0; i < session->num_used; i++) {
 		struct vublk_queue *queue = &session->queues[i];
 		bool is_known = queue->is_muted;
 

@@ -305,7 +305,7 @@ def device_events(case):
             check(late.next == events.next, 'events of the past are sent without being asked for')
             wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
             lose_with_requests(case, control, backend)
-            check('closed' in events.expect('lost')['reason'], 'the reason of a loss')
+            check('connection' in events.expect('lost')['reason'], 'the reason of a loss')
             check('back.sock' in events.expect('refused')['reason'], 'the reason of a refusal')
             os.truncate(case.path('disk'), 48 * MIB)
             backend = start_backend(case)

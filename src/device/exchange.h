@@ -38,7 +38,8 @@ enum vublk_device_exchange_event {
 						  may be started on the direct path if that fails */
 	VUBLK_DEVICE_EXCHANGE_EVENT_ALIVE,     /* on the direct path, the back-end has completed the
 						  requests that were outstanding at BEGIN */
-	VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED,   /* the present path has completed its requests */
+	VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED,   /* the present path has completed its requests, or the
+						  back-end polls the rings */
 	VUBLK_DEVICE_EXCHANGE_EVENT_STOPPED,   /* the back-end has returned the rings, and no
 						  request is outstanding */
 	VUBLK_DEVICE_EXCHANGE_EVENT_STARTED,   /* the rings run */
@@ -95,6 +96,7 @@ struct vublk_device_exchange {
 			       descriptor while parking; -1: none */
 	bool is_fenced;     /* the back-end has handled any signals that it sent to the idle_fds
 			       itself */
+	uint16_t *fences;   /* one per queue: the avail index when is_fenced was set */
 	struct vublk_loop_timer timer; /* expires when the next look at the direct rings is due, or
 					  at the deadline */
 	uint64_t deadline_ns;

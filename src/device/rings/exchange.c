@@ -135,21 +135,46 @@ static bool has_drained(struct vublk_device *device)
 	return is_sure || exchange->num_quiet >= QUIET_LOOKS;
 }
 
-static void set_marks(struct vublk_device *device)
+/*
+ * Returns whether the back-end takes requests although it gets no kicks, because it polls the rings.
+ * Such a ring never becomes quiet under load. Completions of requests that were made available
+ * after the fence show it. A back-end that waits for kicks takes at most one more ring of requests;
+ * if the deadline has passed, a single one is enough.
+ */
+static bool is_polling(const struct vublk_device *device, bool is_overdue)
+{
+	const struct vublk_device_exchange *exchange = &device->exchange;
+	uint16_t used, avail;
+
+	if (device->num_notifiers || !exchange->is_fenced ||
+	    vublk_device_dirty_log_is_changing(device))
+		return false;
+	for (unsigned i = 0; i < device->num_queues; i++)
+		if (device->queues[i].size &&
+		    !vublk_device_read_indices(device, i, &used, &avail, NULL) &&
+		    (int16_t)(used - exchange->fences[i]) >
+		    (is_overdue ? 0 : (int)device->queues[i].size))
+			return true;
+	return false;
+}
+
+static void note_avail(const struct vublk_device *device, uint16_t *indices)
 {
 	uint16_t used, avail;
 
 	for (unsigned i = 0; i < device->num_queues; i++)
 		if (device->queues[i].size &&
 		    !vublk_device_read_indices(device, i, &used, &avail, NULL))
-			device->exchange.marks[i] = avail;
+			indices[i] = avail;
 }
 
 static void free_arrays(struct vublk_device *device)
 {
 	free(device->exchange.marks);
+	free(device->exchange.fences);
 	free(device->exchange.idle_fds);
 	device->exchange.marks = NULL;
+	device->exchange.fences = NULL;
 	device->exchange.idle_fds = NULL;
 }
 
@@ -225,6 +250,7 @@ static void on_fenced(void *opaque, const struct vublk_error *error)
 	struct vublk_device *device = opaque;
 
 	device->exchange.is_fenced = true;
+	note_avail(device, device->exchange.fences);
 	on_parked(device, error);
 }
 
@@ -262,7 +288,8 @@ static void look(struct vublk_device *device)
 		if (exchange->phase == VUBLK_DEVICE_EXCHANGE_PARKING && !device->num_notifiers &&
 		    !exchange->is_fenced)
 			fence(device);
-		if (exchange->phase == VUBLK_DEVICE_EXCHANGE_PARKING && has_drained(device)) {
+		if (exchange->phase == VUBLK_DEVICE_EXCHANGE_PARKING &&
+		    (has_drained(device) || is_polling(device, now >= exchange->deadline_ns))) {
 			exchange->drained(device);
 			return;
 		}
@@ -319,8 +346,9 @@ static int make_arrays(struct vublk_device *device, struct vublk_error *error)
 	if (exchange->marks)
 		return 0;
 	exchange->marks = calloc(device->num_queues, sizeof(*exchange->marks));
+	exchange->fences = calloc(device->num_queues, sizeof(*exchange->fences));
 	exchange->idle_fds = calloc(device->num_queues, sizeof(*exchange->idle_fds));
-	if (!exchange->marks || !exchange->idle_fds) {
+	if (!exchange->marks || !exchange->fences || !exchange->idle_fds) {
 		free_arrays(device);
 		return vublk_error_set_errno(error, ENOMEM, "cannot allocate memory to exchange the path");
 	}
@@ -360,7 +388,7 @@ void vublk_device_exchange_begin(struct vublk_device *device,
 	exchange->drained = drained;
 	set_deadline(device, vublk_now_ns());
 	if (!vublk_device_shadow_stop(device, drained))
-		set_marks(device);
+		note_avail(device, exchange->marks);
 	look(device);
 }
 

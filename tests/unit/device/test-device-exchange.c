@@ -716,7 +716,7 @@ static const char *const event_sentences[VUBLK_DEVICE_EXCHANGE_NUM_EVENTS] = {
 		"path would do",
 	[VUBLK_DEVICE_EXCHANGE_EVENT_ALIVE] = "on the direct path: the back-end has completed as many "
 		"requests as were outstanding",
-	[VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED] = "the present path has completed its requests",
+	[VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED] = "the present path has completed its requests, or the back-end polls the rings",
 	[VUBLK_DEVICE_EXCHANGE_EVENT_STOPPED] = "the rings are back, with nothing outstanding",
 	[VUBLK_DEVICE_EXCHANGE_EVENT_STARTED] = "the back-end has confirmed everything",
 	[VUBLK_DEVICE_EXCHANGE_EVENT_OVERDUE] = "`request-timeout-ms` has passed",

@@ -22,7 +22,9 @@
 #define DEPTH 8 /* the maximum number of outstanding requests per queue */
 #define BLOCK 4096
 #define EXCHANGES vublk_test_rounds(1000)
+#define POLLING_EXCHANGES vublk_test_rounds(100) /* each takes longer */
 
+static unsigned wanted_exchanges;
 static unsigned num_exchanges; /* atomic; written by the relay's thread */
 static unsigned num_refusals;
 
@@ -135,7 +137,7 @@ static void run_load(struct backend_rig *rig)
 			send_next(rig, q, i);
 		rig_kick(rig, q);
 	}
-	for (; vublk_load_acquire(&num_exchanges) < EXCHANGES; requests += QUEUES)
+	for (; vublk_load_acquire(&num_exchanges) < wanted_exchanges; requests += QUEUES)
 		turn(rig, true);
 	while (turn(rig, false))
 		;
@@ -163,6 +165,8 @@ static void run(const char *event_idx, const char *option, bool has_area)
 	struct backend_rig rig;
 	struct rig_area area;
 
+	if (!wanted_exchanges)
+		wanted_exchanges = EXCHANGES;
 	num_exchanges = num_refusals = 0;
 	relay_open_alone(&relay, properties);
 	relay_start_backend(&relay, option);
@@ -192,6 +196,15 @@ static void test_exchanges(void **state)
 	run("on", "inflight=off", false);
 }
 
+/* The back-end takes requests without kicks. */
+static void test_exchanges_with_a_polling_back_end(void **state)
+{
+	if (getenv("VUBLK_TEST_PEER"))
+		vublk_test_skip("qemu-storage-daemon does not poll rings");
+	wanted_exchanges = POLLING_EXCHANGES;
+	run("on", "poll=busy", false);
+}
+
 static void test_exchanges_without_event_idx(void **state)
 {
 	skip_without_qemu(false);
@@ -214,6 +227,7 @@ int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_exchanges),
+		VUBLK_TEST(test_exchanges_with_a_polling_back_end),
 		VUBLK_TEST(test_exchanges_without_event_idx),
 		VUBLK_TEST(test_exchanges_with_area),
 		VUBLK_TEST(test_exchanges_with_area_of_the_relay),

@@ -2,8 +2,8 @@
 /*
  * Starts threads together, waits for them and joins them; see crew.h.
  *
- * Key idea: a counter of the threads that still work and a condition variable are enough, because
- * the waiting thread needs to know only when all of them are done.
+ * Key idea: a counter of working threads and a condition variable are enough, because the waiting
+ * thread only needs to know when all threads are done.
  */
 #include "cli/crew.h"
 

@@ -10,7 +10,7 @@
 
 /*
  * A crew is a set of threads that run the same function while another thread waits for them. The
- * jobs of a bench and the workers of a copy are crews.
+ * jobs of a bench or of chaos, and the workers of a copy, are a crew.
  */
 struct vublk_crew {
 	pthread_mutex_t lock;
@@ -21,9 +21,9 @@ struct vublk_crew {
 };
 
 /*
- * Starts `count` threads; thread i calls work(members + i * member_bytes). If a thread cannot be
- * started, vublk_crew_start() calls `stop` with `opaque`, which must make the other threads end,
- * waits until they have ended, and returns the negative errno.
+ * Starts `count` threads. Thread i calls work() with `members` + i * `member_bytes`. If a thread
+ * cannot be started, vublk_crew_start() calls `stop` with `opaque`, which must make the other
+ * threads end, waits until they have ended, and returns the negative errno.
  */
 int vublk_crew_start(struct vublk_crew *crew, unsigned count, void (*work)(void *member),
 		     void *members, size_t member_bytes, void (*stop)(void *opaque), void *opaque,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A log-linear histogram: each power of two has the same number of buckets. So the relative error
- * is the same for 1 us and for 1 s, and 30 kB are enough for 64 bits.
+ * A log-linear histogram: each power of two has the same number of buckets, so the relative error
+ * is the same for 1 us and for 1 s. 30 kB cover all values of 64 bits.
  *
  * Key idea: the bucket of a value follows from the value's leading BITS + 1 bits and from how far
  * they were shifted. Below 2^(BITS+1) the shift is 0, and the bucket is the value itself.
@@ -22,7 +22,7 @@ static unsigned bucket_of(uint64_t value)
 	return (unsigned)(shift * STEPS + (value >> shift));
 }
 
-/* Returns the middle of a bucket. Its error is half of the error of the bucket's ends. */
+/* Returns the middle of a bucket, whose largest error is half that of either end. */
 static uint64_t value_of(unsigned bucket)
 {
 	unsigned shift;

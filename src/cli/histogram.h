@@ -26,7 +26,7 @@ void vublk_histogram_merge(struct vublk_histogram *into, const struct vublk_hist
 
 /* Returns the mean; 0 for an empty histogram. */
 double vublk_histogram_mean(const struct vublk_histogram *histogram);
-/* Returns the sample standard deviation, which is divided by count - 1, as in fio. */
+/* Returns the sample standard deviation (divisor count - 1), as fio does. */
 double vublk_histogram_stddev(const struct vublk_histogram *histogram);
 /* Returns a value that `percent` percent of the values do not exceed; 0 for an empty histogram. */
 uint64_t vublk_histogram_percentile(const struct vublk_histogram *histogram, double percent);

@@ -2,9 +2,9 @@
 /*
  * The blocks that `bench --verify` writes and checks; see pattern.h. This file does no I/O.
  *
- * Key idea: a block is a header (run, place, generation) followed by words that are computed from
- * the header. The header's checksum covers both. A check makes one pass over the words. Only if it
- * fails is the block examined more closely, to describe its content in a sentence.
+ * Key idea: a block is a header (run, offset, generation) followed by words that are computed from
+ * the header. The checksum in the header covers the header and the words. A check makes one pass
+ * over the block, and examines it more closely only if it is wrong, to describe its content.
  */
 #include "cli/pattern.h"
 
@@ -23,7 +23,7 @@ struct header {
 	uint64_t offset;
 	uint32_t generation;
 	uint32_t bytes;
-	uint64_t checksum; /* of the header, with 0 here, and of all words after it */
+	uint64_t checksum; /* of the fields above and of all words after the header */
 };
 
 #define HEADER_WORDS (sizeof(struct header) / 8)
@@ -170,10 +170,10 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 /* --- a random order ----------------------------------------------------------- */
 
 /*
- * Makes a random order with a Feistel network, which is a permutation of the numbers with 2 *
- * half_bits bits, whatever its round function is. vublk_shuffle_at() passes a result that is not
- * below the count through the network again. The result is still a permutation, and takes fewer
- * than four passes on average.
+ * The random order comes from a Feistel network, which permutes the numbers of 2 * half_bits bits
+ * whatever its round function is. vublk_shuffle_at() passes a result that is not below the count
+ * through the network again, so the numbers below the count are permuted, too. This takes at most
+ * four passes per number on average.
  */
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed)
 {

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 /*
- * Blocks that contain their own place and generation. If a disk returns wrong content, a check can
- * therefore say what it is: another block, an older one, a torn one, or no block at all. This file
- * also has the random numbers and the random order of blocks that the loads use.
+ * Blocks that contain their own offset and generation, so that a check can identify wrong content:
+ * another block, an older generation, a torn block, or no block at all. This file also declares the
+ * random numbers and the random order of blocks that the loads use.
  */
 
 #define VUBLK_PATTERN_MIN_BYTES 512
@@ -18,7 +18,7 @@
 struct vublk_pattern {
 	uint64_t run;        /* identifies one run of a bench; 0 in a check: any */
 	uint64_t offset;     /* in bytes on the disk */
-	uint32_t generation; /* of this block, from 1; 0 in a check: any */
+	uint32_t generation; /* of this block, counted from 1; 0 in a check: any */
 };
 
 /* Fills a block of `bytes` bytes, a multiple of 8 and at least VUBLK_PATTERN_MIN_BYTES. */
@@ -26,7 +26,7 @@ void vublk_pattern_fill(const struct vublk_pattern *pattern, void *block, uint32
 
 /*
  * Checks whether the block has the expected content `pattern`. Returns 0, or -EILSEQ with a
- * sentence about the block and its expected and actual content.
+ * sentence about the expected and the actual content.
  */
 int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, uint32_t bytes,
 			struct vublk_error *error);
@@ -40,7 +40,7 @@ uint64_t vublk_mix(uint64_t value);
  */
 uint64_t vublk_random_next(uint64_t *state);
 
-/* A random order of the numbers below `count`, which needs no memory. Each number occurs once. */
+/* A random permutation of the numbers below `count`, computed instead of stored. */
 struct vublk_shuffle {
 	uint64_t count;
 	uint64_t seed;

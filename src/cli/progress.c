@@ -65,8 +65,7 @@ static void print_bar(struct vublk_progress *progress, uint64_t done)
 	length = vublk_progress_bar(line + 1, sizeof(line) - 8, window.ws_col, done,
 				    progress->total, vublk_cli_now_ns() - progress->start_ns);
 	line[0] = '\r';
-	memcpy(line + 1 + length, "\033[K", 3); /* erases the rest of the previous line if that was
-						   longer */
+	memcpy(line + 1 + length, "\033[K", 3); /* erases what is left of a longer previous line */
 	print(progress, line, (size_t)length + 4);
 }
 
@@ -82,8 +81,8 @@ static void print_percent(struct vublk_progress *progress, unsigned percent)
 }
 
 /*
- * Shows the progress. The line 100/100 is printed only by vublk_progress_end(), because the last
- * bytes still have to be flushed when all are written.
+ * Shows the progress. The line 100/100 is printed only by vublk_progress_end(), because the data
+ * still has to be flushed after the last write.
  */
 void vublk_progress_update(struct vublk_progress *progress, uint64_t done)
 {

@@ -11,9 +11,9 @@ struct vublk_progress {
 	bool bar;         /* true: a bar; false: a line "PERCENT/100" whenever the percentage
 			     changes */
 	uint64_t total;
-	unsigned percent; /* in the line that was printed last */
-	uint64_t most;    /* the most bytes that were shown so far; copying again after a loss does
-			     not reduce the number */
+	unsigned percent; /* the percentage in the last line */
+	uint64_t most;    /* the largest number of bytes shown so far; it does not decrease if lost
+			     writes are copied again */
 	uint64_t start_ns;
 };
 

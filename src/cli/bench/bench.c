@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk bench: measures the disk behind a socket, or verifies what it writes to the disk. This file
- * has the command line; run.c runs the load.
+ * parses the command line and prints the progress; run.c runs the load.
  *
- * Key idea: each option that exists in fio as well has fio's name and meaning.
+ * Key idea: the options of the load have the names and meanings that they have in fio, except
+ * --verify, which has no value.
  */
 #include "cli/bench/bench.h"
 
@@ -209,9 +210,9 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 }
 
 /*
- * Decides when the run ends. If the command line has no amount (--size, --number_ios), the run ends
- * after a time, because fio's default amount, the whole disk, takes too little time on a small
- * disk. With --verify and without a time, the run visits each block once.
+ * Sets when the run ends. Without an amount (--size, --number_ios) it ends after a time, because a
+ * small disk is done too soon with fio's default amount, the whole disk. Exception: --verify
+ * without --runtime and amount visits every block once.
  */
 static void set_end(struct argp_state *state, struct arguments *arguments)
 {

@@ -40,13 +40,13 @@ struct vublk_bench_config {
 	bool random;
 	unsigned read_percent;    /* the share of reads in a mixed load, in percent */
 	uint32_t block_bytes;
-	uint64_t offset_bytes;    /* where the region begins that the load uses */
+	uint64_t offset_bytes;    /* start of the region that the load uses */
 	uint64_t size_bytes;      /* the size of the region; 0: up to the end of the disk */
 	unsigned depth;
 	unsigned num_jobs;
 	uint64_t runtime_ms;      /* 0: no limit */
 	uint64_t ramp_ms;
-	bool time_based;          /* the run continues after each block has been visited once */
+	bool time_based;          /* the run continues after it has visited every block */
 	uint64_t number_ios;      /* per job; 0: no limit */
 	unsigned fsync_every;     /* writes per flush; 0: no flushes */
 	bool poll;
@@ -71,22 +71,21 @@ struct vublk_bench_result {
 	uint64_t context_switches;
 	uint64_t major_faults;
 	uint64_t minor_faults;
-	uint64_t verified_blocks; /* blocks that were read and found correct */
-	unsigned abandoned;       /* requests that were in flight when the run had to end during an
-				     outage */
+	uint64_t verified_blocks; /* blocks that were read back and checked */
+	unsigned abandoned;       /* requests still in flight when the run ended during an outage */
 };
 
-/* The state of a run while it is under way. */
+/* The progress of a run. */
 struct vublk_bench_live {
-	const char *phase;        /* "ramp", "run" or "verify" */
+	const char *phase;        /* "ramp", "run" or "verify", which keeps the numbers of "run" */
 	uint64_t elapsed_ns;      /* of the phase */
 	uint64_t requests[VUBLK_BENCH_NUM_DIRECTIONS]; /* of the phase */
 	uint64_t bytes[VUBLK_BENCH_NUM_DIRECTIONS];
 };
 
 /*
- * vublk_bench_run() calls this function every 100 ms, on the thread of its caller. If it returns
- * true, the run ends early.
+ * vublk_bench_run() calls this function at least every 100 ms, on its caller's thread. If the
+ * function returns true, the run ends early, without an error.
  */
 typedef bool vublk_bench_tick_fn(void *opaque, const struct vublk_bench_live *live);
 
@@ -99,7 +98,7 @@ int vublk_bench_check(const struct vublk_bench_config *config, const struct vubl
 
 /*
  * Runs the load, and stores one result per job in `results`, an array of config->num_jobs elements.
- * Returns 0 or a negative errno: the load could not be started, a request failed, or a block had
+ * Returns 0, or a negative errno if the load could not be started, a request failed, or a block had
  * wrong content. `tick` (may be NULL) is called with `opaque`.
  */
 int vublk_bench_run(struct vublk_blk *blk, const struct vublk_bench_config *config,

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * One job of a bench: a thread with a queue of its own, which keeps `depth` requests in flight
- * until the load is complete or the phase changes. run.c makes the buffers and switches the phases.
+ * until the load is complete or the phase tells it to stop. run.c allocates the buffers and
+ * switches the phases.
  *
- * Key idea: this is the data path. Nothing is allocated. The job reads the clock once per request
- * that it starts, and once per batch of completions. The first error is stored in job->error; then
- * the job starts no more requests and waits for those in flight.
+ * Key idea: this is the data path, so it allocates nothing, and reads the clock only once per
+ * request that it starts and once per batch of completions. After the first error, which is kept in
+ * job->error, the job starts no more requests and waits for those in flight.
  */
 #include "cli/bench/job.h"
 
@@ -16,14 +17,14 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define WAIT_MS 100          /* the longest time between two looks at the phase */
+#define WAIT_MS 100          /* the longest sleep before the job checks the phase again */
 /*
  * The byte that fills a buffer before a verified read. Otherwise the buffer might still contain the
  * block to read, and the check would accept a read that transfers no data.
  */
 #define NOT_READ 0xa5
-#define POLLS_PER_LOOK 4096  /* how often a job with --mode=poll polls between two looks at the
-				phase */
+#define POLLS_PER_LOOK 4096  /* with --mode=poll: how many polls without a completion before the job
+				checks the phase again */
 
 static unsigned current_phase(const struct vublk_bench_job *job)
 {
@@ -199,7 +200,7 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 		return;
 	/*
 	 * The watch learns of lost writes before the next back-end can complete a read, so a lost
-	 * write is never taken for wrong content.
+	 * write is never mistaken for wrong content.
 	 */
 	if (vublk_disk_watch_has_lost_writes(job->config->watch))
 		fail_for_lost_writes(job);
@@ -237,9 +238,9 @@ static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
 }
 
 /*
- * Returns whether to abandon the requests in flight, and counts them. A run that has to stop during
- * an outage abandons its requests, because they would delay the end of the run. A verified run
- * waits for its requests instead, because it needs their completions.
+ * Returns whether to abandon the requests in flight. A run that stops during an outage counts and
+ * abandons its requests, because waiting for them would delay its end. A verifying run waits for
+ * them, because it needs their completions. An aborted run never waits.
  */
 static bool abandons(struct vublk_bench_job *job)
 {
@@ -353,7 +354,8 @@ void vublk_bench_job_run(void *member)
 
 	begin_run(job, vublk_cli_now_ns());
 	if (current_phase(job) == VUBLK_BENCH_RAMP)
-		job->seen_phase = VUBLK_BENCH_RAMP; /* until begin_run() */
+		job->seen_phase = VUBLK_BENCH_RAMP; /* until take_completions() sees the next
+						       phase */
 	run_load(job, wants_more, prepare);
 	end_run(job);
 	if (!job->error.code && job->verify.generations)

@@ -16,7 +16,7 @@ enum vublk_bench_phase {
 	VUBLK_BENCH_ABORT, /* the jobs end immediately */
 };
 
-/* A request, which may be in flight. */
+/* A slot for one request, free or in flight. */
 struct vublk_bench_slot {
 	enum vublk_bench_direction direction;
 	uint64_t start_ns;
@@ -26,11 +26,12 @@ struct vublk_bench_slot {
 
 /* What a verifying job knows about the blocks of its part. */
 struct vublk_bench_verify {
-	uint32_t *generations; /* per block; 0: not written; top bit: a request in flight uses the
-				  block. NULL if the load only reads */
-	uint64_t written;      /* how many blocks the first pass has written */
-	uint64_t reads;        /* how many reads of a sequential mixed load were chosen */
-	uint64_t next;         /* the next block to read back */
+	uint32_t *generations; /* one per block; 0: not written; top bit: a request in flight uses
+				  the block. NULL: the load only reads */
+	uint64_t written;      /* how many blocks the first pass has chosen for a write */
+	uint64_t reads;        /* position of the next read in a sequential mixed load, modulo
+				  `written` */
+	uint64_t next;         /* where the search for the next block to read back begins */
 };
 
 struct vublk_bench_job {
@@ -39,12 +40,10 @@ struct vublk_bench_job {
 	struct vublk_blk_queue *queue;
 	unsigned *phase;        /* enum vublk_bench_phase, shared by all jobs; atomic */
 	unsigned number;
-	struct vublk_disk_watch *watch; /* only for the one job that requests the serial; NULL for
-					   all others */
+	struct vublk_disk_watch *watch; /* NULL except in job 0, which requests the serial */
 	uint64_t first_block;   /* where the job's part begins, in blocks of config->block_bytes */
 	uint64_t num_blocks;
-	uint64_t run;           /* a number that identifies the run, written into the job's
-				   blocks */
+	uint64_t run;           /* identifies the run; part of each block that the job writes */
 	struct vublk_bench_slot *slots;
 	struct vublk_blk_completion *completions;
 
@@ -54,39 +53,38 @@ struct vublk_bench_job {
 	struct vublk_bench_slot *held; /* a prepared request for which the queue was full */
 	uint64_t random;
 	struct vublk_shuffle shuffle;
-	uint64_t next;          /* the index of the next block, in the order of this pass */
-	uint64_t started;       /* how many requests were started, without flushes */
+	uint64_t next;          /* the position of the next block in the pass */
+	uint64_t started;       /* requests started, not counting flushes */
 	unsigned unsynced;      /* writes since the last flush */
 	unsigned seen_phase;
 	uint64_t start_ns;
-	struct rusage usage;    /* the thread's usage at the start of the measured run */
-	uint64_t moved_ns;      /* when a request last completed, or the first one was added to
-				   an idle queue */
+	struct rusage usage;    /* the thread's resource usage when the measured run began */
+	uint64_t moved_ns;      /* when a request last completed or was added to an idle queue */
 	struct vublk_bench_verify verify;
 
-	/* written by the job's thread, read by others while it runs */
+	/* atomic; written by the job's thread, read by others while the job runs */
 	uint64_t live_requests[VUBLK_BENCH_NUM_DIRECTIONS];
 	uint64_t live_bytes[VUBLK_BENCH_NUM_DIRECTIONS];
 	unsigned verifying;
 
-	/* written by the job's thread, read when it has ended */
+	/* written by the job's thread, read by others after that thread has ended */
 	struct vublk_bench_result *result;
 	struct vublk_error error; /* code 0: no error */
 };
 
-/* The function of the job's thread. `member` is a struct vublk_bench_job. */
+/* The thread function of a job. `member` is a struct vublk_bench_job. */
 void vublk_bench_job_run(void *member);
 
 /*
- * Returns the block at position `index` of a pass of the job. The order of a pass is sequential or
- * shuffled.
+ * Returns the block that a pass visits at position `index`. A pass visits each block of the job
+ * once, in sequential or random order.
  */
 static inline uint64_t vublk_bench_block_at(const struct vublk_bench_job *job, uint64_t index)
 {
 	return job->config->random ? vublk_shuffle_at(&job->shuffle, index) : index;
 }
 
-/* Returns the place of the slot's block on the disk, in bytes. */
+/* Returns the offset of the slot's block on the disk, in bytes. */
 static inline uint64_t vublk_bench_offset_of(const struct vublk_bench_job *job,
 					     const struct vublk_bench_slot *slot)
 {
@@ -96,19 +94,15 @@ static inline uint64_t vublk_bench_offset_of(const struct vublk_bench_job *job,
 
 /* --- verify.c ----------------------------------------------------------------- */
 
-/*
- * Allocates the generations of `num_blocks` blocks. Returns 0, or -ENOMEM if there are too many
- * blocks.
- */
+/* Allocates the generations of `num_blocks` blocks. Returns 0 or -ENOMEM. */
 int vublk_bench_verify_init(struct vublk_bench_verify *verify, uint64_t num_blocks,
 			    struct vublk_error *error);
 void vublk_bench_verify_deinit(struct vublk_bench_verify *verify);
 
 /*
- * Chooses the block of a request, and fills the buffer if the request is a write. If the load
- * writes, no request in flight touches the block, and a read becomes a write until the first block
- * was chosen for a write. Returns false if it found no such block, so the caller has to wait until
- * a request completes.
+ * Chooses the block of a request, and fills the buffer of a write. If the load writes, the block is
+ * one that no request in flight uses, and a read becomes a write as long as nothing has been
+ * written. Returns false if no such block was found; the caller must then wait for a completion.
  */
 bool vublk_bench_verify_pick(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
 
@@ -120,8 +114,8 @@ int vublk_bench_verify_complete(struct vublk_bench_job *job, struct vublk_bench_
 				struct vublk_error *error);
 
 /*
- * Chooses the next written block to read back at the end of the load. Returns false if there are no
- * more.
+ * Chooses the next written block to read back at the end of the load. Returns false if none is
+ * left.
  */
 bool vublk_bench_verify_pick_back(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Prints the result of a bench as text and as JSON.
+ * Prints the result of a bench as text or as JSON.
  *
- * Key idea: the JSON has the field names and units of fio's output, so that programs for fio's JSON
- * can read it. Values that are not measured are left out.
+ * Key idea: the JSON has the field names and units of fio's output, so that programs that read
+ * fio's JSON can read this, too. Fields whose values a bench does not measure are left out.
  */
 #include "cli/bench/bench.h"
 
@@ -190,7 +190,7 @@ static struct json_object *options_json(const struct vublk_bench_config *config)
 	return object;
 }
 
-/* Makes the JSON object of one job, or of the sum of `threads` jobs. */
+/* Makes the JSON object of `result`, which is the sum of `threads` jobs. */
 static struct json_object *job_json(const struct vublk_bench_config *config,
 				    const struct vublk_bench_result *result, unsigned threads)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A bench as a whole. This file checks the configuration against the disk, gives each job its part
- * of the region, its queue and its buffers, and switches the phase of all jobs. job.c makes the
- * requests.
+ * Runs all jobs of a bench. This file checks the configuration against the disk, gives each job its
+ * part of the region, its queue and its buffers, and switches the phase of all jobs. job.c issues
+ * the requests.
  *
  * Key idea: the calling thread does no I/O. It sleeps, watches the time and sets a phase that all
  * jobs read.
@@ -135,8 +135,8 @@ static int init_buffers(struct run *run, struct vublk_error *error)
 	for (unsigned i = 0; i < run->num_slots; i++)
 		run->slots[i].buffer = run->buffers + i * stride;
 	/*
-	 * Fills the buffers with random data, because a disk may write compressible data, or zeroes
-	 * that become holes, faster than other data.
+	 * Fill the buffers with random data, because a disk may write zeroes or compressible data
+	 * faster than other data.
 	 */
 	for (size_t i = 0; has_writes(config) && i < run->num_slots * stride / 8; i++)
 		((uint64_t *)(void *)run->buffers)[i] = vublk_random_next(&random);
@@ -215,8 +215,8 @@ static void deinit_run(struct run *run)
 /* --- phases ----------------------------------------------------------------------- */
 
 /*
- * Changes the shared phase from `from` to `to`. Does nothing if the phase is another one, because a
- * job has failed and has set VUBLK_BENCH_ABORT.
+ * Changes the shared phase from `from` to `to`. Does nothing in any other phase, so
+ * VUBLK_BENCH_ABORT is final.
  */
 static void advance(struct run *run, unsigned from, unsigned to)
 {
@@ -259,8 +259,8 @@ static unsigned ms_until(uint64_t deadline_ns, uint64_t now)
 }
 
 /*
- * Watches the time and switches the phases, until all jobs have ended. The time of a phase counts
- * from its actual start, even if it started late.
+ * Watches the time and switches the phases until all jobs have ended. Each phase is timed from its
+ * actual start, even if that was late.
  */
 static void watch(struct run *run, struct vublk_crew *crew, vublk_bench_tick_fn *tick,
 		  void *opaque)

@@ -5,10 +5,10 @@
  *
  * Key idea: requests in flight may be executed in any order, so no two of them touch the same
  * block. Each block has a generation: the number of times that it was written. The generation is
- * part of the block's content, so the next read notices a lost write.
+ * part of the block's content, so a later read detects a lost write.
  *
- * A read-only load checks blocks that an earlier run wrote. In that case the check does not know
- * the run and the generations, but it knows the places and the checksums.
+ * A read-only load checks blocks that an earlier run wrote. It does not know their run and
+ * generations, so it checks only the offsets and the checksums.
  */
 #include "cli/bench/job.h"
 
@@ -62,9 +62,9 @@ static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 }
 
 /*
- * Chooses a block to read, among those that the first pass of writes has reached. Every pass has
- * the same order. Returns false after depth + 1 blocks that are in flight; the job then has to wait
- * for a completion.
+ * Chooses a block to read among the first `written` ones of a pass. All passes have the same order.
+ * Returns false if requests in flight use all blocks that it tried, at most depth + 1; the job then
+ * has to wait for a completion.
  */
 static bool pick_read(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {

@@ -22,7 +22,7 @@
 
 /*
  * Prints a line with a single write, so that the lines of two processes on a terminal do not mix.
- * The text may contain what a peer has sent.
+ * The text may come from a peer, so it is escaped.
  */
 static void print_text(const char *command, const char *prefix, const char *text)
 {
@@ -169,9 +169,9 @@ static const struct unit time_units[] = { /* in milliseconds */
 };
 
 /*
- * Parses the decimals at *text, if there are any, and advances *text: ".25" is 25 (`parts`) of 100
- * (`of`), and no decimals are 0 of 1. Returns 0, or -EINVAL for a dot without digits or more than
- * nine digits.
+ * Parses the decimals at *text, if there are any, and advances *text past them: ".25" is 25
+ * (`parts`) of 100 (`of`), and no decimals are 0 of 1. Returns 0, or -EINVAL for a dot without
+ * digits or more than nine digits.
  */
 static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
 {
@@ -192,8 +192,9 @@ static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
 }
 
 /*
- * Parses a number with a suffix from `units`, and stores the value in the smallest unit. Returns
- * -EINVAL if the value is not exact: "0.0001s" is not a whole number of milliseconds.
+ * Parses a number with a suffix from `units`, and stores the value in the base unit. Returns
+ * -EINVAL if the text is malformed or the value is too large or not exact: "0.0001s" is not a whole
+ * number of milliseconds.
  */
 static int parse_value(const char *text, const struct unit *units, uint64_t *value)
 {

@@ -7,7 +7,7 @@
  * format numbers.
  *
  * The tool is an application of the library: it includes only <vublk/...>, so an application can do
- * whatever the tool can. The disadvantage is that cli.c repeats a few lines of src/util/option.c
+ * whatever the tool can. The disadvantage is that cli.c duplicates a few lines of src/util/option.c
  * that parse numbers. The library does not export them, because parsing a command line is not its
  * task, and an exported function can never be removed.
  */
@@ -31,8 +31,8 @@ enum vublk_cli_exit {
 };
 
 /*
- * The sub-commands. Each gets the words after "vublk"; argv[0] is "vublk COMMAND", which argp
- * prints in its messages. Each returns an enum vublk_cli_exit.
+ * The sub-commands. Each gets its own arguments; argv[0] is "vublk COMMAND", which argp prints in
+ * its messages. Each returns an enum vublk_cli_exit.
  */
 int vublk_cmd_serve(int argc, char **argv);
 int vublk_cmd_device(int argc, char **argv);
@@ -54,9 +54,8 @@ int vublk_cli_misuse(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
 /*
- * Like vublk_cli_fail(), but for an object that could not be opened. The code EINVAL means that an
- * option of the command line is wrong in itself. In that case the result is VUBLK_EXIT_MISUSED,
- * otherwise VUBLK_EXIT_FAILED.
+ * Like vublk_cli_fail(), but for an object that could not be opened. Returns VUBLK_EXIT_MISUSED if
+ * the code is EINVAL, which means that the command line is wrong; otherwise VUBLK_EXIT_FAILED.
  */
 int vublk_cli_fail_open(const char *command, const struct vublk_error *error);
 
@@ -66,9 +65,9 @@ void vublk_cli_warn(const char *command, const char *format, ...)
 
 /*
  * Prints "vublk COMMAND: sentence" to standard error, but at most VUBLK_CLI_LIMIT_LINES lines per
- * VUBLK_CLI_LIMIT_MS. The next line after that time says how many lines were left out. `limit`
- * counts the lines; the caller has one struct, zeroed at first, per kind of line. Only one thread
- * at a time may use a struct.
+ * VUBLK_CLI_LIMIT_MS. Before the first line after that time, prints how many lines were left out.
+ * `limit` counts the lines; the caller keeps one struct, initially zeroed, per kind of line. Only
+ * one thread at a time may use a struct.
  */
 #define VUBLK_CLI_LIMIT_LINES 5
 #define VUBLK_CLI_LIMIT_MS 10000
@@ -100,7 +99,7 @@ int vublk_cli_error_errno(struct vublk_error *error, int code, const char *forma
  */
 void vublk_cli_log(void *command, enum vublk_log_level level, const char *text);
 
-/* Returns the log level that --verbose and --quiet select. If both are given, --verbose counts. */
+/* Returns the log level that --verbose and --quiet select. If both are given, --verbose wins. */
 enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet);
 
 /* --- the command line ------------------------------------------------------------ */
@@ -112,9 +111,9 @@ enum vublk_log_level vublk_cli_log_level(bool verbose, bool quiet);
 void vublk_cli_parse(const struct argp *argp, int argc, char **argv, void *input);
 
 /*
- * The following functions are called by argp parsers. A wrong value of `option` ends the process
- * with VUBLK_EXIT_MISUSED and one sentence that names the option. This function returns a number
- * from `min` to `max`.
+ * The functions from here to vublk_cli_refuse_no_socket() are called by argp parsers. A wrong value
+ * of `option` ends the process with VUBLK_EXIT_MISUSED and one sentence that names the option.
+ * vublk_cli_number() returns a number from `min` to `max`.
  */
 uint64_t vublk_cli_number(struct argp_state *state, const char *option, const char *text,
 			  uint64_t min, uint64_t max);
@@ -130,8 +129,8 @@ uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const cha
  */
 uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, const char *text);
 /*
- * Like vublk_cli_milliseconds(), but for a time limit, which must be more than 0 and at most the
- * longest timeout of poll().
+ * Like vublk_cli_milliseconds(), but for a time limit, which must be more than 0. A longer one than
+ * poll() permits is reduced to that.
  */
 unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text);
 
@@ -141,7 +140,7 @@ unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const 
 void vublk_cli_take_argument(struct argp_state *state, const char **argument, const char *text);
 /* Ends the process with a sentence about `text`, an argument that the command does not take. */
 void vublk_cli_refuse_argument(struct argp_state *state, const char *text);
-/* Ends the process with a sentence that SOCKET, an argument of the command, was not given. */
+/* Ends the process with the sentence that the argument SOCKET is missing. */
 void vublk_cli_refuse_no_socket(struct argp_state *state);
 
 /*
@@ -160,9 +159,9 @@ int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t 
 #define VUBLK_CLI_TEXT_BYTES 32
 
 /*
- * Formats a size: in the largest unit that is not larger than the size, exactly if the result is a
- * whole number, otherwise rounded to three digits. Examples: "64 MiB", "1.50 GiB", "977 KiB".
- * Returns `text`.
+ * Formats a size in the largest unit that does not exceed it: exactly if the result is a whole
+ * number, otherwise rounded to three digits. Examples: "64 MiB", "1.50 GiB", "977 KiB". Returns
+ * `text`.
  */
 const char *vublk_cli_format_bytes(char text[VUBLK_CLI_TEXT_BYTES], uint64_t bytes);
 /*

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk demo: shows a disk in use, step by step, for newcomers. A back-end runs in a process of its
- * own, and the device in this one. The demo writes and verifies data through several queues,
+ * own, and the device runs in this one. The demo writes and verifies data through several queues,
  * resizes the disk, and measures its speed.
  *
  * Key idea: the demo leaves nothing behind. `scratch` names everything that has to be removed, and
- * every way out calls clean_up(), including signals. The kernel ends the back-end when this process
- * ends (PR_SET_PDEATHSIG).
+ * every way out, including the signal handler, calls clean_up(). The kernel ends the back-end when
+ * this process ends (PR_SET_PDEATHSIG).
  */
 #include "cli/bench/bench.h"
 #include "cli/cli.h"
@@ -34,7 +34,7 @@
 #define NUM_QUEUES 4
 #define VERIFY_BLOCK_BYTES (64 << 10)
 #define SPEED_MS 1000
-#define LIMIT_MS 5000 /* how long the end of the back-end, or the notice of a resize, may take */
+#define LIMIT_MS 5000 /* the time limit of a resize, of a request and of the back-end's end */
 #define LINE_COLUMNS 76
 
 /* --- cleaning up ----------------------------------------------------------------- */
@@ -66,7 +66,8 @@ static void clean_up(void)
 static void clean_up_and_die(int number)
 {
 	clean_up();
-	raise(number); /* its default action ends the process when this handler returns */
+	raise(number); /* the default action, which SA_RESETHAND has restored, ends the process when
+			  this handler returns */
 }
 
 static void catch_signals(void)
@@ -143,8 +144,8 @@ static int make_disk(struct vublk_error *error)
 }
 
 /*
- * Makes the socket of the back-end. The socket listens before the back-end runs, so the demo does
- * not have to wait for the back-end.
+ * Creates the back-end's socket. It listens before the back-end runs, so the device can connect
+ * immediately.
  */
 static int listen_for_backend(int *fd, struct vublk_error *error)
 {
@@ -157,7 +158,7 @@ static int listen_for_backend(int *fd, struct vublk_error *error)
 	return 0;
 }
 
-/* Runs `vublk serve` in the new process, in place of this program. */
+/* Replaces this program with `vublk serve` in the child process. */
 __attribute__((noreturn))
 static void become_backend(const char *program, int fd, pid_t parent)
 {
@@ -240,7 +241,7 @@ static int end_backend(struct vublk_error *error)
 
 /* --- the device --------------------------------------------------------------- */
 
-/* What the event handler, on the disk's own thread, tells the main thread. */
+/* Reports a resize from the event handler, on the disk's own thread, to the main thread. */
 struct resize_notice {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -331,7 +332,7 @@ static int write_and_verify(struct vublk_blk *blk, uint64_t offset, uint64_t byt
 	return run_load(blk, &config, total, error);
 }
 
-/* Checks the blocks in the image file, without the disk. */
+/* Checks the blocks in the image file directly, not through the back-end. */
 static int verify_file(uint64_t bytes, struct vublk_error *error)
 {
 	static uint64_t block[VERIFY_BLOCK_BYTES / 8];

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk device: the host device as a program, on a bus. It stays in the foreground, prints
+ * vublk device: runs the host device and presents it on a bus. It stays in the foreground, prints
  * nothing on standard output, and logs to standard error. SIGTERM and SIGINT end it. SIGHUP makes
  * it read the disk's configuration again.
  *
- * Key idea: --chardev has the syntax of QEMU's -chardev, but each of its values, like every other
- * option, is a property of the device or of the bus.
+ * Key idea: --chardev resembles QEMU's -chardev, but each NAME=VALUE in it sets a property of the
+ * device or of the bus, as -o does.
  */
 #include "cli/cli.h"
 #include "cli/control/commands.h"
@@ -96,7 +96,7 @@ static const struct vublk_cli_alias aliases[] = {
 	{ NULL },
 };
 
-/* Adds a path after those that were added before; the order is the order of preference. */
+/* Adds a path after the earlier ones, because the paths are in order of preference. */
 static void add_path(struct argp_state *state, struct vublk_cli_options *properties, const char *path)
 {
 	static const char *const names[] = { "chardev", "chardev-2", "chardev-3", "chardev-4" };
@@ -159,8 +159,8 @@ static void list_properties(const char *bus)
 }
 
 /*
- * Checks the names of the properties. Checks nothing if the bus has no options, because the library
- * may not know the bus; vublk_bus_open() then refuses it.
+ * Refuses unknown properties. If the bus has no options, checks nothing, because the library may
+ * not know the bus; vublk_bus_open() then refuses it.
  */
 static void check_names(struct argp_state *state, const struct vublk_cli_options *properties,
 			const struct vublk_property *bus_options)
@@ -326,7 +326,10 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
 	return vublk_service_run(&service, &arguments->service, signals, error);
 }
 
-/* The following functions open `served`. They print a failure and return the exit status. */
+/*
+ * The following two functions open `served` and return the exit status. They print the error if
+ * they fail.
+ */
 static int open_bus(const struct arguments *arguments, const struct vublk_log *log)
 {
 	struct vublk_error error = { 0 };
@@ -363,8 +366,8 @@ int vublk_cmd_device(int argc, char **argv)
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
 	/*
-	 * A signal that comes during the start stays pending until there is a bus that the handler
-	 * can stop.
+	 * A signal that arrives during the start stays pending until there is a bus that the
+	 * handler can stop.
 	 */
 	vublk_cli_signals_init(&signals, SIGHUP);
 	status = arguments.take_over ? take_bus(&arguments, &log, &extra) :

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reports outages of a command's disk, and whether the next back-end serves the same disk. The
- * library reconnects, and the command decides when to end.
+ * Reports outages of a command's disk, and warns if the next back-end seems to serve another disk.
+ * The library reconnects, and the command decides when to end.
  *
  * Key idea: a disk is recognized by its capacity, which the library knows, and by its serial, which
- * costs a request. The first capacity and serial are the reference for all later ones.
+ * costs a request. Later ones are compared with the first serial and the first capacity, which a
+ * resize updates.
  */
 #include "cli/disk-watch.h"
 

@@ -6,8 +6,9 @@
  * A watch notices what happens to a command's disk while the command runs: outages, lost writes,
  * and a new back-end that serves another disk at the same socket.
  *
- * Threads: the disk's own thread calls vublk_disk_watch_event(). The thread that uses a queue of
- * the disk requests the serial. Any thread may read the fields that are marked "atomic".
+ * Threads: the disk's own thread calls vublk_disk_watch_event(). The one thread that passes its
+ * queue to vublk_disk_watch_poll() requests the serial. Any thread may read the fields that are
+ * marked "atomic".
  */
 
 #include "cli/cli.h"
@@ -36,8 +37,8 @@ struct vublk_disk_watch {
 	/* used by the thread that uses the queue */
 	bool asks;                      /* whether the serial is requested and compared at all */
 	bool asking;                    /* the request is in flight */
-	bool has_answer;                /* the request was answered, and no back-end was replaced
-					   meanwhile */
+	bool has_answer;                /* the request was answered, and the back-end was not
+					   replaced meanwhile */
 	bool warned_serial;
 	unsigned asked_at;              /* the number of reconnections when the request was added */
 	char serial[VUBLK_BLK_ID_SIZE]; /* of the first back-end; empty: not known */
@@ -74,7 +75,7 @@ bool vublk_disk_watch_has_outage(const struct vublk_disk_watch *watch);
 bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch);
 
 /*
- * Requests the serial, unless it was requested from the present back-end already. Must be called
+ * Requests the serial, unless the present back-end has already been asked for it. Must be called
  * repeatedly, on the thread that uses `queue`, whenever that queue may have room for a request.
  * `watch` may be NULL.
  */

@@ -2,8 +2,8 @@
 /*
  * Opens a disk from the command line; see disk.h. disk-watch.c then watches the disk.
  *
- * Key idea: the options of a disk set properties of the device. So this file checks only the syntax
- * of a value, and the library checks the value itself.
+ * Key idea: the options of a disk set properties of the device. So this file checks only the values
+ * of options with a name of their own, and the library checks those of -o.
  */
 #include "cli/disk.h"
 
@@ -163,11 +163,10 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 }
 
 /*
- * Replaces the error of an opening with a better sentence if the program at the socket speaks
- * vfio-user instead of vhost-user. Depending on that program, the opening fails with one of the
- * three errors that the function checks for. A program that did not answer at all is not probed: it
- * may be a relay that serves another client, which would read the probe later as a broken
- * vhost-user message.
+ * Replaces the error of a failed open with a better sentence if the program at the socket speaks
+ * vfio-user instead of vhost-user. Depending on that program, the open fails with one of the three
+ * errors checked here. A program that did not answer at all is not probed: it may be a relay that
+ * is busy with another client and would later read the probe as a broken vhost-user message.
  */
 static void explain_failure(const char *command, const char *path, struct vublk_error *error)
 {

@@ -3,9 +3,9 @@
 #define VUBLK_CLI_DISK_H
 
 /*
- * The options that all commands with a disk have, and functions that open the disk with them. A
- * command uses vublk_disk_argp as a child parser; the input of that parser must be a zeroed struct
- * vublk_disk_options.
+ * The options that are common to the commands that use a disk, and the functions that open the disk
+ * with them. Such a command has vublk_disk_argp as a child parser, whose input must be a struct
+ * vublk_disk_options that is zeroed except for `reconnects`.
  */
 
 #include "cli/options.h"
@@ -19,7 +19,8 @@ struct vublk_disk_options {
 	struct vublk_cli_options list;
 	bool num_queues;  /* --num-queues was given */
 	bool verbose;
-	bool reconnects;  /* the command keeps the library's default of reconnect-ms */
+	bool reconnects;  /* for --list-properties: the command keeps the library's default of
+			     reconnect-ms */
 	char timeout_ms[24];
 	char queues_limit[24];
 };
@@ -27,13 +28,13 @@ struct vublk_disk_options {
 extern const struct argp vublk_disk_argp;
 
 /*
- * Opens the disk at the socket `path`. On failure `error` has one sentence, which the caller
- * prints; the code is EINVAL if an option is wrong. With --verbose the library's log goes to
- * standard error. Without --verbose the log is silent, with one exception: a command that outlives
- * its back-end prints warnings, because a warning says why a new back-end is refused.
+ * Opens the disk at the socket `path`. On failure `error` has one sentence for the caller to print,
+ * and the code EINVAL if an option is wrong. With --verbose the library's log goes to standard
+ * error. Without --verbose only errors are printed, and also warnings if the disk outlives its
+ * back-end, because a warning says why a new back-end is refused.
  *
- * Without reconnect-ms among the options, the loss of the back-end is permanent. The log of
- * `handlers` is ignored.
+ * Without reconnect-ms or server among the options, the loss of the back-end is permanent. The log
+ * of `handlers` is ignored.
  */
 int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_disk_options *options,
@@ -55,15 +56,18 @@ void vublk_disk_print_properties(const struct vublk_property *properties,
 				 const char *(*other)(const char *context, const char *name),
 				 const char *context);
 
-/* Returns whether the table `properties` has a property with the name `name`. */
+/*
+ * Returns whether the table `properties` has the property `name`. Returns false for chardev, which
+ * has an option of its own.
+ */
 bool vublk_disk_has_property(const struct vublk_property *properties, const char *name);
 
 /* Returns whether there is a socket at the path. */
 bool vublk_disk_is_socket(const char *path);
 
 /*
- * Turns a serial into printable text. Some back-ends pad the serial with spaces, and characters
- * that are not printable could be a command to the terminal.
+ * Turns a serial into printable text. Some back-ends pad the serial with spaces, and unprintable
+ * characters could control the terminal.
  */
 void vublk_disk_clean_serial(char serial[VUBLK_BLK_ID_SIZE]);
 

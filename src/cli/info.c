@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk info: shows the properties of a disk, the features that its back-end offers, the features
- * that are in use, and what the device changed. The output is text or, with --json, JSON.
+ * that are in use, and what the device has changed. The output is text or, with --json, JSON.
  *
- * Key idea: one table describes the fields of the configuration space for both kinds of output.
+ * Key idea: one table describes the fields of the configuration space for both output formats.
  */
 #include "cli/cli.h"
 #include "cli/disk.h"
@@ -112,9 +112,9 @@ static bool field_has_meaning(const struct disk *disk, const struct config_field
 /* --- what the device changed -------------------------------------------------- */
 
 /*
- * Returns whether the device has changed this field of the back-end's configuration. Two kinds of
- * fields do not count: the number of queues, because the device always has its own, which is shown
- * elsewhere; and fields of features that the back-end does not offer, because they mean nothing.
+ * Returns whether the device has changed this field of the back-end's configuration. The number of
+ * queues does not count, because the device always sets its own, which is shown elsewhere. Fields
+ * of features that the back-end does not offer have no meaning and do not count, either.
  */
 static bool is_field_changed(const struct disk *disk, const struct config_field *field)
 {
@@ -313,8 +313,8 @@ static struct json_object *features_json(const char *in_use_word,
 }
 
 /*
- * Returns the object to which the field *name belongs: that of its group (which is created for the
- * first field of the group), or `config` if there is no group. Removes the group from *name.
+ * Returns the object that the field *name belongs to: the object of its group, which is created for
+ * the group's first field, or `config` if the field has no group. Removes the group from *name.
  */
 static struct json_object *group_of(struct json_object *config, const char **name)
 {
@@ -364,8 +364,8 @@ static struct json_object *new_change(struct json_object *changes, const char *n
 }
 
 /*
- * Makes the JSON array of the device's changes. A change has the value of the back-end and that of
- * the device: true or false for a feature, a number for a field.
+ * Makes the JSON array of the device's changes. Each change has the back-end's value and the
+ * device's value: true or false for a feature, a number for a field.
  */
 static struct json_object *changes_json(const struct disk *disk)
 {
@@ -447,7 +447,7 @@ static void print_json(const struct disk *disk)
 /*
  * Reads the serial of the disk, and returns whether there is one. Many back-ends have no serial,
  * which is not a failure. Also sets disk->is_answering, because behind a relay a missing answer is
- * the only sign of an outage: a relay whose back-end is lost answers every message itself, but
+ * the only sign of an outage: a relay that has lost its back-end answers every message itself, but
  * keeps requests waiting. A late answer is written into `disk`, which must therefore exist until
  * `blk` is closed.
  */

@@ -5,7 +5,7 @@
 /*
  * The list of names and values that a command hands to the library: the command's own options
  * (--num-queues=4) and pairs (-o num-queues=4) end up in one array of struct vublk_option. The
- * strings in the array belong to argv.
+ * array borrows its strings, most of them from argv.
  */
 
 #include <vublk/error.h>
@@ -28,8 +28,8 @@ void vublk_cli_options_add(struct argp_state *state, struct vublk_cli_options *o
 			   const char *name, const char *value);
 
 /*
- * Cuts "NAME=VALUE" in argv in two and adds the pair. `option` is the command-line option whose
- * value is the pair, such as "--option"; error messages name it.
+ * Splits "NAME=VALUE" in argv, in place, and adds the pair. `option` is the command-line option
+ * whose value is the pair, such as "--option"; error messages name it.
  */
 void vublk_cli_options_add_pair(struct argp_state *state, struct vublk_cli_options *options,
 				const char *option, char *pair);

@@ -2,7 +2,7 @@
 #ifndef VUBLK_CLI_PATHS_H
 #define VUBLK_CLI_PATHS_H
 
-/* A check that the options of a command have different files and sockets. */
+/* Checks that the options of a command name different files and sockets. */
 #include <argp.h>
 
 struct vublk_cli_path {

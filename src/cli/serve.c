@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk serve: a back-end as a program that follows the conventions for vhost-user
- * back-end programs: the program has the options --socket-path, --fd, --print-capabilities,
- * --blk-file and --read-only, prints nothing on standard output while it serves, logs to standard
- * error, and ends on SIGTERM.
+ * vublk serve: runs a back-end, and follows the vhost-user conventions for back-end programs: it
+ * has the options --socket-path, --fd, --print-capabilities, --blk-file and --read-only, prints
+ * nothing on standard output while it serves, logs to standard error, and ends on SIGTERM.
  *
- * Key idea: most options have the name of the library's option that they set, so one line of the
- * parser handles all of these.
+ * Key idea: most options have the name of the library's option that they set, so one statement of
+ * the parser handles all of them.
  */
 #include "cli/cli.h"
 #include "cli/control/commands.h"
@@ -35,7 +34,7 @@ struct arguments {
 	bool quiet;
 };
 
-/* The back-end, for the signal handler. It is set whenever the handler is installed. */
+/* The back-end, for the signal handler. It is set before the handler is installed. */
 static struct vublk_backend *served;
 
 /* --- arguments ------------------------------------------------------------- */
@@ -270,7 +269,10 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
 	return vublk_service_run(&service, &arguments->service, signals, error);
 }
 
-/* The following functions open `served`. They print a failure and return the exit status. */
+/*
+ * The following two functions open `served` and return the exit status. They print the error if
+ * they fail.
+ */
 static int open_backend(const struct arguments *arguments, const struct vublk_log *log)
 {
 	struct vublk_error error = { 0 };
@@ -307,7 +309,7 @@ int vublk_cmd_serve(int argc, char **argv)
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);
 	/*
-	 * A signal that comes during the start stays pending until there is a back-end that the
+	 * A signal that arrives during the start stays pending until there is a back-end that the
 	 * handler can stop.
 	 */
 	vublk_cli_signals_init(&signals, SIGHUP);

@@ -3,8 +3,8 @@
  * SIGTERM and SIGINT for the commands that keep running; see signals.h. The demo and chaos have
  * handlers of their own.
  *
- * Key idea: the handler restores the default action of both signals when the first signal comes. So
- * the second signal ends the process, even if the storage or the back-end hangs.
+ * Key idea: the handler restores the default action of both signals when the first signal arrives.
+ * So the second one ends the process, even if the storage or the back-end hangs.
  */
 #include "cli/signals.h"
 

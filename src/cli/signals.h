@@ -4,8 +4,7 @@
 
 /*
  * The signals of commands that run until they are done or told to stop. In each of these commands
- * the first SIGTERM or SIGINT asks for an orderly end. A second signal, SIGTERM or SIGINT, ends the
- * process immediately.
+ * the first SIGTERM or SIGINT asks for an orderly end. The second one ends the process immediately.
  */
 
 #include <signal.h>
@@ -18,8 +17,8 @@ struct vublk_cli_signals {
 };
 
 /*
- * Blocks SIGTERM, SIGINT and the signal `another` (0: none), which stay pending until there is an
- * object that a handler can stop. Ignores SIGPIPE, SIGUSR1, SIGUSR2 and SIGXFSZ.
+ * Blocks SIGTERM, SIGINT and the signal `another` (0: none), so that they stay pending until there
+ * is an object that a handler can stop. Ignores SIGPIPE, SIGUSR1, SIGUSR2 and SIGXFSZ.
  */
 void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Printing text that another process has chosen; see text.h. */
+/* Prints text that another process has chosen; see text.h. */
 #include "cli/text.h"
 
 #include <stdbool.h>
@@ -25,7 +25,7 @@ size_t vublk_cli_utf8_bytes(const char *text)
 	return value < least[bytes] || value > 0x10ffff || value >> 11 == 27 ? 0 : bytes;
 }
 
-/* Returns whether the character of `bytes` bytes, which is well-formed, is a control character. */
+/* Returns whether the well-formed character of `bytes` bytes is a control character. */
 static bool is_control(const char *text, size_t bytes)
 {
 	const unsigned char *at = (const unsigned char *)text;
@@ -35,8 +35,8 @@ static bool is_control(const char *text, size_t bytes)
 }
 
 /*
- * Writes the next character of `text` to `to`, which has room for a character and for two escapes.
- * Returns how many bytes of `text` that is, and stores how many bytes were written.
+ * Writes the next character of `text` to `to`, which must have room for two escapes and a NUL.
+ * Returns how many bytes of `text` were used, and stores how many bytes were written.
  */
 static size_t step(char *to, const char *text, size_t *written)
 {

@@ -3,19 +3,18 @@
 #define VUBLK_CLI_TEXT_H
 
 /*
- * Printing text that another process has chosen: the serial of a disk, a path, the sentence of a
- * peer.
+ * Prints text that another process has chosen: the serial of a disk, a path, or a peer's message.
  *
  * Key idea: such text must not control the terminal. So each byte of a control character, and each
- * byte that is not UTF-8, is printed as \xNN. Control characters are those of ASCII (C0 and DEL) and
- * U+0080 to U+009F (C1), which many terminals obey, too.
+ * byte that is not UTF-8, is printed as \xNN. Control characters are those of ASCII (C0 and DEL)
+ * and U+0080 to U+009F (C1), which many terminals also obey.
  */
 #include <stddef.h>
 #include <stdio.h>
 
 /*
- * Returns the number of bytes of the UTF-8 character at `text`, a string that ends with NUL, or 0
- * if the character is malformed, or the text ends here.
+ * Returns the number of bytes of the UTF-8 character at `text`, a string that ends with NUL.
+ * Returns 0 at the end of the string or if the character is malformed.
  */
 size_t vublk_cli_utf8_bytes(const char *text);
 

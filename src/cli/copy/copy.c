@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk copy: copies from a file to a disk, from a disk to a file, or from disk to disk. This file
- * has the command line and the progress; run.c does the copying.
+ * parses the command line and shows the progress; run.c does the copying.
  */
 #include "cli/copy/copy.h"
 
@@ -24,7 +24,7 @@ enum {
 	KEY_STALL_TIME,
 };
 
-#define MAX_QUEUES 4 /* the default; more queues hardly make the copy faster */
+#define MAX_QUEUES 4 /* the default limit; more queues hardly make the copy faster */
 #define DEFAULT_REQUESTS 16
 #define DEFAULT_REQUEST_BYTES (256 << 10)
 #define MIN_REQUEST_BYTES (4 << 10)
@@ -145,8 +145,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 /* --- while it runs ------------------------------------------------------------ */
 
 /*
- * Ignores signals: a closed progress pipe must not end the copy, and a file size limit must cause
- * an I/O error.
+ * Ignores SIGPIPE, so that a closed progress pipe does not end the copy, and SIGXFSZ, so that a
+ * file size limit causes an I/O error instead.
  */
 static void ignore_signals(void)
 {
@@ -221,7 +221,7 @@ int vublk_cmd_copy(int argc, char **argv)
 		return vublk_cli_fail_open("copy", &error);
 	}
 	/*
-	 * Until here a signal ends the process immediately, because nothing has been written yet.
+	 * Up to this point a signal ends the process immediately, because nothing has been written.
 	 */
 	vublk_cli_signals_catch();
 	ret = run(&arguments, &error);

@@ -3,7 +3,7 @@
 #define VUBLK_CLI_COPY_COPY_H
 
 /*
- * Copying between files and disks.
+ * Copies between files and disks.
  *
  *   copy.c       the command: options and progress
  *   end.c        source and destination: open, check, flush, close
@@ -41,12 +41,12 @@ struct vublk_copy {
 	uint32_t request_bytes;      /* a power of two, and a multiple of both block sizes */
 	unsigned num_requests;       /* how many requests a worker keeps in flight */
 	unsigned num_queues;
-	bool allocated;              /* the destination gets no holes: zeroes are written to
-					allocated blocks */
+	bool allocated;              /* zeroes are written and occupy space; the destination gets no
+					holes */
 	bool resumes;                /* the copy continues after the loss of a back-end; see
 					unflushed.h */
-	uint64_t flush_bytes;        /* if `resumes`: a flush begins at the latest after this many
-					written bytes */
+	uint64_t flush_bytes;        /* if `resumes`: a flush is due after at most this many written
+					bytes */
 	unsigned stall_ms;           /* the copy fails after this time without a completion */
 
 	uint64_t done;               /* bytes copied so far; atomic */
@@ -69,11 +69,11 @@ typedef bool vublk_copy_tick_fn(void *opaque, const struct vublk_copy *copy);
 int vublk_copy_open(struct vublk_copy *copy, const char *from, const char *to, uint64_t size,
 		    const struct vublk_disk_options *disk, struct vublk_error *error);
 
-/* If the destination is a file, gives it its final size; the file is then one large hole. */
+/* If the destination is a file, makes it one large hole of the final size. */
 int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error);
 
 /*
- * Makes all data stable that was written to the destination. `tick` may be NULL. Returns 0 or a
+ * Makes all data that was written to the destination stable. `tick` may be NULL. Returns 0 or a
  * negative errno; -ECANCELED means that `tick` has returned true.
  */
 int vublk_copy_flush(struct vublk_copy *copy, vublk_copy_tick_fn *tick, void *opaque,

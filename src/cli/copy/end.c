@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The source and the destination of a copy. A path that is a socket is a disk; any other path is a
- * file or a block device. The data path is in worker.c.
+ * The source and the destination of a copy. A path that leads to a socket stands for the disk
+ * behind it; any other path is a file or a block device. The data path is in worker.c.
  *
- * Key idea: a copy that cannot succeed is refused here, before a byte of the destination has
- * changed.
+ * Key idea: if a copy cannot succeed, this file refuses it before a byte of the destination
+ * changes.
  */
 #include "cli/copy/copy.h"
 
@@ -113,8 +113,8 @@ static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_erro
 
 /*
  * Reads the last `bytes` bytes of the disk, to check that the back-end serves them. The capacity is
- * a number of sectors, so the last block may be incomplete. A request for it is legal, but some
- * back-ends refuse it.
+ * counted in sectors, so the last block may be incomplete. A request for such a block is legal, but
+ * some back-ends refuse it.
  */
 static int read_end(const struct vublk_copy *copy, const struct vublk_copy_end *end,
 		    uint64_t bytes, struct vublk_error *error)
@@ -218,8 +218,8 @@ int vublk_copy_begin(struct vublk_copy *copy, struct vublk_error *error)
 
 /*
  * Waits for the completion of the only request on the queue. Returns 1 if the request has
- * completed, 0 if it has not completed within stall_ms, or a negative errno; -ECANCELED if `tick`
- * has returned true.
+ * completed, 0 if it has not completed within stall_ms, or a negative errno, which is -ECANCELED if
+ * `tick` has returned true.
  */
 static int wait_for_flush(struct vublk_copy *copy, struct vublk_blk_queue *queue,
 			  struct vublk_blk_completion *completion, vublk_copy_tick_fn *tick,

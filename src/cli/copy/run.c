@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A copy as a whole. This file gives each worker its queues, slots and buffers, starts the workers
- * and waits for them. worker.c is the code of one worker.
+ * Runs all workers of a copy. This file gives each worker its queues, slots and buffers, starts the
+ * workers and waits for them. worker.c has the code of one worker.
  *
  * Key idea: the calling thread does not copy. It shows the progress, checks for signals, and issues
  * the last flush.
@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 /*
- * Maps the memory of the buffers, which both back-ends share. The seals of the file keep a back-end
- * from truncating it.
+ * Creates and maps the memory of the buffers, which is shared with the back-ends. The seals keep a
+ * back-end from truncating the memory's file.
  */
 static int map_buffers(struct vublk_copy_run *run, int *fd, struct vublk_error *error)
 {
@@ -128,8 +128,9 @@ static int first_error(const struct vublk_copy_run *run, struct vublk_error *err
 }
 
 /*
- * Runs the workers until no pieces are left, `tick` returns true, or a worker fails. Returns the
- * error of the first worker in the list that has failed.
+ * Runs the workers until no pieces are left, `tick` returns true, or a worker fails. Returns 0, the
+ * error of the first worker in the list that has failed, or -ECANCELED if only `tick` ended the
+ * run.
  */
 static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
 		       struct vublk_error *error)
@@ -149,8 +150,8 @@ static int run_workers(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, voi
 }
 
 /*
- * Runs the workers until everything is copied, and then flushes the destination. Copies lost pieces
- * again until a flush succeeds.
+ * Runs the workers until everything is copied, and then flushes the destination. If the flush
+ * reports lost writes, repeats both steps.
  */
 static int run_to_the_end(struct vublk_copy_run *run, vublk_copy_tick_fn *tick, void *opaque,
 			  struct vublk_error *error)

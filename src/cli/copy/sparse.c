@@ -27,8 +27,8 @@ static uint64_t round_down(const struct vublk_sparse *sparse, uint64_t offset)
 }
 
 /*
- * Stores the offset of the next data or hole (`whence`: SEEK_DATA or SEEK_HOLE) from
- * sparse->position on; the end of the walk if there is none before the end.
+ * Stores the offset of the first byte of data or of a hole (`whence`: SEEK_DATA or SEEK_HOLE) at or
+ * after sparse->position, but at most the end of the walk.
  */
 static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 {
@@ -41,8 +41,8 @@ static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 }
 
 /*
- * Checks that the file was not truncated during the copy. lseek() finds neither data nor holes past
- * the new end.
+ * Checks that the file was not truncated during the copy. seek() reports a hole from the new end to
+ * the end of the walk.
  */
 static int check_size(const struct vublk_sparse *sparse, struct vublk_error *error)
 {
@@ -57,8 +57,8 @@ static int check_size(const struct vublk_sparse *sparse, struct vublk_error *err
 }
 
 /*
- * Sets `hole` to the kind of the next piece, and `known_end` to the end of this kind. A unit that
- * is partly data counts as data.
+ * Finds out whether the file has a hole at `position` (`hole`), and where the hole or the data ends
+ * (`known_end`). A unit that is partly data counts as data.
  */
 static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error)
 {
@@ -88,8 +88,8 @@ static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error
 		return vublk_cli_error_errno(error, -ret, "cannot find the next hole");
 	hole = round_down(sparse, hole + sparse->unit_bytes - 1);
 	/*
-	 * The offsets are unreliable if the file changes meanwhile. So this line makes sure that
-	 * the walk advances by at least one unit.
+	 * If the file changes during the walk, the offset may not be after the position. Advance by
+	 * at least one unit anyway.
 	 */
 	hole = VUBLK_CLI_MAX(hole, sparse->position + sparse->unit_bytes);
 	sparse->known_end = VUBLK_CLI_MIN(hole, sparse->end);

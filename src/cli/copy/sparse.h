@@ -14,7 +14,7 @@ struct vublk_sparse {
 	uint32_t unit_bytes; /* pieces begin and end at multiples of this, or at `end` */
 	uint64_t end;
 	uint64_t position;   /* where the next piece begins */
-	uint64_t known_end;  /* up to here, the kind that `hole` names is known */
+	uint64_t known_end;  /* `hole` applies from `position` up to here */
 	bool hole;
 };
 
@@ -31,8 +31,8 @@ void vublk_sparse_init(struct vublk_sparse *sparse, int fd, uint64_t bytes, uint
 
 /*
  * Stores the next piece in `extent`: at most `max_data` bytes of data or `max_hole` bytes of a
- * hole; both limits must be multiples of the unit. Returns 1, 0 at the end of the walk, or a
- * negative errno.
+ * hole; both limits must be multiples of the unit. Returns 1 if there is a piece, 0 at the end of
+ * the walk, or a negative errno.
  */
 int vublk_sparse_next(struct vublk_sparse *sparse, uint64_t max_data, uint64_t max_hole,
 		      struct vublk_extent *extent, struct vublk_error *error);
@@ -40,9 +40,9 @@ int vublk_sparse_next(struct vublk_sparse *sparse, uint64_t max_data, uint64_t m
 bool vublk_is_zero(const void *data, size_t bytes);
 
 /*
- * Divides `data` into units of `unit` bytes, of which the last one may be shorter. Returns the
- * length in bytes of the first run of units that contain only zeroes, or that all contain other
- * data. `zero` is set to whether the units of the run contain only zeroes.
+ * Divides `data` into units of `unit` bytes; the last one may be shorter. If the first unit
+ * contains only zeroes, sets `zero` to true and returns the length in bytes of all such units at
+ * the start. Otherwise sets it to false and returns the length up to the first such unit.
  */
 size_t vublk_zero_run(const void *data, size_t bytes, size_t unit, bool *zero);
 

@@ -46,8 +46,8 @@ static int append(struct vublk_copy_pieces *pieces, const struct vublk_extent *p
 }
 
 /*
- * Moves all pieces of `from` to `to`, which must have room. Returns the number of bytes of these
- * pieces.
+ * Moves all pieces of `from` to `to`, which must have room. Returns the total size of these pieces
+ * in bytes.
  */
 static int64_t move_all(struct vublk_copy_pieces *to, struct vublk_copy_pieces *from)
 {

@@ -3,16 +3,16 @@
 #define VUBLK_CLI_COPY_UNFLUSHED_H
 
 /*
- * Keeps track of the pieces of a copy that are written but not stable, and of those that have
- * to be copied again because their back-end was lost. The functions do no I/O; the caller must hold
- * its lock.
+ * Keeps track of the pieces of a copy that are written but not stable, and of those that have to be
+ * copied again because their back-end was lost. The functions do no I/O, and the caller must hold
+ * the lock of the copy.
  *
  * Key idea: a flush covers the pieces that were completed when it began. A completed piece is in
  * the list `written` until a flush begins, in `flushing` until that flush succeeds, and then in no
  * list. If a flush reports lost writes, the pieces of both lists are copied again. A piece that is
  * in flight at that time is copied again when it has completed, because the lost back-end may have
- * executed its write. The number of losses identifies such a piece: it has increased since the
- * copying of the piece began.
+ * executed its write. Such a piece is identified by the number of losses, which has increased since
+ * its copying began.
  */
 
 #include "cli/copy/sparse.h"
@@ -31,7 +31,7 @@ struct vublk_copy_unflushed {
 	bool is_flushing;
 	unsigned losses;
 	uint64_t written_bytes;    /* the bytes of the pieces in `written` */
-	uint64_t interval_bytes;   /* the next flush begins after this many bytes */
+	uint64_t interval_bytes;   /* a flush is due after this many written bytes */
 	uint64_t most_bytes;       /* the largest value of interval_bytes */
 	struct vublk_copy_pieces written, flushing, again;
 };
@@ -66,7 +66,7 @@ void vublk_copy_unflushed_begin(struct vublk_copy_unflushed *unflushed);
 void vublk_copy_unflushed_succeeded(struct vublk_copy_unflushed *unflushed);
 /*
  * Must be called when a flush reports lost writes. Moves the pieces of `written` and `flushing` to
- * `again`. Returns the number of bytes of these pieces, or -ENOMEM.
+ * `again`. Returns the total size of these pieces in bytes, or -ENOMEM.
  */
 int64_t vublk_copy_unflushed_lose(struct vublk_copy_unflushed *unflushed);
 

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One worker of a copy: a thread with slots, and with a queue of its own on each of the two disks,
- * source and destination. run.c makes the buffers and threads.
+ * One worker of a copy: a thread with slots of its own, and a queue of its own on the source or the
+ * destination, or on both if both are disks. run.c sets up the buffers and threads.
  *
  * Key idea: a slot is a state machine that carries one piece at a time from the source to the
- * destination. Requests to a disk are asynchronous; files are read and written immediately. Pieces
- * are taken in order, under one lock, and copied in any order. The buffers are shared memory that
- * is registered with both disks. So this process does not copy data from disk to disk; it only
- * searches the data for zeroes.
+ * destination. Requests to a disk are asynchronous; files are read and written synchronously. The
+ * workers take the pieces in order, under one lock, and may finish them in any order. The buffers
+ * are shared memory that is registered with both disks. So between two disks this process copies no
+ * data; it only searches the data for zeroes.
  *
  * The first worker also flushes a destination that may lose completed writes.
  *
- * Zeroes: a destination file begins as one large hole, so zeroes are not written. A destination
- * disk has old content, which WRITE ZEROES overwrites; with the permission to unmap, this request
- * may also free space. A discard would not suffice, because it guarantees no content.
+ * Zeroes: a destination file begins as one large hole, so zeroes are written only with --allocated.
+ * A destination disk has old content, which WRITE ZEROES overwrites; with the permission to unmap,
+ * this request may also free space. A discard would not suffice, because it does not guarantee
+ * zeroes.
  */
 #include "cli/copy/worker.h"
 
@@ -27,8 +28,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define WAIT_MS 100 /* the longest time between two looks at `stop` */
-#define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* per piece, so that the progress moves */
+#define WAIT_MS 100 /* the longest sleep before the worker checks `stop` again */
+#define MAX_HOLE_BYTES (UINT64_C(64) << 20) /* per piece, so that the progress advances in a large
+					       hole */
 
 static bool is_stopped(const struct vublk_copy_run *run)
 {
@@ -57,8 +59,8 @@ static uint64_t whole_blocks(const struct vublk_copy_end *end, const struct vubl
 }
 
 /*
- * Takes the next piece to copy, and stores it in `slot`. Returns 1 if there is a piece, 0 if there
- * are no more or the copy was stopped, or a negative errno.
+ * Takes the next piece to copy, and stores it in `slot`. Returns 1 if there is a piece, 0 if none
+ * is left or the copy was stopped, or a negative errno.
  */
 static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
@@ -174,8 +176,9 @@ static int write_all(struct vublk_copy_worker *worker, const unsigned char *data
 }
 
 /*
- * Zeroes a range of the destination. A file needs no action, because it has a hole there. On a block
- * device the length is rounded up, because BLKZEROOUT zeroes only whole sectors.
+ * Zeroes a range of the destination file or block device. A file needs no action, because it has a
+ * hole there. On a block device the length is rounded up, because BLKZEROOUT zeroes only whole
+ * sectors.
  */
 static int zero_file(struct vublk_copy_worker *worker, uint64_t offset, uint64_t bytes)
 {
@@ -292,8 +295,8 @@ static int begin_flush(struct vublk_copy_worker *worker)
 }
 
 /*
- * Begins a flush if one is due. Only the first worker flushes: if a back-end was lost with unflushed
- * writes, the next flush of each queue reports this, and one report is enough.
+ * Begins a flush if one is due. Only the first worker flushes: after a back-end is lost with
+ * unflushed writes, the next flush of each queue reports this, and one report is enough.
  */
 static void flush_if_due(struct vublk_copy_worker *worker)
 {
@@ -359,7 +362,7 @@ static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slo
 
 /*
  * Advances all slots. Returns whether at least one slot has finished a piece and can take the next
- * one.
+ * one; false if a slot failed or a queue is full.
  */
 static bool advance_all(struct vublk_copy_worker *worker)
 {
@@ -438,7 +441,7 @@ static void ask_for_serials(struct vublk_copy_worker *worker)
 		vublk_disk_watch_poll(&run->copy->to.watch, worker->to);
 }
 
-/* Sleeps until one of the two queues has completions, or WAIT_MS have passed. */
+/* Sleeps until a queue with requests in flight has completions, or WAIT_MS have passed. */
 static void sleep_on_queues(struct vublk_copy_worker *worker)
 {
 	struct vublk_blk_queue *queues[] = { worker->from, worker->to };
@@ -457,8 +460,8 @@ static void sleep_on_queues(struct vublk_copy_worker *worker)
 }
 
 /*
- * Submits the requests, and takes completions; waits up to WAIT_MS if there are none. Returns false
- * if no request has completed for stall_ms.
+ * Submits the requests and processes completions. If there are none, waits for them up to WAIT_MS.
+ * Returns false if no request has completed for stall_ms.
  */
 static bool take_completions(struct vublk_copy_worker *worker)
 {
@@ -500,7 +503,7 @@ void vublk_copy_work(void *member)
 		flush_if_due(worker);
 		if (again && !worker->error.code)
 			continue;
-		/* A copy that was stopped has failed, so the requests in flight do not matter. */
+		/* A stopped copy has failed, so its requests in flight do not matter. */
 		if (!in_flight(worker) || is_stopped(worker->run) || !take_completions(worker))
 			break;
 	}

@@ -19,8 +19,8 @@ enum vublk_copy_slot_state {
 	VUBLK_COPY_SLOT_READING, /* the source is reading the piece */
 	VUBLK_COPY_SLOT_WRITE,   /* the piece has to be written */
 	VUBLK_COPY_SLOT_WRITING, /* the destination is writing the piece */
-	VUBLK_COPY_SLOT_FLUSHING, /* a flush is in flight; only the slot vublk_copy_run.flush, which
-				     has no piece */
+	VUBLK_COPY_SLOT_FLUSHING, /* a flush is in flight; only in vublk_copy_run.flush, which has
+				     no piece */
 };
 
 struct vublk_copy_slot {
@@ -47,9 +47,9 @@ struct vublk_copy_run {
 	struct vublk_copy_unflushed unflushed; /* protected by the lock */
 	struct vublk_copy_slot flush; /* the slot of the flush; used by the first worker */
 	struct vublk_cli_limit loss_limit;
-	bool zeroes;                 /* the destination has a request for zeroes, or can have
-					holes */
-	unsigned stop;               /* the workers have to end as soon as possible; atomic */
+	bool zeroes;                 /* zeroes are not written as data: the disk zeroes a range
+					itself, or the file may have holes */
+	unsigned stop;               /* atomic; the workers have to end as soon as possible */
 	unsigned char *buffers;
 	size_t buffer_bytes;
 	struct vublk_copy_worker *workers;
@@ -57,12 +57,12 @@ struct vublk_copy_run {
 };
 
 /*
- * Must be called when the destination reports lost writes. Arranges that all pieces that are not
- * stable are copied again. Returns 0 or -ENOMEM.
+ * Must be called when the destination reports lost writes. Schedules all pieces that are not stable
+ * to be copied again. Returns 0 or -ENOMEM.
  */
 int vublk_copy_redo_unflushed(struct vublk_copy_run *run, struct vublk_error *error);
 
-/* The function of a worker's thread. `member` is a struct vublk_copy_worker. */
+/* The thread function of a worker. `member` is a struct vublk_copy_worker. */
 void vublk_copy_work(void *member);
 
 #endif

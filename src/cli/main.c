@@ -132,7 +132,7 @@ int main(int argc, char **argv)
 	occupy_standard_descriptors();
 	status = dispatch(argc, argv);
 
-	/* If standard output is a full disk or a closed pipe, the command has failed, too. */
+	/* A command whose output could not be written, for example to a full disk, has failed. */
 	if (fflush(stdout) || ferror(stdout)) {
 		fprintf(stderr, "vublk: cannot write to standard output: %s\n", strerror(errno));
 		return status ? status : VUBLK_EXIT_FAILED;

@@ -73,7 +73,7 @@ static bool is_in_config(const struct vublk_chaos_config *config, const char *pa
 }
 
 /*
- * Makes the environment of the back-end. No name occurs twice, because programs differ in which of
+ * Builds the environment of the back-end. No name occurs twice, because programs differ in which of
  * two values they use.
  */
 static int join_env(struct vublk_chaos_backend *backend)
@@ -94,8 +94,8 @@ static int join_env(struct vublk_chaos_backend *backend)
 }
 
 /*
- * Checks that no process listens at the path. Such a process would serve a disk that this run must
- * not overwrite.
+ * Checks that the path is free for the back-end's socket. A process that listens there serves a
+ * disk that this run must not overwrite.
  */
 static int check_is_free(const char *path, struct vublk_error *error)
 {
@@ -159,8 +159,8 @@ void vublk_chaos_backend_deinit(struct vublk_chaos_backend *backend)
 /* --- start ----------------------------------------------------------------- */
 
 /*
- * Runs the back-end's program in the new process, in place of this program. Writes the errno of a
- * failure to the pipe `fd`.
+ * Replaces this program with the back-end's program in the child process. If that fails, writes the
+ * errno to the pipe `fd`.
  */
 __attribute__((noreturn))
 static void become_backend(const struct vublk_chaos_backend *backend, bool last, int fd,
@@ -303,8 +303,8 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 /* --- socket and output--------------------------------------------------------- */
 
 /*
- * Returns whether the socket's file is another one than at the previous check. Used without
- * inotify. Inode numbers are reused, so the times are compared as well.
+ * Returns whether the socket's file is not the one of the previous check. Used without inotify.
+ * Inode numbers are reused, so the times are compared as well.
  */
 static bool is_another_file(struct vublk_chaos_backend *backend)
 {

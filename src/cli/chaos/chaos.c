@@ -184,8 +184,8 @@ static error_t parse_actions(int key, char *arg, struct argp_state *state)
 }
 
 /*
- * Takes a word of the command line that is not an option. The first such word is SOCKET; the second
- * one and all that follows are the back-end's command.
+ * Stores a word of the command line that is not an option. The first such word is SOCKET. The
+ * second one and everything after it, options included, are the back-end's command.
  */
 static void take_word(struct argp_state *state, struct vublk_chaos_config *config, char *arg)
 {
@@ -276,7 +276,7 @@ static int run(struct arguments *arguments, struct vublk_chaos_result *result)
 	int ret = vublk_chaos_run(&arguments->config, open_disk, arguments, result, &error);
 	uint64_t faults = vublk_chaos_count_faults(result);
 
-	/* Even a run that ended early may have found faults. */
+	/* A run that ended early may also have found faults. */
 	if (!ret || faults)
 		(arguments->json ? vublk_chaos_print_json
 				 : vublk_chaos_print_text)(stdout, &arguments->config, result);

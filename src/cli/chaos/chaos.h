@@ -14,8 +14,8 @@
  *   stamp.c    the content of a block
  *   report.c   the result as text and as JSON
  *
- * Two words: an action is what the run does to the back-end (the option --faults selects actions);
- * a fault is wrong content that a read returned.
+ * Terms: an action is what the run does to the back-end (the option --faults selects actions). A
+ * fault is wrong content that a read returned.
  *
  * Threads: the main thread runs run.c, and each job has a thread of its own. All threads share the
  * atomic fields of struct vublk_chaos_load.
@@ -33,7 +33,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-/* What a run does to the back-end. The option --faults has the same names. */
+/* What a run does to the back-end. The option --faults uses their names. */
 enum vublk_chaos_action {
 	VUBLK_CHAOS_KILL,    /* SIGKILL, then another back-end is started */
 	VUBLK_CHAOS_STOP,    /* SIGSTOP, and after a while SIGCONT or SIGKILL */
@@ -53,8 +53,8 @@ struct vublk_chaos_config {
 	const char *through;      /* the socket of a device in front of the back-end, to which the
 				     disk connects; NULL: the disk connects to the back-end */
 	char *const *command;     /* the back-end's argv, which ends with NULL */
-	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, up to NULL; for all starts of the
-						     back-end except the last */
+	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, ends with NULL; not for a start
+						     that no action follows */
 	unsigned num_env;
 	unsigned actions;           /* bits 1 << enum vublk_chaos_action; 0: none */
 	unsigned num_actions;       /* the run ends after this number; 0: no limit */
@@ -75,7 +75,7 @@ struct vublk_chaos_config {
 
 struct vublk_chaos_backend {
 	const struct vublk_chaos_config *config;
-	pid_t pid;          /* the back-end's process, and its process group; 0: the back-end does
+	pid_t pid;          /* the back-end's process and its process group; 0: the back-end does
 			       not run */
 	int pid_fd;         /* polls readable when the back-end has ended */
 	int watch_fd;       /* inotify instance for the socket's directory; -1: not available */
@@ -94,8 +94,8 @@ void vublk_chaos_backend_deinit(struct vublk_chaos_backend *backend);
 
 /*
  * Starts the back-end. Must be called on the main thread, because the kernel kills the back-end
- * when the thread that started it ends. `last` says that this is the last start, which does not get
- * config->env.
+ * when the thread that started it ends. `last` says that no action follows this start, which
+ * therefore does not get config->env.
  */
 int vublk_chaos_backend_start(struct vublk_chaos_backend *backend, bool last,
 			      struct vublk_error *error);
@@ -113,8 +113,8 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend);
 bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend);
 
 /*
- * Stores the last line that the back-end printed in `text`, which has room for `bytes` bytes, and
- * returns it; "": the back-end printed nothing.
+ * Copies the end of the back-end's captured output to `text`, which has room for `bytes` bytes.
+ * Returns its last line, which is "" if there is no output.
  */
 const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *backend,
 					   char *text, size_t bytes);
@@ -126,7 +126,8 @@ struct vublk_chaos_job;
 /* What the jobs do. The phase only moves forward. */
 enum vublk_chaos_phase {
 	VUBLK_CHAOS_RUN,       /* the jobs zero the disk, then keep requests in flight */
-	VUBLK_CHAOS_READ_BACK, /* the jobs let their requests complete, then read the whole disk */
+	VUBLK_CHAOS_READ_BACK, /* the jobs wait for their requests in flight, then read the whole
+				  disk */
 	VUBLK_CHAOS_ABORT,     /* the jobs end immediately */
 };
 
@@ -139,17 +140,17 @@ struct vublk_chaos_load {
 	unsigned char *buffers;
 	int done_fd;                /* an eventfd, readable when all jobs have ended or one has
 				       failed */
-	int begun_fd;               /* an eventfd, readable when the disk has been zeroed, and each
-				       job has completed a change after that */
+	int begun_fd;               /* an eventfd, readable when each job has zeroed its part of the
+				       disk and completed a change since */
 
 	/* shared by all threads; atomic */
 	unsigned phase;
 	unsigned working;           /* the number of jobs that have not ended yet */
-	unsigned beginning;         /* the number of jobs that have not completed a change yet,
-				       the initial zeroing excluded */
-	uint32_t life;              /* counts the losses of a back-end */
+	unsigned beginning;         /* the number of jobs that have not completed a change yet, not
+				       counting the initial zeroing */
+	uint32_t life;              /* the number of back-ends that were lost so far */
 	uint64_t up_since_ns;       /* when the back-end began to listen, or continued after a stop;
-				       0: the back-end is down */
+				       0: it is down, stopped or ending */
 	uint64_t first_ns;          /* the time of the first completion after the latest start of
 				       the back-end; 0: none yet */
 };
@@ -203,7 +204,7 @@ struct vublk_chaos_result {
 	uint64_t in_flight;         /* how many requests were in flight at a loss, summed over
 				       all losses */
 	uint64_t runtime_ns;
-	/* The times from the appearance of the socket to the first completion. */
+	/* For each outage, the time from the appearance of the socket to the first completion. */
 	struct vublk_histogram outage_ns;
 	struct vublk_chaos_counts counts;
 	char own_end[64];           /* how the back-end ended when it last ended by itself */
@@ -216,8 +217,8 @@ struct vublk_chaos_result {
 typedef int vublk_chaos_open_fn(void *opaque, struct vublk_blk **blk, struct vublk_error *error);
 
 /*
- * Executes the whole run, and fills `result` with the faults that were found. Returns 0 if the run
- * is complete. Returns a negative errno if the run ended early; `error` says why (EINTR: a signal).
+ * Executes the whole run and fills `result`. Returns 0 if the run is complete, even if it found
+ * faults. Returns a negative errno if the run ended early; `error` says why (EINTR: a signal).
  */
 int vublk_chaos_run(const struct vublk_chaos_config *config, vublk_chaos_open_fn *open_disk,
 		    void *opaque, struct vublk_chaos_result *result, struct vublk_error *error);

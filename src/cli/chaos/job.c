@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * One job of a chaos run: a thread that keeps its own queue busy in its part of the disk. verify.c
- * checks the content.
+ * One job of a chaos run: a thread that keeps a queue of its own busy with requests to its part of
+ * the disk. verify.c checks the content.
  *
  * Key idea: most requests go to a few hot blocks, so that several writes of the same block are in
  * flight whenever the back-end dies. A job does not know about outages: it only sees that
@@ -19,7 +19,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define WAIT_MS 100        /* the longest time between two looks at the phase */
+#define WAIT_MS 100        /* the longest sleep before the job checks the phase again */
 #define HOT_BLOCKS 32
 #define HOT_REQUESTS 500   /* other blocks become hot after this many requests */
 #define HOT_PERCENT 80     /* the share of requests that go to hot blocks, in percent */

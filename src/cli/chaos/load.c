@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The load of a chaos run as a whole. This file checks the disk, gives each job its part of the
- * disk, and starts and joins the jobs. job.c makes the requests.
+ * Runs all jobs of a chaos run. This file checks the disk, gives each job its part of the disk, and
+ * starts and joins the jobs. job.c issues the requests.
  */
 #include "cli/chaos/load.h"
 
@@ -131,10 +131,7 @@ int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chao
 	return ret;
 }
 
-/*
- * Frees the jobs, but not their buffers, which requests in flight may still use; the buffers are
- * freed with the disk.
- */
+/* Frees the jobs, but not their buffers, which belong to the disk and are freed with it. */
 void vublk_chaos_load_deinit(struct vublk_chaos_load *load)
 {
 	for (unsigned i = 0; load->jobs && i < load->config->num_queues; i++) {

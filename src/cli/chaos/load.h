@@ -6,7 +6,7 @@
 
 #include "cli/chaos/chaos.h"
 
-/* A request, which may be in flight. */
+/* A slot for one request, free or in flight. */
 struct vublk_chaos_slot {
 	struct vublk_chaos_request request;
 	void *buffer;       /* room for VUBLK_CHAOS_MAX_BLOCKS blocks */
@@ -25,7 +25,7 @@ struct vublk_chaos_job {
 	struct vublk_chaos_slot *slots;
 	struct vublk_blk_completion *completions;
 
-	/* used by the job's thread while it runs, otherwise by any thread */
+	/* used by the job's thread while that thread runs, otherwise by any thread */
 	struct vublk_chaos_verifier verifier; /* for the job's part of the disk */
 	struct vublk_chaos_slot **free;
 	unsigned num_free;
@@ -33,17 +33,17 @@ struct vublk_chaos_job {
 	uint64_t random;
 	uint64_t next;          /* the next block of a pass over the part, counted from the first
 				   block of the part */
-	uint64_t hot;           /* the first hot block */
+	uint64_t hot;           /* the first hot block, counted like `next` */
 	uint64_t hot_left;      /* how many requests are left until other blocks become hot */
 	unsigned stuck;
 	struct vublk_error error; /* code 0: no error */
 
-	/* written by the job's thread, read by others while it runs */
+	/* written by the job's thread, read by others; in_flight: atomic */
 	uint64_t requests[VUBLK_CHAOS_NUM_OPS]; /* how many have completed */
 	unsigned in_flight;
 };
 
-/* The function of the job's thread. `member` is a struct vublk_chaos_job. */
+/* The thread function of a job. `member` is a struct vublk_chaos_job. */
 void vublk_chaos_job_run(void *member);
 
 #endif

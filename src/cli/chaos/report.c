@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Prints the result of a chaos run as text and as JSON. */
+/* Prints the result of a chaos run as text or as JSON. */
 #include "cli/chaos/chaos.h"
 
 #include "cli/cli.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The course of a chaos run: starts the back-end, opens the disk, runs the load, and kills, stops
- * or replaces the back-end at random times. At the end the jobs read everything back twice, first
+ * Executes a chaos run: starts the back-end, opens the disk, runs the load, and kills, stops or
+ * replaces the back-end at random times. At the end the jobs read everything back twice, first
  * through the present back-end and then through a new one.
  *
  * Key idea: one thread does all of this. It waits in one function, wait_for(), for the first of
@@ -45,7 +45,7 @@ struct run {
 	struct vublk_chaos_backend backend;
 	struct vublk_chaos_load load;
 	int signal_fd;
-	int signal;               /* the signal that ends the run; 0: no signal has come */
+	int signal;               /* the signal that ends the run; 0: no signal has arrived */
 	uint64_t random;
 	uint64_t deadline_ns;     /* when the actions end; 0: no limit */
 	uint64_t listens_ns;      /* when the back-end's socket appeared; 0: not yet, or
@@ -119,7 +119,7 @@ static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 
 /*
  * Waits up to `ms` milliseconds for one of `events` or a signal. Returns the set of events that
- * occurred; SIGNALLED after a signal; 0 if the time is over.
+ * occurred, only SIGNALLED after a signal, or 0 after a timeout.
  */
 static unsigned wait_for(struct run *run, unsigned events, uint64_t ms)
 {
@@ -258,8 +258,8 @@ static void end_by_term(struct run *run)
 }
 
 /*
- * Stops the back-end with SIGSTOP for a random time, then continues or kills it. Returns whether it
- * continues.
+ * Stops the back-end with SIGSTOP for a random time, then continues or kills it. Returns whether
+ * the back-end was continued.
  */
 static bool stop_for_a_while(struct run *run)
 {
@@ -349,8 +349,8 @@ static uint64_t ms_left(const struct run *run)
 
 /*
  * Waits until the load has begun to change the disk, because an action during the initial zeroing
- * would test little. An end of the back-end by itself counts as an action nevertheless. Returns 0
- * if the actions may begin, or the load has ended.
+ * would test little. If the back-end ends by itself during this time, that still counts as an
+ * action. Returns 0 if the actions may begin or the load has ended.
  */
 static int wait_for_begin(struct run *run, struct vublk_error *error)
 {
@@ -398,8 +398,8 @@ static int disturb_backend(struct run *run, struct vublk_error *error)
 
 /*
  * Waits for the end of the load, after aborting the load if `ret` is an error. Returns the error of
- * a job, or else `ret`. An error of a job takes precedence, because other errors are its
- * consequence.
+ * a job, or else `ret`. An error of a job takes precedence, because it is the cause of other
+ * errors.
  */
 static int end_load(struct run *run, int ret, struct vublk_error *error)
 {
@@ -490,7 +490,7 @@ static int run_all(struct run *run, struct vublk_blk *blk, struct vublk_error *e
 {
 	int ret = vublk_chaos_load_init(&run->load, run->config, blk, error);
 
-	/* vublk_chaos_load_init() has reset the time at which the back-end came up. */
+	/* Set the time at which the back-end came up, which vublk_chaos_load_init() has reset. */
 	__atomic_store_n(&run->load.up_since_ns, run->listens_ns, __ATOMIC_RELAXED);
 	run->listens_ns = 0; /* no request waited for this back-end */
 	if (!ret)

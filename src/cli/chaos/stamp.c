@@ -2,8 +2,8 @@
 /*
  * Fills and recognizes the blocks of a chaos run; see stamp.h.
  *
- * Key idea: a sector is a header followed by words that are computed from the header; the
- * checksum in the header covers both.
+ * Key idea: a sector is a header followed by words that are computed from the header's stamp. The
+ * checksum in the header covers the stamp and the words.
  */
 #include "cli/chaos/stamp.h"
 

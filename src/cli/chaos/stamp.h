@@ -6,8 +6,8 @@
 
 /*
  * The content of a block of a chaos run. Each sector contains a stamp (its run, block, generation,
- * queue and place in the block) and a checksum over all its bytes. So a check recognizes a block of
- * which only some sectors were written.
+ * queue and place in the block) and a checksum. So a check recognizes a block in which only some
+ * sectors were written.
  */
 #define VUBLK_CHAOS_BLOCK_BYTES 4096
 #define VUBLK_CHAOS_SECTOR_BYTES 512
@@ -16,7 +16,7 @@
 struct vublk_chaos_stamp {
 	uint64_t run;        /* identifies one chaos run; never 0 */
 	uint64_t block;      /* counted from the start of the disk */
-	uint32_t generation; /* of this block, from 1 */
+	uint32_t generation; /* of this block, counted from 1 */
 	uint16_t queue;      /* the queue through which the block was written */
 	uint16_t sector;     /* within the block */
 };

@@ -17,7 +17,7 @@
 
 #define WHAT_BYTES 160
 
-/* A change: a request that made one generation of a block. */
+/* A change: the request that made one generation of a block. */
 struct change {
 	uint32_t life;    /* the life in which the change was started */
 	uint8_t op;
@@ -25,8 +25,8 @@ struct change {
 	bool completed;
 	bool overlapped;         /* the next change was started before this one completed */
 	bool interrupted; /* a back-end was lost while the change was in flight */
-	uint32_t flush;   /* the first flush that began after the completion of the change; 0: none
-			     makes it stable */
+	uint32_t flush;   /* the number of the first flush that begins after the change completed;
+			     0: no flush makes the change stable */
 };
 
 struct vublk_chaos_block {
@@ -37,10 +37,10 @@ struct vublk_chaos_block {
 	/* used only with a volatile cache */
 	uint32_t stable;      /* the stable generation, as of the last call of keep_stable() */
 	uint32_t lost_floor;  /* the floor right after the last loss */
-	uint32_t expected;    /* the highest floor before the losses since the last read; 0: no loss
+	uint32_t expected;    /* the highest floor before any loss since the last read; 0: no loss
 				 since then */
-	uint32_t reported_newest;    /* the block is not checked until its floor is above this; only
-					if `is_reported` */
+	uint32_t reported_newest;    /* if `is_reported`: the block is not checked until its floor
+					exceeds this */
 	bool is_reported;
 	struct change history[VUBLK_CHAOS_HISTORY];
 };
@@ -450,8 +450,8 @@ static enum vublk_chaos_fault judge_generations(struct vublk_chaos_verifier *ver
 			     : report_torn(verifier, place, found);
 	verifier->verified++;
 	if (place->survived)
-		return VUBLK_CHAOS_NONE; /* it is unknown whether the read came before or after
-					    the loss */
+		return VUBLK_CHAOS_NONE; /* it is unknown whether the read was executed before or
+					    after the loss */
 	if (whole && place->block->expected) {
 		verifier->forgotten += found->content == VUBLK_CHAOS_ZERO ?
 				       place->block->newest_zero < place->block->expected :

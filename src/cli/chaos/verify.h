@@ -7,10 +7,11 @@
  * returned permitted content. The verifier does no I/O: the caller reports each request to it, once
  * before the request starts and once when it has completed.
  *
- * Every request that changes a block (write, write zeroes, discard) is a generation of that
- * block, numbered from 1 in the order in which the requests were started. Generation 0 is the
- * initial content, zeroes. All requests go through one queue, and the disk guarantees that
- * changes of the same block in one queue take effect in the order in which they were started.
+ * Every request that changes a block (write, write zeroes, discard) makes a generation of that
+ * block. The generations are numbered from 1 in the order in which the requests were started.
+ * Generation 0 is the initial content, zeroes. All requests go through one queue, and the disk
+ * guarantees that changes of the same block in one queue take effect in the order in which they
+ * were started.
  *
  * Key idea: therefore a read may return
  *
@@ -26,32 +27,34 @@
  *   corrupt    if a sector is not of this run: damaged, of another run, of a generation or
  *              a queue that never existed, or unchanged by the read
  *   misplaced  if a sector belongs to another block, or to another place in this one
- *   torn       if its sectors are of several generations, not all of them possible
+ *   torn       if its sectors are of several generations, not all of them permitted
  *
- * and, if all sectors are of one generation G, which is older than the floor:
+ * and, if all sectors are of one generation G, which is older than the floor (generation 0 is only
+ * ever stale or lost, because no request made it):
  *
- *   repeated   if a read returned a newer generation before, and G is of an earlier life of
+ *   repeated   if an earlier read returned a newer generation, and G is of an earlier life of
  *              the back-end; or if G was in flight when a back-end was lost, so that the disk
  *              submitted it again: G was executed again after a later change
- *   stale      if reads returned G and later a newer generation before, and no back-end was
+ *   stale      if earlier reads returned both G and a newer generation, and no back-end was
  *              lost since G was started: an old copy came back
- *   reordered  if a read returned a newer generation before, but never G, and no back-end was
- *              lost since G was started: G took effect late; or if no read returned a newer
- *              generation, and G was in flight when its successor was started: the two were swapped
+ *   reordered  if an earlier read returned a newer generation, but none returned G, and no
+ *              back-end was lost since G was started: G took effect late; or if no read
+ *              returned a newer generation, and G was in flight when its successor was
+ *              started: the two were swapped
  *   lost       otherwise: a completed change was never visible
  *
- * A life is the time from one loss of a back-end to the next. A back-end with a volatile cache
- * (`is_volatile`) may lose completed changes that no flush made stable when its life ends. A
- * generation is stable if it was completed before the start of a flush, and that flush completed in
- * the same life. A discard is never stable. The stable generation of a block is its newest one that
- * is stable. When a life ends, the floor of each block falls back to the block's stable generation.
- * A request that was in flight across the end raises no floor, because either the old or the new
+ * A life is the time from one loss of a back-end to the next. When its life ends, a back-end with a
+ * volatile cache (`is_volatile`) may lose completed changes that no flush made stable. A generation
+ * is stable if it was completed before the start of a flush, and that flush completed in the same
+ * life. A discard is never stable. The stable generation of a block is the newest one that is
+ * stable. At the end of a life, the floor of each block falls back to the block's stable
+ * generation. A request that was in flight at that time raises no floor, because the old or the new
  * back-end may have executed it. If a read shows that a block did fall back, the block is counted
  * as forgotten.
  *
  * Each block remembers its last VUBLK_CHAOS_HISTORY generations; older generations count as
  * generations of an earlier life. A fault is counted once: the verifier ignores the block until a
- * generation has completed that was started after the fault.
+ * generation that was started after the fault has completed.
  */
 
 #include "cli/chaos/stamp.h"
@@ -98,7 +101,7 @@ struct vublk_chaos_request {
 	uint32_t count;      /* blocks, at most VUBLK_CHAOS_MAX_BLOCKS; 0: a flush */
 	uint64_t block;      /* the first block, counted from the start of the disk */
 	uint32_t life;       /* the life in which the request was started */
-	uint32_t flush;      /* the number of the flush, from 1, if the request is a flush */
+	uint32_t flush;      /* if the request is a flush: its number, from 1 */
 	/*
 	 * For each block: the block's floor if the request is a read, or the new generation if the
 	 * request is a change.
@@ -114,10 +117,10 @@ struct vublk_chaos_verifier {
 	uint64_t num_blocks;
 	uint16_t queue;
 	uint32_t life;        /* increases with each loss of a back-end */
-	bool is_volatile;     /* a volatile cache may lose changes; the owner sets this after
-				 init */
+	bool is_volatile;     /* a volatile cache may lose changes; set by the owner after
+				 vublk_chaos_verify_init() */
 	uint32_t flushes_begun, flushes_done; /* flushes_done: the newest flush that completed in
-						 this life */
+						 the life in which it began */
 	struct vublk_chaos_block *blocks;
 
 	uint64_t forgotten;   /* blocks that fell back to older content, as the volatile cache
@@ -132,8 +135,8 @@ struct vublk_chaos_verifier {
 };
 
 /*
- * Makes a verifier for `num_blocks` blocks from `first_block`. All of them must be zeroes, and no
- * request may be in flight. Returns 0 or -ENOMEM.
+ * Initializes a verifier for `num_blocks` blocks from `first_block` on. Each block must contain
+ * zeroes or be changed before it is read, and no request may be in flight. Returns 0 or -ENOMEM.
  */
 int vublk_chaos_verify_init(struct vublk_chaos_verifier *verifier, uint64_t run, uint16_t queue,
 			    uint64_t first_block, uint64_t num_blocks, struct vublk_error *error);

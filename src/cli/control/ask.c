@@ -66,7 +66,7 @@ static struct question *new_question(const struct vublk_control_command *command
 }
 
 /*
- * Waits for the task for at most `timeout_ms`. Returns whether the task is done. If it is not, the
+ * Waits up to `timeout_ms` for the task. Returns whether the task is done. If it is not, the
  * owner's thread will free the question.
  */
 static bool wait_for(struct question *question, unsigned timeout_ms)

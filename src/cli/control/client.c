@@ -62,7 +62,7 @@ static void drop_front(struct vublk_control_client *client, size_t bytes)
 	memmove(client->input, client->input + bytes, client->input_bytes);
 }
 
-/* Discards the bytes of a line that is too long, as far as they have arrived. */
+/* Discards those bytes of an overlong line that have arrived. */
 static void skip(struct vublk_control_client *client)
 {
 	const char *end = memchr(client->input, '\n', client->input_bytes);

@@ -13,8 +13,9 @@ struct vublk_control_client {
 	int64_t pid; /* the process that connected; 0: unknown */
 	/* The bytes that were received, with room for one line and its newline. */
 	char input[VUBLK_CONTROL_LINE_BYTES + 1];
-	size_t input_bytes, line_bytes; /* the number of received bytes; how many of them the line
-					   that is being handled has, with its newline */
+	size_t input_bytes, line_bytes; /* the number of received bytes, and how many of them belong
+					   to the line that is being handled, including its
+					   newline */
 	bool skips;  /* the line is too long, so its remaining bytes are discarded */
 	bool is_eof; /* the peer has closed its sending end */
 	char *output;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The control socket: its thread, its clients, and the exchange of tasks with the owner's thread;
- * see control.h. client.c has the bytes of a connection, request.c the format of a line, and
+ * see control.h. client.c handles the bytes of a connection, request.c the format of a line, and
  * events.c the ring of events.
  *
  * Key idea: each client has one task. The next line of the client is handled only when the answer
@@ -89,7 +89,7 @@ void vublk_control_notice(void *opaque, const struct vublk_notice *notice, size_
 	vublk_control_wake(control->control_fd);
 }
 
-/* Makes the events that a command causes name the command. */
+/* Records the command of `task` as the cause of the events that follow; NULL: no command. */
 static void on_command(void *opaque, const struct vublk_control_task *task)
 {
 	struct vublk_control *control = opaque;
@@ -131,7 +131,7 @@ static int check_events(struct json_object *arguments, void *copy, struct vublk_
 
 static const char *const events_arguments[] = { "since", NULL };
 
-/* This command exists on every control socket. The owner supplies the others. */
+/* This command exists on every control socket. The table of the served object has the others. */
 static const struct vublk_control_command events_command = {
 	"events", events_arguments, sizeof(struct events_copy), check_events, NULL, NULL,
 };
@@ -289,7 +289,9 @@ static int handle_line(struct vublk_control *control, struct slot *slot, const c
 	if (!task->result && task->command->run) {
 		task->client_pid = slot->client.pid;
 		slot->is_busy = true;
-		/* A task that was posted belongs to the owner's thread, which may have run it already. */
+		/*
+		 * After this the task belongs to the owner's thread, which may have run it already.
+		 */
 		r = vublk_control_tasks_post(&control->tasks, task);
 		if (!r)
 			return 0;
@@ -481,7 +483,7 @@ static bool take_done(struct vublk_control *control)
 	for (unsigned i = 0; i < MAX_CLIENTS; i++) {
 		struct slot *slot = &control->slots[i];
 
-		/* Before the end, the answers are sent that the sockets have room for. */
+		/* Before the thread ends, it sends the answers for which the sockets have room. */
 		if (is_done[i] && (answer_task(control, slot) ||
 				   (quits && vublk_control_client_flush(&slot->client))))
 			close_client(slot);
@@ -581,7 +583,7 @@ static void init_slot(struct vublk_control *control, struct slot *slot)
 }
 
 /*
- * Makes a control socket that listens at `path`, or that uses the socket in `extra`. If both are
+ * Creates a control socket that listens at `path`, or that uses the socket in `extra`. If both are
  * NULL, there is no socket and no control thread.
  */
 static int open_control(const char *path, mode_t mode, struct vublk_upgrade_extra *extra,

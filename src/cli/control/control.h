@@ -6,11 +6,11 @@
  * The control socket of a command that serves a disk (docs/control.md). Clients send commands, one
  * JSON object per line, and get one line in answer to each command.
  *
- * Key idea: clients have a thread of their own, the control thread. The thread that runs the served
- * object is the owner's thread, and only it may use the object. So a command has one function for
- * each thread: run(), on the owner's thread, copies what the answer needs, and format(), on the
- * control thread, makes JSON of the copy. So a client delays the object only for as long as it
- * takes to make the copy.
+ * Key idea: one thread, the control thread, serves all clients. Another thread, the owner's thread,
+ * runs the served object, and only that thread may use the object. So a command has one function
+ * for each thread: run() copies what the answer needs, on the owner's thread, and format() turns
+ * the copy into JSON, on the control thread. Therefore a client delays the object only while the
+ * copy is made.
  */
 #include <vublk/error.h>
 #include <vublk/notice.h>
@@ -25,8 +25,8 @@
 struct vublk_control;
 
 /*
- * What the command of a client that takes the served object over gets: the client's connection, and
- * this process's control socket.
+ * What a command with `takes_connection` gets: the connection of its client, which takes over the
+ * served object, and the control socket of this process.
  */
 struct vublk_control_connection {
 	int fd; /* a duplicate of the client's descriptor */
@@ -34,13 +34,13 @@ struct vublk_control_connection {
 					     borrowed */
 };
 
-/* A command. A table of commands ends with a NULL name. A function that is NULL is not called. */
+/* A command. A table of commands ends with a NULL name. NULL functions are not called. */
 struct vublk_control_command {
 	const char *name;
 	const char *const *arguments; /* the names of the arguments, up to NULL; NULL: the command
 					 has no arguments */
 	size_t copy_bytes;            /* the size of `copy`, the memory that the functions share;
-					 zeroed before the first one */
+					 zeroed before the first call */
 	/*
 	 * Called on the control thread if the request has arguments: checks them and stores them in
 	 * `copy`. Returns 0 or a negative errno.
@@ -61,21 +61,21 @@ struct vublk_control_command {
 	struct json_object *(*format)(void *owner, const void *copy);
 	/*
 	 * True: `copy` begins with a struct vublk_control_connection, whose member `fd` belongs to
-	 * run(). The client is disconnected when the answer has been sent.
+	 * run(). If the command succeeds, the client is disconnected after the answer.
 	 */
 	bool takes_connection;
 	/*
-	 * True: if run() is not done when the object ends, it is called once more. If it is still
-	 * not done then, the command fails as others do.
+	 * True: the command waits for the end of the object, so run() is called once more after
+	 * that end. If the command is not done then either, it fails as any other command does.
 	 */
 	bool is_about_the_end;
 };
 
 /*
- * Makes a control socket that listens at `path`, a file with permissions `mode`. If `path` is NULL,
- * there is no socket, and only vublk_control_ask() executes commands. `role` is the name of this
- * process in the greeting, for example "serve". `owner` is the served object, with which the
- * functions of `commands` are called. `path`, `role` and `commands` are borrowed until
+ * Creates a control socket that listens at `path`, a file with permissions `mode`. If `path` is
+ * NULL, there is no socket, and only vublk_control_ask() executes commands. `role` is the name of
+ * this process in the greeting, for example "serve". `owner` is the served object, which is passed
+ * to the functions of `commands`. `path`, `role` and `commands` are borrowed until
  * vublk_control_close(). Only vublk_control_run() calls the run() functions of commands. The errors
  * include those of vublk_control_socket_listen().
  */
@@ -94,7 +94,7 @@ struct json_object *vublk_control_ask(struct vublk_control *control, const char 
 
 /*
  * The handler of the served object's notices: a vublk_notice_fn whose `opaque` is the struct
- * vublk_control. Makes an event of each notice, for the clients that have asked for events. Never
+ * vublk_control. Turns each notice into an event for the clients that have asked for events. Never
  * waits for a client.
  */
 void vublk_control_notice(void *control, const struct vublk_notice *notice, size_t notice_bytes);

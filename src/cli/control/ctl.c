@@ -32,7 +32,7 @@ struct arguments {
 	const char *command;
 	struct json_object *values; /* the arguments; NULL: there are none */
 	unsigned timeout_ms; /* 0: the default */
-	unsigned watch_ms; /* the time before the command is sent again; 0: the command is sent
+	unsigned watch_ms; /* the pause before the command is sent again; 0: the command is sent
 			      once */
 	struct vublk_ctl_trace_options trace;
 	bool has_trace_options;
@@ -100,8 +100,8 @@ static void add_value(struct argp_state *state, struct arguments *arguments, con
 }
 
 /*
- * Returns whether to make a trace, for which this program asks for records repeatedly. The command
- * `trace` with arguments is sent once, as any other command.
+ * Returns whether to make a trace, which takes repeated requests for records. With arguments, the
+ * command `trace` is sent once, like any other command.
  */
 static bool is_trace(const struct arguments *arguments)
 {
@@ -348,8 +348,8 @@ static int send_request(struct connection *connection, const char *command,
 /* --- the command --------------------------------------------------------------------- */
 
 /*
- * Prints the result of a command as JSON. If the result has a content type, as that of `metrics`
- * has, the lines of its text are printed instead.
+ * Prints the result of a command as JSON. If the result has a content type, like that of `metrics`,
+ * prints the lines of its text instead.
  */
 static void print_result(struct json_object *result)
 {
@@ -373,8 +373,8 @@ static bool is_stream(struct json_object *result)
 }
 
 /*
- * Prints each further line, as JSON in one line, until the connection ends. Returns the negative
- * errno for the end.
+ * Prints each further object as one line of JSON, until the connection ends or printing fails.
+ * Returns a negative errno.
  */
 static int print_stream(struct connection *connection, struct vublk_error *error)
 {

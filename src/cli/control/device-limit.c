@@ -80,8 +80,8 @@ static int change_limits(void *owner, const struct vublk_limit_command *command,
 }
 
 /*
- * Limits need shadow rings, so a command that sets limits is done only when the exchange of the
- * path has ended.
+ * Limits need shadow rings, so a command that changes limits is done only when the requests have
+ * been moved to or from shadow rings.
  */
 int vublk_device_run_limit(void *owner, void *copy, struct vublk_error *error)
 {

@@ -8,13 +8,13 @@
 #include <json-c/json.h>
 
 struct vublk_limit_command {
-	struct vublk_limits limits; /* input: the limits to change, according to `given`; output:
-				       all present limits */
+	struct vublk_limits limits; /* input: the new values of the limits in `given`; output: all
+				       present limits */
 	unsigned given;             /* input: which limits to change; bit i:
 				       vublk_device_limit_arguments[i] */
 	bool removes;
-	bool is_set; /* run() has set the limits; it may still wait for the exchange of the path of
-			requests */
+	bool is_set; /* run() has set the limits; it may still wait until the requests have been
+			moved to or from shadow rings */
 	unsigned waiting; /* output: how many requests wait because of a limit */
 };
 

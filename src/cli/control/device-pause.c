@@ -3,7 +3,7 @@
  * The commands `pause` and `resume` of the control socket of `vublk device`.
  *
  * Key idea: if requests are still outstanding at the time limit, the command fails, but the pause
- * stays in effect, and the operator may ask again. Only `resume` ends a pause.
+ * stays in effect, and the operator may repeat the command. Only `resume` ends a pause.
  */
 #include "cli/control/device-pause.h"
 

@@ -3,8 +3,8 @@
  * The command `shadow` of the control socket of `vublk device`: shows and changes whether requests
  * pass through shadow rings.
  *
- * Key idea: an exchange of the path takes as long as the slowest request. The answer comes when the
- * exchange has ended, and says which path the requests take.
+ * Key idea: a change of the path takes as long as the slowest outstanding request. The answer comes
+ * after the change, and says which path the requests take.
  */
 #include "cli/control/device-shadow.h"
 

@@ -2,8 +2,8 @@
 /*
  * The commands `stats` and `metrics` of the control socket of `vublk device`; see stats.h.
  *
- * Key idea: both commands copy the state of the device, which exists with and without shadow rings.
- * The device counts requests only on shadow rings. The commands do not change the path of requests.
+ * Key idea: the state of the device is available with or without shadow rings, but the device
+ * counts requests only on shadow rings. The commands do not change the path of requests.
  */
 #include "cli/control/device-stats.h"
 

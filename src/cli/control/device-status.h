@@ -16,7 +16,7 @@ struct vublk_device_status_queue {
 	unsigned index;
 	struct vublk_device_queue setup;
 	struct vublk_device_place place;
-	bool has_place; /* the ring is in the memory that the VMM shares */
+	bool has_place; /* `place` is valid, because the ring is in memory that the VMM shares */
 };
 
 struct vublk_device_status {
@@ -43,7 +43,7 @@ void vublk_device_status_copy(const struct vublk_bus *bus, struct vublk_device_s
 /* The functions below use only the copy, on the control thread. */
 struct json_object;
 bool vublk_device_status_has_backend(const struct vublk_device_status *status);
-/* Returns what the result of `status` says about unflushed=replay; NULL: it is not in use. */
+/* Returns what the result of `status` says about unflushed=replay; NULL: replay is not in use. */
 struct json_object *vublk_device_status_replay_json(const struct vublk_replay_info *replay);
 /*
  * Returns what the result of `status` says about a queue: the index, the size, and the position in

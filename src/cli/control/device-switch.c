@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The command `switch` of the control socket of `vublk device`: moves the disk to another of its
- * paths, and answers when the disk is there, or why it is not.
+ * paths or to its mirror. The answer comes when the disk has been moved, or with the reason why it
+ * has not.
  */
 #include "cli/control/device-switch.h"
 

@@ -3,8 +3,8 @@
  * The command `trace` of the control socket of `vublk device`: begins and ends a trace, and answers
  * with records that were not read yet.
  *
- * Key idea: a client asks for records again and again. The commands need no state of the client: if
- * a client stops asking, the device ends the trace.
+ * Key idea: a client repeats the command to get further records. This process keeps no state per
+ * client: if a client stops asking, the device ends the trace.
  */
 #include "cli/control/device-trace.h"
 
@@ -64,7 +64,7 @@ int vublk_device_check_trace(struct json_object *arguments, void *copy, struct v
 
 /*
  * Begins a trace. A trace needs shadow rings, so the command has no result until the requests have
- * been moved to the shadow rings, or this was refused.
+ * been moved to the shadow rings, or the move was refused.
  */
 static int start_trace(void *owner, struct vublk_trace_command *command, struct vublk_error *error)
 {

@@ -3,7 +3,7 @@
  * The ring of events; see events.h. control.c sends the lines.
  *
  * Key idea: an event is kept as a struct of fixed size, so adding an event allocates no memory. A
- * thread holds the lock only while it copies one event, and makes JSON from the copy.
+ * thread holds the lock only while it copies one event, and makes JSON from the copy afterwards.
  */
 #include "cli/control/events.h"
 
@@ -23,7 +23,7 @@
 #define NS_PER_MS 1000000
 
 struct event {
-	struct vublk_notice notice; /* its pointers are not valid; what they referred to is below */
+	struct vublk_notice notice; /* its pointers are not valid; their targets are copied below */
 	struct timespec time;       /* CLOCK_REALTIME */
 	uint64_t monotonic_ms;
 	char reason[VUBLK_ERROR_TEXT_BYTES];
@@ -124,7 +124,10 @@ static void add_request(struct json_object *object, const struct vublk_notice *n
 	vublk_json_add_u64(object, "requests", notice->requests);
 }
 
-/* Adds the members that belong to a notice about a back-end at a path: of a mirror or a switch. */
+/*
+ * Adds the members of a notice about a mirror or a switch: the target and, if it has one, the
+ * reason.
+ */
 static void add_target(struct json_object *object, const struct event *event)
 {
 	vublk_json_add_text(object, "target", event->back_end);
@@ -196,7 +199,7 @@ static void add_members(struct json_object *object, const struct event *event)
 		vublk_json_add_u64(object, "writes", notice->requests);
 		vublk_json_add_u64(object, "bytes", notice->bytes);
 		break;
-	default: /* those with a reason, and those without members */
+	default: /* kinds with only a reason, and kinds without members */
 		if (event->reason[0])
 			vublk_json_add_text(object, "reason", event->reason);
 		break;

@@ -19,7 +19,7 @@
 
 struct vublk_control_events;
 
-/* The command that a client of the control socket has sent. */
+/* A client's command, as the cause of events. */
 struct vublk_control_cause {
 	const char *command; /* its name, static; NULL: no command */
 	int64_t pid;         /* the client's process; 0: unknown */

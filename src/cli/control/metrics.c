@@ -25,7 +25,7 @@
 #define MAX_CONNECTIONS 16
 #define CONNECTION_BYTES 16384 /* memory per connection, for the request and the head of the
 				  answer */
-#define IDLE_S 10              /* after this time, a connection that does nothing is closed */
+#define IDLE_S 10              /* a connection that is idle for this time is closed */
 #define ANSWER_MS 5000         /* how long a request waits for the thread of the served object */
 #define BACKLOG 16
 

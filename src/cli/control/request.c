@@ -3,10 +3,11 @@
  * Lines of the control protocol; see request.h. The bytes of a request come from a client and can
  * have any value; client.c limits their number.
  *
- * Key idea: json-c parses the line, with a limit on the depth, and all other checks examine the
+ * Key idea: json-c parses the line, with a limit on the depth, and most other checks examine the
  * parsed value. A request with a member that the protocol does not have is refused, so that a
  * misspelt name is never silently ignored. A line with two members of the same name is refused,
- * because two programs may read different ones; to find it, the members in the text are counted.
+ * because two programs may use different ones. To detect this, the members in the text are counted
+ * and compared with those of the parsed value.
  */
 #include "cli/control/request.h"
 
@@ -158,7 +159,10 @@ static int take_members(struct vublk_control_request *request, struct json_objec
 	if (!json_object_is_type(value, json_type_object))
 		return vublk_cli_error(error, EPROTO, "the line is not a JSON object; expected a "
 				       "line such as {\"command\": \"status\"}");
-	/* The id is read first, so that an answer about any other fault contains the id. */
+	/*
+	 * The id is read first, so that the answer contains it even if something else in the line
+	 * is wrong.
+	 */
 	if (json_object_object_get_ex(value, "id", &id))
 		r = take_id(request, id, error);
 	if (r)

@@ -2,7 +2,8 @@
 /*
  * The commands of the control socket of `vublk serve`; docs/control.md describes their results.
  *
- * Key idea: run() copies public structs of <vublk/backend.h>, and format() makes JSON of the copy.
+ * Key idea: run() copies public structs of <vublk/backend.h>, and format() turns the copy into
+ * JSON.
  */
 #include "cli/control/commands.h"
 

@@ -2,8 +2,8 @@
 /*
  * The command `drain` of the control socket of `vublk serve`.
  *
- * Key idea: the library has the time limit, so that a drain whose client has left does not stay
- * half done. The answer is sent when the disk is drained, and the process ends after it.
+ * Key idea: the library enforces the time limit, so that a drain does not stay half done if its
+ * client disconnects. The answer is sent when the disk is drained, and then the process ends.
  */
 #include "cli/control/serve-drain.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The life of a command that serves a disk; see service.h.
+ * Runs a command that serves a disk, with its control and metrics sockets; see service.h.
  *
  * Key idea: the metrics server executes the command `metrics` as a client of the control socket
- * does. So it needs a struct vublk_control, even if the user wants no socket.
+ * does. So it needs a struct vublk_control, even if the user wants no control socket.
  */
 #include "cli/control/service.h"
 
@@ -48,7 +48,7 @@ static int process_until_end(const struct vublk_service *service, struct vublk_e
 	int r;
 
 	do {
-		poll(&fd, 1, -1); /* fails only if a signal comes, or memory is short */
+		poll(&fd, 1, -1); /* fails only if a signal arrives or memory is short */
 		r = service->process(service->owner, error);
 	} while (r == 1);
 	return r;

@@ -32,8 +32,8 @@ struct vublk_service_options {
 	mode_t control_mode; /* of the files of the control socket and the metrics socket */
 	const char *metrics; /* the address for metrics; NULL: none */
 	/*
-	 * What the previous process of the object has handed over, including the control socket;
-	 * NULL: the object was not taken over.
+	 * What the object's previous process has handed over, including the control socket; NULL:
+	 * the object was not taken over.
 	 */
 	struct vublk_upgrade_extra *taken;
 };
@@ -61,7 +61,7 @@ void vublk_service_options_init(struct vublk_service_options *options);
 error_t vublk_service_take_option(struct argp_state *state, int key, char *value,
 				  struct vublk_service_options *options);
 
-/* Returns the path of the socket for metrics; NULL: there is no such socket. */
+/* Returns the path of the Unix socket for metrics; NULL: the metrics have no such socket. */
 const char *vublk_service_metrics_path(const struct vublk_service_options *options);
 
 /*

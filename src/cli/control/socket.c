@@ -5,8 +5,7 @@
  *
  * Key idea: no client can connect before the file has its mode. bind() creates the file with the
  * mode of the socket's inode, less the umask. So the inode gets the mode before bind(). The bits
- * that the umask removed are added before listen(), until which the kernel refuses every
- * connection.
+ * that the umask removed are added before listen(); until then the kernel refuses every connection.
  */
 #include "cli/control/socket.h"
 
@@ -249,7 +248,7 @@ int vublk_control_socket_adopt(struct vublk_control_socket *listener,
 		.file = (ino_t)file,
 	};
 	extra->num_fds = 0;
-	listen(listener->fd, BACKLOG); /* the kernel names this process as the peer from now on */
+	listen(listener->fd, BACKLOG); /* from now on, SO_PEERCRED of a client names this process */
 	return 0;
 }
 

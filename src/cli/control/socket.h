@@ -43,9 +43,9 @@ void vublk_control_socket_disown(struct vublk_control_socket *listener);
 
 /*
  * These functions move the socket to another process (docs/upgrade.md). The old process stores the
- * socket in `extra` with the first function, and keeps the descriptor. The new process makes
- * `listener` from `extra` with the second function, which takes the descriptor, and borrows `extra`
- * because the path is in it. EINVAL: `extra` has no socket.
+ * socket in `extra` with the first function, and keeps the descriptor. The new process initializes
+ * `listener` from `extra` with the second function, which takes ownership of the descriptor and
+ * borrows `extra`, because the path is in it. EINVAL: `extra` has no socket.
  */
 void vublk_control_socket_give(const struct vublk_control_socket *listener,
 			       struct vublk_upgrade_extra *extra);
@@ -53,9 +53,9 @@ int vublk_control_socket_adopt(struct vublk_control_socket *listener,
 			       struct vublk_upgrade_extra *extra, struct vublk_error *error);
 
 /*
- * Connects to the control socket at `path`, and sends blanks, on which the socket of a disk closes
- * the connection. Returns a blocking descriptor, or a negative errno.
- * Each system call on the descriptor takes at most `timeout_ms`.
+ * Connects to the control socket at `path`, and sends blanks, which make the process at the socket
+ * of a disk close the connection. Returns a blocking descriptor, or a negative errno. Each system
+ * call on the descriptor takes at most `timeout_ms`.
  */
 int vublk_control_socket_connect(const char *path, unsigned timeout_ms, struct vublk_error *error);
 

@@ -170,8 +170,8 @@ static void add_up(const struct vublk_stats_counters *counters, enum vublk_reque
 }
 
 /*
- * Prints a histogram with few buckets, which is enough for Prometheus. The limits are powers of 4
- * ns, because each of these is also the limit of a bucket in struct vublk_request_stats.
+ * Prints a histogram with few buckets, which is enough for Prometheus. The limits in ns are powers
+ * of 4, because each of these is also the limit of a bucket in struct vublk_request_stats.
  */
 static void print_histogram(FILE *out, const char *name, const char *type,
 			    const struct vublk_request_stats *sum)

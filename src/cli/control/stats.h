@@ -7,7 +7,7 @@
  * functions return the request counters as JSON, or print them in the text format of Prometheus.
  *
  * Key idea: any thread may read the counters, so the control thread reads them itself, one queue
- * and kind at a time, and does not disturb the thread that serves the disk.
+ * and kind of request at a time, and does not disturb the thread that serves the disk.
  */
 #include <vublk/error.h>
 #include <vublk/statistics.h>

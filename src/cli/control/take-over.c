@@ -3,7 +3,7 @@
  * Asks a running process for its disk; see take-over.h.
  *
  * Key idea: after the line of the answer, the connection carries another protocol. So this file
- * reads a line byte by byte, and no byte after it.
+ * reads each line byte by byte, so as not to read past its end.
  */
 #include "cli/control/take-over.h"
 

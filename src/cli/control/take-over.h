@@ -11,9 +11,10 @@
 
 /*
  * Asks the process at the control socket `path`, which must have the role `role`, to hand over its
- * disk. Returns the connection, on which the hand-over follows (<vublk/upgrade.h>). The errors are
- * those of vublk_control_socket_connect(), EPROTO if the process at `path` cannot hand over its
- * disk, and EIO if that process refuses; the sentence then has its reason.
+ * disk. Returns the connection, on which the hand-over follows (<vublk/upgrade.h>). The errors
+ * include those of vublk_control_socket_connect(), ETIMEDOUT if the process at `path` does not
+ * answer, EPROTO if it cannot hand over its disk, and EIO if it refuses; the sentence is then that
+ * of the process.
  */
 int vublk_control_ask_for_upgrade(const char *path, const char *role, struct vublk_error *error);
 

@@ -138,7 +138,10 @@ static void run_waiting(struct vublk_control_tasks *tasks)
 	run_list(tasks, waiting);
 }
 
-/* Runs a command once more after the object has ended, if it is about that end. */
+/*
+ * Called after the object has ended. Runs the command once more if it waits for that end. Returns 1
+ * if the command is not done.
+ */
 static int run_at_end(struct vublk_control_tasks *tasks, struct vublk_control_task *task)
 {
 	return task->command->is_about_the_end ?

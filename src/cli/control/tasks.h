@@ -18,8 +18,8 @@ struct vublk_control_task {
 	/* set before the task is posted */
 	const struct vublk_control_command *command; /* must have a run() function */
 	void *copy;
-	void (*done)(void *opaque); /* called on the owner's thread when the task is done and
-				       belongs to the caller again */
+	void (*done)(void *opaque); /* called on the owner's thread when the task is done; the task
+				       then belongs to its poster again */
 	void *opaque;
 	int64_t client_pid; /* the process that sent the command; 0: unknown */
 
@@ -65,7 +65,8 @@ int vublk_control_tasks_post(struct vublk_control_tasks *tasks, struct vublk_con
 
 /*
  * Runs the object and the tasks until process() returns something other than 1, and returns that
- * value; see vublk_control_run(). Then ends all tasks that are left with the result -ENOTCONN.
+ * value; see vublk_control_run(). Then ends all remaining tasks: with -ENOTCONN, unless a command
+ * with is_about_the_end has another result.
  */
 int vublk_control_tasks_run(struct vublk_control_tasks *tasks, int fd,
 			    int (*process)(void *owner, struct vublk_error *error),

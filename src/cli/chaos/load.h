@@ -20,8 +20,8 @@ struct vublk_chaos_job {
 	struct vublk_blk_queue *queue;
 	unsigned number;
 	bool only_read_back;
-	bool is_beginning; /* used by the job's thread: the initial zeroing is over, and no change has
-			      completed since */
+	bool is_beginning; /* used by the job's thread: the initial zeroing is over, and no change
+			      has completed since then */
 	struct vublk_chaos_slot *slots;
 	struct vublk_blk_completion *completions;
 

@@ -32,7 +32,8 @@ void vublk_control_events_free(struct vublk_control_events *events);
 
 /*
  * Adds a notice to the ring `events` as an event. This function is a vublk_notice_fn. It may have
- * to wait while another thread copies one event. Threads: any.
+ * to wait while another thread copies one event. Threads: the one that calls
+ * vublk_control_events_set_cause().
  */
 void vublk_control_events_add(void *events, const struct vublk_notice *notice,
 			      size_t notice_bytes);

@@ -61,9 +61,10 @@ int vublk_control_socket_connect(const char *path, unsigned timeout_ms, struct v
 
 /*
  * Receives at most `bytes` bytes on the descriptor, and waits for them until the time `deadline_ns`
- * (vublk_cli_now_ns()). UINT64_MAX: no limit. A caller that uses the same deadline for all parts of a
- * line also limits a peer that sends a byte now and then. Returns the number of bytes; 0 at the end
- * of the connection; -ETIMEDOUT after the deadline; another negative errno if the connection failed.
+ * (vublk_cli_now_ns()). UINT64_MAX: no limit. A caller that uses the same deadline for all parts of
+ * a line also limits a peer that sends a byte now and then. Returns the number of bytes, 0 at the
+ * end of the connection, -ETIMEDOUT after the deadline, or another negative errno if the connection
+ * failed.
  */
 ssize_t vublk_control_socket_receive(int fd, void *to, size_t bytes, uint64_t deadline_ns);
 /* Returns the deadline that is `timeout_ms` from now. */

@@ -138,7 +138,7 @@ unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const 
  * Stores `text`, the only argument of a command, in `argument`. A second argument ends the process.
  */
 void vublk_cli_take_argument(struct argp_state *state, const char **argument, const char *text);
-/* Ends the process with a sentence about `text`, an argument that the command does not take. */
+/* Ends the process with the sentence that the argument `text` is unexpected. */
 void vublk_cli_refuse_argument(struct argp_state *state, const char *text);
 /* Ends the process with the sentence that the argument SOCKET is missing. */
 void vublk_cli_refuse_no_socket(struct argp_state *state);

@@ -214,7 +214,7 @@ static int start_backend(struct vublk_error *error)
 
 /*
  * Ends the back-end with SIGTERM, or with SIGKILL if it does not end within LIMIT_MS. Returns 0 if
- * the back-end has ended with success.
+ * the back-end has ended successfully.
  */
 static int end_backend(struct vublk_error *error)
 {

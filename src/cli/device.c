@@ -85,8 +85,8 @@ static const struct argp_option argp_options[] = {
 };
 
 /*
- * The names of properties in the library's sentences, and the command-line options that set these
- * properties.
+ * Maps the names of properties in the library's sentences to the command-line options that set
+ * them.
  */
 static const struct vublk_cli_alias aliases[] = {
 	{ "num-queues", "--num-queues", false },

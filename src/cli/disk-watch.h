@@ -34,7 +34,7 @@ struct vublk_disk_watch {
 	bool warned_capacity;
 	struct vublk_cli_limit outage_limit, reconnected_limit;
 
-	/* used by the thread that uses the queue */
+	/* used by the thread that requests the serial */
 	bool asks;                      /* whether the serial is requested and compared at all */
 	bool asking;                    /* the request is in flight */
 	bool has_answer;                /* the request was answered, and the back-end was not

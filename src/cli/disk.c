@@ -43,8 +43,8 @@ static const struct argp_option disk_options[] = {
 };
 
 /*
- * The names of properties in the library's sentences, and the command-line options that set these
- * properties.
+ * Maps the names of properties in the library's sentences to the command-line options that set
+ * them.
  */
 static const struct vublk_cli_alias aliases[] = {
 	{ "request-timeout-ms", "--timeout", false },

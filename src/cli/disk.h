@@ -49,8 +49,8 @@ void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_qu
 
 /*
  * Prints the table `properties`, one property per line, with type, default and meaning. Omits
- * chardev, which has an option of its own. `other` (may be NULL) gets `context` and the name of a
- * property, and returns the default to print, or NULL for the default in the table.
+ * chardev, which has an option of its own. `other` (may be NULL) is called with `context` and the
+ * name of a property, and returns the default to print, or NULL for the default in the table.
  */
 void vublk_disk_print_properties(const struct vublk_property *properties,
 				 const char *(*other)(const char *context, const char *name),

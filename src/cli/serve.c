@@ -83,7 +83,9 @@ static const struct argp_option argp_options[] = {
 	{ 0 },
 };
 
-/* The names of options in the library's sentences, and the command-line options that set them. */
+/*
+ * Maps the names of options in the library's sentences to the command-line options that set them.
+ */
 static const struct vublk_cli_alias aliases[] = {
 	{ "socket-path", "--socket-path", false },
 	{ "socket-mode", "--socket-mode", false },

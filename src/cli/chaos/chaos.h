@@ -50,15 +50,15 @@ const char *vublk_chaos_action_name(enum vublk_chaos_action action);
 
 struct vublk_chaos_config {
 	const char *socket;       /* of the back-end */
-	const char *through;      /* the socket of a device in front of the back-end, to which the
-				     disk connects; NULL: the disk connects to the back-end */
+	const char *through;      /* the disk connects to this socket of a device, which uses the
+				     back-end; NULL: the disk connects to the back-end itself */
 	char *const *command;     /* the back-end's argv, which ends with NULL */
 	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, ends with NULL; not for a start
 						     that no action follows */
 	unsigned num_env;
 	unsigned actions;           /* bits 1 << enum vublk_chaos_action; 0: none */
-	unsigned num_actions;       /* the run ends after this number; 0: no limit */
-	uint64_t runtime_ms;      /* the run ends after this time; 0: no limit */
+	unsigned num_actions;       /* the actions end after this number; 0: no limit */
+	uint64_t runtime_ms;      /* the actions end after this time; 0: no limit */
 	unsigned min_interval_ms; /* the time between two actions */
 	unsigned max_interval_ms;
 	unsigned num_queues;
@@ -168,7 +168,7 @@ struct vublk_chaos_counts {
 };
 
 /*
- * Makes the jobs. Returns 0, or a negative errno; -EINVAL and -EROFS mean that the disk is not
+ * Prepares the jobs. Returns 0 or a negative errno; -EINVAL and -EROFS mean that the disk is not
  * suitable.
  */
 int vublk_chaos_load_init(struct vublk_chaos_load *load, const struct vublk_chaos_config *config,

@@ -200,7 +200,7 @@ static bool start(struct vublk_chaos_job *job, choose_fn *choose_request)
 
 /* --- completions -------------------------------------------------------------- */
 
-/* Writes what a request does to `text`: "write of 2 blocks at offset 8192". */
+/* Describes a request in `text`: "write of 2 blocks at offset 8192". */
 static void describe(const struct vublk_chaos_request *request, char *text, size_t text_bytes)
 {
 	const char *name = vublk_chaos_op_name(request->op);

@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 #define DEFAULT_BYTES (UINT64_C(64) << 20)
-#define MIN_BLOCKS 64 /* the smallest part of the disk for a job; more than the job's hot blocks */
+#define MIN_BLOCKS 64 /* the smallest part of the disk that a job can use; more than its hot
+			 blocks */
 #define SLOT_BYTES (VUBLK_CHAOS_MAX_BLOCKS * VUBLK_CHAOS_BLOCK_BYTES)
 
 /* --- the disk ----------------------------------------------------------------- */

@@ -27,8 +27,8 @@
 #define LOOK_MS 10         /* the time between two checks of the socket's file, without inotify */
 #define OPEN_MS 20         /* the time between two attempts to open the disk */
 #define TERM_MS 20000      /* how long a back-end may take to end after SIGTERM */
-#define MAX_EXTRA_ENDS 8   /* how often the back-end may end by itself, in addition to
-			      config->num_actions */
+#define MAX_EXTRA_ENDS 8   /* after the actions, the run fails if the back-end has ended by itself
+			      more often than config->num_actions plus this */
 
 /* Events, as a set of bits. */
 enum {
@@ -36,7 +36,7 @@ enum {
 	ENDED = 2,         /* the back-end has ended */
 	LOAD_ENDED = 4,
 	SIGNALLED = 8,
-	LOAD_BEGUN = 16,   /* the initial zeroing is over, and changes complete */
+	LOAD_BEGUN = 16,   /* each job has completed a change after the initial zeroing */
 };
 
 struct run {
@@ -492,7 +492,7 @@ static int run_all(struct run *run, struct vublk_blk *blk, struct vublk_error *e
 
 	/* Set the time at which the back-end came up, which vublk_chaos_load_init() has reset. */
 	__atomic_store_n(&run->load.up_since_ns, run->listens_ns, __ATOMIC_RELAXED);
-	run->listens_ns = 0; /* no request waited for this back-end */
+	run->listens_ns = 0; /* this start is not an outage, because no request waited for it */
 	if (!ret)
 		ret = run_load(run, error);
 	if (!ret)

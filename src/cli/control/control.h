@@ -37,8 +37,8 @@ struct vublk_control_connection {
 /* A command. A table of commands ends with a NULL name. NULL functions are not called. */
 struct vublk_control_command {
 	const char *name;
-	const char *const *arguments; /* the names of the arguments, up to NULL; NULL: the command
-					 has no arguments */
+	const char *const *arguments; /* the names of the arguments, ends with NULL; NULL: the
+					 command has no arguments */
 	size_t copy_bytes;            /* the size of `copy`, the memory that the functions share;
 					 zeroed before the first call */
 	/*

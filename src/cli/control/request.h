@@ -44,8 +44,8 @@ int vublk_control_request_parse(const char *line, size_t bytes,
 void vublk_control_request_deinit(struct vublk_control_request *request);
 
 /*
- * Checks the names of the request's arguments. `names` is the list of permitted names, up to NULL;
- * NULL: the command has no arguments. Returns 0, or -EINVAL if an argument has another name.
+ * Checks the names of the request's arguments. `names` is the list of permitted names and ends with
+ * NULL; NULL: the command has no arguments. Returns 0, or -EINVAL if an argument has another name.
  */
 int vublk_control_request_check(const struct vublk_control_request *request,
 				const char *const *names, struct vublk_error *error);

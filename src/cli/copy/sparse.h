@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A walk over a file, which divides it into pieces of data and pieces of holes. */
+/* A walk that divides a file into pieces, each of which is data or a hole. */
 struct vublk_sparse {
 	int fd;              /* the file, borrowed; -1: everything counts as data */
 	uint32_t unit_bytes; /* pieces begin and end at multiples of this, or at `end` */

@@ -10,7 +10,7 @@
 
 #include <pthread.h>
 
-/* Zeroes are left out of a file in units of this size. */
+/* Zeroes are detected, and left out of a file, in units of this size. */
 #define VUBLK_COPY_ZERO_UNIT_BYTES 4096
 
 enum vublk_copy_slot_state {

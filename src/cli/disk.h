@@ -30,8 +30,8 @@ extern const struct argp vublk_disk_argp;
 /*
  * Opens the disk at the socket `path`. On failure `error` has one sentence for the caller to print,
  * and the code EINVAL if an option is wrong. With --verbose the library's log goes to standard
- * error. Without --verbose only errors are printed, and also warnings if the disk outlives its
- * back-end, because a warning says why a new back-end is refused.
+ * error. Without --verbose only errors are printed; if the disk outlives its back-end, warnings are
+ * printed, too, because a warning says why a new back-end is refused.
  *
  * Without reconnect-ms or server among the options, the loss of the back-end is permanent. The log
  * of `handlers` is ignored.

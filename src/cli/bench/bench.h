@@ -71,7 +71,7 @@ struct vublk_bench_result {
 	uint64_t context_switches;
 	uint64_t major_faults;
 	uint64_t minor_faults;
-	uint64_t verified_blocks; /* blocks that were read back and checked */
+	uint64_t verified_blocks; /* blocks that were read and checked */
 	unsigned abandoned;       /* requests still in flight when the run ended during an outage */
 };
 

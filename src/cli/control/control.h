@@ -66,7 +66,7 @@ struct vublk_control_command {
 	bool takes_connection;
 	/*
 	 * True: the command waits for the end of the object, so run() is called once more after
-	 * that end. If the command is not done then either, it fails as any other command does.
+	 * that end. If the command is still not done, it fails like any other command.
 	 */
 	bool is_about_the_end;
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The config of a disk: reads, checks, changes, writes, and the back channel.
+ * Tests of a disk's config: reads, checks, changes, writes, and the back channel that reports
+ * changes.
  *
  * Key idea: the mock's config is a field that each case can set. The case compares the field with
  * what the driver sees.
@@ -108,7 +109,7 @@ static void test_senseless_limits_cost_their_feature(void **state)
 }
 
 /*
- * If the back-end refuses the size of the config, the device requests fewer and fewer bytes. It
+ * If the back-end refuses to send that much config, the device requests fewer and fewer bytes. It
  * does not offer the features whose fields are missing.
  */
 static void test_short_configs(void **state)
@@ -139,7 +140,10 @@ static void test_short_configs(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The device requests the fields beyond 60 bytes only if the back-end offers their feature. */
+/*
+ * The back-end offers a feature whose fields are beyond the first 60 bytes, so the device requests
+ * them, too. If the back-end's config ends before them, the device does not offer the feature.
+ */
 static void test_long_config(void **state)
 {
 	struct vublk_device_info info;
@@ -191,7 +195,10 @@ static uint32_t seg_max_after_accepting(struct device_rig *rig, uint64_t feature
 	return read_config(rig).seg_max;
 }
 
-/* Without indirect descriptors, a request has at most as many segments as the ring has room for. */
+/*
+ * Without indirect descriptors, the ring needs two entries for a request's header and status, so
+ * seg_max is two less than the size of the ring.
+ */
 static void test_seg_max_without_indirect(void **state)
 {
 	uint64_t indirect = VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC), all;
@@ -221,7 +228,10 @@ static void test_seg_max_without_indirect(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The device hides an I/O size of one block, which has no meaning but makes some guests slow. */
+/*
+ * The device reports an I/O size of one block as 0. The size has no meaning, but slows some guests
+ * down.
+ */
 static void test_io_sizes(void **state)
 {
 	struct mock mock;
@@ -328,8 +338,8 @@ static void test_absurd_change_is_not_taken(void **state)
 }
 
 /*
- * Each invalid config differs from the previous one, so each causes a new sentence. Nevertheless,
- * the number of warnings is limited.
+ * Each invalid config differs from the previous one, so each warning has a different text.
+ * Nevertheless, the number of warnings is limited.
  */
 static void test_absurd_changes_are_limited(void **state)
 {
@@ -439,8 +449,8 @@ static void test_unserved_requests_are_answered_and_limited(void **state)
 }
 
 /*
- * A back-end that does not read the answers on the back channel loses the channel, so the memory
- * for answers is limited.
+ * If the back-end does not read the answers on the back channel, the device closes the channel.
+ * This limits the memory for answers.
  */
 static void test_answers_that_are_not_read(void **state)
 {
@@ -549,7 +559,7 @@ static void test_wce_that_is_not_taken(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* A read of the config is under way before the write. That read does not confirm the write. */
+/* A read of the config that began before the write does not confirm the write. */
 static void test_wce_during_a_change(void **state)
 {
 	struct mock mock;

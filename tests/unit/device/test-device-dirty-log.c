@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The dirty log: which messages the back-end gets, and whether the log stays on through starts,
- * stops and losses. test-device-migrate.c tests whether pages are marked.
+ * Tests which messages the back-end gets about the dirty log, and that the log stays on through
+ * starts, stops and losses. test-device-migrate.c tests whether pages are marked.
  *
  * Key idea: each case compares what the device has sent to the mock (the feature, the bitmap, the
  * flags of the used rings) with what the device reports.
@@ -26,7 +26,9 @@
 
 #define QUEUES 2
 #define LOG_ALL VUBLK_BIT(VHOST_F_LOG_ALL)
-/* The words of a bitmap that covers the rig's memory; one word has the bits of 64 pages. */
+/*
+ * The number of words of a bitmap that covers the rig's memory. One word has the bits of 64 pages.
+ */
 #define WORDS ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 64)
 #define FIRST_PAGE (RIG_GUEST_ADDR / VUBLK_DIRTY_PAGE_BYTES)
 
@@ -60,7 +62,9 @@ static uint64_t log_inode(const struct device_rig *rig)
 	return st.st_ino;
 }
 
-/* Checks that the back-end logs to the device's bitmap (`on`), or that it does not log. */
+/*
+ * Checks that the back-end logs to the device's bitmap if `on` is set, and otherwise does not log.
+ */
 static void expect_logging(const struct device_rig *rig, const struct mock *mock, bool on)
 {
 	assert_int_equal(!!(mock->accepted_features & LOG_ALL), on);
@@ -290,8 +294,8 @@ static void test_before_the_rings_run(void **state)
 }
 
 /*
- * The log is switched on or off during a start, during a stop, and during a pause that ends a
- * start.
+ * The log is switched on during a start, off during a stop, and on during a start that a pause
+ * interrupts.
  */
 static void test_while_the_rings_are_on_their_way(void **state)
 {
@@ -375,8 +379,8 @@ static void test_it_outlives_back_ends(void **state)
 		assert_int_equal(mock.dirty_log_inode, inode);
 		expect_logging(&rig, &mock, true);
 		/*
-		 * The lost back-end may not have marked its last writes to the used rings, so the
-		 * device marks them.
+		 * The lost back-end might not have marked its last writes to the used rings, so the
+		 * device marks their pages.
 		 */
 		assert_int_equal(vublk_device_dirty_log_take(rig.device, FIRST_PAGE, 256, bits, NULL),
 				 0);
@@ -388,8 +392,8 @@ static void test_it_outlives_back_ends(void **state)
 }
 
 /*
- * The back-end is lost at each message of a change of the log. The next back-end has the new
- * setting from its start.
+ * The back-end is lost at one of the messages that switch the log on or off. The next back-end
+ * starts with the new setting.
  */
 static void test_a_loss_during_a_change(void **state)
 {
@@ -419,7 +423,9 @@ static void test_a_loss_during_a_change(void **state)
 	}
 }
 
-/* --- back-ends that cannot or refuse -------------------------------------------------------------------- */
+/*
+ * --- back-ends that cannot log, or refuse to ---------------------------------------------------
+ */
 
 static void test_back_ends_that_cannot(void **state)
 {
@@ -444,8 +450,8 @@ static void test_back_ends_that_cannot(void **state)
 }
 
 /*
- * While the log is on, the device refuses a new back-end that cannot log. It accepts that back-end
- * when the log is off.
+ * While the log is on, the device refuses a new back-end that cannot log. Once the log is off, the
+ * device accepts that back-end.
  */
 static void test_a_new_back_end_that_cannot(void **state)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A legacy driver, which may kick before it sets DRIVER_OK. The kick starts the device once, and
- * only the back-end reads the eventfd.
+ * Tests of a legacy driver, which may kick before it sets DRIVER_OK. Such a kick starts the device
+ * once. Only the back-end reads the kick's eventfd.
  *
- * Key idea: the device only polls the eventfd of a kick, so the signal is still there after the
- * start.
+ * Key idea: the device polls the eventfd but never reads it, so the signal is still pending after
+ * the start.
  */
 #include "harness.h"
 
@@ -94,7 +94,7 @@ static void test_kick_starts(void **state)
 	}
 }
 
-/* DRIVER_OK without a kick also starts the device, which does not poll for later kicks. */
+/* DRIVER_OK also starts the device without a kick. The device does not poll for later kicks. */
 static void test_driver_ok_starts(void **state)
 {
 	struct mock mock;
@@ -113,8 +113,8 @@ static void test_driver_ok_starts(void **state)
 }
 
 /*
- * A kick has no effect if the driver is modern, or before everything is set up. When all is set up,
- * the pending kick starts the device.
+ * A modern driver's kick has no effect. A legacy driver's kick stays pending until everything is
+ * set up, and then starts the device.
  */
 static void test_kicks_that_start_nothing(void **state)
 {
@@ -141,7 +141,7 @@ static void test_kicks_that_start_nothing(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* After a reset, a kick starts the device only when the driver has set it up again. */
+/* After a reset, a kick starts the device only once the driver has set it up again. */
 static void test_reset(void **state)
 {
 	struct mock mock;
@@ -177,8 +177,8 @@ static void test_reset_while_starting(void **state)
 }
 
 /*
- * The driver's set-up is invalid. The device reports that only once until the next reset, however
- * many kicks come.
+ * The driver's set-up is invalid. However many kicks come, the device reports the error only once
+ * until the next reset.
  */
 static void test_a_kick_that_cannot_start(void **state)
 {
@@ -207,7 +207,9 @@ static void test_a_kick_that_cannot_start(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- other moments ------------------------------------------------------------------------------ */
+/*
+ * --- kicks at other times ------------------------------------------------------------------------
+ */
 
 /*
  * A kick comes while the device cannot start. The signal stays in the eventfd, so the device starts
@@ -276,8 +278,8 @@ static void test_queues_that_share_a_descriptor(void **state)
 }
 
 /*
- * The kick descriptor is replaced by another eventfd with the same number. The device polls the new
- * eventfd.
+ * The bus replaces a kick eventfd with another one that has the same descriptor number. The device
+ * polls the new eventfd.
  */
 static void test_another_descriptor_with_the_same_number(void **state)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The exchange between the direct path and shadow rings, at any time: the property and the features
- * that need shadow rings change between random calls of a bus. The back-end is lost, and refuses
- * parts of starts. Each request completes exactly once, unless the driver has reset the device.
+ * Tests the exchange between the direct path and shadow rings at random times. Between random calls
+ * of a bus, the property `shadow` and the features that need shadow rings change, the back-end is
+ * lost, and it refuses parts of starts. Each request completes exactly once, unless the driver has
+ * reset the device.
  *
- * The mock answers the messages. The test itself is the device end of the rings that the mock was
- * given: the driver's rings, or the plane's. This end takes chains only after a kick, and the
- * driver kicks only if the ring asks for a kick. Like qemu-storage-daemon, this end never clears
- * the flags of a used ring.
+ * The mock answers the messages. The test itself is the device end of the ring that the mock was
+ * given: the driver's ring, or the plane's. This end takes chains only after a kick, and the driver
+ * kicks only if the ring asks for a kick. Like qemu-storage-daemon, this end never clears the flags
+ * of a used ring.
  */
 #include "harness.h"
 
@@ -33,7 +34,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define REQUESTS 4 /* the maximum outstanding; each has three buffers */
+#define REQUESTS 4 /* outstanding at most; each has three buffers */
 #define STEPS 3000
 #define SEEDS 40
 #define AREA_BYTES 4096
@@ -52,7 +53,7 @@ static struct {
 	struct vublk_inflight_split *area;
 	bool runs, is_awake;
 	int kick_fd, call_fd; /* owned by the mock */
-	unsigned bases; /* GET_VRING_BASE messages before the start */
+	unsigned bases; /* number of GET_VRING_BASE messages before the start */
 } backend;
 
 /* The callbacks that the device still owes the bus. */
@@ -322,8 +323,8 @@ static void reset(void)
 }
 
 /*
- * Returns false if a loss of the back-end would require a reset: on the direct path without an
- * in-flight area, when a request is outstanding.
+ * Returns whether the test may lose the back-end now. On the direct path without an in-flight area,
+ * a loss with an outstanding request would require a reset.
  */
 static bool may_lose(void)
 {
@@ -348,7 +349,7 @@ static void lose(void)
 		mock_die(&mock);
 	is_dead = !is_dead && mock.listen_fd < 0;
 	/*
-	 * Waits until the device notices the loss. Without an area, a request added before that
+	 * Without an area, waits until the device notices the loss, because a request added earlier
 	 * would count as begun.
 	 */
 	while (!has_area && rig.calls[RIG_LOST] < lost)

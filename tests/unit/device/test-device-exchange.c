@@ -4,7 +4,7 @@
  * exchanges one path for the other, step by step. The back-end executes nothing. The drawing of the
  * phases is in docs/exchange-phases.md.
  *
- * test-device-exchange --write-drawing generates the drawing again.
+ * test-device-exchange --write-drawing regenerates the drawing.
  */
 #include "drawing.h"
 #include "harness.h"
@@ -130,7 +130,7 @@ static void test_auto(void **state)
 
 /*
  * With `auto`, the path depends on whether the back-end records requests in an in-flight area, so
- * it changes with the back-end.
+ * the path can change with each back-end.
  */
 static void test_auto_after_a_loss(void **state)
 {
@@ -176,8 +176,8 @@ static void test_no_slot(void **state)
 }
 
 /*
- * A back-end without memory slots accepts eight regions. With seven of the guest there is room for
- * shadow rings, with eight there is not.
+ * Without CONFIGURE_MEM_SLOTS, a back-end accepts eight regions. Shadow rings need one of them, so
+ * there is room for at most seven regions of the guest.
  */
 static void test_eight_regions(void **state)
 {
@@ -406,7 +406,7 @@ static void test_refused(void **state)
 	}
 }
 
-/* --- in the middle ---------------------------------------------------------------------- */
+/* --- events during an exchange ------------------------------------------------------------- */
 
 enum middle {
 	MIDDLE_LOSS, MIDDLE_RESET, MIDDLE_PAUSE, MIDDLE_QUEUE, MIDDLE_KICK, MIDDLE_CALL,
@@ -448,8 +448,8 @@ static void finish_pause(struct device_rig *rig, bool wanted)
 }
 
 /*
- * The VMM disables a queue, and later enables it again. For each, the relay pauses the device,
- * which returns all rings, and starts the wanted ones as a new session.
+ * The VMM disables a queue, and later enables it again. Each time, the relay pauses the device,
+ * which stops all rings, and then starts the enabled queues as a new session.
  */
 static void finish_queue(struct device_rig *rig, struct mock *mock, bool wanted)
 {
@@ -583,8 +583,8 @@ static void finish(struct device_rig *rig, struct mock *mock, enum middle what, 
 }
 
 /*
- * Begins an exchange to shadow rings (`wanted`) or to the direct path, and runs the mock and the
- * device for `steps` steps. Returns whether the exchange is still under way.
+ * Begins an exchange, to shadow rings if `wanted` is set and otherwise to the direct path. Runs the
+ * mock and the device for `steps` steps. Returns whether the exchange is still under way.
  */
 static bool run_to_step(struct device_rig *rig, struct mock *mock, enum middle what, bool wanted,
 			unsigned steps)
@@ -630,8 +630,9 @@ static void test_each_step(void **state)
 }
 
 /*
- * At each step of an exchange, no two rings have the same kick descriptor. A back-end that signals
- * the descriptors itself, such as qemu-storage-daemon 11.1, would fail to read one of them.
+ * At each step of an exchange, no two rings have the same kick descriptor. Some back-ends, such as
+ * qemu-storage-daemon 11.1, signal the descriptors themselves. If two rings shared a descriptor,
+ * reading the signal for one ring would clear it for the other, where the read would fail.
  */
 static void test_own_kicks(void **state)
 {
@@ -663,9 +664,10 @@ static void turn(struct device_rig *rig, unsigned count)
 }
 
 /*
- * Like qemu-storage-daemon 11.1, the back-end signals the descriptor that parks its ring, after it
- * has confirmed the descriptor reads the signal and takes a request, and does not wait for this
- * request when it is asked for the ring. So it is not asked before the request is complete.
+ * The back-end behaves like qemu-storage-daemon 11.1: it signals the descriptor that parks its
+ * ring. After it has confirmed the descriptor, it reads the signal and takes a request. If asked
+ * for the ring, it does not wait for this request. So the device must not ask for the ring before
+ * the request is complete.
  */
 static void test_signalled_kick(void **state)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Several paths, and the process behind each: where the device looks for a back-end after a loss,
- * and when it must stay at its path. tests/peers/failover.py has real back-ends.
+ * Tests of several paths, and of the process behind each: where the device looks for a back-end
+ * after a loss, and when it must stay at its path. tests/peers/failover.py uses real back-ends.
  *
- * Key idea: as a connection's peer, the kernel names the process that called listen(). A mock is in
- * the test's own process, so a child calls listen() for it, and the test ends the child.
+ * Key idea: the kernel reports the process that called listen() as a connection's peer. A mock is
+ * in the test's own process, so a child calls listen() for it, and the test ends the child.
  */
 #include "harness.h"
 
@@ -141,7 +141,7 @@ static unsigned active_path(const struct pair *pair)
 
 /*
  * Checks that the device stays at its path while the process of the lost back-end is alive, and
- * uses the other path when the process has ended. `old_kernel`: without SO_PEERPIDFD.
+ * uses the other path when the process has ended. `old_kernel`: the kernel lacks SO_PEERPIDFD.
  */
 static void check_fenced(bool old_kernel)
 {
@@ -209,8 +209,8 @@ static void test_the_listener_has_ended_before(void **state)
 }
 
 /*
- * The process that called listen() has ended, but another one has the connection, too, as after an
- * upgrade of the back-end. That one hangs, and may still write to the disk.
+ * The process that called listen() has ended, but another process holds the connection, as after an
+ * upgrade of the back-end. That process hangs, and may still write to the disk.
  */
 static void test_the_connection_was_handed_over(void **state)
 {
@@ -277,8 +277,8 @@ static void test_another_pid_namespace(void **state)
 /* --- fence=exit ------------------------------------------------------------------------- */
 
 /*
- * There is only one path. The back-end hangs, and its process has to end before the device connects
- * again.
+ * There is only one path. The back-end hangs. The device connects again only after the back-end's
+ * process has ended.
  */
 static void test_a_hung_process_has_to_end(void **state)
 {
@@ -322,9 +322,9 @@ static void test_a_process_that_hung_up(void **state)
 }
 
 /*
- * A process closes the connection itself and lives, and another process takes its place at the same
- * path. After the loss of the second one, both have to end before the disk continues at B, whichever
- * ends first.
+ * A process closes its connection but stays alive, and another process replaces it at the same
+ * path. After the loss of the second process, the disk continues at B only when both processes have
+ * ended, in either order.
  */
 static void check_two_owners(bool first_ends_first)
 {
@@ -336,10 +336,10 @@ static void check_two_owners(bool first_ends_first)
 	children[0] = listen_in_child(&pair.a);
 	rig_realize(&pair.rig);
 	rig_start(&pair.rig, 1);
-	mock_hang_up(&pair.a); /* the process may serve the disk again, ... */
+	mock_hang_up(&pair.a); /* this process may serve the disk again */
 	rig_wait(&pair.rig, RIG_STARTED, 2);
 	mock_die(&pair.a);
-	mock_live_again(&pair.a); /* ... or another one */
+	mock_live_again(&pair.a); /* another process may serve it now */
 	children[1] = listen_in_child(&pair.a);
 	rig_wait(&pair.rig, RIG_STARTED, 3);
 	mock_die(&pair.a);
@@ -389,8 +389,8 @@ static void set_sectors(struct mock *mock, uint64_t sectors)
 }
 
 /*
- * The device accepts that the disk becomes smaller at its own path, but refuses a smaller disk at
- * another path.
+ * The device refuses a smaller disk at another path, and continues when its own path has a back-end
+ * again.
  */
 static void test_sizes(void **state)
 {
@@ -437,8 +437,8 @@ static void expect_switch_under_way(struct pair *pair, uint64_t number)
 }
 
 /*
- * Starts a device with shadow rings. The mocks complete no request. So a switch of the path
- * succeeds if the back-ends lack FLUSH; otherwise it waits for the flush.
+ * Starts a device with shadow rings. The mocks complete no request, so a switch of the path
+ * succeeds only if the back-ends lack FLUSH. Otherwise the switch waits for the flush.
  */
 static void begin_switch(struct pair *pair, bool has_flush)
 {
@@ -567,7 +567,7 @@ static void test_a_flush_that_is_not_answered(void **state)
 	rig_wait(&pair.rig, RIG_STARTED, 2);
 	expect_switch_failed(&pair, ETIMEDOUT, "did not complete the final flush of a switch");
 	assert_int_equal(active_path(&pair), 0);
-	assert_int_equal(pair.b.num_connections, 1); /* the device closed it without a message */
+	assert_int_equal(pair.b.num_connections, 1); /* closed without a message */
 	assert_int_equal(pair.b.num_log, 0);
 	rig_stop(&pair.rig);
 	end(&pair);
@@ -623,8 +623,8 @@ static void test_the_new_back_end_has_the_rings(void **state)
 }
 
 /*
- * Two callers switch in an outage. The second call takes the place of the first, and each caller
- * gets its own result, the second one when the disk is there.
+ * Two callers switch the disk in an outage. The second switch replaces the first. Each caller gets
+ * its own result, the second one when the disk is at the new path.
  */
 static void test_switches_in_an_outage(void **state)
 {
@@ -656,8 +656,8 @@ static void test_switches_in_an_outage(void **state)
 }
 
 /*
- * No back-end is at the path that was asked for. When it is the next path's turn, the switch has
- * failed, and its result comes when the disk continues there.
+ * No back-end is at the requested path. The switch fails when the device tries the next path, and
+ * its result comes when the disk continues there.
  */
 static void test_a_switch_to_an_absent_back_end(void **state)
 {

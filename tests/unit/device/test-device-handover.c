@@ -66,8 +66,7 @@ static void expect_refused(struct device_rig *rig, const struct vublk_device_inf
 }
 
 /*
- * The device sends the area that the bus has set to the back-end unchanged, and does not request
- * one.
+ * The device passes the bus's in-flight area to the back-end unchanged, and does not request one.
  */
 static void test_a_given_area_is_handed_over(void **state)
 {

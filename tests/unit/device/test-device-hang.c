@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back-end that hangs. No call to the device waits for it, the device continues when the back-end
- * does, and a request without an answer ends the connection at the deadline. The back-end is a
- * `vublk serve` that a signal stops, or a mock.
+ * Tests of a back-end that hangs. No call to the device waits for it. The device continues when the
+ * back-end does. An unanswered message ends the connection at the deadline. The back-end is a
+ * `vublk serve` stopped by a signal, or a mock.
  *
- * Key idea: the test finds a call that waits without measuring time. Only the test's own thread can
- * let the back-end continue. So a call that waited for the stopped back-end would never return, and
- * the case would exceed its time limit.
+ * Key idea: the test detects a waiting call without measuring time. Only the test's own thread can
+ * make the back-end continue. So a call that waited for the stopped back-end would never return,
+ * and the case would exceed its time limit.
  */
 #include "harness.h"
 
@@ -153,7 +153,7 @@ static void test_a_short_hang(void **state)
 
 /*
  * The back-end hangs beyond the deadline, which ends the connection. New connections get no answer
- * until the back-end continues. Then the device reconnects. `ask`: a message is waiting, so the
+ * until the back-end continues. Then the device reconnects. `ask`: a message is unanswered, so the
  * deadline does not depend on the keepalive.
  */
 static void hang_long(const char *keepalive_ms, bool ask)
@@ -197,8 +197,8 @@ static void test_a_hang_of_rings_only(void **state)
 }
 
 /*
- * The back-end's time for an answer begins with the answer before. So a slow back-end is not lost
- * because many requests are outstanding.
+ * The time limit for an answer starts at the previous answer, so the device does not lose a slow
+ * back-end just because many messages are outstanding.
  */
 static void test_slow_answers(void **state)
 {
@@ -226,8 +226,8 @@ static void test_slow_answers(void **state)
 }
 
 /*
- * The device gives the back-end other kick descriptors, to move the requests to shadow rings. The
- * answers take longer than request-timeout-ms in all, and the requests are moved nevertheless.
+ * To move requests to shadow rings, the device gives the back-end other kick descriptors. The
+ * answers take longer than request-timeout-ms in total, but the requests are moved nevertheless.
  */
 static void test_slow_answers_in_an_exchange(void **state)
 {
@@ -247,7 +247,7 @@ static void test_slow_answers_in_an_exchange(void **state)
 	assert_true(vublk_device_set_shadow(rig.device, VUBLK_SHADOW_ON, NULL) >= 0);
 	while (!rig.device->num_notifiers)
 		rig_turn(&rig, 1);
-	exchange->deadline_ns = 0; /* all of the time has passed */
+	exchange->deadline_ns = 0; /* as if request-timeout-ms had passed */
 	vublk_loop_timer_arm(&rig.device->loop, &exchange->timer, 0);
 	for (unsigned i = 0; i < 5; i++)
 		rig_turn(&rig, 1);

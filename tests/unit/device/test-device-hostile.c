@@ -145,7 +145,7 @@ static void test_wrong_answers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The back-end stops answering at each answer in turn. The deadline ends the session. */
+/* The back-end stops answering, at each answer in turn. The deadline ends the session. */
 static void test_silence_from_each_answer_on(void **state)
 {
 	struct vublk_error error;
@@ -175,7 +175,7 @@ static void test_answers_that_nobody_asked_for(void **state)
 	FOR_EACH_ANSWERED(a) {
 		int code = try_fault(&rig, &mock, MOCK_TWICE, a->request, 0, &error);
 
-		/* The answer to the last request comes after the end of the session. */
+		/* The second answer to the last request comes after the end of the session. */
 		if (code != EPROTO && !(a->request == VUBLK_VU_SET_STATUS && !code))
 			fail_msg("%s: %d", name_of(a->request), code);
 	}
@@ -346,7 +346,8 @@ static void test_100000_bad_messages(void **state)
 }
 
 /*
- * A caller runs the loop only after the deadline. That does not count as a timeout of the back-end.
+ * The caller runs the loop only after the deadline. This does not count as a timeout of the
+ * back-end.
  */
 static void test_a_late_loop_is_no_timeout(void **state)
 {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A device with a connection that the bus has made and lent to it, instead of one that the device
- * makes to chardev.
+ * A device that uses a connection lent to it by the bus, instead of connecting to chardev itself.
  *
  * Key idea: the mock listens, and the case connects to it. The mock's number of connections shows
  * whether the device has also connected to chardev.
@@ -26,7 +25,7 @@ static int connect_to(const struct mock *mock)
 	return fd;
 }
 
-/* The device duplicates the lent descriptor, and closes the duplicate in any case. */
+/* The device duplicates the lent descriptor, and always closes the duplicate. */
 static void test_lent_connection(void **state)
 {
 	struct mock mock;

@@ -220,7 +220,7 @@ static void test_bad_queues(void **state)
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_non_null(strstr(error.text, "aligned to 16, 2 and 4 bytes"));
 	queue.used_addr = RIG_GUEST_ADDR;
-	/* The size ends before call_fd, which would then be descriptor 0. */
+	/* This size excludes call_fd, which would otherwise be taken as descriptor 0. */
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue,
 						offsetof(struct vublk_device_queue, call_fd), &error),
 			 -EINVAL);
@@ -438,7 +438,7 @@ static void test_forced_shutdown_that_asks(void **state)
 /* --- unrealize and free --------------------------------------------------------------------------------------- */
 
 static enum rig_callback unrealize_in;
-static bool given_up; /* set by unrealize, after which no callback may come */
+static bool given_up; /* the hook has unrealized the device, so no callback may follow */
 
 static void unrealize_hook(struct device_rig *rig, enum rig_callback callback)
 {
@@ -459,7 +459,7 @@ static void unrealize_and_realize_hook(struct device_rig *rig, enum rig_callback
 }
 
 /*
- * Provokes the callbacks one after the other. Returns early when a callback has unrealized the
+ * Triggers the callbacks one after the other. Returns early when a callback has unrealized the
  * device.
  */
 static void live(struct device_rig *rig, struct mock *mock)
@@ -523,8 +523,8 @@ static void test_unrealize_in_each_callback(void **state)
 }
 
 /*
- * The device is freed after each number of turns of the loop, until a whole life fits in. Nothing
- * leaks.
+ * Frees the device after each number of turns of the loop, up to the number that a whole life
+ * needs. Nothing leaks.
  */
 static void test_free_after_each_step(void **state)
 {

@@ -31,8 +31,9 @@ static void prepare(struct device_rig *rig, struct mock *mock, const char *shado
 }
 
 /*
- * The limits of these tests are one byte per second: the first request passes, and the next one
- * would pass 512 seconds later. With one request per second, a second one passes on a slow machine.
+ * These tests set limits of one byte per second: the first request passes, and the next one would
+ * pass 512 seconds later. A limit of one request per second could let a second one pass on a slow
+ * machine.
  *
  * Sends one request on each queue, and waits until the plane has taken all of them. The back-end
  * completes no request.
@@ -81,7 +82,7 @@ static void test_removal(void **state)
 	vublk_device_get_limits(rig.device, &limits, sizeof(limits));
 	assert_int_equal(limits.bps, 1);
 	assert_int_equal(limits.burst_ms, 100);
-	for (unsigned i = 0; i < 2; i++) { /* a realized device keeps the limits of the last one */
+	for (unsigned i = 0; i < 2; i++) { /* the limits outlive an unrealize */
 		rig_realize(&rig);
 		rig_start(&rig, NUM_QUEUES);
 		send_requests(&rig);

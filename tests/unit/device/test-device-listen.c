@@ -41,7 +41,7 @@ static void begin(struct device_rig *rig, struct mock *mock)
 	rig_set(rig, "server", "on");
 }
 
-/* Lets the device finish its work. Checks its state, and that it then only waits. */
+/* Runs the device until it only waits, and checks its state. */
 static void expect_waiting(struct device_rig *rig, enum vublk_device_state state)
 {
 	struct pollfd fd = { vublk_device_fd(rig->device), POLLIN, 0 };
@@ -198,7 +198,10 @@ static void test_the_next_back_end(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The device disconnects a back-end that cannot replace the lost one. The next one can connect. */
+/*
+ * The device disconnects a back-end that cannot replace the lost one. After that, the next back-end
+ * can connect.
+ */
 static void test_a_smaller_offer(void **state)
 {
 	struct mock mock;
@@ -285,7 +288,7 @@ static void test_deadline_during_a_handshake(void **state)
 
 /* --- no descriptors -------------------------------------------------------------------------- */
 
-/* A connection waits until a descriptor is free. */
+/* Without a free descriptor, a connection waits until there is one. */
 static void test_no_descriptors(void **state)
 {
 	struct rlimit limit, before;

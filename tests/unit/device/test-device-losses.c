@@ -48,7 +48,9 @@ static void set_status(struct device_rig *rig, uint8_t status)
 
 #define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)
 
-/* Runs one turn of the loop. Fails if it is later than `until`, on the clock of vublk_now_ns(). */
+/*
+ * Runs one turn of the loop. Fails after the time `until`, which is on the clock of vublk_now_ns().
+ */
 static void step(struct device_rig *rig, uint64_t until)
 {
 	rig_turn(rig, 100);
@@ -324,8 +326,8 @@ static void lose(struct device_rig *rig, struct mock *mock, const struct phase *
 }
 
 /*
- * Returns whether the faulty answer is valid nevertheless: the last bytes of this answer are
- * padding, which some back-ends omit.
+ * Returns whether the answer is valid despite the fault. The last bytes of the answer to
+ * GET_INFLIGHT_FD are padding, which some back-ends omit.
  */
 static bool is_good_answer(uint32_t request, const struct mock_fault *way)
 {
@@ -486,8 +488,8 @@ static void expect_capacity(struct device_rig *rig, uint64_t sectors)
 }
 
 /*
- * The disk is resized at each moment. The back-end reports that, except in an outage: then the
- * device finds the new size when it reconnects.
+ * The disk is resized at each moment. The back-end reports the change, except in an outage, in
+ * which case the device finds the new size when it reconnects.
  */
 static void test_resize_at_each_moment(void **state)
 {
@@ -555,8 +557,8 @@ static unsigned count_threads(void)
 }
 
 /*
- * Returns what the process holds. A sanitizer has its own heap, so `heap_bytes` is 0, and maps
- * memory at any time, so only mappings of files count.
+ * Returns what the process holds. A sanitizer has its own heap, so `heap_bytes` is 0. It also maps
+ * memory at any time, so only mappings of files count with a sanitizer.
  */
 static struct holdings count_holdings(void)
 {
@@ -669,7 +671,7 @@ static void test_truncated_memory(void **state)
 
 /*
  * The back-end accepts each connection but refuses the start, so the outage continues. The pause
- * grows beyond reconnect-ms, up to 16 times its value.
+ * between attempts grows beyond reconnect-ms, up to 16 times its value.
  */
 static void test_refusals_lengthen_the_pause(void **state)
 {

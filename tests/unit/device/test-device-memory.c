@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory of a device: tables that the device refuses, and the messages for a change.
+ * Tests of a device's guest memory: tables that the device refuses, and the messages for a change.
  *
  * Key idea: the mock counts its regions and messages, so a case can check that the device has sent
  * only the difference.
@@ -127,7 +127,7 @@ static void test_changes_while_running(void **state)
 }
 
 /*
- * The device sends the removal of all memory even while the rings do not run. A start waits for the
+ * Even while the rings do not run, a removal of all memory sends messages. A start waits for the
  * removal.
  */
 static void test_all_is_given_up(void **state)
@@ -309,7 +309,8 @@ static void test_parts_of_pages(void **state)
 }
 
 /*
- * Without memory slots, the device accepts up to eight regions and sends the whole table each time.
+ * Without CONFIGURE_MEM_SLOTS, the device accepts up to eight regions and sends the whole table
+ * each time.
  */
 static void test_table(void **state)
 {
@@ -359,8 +360,8 @@ static void test_reset_during_a_change(void **state)
 }
 
 /*
- * The messages of the largest number of regions are sent in batches. When the regions are removed,
- * all their descriptors are closed.
+ * For the largest number of regions, the device sends the messages in batches. When the regions are
+ * removed, all their descriptors are closed.
  */
 static void test_many_regions(void **state)
 {

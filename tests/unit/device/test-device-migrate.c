@@ -55,7 +55,7 @@ enum { ALL_WELL = 0, WRONG = 42 };
 struct side {
 	char socket_path[300], disk_path[300];
 	pid_t serve;
-	/* The point at which its back-end kills itself (kill-point.h); NULL: none. */
+	/* The point at which this side's back-end kills itself (kill-point.h); NULL: none. */
 	const char *dies;
 	struct device_rig rig;
 	int memfd, calls[MIGRANT_QUEUES];
@@ -106,7 +106,7 @@ static void end_serve(struct side *side, int signal)
 	side->serve = 0;
 }
 
-/* Makes the memory and the eventfds of the guest and the paths of a side, but no device. */
+/* Makes a side's paths, and the memory and eventfds of its guest, but no device. */
 static void make_side(struct side *side, const char *name)
 {
 	snprintf(side->socket_path, sizeof(side->socket_path), "%s/%s", vublk_test_folder(), name);
@@ -149,7 +149,7 @@ static void set_memory(struct side *side)
 }
 
 /*
- * Sleeps until the device or a queue has an event, then processes it. If there is none, the
+ * Sleeps until the device or a queue has an event, then processes it. If no event comes, the
  * harness's time limit ends the case.
  */
 static void wait_for_news(struct side *side)
@@ -164,7 +164,7 @@ static void wait_for_news(struct side *side)
 	assert_int_equal(vublk_device_process(side->rig.device), 0);
 }
 
-/* Lets the guest work until `requests` more requests are complete. */
+/* Runs the guest until `requests` more requests are complete. */
 static void run_guest(struct side *side, unsigned requests)
 {
 	uint64_t until = migrant_num_done(&side->guest) + requests;
@@ -176,7 +176,7 @@ static void run_guest(struct side *side, unsigned requests)
 	}
 }
 
-/* Lets the guest work until the device has lost its back-end. */
+/* Runs the guest until the device has lost its back-end. */
 static void run_guest_until_lost(struct side *side)
 {
 	while (!side->rig.calls[RIG_LOST]) {
@@ -186,7 +186,7 @@ static void run_guest_until_lost(struct side *side)
 	}
 }
 
-/* Lets the guest work until no request is outstanding. */
+/* Runs the guest, without new requests, until no request is outstanding. */
 static void let_guest_finish(struct side *side)
 {
 	while (!migrant_is_idle(&side->guest))
@@ -250,8 +250,8 @@ static void send_page(struct side *side, struct copy *copy, unsigned page)
 }
 
 /*
- * Decides whether to omit a page: at most one, which has changed and which the guest will check. So
- * the guest must notice the omission.
+ * Returns whether to omit this page. The copy omits only one page, which has changed and which the
+ * guest will check, so the guest must notice the omission.
  */
 static bool forget(struct side *side, struct copy *copy, unsigned page)
 {
@@ -323,7 +323,7 @@ static void stop_guest(struct side *side, enum way way)
 	if (way == KILLED || way == DIED) {
 		end_serve(side, SIGKILL);
 		rig_wait(&side->rig, RIG_LOST, 1);
-		wait_for_lock(side); /* the kernel completes the requests that it has */
+		wait_for_lock(side); /* waits for requests that the kernel has */
 		vublk_device_set_vm_running(side->rig.device, false);
 		return;
 	}
@@ -333,8 +333,8 @@ static void stop_guest(struct side *side, enum way way)
 }
 
 /*
- * Checks that all pages which the log did not name are unchanged. Skipped if the back-end was
- * killed, because it may have written further pages.
+ * Checks that all pages which the log did not name are unchanged. Does nothing if a page was
+ * omitted, or if the back-end was killed, because it may have written further pages.
  */
 static void expect_copied(const struct side *side, const struct copy *copy, enum way way)
 {

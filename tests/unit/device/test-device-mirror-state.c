@@ -22,7 +22,7 @@ static const char *file_path(void)
 	return path;
 }
 
-/* Makes a file of a mirror of `bytes` from `source` to `target`; see make_file(). */
+/* Makes the state file of a mirror between disks of `bytes` bytes; see make_file(). */
 static void make_file_of(uint64_t bytes, const char *source, const char *target, bool has_switched)
 {
 	struct vublk_mirror_state_disk from, to;
@@ -38,7 +38,10 @@ static void make_file_of(uint64_t bytes, const char *source, const char *target,
 	vublk_mirror_state_close(state);
 }
 
-/* Makes a file of a mirror from `source` to `target`, which has ended with a switch or not at all. */
+/*
+ * Makes the state file of a mirror from `source` to `target` that has ended with a switch, or has
+ * not ended.
+ */
 static void make_file(const char *source, const char *target, bool has_switched)
 {
 	make_file_of(MIB, source, target, has_switched);
@@ -67,7 +70,7 @@ static void check_failure(struct device_rig *rig, enum rig_callback callback, co
 		fail_msg("'%s' lacks '%s'", rig->errors[callback].text, words);
 }
 
-/* A new file admits every disk, and is in use while the device is. */
+/* A new file admits every disk, and is locked while the device is realized. */
 static void test_new_file(void **state_of_test)
 {
 	struct vublk_mirror_state *state;
@@ -124,7 +127,10 @@ static void test_copy(void **state_of_test)
 	rig_end(&rig, &mock);
 }
 
-/* All paths lead to the same storage, so a path is admitted if the file knows another one. */
+/*
+ * All paths of a device lead to the same storage. So a path that the file does not know is admitted
+ * if the device has another path whose disk is up to date.
+ */
 static void test_other_path(void **state_of_test)
 {
 	struct device_rig rig;
@@ -150,7 +156,7 @@ static void test_other_path(void **state_of_test)
 	rig_end(&rig, &mock);
 }
 
-/* Whichever path is in use, a mirror begins and is resumed by the path that the file knows. */
+/* Whichever path is in use, a mirror begins and resumes under the path that the file knows. */
 static void test_mirror_on_other_path(void **state_of_test)
 {
 	struct vublk_error error;
@@ -172,8 +178,8 @@ static void test_mirror_on_other_path(void **state_of_test)
 }
 
 /*
- * A device that does not run its rings does not change the file, and one that does marks its writes. So
- * the mirror can be resumed.
+ * A device does not change the file before its rings run. When they run, it marks its writes in the
+ * file. So the mirror can be resumed.
  */
 static void test_interrupted(void **state_of_test)
 {
@@ -197,8 +203,8 @@ static void test_interrupted(void **state_of_test)
 }
 
 /*
- * The file has marks for a disk of another size, so the writes of a device that runs cannot be marked:
- * from then on there is no copy.
+ * The file has marks for a disk of another size, so the device cannot mark its writes. When its
+ * rings start, the file therefore records that the copy is out of date.
  */
 static void test_other_size(void **state_of_test)
 {
@@ -215,8 +221,8 @@ static void test_other_size(void **state_of_test)
 }
 
 /*
- * The file is removed, so a mirror cannot end in it. The device that uses the disk continues with
- * the next back-end at its path.
+ * The file is removed, so the end of a mirror cannot be recorded. The device nevertheless continues
+ * with the next back-end at its path.
  */
 static void test_file_that_failed(void **state_of_test)
 {

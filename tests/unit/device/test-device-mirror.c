@@ -31,7 +31,7 @@
 
 /* --- the storage of the state file ----------------------------------------------------------- */
 
-/* The errno of further calls; 0: they succeed. */
+/* The errno with which calls fail from now on; 0: they succeed. */
 static int sync_failure, fallocate_failure, truncate_failure;
 static unsigned num_failing_syncs; /* how many syncs fail; UINT_MAX: all */
 
@@ -131,7 +131,7 @@ static void begin(struct pair *pair)
 	begin_with(pair, NULL);
 }
 
-/* The source does not complete the reads of the copies, so a stop of the rings would not end. */
+/* Unrealizes first, because a stop of the rings would not end: the source completes no read. */
 static void end(struct pair *pair)
 {
 	vublk_device_unrealize(pair->rig.device);
@@ -147,7 +147,7 @@ static struct vublk_device_mirror_info info_of(const struct pair *pair)
 	return info;
 }
 
-/* Begins a mirror, and runs until it is set up or has failed. Returns its state then. */
+/* Begins a mirror, and runs until it is set up or has failed. Returns the mirror's state. */
 static struct vublk_device_mirror_info mirror(struct pair *pair)
 {
 	uint64_t end_ns = vublk_now_ns() + LIMIT_NS;
@@ -247,7 +247,10 @@ static void test_loss_of_the_target(void **state)
 
 /* --- failures of the state file ---------------------------------------------------------------- */
 
-/* The mirror has ended with this code and words, which the notice has, too. The disk continues. */
+/*
+ * Checks that the mirror has ended with this code and words, that the notice has the same words,
+ * and that the disk continues.
+ */
 static void check_ended(struct pair *pair, int code, const char *words)
 {
 	const struct vublk_device_mirror_info info = info_of(pair);
@@ -262,7 +265,10 @@ static void check_ended(struct pair *pair, int code, const char *words)
 	assert_int_equal(pair->rig.device->state, VUBLK_DEVICE_RUNNING);
 }
 
-/* The marks cannot be synced, but then the storage works again: the file names the source. */
+/*
+ * One sync of the marks fails, then the storage works again. The file names the source as up to
+ * date.
+ */
 static void test_sync_fails_once(void **state)
 {
 	static const int codes[] = { EIO, ENOSPC };
@@ -305,7 +311,7 @@ static void test_file_cannot_be_emptied(void **state)
 	assert_non_null(timer->loop);
 	fail_syncs(0, 0);
 	truncate_failure = 0;
-	vublk_loop_timer_arm(&pair.rig.device->loop, timer, vublk_now_ns()); /* do not wait for it */
+	vublk_loop_timer_arm(&pair.rig.device->loop, timer, vublk_now_ns()); /* its time has come */
 	while (timer->loop)
 		rig_turn(&pair.rig, 1000);
 	assert_int_equal(stat(file_path(), &st), 0);

@@ -56,7 +56,7 @@ static int own_fd(const struct device_rig *rig, const struct kind *kind, unsigne
 	return kind->is_kick ? rig->kicks[queue] : rig->callfds[queue];
 }
 
-/* Checks that the driver and the back-end have the same eventfd of this queue. */
+/* Checks that the driver and the back-end have the same eventfd for this queue. */
 static void expect_same(struct device_rig *rig, struct mock *mock, const struct kind *kind,
 			unsigned queue)
 {
@@ -67,7 +67,7 @@ static void expect_same(struct device_rig *rig, struct mock *mock, const struct 
 	assert_int_equal(vublk_eventfd_clear(fd), 1);
 }
 
-/* --- one ------------------------------------------------------------------------------------ */
+/* --- one change at a time -------------------------------------------------------------------- */
 
 static void test_while_running(void **state)
 {
@@ -136,8 +136,8 @@ static void test_while_stopped(void **state)
 /* --- during other changes --------------------------------------------------------------- */
 
 /*
- * The descriptor is replaced after each number of answers of a start. The back-end gets the new
- * one, even if it already had the old one.
+ * The descriptor is replaced after each number of steps of a start. The back-end gets the new one,
+ * even if it already had the old one.
  */
 static void test_at_each_step_of_a_start(void **state)
 {

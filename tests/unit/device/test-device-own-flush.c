@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A flush that the device sends by itself, and that the back-end fails. The back-end may have
- * dropped writes, and its next flush may succeed without them, so the driver's next flush must fail.
+ * A flush of the device's own that the back-end fails. The back-end may have dropped writes, and
+ * its next flush may succeed without them, so the driver's next flush must fail.
  *
  * The mocks answer the messages. The test itself is the device end of the plane's ring.
  */
@@ -125,7 +125,10 @@ static void end(void)
 	rig_end(&rig, &a);
 }
 
-/* Begins a switch, in which the back-end fails the flush. Waits until the disk is home again. */
+/*
+ * Begins a switch whose final flush the back-end fails. Waits until the rings run at the old path
+ * again.
+ */
 static void fail_switch(unsigned started)
 {
 	struct vublk_device_switch_info info;
@@ -169,14 +172,14 @@ static void test_the_next_flush_fails(void **state)
 
 /*
  * Shadow rings are used only for the switch. They stay in use until a flush of the driver has
- * failed, even over a reset.
+ * failed, even across a reset.
  */
 static void test_on_the_direct_path(void **state)
 {
 	struct vublk_shadow_info info;
 
 	begin("off");
-	fail_switch(3); /* at first, on the shadow rings, at home again */
+	fail_switch(3); /* starts: direct, shadow rings, old path again */
 	vublk_device_get_shadow(rig.device, &info, sizeof(info));
 	assert_true(info.is_shadowed);
 	assert_string_equal(info.reasons, "failed flush");

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A VM that is paused. The rings stop and resume at their indices, whatever the device does at the
- * moment of the pause, and the driver's set-up is kept.
+ * A VM that is paused. The rings stop and resume at their indices, whatever the device does when
+ * the pause comes, and the driver's set-up is kept.
  *
- * Key idea: the pause comes after each number of steps of a start, a stop, a change or a loss.
+ * Key idea: the pause comes at different steps of a start, a stop, a change or a loss.
  */
 #include "harness.h"
 
@@ -126,7 +126,7 @@ static void test_reset_while_paused(void **state)
 	}
 }
 
-/* --- other moments ----------------------------------------------------------------------- */
+/* --- pauses during other events ---------------------------------------------------------- */
 
 /*
  * DRIVER_OK is set while the VM is paused, as when a saved device is loaded. The rings start when

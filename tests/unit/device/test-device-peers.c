@@ -3,7 +3,7 @@
  * The device with real back-ends: qemu-storage-daemon (skipped if it is not installed) and vublk
  * serve.
  *
- * Key idea: the cases are the same for both back-ends. Only the functions that start and end a
+ * Key idea: most cases are the same for both back-ends. Only the functions that start and end a
  * back-end differ.
  */
 #include "harness.h"
@@ -279,8 +279,8 @@ static void daemon_dies(const struct peer *peer)
 }
 
 /*
- * Waits until the kernel has released the disk lock of a killed process, which it holds until the
- * requests of the process are complete. Before that, a new back-end would be refused.
+ * The kernel holds the disk lock of a killed process until the requests of the process are
+ * complete. Waits for that, because a new back-end would be refused until then.
  */
 static void wait_for_lock(void)
 {
@@ -326,11 +326,11 @@ static void daemon_is_replaced(const struct peer *peer)
 	peer->end(pid);
 }
 
-/* --- requests that are in flight when it is killed -------------------------------------- */
+/* --- requests in flight when the back-end is killed -------------------------------------- */
 
-#define DEPTH 5 /* the maximum of chains of three descriptors in a ring of sixteen */
+#define DEPTH 5 /* at most five chains of three descriptors fit into a ring of sixteen */
 #define SLOT_BYTES 4096
-/* The first sector of submit(). Sector 7 is written at each start of a back-end. */
+/* The first sector that submit() writes. Sector 7 is written at each start of a back-end. */
 #define FIRST 20
 
 static char *slot(const struct device_rig *rig, unsigned queue, unsigned i)
@@ -438,7 +438,7 @@ static void test_serve_requests_in_flight(void **state)
 }
 
 /*
- * Changes the ring and the in-flight area as a back-end would that has begun two requests and has
+ * Changes the ring and the in-flight area like a back-end that has begun two requests and has
  * completed only the second.
  */
 static void complete_second(struct device_rig *rig)
@@ -464,8 +464,8 @@ static void complete_second(struct device_rig *rig)
 }
 
 /*
- * Only the in-flight area says which request has completed. By the used index alone, the first
- * request would be lost and the second repeated.
+ * Only the in-flight area says which request has completed. Judging by the used index alone, the
+ * next back-end would lose the first request and repeat the second.
  */
 static void test_serve_out_of_order(void **state)
 {
@@ -489,7 +489,10 @@ static void test_serve_out_of_order(void **state)
 	rig_wait(&rig, RIG_STARTED, 2);
 	while (done < 2)
 		done = collect(&rig, done);
-	/* Only complete_second() has completed the second write, so it must never be executed. */
+	/*
+	 * The second write was reported as complete without being executed, so no back-end may
+	 * execute it.
+	 */
 	memset(expected, 0xa1, 512);
 	fd = open(disk_path, O_RDONLY | O_CLOEXEC);
 	assert_int_equal(pread(fd, data, sizeof(data), FIRST * 512), (int)sizeof(data));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A back-end is lost and replaced at each moment of a device's life. The driver sees the same
- * device, and the rings resume. test-device-losses.c has every combination of message and kind of
+ * device, and the rings resume. test-device-losses.c tests every combination of message and kind of
  * loss.
  *
  * Key idea: a case sets the indices of the rings as a back-end and a driver would leave them, and
@@ -189,7 +189,10 @@ static void test_silence_at_each_answer(void **state)
 
 /* --- the offer of the new back-end ----------------------------------------------------------- */
 
-/* Waits for `count` connections. By then, the refusal of the connection before is in the log. */
+/*
+ * Waits for `count` connections. By then, the log has the refusal of the connection before the
+ * last.
+ */
 static void run_until_connections(struct device_rig *rig, struct mock *mock, unsigned count)
 {
 	while (mock->num_connections < count) {
@@ -199,7 +202,7 @@ static void run_until_connections(struct device_rig *rig, struct mock *mock, uns
 }
 
 /*
- * Checks that the device refuses the mock's offer with `sentence`, and accepts the back-end when it
+ * Checks that the device refuses the mock's offer with `sentence`, and accepts the back-end once it
  * makes the offer of `good` again.
  */
 static void expect_refusal(struct device_rig *rig, struct mock *mock, const struct mock *good,
@@ -441,7 +444,9 @@ static void test_unflushed_writes_are_warned_of_once(void **state)
 	assert_int_equal(count_warnings(area, 0, "on", "on"), 1);
 	assert_int_equal(count_warnings(area, 0, "off", "on"), 0);
 	assert_int_equal(count_warnings(area, flush, "on", "on"), 0); /* the back-end has no cache */
-	/* A back-end with an in-flight area is made to survive a loss. */
+	/*
+	 * A back-end with an in-flight area is designed to survive a loss, so there is no warning.
+	 */
 	assert_int_equal(count_warnings(0, 0, "on", "on") + count_warnings(0, 0, "on", "off"), 0);
 }
 
@@ -587,7 +592,9 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* If the answer has no valid area, the device requests the area again on another connection. */
+/*
+ * If the answer to GET_INFLIGHT_FD has no valid area, the device asks again on another connection.
+ */
 static void test_bad_areas(void **state)
 {
 	const struct mock_fault faults[] = {

@@ -189,8 +189,8 @@ static bool make_with(unsigned n)
 }
 
 /*
- * The plane cannot be made, because descriptors run out at each point in turn. When there are
- * enough, the plane still keeps the completed writes.
+ * Descriptors run out at each point while the plane is made. The plane is made later nevertheless,
+ * and keeps the completed writes.
  */
 static void test_without_descriptors(void **state)
 {
@@ -296,7 +296,7 @@ static void test_a_pause_that_waits_too_long(void **state)
 
 /* --- what the program is told -------------------------------------------------------------------- */
 
-static struct vublk_notice notices[16]; /* their texts are not valid */
+static struct vublk_notice notices[16]; /* their texts have been freed */
 static unsigned num_notices, num_seen;
 
 /* Ignores refusals, because their number depends on the times of the attempts. */
@@ -373,7 +373,7 @@ static void test_report_of_a_replay(void **state)
 	info = get_info();
 	assert_true(!info.is_replaying && !info.kept_bytes && info.replays == 1);
 	assert_true(info.last_writes == 2 && info.last_bytes == 1024 && !info.failure[0]);
-	replace_backend(); /* there are no copies */
+	replace_backend(); /* no copies are left */
 	write_sector(0, 9);
 	assert_int_equal(get_info().replays, 1);
 	end();
@@ -485,8 +485,8 @@ static void test_a_backend_without_room_for_the_rings(void **state)
 }
 
 /*
- * With shadow=auto, memory may take the last slot only while the next start can do without the
- * shadow rings. It cannot while there is a copy of a write.
+ * With shadow=auto, memory may take the last slot only if the next start needs no shadow rings. The
+ * start needs them while the device keeps a copy of a write.
  */
 static void test_the_last_slot_stays_free(void **state)
 {
@@ -519,8 +519,8 @@ static void test_the_last_slot_stays_free(void **state)
 }
 
 /*
- * A driver that accepts no FLUSH follows after a reset in an outage. The back-end gets the kept
- * write and a flush nevertheless, and this driver's writes are flushed before they complete.
+ * After a reset in an outage, the next driver does not accept FLUSH. Nevertheless, the back-end
+ * gets the kept write and a flush, and this driver's writes are flushed before they complete.
  */
 static void test_a_driver_without_flush(void **state)
 {

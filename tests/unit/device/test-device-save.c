@@ -3,8 +3,8 @@
  * A device is saved and loaded into another one: the driver's set-up, and the requests in flight.
  * test-device-stream.c tests damaged and foreign streams.
  *
- * Key idea: make_saved() makes the saved state. Each case loads the state into a device or with a
- * back-end that differs from the first one in one respect.
+ * Key idea: make_saved() makes the saved state. Most cases load the state into a device, or with a
+ * back-end, that differs from the first one in one respect.
  */
 #include "harness.h"
 
@@ -51,7 +51,7 @@ static void save(struct device_rig *rig, struct saved *saved)
 
 /*
  * Saves a device that has run and was then paused with requests in flight. The driver has switched
- * its cache to write-through.
+ * the disk's cache to write-through.
  */
 static void make_saved(struct saved *saved)
 {
@@ -190,7 +190,7 @@ static void test_saving_changes_nothing(void **state)
 	make_saved(&saved);
 	begin_paused(&rig, &mock);
 	load_well(&rig, &saved, 0);
-	rig_settle(&rig); /* lets the device restore the write cache setting */
+	rig_settle(&rig); /* the device restores the write cache setting */
 	for (unsigned i = 0; i < 2; i++) {
 		save(&rig, &again);
 		assert_int_equal(again.bytes, saved.bytes);
@@ -410,7 +410,7 @@ static void test_when_it_is_loaded(void **state)
 
 /*
  * A device is saved during an outage. The rings resume at their used indices, and the in-flight
- * area has the incomplete requests. Without an area (`tracked` 0), the driver has to reset the
+ * area lists the incomplete requests. Without an area (`tracked` 0), the driver has to reset the
  * device.
  */
 static void test_saved_without_a_back_end(void **state)

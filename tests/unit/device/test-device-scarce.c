@@ -83,8 +83,8 @@ static void work_while(struct device_rig *rig, struct mock *mock, struct scarcit
 }
 
 /*
- * Realizes and starts the device, changes the memory, and stops the device, with only what
- * `scarcity` has. Returns 0, or the code of the error that ended this life.
+ * Realizes and starts the device, changes the memory, and stops the device, within the limits of
+ * `scarcity`. Returns 0, or the code of the error that ended this life.
  */
 static int live(struct device_rig *rig, struct mock *mock, struct scarcity *scarcity,
 		struct vublk_error *error)

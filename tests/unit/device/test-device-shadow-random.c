@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define REQUESTS 4 /* the maximum outstanding; each has three buffers */
+#define REQUESTS 4 /* outstanding at most; each request has three buffers */
 #define STEPS 3000
 #define LOG_BYTES ((RIG_GUEST_ADDR + RIG_MEMORY_BYTES) / VUBLK_DIRTY_PAGE_BYTES / 8)
 #define TIME_LIMIT_NS (UINT64_C(20) * 1000000000)

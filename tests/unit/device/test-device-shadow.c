@@ -229,7 +229,8 @@ static void test_memory_at_the_planes_address(void **state)
 }
 
 /*
- * The plane itself marks pages, so it has to map the bitmap for writing, which this file forbids.
+ * The plane itself marks pages, so it has to map the bitmap for writing. This descriptor is
+ * read-only.
  */
 static void test_dirty_log_that_cannot_be_written(void **state)
 {
@@ -259,7 +260,7 @@ static void test_dirty_log_that_cannot_be_written(void **state)
 /* --- peers that fill eventfds --------------------------------------------------------- */
 
 /*
- * Fills the eventfd. Repeats that if the plane's thread has signalled it in between, for the
+ * Fills the eventfd. Tries again if the plane's thread has signalled it in between, for the
  * previous request.
  */
 static void fill(int fd)
@@ -326,7 +327,7 @@ static uint32_t seg_max_of(const struct device_rig *rig)
 
 /*
  * The next back-end accepts fewer segments per request. The plane's memory must still have room for
- * requests that the plane has taken during the lost back-end's time.
+ * requests that the plane took before the loss.
  */
 static void test_back_end_with_fewer_segments(void **state)
 {

@@ -165,7 +165,7 @@ static void load_and_reset(struct device_rig *rig, const struct stream *stream)
 
 /*
  * The stream of the smallest device as version 1.0 wrote it, without config and in-flight area.
- * Every later version must be able to load it, so these bytes must not be generated again.
+ * Every later version must be able to load it, so these bytes must never change.
  */
 static const uint8_t version_1_0[] = {
 	'V', 'U', 'B', 'L', 'K', 'D', 'E', 'V', 1, 0, 0, 0, 0, 0, 0, 0,
@@ -257,8 +257,8 @@ static void test_a_longer_section(void **state)
 /* --- damage ---------------------------------------------------------------------------------------- */
 
 /*
- * Checks that the device refuses the stream, which is damaged at byte `at`. `unchanged` is the
- * stream of the device before.
+ * Checks that the device refuses the stream, which is damaged at byte `at`. `unchanged` is what the
+ * device saved before.
  */
 static void expect_damage(struct device_rig *rig, const struct stream *stream,
 			  const struct stream *unchanged, size_t at)
@@ -323,11 +323,13 @@ static void test_every_length(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* --- nonsense under a right checksum ------------------------------------------------------------ */
+/*
+ * --- invalid content with a valid checksum ------------------------------------------------------
+ */
 
 /*
  * Changes each byte before the area's content to several values, and cuts the stream at each
- * length, with a header that agrees. Each stream must be loaded or refused without harm.
+ * length, with a matching header. Each stream must be loaded or refused without harm.
  */
 static void test_nonsense(void **state)
 {

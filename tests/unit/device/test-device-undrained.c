@@ -208,7 +208,7 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 	}
 }
 
-/* --- back-ends that do not wait for their requests, without an agreement ------------------- */
+/* --- back-ends that do not wait for their requests, although this was not negotiated ------- */
 
 #define TAKEN 7 /* the available index at which the back-end stops */
 

@@ -146,8 +146,8 @@ static void test_realize_validates(void **state)
 }
 
 /*
- * All functions that read work on a device that is not realized. Functions that would change the
- * device report an error.
+ * On a device that is not realized, functions that only read succeed. Functions that would change
+ * the device report an error.
  */
 static void test_questions_to_a_new_device(void **state)
 {

@@ -154,7 +154,7 @@ static void test_a_stale_read(void **state)
 	end(&disk);
 }
 
-/* The guest notices that the data of a read changes after the completion. */
+/* The guest notices if the data of a read changes after the completion. */
 static void test_a_late_write_to_memory(void **state)
 {
 	unsigned page = 0;

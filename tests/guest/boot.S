@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A boot sector for BIOS firmware. It reads the next sector with the firmware's driver and
- * prints this sector on the serial console, in an endless loop. So requests are in flight at
- * each moment at which the machine is reset.
+ * A boot sector for BIOS firmware. It reads the next sector with the firmware's driver in an
+ * endless loop, and prints the sector once on the serial console. So requests are in flight
+ * whenever the machine is reset.
  */
 	.code16
 	.globl _start

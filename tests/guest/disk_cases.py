@@ -124,8 +124,8 @@ class FourQueues(Machine):
 
     def grow(self):
         """
-        The disk grows, and the guest notices it. The best of three times counts, because other guests may use the
-        machine.
+        The disk grows, and the guest notices it. The shortest of three delays counts, because other guests
+        may use the machine.
         """
         if not self.way.backend.tells_growth:
             raise peer.Skip('this back-end does not announce that its disk has grown')
@@ -269,7 +269,7 @@ class ReadOnly(Machine):
 
 
 class PresentedReadOnly(ReadOnly):
-    """A writable back-end, whose writes, discards and write zeroes the property read-only of the device hides."""
+    """A writable back-end, which the device's property read-only presents as a read-only disk."""
     cases = [('a writable back-end is a read-only disk with read-only=on', 'look_at_policy')]
 
     @classmethod

@@ -33,7 +33,7 @@ class Serve(peer.VublkServe):
         return super().start(case, image, arguments=arguments, **options)
 
     def start_second(self, disk):
-        """Starts one more back-end for the image of `disk`, because a back-end has only one front-end."""
+        """Starts one more back-end for the image of `disk`, because a back-end serves only one front-end."""
         return self.start(disk.case, disk.image, queues=disk.queues, **disk.options)
 
     def stop_second(self, disk):
@@ -54,7 +54,7 @@ class Daemon(peer.StorageDaemon):
     def __init__(self, program, qemu):
         self.program, self.environment = qemu.program('qemu-storage-daemon'), qemu.environment
         self.tells_growth = qemu.version >= (8,)  # measured: 7.2 does not announce a new size
-        # Measured, also without vublk in between, in one run of ten on a busy machine: 7.2 answers
+        # Measured in one run of ten on a busy machine, also without vublk in between: 7.2 answers
         # GET_VRING_BASE while requests are in flight, and panics when they end ("Error writing eventfd").
         # 11.1 panics less often: see Disk.stopped_under_load().
         self.finishes_at_stop = qemu.version >= (8,)
@@ -108,7 +108,7 @@ class Own(Serve):
             setattr(self, attribute, word in has)
 
     def __call__(self, program, qemu):
-        """Returns this object. So an Own can be called like the classes above, when the QEMU is known."""
+        """Returns this object, so that an Own can be called like the classes above, once the QEMU is known."""
         return self
 
     def start(self, case, image, queues=1, path=None, **options):
@@ -122,7 +122,7 @@ class Own(Serve):
 
 
 class Direct:
-    """QEMU's own front-end, which is connected to the back-end: the reference for the other doors."""
+    """QEMU's own front-end, connected to the back-end directly. It is the reference for the other doors."""
     name = 'direct'
     title = 'no device between'
     has_process = False

@@ -162,5 +162,5 @@ class Ovmf(groups.Group):
         self.boot('-device', 'pcie-root-port,id=slot-disk,chassis=1', bus='slot-disk')
 
     def boot_legacy(self):
-        """Boots from a device on the root bus. It is transitional, and OVMF then prefers the legacy interface."""
+        """Boots from a device on the root bus. Such a device is transitional, and OVMF prefers its legacy interface."""
         self.boot()

@@ -68,7 +68,7 @@ class Runner:
             if outcome == 'ok':
                 outcome, remarks = peer.outcome_of(lambda: self.run_case(kind, method))
             if outcome == 'not ok' and self.group:
-                # The reason comes again at the end, because a long text may be cut at its beginning.
+                # Repeats the reason at the end, because a long text may be cut at its beginning.
                 remarks += f'{self.group.last_words()}\n{remarks.splitlines()[0] if remarks else ""}'
             self.number += 1
             name = f'{self.way}: {text} ({time.monotonic() - start:.0f} s)'

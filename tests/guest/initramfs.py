@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The guest's memory disk: busybox, the kernel modules for the disk, some programs of the host, the load,
-and the script `init` of this folder. The kernel is the one that scripts/setup downloaded.
+The guest's initramfs: busybox, the kernel modules for the disk, some programs of the host, the load, and the
+script `init` of this folder. The kernel is the one that scripts/setup downloaded.
 """
 import os
 import pathlib
@@ -63,7 +63,7 @@ def copy(source, tree, target):
 
 
 def make(folder, load=None, init='init'):
-    """Creates the memory disk in `folder` and returns its path. `load` is the path of the load's program."""
+    """Creates the initramfs in `folder` and returns its path. `load` is the path of the load's program."""
     peer.need('busybox', 'cpio', *PROGRAMS)
     tree = folder / 'tree'
     search = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'

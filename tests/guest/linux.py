@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A Linux guest: Debian's kernel, a memory disk, and the script `init`, which receives jobs on the serial
-console and prints its results there.
+A Linux guest: Debian's kernel, an initramfs, and its script `init`, which receives jobs on the serial console
+and prints its results there.
 """
 import functools
 import os
@@ -85,7 +85,10 @@ class Guest(qemu.Process):
         check(not FAULTS.search(line), f'the guest has trouble: {line}{self.remarks()}')
 
     def has_said(self, word):
-        """Waits for a word and removes it, so that the next call waits for the next occurrence."""
+        """
+        Returns whether the guest has said the word. Removes it, so that the next call looks for the next
+        occurrence.
+        """
         if word in self.words:
             self.words.remove(word)
             return True
@@ -142,7 +145,10 @@ class Guest(qemu.Process):
         self.until_ready()
 
     def continue_for(self, source):
-        """Waits until this QEMU runs the guest that has migrated from `source`, and takes over its state."""
+        """
+        Waits until this QEMU runs the guest that has migrated from `source`. Takes over the state of the
+        object `source`.
+        """
         self.event('RESUME')
         self.facts, self.words, self.jobs = source.facts, source.words, source.jobs
 

@@ -169,7 +169,7 @@ static struct worker *start(unsigned number)
 	return worker;
 }
 
-/* Returns the physical address of a page that is in memory, as pagemap of proc(5) has it. */
+/* Returns the physical address of a page that is in memory, from /proc/self/pagemap (proc(5)). */
 static uint64_t physical_address(const void *at)
 {
 	size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What changes below the requests that pass through shadow rings: the guest's memory, of which a part is plugged in and
-unplugged, and the write cache of the back-end.
+Changes while requests pass through shadow rings: a part of the guest's memory is plugged in and unplugged,
+and the write cache of the back-end is set.
 """
 import disk_cases
 from peer import check

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-An operator acts while the guest writes: exchanges the path of the requests, replaces the process of the relay or of the
-back-end by another one, switches to another back-end of the same storage, loses the back-end that the disk is on, and
-moves the disk to other storage.
+What an operator does while the guest writes: exchange the path of the requests, replace the process of the
+relay or of the back-end, switch to another back-end of the same storage, kill the back-end in use, and move
+the disk to other storage.
 """
 import json
 import re
@@ -17,13 +17,13 @@ from peer import check
 # `make soak` repeats more often: see soak_rows.py.
 TIMES = 10
 EXCHANGES = 50
-# The ways in which the lane `guest` does this: each back-end, and each QEMU.
+# The ways that the lane `guest` tests: each back-end, and each QEMU.
 WAYS = [('vublk serve', 'system'), ('qemu-storage-daemon', 'newer')]
 
 
 class Controlled(disk_cases.Machine):
     """A guest whose disk has a door with a control socket."""
-    control = None  # its path, which open() of a derived class sets
+    control = None  # the path of the control socket, which open() of a derived class sets
 
     def ctl(self, *words):
         command = [str(word) for word in (self.way.program, 'ctl', self.control, *words)]
@@ -50,13 +50,14 @@ class Relay(Controlled):
     """A guest, a relay, and two back-ends that serve the same image, at the paths `first` and `second`."""
 
     def open(self):
-        # With `auto` and a back-end without an in-flight area, QEMU gets an area, so the direct path is not possible.
+        # With `auto` and a back-end without an in-flight area, the relay offers QEMU an area of its own, so
+        # the direct path is not possible.
         self.shadow = 'auto' if self.way.backend.has_inflight else 'off'
         self.image = disk_cases.make_image(self.case)
         self.control = self.case.path('control')
         first, second = self.case.path('first'), self.case.path('second')
         options = ['--control', self.control, '--chardev', second, '-o', f'shadow={self.shadow}', '-o', 'failover-ms=50']
-        # Both have the image open, so neither locks it.
+        # Both back-ends have the image open, so neither locks it.
         self.disk = doors.Disk(self.case, self.way, self.image, self.queues, path=first, door_options=options,
                                **self.backend_options(first))
         self.children = {first: self.disk.child, second: None}
@@ -95,8 +96,9 @@ class Relay(Controlled):
 
     def replace(self, old, command, control, too_slow):
         """
-        Starts a process that takes over from `old`, and returns it with the pause in microseconds. An upgrade that a busy
-        machine makes too slow, so that the new process says one of the words in `too_slow`, is tried again.
+        Starts a process that takes over from `old`, and returns it with the pause in microseconds. On a busy
+        machine the upgrade may be too slow. Then the new process prints one of the words in `too_slow`, and
+        the upgrade is tried again.
         """
         while True:
             new = self.case.start([self.way.program, command, '--take-over', control])
@@ -115,7 +117,7 @@ class Relay(Controlled):
         return pause
 
     def upgrade(self, times=TIMES):
-        """Half of the upgrades on each path. Returns the longest pause in microseconds."""
+        """Upgrades the relay, half of the times on each path. Returns the longest pause in microseconds."""
         pauses = {'direct': [], 'shadow': []}
         self.guest.start_load()
         for path, found in pauses.items():
@@ -131,7 +133,7 @@ class Relay(Controlled):
         return max(pauses['direct'] + pauses['shadow'])
 
     def upgrade_backend(self, times=TIMES):
-        """The same for the process of the back-end. Returns the longest pause in microseconds."""
+        """Upgrades the process of the back-end. Returns the longest pause in microseconds."""
         path, pauses = self.path_in_use(), []
         self.guest.start_load()
         for _ in range(times):
@@ -164,7 +166,7 @@ class Relay(Controlled):
         self.check_outages(0)
 
     def fail_over(self):
-        """The back-end that is in use is killed, so the guest continues on the other one; and back again."""
+        """Kills the back-end in use twice. Each time, the guest continues on the other back-end."""
         if not self.way.backend.has_inflight:
             self.set_path('shadow')
         self.guest.start_load()

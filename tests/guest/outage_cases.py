@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A process dies while the guest's requests are in flight: the back-end, which the guest must not notice, or
-QEMU, after which the other processes must serve the next QEMU.
+A process dies while the guest's requests are in flight. If it is the back-end or the relay, the guest must
+not notice. If it is QEMU, the other processes must serve the next QEMU.
 """
 import fcntl
 import json
@@ -34,7 +34,7 @@ class BackendKilled(disk_cases.Machine):
         for number in range(KILLS):
             self.disk.kill()
             self.disk.start_again()
-            # So some kills come shortly after the last one, and others after many requests.
+            # Some kills come shortly after the previous one, and others after many requests.
             self.guest.listen_for_more(1 if number % 2 else 100)
         self.guest.stop_load()
         self.files_survive()
@@ -211,8 +211,8 @@ class QemuKilled(groups.Group):
 
     def wait_for_descriptors(self, before):
         """
-        Waits until the device has closed the descriptors of a dead QEMU. It may keep one more than `before`, which
-        watches its socket's directory.
+        Waits until the device has closed the descriptors of a dead QEMU. The device may keep one more than
+        `before`, to watch the directory of its socket.
         """
         allowed = before + (1 if self.way.door.has_process else 0)
         try:

@@ -48,7 +48,7 @@ class Qemu:
         return f'QEMU {self.version[0]}.{self.version[1]}' if self.version else f'{self.name} QEMU'
 
     def reconnect(self):
-        """Returns the option that makes a character device reconnect. In older QEMUs its unit is the second."""
+        """Returns the option that makes a character device reconnect. Older QEMUs take the time in seconds."""
         return {'reconnect-ms': 100} if self.version >= (9, 2) else {'reconnect': 1}
 
     def ovmf(self):
@@ -85,7 +85,7 @@ class Process:
     def __init__(self, case, qemu, arguments, limit_s, memory='', memory_kind='memfd'):
         """`memory`: further options of the guest's memory, each after a comma."""
         self.case, self.limit_s = case, limit_s
-        self.needed = None  # a process; after its end, nothing else will happen
+        self.needed = None  # a process whose end makes it useless to wait
         self.monitor, self.events = b'', []
         self.command = qemu.program() + [
             *qemu.firmware, '-no-user-config', '-nodefaults', '-display', 'none',
@@ -114,7 +114,7 @@ class Process:
         self.events += [json.loads(line) for line in lines if line.strip()]
 
     def wait_for_input(self, end, what):
-        """Reads what arrives first, until the time `end`. Returns False when QEMU has closed both sockets."""
+        """Waits until the time `end`, and reads what arrives first. Returns False if QEMU has closed both sockets."""
         if not self.selector.get_map():
             return False
         while not (ready := self.selector.select(min(1, max(0, end - time.monotonic())))):
@@ -148,8 +148,8 @@ class Process:
 
     def wait_until(self, condition, sentence):
         """
-        Like peer.wait_until(), but reads what QEMU and the guest say meanwhile. QEMU waits only briefly until there is
-        room in a socket, and then drops what the guest says.
+        Like peer.wait_until(), but meanwhile reads what QEMU and the guest say. If a socket is full, QEMU
+        waits only briefly, and then drops what the guest says.
         """
         end = time.monotonic() + peer.LIMIT_S
         while not condition():

@@ -28,7 +28,7 @@ Backend = collections.namedtuple('Backend', 'name make start options')
 
 
 def qemus():
-    """Returns the QEMUs that are here."""
+    """Returns the QEMUs that are installed."""
     found = []
     for kind in qemu.QEMUS.values():
         which = kind()
@@ -46,7 +46,7 @@ def backends():
     for which in qemus():
         version = '.'.join(map(str, which.version[:2]))
 
-        # Not the daemon of the guest's QEMU.
+        # Uses the daemon of this version, whichever QEMU runs the guest.
         def make(program, _, which=which):
             return doors.Daemon(program, which)
         listed += [Backend(f'qemu-storage-daemon {version}', make, {}, ()),
@@ -90,7 +90,7 @@ class Killed(operator_cases.Controlled):
         return requests, in_flight
 
     def count_in_flight(self):
-        """Adds up the requests of the events `recovered`."""
+        """Returns the sum of the requests in the events `recovered`."""
         with self.ask_for_events() as (end, _):
             pass
         count = sequence = 0

@@ -93,7 +93,7 @@ def describe_rings(process):
     memory = os.open(f'/proc/{process.child.pid}/mem', os.O_RDONLY)
     try:
         for device in devices:
-            # Not x-query-virtio-status, which knows the number of queues: an assertion ends QEMU 11.1 there.
+            # x-query-virtio-status reports the number of queues, but QEMU 11.1 fails an assertion there.
             index = 0
             while queue := monitor.ask('x-query-virtio-vhost-queue-status', path=device['path'], queue=index):
                 if queue.get('avail') and queue.get('used'):

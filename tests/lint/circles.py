@@ -47,7 +47,7 @@ def list_symbols(objects):
 
 
 def alternative(name):
-    """Returns the other one of x.c and x-fallback.c, of which a build has only one."""
+    """Returns x-fallback.c for x.c, and the reverse. A build has only one of them."""
     return name.replace('-fallback.c', '.c') if name.endswith('-fallback.c') else name.replace('.c', '-fallback.c')
 
 

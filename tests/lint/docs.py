@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Documents agree with the tree: generated parts are up to date, links lead somewhere,
-every source file that a document or a comment names exists, quoted lines of the log are
-in the source, and C programs compile.
+Checks that documents agree with the tree: generated parts are up to date, links lead somewhere,
+every source file that a document or a comment names exists, quoted lines of the log are in the
+source, and C programs compile.
 
     docs.py [SOURCE-ROOT [BUILD-INCLUDES COMPILER...]]    TAP on standard output
 
@@ -123,7 +123,6 @@ def is_there(word, name, texts):
         candidates += [other for other in texts if '*' in word and pathlib.PurePosixPath(other).match(word)]
     else:
         candidates = [other for other in texts if pathlib.PurePosixPath(other).match(word)]
-    # A manual page names a page, whose source has another ending.
     return bool(candidates)
 
 
@@ -155,7 +154,7 @@ def message_patterns(texts):
 
 
 def is_said(line, patterns):
-    """Returns whether the program can write the line: a message, its cause, and what was prepended to either."""
+    """Returns whether the program can write the line: a message, its cause, and text that was prepended to either."""
     for pattern, has_cause in patterns:
         match = pattern.fullmatch(line)
         if match and (not has_cause or is_said(match[match.lastindex], patterns)):

@@ -60,7 +60,10 @@ EXPECTED = {
 
 
 def missed_wraps(binaries, folder):
-    """Returns the calls that a test misses: one that replaces pread64() does not see calls of __pread64_chk()."""
+    """
+    Returns the calls that a test would miss. For example, a test that replaces pread64() misses calls of
+    __pread64_chk().
+    """
     wrapped = {name for path in pathlib.Path(folder).rglob('meson.build')
                for name in re.findall(r'--wrap=(\w+)', path.read_text())}
     return [f'{binary.name} calls __{name}_chk(), and a test only replaces {name}()'

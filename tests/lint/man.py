@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Every option that a command's --help lists is in its man page or, where several
-commands share it, in vublk(1); and the pages name no option that does not exist. A command
-that an example continues on the next line keeps its backslash.
+Checks that each option in a command's --help is in its man page, or in vublk(1) if several
+commands share it, and that the pages name no option that does not exist. A command that an
+example continues on the next line must keep its backslash.
 
     man.py SOURCE-ROOT VUBLK    TAP on standard output
 """

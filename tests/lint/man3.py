@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Checks that each exported function has a manual page in section 3, with its prototype as in the header, a
-text, its threads, states and errors; and that no page is left of a function that no header declares.
+text, its threads, states and errors. Also checks that each page is about a function of the library.
 
     man3.py LIBVUBLK.SO PAGES HEADER-FOLDER...    TAP on standard output
 
@@ -48,7 +48,7 @@ def prototypes(texts):
 
 
 def read(pages, name):
-    """Returns the text of the page `name`, or of the page to which this one is an alias."""
+    """Returns the text of the page `name`, or of the page of which this one is an alias."""
     text = (pages / f'{name}.3').read_text()
     alias = re.fullmatch(r'\.so man3/(\S+)\n', text)
     return (pages / alias[1]).read_text() if alias else text

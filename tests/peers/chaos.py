@@ -6,8 +6,8 @@ wherever they die; and the command itself when it is interrupted or killed.
 
     chaos.py VUBLK VUBLK-KILL [-l] [-k] [WORD...]
 
-VUBLK-KILL is the same program, which dies at the kill point that the environment names. There
-is one case per combination of back-end, queues and depth, which prints a line with its result.
+VUBLK-KILL is the same program, which dies at the kill point that the environment names. Each
+combination of back-end, queues and depth is one case, which prints a line with its result.
 """
 import collections
 import functools
@@ -39,7 +39,7 @@ ALWAYS_TOLD = ('lost', 'repeated', 'stuck')
 
 # --- back-ends -----------------------------------------------------------------------------
 
-# `relay` has the options of the `vublk device` through which the load runs. None: there is no such relay.
+# `relay`: the options of the `vublk device` through which the load runs; None: no relay.
 Backend = collections.namedtuple('Backend', 'name command points relay format', defaults=(None, 'raw'))
 SHADOW = ('-o', 'shadow=on')
 REPLAY = (*SHADOW, '-o', 'unflushed=replay')
@@ -60,8 +60,8 @@ def storage_daemon(_, path, image, queues, program=('qemu-storage-daemon',), for
 
 def kill_points(vublk_kill):
     """
-    Returns the kill points that a request passes. `vublk_kill` lists all its kill points when the
-    environment names an unknown one. A take-over passes the others, and none happens here.
+    Returns the kill points that a request passes. `vublk_kill` lists all its kill points if the environment
+    names an unknown one. Only a take-over passes the others, and no take-over happens here.
     """
     command = [vublk_kill, 'serve', '--socket-path', '/none/socket', '--engine', 'null', '--size', '1M']
     done = subprocess.run(command, env={**os.environ, 'VUBLK_KILL_POINT': '?'}, capture_output=True, text=True)
@@ -81,13 +81,13 @@ def backends(vublk_kill):
 
 
 def shadowed(vublk_kill):
-    """Back-ends without an in-flight area, behind a relay with shadow rings."""
+    """Returns the back-ends without an in-flight area, each behind a relay with shadow rings."""
     return [backend._replace(name=f'{backend.name}, shadow rings', relay=SHADOW)
             for backend in backends(vublk_kill) if backend.name != 'serve']
 
 
 def replayed():
-    """A back-end that keeps completed writes in its own memory, behind a relay that replays them."""
+    """Returns a back-end that keeps completed writes in its own memory, behind a relay that replays them."""
     return Backend('qemu-storage-daemon qcow2, replay', functools.partial(storage_daemon, format_='qcow2'), [],
                    REPLAY, 'qcow2')
 
@@ -207,7 +207,7 @@ def volatile_cache(case, vublk):
 
 
 def replay(case, vublk):
-    """All completed writes are guaranteed. The smallest log flushes most often."""
+    """With replay, all completed writes are guaranteed. The smaller log flushes more often."""
     path = case.path('socket')
     for size in 64, 1:
         command = storage_daemon(None, path, image_file(case, format_='qcow2'), 4, format_='qcow2')
@@ -217,7 +217,7 @@ def replay(case, vublk):
 
 
 def replay_through_a_relay(case, vublk):
-    """All completed writes are guaranteed. The smallest log flushes most often."""
+    """With replay, all completed writes are guaranteed. The smaller log flushes more often."""
     for size in 64, 1:
         backend = replayed()._replace(relay=(*REPLAY, '-o', f'replay-mib={size}'))
         print(f'# replay, {size} MiB: {torment(case, vublk, None, backend, 4, 32, 20)}', flush=True)

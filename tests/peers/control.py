@@ -186,7 +186,7 @@ def serve_status(case):
 
 
 def serve_resize(case):
-    """serve answers `resize` when it has read the size, and reports the size to a front-end."""
+    """serve answers `resize` once it has read the new size, and reports the size to a front-end."""
     child, path, control = start_serve(case)
     for size in (64 * MIB, 16 * MIB):
         os.truncate(case.path('disk'), size)
@@ -424,7 +424,7 @@ def hostile_clients(case):
 
 
 def many_clients(case):
-    """Of 1,000 connections some are served, the others are refused with a reason, and no descriptor stays open."""
+    """Of 1,000 connections, 16 are served. The others are refused with a reason, and no descriptor stays open."""
     child, _, control = start_serve(case)
     ctl(case, control, 'status')
     before = len(os.listdir(f'/proc/{child.pid}/fd'))

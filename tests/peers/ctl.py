@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The clients of a control socket (`vublk ctl`, `vublk device --take-over`) at a socket of another program, which
-may be slow, may send anything, and must neither keep the client nor control the terminal.
+The clients of a control socket (`vublk ctl`, `vublk device --take-over`), connected to another program. It
+may be slow and may send anything, but must neither block the client nor control the terminal.
 
     ctl.py VUBLK [-l] [-k] [WORD...]
 """
@@ -27,7 +27,7 @@ EVIL = 'a\x1b[31m\x7f\u009b31mz\r\x08'
 
 
 class Foreign:
-    """A program that listens at a control socket, in a thread of this one. `talk` gets each connection."""
+    """A program that listens at a control socket, in a thread of the test. `talk` is called with each connection."""
 
     def __init__(self, case, talk):
         self.path, self.talk, self.is_ending = case.path('foreign'), talk, threading.Event()
@@ -89,7 +89,7 @@ def check_refused(result, *words):
 
 
 def slow_greeting(case):
-    """A time limit holds for the whole greeting, not for each of its bytes."""
+    """The time limit applies to the whole greeting, not to each of its bytes."""
     with Foreign(case, Foreign.drip) as foreign:
         check_refused(ctl(case, foreign, '--timeout', '300ms', 'status'), 'in time')
 
@@ -118,7 +118,7 @@ def the_socket_of_a_disk(case):
 
 
 def slow_answer(case):
-    """A time limit holds for each whole answer, also for a later one of --watch."""
+    """The time limit applies to each whole answer, also to a later one of --watch."""
     def talk(self, connection):
         connection.sendall(GREETING)
         for _ in range(num_prompt):
@@ -134,7 +134,7 @@ def slow_answer(case):
 
 
 def slow_take_over(case):
-    """A process that asks for a disk waits neither for a slow greeting nor for a slow answer."""
+    """A take-over waits only for a limited time, both for the greeting and for the answer."""
     def talk(self, connection):
         if is_greeted:
             connection.sendall(GREETING)
@@ -147,7 +147,7 @@ def slow_take_over(case):
 
 
 def a_stream_has_no_limit(case):
-    """Between two events any time may pass."""
+    """Any amount of time may pass between two events."""
     def talk(self, connection):
         connection.sendall(GREETING)
         receive(connection)
@@ -167,7 +167,7 @@ def controls(text):
 
 
 def escapes(case):
-    """Control characters in what another program sends are printed as escapes, whatever they are in."""
+    """Control characters in text from another program are printed as escapes, wherever they occur."""
     record = {'type': EVIL, 'status': EVIL, 'completed_ns': 1}
     for answer, words in (
             ({'error': {'code': 'EIO', 'message': EVIL}}, ('status',)),
@@ -175,7 +175,7 @@ def escapes(case):
             ({'result': {'content_type': 'text/plain', 'text': EVIL + '\n\tx\n'}}, ('metrics',)),
             ({'result': {'records': [record], 'active': 0}}, ('trace',)),
             ({'result': {'records': [record], 'active': 0}}, ('--format', 'json', 'trace'))):
-        # Without "ensure_ascii", DEL and C1 come as such, which JSON permits.
+        # Without "ensure_ascii", DEL and C1 characters are sent unescaped, which JSON permits.
         for is_ascii in (True, False):
             line = json.dumps(answer, ensure_ascii=is_ascii).encode() + b'\n'
             with Foreign(case, answering(line, line)) as foreign:
@@ -204,7 +204,7 @@ def escapes(case):
 
 
 def own_words(case):
-    """The same holds for words of the command line, such as a path that another program has made."""
+    """Control characters in words of the command line, such as a path from another program, are also escaped."""
     result = case.call([VUBLK, 'ctl', case.path('x\x1b[31m'), 'status'])
     check(result.code == 1 and '\\x1b[31m' in result.err and not controls(result.err), repr(result))
 
@@ -228,7 +228,7 @@ def duplicates(case):
 
 
 def duplicates_in_requests(case):
-    """A server refuses such a request, and executes nothing."""
+    """A server refuses a request in which two members have the same name, and executes nothing."""
     control = case.path('control')
     child = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '1M', '--socket-path', case.path('disk.sock'),
                         '--control', control])

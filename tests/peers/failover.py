@@ -123,7 +123,7 @@ def killed(case, backend_arguments, relay_arguments):
 
 
 def killed_storage_daemons(case):
-    """The load continues on the other back-end, too, if both are qemu-storage-daemon, which has no in-flight area."""
+    """The load also continues on the other back-end if both are qemu-storage-daemon, which has no in-flight area."""
     disk = Disk(case)
     daemon = peer.StorageDaemon()
 
@@ -277,7 +277,7 @@ def first_is_missing(case):
 
 
 def both_are_missing(case):
-    """If no process listens at either path, the sentence names both, and the first one that appears is used."""
+    """If no process listens at either path, the message names both, and the first one that appears is used."""
     disk = Disk(case)
     disk.start_relay(wait=False)
     disk.wait_for_log(f"the socket '{disk.paths['a']}' does not exist; check the path, and start the back-end if it is "
@@ -497,7 +497,7 @@ def vms_come_and_go(case):
 
 
 def switch_direct(case):
-    """Rings on the direct path use shadow rings during a switch."""
+    """Requests on the direct path use shadow rings during a switch."""
     disk = Disk(case)
     disk.start('a')
     disk.start('b')

@@ -87,7 +87,7 @@ def qemu_beside_a_reader(case):
 
 
 def an_image_that_qemu_writes(case):
-    """An image in use is neither served nor copied, from or to; with lock=off it is served."""
+    """An image in use is neither served, nor copied from or to. With lock=off, it is served."""
     daemon, ours = peer.StorageDaemon(), peer.VublkServe(VUBLK)
     image, other = image_file(case), image_file(case, 'other', b'\xa5')
     before = digest(image), digest(other)

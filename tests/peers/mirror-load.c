@@ -5,14 +5,14 @@
  *
  *   mirror-load SOCKET MODEL [writes]
  *
- * With "writes" it sends only what a mirror gives to both back-ends: no discards, write zeroes and
- * large writes, after which regions are copied again.
+ * With "writes", it sends only requests that a mirror sends to both back-ends. It leaves out discards,
+ * write zeroes and large writes, after which a mirror copies the regions again.
  *
  * The load runs until the end of its input. A line of input pauses it: it waits for its requests,
  * flushes, writes "paused" and waits for another line. At the end it reads the whole disk, and writes
  * to the file MODEL what each block must contain. A block with the stamp UNKNOWN may have any content.
  *
- * Key idea: each slot has a part of the disk of its own and one request in flight, so the order of
+ * Key idea: each slot has its own part of the disk and one request in flight, so the order of
  * requests does not matter. A block contains its number and a stamp that no other write has.
  */
 #include <vublk/blk.h>
@@ -30,11 +30,11 @@
 #define WORDS (BLOCK / sizeof(uint64_t))
 #define SLOTS 6
 #define MAX_BLOCKS 40 /* of one request */
-#define FIRST_LARGE 1100 /* a few requests are longer than a mirror sends to both back-ends */
+#define FIRST_LARGE 1100 /* large writes, which a mirror does not send to both back-ends */
 #define BUFFER_BLOCKS 1200
 #define CHANGES 256 /* how often buffers are changed before the load sleeps */
 
-/* Stamps of blocks. Others belong to writes. */
+/* Special stamps of blocks. All other stamps belong to writes. */
 #define UNKNOWN 0
 #define ZEROES 1
 #define FIRST 2
@@ -152,7 +152,7 @@ static void finish(const struct vublk_blk_completion *done)
 			stamps[slot->first + i] = slot->stamp;
 }
 
-/* Changes words of the writes that are in flight. */
+/* Changes words in the buffers of the writes in flight that are of KIND_CHANGE. */
 static void change(void)
 {
 	static uint64_t value;
@@ -192,7 +192,7 @@ static void execute(struct slot *slot)
 		;
 }
 
-/* --- the course --------------------------------------------------------------------------- */
+/* --- the run ------------------------------------------------------------------------------ */
 
 /* Returns 1 for a line, 0 for the end of the input, and -1 if there is neither. */
 static int hear(bool waits)

@@ -20,7 +20,7 @@ from peer import check  # noqa: E402
 VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
 MIB = 1 << 20
 SIZE = 64 * MIB
-PART = 8 * MIB  # of the disk, which a load uses
+PART = 8 * MIB  # the part of the disk that a load uses
 CAUTIOUS = ('-o', 'inflight=off')  # nothing is known of the requests of a back-end that is killed
 
 
@@ -147,7 +147,7 @@ class Disk:
 
 
 def under_load(case, kind):
-    """The disk is copied under a load, and later writes reach both."""
+    """The disk is copied under a load, and later writes reach both images."""
     disk = Disk(case, kind)
     disk.load()
     result = disk.mirror()
@@ -215,8 +215,9 @@ def switched(case, kind):
 
 def device_killed(case, moment):
     """
-    The device is killed. B is a copy that may differ, so it is refused; A is not. Then the mirror is resumed, and only
-    what had not been copied, or was written shortly before the death or since, is copied again.
+    The device is killed. Afterwards B is refused, because this copy may differ, and A is accepted. Then the
+    mirror is resumed. It copies only regions that had not been copied, or that were written since shortly
+    before the death.
     """
     arguments = ('-o', f'mirror-state={case.path("state")}')
     disk = Disk(case, device_arguments=arguments)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The way of a disk to other storage: `mirror`, then `switch`, under a load of mirror-load.c. Both images have the same
-bytes before the switch, and afterwards the target has what the load wrote. Back-ends and the device are killed at each
+A disk moves to other storage: `mirror`, then `switch`, under a load of mirror-load.c. Both images have the same bytes
+before the switch, and afterwards the target has what the load wrote. Back-ends and the device are killed at each
 step, a VM is migrated, and an upgrade is refused.
 
     mirror_switch.py VUBLK MIRROR-LOAD [-l] [-k] [WORD...]
@@ -26,7 +26,8 @@ MIB, SIZE, BLOCK = mirror.MIB, 32 * mirror.MIB, 4096
 mirror.VUBLK, mirror.SIZE = VUBLK, SIZE
 
 
-# A back-end that a case has stopped is not given up, however slow the machine is, and has no message to answer.
+# With these options, a device does not lose a back-end that a case has stopped, however slow the machine is,
+# and sends it no message that needs an answer.
 PATIENT = ('-o', 'request-timeout-ms=100000', '-o', 'keepalive-ms=0', '-o', 'config-poll-ms=0')
 
 
@@ -42,7 +43,7 @@ class Disk(mirror.Disk):
         self.wait_for_load()
 
     def ensure_load(self):
-        """The load does not end by itself."""
+        """Checks that the load is running, because it does not end by itself."""
         check(self.bench.poll() is None, f'the load has ended: {self.case.output(self.bench)}{self.log()}')
 
     def tell_load(self):
@@ -50,7 +51,7 @@ class Disk(mirror.Disk):
         self.bench.stdin.flush()
 
     def pause(self):
-        """Returns when the load has completed all of its requests and a flush."""
+        """Pauses the load. Returns when it has completed all of its requests and a flush."""
         self.pauses += 1
         self.tell_load()
         words = f'paused {self.pauses}\n'
@@ -80,7 +81,7 @@ class Disk(mirror.Disk):
                       f'block {number} of {name} is not what the load wrote: {self.log()}')
 
     def check_same(self):
-        """The load is paused. Waits until the mirror is in step, and compares the images."""
+        """Waits until the mirror is in step, and compares the images. The load must be paused."""
         self.wait_for_state('synced')
         peer.wait_until(lambda: not self.ctl('mirror')['behind_bytes'], f'the mirror stays behind: {self.log()}')
         check(self.digest('a') == self.digest('b'), f'the images differ at {self.differences()}: {self.log()}')
@@ -111,7 +112,10 @@ class Disk(mirror.Disk):
         self.children[name].send_signal(signal.SIGCONT)
 
     def begin_switch(self):
-        """Begins a switch that the stopped back-end does not let end. Returns the process that waits for its answer."""
+        """
+        Begins a switch that cannot end, because a back-end is stopped. Returns the process that waits for its
+        answer.
+        """
         command = self.case.start([VUBLK, 'ctl', self.control, 'switch'])
         peer.wait_until(lambda: 'switch' in self.ctl('status')['shadow']['reasons'] or command.poll() is not None,
                         f'no switch: {self.log()}')
@@ -150,8 +154,8 @@ class Disk(mirror.Disk):
 
 def switched(case, kind, load):
     """
-    Whenever the load pauses, both images are the same. The disk is switched under the load, also if it discards all the
-    time, and A gets no write any more.
+    Whenever the load pauses, both images are the same. The disk is switched under the load, even if the load
+    discards all the time. After the switch, A gets no more writes.
     """
     disk = Disk(case, kind, load)
     disk.mirror()
@@ -173,7 +177,7 @@ def switched(case, kind, load):
 # --- losses -------------------------------------------------------------------------------------
 
 def check_stays(disk, command):
-    """The switch has failed, and the disk is at A."""
+    """Checks that the switch has failed, and that the disk is at A."""
     code = command.wait(peer.LIMIT_S)
     words = f"the disk stays at '{disk.paths['a']}'"
     check(code == 1 and words in disk.case.output(command), f'{disk.case.output(command)}{disk.log()}')
@@ -181,7 +185,7 @@ def check_stays(disk, command):
 
 
 def check_ended(disk):
-    """The mirror has ended, and the command and the log say why."""
+    """Checks that the mirror has ended, and that the command and the log say why."""
     state = disk.wait_for_state('none')
     check(state['reason'] and f"the mirror at '{disk.paths['b']}' has ended: {state['reason']}" in disk.log(),
           f'{state}{disk.log()}')
@@ -225,8 +229,8 @@ def target_killed(case, moment):
 
 def killed_in_switch(case, victim, stopped, load):
     """
-    During a switch one back-end is stopped, and one is killed. With the load, the stopped back-end has requests;
-    without, it has the last flush. The disk stays at A.
+    During a switch one back-end is stopped, and one is killed. If the load is running, the stopped back-end
+    has requests; if the load is paused, the stopped back-end has the last flush. The disk stays at A.
     """
     disk = Disk(case)
     command = disk.hold_switch(stopped, load)

@@ -340,8 +340,8 @@ static void replace(struct fake_disk *disk)
 }
 
 /*
- * Makes the library's checks of a request, causes the faults that are due, and adds the request to
- * the queue. Returns 0 or a negative errno.
+ * Checks a request as the library does, causes the faults that are due, and adds the request to the
+ * queue. Returns 0 or a negative errno.
  */
 static int add_as(struct vublk_blk_queue *queue, const struct pending *request, void *user_data,
 		  struct vublk_error *error)

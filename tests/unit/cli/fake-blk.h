@@ -31,7 +31,7 @@ struct fake_disk {
 	int fail_code;              /* ... with this positive errno */
 	uint64_t flip_offset;       /* reads return a flipped bit in each of 8 bytes from here on */
 	uint64_t lose_offset;       /* writes that begin here have no effect ... */
-	unsigned lose_after;        /* ... except for this many first ones */
+	unsigned lose_after;        /* ... after this many that had an effect */
 	uint64_t keep_offset;       /* a read that begins here succeeds, but transfers ... */
 	uint32_t keep_after;        /* ... at most this many bytes */
 	unsigned die_after;         /* all requests after this many fail with ENOTCONN; 0: none */
@@ -53,7 +53,7 @@ struct fake_disk {
 	uint64_t next_capacity_bytes;
 	const char *next_serial;
 
-	/* The case fails if a write overlaps another request in flight of its queue. */
+	/* The case fails if a write overlaps another request in flight on its queue. */
 	bool no_overlap;
 
 	/* counters */

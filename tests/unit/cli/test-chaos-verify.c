@@ -347,8 +347,8 @@ static void test_each_fault_has_its_name(void **state)
 		cases[i].inject(rig);
 		check_fault(rig, VUBLK_CHAOS_NONE);
 		/*
-		 * The fault is found in the middle of a larger read, and reported once for all
-		 * reads.
+		 * The fault is found in the middle of a larger read. It is reported only once,
+		 * however often the block is read.
 		 */
 		assert_int_equal(read_back(rig, 1, 4), cases[i].fault);
 		assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
@@ -389,7 +389,7 @@ static void test_torn_is_allowed_while_a_write_is_in_flight(void **state)
 	begin(rig, &w, VUBLK_CHAOS_WRITE, 3, 1);
 	for (unsigned s = 0; s < 3; s++)
 		transfer(rig, &w, s);
-	execute(rig, &r); /* it began before the write, and ends after it */
+	execute(rig, &r); /* the read began before the write, and ends after it */
 	assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
 	complete(rig, &w);
 	assert_int_equal(complete(rig, &r), VUBLK_CHAOS_NONE);
@@ -398,7 +398,10 @@ static void test_torn_is_allowed_while_a_write_is_in_flight(void **state)
 	verify_rig_free(rig);
 }
 
-/* During writes, a sector may mix bytes of several contents, but not of those already replaced. */
+/*
+ * During writes, a sector may mix bytes of several contents, but not of contents that were already
+ * replaced.
+ */
 static void test_so_are_mixed_bytes(void **state)
 {
 	struct verify_rig *rig = verify_rig_new(1);
@@ -697,7 +700,7 @@ static void step_flush(struct volatile_disk *disk)
 
 /*
  * Loses the cache: random blocks fall back to older content. Each request in flight is executed
- * again, unless it was complete and the dice decide that its result stays.
+ * again, unless it was complete and a random choice keeps its result.
  */
 static void lose_cache(struct volatile_disk *disk)
 {
@@ -712,15 +715,16 @@ static void lose_cache(struct volatile_disk *disk)
 		if (disk->in_flight[i] && (disk->slots[i].done < sectors(&disk->slots[i]) ||
 					   pick(rig, 2)))
 			disk->slots[i].done = 0;
-	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* a read has returned it */
+	memcpy(disk->stable, rig->disk, sizeof(disk->stable)); /* as if reads had returned it */
 	memcpy(disk->older, rig->disk, sizeof(disk->older));
 	memcpy(disk->flushed, rig->disk, sizeof(disk->flushed));
 }
 
 /*
- * Runs random steps on a disk with a cache. `is_volatile`: the verifier knows of the cache.
+ * Runs random steps on a disk with a cache. `is_volatile`: the verifier knows about the cache.
  * `forgets_flushed`: the disk also loses flushed content. Returns the number of faults that the
- * verifier has found. Adds to `forgotten` the number of blocks that, as it has seen, fell back.
+ * verifier has found. Adds to `forgotten` the number of blocks that the verifier saw fall back to
+ * older content.
  */
 static unsigned run_volatile(uint64_t seed, bool is_volatile, bool forgets_flushed,
 			     uint64_t *forgotten)

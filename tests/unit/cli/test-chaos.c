@@ -214,7 +214,10 @@ static void test_a_lost_write_is_found(void **state)
 	rig->config.size_bytes = MIB / 2;
 	rig->disk->lose_offset = 0;
 	rig->disk->lose_after = 1; /* so that the initial zeroes are not lost */
-	/* A slow machine may not reach a second write at that offset, so each run lasts longer. */
+	/*
+	 * A slow machine may not reach a second write at that offset, so each attempt runs longer
+	 * than the previous one.
+	 */
 	do {
 		rig->config.max_interval_ms *= 2;
 		rig->disk->lost = 0;

@@ -310,7 +310,7 @@ static void test_bench_json_is_fios(void **state)
 	fake_disk_free(disk);
 }
 
-/* After a loss of unflushed writes, the error tells of lost writes, whatever reads return. */
+/* After a loss of unflushed writes, the error is about lost writes, whatever the reads return. */
 static void test_bench_on_a_volatile_disk(void **state)
 {
 	struct vublk_disk_watch watch;
@@ -543,7 +543,7 @@ static void test_copy_to_a_volatile_disk(void **state)
 			}
 }
 
-/* The source is a disk, too. The copy makes progress if it can flush between two losses. */
+/* The source is also a disk. The copy makes progress if it can flush between two losses. */
 static void test_copy_makes_progress_between_losses(void **state)
 {
 	struct fake_disk *a = fake_disk_new("a", 8 * MIB, 2), *b = fake_disk_new("b", 8 * MIB, 2);
@@ -560,7 +560,7 @@ static void test_copy_makes_progress_between_losses(void **state)
 	fake_disk_free(b);
 }
 
-/* Without reconnect-ms, a loss ends the copy. So it flushes only once, at the end. */
+/* Without reconnect-ms, a loss would end the copy, so the copy flushes only once, at the end. */
 static void test_copy_flushes_once(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
@@ -572,7 +572,10 @@ static void test_copy_flushes_once(void **state)
 	fake_disk_free(disk);
 }
 
-/* A disk ends within a block. All bytes are copied; or none, if the last ones cannot be read. */
+/*
+ * A disk ends within a block. The copy transfers all bytes, or none if it cannot read the last
+ * ones.
+ */
 static void test_copy_of_part_of_a_block(void **state)
 {
 	const size_t bytes = 1 * MIB + 512;
@@ -664,7 +667,10 @@ static void test_copy_refuses(void **state)
 	fake_disk_free(disk);
 }
 
-/* A copy to a locked file is refused, because the file may be the image of the source disk. */
+/*
+ * A copy to a locked file is refused, because the file may be the image of the source disk. A copy
+ * from a locked file is refused only if another program may write to the file.
+ */
 static void test_copy_spares_what_is_locked(void **state)
 {
 	struct flock writer = { .l_type = F_WRLCK, .l_whence = SEEK_SET };

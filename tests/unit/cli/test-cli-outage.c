@@ -202,7 +202,7 @@ static void test_outages_are_limited(void **state)
 		vublk_disk_watch_event(&watch, VUBLK_BLK_RECONNECTED, NULL);
 		assert_false(vublk_disk_watch_has_outage(&watch));
 	}
-	/* for the limit, a minute has passed */
+	/* as if a minute had passed, for the limit */
 	watch.outage_limit.window_start_ns -= UINT64_C(60000000000);
 	vublk_disk_watch_event(&watch, VUBLK_BLK_LOST, &lost);
 	text = captured();

@@ -139,7 +139,7 @@ static int look_at_running(void *owner, void *copy, struct vublk_error *why)
 	return ++runs < runs_needed;
 }
 
-/* While a command runs, and only then, the object's thread knows its task. */
+/* The object's thread knows the task of a command only while the command runs. */
 static void test_running_task(void **state)
 {
 	static const struct vublk_control_command command = {
@@ -155,7 +155,7 @@ static void test_running_task(void **state)
 	tasks.opaque = &tasks;
 	runs_needed = 2;
 	assert_int_equal(vublk_control_tasks_post(&tasks, &task), 0);
-	end_object(); /* wakes the object's thread also while the command waits */
+	end_object(); /* wakes the object's thread, even while the command waits */
 	vublk_control_tasks_run(&tasks, object_fd, end_after_task, NULL);
 	assert_int_equal(num_done, 1);
 	assert_int_equal(num_begun, 2);

@@ -189,10 +189,7 @@ static void test_silence_at_each_answer(void **state)
 
 /* --- the offer of the new back-end ----------------------------------------------------------- */
 
-/*
- * Waits for `count` connections. By then, the log has the refusal of the connection before the
- * last.
- */
+/* Waits for `count` connections. By then, the log has the refusal of the previous connection. */
 static void run_until_connections(struct device_rig *rig, struct mock *mock, unsigned count)
 {
 	while (mock->num_connections < count) {
@@ -444,9 +441,7 @@ static void test_unflushed_writes_are_warned_of_once(void **state)
 	assert_int_equal(count_warnings(area, 0, "on", "on"), 1);
 	assert_int_equal(count_warnings(area, 0, "off", "on"), 0);
 	assert_int_equal(count_warnings(area, flush, "on", "on"), 0); /* the back-end has no cache */
-	/*
-	 * A back-end with an in-flight area is designed to survive a loss, so there is no warning.
-	 */
+	/* A back-end with an in-flight area is designed to survive a loss. */
 	assert_int_equal(count_warnings(0, 0, "on", "on") + count_warnings(0, 0, "on", "off"), 0);
 }
 
@@ -592,9 +587,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_end(&rig, &mock);
 }
 
-/*
- * If the answer to GET_INFLIGHT_FD has no valid area, the device asks again on another connection.
- */
+/* If the answer has no valid in-flight area, the device asks again on another connection. */
 static void test_bad_areas(void **state)
 {
 	const struct mock_fault faults[] = {

@@ -296,7 +296,7 @@ static void test_a_pause_that_waits_too_long(void **state)
 
 /* --- what the program is told -------------------------------------------------------------------- */
 
-static struct vublk_notice notices[16]; /* their texts have been freed */
+static struct vublk_notice notices[16]; /* their texts are no longer valid */
 static unsigned num_notices, num_seen;
 
 /* Ignores refusals, because their number depends on the times of the attempts. */

@@ -111,7 +111,7 @@ class Disk:
         """Waits until no region is marked in the state file except those of the first `size` bytes."""
         def is_reached():
             self.ensure_load()
-            bitmap = path.read_bytes()[8192:8192 + SIZE // MIB // 8]  # bit 0: the region is marked
+            bitmap = path.read_bytes()[8192:8192 + SIZE // MIB // 8]  # 0: the region is marked
             return all(byte == 0xff for byte in bitmap[size // MIB // 8:])
         peer.wait_until(is_reached, 'the marks are not removed')
 

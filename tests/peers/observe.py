@@ -71,13 +71,13 @@ class Events(Client):
     def expect(self, name, **members):
         """Returns the next event, and checks that it has this name and these members."""
         event = self.take()
-        while event['event'] == 'refused' != name:  # each reason is an event
+        while event['event'] == 'refused' != name:  # there is one per reason
             event = self.take()
         check(event['event'] == name and members.items() <= event.items(), f'{event}, not {name} {members}')
         return event
 
     def expect_of(self, command, name, **members):
-        """The same for an event that this client has caused with a command."""
+        """Like expect(), for an event that this client has caused with a command."""
         return self.expect(name, caused_by={'command': command, 'pid': os.getpid()}, **members)
 
 
@@ -352,8 +352,8 @@ def events_of_paths(case):
 
 def events_of_commands(case):
     """
-    Each change that a client of the control socket makes is an event, which names the command and the client. What
-    follows later is an event of its own.
+    Each change by a client of the control socket is an event that names the command and the client. Later
+    consequences of the change are separate events.
     """
     child, control = start_device(case, 'vhost-user', '-o', 'reconnect-ms=100')
     backend = start_backend(case)
@@ -386,7 +386,7 @@ def events_of_commands(case):
 
 
 def events_of_a_mirror(case):
-    """Start, end of the copy, and end of a mirror."""
+    """The events of a mirror: its start, the end of the copy, and its stop."""
     child, control = start_device(case, 'vhost-user', '-o', 'reconnect-ms=100')
     backend = start_backend(case)
     case.path('copy').write_bytes(bytes(32 * MIB))
@@ -409,7 +409,7 @@ def events_of_a_mirror(case):
 
 
 def events_of_a_drain(case):
-    """Begin and end of a drain. The last event arrives before the process ends."""
+    """The events of a drain: its start and its end. The last event arrives before the process ends."""
     child, _, control = start_serve(case)
     with Events(control) as events:
         drain = case.start([VUBLK, 'ctl', control, 'drain'])
@@ -421,8 +421,8 @@ def events_of_a_drain(case):
 
 def events_of_a_replay(case):
     """
-    With unflushed=replay, `status` and `metrics` have the size of the copies and its limit. When the next back-end has got
-    them, an event and a log line say how many writes that were.
+    With unflushed=replay, `status` and `metrics` show the size of the kept copies, and its limit. When the
+    next back-end has executed the copied writes, an event and a log line tell how many they were.
     """
     child, control = start_device(case, 'vhost-user', '-o', 'shadow=on', '-o', 'unflushed=replay', '-o', 'replay-mib=8')
     backend = start_backend(case)
@@ -505,7 +505,7 @@ def events_of_failures(case):
 
 
 def serve_events(case):
-    """serve has events, too, and `vublk ctl` prints them as they come."""
+    """serve also has events, and `vublk ctl` prints them as they come."""
     child, path, control = start_serve(case)
     printer = case.start([VUBLK, 'ctl', control, 'events', 'since=0'])
     with Events(control) as events:
@@ -614,7 +614,7 @@ def check_pages(connect):
 
 
 def metrics_over_http(case):
-    """serve (on TCP, without a control socket) and device (on a Unix socket) have one page: that of `metrics`."""
+    """serve (on TCP, without a control socket) and device (on a Unix socket) have only the page of `metrics`."""
     need_http(case)
     image, path, port = case.path('disk'), case.path('sock'), free_port()
     image.write_bytes(bytes(MIB))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The tool against real back-ends: qemu-storage-daemon with raw and qcow2 images, and
-our own; each with 1 and 4 queues. Other programs compare the written data.
+`vublk serve`, each with 1 and 4 queues. Other programs compare the written data.
 
     peers.py VUBLK DISK-SUM DISK-EPOLL [-l] [-k] [WORD...]
 """
@@ -48,7 +48,7 @@ class Peer:
         self.backend.stop(case, child)
 
     def check_content(self, case, image, wanted):
-        """Compares the image with the raw file `wanted`, with qemu-img."""
+        """Checks with qemu-img that the image has the content of the raw file `wanted`."""
         peer.need('qemu-img')
         result = case.call(['qemu-img', 'compare', '-f', self.form, '-F', 'raw', image, wanted])
         check(result.code == 0, str(result))

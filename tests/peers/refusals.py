@@ -96,7 +96,7 @@ def a_path_too_long(case):
 # --- paths that a device cannot use --------------------------------------------------------
 
 def device_paths(case):
-    """Bad paths are refused at the start, although they are used later, or never."""
+    """Bad paths are refused at the start, even if the device would use them only later, or never."""
     server = peer.VublkServe(VUBLK)
     child, used = server.start(case, image_file(case))
     absent, file = case.path('absent'), image_file(case, 'file')
@@ -449,7 +449,7 @@ def with_descriptors(case, count, arguments):
 
 
 def out_of_descriptors(case):
-    """With each limit of open descriptors, a command works or fails with a sentence."""
+    """With any limit on open descriptors, a command works or fails with a sentence."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=4)
     refused = set()

@@ -184,7 +184,7 @@ def relay_behind_relay(case):
 
 
 def backends_connect(case):
-    """server=on: the relay listens on both sides."""
+    """With server=on, the relay listens for back-ends. It offers no disk before a back-end has connected."""
     inner = case.path('inner')
     path = case.path('relay')
     relay = case.start([VUBLK, 'device', '--chardev', f'path={inner},server=on', '--bus', f'vhost-user:{path}'])
@@ -278,7 +278,10 @@ def outage_is_shown(case):
 
 
 def info_while_in_use(case):
-    """While the relay serves another client, it reads the messages of `info` later. They must be vhost-user."""
+    """
+    While the relay serves another client, it reads the messages of `info` only later. They must be valid
+    vhost-user messages.
+    """
     child, socket = peer.VublkServe(VUBLK).start(case, image_file(case), QUEUES)
     relay, path = start_relay(case, socket)
     bench = case.start([VUBLK, 'bench', path, '--rw', 'randwrite', '--runtime', '60'])

@@ -25,7 +25,7 @@ VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
 MIB = 1 << 20
 QUEUES, ENTRIES = 4, 128
 MOST_BYTES = 6 * MIB
-# These properties make the device ask the back-end something at intervals, by default every 1 and 5 seconds.
+# Disables the messages that the device sends at intervals, by default every 1 and 5 seconds.
 SILENT = ('-o', 'config-poll-ms=0', '-o', 'keepalive-ms=0')
 # The memory of `vublk bench`, which the device keeps open.
 OF_CLIENT = ('/memfd:vublk-buffers', '/memfd:vublk-rings')
@@ -96,7 +96,7 @@ def memory(case):
 
 
 def idleness(case):
-    """Without requests no thread wakes up, with everything on that does not need requests."""
+    """Without requests no thread wakes up, even with limits, a client of events, and statistics."""
     child, front, control = start_device(case, *SILENT)
     load(case, front, '--rw', 'randrw', '--iodepth', 32)
     ctl(case, control, 'limit', 'iops=100000', 'bps=1G')

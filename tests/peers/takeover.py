@@ -109,7 +109,7 @@ def often(case, serve, relay, *load, count=None):
 
 
 def then_killed(case):
-    """After an upgrade the in-flight area is in use: a kill loses and repeats nothing."""
+    """After an upgrade, the in-flight area is still in use, so a kill loses no request and repeats none."""
     disk = with_load(case, (), None, '--iodepth', 32, '-o', 'reconnect-ms=50')
     for _ in range(3):
         disk.upgrade()
@@ -123,7 +123,7 @@ def then_killed(case):
 
 
 def then_resized(case):
-    """The back-end channel is handed over, too: the front-end is told of another size."""
+    """The back channel is also handed over, so the front-end is told about a new size."""
     disk = with_load(case, (), ('-o', 'config-poll-ms=0'))
 
     def size():
@@ -140,7 +140,7 @@ def then_resized(case):
 
 
 def counted(case):
-    """Statistics continue, with their values."""
+    """The new process continues the statistics with the values of the old one."""
     disk = with_load(case, (), None)
     disk.ctl('stats', 'enable=true')
     disk.wait_for_progress()
@@ -279,8 +279,9 @@ def owner_killed(case, point):
 
 def terminated(case, point):
     """
-    A process gets SIGTERM in the middle of the upgrade. The signal ends the disk's process, whichever it is. If the
-    new process gets the signal before it has the disk, it ends, and the old one continues.
+    A process gets SIGTERM in the middle of the upgrade. The signal ends the process that owns the disk,
+    whichever it is. If the new process gets the signal before it has the disk, it ends, and the old one
+    continues.
     """
     is_old = point.startswith('old')
     disk = Disk(case, point=point if is_old else None, number=signal.SIGTERM)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 The tool's commands under adverse conditions: signals, a back-end that is killed, stopped or
-replaced, a file size limit; and the demo, on every way out.
+replaced, and a file size limit. Also the demo, and each way in which it can end.
 
     tool.py VUBLK [-l] [-k] [WORD...]
 """
@@ -30,7 +30,7 @@ def image_file(case, size, name='disk'):
 
 
 def check_sentence(text, command, *words):
-    """Checks that the last line of the output is the one sentence of the command."""
+    """Checks that the last line of the output is the error sentence of the command."""
     last = text.splitlines()[-1] if text else ''
     check(last.startswith(f'vublk {command}: '), f'the last line is not a sentence of {command}:\n{text}')
     for word in words:
@@ -179,7 +179,7 @@ def a_stopped_backend(case):
 
 
 def interrupted_without_a_backend(case):
-    """The first signal ends bench and copy immediately, although the stall time is an hour."""
+    """During an outage, the first signal ends bench and copy immediately, although the stall time is an hour."""
     waits = ['-o', 'reconnect-ms=1000', '--stall-time', '1h']
     image = image_file(case, 1024 * MIB)
     for command in (['bench', '--runtime', '1h'], ['bench', '--runtime', '1h', '--verify', '--rw', 'randrw'],
@@ -252,7 +252,7 @@ def copy_to_a_file_that_may_not_grow(case):
 
 
 def without_standard_descriptors(case):
-    """A disk or file must not get the descriptor of standard error."""
+    """A disk or file must not get the descriptor of a closed standard stream."""
     image = image_file(case, MIB)
     server, path = peer.VublkServe(VUBLK).start(case, image)
     for closed in ('<&-', '>&-', '2>&-', '<&- >&- 2>&-'):

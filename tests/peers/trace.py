@@ -91,8 +91,8 @@ def pcapng(case):
 
 def latency(case):
     """
-    The latency includes the wait for a limit, which is most of 200 ms: 4 requests in flight, and 20 per second. On a busy
-    machine some wait less, because the load itself is late.
+    The latency includes the wait for a limit. With 4 requests in flight and 20 per second, it is 200 ms, most
+    of which is the wait. On a busy machine some requests wait less, because the load itself is late.
     """
     peer.need('tshark')
     start(case, 'shadow=on', 'iops=20', 'burst-ms=1')

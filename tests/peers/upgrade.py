@@ -68,8 +68,8 @@ class Relay(upgrading.Replaceable):
 
     def wait_for_requests(self, load):
         """
-        Waits until more of the load's requests are complete than can be in flight. The bytes that the back-end writes
-        do not show this, because a replay writes too. The relay must count its requests.
+        Waits until more of the load's requests are complete than can be in flight. The bytes that the
+        back-end writes do not show this, because a replay also writes. The relay must count its requests.
         """
         def count():
             queues = json.loads(self.case.run([VUBLK, 'ctl', self.control, 'stats']))['queues']
@@ -102,7 +102,7 @@ class Relay(upgrading.Replaceable):
 
 
 def once(case):
-    """One upgrade under load: the client, the back-end and the control socket stay."""
+    """One upgrade under load. The client, the back-end and the control socket stay connected."""
     relay = Relay(case)
     load = relay.start_load()
     old = relay.process
@@ -153,7 +153,7 @@ def then_lost(case, depth):
 
 
 def then_resized(case):
-    """The back-end channel is handed over, too: the new process gets the back-end's report of another size."""
+    """The back channel is also handed over, so the new process gets the back-end's report of a new size."""
     relay = Relay(case, '-o', 'config-poll-ms=0')
     load = relay.start_load()
     relay.upgrade()
@@ -184,7 +184,7 @@ def in_an_outage(case):
 # --- shadow rings ----------------------------------------------------------------------------
 
 class ShadowRelay(Relay):
-    """A relay whose requests take the shadow rings, and keep taking them in every upgrade."""
+    """A relay whose requests use the shadow rings, also during and after every upgrade."""
     too_slow = upgrading.Replaceable.too_slow
 
     def __init__(self, case, *arguments, backend=(), client=(), point=None):
@@ -215,7 +215,7 @@ class ShadowRelay(Relay):
 
 
 def shadow_often(case):
-    """Many upgrades under load with shadow rings: the requests stay there."""
+    """Many upgrades under load with shadow rings. The requests stay on these rings."""
     count = int(os.environ.get('VUBLK_UPGRADES', '30'))
     relay = ShadowRelay(case)
     pauses = []
@@ -244,8 +244,8 @@ def shadow_variant(case, arguments, backend=(), client=()):
 
 def requests_are_outstanding(case):
     """
-    The back-end is stopped, so the upgrades hand over requests that it has. The last process gets the completions, or
-    gives the requests to the next back-end.
+    The back-end is stopped, so each upgrade hands over requests that the back-end has. The last process gets
+    the completions, or gives the requests to the next back-end.
     """
     relay = ShadowRelay(case, '-o', 'slow-request-ms=1')
     for ends in (signal.SIGCONT, signal.SIGKILL):
@@ -262,8 +262,8 @@ def requests_are_outstanding(case):
 
 def copies_are_kept(case):
     """
-    With unflushed=replay, the copies of completed writes outlive the upgrade. The back-end is stopped, so that no flush
-    makes the writes stable, and killed.
+    With unflushed=replay, the copies of completed writes outlive the upgrade. The back-end is stopped, so
+    that no flush makes the writes stable, and is then killed.
     """
     relay = ShadowRelay(case, '-o', 'unflushed=replay', '-o', 'statistics=on')
     replayed = False
@@ -280,7 +280,7 @@ def copies_are_kept(case):
 
 
 def limits_are_kept(case):
-    """Requests that wait for a limit continue to wait in the new process, and the debt is handed over."""
+    """Requests that wait for a limit continue to wait in the new process, which also inherits the debt of the limit."""
     relay = ShadowRelay(case)
     case.run([VUBLK, 'ctl', relay.control, 'limit', 'iops=1', 'burst-ms=1'])
     for _ in range(2):
@@ -379,7 +379,7 @@ def shadow_old_killed(case, point):
 
 
 def shadow_owner_killed(case, point):
-    """The owner is killed with requests in the shadow rings. The client's area tells the next relay which."""
+    """The owner is killed with requests in the shadow rings. The client's area tells the next relay which ones."""
     is_old = point.startswith('old')
     relay = ShadowRelay(case, client=('-o', 'reconnect-ms=100'), point=point if is_old else None)
     old, new = relay.process, relay.take_over(point=None if is_old else point)
@@ -408,7 +408,7 @@ def exchanged(case):
 
 
 def traced(case):
-    """A trace ends with the old process, which says so."""
+    """A trace ends with the old process, which logs this."""
     relay = ShadowRelay(case)
     trace = case.start([VUBLK, 'ctl', relay.control, 'trace'])
     peer.wait_until(lambda: case.output(trace).count('\n') > 10, f'no trace: {case.output(trace)}')
@@ -452,7 +452,7 @@ def paused(case):
 
 
 def many_queues(case):
-    """Many queues have more descriptors than one message can carry, and than may be in transit together."""
+    """Many queues have more descriptors than one message can carry, and more than may be in transit together."""
     backend = case.path('backend')
     serve = case.start([VUBLK, 'serve', '--engine', 'memory', '--size', '8M', '--num-queues', 128,
                         '--socket-path', backend])
@@ -526,7 +526,7 @@ def in_a_stop(case):
 
 
 def with_server(case):
-    """If the relay listens for back-ends, this socket is handed over, too, and the last process removes it."""
+    """If the relay listens for back-ends, that socket is also handed over, and the last process removes it."""
     image, backend = image_file(case), case.path('backend')
     path, control = case.path('relay'), case.path('control')
     old = case.start([VUBLK, 'device', '--chardev', f'path={backend},server=on', '--bus', f'vhost-user:{path}',
@@ -608,9 +608,10 @@ def owner_killed(case, point):
 
 def terminated(case, point):
     """
-    A process gets SIGTERM in the middle of the upgrade. The signal ends the disk's process, whichever it is, and the
-    next relay loses no request. If the old process gets the signal before the new one has the disk, it ends itself.
-    If the new process gets the signal before it has the disk, it ends, and the old one continues.
+    A process gets SIGTERM in the middle of the upgrade. The signal ends the process that owns the disk,
+    whichever it is, and the next relay loses no request. If the old process gets the signal before the new
+    one has the disk, it ends itself. If the new process gets the signal before it has the disk, it ends, and
+    the old one continues.
     """
     is_old = point.startswith('old')
     relay = Relay(case, point=point if is_old else None, number=signal.SIGTERM)

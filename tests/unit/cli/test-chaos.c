@@ -179,7 +179,7 @@ static void test_all_that_is_done_to_it(void **state)
 	chaos_rig_free(rig);
 }
 
-/* chaos sets the environment variable for each start except the last one, which is the fourth. */
+/* chaos sets the environment variable for the first three starts, but not for the last two. */
 static void test_a_back_end_that_ends_by_itself(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new(LISTEN "[ -z \"$DIE\" ] || kill -USR1 $$; exec sleep 1000");

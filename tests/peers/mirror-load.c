@@ -5,8 +5,8 @@
  *
  *   mirror-load SOCKET MODEL [writes]
  *
- * With "writes", it sends only requests that a mirror sends to both back-ends. It leaves out discards,
- * write zeroes and large writes, after which a mirror copies the regions again.
+ * With "writes", it sends only requests that a mirror sends to both back-ends. It leaves out
+ * discards, write zeroes and large writes, after which a mirror copies the regions again.
  *
  * The load runs until the end of its input. A line of input pauses it: it waits for its requests,
  * flushes, writes "paused" and waits for another line. At the end it reads the whole disk, and writes

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""
-Cases of a guest with one disk: the operations of the guest on the disk, and the operations of an operator on the
-guest.
-"""
+"""Cases of a guest with one disk: what the guest does with the disk, and what an operator does with the guest."""
 import hashlib
 import os
 import time
@@ -42,7 +39,7 @@ class Machine(groups.Group):
     def boot(self, **options):
         return linux.Guest(self.case, self.way.qemu, self.queues, [self.disk], self.load, **options)
 
-    # The host reads the files from the image without the guest, and must get the same checksums.
+    # The host reads the files from the image, without the guest, and must get the same checksums.
     def check_sums(self, sums):
         for name, wanted in sums.items():
             copy = self.case.path('copy')

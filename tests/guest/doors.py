@@ -180,7 +180,7 @@ class VfioUser(Relay):
 
 
 class ShadowRelay(Relay):
-    """The relay with shadow rings, through which it keeps a record of each request."""
+    """The relay with shadow rings, with which it keeps a record of each request."""
     name = 'relay-shadow'
     title = 'relay with shadow rings'
     has_plane = True
@@ -250,9 +250,9 @@ class Disk:
     @contextlib.contextmanager
     def stopped_under_load(self, guest):
         """
-        qemu-storage-daemon answers GET_VRING_BASE while requests are in flight, and panics when they end.
-        The relay reports this to the guest or refuses the stop. The case would fail although vublk is correct, so it
-        is skipped as soon as the daemon has ended.
+        Skips the case if qemu-storage-daemon panics. The daemon answers GET_VRING_BASE while requests are in
+        flight, and panics when they end. The relay reports this to the guest or refuses the stop, so the case
+        would fail although vublk is correct.
         """
         try:
             guest.needed = self.child

@@ -20,7 +20,7 @@ SECTOR_BYTES = 512
 
 
 def assemble(case, name):
-    """Assembles a file of this folder. Returns its machine code as it is in memory."""
+    """Assembles a file of this folder. Returns its machine code as it will be in memory."""
     peer.need('as', 'objcopy')
     case.run(['as', '-o', case.path(f'{name}.o'), HERE / f'{name}.S'])
     case.run(['objcopy', '-O', 'binary', '-j', '.text', case.path(f'{name}.o'), case.path(name)])
@@ -128,7 +128,7 @@ class NotShared(groups.Group):
         disk.stop()
 
     def private(self):
-        """Expects one of two reasons, because newer QEMUs do not share such memory at all."""
+        """Expects either of two reasons, because newer QEMUs do not share such memory at all."""
         self.expect(['probably not shared', 'shares no memory'])
 
     def anonymous(self):

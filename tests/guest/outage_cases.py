@@ -92,7 +92,7 @@ class HugePages(disk_cases.Machine):
 
 
 class WithoutRecord(disk_cases.Machine):
-    """No record of the requests survives the back-end. The case asks the device how many are outstanding."""
+    """No record of the requests survives the back-end. The case asks the device how many requests are outstanding."""
     def open(self):
         self.control = self.case.path('control')
         self.image = disk_cases.make_image(self.case)

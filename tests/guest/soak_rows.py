@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The part of `make soak` with guests (scripts/soak): back-ends that are killed at random times under a guest's verified
-load, and what an operator does, each many times.
+The part of `make soak` with guests (scripts/soak): back-ends are killed at random times under a guest's
+verified load, and each action of an operator is repeated many times.
 """
 import collections
 import contextlib

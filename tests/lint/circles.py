@@ -37,7 +37,7 @@ def parse_symbols(lines):
 
 
 def list_symbols(objects):
-    """Returns object file -> its lines of nm. nm runs once for all object files, because its start is slow."""
+    """Returns object file -> its lines of nm. nm runs once for all object files, because it is slow to start."""
     listed = subprocess.run(['nm', '-A', *objects], capture_output=True, text=True, check=True)
     listings = {path: [] for path in objects}
     for line in listed.stdout.splitlines():

@@ -22,7 +22,7 @@ from style import files
 
 LINK = re.compile(r'(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)')
 HEADING = re.compile(r'^#+ (.*)$', re.M)
-# A name such as `ring.h`, src/virtio/ring.h or src/virtio/*.c; not a glob of build results.
+# A file name such as `ring.h`, src/virtio/ring.h or src/virtio/*.c, but not a glob of build results.
 NAMED = re.compile(r'(?<![\w/.<$*~-])((?:[\w*-][\w.*-]*/)*[\w*-]+\.(?:c|h|py|md|scd))\b(?![(\w-])')
 
 # A line of the log that a document quotes, without the name of the tool and the level.

@@ -74,7 +74,7 @@ def shown(page, name):
 
 
 def not_shown(library, pages, texts):
-    """Yields the functions whose page does not tell the permitted threads, or the errors."""
+    """Yields the functions whose page does not name the permitted threads or the errors."""
     known = dict(prototypes(texts.values()))
     for name in sorted(symbols.exported(library) & set(known)):
         for field in {'Threads', 'Errors'} - shown(read(pages, name), name):

@@ -23,7 +23,7 @@ FUNCTION = re.compile(r'^(?P<head>\w[^;{}#]*?)\n\{\n(?P<body>.*?)^\}', re.S | re
 ERROR_OUTPUT = re.compile(r'(?<!const )struct vublk_error \*(\w+)')
 
 
-# Files whose eventfds no peer has, and two files whose blocked writers another thread unblocks.
+# Files whose eventfds no peer has, and two files in which another thread unblocks a blocked writer.
 EVENTFD_WRITERS = {
     'src/util/eventfd.c', 'src/util/loop.c', 'src/util/fault.c', 'src/bus/bus.c', 'src/backend/backend.c',
     'src/backend/engine/file/sync.c', 'src/backend/queue-complete.c', 'src/blk/queue.c', 'src/plane/publish.c',

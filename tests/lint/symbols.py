@@ -12,7 +12,7 @@ import sys
 
 import tap
 
-# A name before a bracket, on a line that begins a declaration rather than a member or a comment.
+# A name before a parenthesis, on a line that begins a declaration rather than a member or a comment.
 DECLARATION = re.compile(r'^(?!typedef|\s|#|\*|/).*?\b(vublk_\w+)\(', re.M)
 
 

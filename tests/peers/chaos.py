@@ -236,7 +236,7 @@ def start_chaos(case, vublk):
 
 
 def backends_left(case):
-    """Returns the processes whose command line has the case's socket."""
+    """Returns the processes whose command line contains the case's socket."""
     found = []
     for line in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
         try:

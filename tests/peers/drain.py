@@ -26,7 +26,7 @@ ROUNDS = 4
 
 
 class Disk:
-    """A back-end with a control socket, and a verified load, which is connected to it directly or through a relay."""
+    """A back-end with a control socket, and a verified load that is connected to it directly or through a relay."""
 
     def __init__(self, case, *arguments):
         self.case, self.arguments = case, arguments
@@ -82,7 +82,7 @@ class Disk:
 
 
 def under_load(case, serve, start, *arguments):
-    """Several back-ends are drained one after the other. None leaves a request to the next one."""
+    """Several back-ends are drained one after the other. None leaves a request for the next one."""
     disk = Disk(case, *serve)
     getattr(disk, start)(*arguments)
     for _ in range(ROUNDS):
@@ -104,7 +104,7 @@ def without_a_front_end(case):
 
 
 def stuck(case):
-    """A drain that takes too long says why and has no effect: the disk is served, and can be drained later."""
+    """A drain that takes too long reports why, and has no effect: the disk is served, and can be drained later."""
     disk = Disk(case, '-o', 'threads=1')
     worker = min(peer.own_threads(disk.serve.pid) - {disk.serve.pid})  # the control thread starts later
     disk.start_load()
@@ -121,7 +121,7 @@ def stuck(case):
 
 
 def with_a_signal(case):
-    """SIGTERM ends a drain that waits, and then the process as usual."""
+    """SIGTERM ends a drain that is waiting, and then ends the process as usual."""
     disk = Disk(case, '-o', 'threads=1')
     disk.start_load()
     os.kill(disk.serve.pid, signal.SIGSTOP)

@@ -168,7 +168,7 @@ def hangs(case):
 
 
 def hangs_and_continues(case):
-    """When A is stopped and later continues, it gets the disk back, and B has never had it."""
+    """When A is stopped and later continues, it gets the disk back. Meanwhile, B does not get the disk."""
     disk = Disk(case)
     a = disk.start('a')
     disk.start('b')
@@ -186,8 +186,8 @@ def hangs_and_continues(case):
 
 def hangs_on_one_path(case):
     """
-    fence=exit: A is stopped, and another back-end replaces it at the same path. The device uses the new one only when A
-    has ended, not when A continues and completes its writes.
+    With fence=exit, A is stopped, and another back-end replaces it at the same path. The device uses the new
+    one only when A has ended, not when A continues and completes its writes.
     """
     disk = Disk(case)
     a = disk.start('a', None, '-o', 'inflight=off')
@@ -234,7 +234,7 @@ def smaller(case):
 
 
 def both_lost(case, back):
-    """If both are lost, the device looks for each of them in turn, and continues on the one that returns."""
+    """If both are lost, the device looks for each of them in turn, and continues on the first one that returns."""
     disk = Disk(case)
     disk.start('a')
     disk.start('b')

@@ -69,7 +69,7 @@ def qemu_beside_a_writer(case):
 
 
 def qemu_beside_a_reader(case):
-    """A read-only server shares the image with readers and keeps writers out."""
+    """A read-only server shares the image with readers, and keeps writers out."""
     peer.need('qemu-img', 'qemu-io')
     server, image = peer.VublkServe(VUBLK), image_file(case)
     before = digest(image)

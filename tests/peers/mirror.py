@@ -21,7 +21,7 @@ VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
 MIB = 1 << 20
 SIZE = 64 * MIB
 PART = 8 * MIB  # the part of the disk that a load uses
-CAUTIOUS = ('-o', 'inflight=off')  # nothing is known of the requests of a back-end that is killed
+CAUTIOUS = ('-o', 'inflight=off')  # the requests of a back-end that is killed are unknown
 
 
 class Disk:
@@ -273,7 +273,7 @@ def rate(case):
 
 
 def refused(case):
-    """Targets that cannot be used, and what a mirror excludes. The load continues."""
+    """Targets that cannot be used are refused, and so are actions that a mirror excludes. The load continues."""
     disk = Disk(case)
     disk.load(4)
 

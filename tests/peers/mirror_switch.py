@@ -215,7 +215,7 @@ def source_killed(case, moment):
 
 
 def target_killed(case, moment):
-    """B is killed. The load does not notice, and A is the disk that is up to date."""
+    """B is killed. The load does not notice, and A's image is up to date."""
     disk = Disk(case)
     disk.reach(moment)
     disk.kill('b')
@@ -246,7 +246,7 @@ def killed_in_switch(case, victim, stopped, load):
 
 
 def killed_after_switch(case):
-    """B is killed when it is the only path of the disk. The load waits for it, and A is refused."""
+    """B is killed when the disk has moved to it. The load waits for the next back-end there, and A is refused."""
     disk = Disk(case)
     disk.reach('synced')
     disk.ctl('switch')

@@ -197,8 +197,8 @@ def check_device_stats(stats):
 
 def device_stats(case):
     """
-    Without shadow rings, `stats` and `metrics` have outages and ring positions, but no requests. They do not switch
-    shadow rings on.
+    Without shadow rings, `stats` and `metrics` show outages and ring positions, but no requests. They do not
+    switch shadow rings on.
     """
     child, control = start_device(case)
     backend = start_backend(case)
@@ -281,7 +281,7 @@ def slow_requests(case):
 
 
 def watch(case):
-    """ctl --watch repeats a command until the process that it asks has ended."""
+    """ctl --watch repeats a command until the queried process has ended."""
     child, _, control = start_serve(case)
     watcher = case.start([VUBLK, 'ctl', control, 'stats', '--watch=1ms'])
     peer.wait_until(lambda: case.output(watcher).count('"enabled"') >= 3, 'the command is not repeated')
@@ -291,8 +291,8 @@ def watch(case):
 
 def device_events(case):
     """
-    The events in the life of a disk, with their members. Each client gets them. With `since`, a client also gets the
-    events before its connection.
+    The events in the life of a disk, with their members. Each client gets all of them. With `since`, a client
+    also gets the events before its connection.
     """
     child, control = start_device(case)
     with Events(control, since=0) as events:
@@ -469,8 +469,8 @@ def lose_with_requests(case, control, backend):
 
 def events_of_failures(case):
     """
-    The events of failures: a back-end is refused, a driver has to reset, a VMM is refused, the search for a back-end
-    ends.
+    The events of failures: a back-end is refused, a driver has to reset the device, a VMM is refused, or the
+    search for a back-end ends.
     """
     child, control = start_device(case, 'vhost-user', '-o', 'reconnect-deadline-ms=5000')
     backend = start_backend(case, '-o', 'inflight=off')

@@ -11,7 +11,7 @@ import sys
 
 from control import VUBLK, check, ctl, end, peer, start_backend, start_device, wait_for_status
 
-DEPTH = 32  # of the load
+DEPTH = 32  # the load's requests in flight
 
 
 class Disk:
@@ -114,7 +114,7 @@ def hanging_backend(case, shadow):
     disk.wait_for_progress()
     disk.backend.send_signal(signal.SIGSTOP)
     disk.wait_for_requests()
-    if shadow == 'on':  # the back-end is not asked for anything, so request-timeout-ms (1000) does not matter
+    if shadow == 'on':  # the back-end gets no message, so request-timeout-ms (1000) does not matter
         disk.time_out(2500)
         check(ctl(case, disk.control, 'status')['back_end']['outages'] == 0, 'the back-end counts as lost')
     else:
@@ -155,7 +155,7 @@ def lost_backend(case, shadow):
 
 
 def another_vmm(case, shadow):
-    """The pause outlives the VMM, so the requests of the next VMM wait, too. It can be ended without a VMM."""
+    """The pause outlives the VMM, so the requests of the next VMM also wait. It can be ended without a VMM."""
     disk = Disk(case, shadow)
     disk.wait_for_progress()
     disk.pause()

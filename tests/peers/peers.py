@@ -101,7 +101,7 @@ def info_tells_read_only(case, p):
 
 
 def info_tells_policy(case, p):
-    """With properties, info shows the features of the back-end unchanged, and the disk as the properties make it."""
+    """With properties, info shows the back-end's own features, and the disk as the properties change it."""
     child, socket = p.start(case, p.image(case))
     command = [p.vublk, 'info', socket, '-o', 'read-only=on', '-o', 'features-off=blk_size', '-o', 'serial=mine']
     plain = json.loads(case.run([p.vublk, 'info', socket, '--json']))
@@ -208,7 +208,7 @@ def copy_from_read_only(case, p):
 
 
 def copy_disk_to_disk(case, p):
-    """Copies from this back-end to a back-end of the other kind, and from there to a second disk."""
+    """Copies a file to this back-end, and from there to a back-end of the other kind."""
     other = peer.StorageDaemon() if isinstance(p.backend, peer.VublkServe) else peer.VublkServe(p.vublk)
     source = random_file(case.path('source'), DISK_BYTES)
     first, middle = p.image(case), case.path('middle')
@@ -261,7 +261,7 @@ def copy_outlives_lost_writes(case, p):
     child, socket = p.start(case, image)
     read_end, write_end = os.pipe()
     copy = case.start([p.vublk, 'copy', source, socket, '-o', 'reconnect-ms=50', f'--progress={write_end}',
-                       '--requests', '1', '--request-size', '4k'], pass_fds=[write_end])  # slowly
+                       '--requests', '1', '--request-size', '4k'], pass_fds=[write_end])  # so the copy is slow
     os.close(write_end)
     kills = [10, 40]
     with os.fdopen(read_end) as pipe:

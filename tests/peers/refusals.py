@@ -236,7 +236,7 @@ def answers_garbage(case):
 
 
 def closes_after_every_byte_count(case):
-    """The connection to a real back-end ends after 1, 11, ... bytes of answers in total."""
+    """The connection to a real back-end ends after 1, 11, ... bytes of its answers."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case))
     cut = [0]
@@ -285,7 +285,7 @@ def busy(child):
 
 
 def a_vfio_user_socket(case):
-    """A socket has another protocol. The sentence names the protocol, and the kind of socket that is needed."""
+    """The socket speaks another protocol. The error names the protocol, and the kind of socket that is needed."""
     child, path = peer.VublkServe(VUBLK).start(case, image_file(case))
     door = case.path('door')
     device = case.start([VUBLK, 'device', '--chardev', path, '--bus', f'vfio-user:{door}'])
@@ -334,7 +334,7 @@ def wrong_options(case):
 def misuse_of_a_disk(case):
     """Each command finds a wrong option before it connects to a back-end."""
     absent, image = case.path('absent'), image_file(case)
-    with socket.socket(socket.AF_UNIX) as listener:  # the file stays, as a socket without a listener
+    with socket.socket(socket.AF_UNIX) as listener:  # the socket's file stays, without a listener
         listener.bind(str(absent))
     wrong = [(['--queue-size', '3'], 'from 4 to 1024'), (['--queue-size', '12'], 'power of two'), (['--queue-size', '2'], 'from 4 to 1024'),
              (['-o', 'queue-size=12'], 'power of two'), (['-o', 'queue-size=2'], 'from 4 to 1024'),
@@ -498,7 +498,7 @@ def a_new_back_end_that_does_not_suit(case):
     for command in (['copy', path, case.path('target'), '--requests', '1', '--request-size', '4k', *waits],
                     ['bench', path, '--numjobs', '2', '--rw', 'randread', '--iodepth', '1', '--number_ios', '50000', *waits]):
         child, _ = server.start(case, image, 2, path=path)
-        before = ticks_of(child)  # on a busy machine, its start takes some processor time, too
+        before = ticks_of(child)  # on a busy machine, its start also takes some processor time
         waiting = case.start([VUBLK, *command])
         peer.wait_until(lambda: ticks_of(child) > before + 10 or waiting.poll() is not None, 'nothing is read')
         case.stop(child, signal.SIGKILL)

@@ -65,7 +65,7 @@ def kill(child):
 
 
 def start_again(case, image, path, *arguments):
-    """Starts another back-end of the image at `path`, the socket of a killed back-end."""
+    """Starts another back-end for the image at `path`, which was the socket of a killed back-end."""
     child = case.start([VUBLK, 'serve', '--socket-path', path, '--blk-file', image, '--num-queues', QUEUES,
                         *arguments])
     return child
@@ -296,7 +296,7 @@ def info_while_in_use(case):
 
 
 def listed_defaults(case):
-    """The list of properties shows the defaults of the command, which depend on the bus."""
+    """The list of properties shows the command's defaults, which depend on the bus."""
     for words, defaults in ((['device'], {'reconnect-ms': '1000', 'queue-size': '128'}),
                             (['device', '--bus', 'vhost-user:x'], {'reconnect-ms': '1000', 'queue-size': '1024'}),
                             (['device', '--bus', 'vfio-user:x'], {'request-timeout-ms': '3000', 'queue-size': '128'}),

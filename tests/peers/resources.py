@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
-# `meson test` sets this variable, with which malloc() touches all memory that it returns.
+# `meson test` sets this variable, which makes malloc() touch all memory that it returns.
 os.environ.pop('MALLOC_PERTURB_', None)
 
 VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
@@ -29,7 +29,7 @@ MOST_BYTES = 6 * MIB
 SILENT = ('-o', 'config-poll-ms=0', '-o', 'keepalive-ms=0')
 # The memory of `vublk bench`, which the device keeps open.
 OF_CLIENT = ('/memfd:vublk-buffers', '/memfd:vublk-rings')
-QUIET_S = 2  # a thread that wakes up once a second is found
+QUIET_S = 2  # long enough to find a thread that wakes up once a second
 
 
 def start_device(case, *more):

@@ -171,7 +171,7 @@ def killed_clients(case):
 
 
 def many_queues(case):
-    """By default there are enough queues for any guest, and a program uses only a few of them."""
+    """By default serve offers enough queues for any guest, and a program uses only a few of them."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case), queues=None)
     told = info(case, path)
@@ -198,7 +198,7 @@ def a_stale_socket(case):
 
 
 def mode_and_group(case):
-    """Mode and group do not depend on the umask; a bad mode or group is misuse and leaves no file."""
+    """Mode and group do not depend on the umask. An invalid mode or group is misuse, and leaves no file."""
     path = case.path('socket')
     serve = [VUBLK, 'serve', '--engine', 'memory', '--size', '1M']
     group = os.getegid() or 12345  # root may use any group
@@ -224,7 +224,7 @@ def mode_and_group(case):
 
 
 def garbage_on_the_socket(case):
-    """Clients that do not speak the protocol are dropped, and the next is served."""
+    """Clients that do not speak the protocol are dropped, and the next client is served."""
     server = peer.VublkServe(VUBLK)
     child, path = server.start(case, image_file(case))
     for garbage in (b'', b'\0', b'\xff' * 12, b'\xff' * 5000, b'GET / HTTP/1.1\r\n\r\n'):

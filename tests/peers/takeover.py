@@ -213,7 +213,7 @@ def both_upgraded(case):
 
 
 def stuck(case):
-    """If the storage does not complete the requests that it has, the upgrade is refused, and the old process continues."""
+    """If the storage does not complete its requests, the upgrade is refused, and the old process continues."""
     disk = with_load(case, ('-o', 'threads=1'), None)
     stopped = frozen.Frozen(min(peer.own_threads(disk.process.pid) - {disk.process.pid}))
     new = disk.take_over()
@@ -243,7 +243,7 @@ def new_killed(case, point):
 
 
 def old_killed(case, point):
-    """The old process is killed after the new one has got all of its state. The new one continues."""
+    """The old process is killed after the new one has received all of its state. The new one continues."""
     disk = Disk(case, point=point)
     disk.start_load()
     while True:
@@ -260,7 +260,7 @@ def old_killed(case, point):
 
 
 def owner_killed(case, point):
-    """The process that owns the disk is killed. The other one ends, too, and the next back-end loses no request."""
+    """The process that owns the disk is killed. The other one also ends, and the next back-end loses no request."""
     is_old = point.startswith('old')
     disk = Disk(case, point=point if is_old else None)
     disk.start_load('-o', 'reconnect-ms=50', '--iodepth', 8)
@@ -300,7 +300,7 @@ def terminated(case, point):
     check(old.wait(peer.LIMIT_S) == 0, disk.output(old))
     early = 'was asked to stop' in disk.output(new)
     check(new.returncode == (1 if early else 0), f'{new.returncode}: {disk.output(new)}{disk.output(old)}')
-    # The old process looks for the signal when it has sent the state. By then the new one may have the disk.
+    # The old process checks for the signal only after sending the state. By then the new one may have the disk.
     check(not early or point in ('old-frozen', 'old-sent'), disk.output(new))
     for path in (disk.path, disk.control):
         check(not os.path.exists(path), f'{path} is still there')

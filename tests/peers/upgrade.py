@@ -136,7 +136,7 @@ def often(case):
 
 def then_lost(case, depth):
     """
-    After an upgrade, the new process has all data that the next back-ends need. At depth 1, each lost kick or call
+    After an upgrade, the new process has all data that later back-ends need. At depth 1, a lost kick or call
     would stop the load.
     """
     relay = Relay(case)
@@ -201,7 +201,7 @@ class ShadowRelay(Relay):
         return pause
 
     def upgrade_with_stopped_backend(self):
-        """The back-end is stopped before the upgrade, and stays stopped. It continues while an upgrade is repeated."""
+        """The back-end is stopped before the upgrade, and stays stopped, except while an upgrade is tried again."""
         self.serve.send_signal(signal.SIGSTOP)
         while not self.try_upgrade():
             self.serve.send_signal(signal.SIGCONT)
@@ -293,8 +293,8 @@ def limits_are_kept(case):
 
 def area_is_continued(case):
     """
-    The client has an in-flight area, and the back-end has none. The new process records requests in the client's area,
-    so when it is killed the next relay repeats them.
+    The client has an in-flight area, and the back-end has none. The new process records requests in the
+    client's area, so that the next relay can repeat them when the new process is killed.
     """
     relay = ShadowRelay(case, backend=('-o', 'inflight=off'), client=('-o', 'reconnect-ms=100'))
     for _ in range(5):
@@ -573,7 +573,7 @@ def new_killed(case, point):
 
 
 def old_killed(case, point):
-    """The old process is killed after the new one has got all of its state. The new one continues."""
+    """The old process is killed after the new one has received all of its state. The new one continues."""
     relay = Relay(case, point=point)
     load = relay.start_load()
     while True:
@@ -591,7 +591,7 @@ def old_killed(case, point):
 
 
 def owner_killed(case, point):
-    """The process that owns the disk is killed. The other one ends, too, and the next relay loses no request."""
+    """The process that owns the disk is killed. The other one also ends, and the next relay loses no request."""
     is_old = point.startswith('old')
     relay = Relay(case, point=point if is_old else None)
     load = relay.start_load('-o', 'reconnect-ms=100')
@@ -631,7 +631,7 @@ def terminated(case, point):
     check(old.wait(peer.LIMIT_S) == 0, relay.output(old))
     early = 'was asked to stop' in output
     check(new.returncode == (1 if early else 0), f'{new.returncode}: {output}{relay.output(old)}')
-    # The old process looks for the signal when it has sent the state. By then the new one may have the disk.
+    # The old process checks for the signal only after sending the state. By then the new one may have the disk.
     check(not early or point in ('old-frozen', 'old-sent'), output)
     for path in (relay.path, relay.control):
         check(not os.path.exists(path), f'{path} is still there')
@@ -643,7 +643,7 @@ def terminated(case, point):
 
 
 def told_to_refresh(case):
-    """SIGHUP comes too late for the old process, which passes it on."""
+    """SIGHUP comes too late for the old process, which passes it on to the new one."""
     relay = Relay(case, '-o', 'config-poll-ms=0', point='old-lost', number=signal.SIGHUP)
     relay.upgrade()
     peer.wait_until(lambda: 'configuration again' in relay.output(), relay.output())
@@ -651,7 +651,7 @@ def told_to_refresh(case):
 
 
 def two_at_once(case):
-    """During an upgrade a second one is refused. If the first one then fails, the old process keeps the disk."""
+    """During an upgrade, a second one is refused. If the first one then fails, the old process keeps the disk."""
     relay = Relay(case)
     load = relay.start_load()
     with socket.socket(socket.AF_UNIX) as first:

@@ -306,7 +306,7 @@ static void lose(struct fake_disk *disk)
 
 		queue->flush_fails = true;
 		for (unsigned i = 0; i < queue->in_flight; i++) {
-			/* The other requests had completed, but the program did not know yet. */
+			/* The other requests had completed, but the program had not been told. */
 			if (rand_r(&queue->random) % 2)
 				execute(disk, &queue->pending[i]);
 			if (!queue->pending[i].flush)
@@ -420,7 +420,7 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 	memcpy(buffer, disk->content + offset,
 	       offset == disk->keep_offset ? VUBLK_MIN(bytes, (size_t)disk->keep_after) : bytes);
 	pthread_mutex_unlock(&disk->lock);
-	/* Several bytes, because one changed byte may be correct in other permitted content. */
+	/* Flips several bytes, because one changed byte might match other permitted content. */
 	for (uint64_t i = 0; i < FLIPPED_BYTES && disk->flip_offset != FAKE_NOWHERE; i++)
 		if (touches(disk->flip_offset + i, offset, bytes))
 			((unsigned char *)buffer)[disk->flip_offset + i - offset] ^= 1;

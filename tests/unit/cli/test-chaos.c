@@ -118,10 +118,7 @@ static void test_a_good_disk(void **state)
 	chaos_rig_free(rig);
 }
 
-/*
- * A kill waits for the load, however long the initial zeroing takes: there are changes in addition
- * to it.
- */
+/* However long the initial zeroing takes, a kill waits until the load has also made changes. */
 static void test_kills_wait_for_the_load(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new(LISTEN "exec sleep 1000");

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Tasks for the thread that runs the served object, and threads that wait for a task's result. */
+/*
+ * Tests of tasks, which the thread of the served object runs while other threads wait for the
+ * results.
+ */
 #include "harness.h"
 
 #include "cli/control/ask.h"

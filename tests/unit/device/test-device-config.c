@@ -46,7 +46,7 @@ static void test_reads(void **state)
 	assert_int_equal(bytes[1], 0);
 	rig_realize(&rig);
 	assert_int_equal(read_config(&rig).capacity, 2048);
-	assert_int_equal(read_config(&rig).num_queues, 4); /* the device's, not the back-end's 99 */
+	assert_int_equal(read_config(&rig).num_queues, 4); /* not the back-end's 99 */
 	memset(bytes, 0xee, sizeof(bytes));
 	vublk_device_config_read(rig.device, 95, bytes, 3);
 	assert_memory_equal(bytes, "\0\0\0\xee", 4);

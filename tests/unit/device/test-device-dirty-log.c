@@ -175,7 +175,7 @@ static void test_a_bitmap_that_is_truncated(void **state)
 		assert_int_equal(vublk_device_dirty_log_start(rig.device, &log, sizeof(log), NULL), 1);
 		rig_wait(&rig, RIG_DIRTY_LOG_CHANGED, 1);
 		assert_int_equal(ftruncate(log.fd, 0), 0);
-#ifndef VUBLK_TSAN /* TSan's lock for the read-modify-write blocks the handler */
+#ifndef VUBLK_TSAN /* TSan's lock for the read-modify-write would block the fault handler */
 		if (i)
 			vublk_device_dirty_log_mark_rings(rig.device);
 #endif

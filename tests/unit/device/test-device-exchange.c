@@ -310,8 +310,7 @@ static void test_overdue(void **state)
 }
 
 /*
- * The index in the answer to GET_VRING_BASE shows that the back-end has requests that it has not
- * completed.
+ * The index in the answer to GET_VRING_BASE shows that the back-end still has incomplete requests.
  */
 static void test_undrained(void **state)
 {
@@ -521,7 +520,7 @@ static void finish_memory(struct device_rig *rig, struct mock *mock, unsigned nu
 {
 	change_memory(rig, num_regions);
 	expect_path(rig, wanted);
-	assert_int_equal(mock->num_regions, num_regions + 1); /* and the plane's */
+	assert_int_equal(mock->num_regions, num_regions + 1); /* one more is the plane's */
 }
 
 static void finish_log(struct device_rig *rig, struct mock *mock, bool wanted)

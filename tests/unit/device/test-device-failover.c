@@ -224,7 +224,7 @@ static void test_the_connection_was_handed_over(void **state)
 	rig_realize(&pair.rig);
 	rig_start(&pair.rig, 1);
 	end_child(child);
-	assert_int_equal(unlink(pair.a.path), 0); /* no connection can be made for now */
+	assert_int_equal(unlink(pair.a.path), 0); /* so the device cannot reconnect */
 	pair.a.silent = true;
 	run_until_logged(&pair, "cannot find the process of the lost back-end");
 	assert_non_null(strstr(pair.rig.last_line, "has handed the connection to another one"));

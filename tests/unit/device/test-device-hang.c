@@ -166,7 +166,7 @@ static void hang_long(const char *keepalive_ms, bool ask)
 		unsigned started, disconnected = rig.calls[RIG_LOST];
 
 		stop(pid);
-		rig.device->frontend.timeout_ms = 300; /* only for this connection */
+		rig.device->frontend.timeout_ms = 300; /* applies to this connection only */
 		memset(data, (int)i, sizeof(data));
 		rig_submit(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512);
 		if (ask)

@@ -4,7 +4,7 @@
  * arbitrary bytes.
  *
  * Key idea: every answer of a session is broken in every way that the mock knows. Each case ends in
- * time, with one sentence that names the message, and without leaked descriptors.
+ * time, with one sentence that names the message, and leaks no descriptor.
  */
 #include "harness.h"
 
@@ -20,7 +20,7 @@
 
 #define NUM_QUEUES 2
 
-/* A request that has an answer in each session, and the size of that answer. */
+/* A request that is answered in each session, and the size of the answer. */
 struct answered {
 	uint32_t request;
 	unsigned bytes;

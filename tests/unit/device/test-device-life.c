@@ -68,7 +68,7 @@ static void test_order_of_messages(void **state)
 				   VUBLK_VU_GET_STATUS, VUBLK_VU_ADD_MEM_REG, QUEUE, QUEUE,
 				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,
 				   VUBLK_VU_SET_STATUS);
-		else /* all except the unchanged memory is sent again */
+		else /* the unchanged memory is not sent again */
 			EXPECT_LOG(&mock, VUBLK_VU_SET_FEATURES, VUBLK_VU_SET_STATUS,
 				   VUBLK_VU_GET_STATUS, VUBLK_VU_GET_FEATURES, QUEUE, QUEUE,
 				   VUBLK_VU_SET_VRING_ENABLE, VUBLK_VU_SET_VRING_ENABLE,

@@ -260,7 +260,7 @@ struct seen {
 
 /*
  * Returns the number of open descriptors, without those that outlive a connection: one per memory
- * region, and one for the watch.
+ * region, and the one that watches the socket's directory.
  */
 static unsigned count_fds(const struct device_rig *rig)
 {
@@ -368,8 +368,8 @@ IN_PHASE(starting_again, 6)
 /* --- connecting ---------------------------------------------------------------------------------- */
 
 /*
- * The device finds no listener, no socket, another file, or a listener that closes each connection.
- * It reconnects when there is a back-end.
+ * Where the device looks, there is no listener, no socket, another kind of file, or a listener that
+ * closes each connection. The device reconnects when there is a back-end.
  */
 static void test_connecting(void **state)
 {

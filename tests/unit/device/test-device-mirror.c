@@ -95,7 +95,7 @@ static bool pump(void *opaque)
 }
 
 static unsigned num_ended; /* notices that the mirror has ended */
-static char reason[VUBLK_ERROR_TEXT_BYTES]; /* of the last one */
+static char reason[VUBLK_ERROR_TEXT_BYTES]; /* the reason in the last of them */
 
 static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
 {
@@ -105,7 +105,7 @@ static void on_notice(void *opaque, const struct vublk_notice *notice, size_t no
 	snprintf(reason, sizeof(reason), "%s", notice->reason);
 }
 
-/* Begins with the state file at `file`; NULL: without one. */
+/* Starts a device with the state file `file`; NULL: without a state file. */
 static void begin_with(struct pair *pair, const char *file)
 {
 	mock_init(&pair->target); /* all mocks of a process begin with the same path */

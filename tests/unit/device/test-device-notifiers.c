@@ -37,8 +37,8 @@ static int *theirs(struct mock *mock, const struct kind *kind, unsigned queue)
 }
 
 /*
- * Replaces the rig's own descriptor of a queue and closes the old one, which the device must not
- * use any more. Returns the result of the device.
+ * Replaces the rig's descriptor of a queue, and closes the old one, which the device must no longer
+ * use. Returns the result of the device's function.
  */
 static int exchange(struct device_rig *rig, const struct kind *kind, unsigned queue)
 {

@@ -339,8 +339,8 @@ static char *slot(const struct device_rig *rig, unsigned queue, unsigned i)
 }
 
 /*
- * Adds a write of `value` to the sector of slot `i` of a queue. The completion will change the
- * status byte of the slot.
+ * Adds a write of `value` to the sector of slot `i` of a queue. The completion changes the status
+ * byte of the slot.
  */
 static void submit(struct device_rig *rig, unsigned queue, unsigned i, uint8_t value)
 {
@@ -361,7 +361,7 @@ static void submit(struct device_rig *rig, unsigned queue, unsigned i, uint8_t v
 }
 
 /*
- * Takes the completions of both queues. Returns their number plus `done`. A repeated completion
+ * Takes the completions of both queues. Returns `done` plus their number. A repeated completion
  * breaks the ring, and fails the test.
  */
 static unsigned collect(struct device_rig *rig, unsigned done)

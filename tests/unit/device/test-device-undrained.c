@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stops that do not wait for the requests that the back-end has begun: negotiated ones
- * (GET_VRING_BASE_INFLIGHT), which leave the requests in the in-flight area, and those of back-ends
- * that just do not wait.
+ * Stops that do not wait for the requests that the back-end has begun. Some are negotiated
+ * (GET_VRING_BASE_INFLIGHT), and leave the requests in the in-flight area. Others are of back-ends
+ * that do not wait although this was not negotiated.
  *
  * Key idea: the mock's answer and the used index in memory are set independently, so each case can
  * choose the number of incomplete requests.
@@ -170,8 +170,8 @@ static void test_each_start_kicks_once(void **state)
 }
 
 /*
- * A stop may have left requests in the in-flight area, which the next back-end does not read. If
- * there are any, the driver has to reset the device.
+ * The stop may have left requests in the in-flight area, but the next back-end does not read the
+ * area. If there are such requests, the driver has to reset the device.
  */
 static void test_a_back_end_without_the_area_after_it(void **state)
 {

@@ -89,7 +89,7 @@ static void serve(struct disk *disk, unsigned queue)
 }
 
 /*
- * Runs the guest, and the disk on this queue only, until the guest has completed `count` more
+ * Runs the guest, with the disk serving only this queue, until the guest has completed `count` more
  * requests.
  */
 static void run(struct disk *disk, unsigned queue, unsigned count)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A process dies while the guest's requests are in flight. If it is the back-end or the relay, the guest must
-not notice. If it is QEMU, the other processes must serve the next QEMU.
+A process dies while the guest's requests are in flight. If it is the back-end or the relay, the guest must not notice,
+unless no record of the requests survives. If it is QEMU, the other processes must serve the next QEMU.
 """
 import fcntl
 import json

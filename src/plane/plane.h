@@ -9,12 +9,13 @@
  * Key idea: the plane keeps a record (slot) of each request until it returns the completion to the
  * driver. When a back-end is lost, the plane takes the completions that the back-end has published,
  * and submits all other requests to the next back-end, in their original order. Repeating a request
- * is safe because a write is submitted only when no earlier write to the same place is outstanding:
- * a write that a completed write has overwritten is never executed again.
+ * is safe, because a write is submitted only when no earlier write to the same place is
+ * outstanding. So a write that a completed write has overwritten is never executed again.
  *
- * For the data, the plane passes on the guest addresses of the driver's buffers; only replay.h
- * copies data. The header, the ranges and the status that the back-end gets are in memory of the
- * plane's own, so the driver cannot change them after the plane has checked them.
+ * The plane passes on the guest addresses of the driver's data buffers. It copies data only to keep
+ * completed writes (replay.h), for a mirror (mirror.h), and to answer GET_ID. The header, the
+ * ranges and the status that the back-end gets are in the plane's own memory, so the driver cannot
+ * change them after the plane has checked them.
  *
  * The functions declared here start no threads. Only one thread at a time may use a plane; thread.h
  * declares the thread that runs a plane.
@@ -37,11 +38,11 @@
 #include <vublk/error.h>
 
 /*
- * The largest number of iovecs of a chain: one per buffer, plus some, because a buffer that crosses
- * the border between memory regions is split.
+ * The largest number of iovecs of a chain: one per buffer, and some spare ones, because a buffer
+ * that crosses the border between two memory regions is split.
  */
 #define VUBLK_PLANE_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
-/* Not a status of virtio: the back-end has not completed the request yet. */
+/* No status that virtio defines. It means that the back-end has not completed the request yet. */
 #define VUBLK_PLANE_NO_STATUS 0xff
 /* The type of a request whose header could not be read. */
 #define VUBLK_PLANE_NO_TYPE UINT32_MAX
@@ -77,8 +78,9 @@ struct vublk_plane_queue {
 						  not complete */
 	struct vublk_plane_slot *slots; /* one per entry of the ring */
 	/*
-	 * The ready list: held requests that wait only for room on the back-end's ring, in the
-	 * order in which they will be submitted.
+	 * The ready list: held requests that no earlier write blocks, in the order in which they
+	 * will be submitted. They wait for a back-end, for room on its ring, or for room for a copy
+	 * of their data (replay.h, mirror.h).
 	 */
 	struct vublk_plane_slot *first_ready, *last_ready;
 	struct vublk_ring_buffer *segments; /* max_segments per slot */
@@ -101,7 +103,8 @@ struct vublk_plane_side_queue {
 /* The side of one back-end: the rings and the memory that the plane shares with it. */
 struct vublk_plane_side {
 	struct vublk_plane_region region;
-	bool is_broken; /* the back-end broke a ring, so the plane takes no more completions */
+	bool is_broken; /* the back-end broke a ring, or its rings are too small for a replay, so
+			   the plane submits no more requests and takes no more completions */
 	uint64_t features;          /* the features that were negotiated with the back-end */
 	uint32_t max_segment_bytes; /* the limit for the plane's own writes; 0: no limit */
 	unsigned num_queues;
@@ -124,15 +127,15 @@ struct vublk_plane_side {
 
 /* Callbacks, all called on the plane's thread. */
 struct vublk_plane_ops {
-	/* The back-end broke a ring, so it has to be disconnected. */
+	/* side->is_broken was set because of `error`. The back-end has to be disconnected. */
 	void (*side_broke)(void *opaque, const struct vublk_error *error);
 	/* The driver broke the ring of queue `index`. The driver has to reset the device. */
 	void (*queue_broke)(void *opaque, unsigned index, const struct vublk_error *error);
-	/* A flush of the driver has failed because of vublk_plane_fail_next_flush(). May be NULL. */
+	/* A flush of the driver fails because of vublk_plane_fail_next_flush(). May be NULL. */
 	void (*flush_failed)(void *opaque);
 	/*
-	 * The plane has called vublk_plane_fail_next_flush() itself, so the driver must keep shadow
-	 * rings until flush_failed(). May be NULL.
+	 * The plane has called vublk_plane_fail_next_flush() itself, for a mirror. The device must
+	 * keep the driver on the shadow rings until flush_failed(). May be NULL.
 	 */
 	void (*flush_must_fail)(void *opaque);
 	/*
@@ -143,8 +146,9 @@ struct vublk_plane_ops {
 	/* The target has got all regions for the first time. */
 	void (*mirror_synced)(void *opaque);
 	/*
-	 * A replay has succeeded, or has failed for the first time since the last one that did; see
-	 * vublk_plane_replay_get_info(). May be NULL.
+	 * A replay has succeeded. Or a replay, or a flush of the plane's own, has failed for the
+	 * first time since the last successful replay; see vublk_plane_replay_get_info(). May be
+	 * NULL.
 	 */
 	void (*replay_ended)(void *opaque);
 };
@@ -165,8 +169,8 @@ struct vublk_plane {
 	struct vublk_plane_side *side; /* NULL: there is no back-end */
 	bool takes; /* false: new chains stay in the driver's rings */
 	bool driver_flushes; /* the driver has accepted FLUSH */
-	unsigned hooks; /* a set of VUBLK_PLANE_HOOK_...; while the set is empty, a request pays
-			   only for one test */
+	unsigned hooks; /* a set of VUBLK_PLANE_HOOK_...; while it is empty, a request pays only for
+			   a few tests */
 	/*
 	 * Set when a peer has filled an eventfd. From then on, the plane signals all eventfds
 	 * without blocking. Atomic.
@@ -176,8 +180,8 @@ struct vublk_plane {
 	struct vublk_plane_slot *first, *last; /* the list of slots that are not free */
 	unsigned num_held, num_submitted; /* how many slots have the state HELD, and SUBMITTED;
 					     limits.num_waiting counts WAITING */
-	bool has_ended; /* a request has ended since vublk_plane_submit_held() last ran, so a
-			   ready request may fit on the ring */
+	bool has_ended; /* since vublk_plane_submit_held() last ran, a request has ended, or
+			   something else has made it possible to submit ready requests */
 	struct vublk_order order; /* of the writes that have not ended */
 	struct vublk_plane_limits limits;
 	struct vublk_plane_policy policy;
@@ -185,7 +189,7 @@ struct vublk_plane {
 	struct vublk_plane_replay *replay; /* NULL: completed writes are not kept */
 	struct vublk_plane_mirror *mirror; /* NULL: none */
 	struct vublk_plane_trace *trace; /* NULL: no trace is written */
-	uint64_t (*now_ns)(void); /* the clock of limits and trace */
+	uint64_t (*now_ns)(void); /* the clock of limits, mirror and trace */
 
 	/* scratch space for the chain that is being taken */
 	struct iovec iov[VUBLK_PLANE_MAX_IOV];
@@ -205,7 +209,7 @@ void vublk_plane_deinit(struct vublk_plane *plane);
 /*
  * Takes over the driver's rings in the memory of `map`. The driver has accepted `features`.
  * `setups` has one element per queue, and is copied; `map`, `fault` and the in-flight area are
- * borrowed. The plane takes again the requests that an earlier process began and did not complete.
+ * borrowed. The plane first takes the requests that an earlier process began and did not complete.
  * After a failure no ring is attached. Errors: EFAULT if a ring is not in the memory, EPROTO if the
  * in-flight area does not belong to the ring, EINVAL, ENOMEM.
  */
@@ -213,7 +217,7 @@ int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup
 		       uint64_t features, const struct vublk_memory_map *map,
 		       const struct vublk_fault *fault, struct vublk_error *error);
 /*
- * Like vublk_plane_attach(), but for rings that the plane of another process has. Changes neither
+ * Like vublk_plane_attach(), but for rings that a plane in another process uses. Changes neither
  * the rings nor the in-flight area. plane/handover.h has the next steps.
  */
 int vublk_plane_adopt(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
@@ -227,8 +231,8 @@ uint16_t vublk_plane_base(const struct vublk_plane *plane, unsigned index);
 /*
  * Replaces the mapping of the guest's memory. Must be called while no request is on a back-end's
  * ring. A request fails if one of its buffers or its status byte is outside the new mapping; a
- * status byte outside it is not written. Error: EFAULT if a ring is not in the new mapping; nothing
- * has changed then.
+ * status byte outside it is not written. Error: EFAULT if a ring is not in the new mapping; then
+ * nothing has changed.
  */
 int vublk_plane_set_map(struct vublk_plane *plane, const struct vublk_memory_map *map,
 			const struct vublk_fault *fault, struct vublk_error *error);
@@ -237,8 +241,8 @@ int vublk_plane_set_map(struct vublk_plane *plane, const struct vublk_memory_map
 bool vublk_plane_is_mapped(const struct vublk_memory_map *map, const struct vublk_plane_slot *slot);
 
 /*
- * Begins to mark in `log` the pages that the plane and the back-end write. `log` is copied; NULL:
- * stops marking.
+ * Makes the plane mark in `log` the guest's pages that it or the back-end writes. `log` is copied.
+ * NULL stops the marking.
  */
 void vublk_plane_set_dirty_log(struct vublk_plane *plane, const struct vublk_dirty_log *log);
 
@@ -250,7 +254,7 @@ static inline unsigned vublk_plane_outstanding(const struct vublk_plane *plane)
 
 /*
  * Returns how many bytes of the disk a request reads or changes: those of its data, or the sum of
- * its ranges. In a slot with ranges, `bytes` also includes the gaps between them.
+ * its ranges. If a slot has ranges, slot->bytes also includes the gaps between them.
  */
 static inline uint64_t vublk_plane_bytes(const struct vublk_plane *plane,
 					 const struct vublk_plane_slot *slot)
@@ -286,8 +290,9 @@ static inline bool vublk_plane_is_settled(const struct vublk_plane *plane)
 int vublk_plane_side_new(unsigned num_queues, unsigned size, unsigned max_segments, bool has_own,
 			 struct vublk_plane_side **side, struct vublk_error *error);
 /*
- * Makes a side on the memory `fd` of the side of another process, without eventfds and rings. Owns
- * `fd`, even on failure. Error: EINVAL if the memory has another size.
+ * Makes a side whose memory is the file `fd`, which another process made for its side. The new side
+ * has no eventfds and no rings. Takes ownership of `fd`, even on failure. Errors: EINVAL if `fd` is
+ * no such file or has another size, and others.
  */
 int vublk_plane_side_adopt(unsigned num_queues, unsigned size, unsigned max_segments, bool has_own,
 			   int fd, struct vublk_plane_side **side, struct vublk_error *error);
@@ -297,21 +302,21 @@ void vublk_plane_side_clear(struct vublk_plane_side *side);
 /*
  * Makes an empty ring of sizes[i] entries for each queue; 0: the queue is not used. The sizes may
  * differ from those of the driver's rings, but must not exceed the `size` of
- * vublk_plane_side_new(). Must be called before each time that the back-end starts the rings.
+ * vublk_plane_side_new(). Must be called each time before the back-end starts the rings.
  * `features` are those that were negotiated with the back-end.
  */
 int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes, uint64_t features,
 			   struct vublk_error *error);
 
 /*
- * Begins to use `side`, whose rings its back-end must run already. Submits the held requests; if
- * completed writes are kept, the back-end gets these first.
+ * Begins to use `side`, whose rings its back-end must run already. Submits the held requests. If
+ * copies of completed writes are kept (replay.h), the back-end gets these first.
  */
 void vublk_plane_set_side(struct vublk_plane *plane, struct vublk_plane_side *side);
 /*
- * Called when the back-end is lost or has stopped its rings: takes the completions that the back-end
- * has published, and keeps all other requests for the next back-end. The plane does not use the side
- * afterwards.
+ * Called when the back-end is lost or has stopped its rings. Takes the completions that the
+ * back-end has published, and keeps all other requests for the next back-end. The plane does not
+ * use the side afterwards.
  */
 void vublk_plane_lose_side(struct vublk_plane *plane);
 
@@ -319,21 +324,22 @@ void vublk_plane_lose_side(struct vublk_plane *plane);
 
 /* Called for each new write. Makes the write wait for the earlier writes to the same place. */
 void vublk_plane_begin_write(struct vublk_plane *plane, struct vublk_plane_slot *slot);
-/* Called when a write ends. Makes the writes that waited only for this one ready. */
+/* Called when a write ends. Makes the writes ready that waited only for this one. */
 void vublk_plane_end_write(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
- * Ends a write, or a copy of a region, that has no blockers. Makes the writes that waited only for it
- * ready.
+ * Ends a write, or a mirror's copy of a region, that has no blockers. Makes the writes ready that
+ * waited only for this one.
  */
 void vublk_plane_end_order(struct vublk_plane *plane, struct vublk_order_write *write);
 /*
- * A caller that ends requests in any order, among them writes that still wait for other writes,
- * must call the first function before it ends them and the second one afterwards. Both keep the order:
- * a request that is on the back-end's ring has no blockers afterwards either.
+ * A caller that ends requests in any order, even writes that still wait for other writes, must call
+ * the first function before it ends them and the second one afterwards. The second function makes
+ * the order again from the list of requests. So a write that is on the back-end's ring still has no
+ * blockers.
  */
 void vublk_plane_forget_writes(struct vublk_plane *plane);
 void vublk_plane_begin_writes_again(struct vublk_plane *plane);
-/* Builds the ready lists of all queues again. Called after a change of many requests. */
+/* Builds the ready lists of all queues again. Called when many requests have changed. */
 void vublk_plane_sort_held(struct vublk_plane *plane);
 
 /* --- publish.c, end.c, submit.c, take.c, complete.c: requests -------------------------------- */
@@ -345,8 +351,8 @@ void vublk_plane_sort_held(struct vublk_plane *plane);
 void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
 		      uint32_t bytes);
 /*
- * Makes the new completions visible to the driver and the new requests to the back-end, and
- * notifies both.
+ * Makes the new completions visible to the driver, and the new requests to the back-end and the
+ * target of the mirror. Notifies those that want it.
  */
 void vublk_plane_publish(struct vublk_plane *plane);
 
@@ -356,22 +362,22 @@ void vublk_plane_publish(struct vublk_plane *plane);
  */
 void vublk_plane_end(struct vublk_plane *plane, struct vublk_plane_slot *slot, uint8_t status);
 
-/* Adds a slot at the end of the list, as the newest request, which is held. */
+/* Adds a slot at the end of the list of requests, with the state HELD. */
 void vublk_plane_append(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
  * Computes the fields of a slot that follow from its header, segments and ranges. Returns false if
- * the back-end cannot have such a request.
+ * the plane would not have submitted such a request.
  */
 bool vublk_plane_derive(const struct vublk_plane *plane, struct vublk_plane_slot *slot);
 
-/* Takes again the requests that an earlier process began and did not complete. */
+/* Takes the queue's pending requests: those that an earlier process did not complete. */
 void vublk_plane_take_again(struct vublk_plane *plane, struct vublk_plane_queue *queue);
 
 /* Puts a held request on the back-end's ring, unless the request has to wait. */
 void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
  * Puts the ready requests of all queues on the back-end's rings, as far as there is room. Does
- * nothing if no request has ended since the last call.
+ * nothing unless plane->has_ended is set.
  */
 void vublk_plane_submit_held(struct vublk_plane *plane);
 /* Adds a held request, which must have no blockers, to the ready list of its queue. */
@@ -387,8 +393,8 @@ static inline void vublk_plane_add_ready(struct vublk_plane *plane, struct vublk
 	queue->last_ready = slot;
 }
 /*
- * Returns whether chains are taken even if the back-end's ring has no room for them: while flushes
- * fail, a flush must not wait behind other requests.
+ * Returns whether chains are taken even if the back-end's ring has no room for them. This is so
+ * while flushes fail, because a flush must then fail without waiting behind other requests.
  */
 static inline bool vublk_plane_takes_all(const struct vublk_plane *plane)
 {
@@ -396,9 +402,9 @@ static inline bool vublk_plane_takes_all(const struct vublk_plane *plane)
 }
 
 /*
- * Returns how many entries of the back-end's ring the new requests of a queue may use: none while
- * an earlier request of the queue waits for room, or if the back-end has broken a ring. While all
- * chains are taken, returns the size of the driver's ring. There must be a back-end.
+ * Returns how many entries of the back-end's ring the new requests of a queue may use: none if
+ * side->is_broken, or while a request is in the queue's ready list. While all chains are taken,
+ * returns the size of the driver's ring. There must be a back-end.
  */
 static inline unsigned vublk_plane_room(const struct vublk_plane *plane,
 					const struct vublk_plane_queue *queue)
@@ -411,8 +417,8 @@ static inline unsigned vublk_plane_room(const struct vublk_plane *plane,
 }
 
 /*
- * Takes at most `max` chains from a queue while the back-end's ring has room, and submits those that
- * need not wait. Returns the number of chains taken.
+ * Takes at most `max` chains from a queue while the back-end's ring has room, and submits the
+ * requests that need not wait. Returns the number of chains taken.
  */
 unsigned vublk_plane_take(struct vublk_plane *plane, struct vublk_plane_queue *queue,
 			  unsigned max);
@@ -423,9 +429,8 @@ unsigned vublk_plane_complete(struct vublk_plane *plane, unsigned max);
 /* --- round.c ------------------------------------------------------------------------------- */
 
 /*
- * Stops taking chains, and lets all requests that wait for the limits pass. From this call on, the
- * driver's kicks stay enabled, because the back-end that runs the driver's rings next may not
- * enable them.
+ * Stops taking chains, and lets all requests that wait for the limits pass. The driver's kicks are
+ * enabled and stay so, because the back-end that runs the driver's rings next may not enable them.
  */
 void vublk_plane_stop(struct vublk_plane *plane);
 /* Undoes vublk_plane_stop(): the plane takes chains again. */

@@ -2,7 +2,7 @@
 #ifndef VUBLK_PLANE_THREAD_PRIVATE_H
 #define VUBLK_PLANE_THREAD_PRIVATE_H
 
-/* The struct of a plane's thread, and the calls of its owner, for thread.c and its neighbours. */
+/* The struct of a plane's thread, and how its owner calls it: shared by thread*.c and park.c. */
 #include "plane/thread.h"
 #include "util/atomic.h"
 #include "worker/worker.h"
@@ -11,7 +11,7 @@
 
 struct vublk_plane_thread_call;
 
-/* A call, as it is executed on the plane's thread. */
+/* Executes a call on the plane's thread. */
 typedef int vublk_plane_thread_fn(struct vublk_plane_thread *thread,
 				  struct vublk_plane_thread_call *call);
 
@@ -43,11 +43,12 @@ struct vublk_plane_thread {
 	struct vublk_plane plane __attribute__((aligned(VUBLK_CACHE_LINE)));
 	bool drains; /* drained_task has to be posted when the plane is settled */
 	unsigned num_polled; /* queues without a kick descriptor */
-	bool begins_parked; /* the owner does not wait until the thread is parked for the first
-			       time */
+	bool begins_parked; /* the thread has not run yet and starts parked; the owner does not wait
+			       for `parked` */
 	bool parks; /* the next round waits for `unpark` before it begins (park.c) */
 	struct vublk_loop_source marks_source; /* syncs of the mirror's state file */
-	struct vublk_loop_timer pass_timer; /* ends a sleep when a limit lets a request pass */
+	struct vublk_loop_timer pass_timer; /* ends a sleep when a limit lets a request pass, or the
+					       mirror has work */
 
 	/* filled by the plane's thread, which then posts the task to the owner */
 	struct vublk_loop_task drained_task, side_broke_task, flush_failed_task, flush_must_fail_task;
@@ -57,7 +58,8 @@ struct vublk_plane_thread {
 	struct vublk_loop_task replay_task;
 
 	struct vublk_loop_task park_task;
-	sem_t parked, unpark; /* posted when the thread is parked, and to continue it */
+	sem_t parked, unpark; /* posted by the thread when it is parked, and by the owner to let it
+				 continue */
 	bool has_parked;      /* atomic; shows the ordering to TSan, which does not know
 				 sem_clockwait() */
 
@@ -105,16 +107,19 @@ struct vublk_plane_thread_call {
 
 /*
  * Waits until the plane's thread posts `done`. If a peer blocks that thread by keeping an eventfd
- * full, clears the eventfd.
+ * full, clears the eventfd meanwhile.
  */
 void vublk_plane_thread_wait_for(struct vublk_plane_thread *thread, sem_t *done);
 /*
- * Watches `fd` with `source`, in place of the descriptor that it has watched so far; -1: no
- * descriptor. Called on the plane's thread, or while it is parked.
+ * Watches `fd` with `source`, in place of the descriptor that `source` has watched so far; -1: no
+ * descriptor. Called on the plane's thread, or while the thread is parked.
  */
 int vublk_plane_thread_watch(struct vublk_plane_thread *thread, struct vublk_loop_source *source,
 			     int fd, struct vublk_error *error);
-/* Executes `fn` on the plane's thread, waits until it is done, and returns its result. */
+/*
+ * Executes `fn` on the plane's thread and waits for the result, which is returned. If the thread is
+ * parked, executes `fn` on the caller's thread.
+ */
 int vublk_plane_thread_execute(struct vublk_plane_thread *thread,
 			       struct vublk_plane_thread_call *call, vublk_plane_thread_fn *fn);
 /* Called when a notification has arrived at the source. The next round looks at the rings. */

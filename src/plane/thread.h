@@ -6,10 +6,10 @@
  * A plane and the thread that runs it. The owner (the device) calls the functions below, on the
  * thread that runs the owner's loop.
  *
- * Key idea: the plane's thread executes each call between two rounds, and the caller waits until the
- * call is done. The wait is short, because a round is short. If a peer blocks the plane's thread by
- * keeping an eventfd full, the waiting caller clears the eventfd. Only draining takes as long as the
- * back-end needs, so a callback reports its end.
+ * Key idea: the plane's thread executes each call between two rounds, and the caller waits until
+ * the call is done. The wait is short, because a round is short. If a peer blocks the plane's
+ * thread by keeping an eventfd full, the waiting caller clears the eventfd. Only draining depends
+ * on how fast the back-end is, so a callback reports the end of it.
  */
 #include "plane/memory.h"
 #include "plane/plane.h"
@@ -18,16 +18,16 @@
 struct vublk_plane_thread;
 
 /*
- * Callbacks, which the owner's loop calls on the owner's thread. A function below that makes a
- * callback meaningless cancels it.
+ * Callbacks, which the owner's loop calls on the owner's thread. If a function below makes a
+ * pending callback meaningless, it cancels the callback.
  */
 struct vublk_plane_thread_ops {
 	/*
-	 * After vublk_plane_thread_stop(): every request is complete, and every kept write is
-	 * stable.
+	 * Called once after vublk_plane_thread_stop() or vublk_plane_thread_catch_up(), when the
+	 * plane is settled (vublk_plane_is_settled()).
 	 */
 	void (*drained)(void *opaque);
-	/* The back-end broke a ring, so the owner has to disconnect it. */
+	/* See side_broke() in struct vublk_plane_ops. The owner has to disconnect the back-end. */
 	void (*side_broke)(void *opaque, const struct vublk_error *error);
 	/* The driver broke a ring, so the plane takes no more chains from that queue. */
 	void (*queue_broke)(void *opaque, unsigned index, const struct vublk_error *error);
@@ -36,48 +36,49 @@ struct vublk_plane_thread_ops {
 	 * flush_must_fail().
 	 */
 	void (*flush_failed)(void *opaque);
-	/* The plane itself makes the driver's next flush fail, so the plane is needed until flush_failed(). */
+	/* The plane makes the driver's next flush fail, so it is needed until flush_failed(). */
 	void (*flush_must_fail)(void *opaque);
 	/*
 	 * The mirror has ended because of `error`. The owner must call
 	 * vublk_plane_thread_end_mirror() before it frees the target.
 	 */
 	void (*mirror_failed)(void *opaque, const struct vublk_error *error);
-	/* The target has the same data as the back-end, for the first time. */
+	/* See mirror_synced() in struct vublk_plane_ops. */
 	void (*mirror_synced)(void *opaque);
 	/*
-	 * A replay has succeeded, or has failed for the first time since the last one that did; see
-	 * vublk_plane_thread_get_replay(). One call may stand for several of these events.
+	 * See replay_ended() in struct vublk_plane_ops, and vublk_plane_thread_get_replay(). One
+	 * call may stand for several of these events.
 	 */
 	void (*replay_ended)(void *opaque);
 };
 
 /*
- * Makes a plane and starts its thread, parked (see below) if `is_parked`. `loop` is the owner's. `loop`, `ops`, `opaque` and `log` are
- * borrowed until vublk_plane_thread_free(). Errors: ENOMEM and others.
+ * Makes a plane and starts its thread. If `is_parked`, the thread is parked at first (see below).
+ * `loop` is the owner's. `loop`, `ops`, `opaque` and `log` are borrowed until
+ * vublk_plane_thread_free(). Errors: ENOMEM and others.
  */
 int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, bool is_parked,
 			   struct vublk_loop *loop, const struct vublk_plane_thread_ops *ops,
 			   void *opaque, const struct vublk_log *log,
 			   struct vublk_plane_thread **thread, struct vublk_error *error);
 /*
- * Makes the plane keep completed writes, up to `bytes` in total, until a flush has made them
- * stable; see replay.h. Must be called at most once, before the first attach.
+ * Makes the plane keep copies of completed writes, up to `bytes` in total, until a flush has made
+ * the writes stable; see replay.h. Must be called at most once, before the first attach.
  */
 int vublk_plane_thread_keep_writes(struct vublk_plane_thread *thread, uint64_t bytes,
 				   struct vublk_error *error);
-/* Returns the end of the part of the disk that the kept writes touch; 0 if no write is kept. */
+/* See vublk_plane_keep_end(). */
 uint64_t vublk_plane_thread_end_of_kept(struct vublk_plane_thread *thread);
 /* See vublk_plane_replay_get_info(). */
 void vublk_plane_thread_get_replay(struct vublk_plane_thread *thread,
 				   struct vublk_plane_replay_info *info);
 /*
- * Detaches the driver's rings, ends the thread and frees the plane. Stops using the side, which
- * stays the caller's. There must be no mirror. `thread` NULL: no-op.
+ * Detaches the driver's rings, ends the thread and frees the plane. Does not free the side, but
+ * stops using it. There must be no mirror. `thread` NULL: no-op.
  */
 void vublk_plane_thread_free(struct vublk_plane_thread *thread);
 
-/* See vublk_plane_attach(). The memory is borrowed until detach() or set_memory(). */
+/* See vublk_plane_attach(). `memory` is borrowed until detach() or set_memory(). */
 int vublk_plane_thread_attach(struct vublk_plane_thread *thread,
 			      const struct vublk_plane_setup *setups, uint64_t features,
 			      const struct vublk_plane_memory *memory,
@@ -113,7 +114,7 @@ bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread);
 
 /*
  * Stops taking chains. drained() is called when every request is complete and every kept write is
- * stable. That may be after another back-end has executed some of the requests.
+ * stable. If the back-end is lost first, the next back-end has to execute the remaining requests.
  */
 void vublk_plane_thread_stop(struct vublk_plane_thread *thread);
 /* Undoes vublk_plane_thread_stop(): takes chains again. drained() is not called any more. */
@@ -149,15 +150,15 @@ bool vublk_plane_thread_find_slow(struct vublk_plane_thread *thread, struct vubl
 /* --- park.c: another process ------------------------------------------------------------ */
 
 /*
- * The first function waits until the thread is parked: it waits between two rounds, and reads no
- * descriptor. Then the owner may use the plane, and the functions above act immediately. The second
- * function lets the thread continue. Both are idempotent.
+ * The first function returns when the thread is parked. A parked thread waits between two rounds
+ * and reads no descriptor, the owner may use the plane, and the functions above act on the caller's
+ * thread. The second function lets the thread continue. Both are idempotent.
  */
 void vublk_plane_thread_park(struct vublk_plane_thread *thread);
 void vublk_plane_thread_unpark(struct vublk_plane_thread *thread);
 bool vublk_plane_thread_is_parked(const struct vublk_plane_thread *thread);
 
-/* The thread must be parked when one of these functions is called. */
+/* The functions below must be called while the thread is parked. */
 
 struct vublk_plane *vublk_plane_thread_plane(struct vublk_plane_thread *thread);
 /*
@@ -172,9 +173,10 @@ const char *vublk_plane_thread_obstacle(const struct vublk_plane_thread *thread,
  */
 void vublk_plane_thread_abandon(struct vublk_plane_thread *thread);
 /*
- * These give the plane rings that the plane of another process has. They have no effect on the rings,
- * and signal no descriptor. If one of them fails, the caller must free the thread. The arguments are
- * those of vublk_plane_thread_set_side(), ..._attach() and ..._set_notifiers().
+ * These functions give the plane rings that a plane in another process uses. They have no effect on
+ * the rings, and signal no descriptor. If one of them fails, the caller must free the thread. The
+ * arguments are those of vublk_plane_thread_set_side(), ..._attach(), ..._set_kick() and
+ * ..._set_call().
  */
 int vublk_plane_thread_adopt_side(struct vublk_plane_thread *thread, struct vublk_plane_side *side,
 				  struct vublk_error *error);

@@ -2,9 +2,9 @@
 /*
  * This file takes completions from the back-end's rings and returns them to the driver.
  *
- * Key idea: in a completed request, the plane reads only two things that the back-end wrote, the
- * status and the disk identifier, and reads each once. It computes the used length for the driver
- * from the request.
+ * Key idea: of what the back-end wrote for a request of the driver, the plane reads only the status
+ * and the disk identifier, each once. The plane ignores the back-end's used length, and computes
+ * the driver's from the request.
  */
 #include "plane/plane.h"
 
@@ -25,8 +25,8 @@ static void copy_id(struct vublk_plane *plane, const struct vublk_plane_slot *sl
 }
 
 /*
- * Returns the back-end's status; an I/O error if virtio does not define that status, or if memory
- * was truncated.
+ * Returns the back-end's status; IOERR if virtio does not define the status, or if the guest's
+ * memory was truncated.
  */
 static uint8_t read_status(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			   const struct vublk_plane_shared_slot *shared)
@@ -45,7 +45,7 @@ static uint8_t read_status(struct vublk_plane *plane, const struct vublk_plane_s
 	return status;
 }
 
-/* Completes a request while writes are kept, or while there is a mirror. */
+/* Completes a request while completed writes are kept, or while there is a mirror. */
 static VUBLK_NOINLINE void complete_guarded(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 					    uint8_t status)
 {

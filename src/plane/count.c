@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Times and counts the plane's requests; see count.h.
+ * This file times and counts the plane's requests; see count.h.
  *
- * Key idea: the plane's list has the requests in the order in which they arrived, so the requests
- * that have waited longest are at its front.
+ * Key idea: the plane's list has the requests in the order in which they were taken, so the
+ * requests that have waited longest are at its front.
  */
 #include "plane/plane.h"
 
@@ -23,8 +23,8 @@ static bool is_counting(const struct vublk_plane_counts *counts)
 }
 
 /*
- * Sets or clears the hook. When timing is turned off, the hook stays set until no timed request is
- * left, because the end of each has to be recorded.
+ * Sets or clears the hook. When timing is turned off, the hook stays set until all timed requests
+ * have ended, because each end has to be recorded.
  */
 static void set_hook(struct vublk_plane *plane)
 {

@@ -3,7 +3,8 @@
 #define VUBLK_PLANE_COUNT_H
 
 /*
- * Times of requests: counters per queue and kind, and the search for slow requests.
+ * The plane measures how long requests take, for the counters per queue and kind, and to find slow
+ * requests.
  *
  * Key idea: the times are in an array of their own, which the plane accesses only while
  * VUBLK_PLANE_HOOK_TIME is set. Otherwise a request pays only for the test of that flag.
@@ -14,7 +15,7 @@ struct vublk_fields;
 struct vublk_plane;
 struct vublk_plane_slot;
 
-/* The times of one slot's request; all zero if the request is not timed. */
+/* The time of one slot's request. All zero: the request is not timed. */
 struct vublk_plane_count {
 	struct vublk_request_stats *stats; /* NULL: the request is not counted */
 	uint64_t begun_ns;
@@ -31,14 +32,14 @@ struct vublk_plane_counts {
 struct vublk_plane_slow {
 	unsigned queue;
 	enum vublk_request_kind kind;
-	uint64_t offset, bytes; /* of the disk; 0 for a request without a place on it */
+	uint64_t offset, bytes; /* the place on the disk; both 0 if the request has none */
 	uint64_t waited_ns;
 	unsigned num_slow;
 };
 
 /*
  * Counts requests in `statistics` while statistics->is_on is set (NULL: never). Times requests
- * while they are counted, or if `slow_ns` is not 0. The memory is borrowed. The caller must call
+ * while they are counted, or if `slow_ns` is not 0. `statistics` is borrowed. The caller must call
  * this again when is_on has changed.
  */
 void vublk_plane_set_counts(struct vublk_plane *plane, struct vublk_statistics *statistics,
@@ -53,13 +54,13 @@ void vublk_plane_count_end(struct vublk_plane *plane, const struct vublk_plane_s
 			   uint8_t status);
 void vublk_plane_count_drop(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
 
-/* Writes the times of a slot's request, or reads them from another process. */
+/* Writes the time of a slot's request, or reads it from another process. */
 void vublk_plane_count_fields(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			      struct vublk_fields *fields);
 
 /*
  * Looks for requests that have become slow since the last call. Returns true if there are any, and
- * stores the oldest of them in `slow`.
+ * describes the oldest of them in `slow`.
  */
 bool vublk_plane_find_slow(struct vublk_plane *plane, struct vublk_plane_slow *slow);
 

@@ -25,7 +25,7 @@ static void unlink_slot(struct vublk_plane *plane, struct vublk_plane_slot *slot
 }
 
 /*
- * Marks in the dirty log the status byte and the buffers of a read or GET_ID. Buffers are marked
+ * Marks the status byte in the dirty log, and the buffers of a read or GET_ID. Buffers are marked
  * even if the request has failed, because the back-end may have written to them.
  */
 static void mark_written(const struct vublk_plane *plane, const struct vublk_plane_slot *slot)
@@ -38,8 +38,8 @@ static void mark_written(const struct vublk_plane *plane, const struct vublk_pla
 }
 
 /*
- * Writes the status for the driver. Returns false if the status byte lies in memory that the driver
- * has removed.
+ * Writes the status for the driver. Returns false if the status byte lies in guest memory that was
+ * removed.
  */
 static bool write_status(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			 uint8_t status)

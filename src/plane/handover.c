@@ -2,9 +2,9 @@
 /*
  * The sections of a plane; see handover.h.
  *
- * Key idea: each section has one function that visits its fields in both directions. The fields
- * that follow from others are computed again: the place of a request on the disk, the order of the
- * writes, the lists.
+ * Key idea: for each section, one function either writes or reads all its fields. What follows from
+ * other fields is not written but computed again: the place of a request on the disk, the order of
+ * the writes, and the lists.
  */
 #include "plane/handover.h"
 
@@ -16,7 +16,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define OWN_REQUEST UINT16_MAX /* in a ring, in place of the head of a driver's chain */
+#define OWN_REQUEST UINT16_MAX /* in place of the head of a driver's chain: the plane's own flush */
 
 static void begin(struct vublk_sections_writer *to, const char *name, struct vublk_fields *fields)
 {
@@ -116,7 +116,7 @@ static void visit_range(struct virtio_blk_discard_write_zeroes *range, struct vu
 	*range = (struct virtio_blk_discard_write_zeroes){ sector, num_sectors, flags };
 }
 
-/* Visits the segments and the ranges, of which there must not be more than the slot has room for. */
+/* Writes or reads the segments and the ranges. The caller has checked their numbers. */
 static void visit_place(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 			struct vublk_fields *fields)
 {
@@ -167,7 +167,7 @@ static void give_slot(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 	visit_slot(plane, slot, &state, &fields);
 }
 
-/* Adds the request to the list, in `state`. Returns whether it can be in this state. */
+/* Adds the request to the list, in `state`. Returns false if it cannot be in this state. */
 static bool begin_slot(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 		       enum vublk_plane_slot_state state)
 {
@@ -284,8 +284,9 @@ static void give_ring(const struct vublk_plane *plane, unsigned index,
 }
 
 /*
- * Finds the request of the chain with `token`: the one of the driver's chain at `head`. Each request
- * has at most one chain; `seen` has the requests that were found.
+ * Gives the chain with `token` on the back-end's ring to the request of the driver's chain at
+ * `head`. Returns false if that is impossible. `seen` has the requests that got a chain before,
+ * because each has at most one.
  */
 static bool find_request(struct vublk_plane *plane, unsigned index, uint16_t token, uint16_t head,
 			 bool *seen)
@@ -296,7 +297,7 @@ static bool find_request(struct vublk_plane *plane, unsigned index, uint16_t tok
 
 	if (queue->ring.slots[token].token != token)
 		return false;
-	if (head == OWN_REQUEST) /* has_owners() checks it when all rings have been read */
+	if (head == OWN_REQUEST) /* has_owners() checks this when all rings have been read */
 		return true;
 	if (head >= driver->setup.size || seen[head])
 		return false;
@@ -325,7 +326,7 @@ static bool find_requests(struct vublk_plane *plane, unsigned index, struct vubl
 	return true;
 }
 
-/* Reads a ring. The sections of the requests and of the log precede it. */
+/* Reads a ring of the back-end. The sections of the log and of the requests come first. */
 static int read_ring(struct vublk_plane *plane, struct vublk_fields *fields,
 		     struct vublk_error *error)
 {
@@ -376,7 +377,7 @@ const char *vublk_plane_handover_obstacle(const struct vublk_plane *plane)
 	return NULL;
 }
 
-/* Does not write the ready lists, because vublk_plane_take_end() makes them from the slots. */
+/* The ready lists are not written, because vublk_plane_take_end() makes them from the slots. */
 void vublk_plane_give(struct vublk_plane *plane, struct vublk_sections_writer *to)
 {
 	struct vublk_fields fields;
@@ -424,7 +425,7 @@ int vublk_plane_take_section(struct vublk_plane *plane, struct vublk_section *fr
 	return vublk_error_set(error, EINVAL, "the shadow rings have no section '%s'", from->name);
 }
 
-/* Returns whether each chain of the ring belongs either to a driver's request or to the flush. */
+/* Returns whether each chain on the ring is a request of the driver or the plane's own flush. */
 static bool has_owners(const struct vublk_plane *plane, const struct vublk_plane_side_queue *queue)
 {
 	for (unsigned i = 0; i < queue->ring.size; i++)
@@ -434,7 +435,10 @@ static bool has_owners(const struct vublk_plane *plane, const struct vublk_plane
 	return true;
 }
 
-/* Returns how many chains the back-end's rings have, and checks that each queue has its ring. */
+/*
+ * Counts the chains on the back-end's rings. Error: EINVAL if a queue in use has no ring, an unused
+ * queue has one, or a chain has no owner.
+ */
 static int count_chains(const struct vublk_plane *plane, unsigned *count)
 {
 	*count = 0;

@@ -2,8 +2,8 @@
 /*
  * The flush before a back-end is left on purpose; see last-flush.h.
  *
- * Key idea: all requests are complete, so the ring is empty, and the shared memory of slot 0 has
- * room for the header and the status.
+ * Key idea: all requests are complete, so the ring is empty. The flush's header and status go to
+ * slot 0 of the shared memory, which no request uses.
  */
 #include "plane/last-flush.h"
 

@@ -2,9 +2,9 @@
 /*
  * This file decides when requests pass the limits; see limit.h.
  *
- * Key idea: a request pays once, when it passes. After that it is held like any other request: it
+ * Key idea: a request pays once, when it passes. After that it is held like any other request. It
  * may wait for an earlier write to the same place, and after the loss of a back-end it is submitted
- * again without paying.
+ * again without paying again.
  */
 #include "plane/plane.h"
 
@@ -88,7 +88,7 @@ static bool pass_oldest(struct vublk_plane *plane, struct vublk_plane_queue *que
 unsigned vublk_plane_pass(struct vublk_plane *plane)
 {
 	struct vublk_plane_limits *limit = &plane->limits;
-	unsigned n = 0, without = 0; /* number of queues in a row that let no request pass */
+	unsigned n = 0, without = 0; /* without: queues in a row of which no request could pass */
 	uint64_t now_ns;
 
 	if (!plane->side || plane->side->is_broken)

@@ -25,11 +25,11 @@ enum vublk_plane_kind {
 	VUBLK_PLANE_NUM_KINDS,
 };
 
-/* What the lists store for a request that waits. */
+/* A waiting request's entry in its list. */
 struct vublk_plane_waiter {
-	uint32_t number; /* the requests of the plane are numbered in the order in which they
-			    began to wait */
-	uint16_t next;   /* the next slot of the list, if there is one */
+	uint32_t number; /* over all queues and kinds, in the order in which requests began to
+			    wait */
+	uint16_t next;   /* number of the next slot in the list; undefined in the last entry */
 };
 
 /* The waiting requests of one queue and one kind, oldest first. */
@@ -49,8 +49,9 @@ struct vublk_plane_limits {
 	struct vublk_bucket requests[VUBLK_PLANE_NUM_BUCKETS];
 	struct vublk_bucket bytes[VUBLK_PLANE_NUM_BUCKETS];
 	unsigned num_waiting;
-	unsigned num_of_kind[VUBLK_PLANE_NUM_KINDS]; /* how many of these are of each kind */
-	uint32_t next_number; /* of the next request that begins to wait */
+	unsigned num_of_kind[VUBLK_PLANE_NUM_KINDS]; /* how many of the waiting requests are of each
+							kind */
+	uint32_t next_number; /* for the next request that begins to wait */
 	unsigned next_queue;  /* the queue whose turn it is */
 };
 
@@ -60,7 +61,7 @@ enum vublk_plane_kind vublk_plane_kind(const struct vublk_plane_slot *slot);
 /* Makes a held request wait for the limits. */
 void vublk_plane_waiting_add(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
- * Takes a request out of its list, so that it is held again. This is fast for the first request of
+ * Removes a request from its list, so that it is held again. This is fast for the first request of
  * the list.
  */
 void vublk_plane_waiting_remove(struct vublk_plane *plane, struct vublk_plane_slot *slot);
@@ -75,13 +76,13 @@ void vublk_plane_set_limits(struct vublk_plane *plane, const struct vublk_limits
 /* Lets requests pass to the back-end as far as the limits permit. Returns how many passed. */
 unsigned vublk_plane_pass(struct vublk_plane *plane);
 /*
- * Lets all waiting requests pass, whatever the limits are. Each of them still pays (bucket.h), so
- * later requests wait longer.
+ * Lets all waiting requests pass, whatever the limits are. They still pay (bucket.h), so later
+ * requests wait longer.
  */
 void vublk_plane_pass_all(struct vublk_plane *plane);
 /*
- * Returns the time at which the next request may pass; UINT64_MAX if none waits, or if no back-end
- * works.
+ * Returns the time from which the next request may pass; UINT64_MAX if none waits, or if there is
+ * no back-end that works.
  */
 uint64_t vublk_plane_next_pass_ns(const struct vublk_plane *plane);
 

@@ -3,9 +3,9 @@
 #define VUBLK_PLANE_MEMORY_H
 
 /*
- * The plane's mapping of the guest's memory. A mapping never changes: when the guest's memory
- * changes, the device makes a new one. The VMM can truncate the files, so the mapping is guarded
- * against SIGBUS (util/fault.h).
+ * The plane's mapping of the guest's memory. A mapping never changes. When the guest's memory
+ * changes, the device makes a new mapping. The VMM can truncate the memory's files, so the mapping
+ * is guarded against SIGBUS (util/fault.h).
  */
 #include "util/memory-file.h"
 #include "virtio/memory-map.h"
@@ -24,7 +24,7 @@ struct vublk_plane_memory {
 int vublk_plane_memory_new(const struct vublk_memory_region *regions, unsigned num_regions,
 			   struct vublk_fault *fault, struct vublk_plane_memory **memory,
 			   struct vublk_error *error);
-/* Unmaps and frees the mapping. Does nothing if it is NULL. */
+/* Unmaps and frees the mapping. `memory` NULL: no-op. */
 void vublk_plane_memory_free(struct vublk_plane_memory *memory);
 
 #endif

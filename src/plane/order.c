@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The map of writes is a skip list of pieces that do not overlap, in the order of their places.
+ * The map of writes (order.h) is a skip list of pieces that do not overlap, in the order of their
+ * places on the disk.
  *
  * Key idea: all memory is allocated before the first write. With n writes there are at most 2n
- * pieces and 4n waiters: a write adds one piece for itself and, if it divides a piece, another one
- * for the end of that piece. Both parts of a divided piece are removed when their write ends, which
- * happens before the write that divided them ends. Each waiter stands for a piece that its write
- * has removed, or for one of the two that it has shortened.
+ * pieces: a write adds one piece for itself and, if it divides a piece, another one for the end of
+ * that piece. Both parts of a divided piece are removed when their write ends, and the write that
+ * divided them ends later, because it waits for that one. There are at most 4n waiters, because
+ * each waiter stands for a piece that its write has removed, or for one of the two that it has
+ * shortened.
  *
- * A listed write touches no other write: the filter has shown so when the write began, and each
- * later write that touches it adds it to the map first. So it can be added to the map at any time,
- * and in any order with other listed writes, without a change of the writes that are there.
+ * A listed write overlaps no other write: the filter has shown this when the write began, and a
+ * later write that overlaps a listed one first adds it to the map. So listed writes can be added to
+ * the map at any time and in any order, without changing the pieces that are there.
  *
- * The levels are random, and a guest cannot predict them, so it cannot make the list slow.
+ * The levels are random. A guest cannot predict them, so it cannot make the list slow.
  */
 #include "plane/order.h"
 
@@ -28,9 +30,9 @@
 #define PIECES_PER_WRITE 2
 #define WAITERS_PER_WRITE 4
 
-/* On each level, the last piece that starts before a place. */
+/* A place in the list: on each level, the last piece that starts before it. */
 struct path {
-	unsigned levels; /* on the levels above, the last piece is the head */
+	unsigned levels; /* on the levels above, the last piece would be the head */
 	struct vublk_order_piece *before[VUBLK_ORDER_LEVELS];
 };
 
@@ -113,7 +115,7 @@ static struct vublk_order_piece *new_piece(struct vublk_order *order)
 	return piece;
 }
 
-/* Adds a piece of `write` after the pieces of the path, and moves the path behind it. */
+/* Adds a piece of `write` after the pieces of the path. The path then ends with the new piece. */
 static void add_piece(struct vublk_order *order, struct vublk_order_write *write, uint64_t start,
 		      uint64_t end, struct path *path)
 {
@@ -187,9 +189,9 @@ static void wait_for(struct vublk_order *order, struct vublk_order_write *write,
 }
 
 /*
- * If the piece before the new write extends beyond `offset`, shortens the piece so that it ends at
- * `offset`, and makes the new write wait for the piece's write. If the piece extended beyond `end`,
- * a new piece at `end` keeps the remainder.
+ * If the piece before the new write extends beyond `offset`, cuts it off at `offset`, and makes the
+ * new write wait for the piece's write. If the piece extended even beyond `end`, the remainder
+ * becomes a new piece.
  */
 static void cut_previous(struct vublk_order *order, struct vublk_order_write *write,
 			 uint64_t offset, uint64_t end, struct path *path)
@@ -209,8 +211,8 @@ static void cut_previous(struct vublk_order *order, struct vublk_order_write *wr
 }
 
 /*
- * Removes the pieces between the path and `end`, and makes the new write wait for their writes. If
- * the last piece extends beyond `end`, only its start is removed.
+ * Removes the pieces after the path that start before `end`, and makes the new write wait for their
+ * writes. If the last of them extends beyond `end`, only the part before `end` is removed.
  */
 static void cut_following(struct vublk_order *order, struct vublk_order_write *write, uint64_t end,
 			  struct path *path)
@@ -269,7 +271,7 @@ static void map_listed(struct vublk_order *order, struct vublk_order_write *writ
 	map_write(order, write);
 }
 
-/* Adds to the map each listed write that touches `write`. */
+/* Adds to the map each listed write that overlaps `write`, and before that the oldest ones. */
 static void map_touched(struct vublk_order *order, const struct vublk_order_write *write)
 {
 	struct vublk_order_write *next;
@@ -343,6 +345,6 @@ struct vublk_order_write *vublk_order_end(struct vublk_order *order,
 	vublk_blk_overlap_remove(&order->filter, write->offset, write->bytes);
 	if (VUBLK_UNLIKELY(state == VUBLK_ORDER_MAPPED))
 		return end_mapped(order, write);
-	unlist_write(order, write); /* no write waits for it */
+	unlist_write(order, write); /* no other write waits for a listed one */
 	return NULL;
 }

@@ -7,16 +7,16 @@
  *
  * Key idea: a map of the disk stores, for each place, the last write that was begun there and has
  * not ended. A new write waits for the writes that the map has at the new write's place, and
- * replaces them in the map. It need not wait for still earlier writes, because the replaced writes
- * wait for those.
+ * replaces them in the map. The new write need not wait for still earlier writes, because the
+ * replaced writes wait for those.
  *
- * Each write adds at most two pieces to the map, and removes the pieces that it covers. So the work
- * per write is bounded on average, however many writes wait for each other; the steps of a search
- * grow with the logarithm of the number of pieces.
+ * Each write adds at most two pieces to the map, and removes the pieces that it covers. So on
+ * average the work per write is bounded, however many writes wait for each other. Only the length
+ * of a search grows, with the logarithm of the number of pieces.
  *
- * Most writes touch no place of another write, and are not in the map. A filter, which has all
- * writes, says so for the price of a few loads. These writes are only in a list. When a later write
- * may touch one of them, the list is searched, and the writes at its place are added to the map.
+ * Most writes overlap no other write. A filter of all writes shows this with a few loads, and these
+ * writes are only in a list, not in the map. When a later write may overlap one of them, the list
+ * is searched, and the writes that it does overlap are added to the map.
  */
 #include "virtio/blk-overlap.h"
 
@@ -26,16 +26,16 @@
 #include <stdint.h>
 
 /*
- * The number of levels of the skip list that has the pieces (order.c). One piece in four of a level
- * is also on the next level.
+ * The number of levels of the skip list of pieces (order.c). On average, one in four pieces of a
+ * level is also on the next level.
  */
 #define VUBLK_ORDER_LEVELS 9
 
 /*
- * The longest list that is searched. Before each search, the oldest elements of a longer list are
- * added to the map, and VUBLK_ORDER_SEARCH_MAPS elements of any list. So each element takes part in
- * at most VUBLK_ORDER_MAX_SEARCH / VUBLK_ORDER_SEARCH_MAPS searches, and if the filter often errs,
- * because there are many writes, the list becomes empty.
+ * Before each search of the list, its VUBLK_ORDER_SEARCH_MAPS oldest writes are added to the map,
+ * and more of them if the list is longer than VUBLK_ORDER_MAX_SEARCH. So each write takes part in
+ * at most VUBLK_ORDER_MAX_SEARCH / VUBLK_ORDER_SEARCH_MAPS searches. If there are so many writes
+ * that the filter often errs, the list becomes empty.
  */
 #define VUBLK_ORDER_MAX_SEARCH 128
 #define VUBLK_ORDER_SEARCH_MAPS 4
@@ -53,15 +53,16 @@ struct vublk_order_piece {
 							       their places */
 };
 
-/* An entry in the list of a write: `write` waits for the write that has the list. */
+/* An entry in a write's list of waiters: `write` waits for the write that has the list. */
 struct vublk_order_waiter {
 	struct vublk_order_write *write;
 	struct vublk_order_waiter *next;
 };
 
 enum vublk_order_write_state {
-	VUBLK_ORDER_NONE,   /* not begun, or of 0 bytes */
-	VUBLK_ORDER_LISTED, /* touches no other write; in the list `listed`, and not in the map */
+	VUBLK_ORDER_NONE,   /* not begun, ended, or of 0 bytes */
+	VUBLK_ORDER_LISTED, /* overlaps no other write; only in the list that begins at
+			       `first_listed` */
 	VUBLK_ORDER_MAPPED, /* in the map */
 };
 
@@ -83,10 +84,10 @@ struct vublk_order {
 	struct vublk_order_write *first_listed, *last_listed; /* from the oldest to the newest */
 	unsigned num_listed;
 	struct vublk_order_piece head; /* precedes all pieces */
-	unsigned levels; /* the levels above this number are empty */
+	unsigned levels; /* how many levels are in use; those above are empty */
 	struct vublk_order_piece *pieces, *free_pieces;
 	struct vublk_order_waiter *waiters, *free_waiters;
-	unsigned used_pieces, used_waiters; /* the elements of the arrays from this index on have
+	unsigned used_pieces, used_waiters; /* from this index on, the elements of the arrays have
 					       not been used since the last reset */
 	uint64_t random;
 	uint64_t steps; /* for tests: how much work has been done */
@@ -94,14 +95,14 @@ struct vublk_order {
 
 /* Makes an empty map for at most `num_writes` writes at the same time. Error: ENOMEM. */
 int vublk_order_init(struct vublk_order *order, unsigned num_writes, struct vublk_error *error);
-/* Frees the map's memory. Does nothing if the struct is zeroed, or on a second call. */
+/* Frees the map's memory. Idempotent; a no-op for a zeroed struct. */
 void vublk_order_deinit(struct vublk_order *order);
 /* Makes the map empty again. The caller must zero the writes that were in it. */
 void vublk_order_reset(struct vublk_order *order);
 
 /*
- * Begins a write of `bytes`, which may be 0. Afterwards write->num_blockers is 0 if the write may
- * be executed now.
+ * Begins a write to `bytes` bytes at `offset`; `bytes` may be 0. Afterwards write->num_blockers is
+ * 0 if the write may be executed now.
  */
 void vublk_order_begin(struct vublk_order *order, struct vublk_order_write *write, uint64_t offset,
 		       uint64_t bytes);

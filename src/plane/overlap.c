@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file keeps writes to the same place of the disk in order, on all queues. order.c has the map
- * that shows what a write waits for.
+ * This file keeps writes to the same place of the disk in order, across all queues. order.c has the
+ * map that shows which earlier writes a write has to wait for.
  */
 #include "plane/plane.h"
 
@@ -24,7 +24,7 @@ void vublk_plane_end_order(struct vublk_plane *plane, struct vublk_order_write *
 		next = write->next_free;
 		if (VUBLK_UNLIKELY(vublk_plane_mirror_owns(plane->mirror, write)))
 			continue; /* the next round continues the copy */
-		if (free_slot->state == VUBLK_PLANE_SLOT_HELD) /* others wait for the limits */
+		if (free_slot->state == VUBLK_PLANE_SLOT_HELD) /* not if it waits for the limits */
 			vublk_plane_add_ready(plane, free_slot);
 	}
 }
@@ -58,8 +58,9 @@ void vublk_plane_begin_writes_again(struct vublk_plane *plane)
 }
 
 /*
- * The lists get another order, so a write that waits for room may come after one that waits behind
- * it. The next write that needs room becomes the one that waits.
+ * While `waiting` is set, no write except that one gets room for its copy. In the new lists, that
+ * write may come after one of the others in the same queue, and then neither could continue. So the
+ * next write that finds no room takes its place.
  */
 void vublk_plane_sort_held(struct vublk_plane *plane)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Parks a plane's thread, so that the owner can hand the plane to another process (handover.h), or
- * fill a plane with the state of another process's.
+ * This file parks a plane's thread, so that the owner can hand the plane to another process
+ * (handover.h), or fill it with the state of a plane in another process.
  *
- * Key idea: a parked thread waits between two rounds and reads no descriptor. All that it has done
- * is published, and no signal of a peer is lost to the other process: a signal that comes now stays
- * in the eventfd.
+ * Key idea: a parked thread waits between two rounds, has published everything that it has done,
+ * and reads no descriptor. A signal that a peer sends meanwhile stays in the eventfd, so the other
+ * process does not miss it.
  */
 #include "plane/handover.h"
 #include "plane/thread-private.h"
@@ -48,7 +48,7 @@ struct vublk_plane *vublk_plane_thread_plane(struct vublk_plane_thread *thread)
 	return &thread->plane;
 }
 
-/* Counts the queues that have stopped, because the driver broke their rings. */
+/* Counts the queues whose rings the driver broke. */
 static unsigned count_broken(const struct vublk_plane_thread *thread)
 {
 	unsigned count = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file refuses and answers requests in place of the back-end; see policy.h. */
+/* This file answers requests in place of the back-end; see policy.h. */
 #include "plane/plane.h"
 
 #include "util/checked.h"
@@ -7,10 +7,7 @@
 
 #include <string.h>
 
-/*
- * The features that some type of request needs. Without the feature, a driver must not make the
- * request.
- */
+/* A driver must not make requests of certain types without the feature for the type. */
 #define FEATURES_OF_REQUESTS \
 	(VUBLK_BIT(VIRTIO_BLK_F_DISCARD) | VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) | \
 	 VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE))

@@ -3,9 +3,10 @@
 #define VUBLK_PLANE_POLICY_H
 
 /*
- * The requests that the plane itself answers: those for which the disk that the device shows the
- * driver differs from the back-end's disk, and a flush after a failed flush of the device's own. A
- * driver that respects the shown properties makes no request that the plane refuses.
+ * The requests that the plane answers itself, because the disk that the driver sees differs from
+ * the back-end's: it may be read-only, lack features, or have another serial. A driver that
+ * respects the properties that it sees makes no request that the plane refuses. The plane also
+ * fails a flush after a failed flush of the device's own.
  */
 #include "virtio/blk-format.h"
 
@@ -22,29 +23,29 @@ struct vublk_plane_policy {
 	char serial[VUBLK_BLK_ID_BYTES + 1]; /* the answer to GET_ID; empty: the back-end answers */
 };
 
-/* Copies the policy. It applies to the requests that are taken later. */
+/* Copies the policy, which applies to the requests that are taken later. */
 void vublk_plane_set_policy(struct vublk_plane *plane, const struct vublk_plane_policy *policy);
 /*
  * Returns the status with which a parsed request ends, or VUBLK_PLANE_NO_STATUS if the back-end has
- * to execute it. `status` is the result of the parser, with the same meaning. Called while
+ * to execute the request. `status` is what the parser returned, in the same form. Called while
  * VUBLK_PLANE_HOOK_POLICY is set.
  */
 uint8_t vublk_plane_apply_policy(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				 uint8_t status);
 /*
  * Makes the driver's next flush fail. Called when the back-end has failed a flush that the driver
- * does not know of. After a flush that failed, a back-end may drop the writes that it could not
- * make stable, and its next flush may succeed without them, so the driver would not be told.
+ * does not know of. After a failed flush, a back-end may drop the writes that it could not make
+ * stable, and its next flush may succeed without them. Then the driver would not learn of the loss.
  */
 void vublk_plane_fail_next_flush(struct vublk_plane *plane);
 /*
- * Returns the status of a flush of the driver, and reports flush_failed(). Called while
- * VUBLK_PLANE_HOOK_FAIL_FLUSH is set, which this function clears.
+ * Returns the status with which a flush of the driver has to fail, and calls ops->flush_failed().
+ * Called while VUBLK_PLANE_HOOK_FAIL_FLUSH is set, which this function clears.
  */
 uint8_t vublk_plane_fail_flush(struct vublk_plane *plane);
 /*
- * Fails the flushes that are not submitted. Called when none of them may succeed. Returns their
- * number; the caller then calls vublk_plane_sort_held().
+ * Fails the driver's flushes that are not submitted. Called when none of them may succeed. Returns
+ * their number. If it is not 0, the caller must call vublk_plane_sort_held().
  */
 unsigned vublk_plane_fail_held_flushes(struct vublk_plane *plane);
 /* Writes the disk's identifier to the buffers of a GET_ID, as far as they have room. */

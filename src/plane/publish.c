@@ -2,7 +2,7 @@
 /*
  * This file makes chains and completions visible to the other end of their ring.
  *
- * Key idea: a batch costs each ring one store of an index and at most one notification. A
+ * Key idea: for each ring, a batch costs one store of an index and at most one notification. A
  * notification is a system call, and is sent only if the other end wants it.
  */
 #include "plane/plane.h"
@@ -16,7 +16,7 @@ static void notify(const struct vublk_plane *plane, int fd)
 	if (VUBLK_UNLIKELY(vublk_load_relaxed(&plane->is_careful)))
 		vublk_eventfd_signal(fd);
 	else
-		vublk_eventfd_write(fd); /* may block; vublk_eventfd_unblock() ends that */
+		vublk_eventfd_write(fd); /* may block until vublk_eventfd_unblock() (thread.c) */
 }
 
 static void publish_queue(const struct vublk_plane *plane, struct vublk_plane_queue *queue)
@@ -60,8 +60,8 @@ static VUBLK_ALWAYS_INLINE void push(struct vublk_plane_queue *queue, uint16_t h
 }
 
 /*
- * Publishes a batch that is as long as the ring, because the driver has reused entries too early,
- * and begins the next batch.
+ * Publishes a batch that fills the ring, and begins the next one. A batch gets that long only if
+ * the driver reuses entries too early.
  */
 static VUBLK_NOINLINE void publish_and_push(struct vublk_plane *plane,
 					    struct vublk_plane_queue *queue, uint16_t head,
@@ -71,7 +71,7 @@ static VUBLK_NOINLINE void publish_and_push(struct vublk_plane *plane,
 	push(queue, head, bytes);
 }
 
-/* Calls no other function, so it has no registers to save. */
+/* The usual path calls no other function, so it has no registers to save. */
 void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
 		      uint32_t bytes)
 {

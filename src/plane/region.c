@@ -11,12 +11,12 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Data that begins at a page needs no copy in back-ends that use O_DIRECT. */
+/* Back-ends that use O_DIRECT need not copy data that begins at a page boundary. */
 #define BOUNCE_ALIGN 4096
 
 /*
- * A position in the region. `host` is NULL during the first layout, which only computes offsets,
- * before the memory exists.
+ * A position in the region. The layout is done twice. The first time, before the memory exists,
+ * `host` is NULL, and only offsets and addresses are computed.
  */
 struct layout {
 	char *host;
@@ -34,8 +34,8 @@ static void *reserve(struct layout *layout, uint64_t bytes, uint64_t *addr)
 }
 
 /*
- * Lays out one queue. The parts that every request uses come first. The parts that few requests use
- * follow, because pages that are never touched cost no memory.
+ * Lays out the parts of a queue that every request uses. lay_out() puts the parts that few requests
+ * use after those of all queues, because pages that are never touched cost no memory.
  */
 static void lay_out_queue(struct layout *layout, struct vublk_plane_region_queue *queue,
 			  unsigned size)
@@ -55,7 +55,7 @@ static void lay_out_own(struct vublk_plane_region *region, struct layout *layout
 				 &region->bounce_addr);
 }
 
-/* The memory of the mirror costs nothing as long as there is none. */
+/* As long as there is no mirror, these pages are never touched, so they cost no memory. */
 static void lay_out_mirror(struct vublk_plane_region *region, struct layout *layout)
 {
 	region->copies = reserve(layout, VUBLK_PLANE_MIRROR_COPIES * sizeof(*region->copies),

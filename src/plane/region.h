@@ -7,9 +7,9 @@
  * addition to the guest's memory.
  *
  * Key idea: each back-end gets a file of its own, so a lost back-end that is still alive cannot
- * reach the headers of the next one. The file's guest address is far above the guest's memory. The
- * plane writes every part of the file before the back-end may read it. The plane reads what the
- * back-end writes there (used rings, status bytes, disk identifiers) once, and checks it.
+ * change what the next one reads. The file's guest address is far above the guest's memory. The
+ * plane writes each part of the file before the back-end is to read that part. The plane reads once
+ * what the back-end writes there (used rings, status bytes, disk identifiers), and checks the copy.
  */
 #include "virtio/blk-format.h"
 #include "virtio/ring.h"
@@ -20,13 +20,16 @@
 #include <linux/virtio_blk.h>
 #include <stdbool.h>
 
-/* This address is above every physical address. Some back-ends register memory in units of 2 MiB. */
+/*
+ * The address is above every physical address. The alignment suits back-ends that register memory
+ * in units of 2 MiB.
+ */
 #define VUBLK_PLANE_REGION_ADDR (UINT64_C(1) << 53)
 #define VUBLK_PLANE_REGION_ALIGN (UINT64_C(2) << 20)
 
 /*
- * Changes with every change of the layout of the region, because another process may take the
- * region over while it is in use.
+ * Must be incremented with every change of the region's layout, because another version may take
+ * over a region that is in use.
  */
 #define VUBLK_PLANE_REGION_LAYOUT 1
 
@@ -35,14 +38,14 @@
 /* The largest number of ranges of one discard, write zeroes or secure erase. */
 #define VUBLK_PLANE_MAX_RANGES 32
 
-/* The number of the plane's own requests: writes, and as the last one a flush. */
+/* The number of the plane's own requests at the same time: writes, and one flush, the last one. */
 #define VUBLK_PLANE_NUM_OWN (VUBLK_WRITE_REPLAY_SLOTS + 1)
 /* The size of the memory for the data of each of these writes. */
 #define VUBLK_PLANE_BOUNCE_BYTES VUBLK_WRITE_REPLAY_BYTES
 
 /*
- * The mirror (mirror.h) copies the data of writes to chunks of a pool. It copies so many regions of
- * the disk at the same time, each with a chunk of its own.
+ * The mirror (mirror.h) copies the data of writes to chunks of a pool. It also copies up to
+ * VUBLK_PLANE_MIRROR_COPIES regions of the disk at the same time, and each has another chunk.
  */
 #define VUBLK_PLANE_MIRROR_CHUNK 65536u
 #define VUBLK_PLANE_MIRROR_CHUNKS 128u
@@ -50,7 +53,7 @@
 
 /*
  * The parts of a request that the plane shares in this memory. The data stays in the guest's
- * memory.
+ * memory, unless the request is mirrored.
  */
 struct vublk_plane_shared_slot {
 	struct virtio_blk_outhdr header;
@@ -108,14 +111,13 @@ int vublk_plane_region_init(struct vublk_plane_region *region, unsigned num_queu
 			    unsigned long_table, bool has_own, struct vublk_error *error);
 /*
  * Like vublk_plane_region_init(), but uses the file `fd`, in which another process has made such a
- * region. Owns `fd`, even on failure. Changes nothing in the file. Error: EINVAL if the file is not
- * for a region of this size.
+ * region. Takes ownership of `fd`, even on failure. Does not change the file. Errors: EINVAL if the
+ * file is not for a region of this size, and others. `fd` -1: makes a new file.
  */
 int vublk_plane_region_adopt(struct vublk_plane_region *region, unsigned num_queues, unsigned size,
 			     unsigned long_table, bool has_own, int fd, struct vublk_error *error);
 /*
- * Unmaps the memory and closes its file. Does nothing if the region is zeroed and its fd is -1, or
- * on a second call.
+ * Unmaps the memory and closes its file. Idempotent; a no-op for a zeroed region whose `fd` is -1.
  */
 void vublk_plane_region_deinit(struct vublk_plane_region *region);
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file has one round of the plane's thread, and the steps before and after a sleep. */
+/* One round of the plane's thread, and the steps before and after a sleep. */
 #include "plane/plane.h"
 
 #include "util/compiler.h"
 
-/* A larger batch needs fewer notifications; with a smaller batch the first request begins earlier. */
+/* A larger batch needs fewer notifications. In a smaller one, the first request begins earlier. */
 #define BATCH 64
 
 void vublk_plane_stop(struct vublk_plane *plane)
@@ -55,7 +55,7 @@ bool vublk_plane_work(struct vublk_plane *plane)
 	if (VUBLK_UNLIKELY(plane->mirror))
 		n += vublk_plane_mirror_work(plane);
 	if (plane->num_held) {
-		n += plane->has_ended; /* what is submitted has to be published */
+		n += plane->has_ended; /* so that the requests submitted here are published */
 		vublk_plane_submit_held(plane);
 	}
 	n += take_all(plane);
@@ -68,7 +68,7 @@ bool vublk_plane_work(struct vublk_plane *plane)
 
 /* --- sleeping ------------------------------------------------------------------------ */
 
-/* Returns false if a back-end has completed a request already. */
+/* Returns false if the back-end has completed a request already. */
 static bool enable_calls(struct vublk_plane_side *side)
 {
 	bool quiet = true;
@@ -87,15 +87,14 @@ static void disable_calls(struct vublk_plane_side *side)
 			vublk_driver_ring_disable_calls(&side->queues[i].ring);
 }
 
-/* Without a back-end no chain is taken, so kicks are not needed. */
+/* Returns false if the plane takes no chains from the queue, for example without a back-end. */
 static bool wants_kicks(const struct vublk_plane *plane, const struct vublk_plane_queue *queue)
 {
 	return plane->takes && plane->side && queue->phase == VUBLK_PLANE_QUEUE_TAKING;
 }
 
 /*
- * If a queue's requests wait for room on the back-end's ring, a kick would be of no use: the queue
- * waits for a completion.
+ * A queue without room on the back-end's ring waits for a completion, so a kick would be of no use.
  */
 bool vublk_plane_enable_notifications(struct vublk_plane *plane)
 {

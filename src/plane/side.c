@@ -3,7 +3,8 @@
  * This file has the back-end's side of the plane: its memory, its rings, and what happens to the
  * requests when the back-end is lost.
  *
- * Key idea: a side belongs to one connection. After a loss, no part of the side is used again.
+ * Key idea: a side belongs to one connection. Its back-end may stop the rings and start them again,
+ * but when the connection is lost, no part of the side is used again.
  */
 #include "plane/plane.h"
 
@@ -54,7 +55,7 @@ static int make_queues(struct vublk_plane_side *side, unsigned num_queues, unsig
 		side->queues[i].kick_fd = side->queues[i].call_fd = -1;
 	side->num_queues = num_queues;
 	side->size = size;
-	/* 2: the header and the status have entries in the table, too */
+	/* + 2: a table also has entries for the header and the status */
 	r = vublk_plane_region_adopt(&side->region, num_queues, size, max_segments + 2, has_own, fd,
 				     error);
 	for (unsigned i = 0; i < num_queues && !r; i++)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The trace of a plane: its ring, and both ends of it; see trace.h. */
+/* The trace of a plane: the ring, its writer and its reader; see trace.h. */
 #include "plane/plane.h"
 
 #include "util/atomic.h"
@@ -66,7 +66,7 @@ void vublk_plane_trace_submit(struct vublk_plane *plane, const struct vublk_plan
 	times_of(plane, slot)->submitted_ns = plane->now_ns();
 }
 
-/* Fills in where on the disk the request's data or its ranges are. */
+/* Stores where on the disk the request's data or its ranges are. */
 static void fill_place(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 		       struct vublk_trace_record *record)
 {

@@ -3,8 +3,8 @@
 #define VUBLK_PLANE_TRACE_H
 
 /*
- * The trace of a plane: a ring of records between the plane's thread, which writes them, and one
- * reader on another thread.
+ * The trace of a plane: a ring of records, which the plane's thread writes and one other thread
+ * reads.
  *
  * Key idea: the writer never waits; it drops a record if the ring is full.
  */
@@ -15,14 +15,14 @@
 struct vublk_plane;
 struct vublk_plane_slot;
 
-/* Times of a request, one per slot. Valid if they are not before the beginning of the trace. */
+/* The times of a slot's request. A time before the beginning of the trace is not valid. */
 struct vublk_plane_times {
 	uint64_t taken_ns, submitted_ns;
 };
 
-/* The counters are atomic. */
+/* Fields that more than one thread uses are atomic. */
 struct vublk_plane_trace {
-	/* written by the plane's thread; `dropped` also by the owner when a trace begins */
+	/* written by the plane's thread; the owner resets `dropped` when a trace begins */
 	uint64_t head __attribute__((aligned(VUBLK_CACHE_LINE))); /* records that were written */
 	uint64_t dropped;
 
@@ -30,7 +30,7 @@ struct vublk_plane_trace {
 	uint64_t begun_ns, number; /* of the present trace */
 	bool is_on;
 
-	/* written by the reader; `read_ns` also by the owner when a trace begins */
+	/* written by the reader; the owner also sets `read_ns` when a trace begins */
 	uint64_t tail __attribute__((aligned(VUBLK_CACHE_LINE))); /* records that were read */
 	uint64_t read_ns; /* when the reader last looked for records */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file has the lists of requests that wait for the limits; see limit.h. */
+/* The lists of requests that wait for the limits; see limit.h. */
 #include "plane/plane.h"
 
 enum vublk_plane_kind vublk_plane_kind(const struct vublk_plane_slot *slot)

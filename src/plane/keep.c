@@ -3,10 +3,11 @@
  * This file copies completed writes into the log (replay.h).
  *
  * Key idea: room is reserved before a write is submitted, so that there is room when it completes.
- * A write that does not fit waits, and later writes wait behind it, so that they do not overtake it
- * for ever. A write that is larger than the whole log is submitted without a reservation. The driver
- * sees the completion of such a write only after a flush has made the write stable. The same holds
- * for all writes of a driver that has not accepted FLUSH: for this driver the disk writes through.
+ * A write for which there is no room waits, and later writes wait behind it, so that they do not
+ * overtake it for ever. A write that is larger than the whole log is submitted without a
+ * reservation, and the driver sees its completion only after a flush has made the write stable. The
+ * same holds for all writes of a driver that has not accepted FLUSH, because such a driver relies
+ * on a completed write being stable.
  */
 #include "plane/plane.h"
 #include "plane/replay.h"
@@ -20,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FLUSH_AFTER_NS UINT64_C(5000000000) /* a flush is due this long after the oldest copy was
+#define FLUSH_AFTER_NS UINT64_C(5000000000) /* a flush is due at most this long after a copy was
 					       made */
 
 /* --- life ------------------------------------------------------------------------ */
@@ -76,7 +77,7 @@ bool vublk_plane_keep_reserve(struct vublk_plane *plane, struct vublk_plane_slot
 	uint64_t room = room_of(slot);
 
 	if (slot->copy == VUBLK_PLANE_COPY_RESERVED)
-		return true; /* it was reserved before, but the ring had no room */
+		return true; /* since an earlier attempt, when the ring had no room */
 	if (replay->waiting && replay->waiting != slot)
 		return false;
 	if (room > stream->size_bytes || !plane->driver_flushes) {
@@ -110,7 +111,7 @@ void vublk_plane_keep_reset(struct vublk_plane *plane)
 		vublk_plane_keep_forget(plane, slot);
 }
 
-/* Returns whether the request can have a copy in this state: a flush can only await another one. */
+/* Returns whether the request can have this value of `copy`. A flush can only await another one. */
 static bool may_have_copy(const struct vublk_plane_slot *slot)
 {
 	return slot->is_write || (slot->type == VIRTIO_BLK_T_FLUSH &&
@@ -141,7 +142,7 @@ bool vublk_plane_keep_adopt(struct vublk_plane *plane, struct vublk_plane_slot *
 
 /* --- copies ------------------------------------------------------------------------- */
 
-/* Returns false if the driver has removed the memory with the data. */
+/* Returns false if the guest's memory with the data was removed. */
 static bool has_data(const struct vublk_plane *plane, const struct vublk_plane_slot *slot)
 {
 	for (unsigned i = 0; i < slot->num_segments; i++)
@@ -152,8 +153,8 @@ static bool has_data(const struct vublk_plane *plane, const struct vublk_plane_s
 }
 
 /*
- * Returns false, and copies nothing, if a page of the data was lost: the copy would have zeroes in
- * place of the data, and the replay would write them to the disk.
+ * Returns false, and keeps no copy, if a page of the data was lost. The copy would have zeroes in
+ * place of the data, and a replay would write them to the disk.
  */
 static bool copy_data(struct vublk_plane *plane, const struct vublk_plane_slot *slot)
 {
@@ -207,7 +208,7 @@ bool vublk_plane_keep_copy(struct vublk_plane *plane, struct vublk_plane_slot *s
 	bool is_copied = true;
 
 	if (slot->copy == VUBLK_PLANE_COPY_NONE)
-		return true; /* without a write cache the write is stable already */
+		return true; /* the back-end has no write cache, so the write is stable already */
 	if (slot->copy == VUBLK_PLANE_COPY_TOO_LARGE || !has_data(plane, slot)) {
 		if (slot->copy == VUBLK_PLANE_COPY_RESERVED)
 			vublk_plane_keep_forget(plane, slot);

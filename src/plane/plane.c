@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the driver's side of the plane: it takes over the rings in the guest's memory and
+ * This file has the driver's side of the plane. It takes over the rings in the guest's memory and
  * later returns them to the driver. take.c, submit.c and complete.c handle the requests, and side.c
  * has the back-end's side.
  *
  * Key idea: the driver's rings stay attached when one back-end is lost and another takes its place.
- * The driver notices an outage only because its requests take longer.
+ * During the outage, the driver's requests only take longer.
  */
 #include "plane/plane.h"
 
@@ -78,8 +78,8 @@ static void free_queue(struct vublk_plane_queue *queue)
 }
 
 /*
- * Allocates the records of a queue's requests. The arrays for long requests are large, but the
- * kernel provides only those pages that are used.
+ * Allocates the records of a queue's requests. The arrays for long requests are large, but pages
+ * that are never used cost no memory.
  */
 static int make_slots(struct vublk_plane *plane, struct vublk_plane_queue *queue, unsigned size)
 {
@@ -99,7 +99,7 @@ static int make_slots(struct vublk_plane *plane, struct vublk_plane_queue *queue
 	return 0;
 }
 
-/* Makes the device end of a queue in the ring `memory`. */
+/* Makes the device end of a queue on the ring in `memory`. */
 typedef int begin_fn(struct vublk_plane_queue *queue, const struct vublk_plane_setup *setup,
 		     uint64_t features, const struct vublk_split_ring *memory,
 		     struct vublk_error *error);

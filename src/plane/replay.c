@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file submits the plane's own requests: flushes, and after the loss of a back-end the writes
- * of the log (replay.h).
+ * This file submits the plane's own requests: flushes, and the writes of the log (replay.h) after
+ * the loss of a back-end.
  *
  * Key idea: all these requests go to the queue with the largest ring. src/virtio/write-replay.c
  * divides the writes into pieces and keeps them in order. If a piece fails, or the back-end is
@@ -33,8 +33,8 @@ static struct vublk_write_log_stream *stream_of(struct vublk_plane_replay *repla
 }
 
 /*
- * Returns whether the back-end may keep completed writes in a cache. The config is not used,
- * because some back-ends have a cache although their config says "write-through".
+ * Returns whether the back-end may keep completed writes in a cache. The config's `wce` field is
+ * not used, because some back-ends have a cache although the field says that they write through.
  */
 static bool has_cache(const struct vublk_plane *plane)
 {
@@ -73,8 +73,8 @@ static void fill_own(struct vublk_plane_shared_own *shared,
 }
 
 /*
- * Puts own[i] on the ring. If it has data, the data must be in the bounce memory of own[i]. Returns
- * false if the ring is full.
+ * Puts `piece` on the ring as own[i]. If the piece has data, a copy of it must be in the bounce
+ * memory of own[i]. Returns false if the ring is full.
  */
 static bool submit_own(struct vublk_plane *plane, unsigned i,
 		       const struct vublk_write_replay_piece *piece)
@@ -169,8 +169,8 @@ static void set_pause(struct vublk_plane_replay *replay)
 }
 
 /*
- * Clears retry_ns and deadline_ns if their time has come; after the deadline, is_old is set. Reads
- * the clock only if one of the two is set.
+ * Clears retry_ns and deadline_ns when their time has come. At the deadline, also sets is_old.
+ * Reads the clock only if one of the two times is set.
  */
 static void look_at_clock(struct vublk_plane_replay *replay)
 {
@@ -246,7 +246,7 @@ static void end_replay(struct vublk_plane *plane)
 			  replay->writes.num_writes == 1 ? "" : "s", replay->writes.num_bytes);
 }
 
-/* `why` must be static. Only the first failure in a row is reported; all are logged. */
+/* `why` must be static. Logs each failure, but reports only the first one in a row to the owner. */
 static void fail_replay(struct vublk_plane *plane, const char *why)
 {
 	struct vublk_plane_replay *replay = plane->replay;
@@ -320,10 +320,11 @@ static unsigned submit_writes(struct vublk_plane *plane)
 }
 
 /*
- * Begins the replay again after the pause. Does nothing until the requests that were submitted
- * before the failure are complete, because the replay must not overtake them. A large write among
- * them has no copy, so an older copy could overwrite it, and its loss may be what the back-end has
- * reported: it fails. If there are no copies afterwards, nothing has to be repeated.
+ * Begins the replay again after the pause. Does nothing until the back-end has completed the
+ * requests that were submitted before the failure, because the replay must not overtake them. A
+ * large write among them has no copy: an older copy could overwrite it, or the back-end may have
+ * failed the flush because it lost this write. So such writes fail. If there are no copies
+ * afterwards, nothing has to be repeated.
  */
 static unsigned try_again(struct vublk_plane *plane)
 {
@@ -337,7 +338,7 @@ static unsigned try_again(struct vublk_plane *plane)
 		replay->phase = VUBLK_PLANE_REPLAY_READY;
 		replay->fails_flushes = false;
 		count_replay(plane, 0, 0);
-		plane->has_ended = true; /* all requests waited */
+		plane->has_ended = true; /* all held requests waited for this */
 		return 1;
 	}
 	begin_replay(plane);
@@ -347,12 +348,12 @@ static unsigned try_again(struct vublk_plane *plane)
 /* --- completions ------------------------------------------------------------------------- */
 
 /*
- * After a flush that failed, a back-end may have dropped the writes, and the next flush may succeed
- * without them. The driver does not know of the plane's own flush, so the plane writes the copies
- * again. Writes that waited for the flush have no copies, so they fail. The back-end may have
- * completed more writes before this flush, whose completions the plane has not taken yet. So the
- * plane waits for these, even if it has no copies now. Before the first flush that succeeds, there
- * may be writes that completed before the plane kept copies: so the driver's next flush fails, too.
+ * After a failed flush, a back-end may have dropped writes, and its next flush may succeed without
+ * them. The driver does not know of the plane's own flush, so the plane writes the copies again.
+ * Writes that waited for the flush have no copies, so they fail. The replay waits for the pause
+ * even if there are no copies now, because the back-end may have completed more writes before the
+ * flush, whose completions the plane has not taken yet. If no flush has succeeded so far, writes
+ * may have completed before the plane kept copies, so the driver's next flush fails, too.
  */
 static void fail_own_flush(struct vublk_plane *plane)
 {
@@ -412,8 +413,8 @@ bool vublk_plane_replay_took(struct vublk_plane *plane, const struct vublk_plane
 
 /*
  * Called when a flush of the driver has succeeded while the plane's own flush is outstanding. The
- * back-end may have reported the loss of a write to the plane's flush, although it completes that
- * one later. So the driver's flush ends with the status of the plane's.
+ * back-end may report the loss of a write to only one of the two, and this may be the plane's. So
+ * the driver's flush ends together with the plane's, and with the same status.
  */
 static bool await_own_flush(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
@@ -452,7 +453,7 @@ bool vublk_plane_replay_admits(struct vublk_plane *plane, struct vublk_plane_slo
 {
 	struct vublk_plane_replay *replay = plane->replay;
 
-	/* While the plane's own flush waits for room, it gets the next free entries of the ring. */
+	/* While the plane's own flush waits for room on the ring, no request is submitted. */
 	if (replay->phase != VUBLK_PLANE_REPLAY_READY || replay->wants_ring)
 		return false;
 	if (slot->type == VIRTIO_BLK_T_FLUSH)

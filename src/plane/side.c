@@ -131,7 +131,7 @@ int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes,
 	for (unsigned i = 0; i < side->num_queues && !r; i++) {
 		struct vublk_plane_side_queue *queue = &side->queues[i];
 
-		vublk_driver_ring_deinit(&queue->ring); /* also sets the size to 0: the queue is not used */
+		vublk_driver_ring_deinit(&queue->ring); /* also sets ring.size to 0: not used */
 		if (!sizes[i])
 			continue;
 		r = vublk_driver_ring_init(&queue->ring, &queue->memory->ring, sizes[i], 0, features,

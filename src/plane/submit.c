@@ -2,15 +2,16 @@
 /*
  * This file puts requests on the back-end's rings.
  *
- * Key idea: a write waits while an earlier write to the same place is outstanding, on any queue.
- * So, after a loss, all requests that were not completed can be submitted again: none of them can
- * overwrite the data of a completed request. The list of outstanding requests keeps the order of
- * the driver's rings, and the plane submits them in that order.
+ * Key idea: a write waits while an earlier write to the same place is outstanding, on any queue. So
+ * after a loss, all requests that were not completed can be submitted again, because none of them
+ * can overwrite a later write that has completed. The plane submits them in the order in which it
+ * has taken them.
  *
  * The back-end's ring may be smaller than the driver's. If the back-end's ring has no room for a
- * request, later requests of the queue do not overtake this request, and the plane takes no more
- * chains from the queue: they wait in the driver's ring. The token of a request on the back-end's
- * ring is the number of its first descriptor there.
+ * request, later requests of the queue do not overtake this request. Usually (see
+ * vublk_plane_takes_all()), the plane then takes no more chains from the queue, and they wait in
+ * the driver's ring. The token of a request on the back-end's ring is the number of the first
+ * descriptor of its chain there.
  */
 #include "plane/plane.h"
 
@@ -23,7 +24,7 @@
 
 /* --- the chain --------------------------------------------------------------- */
 
-/* The chain that is being built: in an indirect `table`, or in `buffers`. The other is NULL. */
+/* A chain that is being built in an indirect `table` or in `buffers`. One of the two is NULL. */
 struct build {
 	uint16_t token;
 	struct vring_desc *table;
@@ -82,7 +83,7 @@ static uint64_t shared_addr_of(const struct vublk_plane_region_queue *memory, ui
 	return memory->slots_addr + token * sizeof(struct vublk_plane_shared_slot);
 }
 
-/* Returns whether all data of a request is in its segments: it has no ranges and is no GET_ID. */
+/* Returns whether the segments are all the data of a request: it has no ranges and is no GET_ID. */
 static VUBLK_ALWAYS_INLINE bool is_plain(const struct vublk_plane_slot *slot)
 {
 	return !slot->num_ranges && slot->type != VIRTIO_BLK_T_GET_ID;
@@ -95,7 +96,7 @@ static VUBLK_ALWAYS_INLINE void share_header(const struct vublk_plane_slot *slot
 	vublk_store_relaxed(&shared->status, VUBLK_PLANE_NO_STATUS);
 }
 
-/* Builds the indirect table, of `count` entries, of a request for which is_plain() is true. */
+/* Builds the indirect table of a request for which is_plain() is true. It has `count` entries. */
 static VUBLK_ALWAYS_INLINE void build_plain(const struct vublk_plane_slot *slot,
 					    struct vublk_plane_shared_slot *shared,
 					    uint64_t shared_addr, struct vring_desc *table,
@@ -116,8 +117,8 @@ static VUBLK_ALWAYS_INLINE void build_plain(const struct vublk_plane_slot *slot,
 }
 
 /*
- * Builds the chain of any request. Inlined, so that the compiler makes one copy of the code for
- * tables and one for buffers.
+ * Builds the chain of any request. The function is inlined, so that the compiler makes one copy of
+ * the code for tables and one for buffers.
  */
 static VUBLK_ALWAYS_INLINE void build_chain(const struct vublk_plane *plane,
 					    const struct vublk_plane_slot *slot,
@@ -165,7 +166,8 @@ static inline struct vring_desc *table_of(const struct vublk_plane_side *side,
 
 /*
  * Adds the chain of a request with an indirect table of `count` entries. The ring must have a free
- * entry. `owner` gets the completion.
+ * entry. The completion will belong to `owner`: `slot` itself, or the slot of which it is a view
+ * (vublk_plane_mirror_view()).
  */
 static VUBLK_ALWAYS_INLINE void add_indirect(struct vublk_plane *plane,
 					     const struct vublk_plane_side *side,
@@ -216,8 +218,8 @@ static VUBLK_NOINLINE bool add_direct(struct vublk_plane *plane,
 }
 
 /*
- * Fails a request that is too long for the back-end's ring, although it fits the driver's. This
- * happens only without indirect tables.
+ * Fails a request that is too long for the back-end's ring. This happens only if the back-end has
+ * no indirect tables.
  */
 static VUBLK_COLD void refuse(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 			      unsigned count, unsigned size)
@@ -239,7 +241,7 @@ static VUBLK_ALWAYS_INLINE void count_submitted(struct vublk_plane *plane, struc
 	VUBLK_PROBE4(plane_submit, slot->queue, slot->head, slot->type, slot->sector);
 }
 
-/* Puts a mirrored request on a ring of `side`, which has room. Returns its token there. */
+/* Puts a mirrored request on a ring of `side`, which must have room. Returns its token there. */
 static uint16_t put_view(struct vublk_plane *plane, struct vublk_plane_side *side,
 			 struct vublk_plane_slot *slot)
 {
@@ -285,8 +287,8 @@ static bool put_on_source(struct vublk_plane *plane, struct vublk_plane_slot *sl
 }
 
 /*
- * Puts a held request on the ring, if possible. Returns whether the request needs no place in a ready
- * list: it is on the ring, it has failed, or the mirror has parked it.
+ * Puts a held request on the ring, if possible. Returns false if the request has to be in a ready
+ * list; true if it is on the ring, has failed, or is parked by the mirror.
  */
 static bool put(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
@@ -320,8 +322,8 @@ static VUBLK_NOINLINE void submit_any(struct vublk_plane *plane, struct vublk_pl
 }
 
 /*
- * The path of most requests calls no function, so it has few registers to save. A request with
- * blockers is left alone: it becomes ready when the last of its blockers ends.
+ * The path of most requests calls no function, so it has few registers to save. A write with
+ * blockers is left alone, because it becomes ready when the last of them ends.
  */
 void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
@@ -340,7 +342,7 @@ void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot
 		submit_any(plane, slot);
 		return;
 	}
-	if (slot->num_segments == 1) /* in this copy of the code, the count is a constant */
+	if (slot->num_segments == 1) /* a copy of the code in which the count is constant */
 		add_indirect(plane, side, slot, slot, queue, true, 3);
 	else
 		add_indirect(plane, side, slot, slot, queue, true, slot->num_segments + 2);
@@ -349,7 +351,7 @@ void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot
 
 /*
  * Puts the queue's ready requests on the ring, as far as there is room. A request that is too long
- * for the ring fails, and its end may make requests of other queues ready.
+ * for the ring fails. Its end may make requests of any queue ready, and sets has_ended.
  */
 static void put_ready(struct vublk_plane *plane, struct vublk_plane_queue *queue)
 {

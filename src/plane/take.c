@@ -21,7 +21,7 @@
 /* No disk is larger than this, and byte offsets below this limit cannot overflow. */
 #define MAX_SECTOR (UINT64_C(1) << (63 - VUBLK_SECTOR_SHIFT))
 
-/* The result of parse() for a valid request, which the back-end has to execute. */
+/* The result of parse() for a request that the back-end has to execute. */
 #define SUBMIT VUBLK_PLANE_NO_STATUS
 
 /* --- data ------------------------------------------------------------------ */
@@ -59,8 +59,8 @@ static VUBLK_ALWAYS_INLINE uint8_t begin_transfer(struct vublk_plane *plane,
 
 /*
  * Stores in the slot the part of the disk from the start of the lowest range to the end of the
- * highest. Later writes between the ranges wait for the request, too, but the work for the order
- * does not depend on the number of ranges. Returns false if a range has a sector that no disk has.
+ * highest. Because the ranges count as one part, the number of ranges does not matter for order.h,
+ * but later writes to the gaps wait, too. Returns false if a range begins after MAX_SECTOR.
  */
 static bool find_place(struct vublk_plane_slot *slot,
 		       const struct virtio_blk_discard_write_zeroes *ranges)
@@ -149,7 +149,7 @@ void vublk_plane_append(struct vublk_plane *plane, struct vublk_plane_slot *slot
 	plane->num_held++;
 }
 
-/* Begins a request that does not go to the back-end, or any request while a hook is set. */
+/* Begins a request that ends without the back-end, or any request while a hook is set. */
 static VUBLK_NOINLINE void begin_other(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				       uint8_t status)
 {
@@ -180,8 +180,8 @@ static VUBLK_ALWAYS_INLINE void begin(struct vublk_plane *plane, struct vublk_pl
 {
 	struct vublk_plane_slot *slot = &queue->slots[chain->head];
 	/*
-	 * These are the arrays to which chain->iov and chain->guest_addrs point. Their offsets in
-	 * `plane` are known, so no pointer has to be loaded.
+	 * The arrays are those to which chain->iov and chain->guest_addrs point. Their offsets in
+	 * `plane` are constant, so the code need not load these pointers.
 	 */
 	struct vublk_blk_buffers readable = { plane->iov, plane->guest_addrs, chain->num_out };
 	struct vublk_blk_buffers writable = {
@@ -280,7 +280,7 @@ static void ring_broke(struct vublk_plane *plane, struct vublk_plane_queue *queu
 	plane->ops->queue_broke(plane->opaque, queue->index, error);
 }
 
-/* Completes a taken chain that is not a valid request. */
+/* Completes a taken chain that is malformed or has no room for a status. Its used length is 0. */
 static void refuse(struct vublk_plane *plane, struct vublk_plane_queue *queue, uint16_t head,
 		   const char *why)
 {
@@ -321,10 +321,10 @@ unsigned vublk_plane_take(struct vublk_plane *plane, struct vublk_plane_queue *q
 	unsigned n = 0;
 
 	error.code = 0;
-	error.text[0] = '\0'; /* clearing the whole text would cost too much on each call without a chain */
+	error.text[0] = '\0'; /* most calls find no chain, so clearing all of it costs too much */
 	/*
 	 * Each request needs at least one entry of the back-end's ring. If a request needs more
-	 * than are left, it joins the ready list, which ends the loop.
+	 * entries than are free, it joins the ready list, which ends the loop.
 	 */
 	for (max = VUBLK_MIN(max, vublk_plane_room(plane, queue));
 	     n < max && (takes_all || !queue->first_ready); n++) {
@@ -336,7 +336,7 @@ unsigned vublk_plane_take(struct vublk_plane *plane, struct vublk_plane_queue *q
 	return n;
 }
 
-/* The requests keep their order within the queue. */
+/* The requests are taken in the order in which the earlier process took them. */
 void vublk_plane_take_again(struct vublk_plane *plane, struct vublk_plane_queue *queue)
 {
 	struct vublk_chain chain = {

@@ -3,9 +3,9 @@
  * This file has the plane's thread, and the calls with which the owner (the device) controls it.
  *
  * Key idea: the owner's thread hands the plane's thread one call at a time and waits until the call
- * is done. The plane's thread may be blocked because a peer keeps an eventfd full; in that case the
- * waiting thread clears the eventfd. The plane's thread reports events as tasks of the owner's loop.
- * A call that makes an event meaningless cancels the task.
+ * is done. If the plane's thread is blocked because a peer keeps an eventfd full, the waiting
+ * thread clears the eventfd. The plane's thread reports events as tasks that it posts to the
+ * owner's loop. A call that makes an event meaningless cancels its task.
  */
 #include "plane/thread-private.h"
 
@@ -26,8 +26,8 @@
  */
 #define PATIENCE_NS 10000000
 /*
- * The shortest sleep while requests wait for the limits. Requests that may pass during this sleep
- * pass together after it.
+ * The shortest time for which the pass timer is set. Requests that could pass one by one during
+ * this time pass together after it.
  */
 #define SHORTEST_PASS_NS 200000
 
@@ -39,13 +39,12 @@ static void on_call(void *opaque)
 
 	call->result = call->fn(call->thread, call);
 	vublk_store_release(&call->is_done, true);
-	sem_post(&call->done); /* the owner may free the call after this */
+	sem_post(&call->done); /* after this, the call may no longer exist */
 }
 
 /*
  * Unblocks the plane's thread if it is blocked in a write because a peer has filled the eventfd.
- * The peer may fill the eventfd again, so from then on the thread signals all eventfds without
- * blocking.
+ * The peer may fill it again, so from then on the thread signals all eventfds without blocking.
  */
 static void unblock(struct vublk_plane_thread *thread)
 {
@@ -258,7 +257,7 @@ static bool work(struct vublk_worker *worker)
 	return worked;
 }
 
-/* Only ends the sleep: the next round lets the request pass. */
+/* The timer only ends the sleep. The next round does the work that is due. */
 static void on_pass_timer(void *opaque)
 {
 }
@@ -328,10 +327,10 @@ static const struct vublk_worker_ops worker_ops = {
 	.waits_for = waits_for,
 };
 
-/* A notification only wakes the thread; the next round looks at the rings. */
+/* A notification only wakes the thread. The next round looks at the rings. */
 void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events)
 {
-	/* A descriptor that can give no more signals, such as the end of a pipe, stays readable. */
+	/* A descriptor that gets no more signals (a pipe without a writer) would stay readable. */
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(source->fd) < 0)
 		vublk_loop_remove(source);
 }
@@ -409,7 +408,7 @@ static int do_set_kick(struct vublk_plane_thread *thread, struct vublk_plane_thr
 		vublk_plane_thread_watch(thread, source, setup->kick_fd, NULL);
 		return r;
 	}
-	/* A kick of the old descriptor is not lost, because the next round looks at the rings. */
+	/* A kick on the old descriptor is not lost, because the next round looks at the rings. */
 	setup->kick_fd = call->fd;
 	vublk_plane_thread_count_polled(thread);
 	return 0;
@@ -592,7 +591,7 @@ int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_
 	struct vublk_plane_thread_call call = { .side = side, .error = error };
 	int r;
 
-	thread->side = side; /* set first, because the first kick may block and unblock() needs the side */
+	thread->side = side; /* before the call: if the first kick blocks, unblock() needs it */
 	r = vublk_plane_thread_execute(thread, &call, do_set_side);
 	if (r < 0)
 		thread->side = NULL;

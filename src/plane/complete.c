@@ -72,7 +72,7 @@ static VUBLK_ALWAYS_INLINE void complete(struct vublk_plane *plane,
 		vublk_plane_end(plane, slot, status);
 }
 
-/* If `token` belongs to one of the plane's own requests, handles its completion and returns true. */
+/* Handles the completion and returns true if `token` belongs to one of the plane's own requests. */
 static bool took_own(struct vublk_plane *plane, const struct vublk_plane_side_queue *queue,
 		     uint16_t token)
 {

@@ -16,7 +16,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define OWN_REQUEST UINT16_MAX /* in place of the head of a driver's chain: the plane's own flush */
+#define OWN_REQUEST UINT16_MAX /* stands for the plane's own flush, which has no driver's chain */
 
 static void begin(struct vublk_sections_writer *to, const char *name, struct vublk_fields *fields)
 {

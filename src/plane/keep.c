@@ -77,7 +77,7 @@ bool vublk_plane_keep_reserve(struct vublk_plane *plane, struct vublk_plane_slot
 	uint64_t room = room_of(slot);
 
 	if (slot->copy == VUBLK_PLANE_COPY_RESERVED)
-		return true; /* since an earlier attempt, when the ring had no room */
+		return true; /* reserved by an earlier attempt, when the ring had no room */
 	if (replay->waiting && replay->waiting != slot)
 		return false;
 	if (room > stream->size_bytes || !plane->driver_flushes) {

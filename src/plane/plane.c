@@ -235,7 +235,7 @@ bool vublk_plane_is_mapped(const struct vublk_memory_map *map, const struct vubl
 	return vublk_memory_map_guest(map, slot->status_addr, 1);
 }
 
-/* Fails the requests whose buffers are not in the new mapping. */
+/* Fails the requests of which a buffer or the status byte is not in the new mapping. */
 static void end_lost_requests(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *next;

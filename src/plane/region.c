@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* This file makes the memory of the shadow rings and divides it among the queues. */
+/* This file makes the memory of the shadow rings and lays out its parts. */
 #include "plane/region.h"
 
 #include "util/atomic.h"

@@ -38,14 +38,14 @@
 /* The largest number of ranges of one discard, write zeroes or secure erase. */
 #define VUBLK_PLANE_MAX_RANGES 32
 
-/* The number of the plane's own requests at the same time: writes, and one flush, the last one. */
+/* How many requests of its own the plane can have: writes of a replay and, as the last, a flush. */
 #define VUBLK_PLANE_NUM_OWN (VUBLK_WRITE_REPLAY_SLOTS + 1)
 /* The size of the memory for the data of each of these writes. */
 #define VUBLK_PLANE_BOUNCE_BYTES VUBLK_WRITE_REPLAY_BYTES
 
 /*
  * The mirror (mirror.h) copies the data of writes to chunks of a pool. It also copies up to
- * VUBLK_PLANE_MIRROR_COPIES regions of the disk at the same time, and each has another chunk.
+ * VUBLK_PLANE_MIRROR_COPIES regions of the disk at the same time, each through a chunk of its own.
  */
 #define VUBLK_PLANE_MIRROR_CHUNK 65536u
 #define VUBLK_PLANE_MIRROR_CHUNKS 128u

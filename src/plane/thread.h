@@ -135,9 +135,7 @@ void vublk_plane_thread_set_trace(struct vublk_plane_thread *thread,
 				  struct vublk_plane_trace *trace);
 /* Returns the number of requests that wait for the limits. */
 unsigned vublk_plane_thread_waiting(struct vublk_plane_thread *thread);
-/*
- * Returns whether no request is outstanding, and every completed write is stable or was never kept.
- */
+/* See vublk_plane_is_settled(). */
 bool vublk_plane_thread_is_settled(struct vublk_plane_thread *thread);
 /* Returns the avail index of the chain to take next. The queue must be attached. */
 uint16_t vublk_plane_thread_base(struct vublk_plane_thread *thread, unsigned index);
@@ -196,22 +194,20 @@ int vublk_plane_thread_adopt_notifiers(struct vublk_plane_thread *thread, unsign
 int vublk_plane_thread_begin_mirror(struct vublk_plane_thread *thread,
 				    const struct vublk_plane_mirror_setup *setup,
 				    struct vublk_error *error);
-/*
- * See vublk_plane_mirror_record(). mirror_failed() is called if the state file fails.
- */
+/* See vublk_plane_mirror_record(). mirror_failed() is called if the state file fails. */
 int vublk_plane_thread_record_for_mirror(struct vublk_plane_thread *thread,
 					 struct vublk_mirror_state *state, struct vublk_error *error);
 /*
- * Ends the mirror. Its callbacks are not called any more. If writes were marked in a state file, the
- * plane does not use the file any more, and submits no write until the next mirror begins or
+ * Ends the mirror. Its callbacks are not called any more. If writes were marked in a state file,
+ * the plane does not use the file any more, and submits no write until the next mirror begins or
  * vublk_plane_thread_release_writes() is called. Idempotent.
  */
 void vublk_plane_thread_end_mirror(struct vublk_plane_thread *thread);
-/* Called when the state file says that there is no mirror. Idempotent. */
+/* See vublk_plane_mirror_release(). Idempotent. */
 void vublk_plane_thread_release_writes(struct vublk_plane_thread *thread);
 /*
- * Like vublk_plane_thread_stop(), but drained() is called only when the target of the mirror is behind
- * in no region (vublk_plane_mirror_catch_up()), or when there is no mirror any more.
+ * Like vublk_plane_thread_stop(), but if there is a mirror, drained() is called only when the
+ * target is behind in no region (vublk_plane_mirror_catch_up()), or when the mirror has failed.
  */
 void vublk_plane_thread_catch_up(struct vublk_plane_thread *thread);
 /* Does nothing without a mirror. */
@@ -220,7 +216,7 @@ void vublk_plane_thread_get_mirror(struct vublk_plane_thread *thread,
 				   struct vublk_plane_mirror_info *info);
 /*
  * Must be called before vublk_plane_thread_lose_side() if the back-end may have lost completed
- * writes that were not flushed. With a mirror, these are copied again from the next back-end.
+ * writes that were not flushed. See vublk_plane_mirror_note_loss().
  */
 void vublk_plane_thread_note_loss(struct vublk_plane_thread *thread);
 

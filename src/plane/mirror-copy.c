@@ -84,7 +84,7 @@ static bool send_to_source(struct vublk_plane *plane, struct vublk_plane_mirror_
 	return true;
 }
 
-/* Does the same on the target's ring. */
+/* Puts a request of the copy on the target's ring, if there is room. */
 static bool send_to_target(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
 			   unsigned index, uint32_t type)
 {
@@ -105,7 +105,7 @@ static bool send_to_target(struct vublk_plane *plane, struct vublk_plane_mirror_
 
 /* --- one copy ------------------------------------------------------------------------ */
 
-/* Ends a flush, or a copy that has left the order of writes. The requests that waited may be ready. */
+/* Frees a flush, or a copy that has left the order of writes. Waiting requests may be ready. */
 static void free_copy(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {
 	copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
@@ -142,13 +142,13 @@ static uint32_t next_piece(const struct vublk_plane *plane,
 	return (uint32_t)VUBLK_MIN(bytes, copy->end - copy->offset);
 }
 
-/* Returns whether a request of a copy fits an empty ring of this size. */
+/* Returns whether a request of a copy fits the ring when the ring is empty. */
 static bool fits(const struct vublk_driver_ring *ring)
 {
 	return ring->has_indirect || ring->size >= 3;
 }
 
-/* Ends the mirror if the source's rings are so small that no copy fits. */
+/* Makes the mirror fail, because the source's rings are too small for a copy. */
 static void fail_small(struct vublk_plane *plane, const struct vublk_driver_ring *ring)
 {
 	struct vublk_error error;
@@ -181,8 +181,9 @@ static void fail(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy
 }
 
 /*
- * Called when the source has read the piece. Moves the data from the source's memory to the target's.
- * No other memory is needed, because the source could have given any data.
+ * Called when the source has completed the read of a piece. Copies the data from the source's
+ * memory to the target's. The source may change the data meanwhile. This does no harm, because it
+ * could have returned any data.
  */
 static void piece_read(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index,
 		       uint8_t status)
@@ -220,8 +221,8 @@ static void piece_written(struct vublk_plane *plane, struct vublk_plane_mirror_c
 /* --- the flush ----------------------------------------------------------------------- */
 
 /*
- * A flush of both sides uses a free copy: first the source flushes, then the target. A side without
- * FLUSH has no cache, and is left out.
+ * A flush of both sides uses a free copy. First the source flushes, then the target. A side without
+ * FLUSH has no cache, and is skipped.
  */
 
 static bool can_flush(const struct vublk_plane_side *side)
@@ -264,8 +265,8 @@ static void fail_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy
 }
 
 /*
- * Called when the source has failed a flush of the mirror, also an abandoned one. It may have dropped
- * completed writes, and may not report that again.
+ * Called when the source has failed a flush of the mirror, even an abandoned one. The source may
+ * have dropped completed writes, and may not report this to a later flush.
  */
 static void fail_flushes_of_driver(struct vublk_plane *plane)
 {
@@ -296,7 +297,7 @@ static void target_flushed(struct vublk_plane *plane, struct vublk_plane_mirror_
 
 /* --- completions ---------------------------------------------------------------------- */
 
-/* Returns the copy that waits for the source's completion of this request; -1: none does. */
+/* Returns the copy whose request has this token on the source's ring; -1: none. */
 static int find_reading(const struct vublk_plane_mirror *mirror, uint16_t token)
 {
 	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
@@ -360,9 +361,9 @@ static bool may_copy_again(const struct vublk_plane *plane)
 }
 
 /*
- * Returns the state of the regions one of which this copy may copy now; SYNCED: none. The first pass
- * and regions that are copied again have half of the copies each, if both have work. So neither
- * stops the other, under any load.
+ * Returns the state of the regions of which this copy may begin one now: DIRTY or BEHIND; SYNCED:
+ * none. If there are regions in both states, each state gets half of the copies, so that neither
+ * kind has to wait for the other, under any load.
  */
 static enum vublk_plane_mirror_state choose(const struct vublk_plane *plane, unsigned index)
 {
@@ -428,8 +429,9 @@ static bool driver_flushes(const struct vublk_plane *plane)
 }
 
 /*
- * Begins to flush both sides, so that marks can be removed. Returns whether it has begun. A flush of
- * the driver has the same effect, so it does no harm if there always is one.
+ * Begins to flush both sides, so that marks can be removed. Returns whether a flush has begun. None
+ * begins while a flush of the driver is outstanding. This does no harm even if there always is one,
+ * because the driver's flushes have the same effect.
  */
 static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {
@@ -512,8 +514,9 @@ static enum vublk_plane_mirror_state state_before(const struct vublk_plane_mirro
 }
 
 /*
- * Stops the work on a copy that is not free. A piece that a back-end has keeps the copy's memory in
- * use. While the target has such a piece, no region is copied, because the piece is old.
+ * Stops the work on a copy that is not free. If a back-end has its piece, the copy's memory is in
+ * use until the piece completes. While the target has such a piece, no region is copied, because
+ * the old data of the piece could overwrite newer data.
  */
 static void abandon(struct vublk_plane_mirror *mirror, struct vublk_plane_mirror_copy *copy)
 {

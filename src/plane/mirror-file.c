@@ -2,8 +2,9 @@
 /*
  * The file below a mirror's state; see mirror-file.h. The numbers in the header are little-endian.
  *
- * Key idea: a new file is complete before it gets its name. It is written at PATH.new, and renamed.
- * So a process that is killed leaves no empty file at PATH, and an empty file there is damaged.
+ * Key idea: a new file is complete before it gets its name. It is written as PATH.new and then
+ * renamed. So a process that is killed leaves no empty file at PATH, and an empty file there is a
+ * damaged one.
  */
 #include "plane/mirror-file.h"
 
@@ -25,7 +26,7 @@
 
 #define COPY_BYTES (VUBLK_MIRROR_FILE_HEADERS_BYTES / 2)
 #define NUM_COPIES 2
-#define MAGIC "vublk mirror\n\x1a\r\n" /* 16 bytes; a conversion of line ends changes it */
+#define MAGIC "vublk mirror\n\x1a\r\n" /* 16 bytes; any conversion of line ends damages it */
 #define VERSION 1
 
 #define WHAT_TO_DO "find out which disk is up to date, remove the file, and start with that disk"
@@ -241,8 +242,8 @@ int vublk_mirror_file_invalidate(struct vublk_mirror_file *file)
 /* --- opening --------------------------------------------------------------------------------- */
 
 /*
- * Opens and locks the file at `path`, which is file->path, or that name with the extension of a new
- * file. Looks at the file before it opens it, because to open a device can have effects.
+ * Opens and locks the file at `path`, which is file->path, or file->path with ".new" appended.
+ * Examines the file before opening it, because opening a device can have side effects.
  */
 static int open_locked(struct vublk_mirror_file *file, const char *path, int flags,
 		       struct vublk_error *error)
@@ -332,7 +333,7 @@ static int damaged(const struct vublk_mirror_file *file, const char *how, struct
 			       file->path, how);
 }
 
-/* Checks what the CRC does not: the contents of a header that another program may have written. */
+/* Checks the contents of a header. Its CRC is right, but another program may have written it. */
 static int check_header(const struct vublk_mirror_file *file, const struct stored_header *stored,
 			const struct vublk_mirror_header *header, struct vublk_error *error)
 {
@@ -355,7 +356,7 @@ static int check_header(const struct vublk_mirror_file *file, const struct store
 	return 0;
 }
 
-/* Outside of a mirror the bitmap has no meaning, and may have any size. */
+/* In phases other than MIRRORING, the bitmap has no meaning and may have any size. */
 static int check_size(const struct vublk_mirror_file *file, const struct vublk_mirror_header *header,
 		      struct vublk_error *error)
 {

@@ -3,7 +3,8 @@
  * The marks of a mirror's state file, and the thread that syncs them; see mirror-state.h.
  *
  * Pairs of accesses; the letter marks both accesses of a pair:
- *   D  the thread stores the number of a stable batch; the owner loads it before it submits a write.
+ *   D  the thread stores the number of a stable batch; the owner loads it before it submits a
+ *      write.
  */
 #include "plane/mirror-private.h"
 
@@ -198,7 +199,7 @@ void vublk_mirror_marks_end(struct vublk_mirror_state *state)
 
 /* --- marks ------------------------------------------------------------------------------------ */
 
-/* Returns whether the bitmap has lost a page, so that neither its bits nor later marks count. */
+/* Returns whether a page was lost or a sync has failed, so that the bits cannot be trusted. */
 static bool is_lost(const struct vublk_mirror_marks *marks)
 {
 	return VUBLK_UNLIKELY(vublk_fault_happened(&marks->fault)) ||
@@ -255,7 +256,7 @@ static uint64_t remove_marks(struct vublk_mirror_marks *marks)
 	uint64_t num_removed = 0;
 
 	for (uint64_t i = 0; i < marks->bitmap_bytes / sizeof(*words); i++) {
-		/* no store without a change, so that the pages of a large bitmap stay untouched */
+		/* stores only changes, so that unchanged pages of a large bitmap stay clean */
 		if (older[i]) {
 			num_removed += (uint64_t)__builtin_popcountll(older[i] & ~words[i]);
 			vublk_store_relaxed(&words[i], words[i] | older[i]);

@@ -2,17 +2,17 @@
 #ifndef VUBLK_PLANE_MIRROR_PRIVATE_H
 #define VUBLK_PLANE_MIRROR_PRIVATE_H
 
-/* What mirror-state.c and mirror-marks.c share. */
+/* The struct of a mirror's state, shared by mirror-state.c and mirror-marks.c. */
 #include "plane/mirror-file.h"
 #include "util/fault.h"
 
 #include <pthread.h>
 
 /*
- * The marks. They are collected in batches: new marks enter the open batch. A sync closes the open
- * batch, and makes it and all earlier ones stable. The ticket of a mark is the number of its batch.
- * The numbers may wrap; then an old ticket may look unstable, and a write waits for a sync that it
- * does not need.
+ * The marks are collected in batches. New marks enter the open batch. A sync closes the open batch,
+ * and makes it and all earlier ones stable. The ticket of a mark is the number of its batch. The
+ * numbers may wrap. Then an old ticket may look unstable, and a write waits for a sync that it does
+ * not need.
  */
 struct vublk_mirror_marks {
 	/* constant while the marks are in use */
@@ -35,8 +35,8 @@ struct vublk_mirror_marks {
 	/* protected by the lock */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	vublk_mirror_state_ticket requested, done; /* batches to sync, and batches that the thread has
-						      tried to sync */
+	vublk_mirror_state_ticket requested, done; /* the last batch to sync, and the last one that
+						      the thread has tried to sync */
 	bool must_stop;
 	struct vublk_error failure; /* code 0: no sync has failed */
 
@@ -48,16 +48,16 @@ struct vublk_mirror_state {
 	struct vublk_mirror_file file;
 	struct vublk_mirror_header header;
 	bool was_repaired;
-	bool is_invalid; /* the header could not be written, so the file is not used any more ... */
-	bool is_unsafe;  /* ... and the storage may still have its old contents */
+	bool is_invalid; /* the header could not be written, so the file is not used any more */
+	bool is_unsafe;  /* the file is invalid, and the storage may still have its old contents */
 	struct vublk_mirror_marks marks;
 };
 
 /* --- mirror-marks.c ------------------------------------------------------------------------- */
 
 /*
- * Maps the file, which has the size for the mirror in the header, and starts the thread. The marks
- * in the file must be stable.
+ * Maps the file and starts the thread. The file must have the size for the mirror in the header,
+ * and its marks must be stable.
  */
 int vublk_mirror_marks_begin(struct vublk_mirror_state *state, struct vublk_error *error);
 /* Ends the thread and unmaps the file. Idempotent. */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file marks the regions of writes in the mirror's state file, and removes the marks again. The
- * rules are in mirror.h, and the file is in mirror-state.h.
+ * This file marks the regions of writes in the mirror's state file (mirror-state.h), and removes
+ * the marks again. The rules are in mirror.h.
  *
- * Key idea: a write that waits for its marks is in no ready list, so other requests overtake it. All
- * marks of a round are synced together. Once per second, marks are removed: first all regions that
- * are stable on both sides become clear, then the regions of all outstanding requests are marked
- * again, and only then do the marks age. So no count of the requests per region is needed.
+ * Key idea: a write that waits for its marks is in no ready list, so other requests may overtake
+ * it. All marks of a round are synced together. Once per second, marks are removed in three steps:
+ * all regions that are stable on both sides become clear, the regions of all outstanding writes are
+ * marked again, and then the marks age. So the plane need not count the writes per region.
  */
 #include "plane/plane.h"
 
@@ -21,7 +21,7 @@
 
 /* --- marks ---------------------------------------------------------------------- */
 
-/* Marks a part of the disk. Returns whether the marks are stable; if not, notes the ticket. */
+/* Marks a part of the disk. Returns whether the marks are stable. If not, requests a sync. */
 static bool mark(struct vublk_plane_mirror *mirror, uint64_t offset, uint64_t bytes)
 {
 	vublk_mirror_state_ticket ticket = vublk_mirror_state_mark(mirror->state, offset, bytes);
@@ -54,8 +54,8 @@ bool vublk_plane_mirror_is_marked(struct vublk_plane *plane, struct vublk_plane_
 /* --- removal of marks -------------------------------------------------------------- */
 
 /*
- * Clears the regions of one word of `unclear` that are stable on both sides. Notes whether others
- * wait for a flush.
+ * Clears the regions of one word of `unclear` that are stable on both sides. If others only need a
+ * flush, sets wants_flush.
  */
 static void clear_word(struct vublk_plane_mirror *mirror, size_t word)
 {
@@ -85,7 +85,7 @@ static void remove_marks(struct vublk_plane *plane)
 		if (slot->is_write)
 			vublk_plane_mirror_is_marked(plane, slot);
 	vublk_mirror_state_age(mirror->state);
-	mirror->wants_sync = true; /* which also finds that the file was truncated or replaced */
+	mirror->wants_sync = true; /* a sync also detects that the file was truncated or replaced */
 }
 
 /* --- rounds ------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The life of a mirror's state file: its phases, and which disk is up to date; see mirror-state.h. */
+/* A mirror's state file: its life, its phases, and which disk is up to date; see mirror-state.h. */
 #include "plane/mirror-private.h"
 
 #include "util/checked.h"
@@ -114,7 +114,7 @@ int vublk_mirror_state_open(const char *path, struct vublk_mirror_state **state,
 	return 0;
 }
 
-/* Removes the marks of clear regions first: those that became clear, and those that were before. */
+/* Ages the marks twice, which removes the marks of all regions that are clear now. */
 void vublk_mirror_state_suspend(struct vublk_mirror_state *state)
 {
 	if (!state->marks.mapping)
@@ -163,7 +163,7 @@ static bool can_resume(const struct vublk_mirror_header *header,
 	       target->bytes == header->disks[!index].bytes && region_bytes == header->region_bytes;
 }
 
-/* Gives the file the size for the mirror, and marks all regions. */
+/* Gives the file the size for the mirror. The new bytes are 0, so all regions are marked. */
 static int mark_all(struct vublk_mirror_state *state, uint64_t bitmap_bytes,
 		    struct vublk_error *error)
 {
@@ -237,7 +237,7 @@ int vublk_mirror_state_begin(struct vublk_mirror_state *state,
 	return 0;
 }
 
-/* Ends the mirror, and writes that the disk with this index is the only one. */
+/* Ends the mirror, and records that only the disk with this index is up to date. */
 static int become_single(struct vublk_mirror_state *state, unsigned authoritative,
 			 struct vublk_error *error)
 {

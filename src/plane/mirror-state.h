@@ -3,29 +3,29 @@
 #define VUBLK_PLANE_MIRROR_STATE_H
 
 /*
- * The state file of a mirror. It says which of two disks is the authoritative one, and in which
- * regions the two may differ, so that the next process knows it, too.
+ * The state file of a mirror tells the next process which of two disks is the authoritative one,
+ * and in which regions the two may differ.
  *
- * Key idea: before a write is submitted to both back-ends, its regions are marked in the file, and
- * the marks are stable on the storage. When both back-ends have made the write stable, the marks may
- * be removed at any time. So whatever ends first, the process, a back-end or the machine, a region
- * in which the disks differ is marked.
+ * Key idea: before a write is submitted to a back-end, its regions are marked in the file, and the
+ * marks are made stable on the storage. When both back-ends have made the write stable, the marks
+ * may be removed at any time. So whatever fails first, the process, a back-end or the machine, a
+ * region in which the disks differ is marked.
  *
- * The file has a header and a bitmap. The header exists twice, with a sequence number and a CRC
- * each. A change writes one copy after the other and waits for the storage each time. So one of
- * them is intact whenever a write is interrupted, and the loss of one copy never brings back an
- * older header. In the bitmap, 0 means that the region is marked. So a page that the file has lost,
- * which reads as zeros, marks its regions.
+ * The file has a header and a bitmap. The header has two copies, each with a sequence number and a
+ * CRC. A change writes one copy after the other and waits for the storage each time. So one copy is
+ * intact whenever a write is interrupted. After a complete change, the loss of one copy does not
+ * bring back an older header. In the bitmap, 0 means that the region is marked. So a page that the
+ * file has lost, which reads as zeros, marks its regions.
  *
- * A write that marks a region for the first time waits for one fdatasync() of the file, which is as
- * slow as a small synchronous write to its file system. All writes that arrive during this time
- * share the next one. A marked region costs nothing, and a region stays marked while it is in use:
- * vublk_mirror_state_age() removes the marks of regions that were not written between two calls.
- * The memory is 4 bytes and 2 bits per region.
+ * A write to a region that is not marked waits for one fdatasync() of the file, which is as slow as
+ * a small synchronous write to its file system. All writes that arrive during this time share the
+ * next fdatasync(). A write to a marked region does not wait, and a region stays marked while it is
+ * in use, because vublk_mirror_state_age() removes only the marks of regions that were not written
+ * between two calls. The marks need 4 bytes and 2 bits of memory per region.
  *
- * Threads: one at a time, except that vublk_mirror_state_is_stable() and
- * vublk_mirror_state_has_failed() are free. The functions that write the header block for a few
- * milliseconds or longer; those for marks do not block, unless their comment says so.
+ * Threads: one at a time, except that any thread may call vublk_mirror_state_is_stable() and
+ * vublk_mirror_state_has_failed() at any time. The functions that write the header block for a few
+ * milliseconds or longer. Those for marks do not block, unless their comment says so.
  */
 #include "util/atomic.h"
 
@@ -40,12 +40,12 @@
 #define VUBLK_MIRROR_STATE_MAX_REGIONS (UINT64_C(1) << 26)
 
 /*
- * What identifies a disk. If both disks of a mirror have a serial, and the serials differ, these
- * decide which one a disk is; otherwise the paths decide.
+ * The identity of a disk. If both disks of a mirror have serials, and these differ, a disk with a
+ * serial is recognized by it. Otherwise a disk is recognized by its path.
  */
 struct vublk_mirror_state_disk {
 	char path[VUBLK_MIRROR_STATE_PATH_BYTES];     /* of the back-end's socket, absolute */
-	char serial[VUBLK_MIRROR_STATE_SERIAL_BYTES]; /* as the back-end tells it; may be empty */
+	char serial[VUBLK_MIRROR_STATE_SERIAL_BYTES]; /* as the back-end reports it; may be empty */
 	uint64_t bytes;                               /* the size of the disk */
 };
 
@@ -61,17 +61,17 @@ struct vublk_mirror_state_info {
 	struct vublk_mirror_state_disk disks[2]; /* of the last mirror */
 	uint64_t generation; /* grows whenever the phase or the authoritative disk changes */
 	uint64_t region_bytes, num_regions; /* of the last mirror */
-	bool was_repaired; /* one of the two headers was damaged when the file was opened */
+	bool was_repaired; /* one copy of the header was damaged when the file was opened */
 };
 
-/* A number for a set of marks; see vublk_mirror_state_mark(). */
+/* Identifies a set of marks; see vublk_mirror_state_mark(). */
 typedef uint32_t vublk_mirror_state_ticket;
 
 struct vublk_mirror_state;
 
 /*
- * Fills `disk`. A path that is not absolute is completed with the working directory. `serial` may be
- * NULL. ENAMETOOLONG: the path or the serial is too long.
+ * Fills `disk`. If `path` is relative, stores it with the working directory before it. `serial` may
+ * be NULL. Errors: ENAMETOOLONG if the path or the serial is too long, and those of getcwd(3).
  */
 int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const char *path,
 				 const char *serial, uint64_t bytes, struct vublk_error *error);
@@ -84,14 +84,14 @@ int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const cha
  * and others of open(2). `error` has a sentence that names the file.
  *
  * If the phase is MIRRORING, the previous process did not end its mirror. The caller must call
- * vublk_mirror_state_begin() or vublk_mirror_state_end() before it submits a write, because writes
- * have no marks before.
+ * vublk_mirror_state_begin() or vublk_mirror_state_end() before it submits a write, because until
+ * then writes cannot be marked.
  */
 int vublk_mirror_state_open(const char *path, struct vublk_mirror_state **state,
 			    struct vublk_error *error);
 /*
- * Closes the file. A mirror that was begun and not ended stays so: the phase is MIRRORING when the
- * file is opened again. Calls vublk_mirror_state_make_safe(). NULL is a no-op.
+ * Closes the file. If a mirror was begun and not ended, the phase is still MIRRORING when the file
+ * is opened again. Calls vublk_mirror_state_make_safe(). NULL is a no-op.
  */
 void vublk_mirror_state_close(struct vublk_mirror_state *state);
 /*
@@ -104,8 +104,8 @@ void vublk_mirror_state_get_info(const struct vublk_mirror_state *state,
 				 struct vublk_mirror_state_info *info);
 
 /*
- * Checks that `disk` is the authoritative one; in the phase NEW, every disk is. ESTALE: the disk is
- * not up to date, or the file does not know it. EIO: the file could not be written before.
+ * Checks that `disk` is the authoritative one; in the phase NEW, every disk is. Errors: ESTALE if
+ * the disk is not up to date or not in the file, EIO if an earlier write of the header failed.
  */
 int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
 			     const struct vublk_mirror_state_disk *disk, struct vublk_error *error);
@@ -122,24 +122,24 @@ int vublk_mirror_state_begin(struct vublk_mirror_state *state,
 			     const struct vublk_mirror_state_disk *target, uint64_t region_bytes,
 			     bool *resumed, struct vublk_error *error);
 /*
- * Ends the mirror: the authoritative disk is the only one from now on. Must be called before the
- * first write that is not marked. Without a mirror, does nothing. After a failure the file is empty
- * if that was possible, so that no process can start with it; the disk may be used nevertheless.
+ * Ends the mirror, so that only the authoritative disk is up to date. Must be called before the
+ * first write that is not marked. Does nothing without a mirror. After a failure the file is empty
+ * if that was possible, so that no process can start with it. The disk may be used nevertheless.
  */
 int vublk_mirror_state_end(struct vublk_mirror_state *state, struct vublk_error *error);
 /*
  * Ends the mirror, and makes the other disk the authoritative one. No write may be in flight, both
  * disks must be identical, and their data stable. Only after success may the caller write to the
- * other disk. After a failure the former disk may be used; the file is as after a failure of
- * vublk_mirror_state_end().
+ * other disk. After a failure the caller may continue with the former disk, and the file is as
+ * after a failure of vublk_mirror_state_end(). Error: EINVAL if there is no mirror, and others.
  */
 int vublk_mirror_state_commit_switch(struct vublk_mirror_state *state, struct vublk_error *error);
 
 /*
- * Called again and again after a failure of vublk_mirror_state_end() or
- * vublk_mirror_state_commit_switch(): if the file could not be made empty, tries it again. Otherwise the
- * next process would trust its marks, although later writes were not marked. EIO: without success.
- * NULL is a no-op.
+ * Must be called repeatedly after a failure of vublk_mirror_state_end() or
+ * vublk_mirror_state_commit_switch(). If the file could not be made empty, tries again. Otherwise
+ * the next process would trust its marks, although later writes were not marked. Error: EIO if that
+ * failed again. `state` NULL: no-op.
  */
 int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_error *error);
 
@@ -148,48 +148,50 @@ int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_
 /*
  * Marks the regions of a write to `bytes` bytes at `offset` of the disk. The write may be submitted
  * as soon as vublk_mirror_state_is_stable() is true for the ticket. If it is false, the caller must
- * call vublk_mirror_state_start_sync() or vublk_mirror_state_sync() after this mark; after many
- * marks, once is enough.
+ * call vublk_mirror_state_start_sync() or vublk_mirror_state_sync() afterwards. One call is enough
+ * after many marks.
  */
 vublk_mirror_state_ticket vublk_mirror_state_mark(struct vublk_mirror_state *state, uint64_t offset,
 						  uint64_t bytes);
 /*
- * Says that both disks have the same data in a region, that both back-ends have made it stable, and
- * that no write to the region is in flight. The mark stays in the file until vublk_mirror_state_age()
- * removes it; a write that marks the region again before that needs no sync.
+ * Called when both disks have the same data in a region, both back-ends have made the data stable,
+ * and no write to the region is in flight. The mark stays in the file until
+ * vublk_mirror_state_age() removes it. Until then, a write that marks the region again needs no
+ * sync.
  */
 void vublk_mirror_state_clear(struct vublk_mirror_state *state, uint64_t region);
 /*
  * Removes the marks of all regions that were clear at the previous call and were not marked since.
- * The storage gets the change later. To be called about once per second. Returns how many. A call of
- * vublk_mirror_state_start_sync() afterwards syncs in any case, and so checks that the file is intact.
+ * Returns how many marks were removed. The storage gets the change later. Should be called about
+ * once per second. The next vublk_mirror_state_start_sync() syncs even without new marks, which
+ * checks that the file is intact.
  */
 uint64_t vublk_mirror_state_age(struct vublk_mirror_state *state);
-/* Returns whether a region is marked in the file. */
+/* Returns whether a region is marked in the file, or may be because the file is damaged. */
 bool vublk_mirror_state_is_marked(const struct vublk_mirror_state *state, uint64_t region);
 /* Returns how many regions are marked in the file. */
 uint64_t vublk_mirror_state_num_marked(const struct vublk_mirror_state *state);
 
 /*
- * Makes all marks stable, and waits for it. Returns a failure of this or an earlier sync: the file
- * was truncated or removed, or the storage has failed. The failure stays: no ticket becomes stable
- * any more, and the caller has to end the mirror.
+ * Makes all marks stable, and waits until they are. Returns the failure of this or an earlier sync:
+ * the file was truncated or removed, or the storage has failed. A failure is final: no ticket
+ * becomes stable any more, and the caller has to end the mirror.
  */
 int vublk_mirror_state_sync(struct vublk_mirror_state *state, struct vublk_error *error);
 /*
- * Like vublk_mirror_state_sync(), but does not wait: another thread syncs. When it is done, the
- * eventfd of vublk_mirror_state_fd() becomes readable. If it is at work already, it syncs once more
- * afterwards. Does nothing if all marks are stable.
+ * Like vublk_mirror_state_sync(), but does not wait for the thread that syncs. When a sync is done,
+ * the eventfd of vublk_mirror_state_fd() becomes readable. If a sync is in progress, another one
+ * follows. Does nothing if there are no marks since the last call.
  */
 void vublk_mirror_state_start_sync(struct vublk_mirror_state *state);
 int vublk_mirror_state_fd(const struct vublk_mirror_state *state);
-/* Clears the eventfd, and returns a failure as vublk_mirror_state_sync() does. Does not block. */
+/* Clears the eventfd, and returns what vublk_mirror_state_sync() returns. Does not block. */
 int vublk_mirror_state_take_result(struct vublk_mirror_state *state, struct vublk_error *error);
 
-/* Returns whether all marks of the ticket are on the storage. */
+/* Returns whether all marks of the ticket are stable on the storage. */
 bool vublk_mirror_state_is_stable(const struct vublk_mirror_state *state,
 				  vublk_mirror_state_ticket ticket);
-/* Returns whether a sync has failed. One load. */
+/* Returns whether a sync has failed. This is cheap: one load. */
 bool vublk_mirror_state_has_failed(const struct vublk_mirror_state *state);
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file sends the driver's writes and flushes to both back-ends (mirror.h), and ends the mirror.
+ * This file sends the driver's writes and flushes to both back-ends (mirror.h), and ends mirrors.
  *
- * Key idea: the plane puts a request on both rings in one step or not at all. If the source is lost,
- * the request is held until the target has completed it. Then the data is copied anew, and both the
- * next source and the target get the request.
+ * Key idea: the plane puts a request on both rings in one step or not at all. If the source is
+ * lost, the request is held until the target has completed it. Then the data is copied again, and
+ * both the next source and the target get the request.
  */
 #include "plane/plane.h"
 
@@ -37,7 +37,7 @@ static uint64_t count_segments(const struct vublk_plane_slot *slot,
 	return (slot->bytes + longest_segment(side) - 1) / longest_segment(side);
 }
 
-/* 2: the chain also has the header and the status. */
+/* Returns whether a mirrored write fits an empty ring; + 2: the header and the status. */
 static bool fits(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 		 const struct vublk_plane_side *side)
 {
@@ -55,7 +55,7 @@ static bool has_room(const struct vublk_plane_slot *slot, const struct vublk_pla
 	return ring->num_free >= (ring->has_indirect ? 1 : count_segments(slot, side) + 2);
 }
 
-/* Copies the data to the source's memory, and from there to the target's. */
+/* Copies the data to the memory of both sides. Returns false if a buffer is not mapped any more. */
 static bool copy_data(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 		      unsigned chunk)
 {
@@ -89,9 +89,9 @@ static bool has_waiters(const struct vublk_plane_slot *slot)
 }
 
 /*
- * Admits a write that only the source gets. If the target is far behind, the write waits for copies,
- * unless the plane is to be drained. A write with waiters does not wait, because one of them may be a
- * copy, or a write that a copy waits for.
+ * Admits a write that only the source gets. If the target is far behind, the write waits for
+ * copies, unless the plane takes no chains. A write with waiters does not wait, because one of them
+ * may be a copy, or a write that a copy waits for.
  */
 static enum vublk_plane_mirror_admission admit_to_source(struct vublk_plane *plane,
 							 struct vublk_plane_slot *slot)
@@ -256,7 +256,7 @@ static void complete_request(struct vublk_plane *plane, struct vublk_plane_slot 
 			finish(plane, slot);
 		return;
 	}
-	/* The source was lost meanwhile, so both back-ends get the request again. */
+	/* The source was lost in the meantime, so both back-ends get the request again. */
 	vublk_plane_mirror_return_chunks(plane->mirror, mirrored->chunk, mirrored->num_chunks);
 	mirrored->num_chunks = 0;
 }
@@ -319,7 +319,7 @@ unsigned vublk_plane_mirror_take(struct vublk_plane *plane)
 
 /* --- the end ----------------------------------------------------------------------------- */
 
-/* Forgets what the slot has at the target. Ends the request if the source has completed it. */
+/* Makes a request stop waiting for the target. Ends the request if the source has completed it. */
 static void let_go(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {
 	bool is_complete = slot->state == VUBLK_PLANE_SLOT_SUBMITTED &&
@@ -333,8 +333,8 @@ static void let_go(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 }
 
 /*
- * Returns whether the mirror has ended, and the source uses no memory of the mirror any more. The next
- * mirror uses the same memory.
+ * Returns whether the mirror has ended and the source does not use the mirror's memory any more,
+ * which the next mirror will use.
  */
 static bool is_idle(const struct vublk_plane *plane)
 {
@@ -346,7 +346,7 @@ static bool is_idle(const struct vublk_plane *plane)
 	return true;
 }
 
-/* Frees a mirror that has ended, unless it is in use. */
+/* Frees a mirror that has ended, unless the source still uses its memory or writes need marks. */
 static void free_when_idle(struct vublk_plane *plane)
 {
 	const struct vublk_plane_mirror *mirror = plane->mirror;
@@ -355,7 +355,7 @@ static void free_when_idle(struct vublk_plane *plane)
 		vublk_plane_mirror_free(plane);
 }
 
-/* The order of writes is made again, because the copies leave it. */
+/* The order of the writes is made again, because it still contains the copies. */
 void vublk_plane_mirror_end(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *slot, *next;
@@ -425,7 +425,7 @@ static void end_failed(struct vublk_plane *plane)
 	plane->ops->mirror_failed(plane->opaque, &error);
 }
 
-/* Returns whether a write that waits for copies need not wait any more. */
+/* Returns whether at least one of the writes that wait for copies need not wait any more. */
 static bool may_unpark(const struct vublk_plane *plane)
 {
 	if (!is_far_behind(plane))
@@ -436,7 +436,7 @@ static bool may_unpark(const struct vublk_plane *plane)
 	return false;
 }
 
-/* Continues copies, and the writes that wait for them. */
+/* Continues the copies and the writes that wait for them, and reports the end of the first pass. */
 static unsigned work_on_copies(struct vublk_plane *plane)
 {
 	struct vublk_plane_mirror *mirror = plane->mirror;

@@ -51,7 +51,7 @@ static int make_chains(struct vublk_plane_mirror *mirror)
 	return mirror->chains ? 0 : -ENOMEM;
 }
 
-/* All regions are dirty at first. */
+/* Makes the regions, which are all dirty at first. */
 static int make_regions(struct vublk_plane_mirror *mirror)
 {
 	if (!mirror->region_bytes)
@@ -66,7 +66,7 @@ static int make_regions(struct vublk_plane_mirror *mirror)
 	return mirror->states && mirror->epochs ? 0 : -ENOMEM;
 }
 
-/* Makes the regions dirty whose marks are in the state file, and the others synced. */
+/* Makes all regions synced that are not marked in the state file. The others stay dirty. */
 static int take_marks(struct vublk_plane_mirror *mirror, struct vublk_error *error)
 {
 	struct vublk_mirror_state_info info;
@@ -119,7 +119,7 @@ int vublk_plane_mirror_begin(struct vublk_plane *plane, const struct vublk_plane
 	vublk_plane_mirror_free(plane);
 	plane->mirror = mirror;
 	plane->hooks |= VUBLK_PLANE_HOOK_MIRROR;
-	vublk_plane_sort_held(plane); /* writes may wait since vublk_plane_mirror_close() */
+	vublk_plane_sort_held(plane); /* writes may have waited since vublk_plane_mirror_close() */
 	plane->has_ended = true;
 	return 0;
 }
@@ -185,7 +185,7 @@ void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t regi
 	mirror->count[state]++;
 }
 
-/* Stores the first region of a part of the disk, and the one after its last. */
+/* Finds the regions of a part of the disk: the first one, and the one after the last. */
 static void find_regions(const struct vublk_plane_mirror *mirror, uint64_t offset, uint64_t bytes,
 			 size_t *first, size_t *end)
 {
@@ -299,8 +299,8 @@ void vublk_plane_mirror_unpark(struct vublk_plane *plane)
 /* --- the end of a request ------------------------------------------------------------- */
 
 /*
- * Records that the source has executed a write. The source has it perhaps only in its cache, until a
- * later flush.
+ * Records that the source has executed a write. Until a later flush, the source may have the data
+ * only in its cache.
  */
 static void note_write(struct vublk_plane *plane, const struct vublk_plane_slot *slot)
 {
@@ -321,7 +321,7 @@ static void note_write(struct vublk_plane *plane, const struct vublk_plane_slot 
 	vublk_plane_mirror_fail(plane, &error);
 }
 
-/* Lets the target complete a chain whose request is dropped. Until then, no region is copied. */
+/* Drops a request that the target still has. Until the target completes it, no region is copied. */
 static void drop_chain(struct vublk_plane_mirror *mirror, const struct vublk_plane_slot *slot)
 {
 	const struct vublk_plane_mirrored *mirrored = &slot->mirrored;

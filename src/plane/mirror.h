@@ -3,36 +3,38 @@
 #define VUBLK_PLANE_MIRROR_H
 
 /*
- * The mirror: copies the disk from its back-end, the source, to a second back-end, the target, and
- * keeps both identical while the driver uses the disk. Reads go to the source. A request completes
- * with the source's status, when both back-ends have completed it.
+ * The mirror copies the disk from its back-end, the source, to a second back-end, the target, and
+ * keeps both identical while the driver uses the disk. Reads go to the source. A request that goes
+ * to both completes when both have completed it, with the source's status.
  *
  * Key idea: the disk is divided into regions. A write to a region that has not been copied goes to
  * the source only. While a region is being copied, writes to it wait. Afterwards they go to both
  * back-ends. So one pass copies the disk under any load. A copy takes its place among the writes in
- * order.h, which makes it wait for earlier writes, and later writes wait for it.
+ * order.h, so it waits for earlier writes, and later writes wait for it.
  *
- * The driver may change its buffers while the back-ends read them. So the plane copies the data of a
- * write to both back-ends' memory before it submits the write, and both get the same bytes.
+ * The driver may change its buffers while the back-ends read them. So the plane copies the data of
+ * a write to both back-ends' memory before it submits the write, and both get the same bytes.
  *
  * Discards, write zeroes, secure erases and writes of more than VUBLK_PLANE_MIRROR_MAX_WRITE bytes
- * go to the source only. Their regions are then copied again. Meanwhile the target is behind in these
- * regions. While there are VUBLK_PLANE_MIRROR_MAX_BEHIND of them, further such requests wait, unless
- * others wait for them. So, under any load, the target is never far behind after the first pass, and a
- * switch to it copies the last regions while new requests wait.
+ * go to the source only. Until their regions have been copied again, the target is behind in these
+ * regions. While it is behind in VUBLK_PLANE_MIRROR_MAX_BEHIND regions, further such requests to
+ * synced regions wait, unless other writes wait for them. So after the first pass the target is
+ * never far behind, under any load. Before a switch to the target, the regions in which it is still
+ * behind are copied while new requests wait.
  *
  * With a state file (mirror-state.h), the next process can resume the mirror. These rules make that
  * safe, wherever this process is killed:
  *
- * 1. A region that is not marked in the file has the same data on both disks, and the data is stable
- *    on both.
+ * 1. A region that is not marked in the file has the same data on both disks, and the data is
+ *    stable on both.
  * 2. A write is submitted, to either side, only when the marks of its regions are stable. Discards
  *    and write zeroes count as writes. Each submission checks this again.
- * 3. A mark is removed only if the region is SYNCED, a flush of both sides has succeeded that began
- *    after the last write to the region had ended on both, and no request to the region is
- *    outstanding. The mirror flushes both sides itself, because the driver may not.
- * 4. While the file says that there is a mirror, no write passes without a mark, also before the
- *    mirror is resumed and after it has failed. Writes wait while the owner changes the file.
+ * 3. A mark is removed only if the region is SYNCED, no write to it is outstanding, and both sides
+ *    have succeeded in a flush that began after the last write to the region had ended on both. The
+ *    mirror submits flushes of its own, because the driver may submit none.
+ * 4. While the file says that there is a mirror, no write is submitted without a mark, not even
+ *    before the mirror is resumed or after it has failed. Writes wait while the owner changes the
+ *    file.
  */
 #include "plane/bucket.h"
 #include "plane/mirror-state.h"
@@ -50,7 +52,7 @@ struct vublk_plane_side;
 struct vublk_plane_side_queue;
 struct vublk_plane_slot;
 
-/* The smallest region. A large disk has larger regions, so that there are at most this many. */
+/* The usual size of a region, and the largest number of them. Large disks have larger regions. */
 #define VUBLK_PLANE_MIRROR_REGION_BYTES (UINT64_C(1) << 20)
 #define VUBLK_PLANE_MIRROR_MAX_REGIONS (UINT64_C(1) << 22)
 #define VUBLK_PLANE_MIRROR_MAX_WRITE (VUBLK_PLANE_MIRROR_CHUNKS / 2 * VUBLK_PLANE_MIRROR_CHUNK)
@@ -69,14 +71,14 @@ enum vublk_plane_mirror_state {
 struct vublk_plane_mirrored {
 	bool was_sent;      /* the request was submitted to both back-ends, perhaps to a source that
 			       was lost since */
-	bool is_on_source, is_on_target; /* that back-end has not completed the request */
-	bool is_parked;     /* the request is held, and in no ready list, until its regions are marked
-			       in the state file or, if it is a flush, until the mirror's own
-			       flush has ended, or ... */
-	bool awaits_copies; /* ... until the target is less behind */
+	bool is_on_source, is_on_target; /* this back-end has not completed the request */
+	bool is_parked;     /* the request is held, but in no ready list. A write waits for its
+			       marks in the state file or for copies, a flush waits for the
+			       mirror's own flush. */
+	bool awaits_copies; /* the write is parked until the target is less behind */
 	uint8_t status;     /* the source's, if it has completed the request */
 	uint16_t token;     /* on the target's ring */
-	uint16_t chunk, num_chunks; /* of the pool, which have the request's data */
+	uint16_t chunk, num_chunks; /* the chunks of the pool that have the request's data */
 	uint64_t mark;      /* of a flush: the epoch that it ends */
 };
 
@@ -84,7 +86,7 @@ struct vublk_plane_mirrored {
 struct vublk_plane_mirror_chain {
 	struct vublk_plane_slot *slot; /* NULL: a copy, or a request that was dropped */
 	uint16_t chunk, num_chunks;    /* of a dropped request */
-	int copy;                      /* the index of the copy; -1: no copy */
+	int copy;                      /* the index of the copy; -1: it belongs to no copy */
 };
 
 enum vublk_plane_mirror_copy_phase {
@@ -98,54 +100,55 @@ enum vublk_plane_mirror_copy_phase {
 };
 
 /*
- * One region that is being copied, piece by piece; or a flush. The source's part of a flush takes the
- * place of the read, and the target's part that of the write.
+ * A region that is being copied piece by piece; or a flush of both back-ends. In a flush, the
+ * source flushes in place of the read, and then the target flushes in place of the write.
  */
 struct vublk_plane_mirror_copy {
 	enum vublk_plane_mirror_copy_phase phase;
 	bool is_flush;
 	uint64_t mark; /* of a flush: the epoch that it ends */
 	size_t region;
-	uint64_t offset, end; /* the rest of the region, in bytes */
+	uint64_t offset, end; /* the part of the disk that is still to be copied, in bytes */
 	uint32_t bytes;       /* of the present piece */
-	uint16_t token;       /* on the source's ring, while READING */
-	bool is_reading;      /* the source has the piece, also if ABANDONED */
+	uint16_t token;       /* on the source's ring, while is_reading */
+	bool is_reading;      /* the source has not completed the read or the flush; may also be set
+				 while ABANDONED */
 	struct vublk_order_write order;
 };
 
 struct vublk_plane_mirror {
-	struct vublk_plane_side *target; /* NULL: the mirror has ended, but the source still has a
-					    piece to read, or writes still need marks */
+	struct vublk_plane_side *target; /* NULL: the mirror has ended or has not begun, but the
+					    source still uses its memory, or writes need marks */
 	struct vublk_mirror_state *state; /* where writes are marked; NULL: nowhere */
 	bool is_closed; /* writes wait until the owner has changed the state file */
-	bool wants_sync; /* there are marks for which no sync has been requested */
-	bool awaits_marks; /* there are slots that are parked until they are marked ... */
-	vublk_mirror_state_ticket ticket; /* ... and the first of them waits for this ticket */
+	bool wants_sync; /* the next round has to request a sync of the state file */
+	bool awaits_marks; /* there are slots that are parked until their marks are stable */
+	vublk_mirror_state_ticket ticket; /* if so, the ticket of the first of these marks */
 	bool awaits_copies; /* there are slots that are parked until the target is less behind */
-	bool catches_up; /* vublk_plane_mirror_catch_up() */
+	bool catches_up; /* set by vublk_plane_mirror_catch_up() */
 	size_t max_behind; /* VUBLK_PLANE_MIRROR_MAX_BEHIND; smaller in tests */
-	uint64_t *unclear; /* one bit per region: its mark has to be removed */
+	uint64_t *unclear; /* one bit per region: its mark has to be removed when this is safe */
 	uint64_t tick_ns;  /* when marks are removed next */
-	bool wants_flush;  /* marks could be removed after a flush */
+	bool wants_flush;  /* after a flush, more marks could be removed */
 	uint64_t bytes, region_bytes;
 	size_t num_regions;
 	uint8_t *states;   /* of the regions; NULL: there never was a target, writes are only marked */
-	uint64_t *epochs;  /* of the regions: when the source was last written */
+	uint64_t *epochs;  /* for each region, the epoch of its last write */
 	/*
-	 * The epoch ends with each flush that is submitted. All writes of epochs up to `flushed` are
-	 * stable at the source.
+	 * When a flush is submitted, an epoch ends and the next one begins. All writes of epochs up
+	 * to `flushed` are stable.
 	 */
 	uint64_t epoch, flushed;
 	size_t count[VUBLK_PLANE_MIRROR_NUM_STATES]; /* how many regions have this state */
 	size_t next; /* where the search for the next region begins */
-	bool is_lost; /* the source was lost, perhaps with writes that were not flushed */
+	bool is_lost; /* the source was lost, perhaps together with writes that were not flushed */
 	bool was_synced;
 	struct vublk_bucket bucket;
 	struct vublk_plane_mirror_copy copies[VUBLK_PLANE_MIRROR_COPIES];
 	struct vublk_plane_mirror_chain **chains; /* per queue, by token on the target's ring */
 	unsigned num_queues;
 	unsigned num_on_target; /* chains that the target has not completed */
-	unsigned num_dropped;   /* how many of these belong to no request any more */
+	unsigned num_dropped;   /* how many of these chains were dropped or abandoned */
 	uint64_t progress_ns;   /* when the target last completed a chain, or got the first one */
 	uint64_t timeout_ns;
 	uint64_t used_chunks[VUBLK_PLANE_MIRROR_CHUNKS / 64]; /* one bit per chunk */
@@ -159,29 +162,29 @@ struct vublk_plane_mirror {
 struct vublk_plane_mirror_setup {
 	struct vublk_plane_side *target; /* its back-end must run the rings */
 	/*
-	 * Borrowed until vublk_plane_mirror_close(); NULL: no file. It must have been begun, with the
-	 * same size and the same regions. Only the marked regions are copied.
+	 * Borrowed until vublk_plane_mirror_close(); NULL: no file. vublk_mirror_state_begin() must
+	 * have been called with the same size and region size. Only the marked regions are copied.
 	 */
 	struct vublk_mirror_state *state;
 	uint64_t bytes;      /* the size of the disk; a multiple of 512 */
-	uint64_t region_bytes; /* a power of two, at least 512; 0: chosen by the size of the disk */
-	uint64_t rate;       /* how many bytes per second are copied; 0: no limit */
-	uint64_t timeout_ms; /* how long the target may complete no request although it has one */
+	uint64_t region_bytes; /* a power of two, at least 512; 0: depends on the disk's size */
+	uint64_t rate;       /* the largest number of bytes copied per second; 0: no limit */
+	uint64_t timeout_ms; /* how long the target may have requests and complete none of them */
 };
 
 struct vublk_plane_mirror_info {
 	bool is_active;
 	bool is_idle; /* the target has completed all requests */
 	uint64_t bytes, rate;
-	uint64_t synced_bytes; /* what the target has got, with what it is behind */
-	uint64_t behind_bytes; /* of regions that were written at the source only since */
+	uint64_t synced_bytes; /* of regions that were copied, also if the target is behind */
+	uint64_t behind_bytes; /* of regions in which the target is behind */
 };
 
-/* What has to happen with a request before it is submitted. */
+/* Whether and where a request can be submitted now. */
 enum vublk_plane_mirror_admission {
-	VUBLK_PLANE_MIRROR_WAIT,
-	VUBLK_PLANE_MIRROR_PARK, /* waits for its marks, for copies or for the mirror's own flush, but
-				    not in a ready list: later requests may overtake it */
+	VUBLK_PLANE_MIRROR_WAIT, /* waits in the ready list */
+	VUBLK_PLANE_MIRROR_PARK, /* waits in no ready list, so later requests may overtake it; see
+				    is_parked */
 	VUBLK_PLANE_MIRROR_SOURCE_ONLY,
 	VUBLK_PLANE_MIRROR_BOTH, /* the data of a write is in the pool */
 };
@@ -189,9 +192,10 @@ enum vublk_plane_mirror_admission {
 /* --- mirror.c: life, regions, the pool --------------------------------------------------- */
 
 /*
- * Begins to mirror. The target is borrowed until the mirror has ended. Lets writes pass that
- * vublk_plane_mirror_close() has stopped. Errors: EBUSY if there is a mirror or the previous one has
- * not ended completely, EINVAL if the state file is for another size, ENOMEM.
+ * Begins to mirror. The target is borrowed until the mirror has ended. May follow
+ * vublk_plane_mirror_record() and vublk_plane_mirror_close(), and then resumes the writes that
+ * wait. Errors: EBUSY if there is a mirror or the previous one has not ended completely, EINVAL if
+ * the state file is for another size, ENOMEM.
  */
 int vublk_plane_mirror_begin(struct vublk_plane *plane, const struct vublk_plane_mirror_setup *setup,
 			     struct vublk_error *error);
@@ -200,7 +204,7 @@ void vublk_plane_mirror_free(struct vublk_plane *plane);
 void vublk_plane_mirror_set_rate(struct vublk_plane *plane, uint64_t rate);
 void vublk_plane_mirror_get_info(const struct vublk_plane *plane,
 				 struct vublk_plane_mirror_info *info);
-/* Records why the mirror has to end. The next round of the plane ends it. */
+/* Records why the mirror has to end. Only the first failure counts. The next round ends it. */
 void vublk_plane_mirror_fail(struct vublk_plane *plane, const struct vublk_error *error);
 
 /* Returns whether there is a mirror that has not ended. */
@@ -222,9 +226,15 @@ static inline bool vublk_plane_mirror_owns(const struct vublk_plane_mirror *mirr
 /* Changes the state of a region, and the counters of the mirror. */
 void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t region,
 				  enum vublk_plane_mirror_state state);
-/* Called for a write that only the source gets: the target is behind in its synced regions. */
+/*
+ * The synced regions of a write become BEHIND. Called for a write that only the source gets, and
+ * for one that has failed.
+ */
 void vublk_plane_mirror_fall_behind(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
-/* Returns how many regions the target does not have, and in how many it is behind. */
+/*
+ * The first function returns how many regions the target does not have yet. The second one returns
+ * in how many it is behind.
+ */
 static inline size_t vublk_plane_mirror_num_missing(const struct vublk_plane_mirror *mirror)
 {
 	return mirror->count[VUBLK_PLANE_MIRROR_DIRTY] + mirror->count[VUBLK_PLANE_MIRROR_COPYING];
@@ -240,18 +250,18 @@ bool vublk_plane_mirror_has_synced(const struct vublk_plane_mirror *mirror,
 
 /*
  * Called before the plane loses its source, if the source may lose completed writes that were not
- * flushed: the next source may not have these writes, so their regions are copied again.
+ * flushed. The next source may not have these writes, so their regions are copied again.
  */
 void vublk_plane_mirror_note_loss(struct vublk_plane *plane);
-/* Called when the plane has got a source. */
+/* Called when the plane has a new source, which is plane->side. */
 void vublk_plane_mirror_set_source(struct vublk_plane *plane);
 
-/* Takes `count` successive chunks from the pool. Returns -1 if there are none. */
+/* Takes `count` successive chunks from the pool. Returns the first; -1: there are none free. */
 int vublk_plane_mirror_take_chunks(struct vublk_plane_mirror *mirror, unsigned count);
 void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigned chunk,
 				      unsigned count);
 
-/* Makes the writes ready that are parked. They may be parked again. */
+/* Makes all parked requests ready. The next attempt to submit them may park them again. */
 void vublk_plane_mirror_unpark(struct vublk_plane *plane);
 /* Called while VUBLK_PLANE_HOOK_MIRROR is set, when a request ends or is dropped. */
 void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plane_slot *slot,
@@ -260,106 +270,109 @@ void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plan
 /* --- mirror-record.c: marks in the state file -------------------------------------------------- */
 
 /*
- * Begins to mark writes, although there is no target yet: a mirror was interrupted, and is to be
- * resumed. `state` is borrowed until vublk_plane_mirror_close(). Errors: EBUSY, ENOMEM.
+ * Begins to mark writes although there is no target yet, because a mirror was interrupted and is to
+ * be resumed. `state` is borrowed until vublk_plane_mirror_close(). Errors: EBUSY if there is a
+ * mirror, ENOMEM.
  */
 int vublk_plane_mirror_record(struct vublk_plane *plane, struct vublk_mirror_state *state,
 			      struct vublk_error *error);
 /*
- * Called after vublk_plane_mirror_end(). The plane does not use the state file any more, and submits no
- * write from now on. Does nothing without a state file.
+ * Called after vublk_plane_mirror_end(). The plane does not use the state file any more, and
+ * submits no write until vublk_plane_mirror_begin() or vublk_plane_mirror_release(). Does nothing
+ * without a state file.
  */
 void vublk_plane_mirror_close(struct vublk_plane *plane);
-/* Called when the state file says that there is no mirror. Lets writes pass without marks. */
+/* Called when the state file says that there is no mirror. Writes no longer need marks. */
 void vublk_plane_mirror_release(struct vublk_plane *plane);
-/* Marks the regions of a write. Returns whether the marks are stable. */
+/* Marks the regions of a write. Returns whether the marks are stable; false if `is_closed`. */
 bool vublk_plane_mirror_is_marked(struct vublk_plane *plane, struct vublk_plane_slot *slot);
-/* Records that the mark of a region has to be removed when the region is stable on both sides. */
+/* Records that the region's mark has to be removed when the region is stable on both sides. */
 static inline void vublk_plane_mirror_note_unclear(struct vublk_plane_mirror *mirror, size_t region)
 {
 	if (mirror->unclear)
 		mirror->unclear[region / 64] |= UINT64_C(1) << region % 64;
 }
 /*
- * Does one round: requests a sync of new marks, takes the result of the last one, and removes marks
- * when it is time. Returns how much there was to do.
+ * Does one round: takes the result of the last sync, removes marks if the time has come, and
+ * requests a sync of new marks. Returns 0 if there was nothing to do.
  */
 unsigned vublk_plane_mirror_record_work(struct vublk_plane *plane);
 
 /* --- mirror-write.c: requests ------------------------------------------------------------- */
 
-/* Decides where a request goes, and copies the data of a write for both back-ends. */
+/* Decides where a request goes. If a write goes to both back-ends, copies its data for them. */
 enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *plane,
 							   struct vublk_plane_slot *slot);
 /*
- * Fills `view`, a request with the header and the number of the slot, and with its data in the
- * memory of `side`. The view is valid until the next call.
+ * Makes `view` a request like `slot`, but with the data in the memory of `side`. The view is valid
+ * until the next call.
  */
 void vublk_plane_mirror_view(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			     const struct vublk_plane_side *side, struct vublk_plane_slot *view);
-/* Called when a request is on the rings of both back-ends. */
+/* Called when a request is on the rings of both back-ends; `token` is that on the target's ring. */
 void vublk_plane_mirror_sent(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 			     uint16_t token);
 /*
- * Called when the source has completed a request. Returns whether the request is complete; if not,
- * the target has not completed it.
+ * Called when the source has completed a request. Returns whether the request is complete, which
+ * means that the target does not have it or has completed it, too.
  */
 bool vublk_plane_mirror_completed(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				  uint8_t status);
 /* Takes the target's completions. Returns how many. */
 unsigned vublk_plane_mirror_take(struct vublk_plane *plane);
 /*
- * Ends the mirror. The target is not used any more. Requests that only the target has not completed
- * are completed. Does nothing without a mirror.
+ * Ends the mirror. The target is not used any more, so a request that the source has completed no
+ * longer waits for the target. Does nothing without a mirror.
  */
 void vublk_plane_mirror_end(struct vublk_plane *plane);
 /* Called when the source is lost, before its requests are held again. */
 void vublk_plane_mirror_lose_source(struct vublk_plane *plane);
-/* Called when the driver's rings are detached: its requests are dropped. */
+/* Called when the driver's rings are detached, and all requests are dropped. */
 void vublk_plane_mirror_detach(struct vublk_plane *plane);
 /*
  * Does one round: takes the target's completions, continues the copies, and ends a mirror that has
- * failed. Returns how much there was to do.
+ * failed. Returns 0 if there was nothing to do.
  */
 unsigned vublk_plane_mirror_work(struct vublk_plane *plane);
 /*
- * While `on`, the plane is not settled (plane.h) before the target is behind in no region, and these
- * regions are copied although the plane takes no chains. Does nothing without a mirror.
+ * While `on`, the regions in which the target is behind are copied even if the plane takes no
+ * chains, and the plane is not settled (plane.h) before that is done. Does nothing without a
+ * mirror.
  */
 void vublk_plane_mirror_catch_up(struct vublk_plane *plane, bool on);
 /* Returns whether no region is being copied, nor has to be for vublk_plane_mirror_catch_up(). */
 bool vublk_plane_mirror_is_settled(const struct vublk_plane *plane);
-/* Returns when the next round is due, although no back-end completes a request; UINT64_MAX: never. */
+/* Returns when a round is due even if no notification arrives; UINT64_MAX: never. */
 uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
 
 /* --- mirror-copy.c: regions that are copied -------------------------------------------------- */
 
-/* Returns whether no copy waits for a back-end or for writes. */
+/* Returns whether no region is being copied, and the mirror has no flush outstanding. */
 bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
 /* Returns whether another region could be copied at the same time. */
 bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
 /*
- * Returns whether the mirror flushes its back-ends. No flush of the driver is submitted meanwhile, and
- * the mirror's flush does not begin while one of the driver is: a back-end may report a storage error
- * to only one of two flushes, and the driver does not know of the mirror's. If the mirror's flush
- * fails at the source, the driver's flushes that wait fail, too, or, if there are none, the next one.
+ * Returns whether a flush of the mirror's own is in progress. This flush and one of the driver are
+ * never outstanding at the same time, because a back-end may report a storage error to only one of
+ * two flushes, and the driver does not know of the mirror's. If the mirror's flush fails at the
+ * source, all flushes of the driver that wait fail, too. If none waits, the next one fails.
  */
 bool vublk_plane_mirror_flushes(const struct vublk_plane_mirror *mirror);
-/* Begins and continues copies, as far as the rings and the rate permit. */
+/* Begins and continues copies, as far as the rings and the rate permit. Returns how many steps. */
 unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane);
-/* If `token` belongs to a copy that reads, handles the source's completion and returns true. */
+/* Handles the source's completion and returns true if `token` belongs to a copy. */
 bool vublk_plane_mirror_copies_took(struct vublk_plane *plane, const struct vublk_plane_side_queue *queue,
 			     uint16_t token);
-/* Called when the target has completed the piece of the copy with this index. */
+/* Called when the target has completed the write or the flush of the copy with this index. */
 void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, uint8_t status);
 /*
- * Called when the source is lost. The regions have to be copied again. Copies that wait for earlier writes stay
- * as they are.
+ * Called when the source is lost. Ends the copies that have begun to read, and their regions have
+ * to be copied again. Copies that wait for earlier writes stay as they are.
  */
 void vublk_plane_mirror_copies_lose_source(struct vublk_plane *plane);
 /*
- * Ends all copies. Their regions have to be copied again. The caller forgets the order of all writes, so the copies
- * are not ended there.
+ * Ends all copies. Their regions have to be copied again. The copies are not removed from the order
+ * of writes, because the caller resets it.
  */
 void vublk_plane_mirror_copies_drop(struct vublk_plane *plane);
 /* Called after vublk_plane_mirror_copies_drop() if the target will complete no more requests. */

@@ -18,7 +18,7 @@ static void on_synced(void *opaque, uint32_t events)
 	vublk_plane_thread_notified(&thread->marks_source, events);
 }
 
-/* A sync wakes the thread, and the next round looks at its result. */
+/* The end of a sync wakes the thread, and the next round takes the result. */
 static int watch_marks(struct vublk_plane_thread *thread, struct vublk_mirror_state *state,
 		       struct vublk_error *error)
 {
@@ -114,7 +114,7 @@ int vublk_plane_thread_begin_mirror(struct vublk_plane_thread *thread,
 	struct vublk_plane_thread_call call = { .mirror = setup, .error = error };
 	int r;
 
-	thread->target = setup->target; /* set first, because the first kick may block */
+	thread->target = setup->target; /* before the call: if a kick blocks, unblock() needs it */
 	thread->has_marks |= setup->state != NULL;
 	r = vublk_plane_thread_execute(thread, &call, do_begin);
 	if (r < 0)

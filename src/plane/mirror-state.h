@@ -76,7 +76,7 @@ struct vublk_mirror_state;
 int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const char *path,
 				 const char *serial, uint64_t bytes, struct vublk_error *error);
 
-/* --- mirror-state.c: life and header ----------------------------------------------------------- */
+/* --- mirror-state.c: life and header ---------------------------------------------------------- */
 
 /*
  * Opens the file at `path` and locks it. A missing file is created, with the phase NEW. Errors:
@@ -143,7 +143,7 @@ int vublk_mirror_state_commit_switch(struct vublk_mirror_state *state, struct vu
  */
 int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_error *error);
 
-/* --- mirror-marks.c: only between begin and end ------------------------------------------------- */
+/* --- mirror-marks.c: only between begin and end ----------------------------------------------- */
 
 /*
  * Marks the regions of a write to `bytes` bytes at `offset` of the disk. The write may be submitted

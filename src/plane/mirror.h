@@ -132,7 +132,7 @@ struct vublk_plane_mirror {
 	bool wants_flush;  /* after a flush, more marks could be removed */
 	uint64_t bytes, region_bytes;
 	size_t num_regions;
-	uint8_t *states;   /* of the regions; NULL: there never was a target, writes are only marked */
+	uint8_t *states;   /* of the regions; NULL: without a target, writes are only marked */
 	uint64_t *epochs;  /* for each region, the epoch of its last write */
 	/*
 	 * When a flush is submitted, an epoch ends and the next one begins. All writes of epochs up
@@ -267,7 +267,7 @@ void vublk_plane_mirror_unpark(struct vublk_plane *plane);
 void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				    uint8_t status);
 
-/* --- mirror-record.c: marks in the state file -------------------------------------------------- */
+/* --- mirror-record.c: marks in the state file ------------------------------------------------- */
 
 /*
  * Begins to mark writes although there is no target yet, because a mirror was interrupted and is to

@@ -96,7 +96,7 @@ struct vublk_plane_region {
 	uint64_t own_addr;
 	char *bounce; /* VUBLK_PLANE_BOUNCE_BYTES per own request */
 	uint64_t bounce_addr;
-	struct vublk_plane_shared_own *copies; /* VUBLK_PLANE_MIRROR_COPIES requests of the mirror */
+	struct vublk_plane_shared_own *copies; /* VUBLK_PLANE_MIRROR_COPIES, for the mirror */
 	uint64_t copies_addr;
 	char *chunks; /* VUBLK_PLANE_MIRROR_CHUNKS of the pool, then one per copy */
 	uint64_t chunks_addr;

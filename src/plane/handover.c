@@ -284,7 +284,7 @@ static void give_ring(const struct vublk_plane *plane, unsigned index,
 }
 
 /*
- * Gives the chain with `token` on the back-end's ring to the request of the driver's chain at
+ * Assigns the chain with `token` on the back-end's ring to the request of the driver's chain at
  * `head`. Returns false if that is impossible. `seen` has the requests that got a chain before,
  * because each has at most one.
  */

@@ -88,7 +88,7 @@ static bool pass_oldest(struct vublk_plane *plane, struct vublk_plane_queue *que
 unsigned vublk_plane_pass(struct vublk_plane *plane)
 {
 	struct vublk_plane_limits *limit = &plane->limits;
-	unsigned n = 0, without = 0; /* without: queues in a row of which no request could pass */
+	unsigned n = 0, without = 0; /* without: queues in a row from which no request could pass */
 	uint64_t now_ns;
 
 	if (!plane->side || plane->side->is_broken)

@@ -24,8 +24,8 @@
 
 enum vublk_plane_slot_state {
 	VUBLK_PLANE_SLOT_FREE,
-	VUBLK_PLANE_SLOT_HELD,      /* taken from the driver, is submitted as soon as possible */
-	VUBLK_PLANE_SLOT_WAITING,   /* taken from the driver, and waits for the limits (limit.h) */
+	VUBLK_PLANE_SLOT_HELD,      /* taken from the driver; to be submitted as soon as possible */
+	VUBLK_PLANE_SLOT_WAITING,   /* taken from the driver; waits for the limits (limit.h) */
 	VUBLK_PLANE_SLOT_SUBMITTED, /* on the back-end's ring, or already executed by the back-end
 				       but waiting for a flush (replay.h) or for the target
 				       (mirror.h) */

@@ -36,7 +36,7 @@ struct vublk_plane_thread_ops {
 	 * flush_must_fail().
 	 */
 	void (*flush_failed)(void *opaque);
-	/* The plane makes the driver's next flush fail, so it is needed until flush_failed(). */
+	/* The owner must keep the plane until flush_failed(), because the next flush must fail. */
 	void (*flush_must_fail)(void *opaque);
 	/*
 	 * The mirror has ended because of `error`. The owner must call
@@ -148,9 +148,9 @@ bool vublk_plane_thread_find_slow(struct vublk_plane_thread *thread, struct vubl
 /* --- park.c: another process ------------------------------------------------------------ */
 
 /*
- * The first function returns when the thread is parked. A parked thread waits between two rounds
- * and reads no descriptor, the owner may use the plane, and the functions above act on the caller's
- * thread. The second function lets the thread continue. Both are idempotent.
+ * The first function returns when the thread is parked: it waits between two rounds and reads no
+ * descriptor. While it is parked, the owner may use the plane, and the functions above execute on
+ * the caller's thread. The second function lets the thread continue. Both are idempotent.
  */
 void vublk_plane_thread_park(struct vublk_plane_thread *thread);
 void vublk_plane_thread_unpark(struct vublk_plane_thread *thread);

@@ -25,7 +25,8 @@ int vublk_inflight_area_new(struct vublk_inflight_area *area, uint16_t num_queue
 	if (memfd < 0)
 		return memfd;
 	if (own < 0)
-		return vublk_error_set_errno(error, errno, "cannot keep the in-flight area");
+		return vublk_error_set_errno(error, errno, "cannot duplicate the descriptor of the in-flight "
+					     "area");
 	mapping = vublk_map_guarded(memfd, 0, bytes, area->fault, VUBLK_FAULT_INFLIGHT, error);
 	if (!mapping)
 		return -ENOMEM;

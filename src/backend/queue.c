@@ -310,8 +310,8 @@ static uint16_t check_base(const struct vublk_queue *queue,
 	if (!behind || behind > queue->setup.size)
 		return base;
 	vublk_log_limited(queue->log, resources->limit, VUBLK_LOG_WARNING,
-			  "queue %u starts at its used index, %u, because the requests from the "
-			  "front-end's base, %u, up to it are already complete",
+			  "queue %u starts at its used index, %u, because the requests since the "
+			  "front-end's base, %u, are already complete",
 			  queue->index, used, base);
 	return used;
 }

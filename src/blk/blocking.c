@@ -49,7 +49,7 @@ static int claim_queue(struct vublk_blk *blk, struct vublk_error *error)
 			vublk_store_release(&blk->blocking.queue, &blk->queues[i]); /* J */
 	if (!blk->blocking.queue)
 		return vublk_error_set(error, EBUSY, "no queue is free for blocking calls, because "
-				       "the application uses all %u; leave one unused, or open the "
+				       "the application uses every queue (%u); leave one unused, or open the "
 				       "disk with one more (num-queues)",
 				       blk->num_queues);
 	blk->blocking.num_slots = VUBLK_MIN(blk->queue_size, (unsigned)VUBLK_BLK_BOUNCE_SLOTS);

@@ -210,7 +210,7 @@ int vublk_blk_change_new(struct vublk_blk *blk, struct vublk_blk_change **out,
 	change = calloc(1, sizeof(*change));
 	if (!change) {
 		vublk_fd_close(&fd);
-		return vublk_error_set(error, ENOMEM, "cannot allocate memory to change the disk's "
+		return vublk_error_set(error, ENOMEM, "cannot allocate the record of a change of "
 				       "memory");
 	}
 	change->blk = blk;

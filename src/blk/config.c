@@ -130,9 +130,10 @@ int vublk_blk_config_limits(const struct vublk_blk_info *info, struct vublk_blk_
 
 	if (most < info->block_size_bytes)
 		return vublk_error_set(error, ENOTSUP,
-				       "the back-end accepts requests of %u segments of %u bytes, "
-				       "but its blocks of %u bytes do not fit such a request",
-				       info->max_segments, info->max_segment_bytes,
+				       "the back-end accepts at most %u segment%s of %u bytes per "
+				       "request, which is less than one block (%u bytes)",
+				       info->max_segments, info->max_segments == 1 ? "" : "s",
+				       info->max_segment_bytes,
 				       info->block_size_bytes);
 	*limits = (struct vublk_blk_limits){
 		.block_bytes = info->block_size_bytes,

@@ -275,15 +275,13 @@ static int result_of(struct vublk_blk_queue *queue, const struct vublk_blk_slot 
 	case VUBLK_BLK_STATUS_UNTOUCHED:
 		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
 				  "queue %u: the back-end completed a request of type %u at byte "
-				  "%" PRIu64 " without a status; the request counts as not "
-				  "executed",
+				  "%" PRIu64 " without writing a status; the request fails",
 				  queue->index, slot->request->type, slot->offset);
 		return -EPROTO;
 	default:
 		vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
 				  "queue %u: the back-end completed a request of type %u at byte "
-				  "%" PRIu64 " with the invalid status %u; the request counts as "
-				  "failed",
+				  "%" PRIu64 " with the invalid status %u; the request fails",
 				  queue->index, slot->request->type, slot->offset, status);
 		return -EPROTO;
 	}

@@ -74,7 +74,7 @@ static int check_queue(const struct vublk_blk_queue *queue, uint32_t type,
 				       queue->failure.text);
 	if (!queue->free)
 		return vublk_error_set(error, EAGAIN, "%s: queue %u already has %u requests in "
-				       "flight, which is its size; take completions first",
+				       "flight, as many as it has entries; take completions first",
 				       name_of(type), queue->index, queue->in_flight);
 	return 0;
 }
@@ -164,9 +164,9 @@ static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const stru
 					       (char *)iov[cursor.index].iov_base + cursor.offset);
 		if (n < 0)
 			return vublk_error_set(error, EINVAL,
-					       "%s: a block of %u bytes is split into more than %u "
-					       "buffers, the back-end's maximum of segments; use "
-					       "larger buffers",
+					       "%s: a block of %u bytes is spread over more than %u "
+					       "buffers, the most segments that the back-end "
+					       "accepts; use larger buffers",
 					       name_of(type), queue->limits.block_bytes,
 					       queue->limits.max_segments);
 	}

@@ -172,8 +172,8 @@ static void check_names(struct argp_state *state, const struct vublk_cli_options
 		    !vublk_disk_has_property(vublk_device_properties(), name) &&
 		    !vublk_disk_has_property(bus_options, name))
 			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no property '%s'; "
-				     "--list-properties lists all, with --bus including those of "
-				     "the bus", name);
+				     "--list-properties lists all properties, and with --bus "
+				     "also those of the bus", name);
 	}
 }
 
@@ -277,7 +277,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse,
-	.doc = "Present a disk to a virtual machine that survives the loss of its back-end: the "
+	.doc = "Give a virtual machine a disk that survives the loss of its back-end: the "
 	       "VMM stays connected, and requests wait and continue with the next "
 	       "back-end.\vSIGTERM and SIGINT end the program as soon as the back-end has returned "
 	       "the rings; a second one ends it immediately. SIGHUP makes it read the disk's "

@@ -26,7 +26,7 @@ static const struct command commands[] = {
 	{ "serve", vublk_cmd_serve, "--socket-path=SOCKET --blk-file=FILE",
 	  "Serve a file or a block device as a disk on a vhost-user socket" },
 	{ "device", vublk_cmd_device, "--chardev=SOCKET --bus=vhost-user:SOCKET",
-	  "Present a disk to a VM that survives the loss of its back-end" },
+	  "Give a VM a disk that survives the loss of its back-end" },
 	{ "info", vublk_cmd_info, "SOCKET", "Show the properties of a disk and its back-end" },
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },

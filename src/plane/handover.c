@@ -26,7 +26,7 @@ static void begin(struct vublk_sections_writer *to, const char *name, struct vub
 
 static int contradiction(struct vublk_error *error, const char *what, unsigned index)
 {
-	return vublk_error_set(error, EINVAL, "the state of the shadow rings contradicts itself: %s %u",
+	return vublk_error_set(error, EINVAL, "the state of the shadow rings is inconsistent: %s %u",
 			       what, index);
 }
 
@@ -357,8 +357,8 @@ static int read_log(struct vublk_plane *plane, struct vublk_fields *fields,
 		    struct vublk_error *error)
 {
 	if (!plane->replay || plane->first)
-		return vublk_error_set(error, EINVAL, "there are copies of writes, which this device "
-				       "does not keep");
+		return vublk_error_set(error, EINVAL, "the state contains copies of completed writes, but "
+				       "this device does not keep copies");
 	return vublk_plane_replay_fields(plane, fields, error);
 }
 
@@ -371,9 +371,9 @@ const char *vublk_plane_handover_obstacle(const struct vublk_plane *plane)
 	if (plane->fault && vublk_fault_happened(plane->fault))
 		return "a page of the guest's memory was removed";
 	if (plane->hooks & VUBLK_PLANE_HOOK_FAIL_FLUSH)
-		return "the driver's next flush has to fail, because the back-end failed one of the device's own";
+		return "the driver's next flush has to fail, because the back-end failed a flush that the device sent";
 	if (plane->replay && !vublk_plane_replay_may_move(plane))
-		return "the back-end is given completed writes again";
+		return "completed writes are being repeated to the back-end";
 	return NULL;
 }
 

@@ -92,8 +92,8 @@ int vublk_plane_mirror_begin(struct vublk_plane *plane, const struct vublk_plane
 	int r;
 
 	if (plane->mirror && !(plane->mirror->is_closed && !plane->mirror->states))
-		return vublk_error_set(error, EBUSY, "the back-end still reads for the previous mirror; "
-				       "try again");
+		return vublk_error_set(error, EBUSY, "the back-end has not completed a request of the "
+				       "previous mirror; try again");
 	mirror = calloc(1, sizeof(*mirror));
 	if (!mirror)
 		return vublk_error_set_errno(error, ENOMEM, "cannot make a mirror");

@@ -69,8 +69,8 @@ uint8_t vublk_plane_fail_flush(struct vublk_plane *plane)
 {
 	plane->hooks &= ~VUBLK_PLANE_HOOK_FAIL_FLUSH;
 	vublk_log_limited(plane->log, plane->limit, VUBLK_LOG_WARNING,
-			  "a flush of the driver fails, because the back-end failed an earlier flush of "
-			  "the device's own, and may have dropped completed writes");
+			  "a flush of the driver fails, because the back-end failed an earlier flush that "
+			  "the device sent, and may have dropped completed writes");
 	if (plane->ops->flush_failed)
 		plane->ops->flush_failed(plane->opaque);
 	return VIRTIO_BLK_S_IOERR;

@@ -473,7 +473,7 @@ static void refuse_side(struct vublk_plane *plane)
 {
 	struct vublk_error error;
 
-	vublk_error_set(&error, ENOSPC, "it cannot get the completed writes that were not flushed: a "
+	vublk_error_set(&error, ENOSPC, "the completed writes that were not flushed cannot be repeated to it: a "
 			"write needs %u entries of a ring without indirect descriptors, and the largest "
 			"shadow ring has %u; set shadow-queue-size to 4 or more, or use a back-end with "
 			"indirect descriptors", WRITE_BUFFERS, queue_of(plane)->ring.size);
@@ -582,7 +582,7 @@ int vublk_plane_replay_fields(struct vublk_plane *plane, struct vublk_fields *fi
 	    replay->mark <= vublk_write_log_mark(&replay->log) &&
 	    (!flush->is_submitted || replay->phase == VUBLK_PLANE_REPLAY_READY))
 		return 0;
-	return vublk_error_set(error, EINVAL, "the state of the completed writes contradicts itself");
+	return vublk_error_set(error, EINVAL, "the state of the completed writes is inconsistent");
 }
 
 void vublk_plane_replay_get_info(const struct vublk_plane *plane,

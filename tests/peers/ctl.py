@@ -111,7 +111,7 @@ def the_socket_of_a_disk(case):
     check_refused(case.call([VUBLK, 'ctl', '--timeout', '1h', path, 'status']), 'without a greeting', '--control')
     bench = case.start([VUBLK, 'bench', path, '--rw', 'randrw', '--runtime', '60'])
     peer.wait_until(lambda: '"serving"' in case.run([VUBLK, 'ctl', case.path('control'), 'status']), 'the disk is not used')
-    check_refused(case.call([VUBLK, 'ctl', path, 'status']), 'sends no greeting', '3000 ms', '--control')
+    check_refused(case.call([VUBLK, 'ctl', path, 'status']), 'sent no greeting', '3000 ms', '--control')
     case.stop(bench)
     case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--number_ios', '64'])
     case.stop(disk)

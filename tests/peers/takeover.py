@@ -368,7 +368,7 @@ def another_image(case):
     refused(case, 'cannot find the image', disk.control)
     with open(disk.image, 'wb') as file:
         file.truncate(32 * MIB)
-    refused(case, 'is another image now', disk.control)
+    refused(case, 'is no longer the image', disk.control)
     os.rename(case.path('moved'), disk.image)
     disk.wait_for_progress()
     disk.upgrade()

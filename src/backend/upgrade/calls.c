@@ -92,7 +92,7 @@ static const char *find_obstacle(void *object)
 	if (backend->session->phase == VUBLK_SESSION_STOPPING_QUEUES)
 		return "the storage has not completed the requests that were begun";
 	if (!vublk_session_is_held(backend->session))
-		return "a message of the front-end, or to it, is under way";
+		return "a message from or to the front-end is in transit";
 	return NULL;
 }
 

@@ -144,7 +144,7 @@ static int read_backend(void *owner, struct vublk_section *from, struct vublk_er
 	const struct vublk_engine_ops *ops = backend->engine->ops;
 
 	if (backend->listen_fd >= 0)
-		return vublk_error_set(error, EINVAL, "there are two back-ends");
+		return vublk_error_set(error, EINVAL, "the state has two sections for the back-end");
 	backend->listen_fd = vublk_section_get_fd(from);
 	backend->socket_file = (ino_t)vublk_section_get(from);
 	backend->peer_pid = (int64_t)vublk_section_get(from);
@@ -286,7 +286,7 @@ static int read_queue(void *owner, struct vublk_section *from, struct vublk_erro
 	if (r < 0)
 		return r;
 	if (index >= session->owner->num_queues)
-		return vublk_error_set(error, EINVAL, "the front-end uses queue %u, and there are %u",
+		return vublk_error_set(error, EINVAL, "the state names queue %u of a back-end with %u queues",
 				       (unsigned)index, session->owner->num_queues);
 	setup = &vublk_session_use_queue(session, (unsigned)index)->setup;
 	setup->size = (unsigned)vublk_section_get(from);
@@ -305,7 +305,8 @@ static int read_queue(void *owner, struct vublk_section *from, struct vublk_erro
 	setup->err_fd = vublk_section_get_fd(from);
 	if (!setup->size || (setup->size <= VUBLK_RING_MAX_SIZE && !(setup->size & (setup->size - 1))))
 		return 0;
-	return vublk_error_set(error, EINVAL, "queue %u has %u entries", (unsigned)index, setup->size);
+	return vublk_error_set(error, EINVAL, "queue %u has an invalid size: %u entries",
+			       (unsigned)index, setup->size);
 }
 
 const struct vublk_section_type vublk_backend_sections[] = {

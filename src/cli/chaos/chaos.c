@@ -55,7 +55,7 @@ static const struct argp_option options[] = {
 	{ "volatile-cache", KEY_VOLATILE, NULL, 0,
 	  "Accept that the back-end loses completed writes that were not flushed" },
 	{ "through", KEY_THROUGH, "SOCKET", 0,
-	  "Use the disk at this socket, where a vublk device serves it that uses the back-end" },
+	  "Use the disk at this socket, which a vublk device serves from the back-end" },
 	{ "stuck-after", KEY_STUCK_AFTER, "TIME", 0,
 	  "Time limit for a request while the back-end runs, and for its start (default: 30s)" },
 	{ NULL, 0, NULL, 0, "The load:", 2 },

@@ -239,8 +239,8 @@ static int receive_more(struct connection *connection, struct vublk_error *error
 				       "status, or raise --timeout",
 				       connection->path, connection->timeout_ms);
 	if (n == -ETIMEDOUT)
-		return vublk_cli_error(error, ETIMEDOUT, "the process at '%s' sends no greeting in "
-				       "time (%u ms), so this is probably not a control socket; "
+		return vublk_cli_error(error, ETIMEDOUT, "the process at '%s' sent no greeting "
+				       "within %u ms, so this is probably not a control socket; "
 				       "pass the path that vublk has with --control. If it is that "
 				       "path, the process hangs, or --timeout is too short",
 				       connection->path, connection->greeting_ms);

@@ -133,8 +133,8 @@ static int run_resize(void *owner, void *copy, struct vublk_error *error)
 		return 0;
 	if (vublk_cli_now_ns() < resize->deadline_ns)
 		return 1;
-	return vublk_cli_error(error, ETIMEDOUT, "the new size is not known yet, because requests "
-			       "must complete before it is read; it will be read then");
+	return vublk_cli_error(error, ETIMEDOUT, "the new size is not known yet; it is read when the "
+			       "requests in the storage have completed");
 }
 
 static struct json_object *format_resize(void *owner, const void *copy)

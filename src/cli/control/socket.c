@@ -262,7 +262,7 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 				       "the path, and that vublk was started with --control", path);
 	case ECONNREFUSED:
 		return vublk_cli_error(error, code, "no process listens on the control socket "
-				       "'%s', or it is not a socket; start vublk with --control",
+				       "'%s', or the file is not a socket; start vublk with --control",
 				       path);
 	case EAGAIN:
 		return vublk_cli_error(error, ETIMEDOUT, "the process at the control socket '%s' "

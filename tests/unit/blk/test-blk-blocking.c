@@ -231,8 +231,8 @@ static void test_only_queue(void **state)
 	blk = set_up();
 	assert_non_null(vublk_blk_queue(blk, 0));
 	refuses(vublk_blk_pread(blk, 0, memory, 1, 0, &error), EBUSY,
-		"no queue is free for blocking calls, because the application uses all 1; leave "
-		"one unused, or open the disk with one more (num-queues)");
+		"no queue is free for blocking calls, because the application uses every "
+		"queue (1); leave one unused, or open the disk with one more (num-queues)");
 	tear_down(blk);
 }
 

@@ -430,8 +430,8 @@ static void test_open_failures(void **state)
 	fake_plan.features |= VUBLK_BIT(VIRTIO_BLK_F_SIZE_MAX);
 	fake_plan.config.seg_max = 1;
 	fake_plan.config.size_max = 256;
-	open_fails(ENOTSUP, "the back-end accepts requests of 1 segments of 256 bytes, but its "
-		   "blocks of 512 bytes do not fit such a request");
+	open_fails(ENOTSUP, "the back-end accepts at most 1 segment of 256 bytes per request, "
+		   "which is less than one block (512 bytes)");
 	fake_plan.config.capacity = UINT64_MAX;
 	open_fails(EPROTO, "the back-end reports a capacity of 18446744073709551615 sectors, which "
 		   "exceeds the maximum of a disk");

@@ -363,8 +363,8 @@ static void test_waiting_requests_keep_their_order(void **state)
 		assert_int_equal(i == 3 ? vublk_blk_flush(queue, 0, &tags[i], &error) :
 				 vublk_blk_read(queue, 0, buffer, 512, 0, &tags[i], &error), 0);
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), -EAGAIN);
-	assert_string_equal(error.text, "read: queue 0 already has 8 requests in flight, which is "
-			    "its size; take completions first");
+	assert_string_equal(error.text, "read: queue 0 already has 8 requests in flight, as many "
+			    "as it has entries; take completions first");
 	vublk_blk_submit(queue);
 	for (int i = 0; i < 8; i++) {
 		assert_int_equal(fake_serve(0, 1), 1);
@@ -642,8 +642,8 @@ static void test_bad_arguments(void **state)
 	for (int i = 0; i < 6; i++)
 		iov[i] = (struct iovec){ b + 200 * i, i == 5 ? 12 : 100 };
 	refuses(vublk_blk_writev(queue, 0, iov, 6, 0, NULL, &error), EINVAL,
-		"write: a block of 512 bytes is split into more than 4 buffers, the back-end's "
-		"maximum of segments; use larger buffers");
+		"write: a block of 512 bytes is spread over more than 4 buffers, the most segments "
+		"that the back-end accepts; use larger buffers");
 	assert_int_equal(vublk_blk_in_flight(queue), 0);
 	tear_down(blk);
 }

@@ -273,8 +273,8 @@ static int keep_cache(struct vublk_file *file, struct vublk_error *error)
 		try_alignment(file);
 	if (!file->offset_align || !vublk_is_power_of_two(file->offset_align) ||
 	    !vublk_is_power_of_two(file->memory_align))
-		return vublk_error_set(error, ENOTSUP, "the alignment of %s for O_DIRECT, which the old "
-				       "process uses, is not known", file->engine.description);
+		return vublk_error_set(error, ENOTSUP, "the old process uses O_DIRECT for %s, but the "
+				       "alignment that this needs is not known", file->engine.description);
 	geometry->min_block_bytes = file->offset_align;
 	geometry->block_bytes = VUBLK_MAX(geometry->block_bytes, file->offset_align);
 	geometry->physical_block_bytes = VUBLK_MAX(geometry->physical_block_bytes,
@@ -362,9 +362,9 @@ static int use_image(const struct vublk_engine_options *options, struct vublk_er
 					     "process serves; put it back there", options->path);
 	if (S_ISBLK(ours.st_mode) ? !S_ISBLK(there.st_mode) || ours.st_rdev != there.st_rdev :
 	    ours.st_dev != there.st_dev || ours.st_ino != there.st_ino)
-		return vublk_error_set(error, ESTALE, "'%s' is another image now than the one that the "
-				       "old process serves; put that one back, or stop the old process "
-				       "and start this one as usual", options->path);
+		return vublk_error_set(error, ESTALE, "'%s' is no longer the image that the old "
+				       "process serves; put that image back, or stop the old process "
+				       "and start this one without --take-over", options->path);
 	return vublk_fd_steal(&fd);
 }
 

@@ -114,7 +114,7 @@ static inline bool vublk_blk_is_running(const struct vublk_blk *blk)
 	return vublk_load_acquire(&blk->phase) == VUBLK_BLK_PHASE_RUNNING;
 }
 
-/* Returns 0 in phase RUNNING; otherwise -EBUSY and a sentence. */
+/* Returns 0 in phase RUNNING; otherwise -EBUSY. */
 int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *error);
 
 /*

@@ -342,12 +342,15 @@ bool vublk_device_needs_backend(const struct vublk_device *device);
 bool vublk_device_backend_has_rings(const struct vublk_device *device);
 /*
  * Checks that the driver's set-up may be changed: the device is realized, neither the back-end nor
- * the plane has the rings, and the rings will not resume as they are. Error: EBUSY and a sentence,
- * in which `what` names the change.
+ * the plane has the rings, and the rings will not resume as they are. Error: EBUSY, in
+ * whose message `what` names the change.
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);
-/* Checks that the device is in `state`. Error: EBUSY and a sentence about the operation `what`. */
+/* Returns -EBUSY: the present state does not permit the operation `what`. */
+int vublk_device_forbid(const struct vublk_device *device, const char *what,
+			struct vublk_error *error);
+/* Checks that the device is in `state`. Error: EBUSY; `what` names the operation in its message. */
 int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
 			 const char *what, struct vublk_error *error);
 
@@ -364,8 +367,8 @@ uint64_t vublk_device_offer_features(const struct vublk_device *device);
 /* Returns the features that `settings` hides from the driver if the back-end offers them. */
 uint64_t vublk_device_hidden_features(const struct vublk_device_settings *settings);
 /*
- * Checks the property features-off. Error: EINVAL and a sentence if it has a bit that cannot be
- * hidden, or hides MQ from a device with several queues.
+ * Checks the property features-off. Error: EINVAL if it has a bit that cannot be hidden, or hides
+ * MQ from a device with several queues.
  */
 int vublk_device_check_features_off(const struct vublk_device_settings *settings,
 				    struct vublk_error *error);
@@ -422,18 +425,16 @@ int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *er
 void vublk_device_queues_deinit(struct vublk_device *device);
 /* Forgets the driver's set-up of all queues, except the bases, which can still be read. */
 void vublk_device_queues_reset(struct vublk_device *device);
-/* Checks the size of `queue` and the alignment of its ring. Error: EINVAL and a sentence. */
+/* Checks the size of `queue` and the alignment of its ring. Error: EINVAL. */
 int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
 			     const struct vublk_device_queue *queue, struct vublk_error *error);
-/*
- * Checks that the ring of each queue that is set up lies in `memory`. Error: EINVAL and a sentence.
- */
+/* Checks that the ring of each queue that is set up lies in `memory`. Error: EINVAL. */
 int vublk_device_queues_check(const struct vublk_device *device,
 			      const struct vublk_frontend_memory *memory,
 			      struct vublk_error *error);
 /*
  * Checks that the rings can be started: a back-end is connected or expected, the driver has
- * accepted features, and the rings lie in the memory. Error: EINVAL or ENOTCONN and a sentence.
+ * accepted features, and the rings lie in the memory. Error: EINVAL or ENOTCONN.
  */
 int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
 /* Fills device->rings with the queues that are set up, as the direct path needs them. */
@@ -690,8 +691,8 @@ void vublk_device_rings_are_back(struct vublk_device *device);
 /* Called at the loss of a back-end that had the rings. Records each ring's avail index. */
 void vublk_device_note_loss(struct vublk_device *device);
 /*
- * Decides at which index each ring resumes with the present back-end. Error: EIO and a sentence if
- * requests could be lost or executed twice.
+ * Decides at which index each ring resumes with the present back-end. Error: EIO if requests could
+ * be lost or executed twice.
  */
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
 
@@ -745,8 +746,9 @@ void vublk_device_pause_apply(struct vublk_device *device);
 
 void vublk_device_dirty_log_init(struct vublk_device *device);
 /*
- * Called when the rings run. Ends a change of the log that the bus has requested, if the plane
- * needs no messages for it, or is needed for it but cannot be used. May call the bus's callbacks.
+ * Called by each update while the rings run. Completes a requested change of the log if the plane
+ * has the rings, because then the back-end need not be told. Fails a requested start of the log if
+ * only the plane could log but cannot be used. May call the bus's callbacks.
  */
 void vublk_device_dirty_log_settle(struct vublk_device *device);
 /* Switches the dirty log off and frees it, without telling the back-end. Idempotent. */
@@ -768,13 +770,13 @@ void vublk_device_dirty_log_stopped(struct vublk_device *device);
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device);
 /* Returns whether messages about the log are under way. A stop waits for their end. */
 bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
-/* Checks that a log that is on is long enough for `memory`. Error: EINVAL and a sentence. */
+/* Checks that a log that is on is long enough for `memory`. Error: EINVAL. */
 int vublk_device_dirty_log_check(const struct vublk_device *device,
 				 const struct vublk_frontend_memory *memory,
 				 struct vublk_error *error);
 /* Gives the plane the bitmap, if the log is on and the plane is in the data path. Error: ENOMEM. */
 int vublk_device_dirty_log_give(struct vublk_device *device, struct vublk_error *error);
-/* Checks that the back-end or the plane can log. Error: ENOTSUP and a sentence. */
+/* Checks that the back-end or the plane can log. Error: ENOTSUP. */
 int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 					 struct vublk_error *error);
 

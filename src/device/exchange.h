@@ -139,7 +139,7 @@ void vublk_device_reconsider_path(struct vublk_device *device);
 uint32_t vublk_device_shadow_reasons(const struct vublk_device *device);
 /*
  * Checks that the plane could take over the present rings with the present back-end. Error:
- * ENOTSUP, ENOSPC or EINVAL and a sentence.
+ * ENOTSUP, ENOSPC or EINVAL.
  */
 int vublk_device_check_shadow(const struct vublk_device *device, struct vublk_error *error);
 /* Returns whether the direct path may be used if the plane is wanted but cannot be used. */

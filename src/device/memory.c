@@ -164,8 +164,7 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 	case VUBLK_DEVICE_RECONNECTING:
 		return 0;
 	default:
-		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "setting the memory",
-					    error);
+		return vublk_device_forbid(device, "setting the memory", error);
 	}
 }
 

@@ -224,7 +224,7 @@ int vublk_device_shadow_adopt_rings(struct vublk_device *device, struct vublk_er
 #define VUBLK_DEVICE_MAX_BURST_MS 3600000
 #define VUBLK_DEVICE_BURST_MS "100" /* the default of burst-ms */
 
-/* Checks the ranges of `limits`. Error: EINVAL and a sentence. */
+/* Checks the ranges of `limits`. Error: EINVAL. */
 int vublk_device_check_limits(const struct vublk_limits *limits, struct vublk_error *error);
 
 #endif

@@ -151,6 +151,13 @@ bool vublk_device_backend_has_rings(const struct vublk_device *device)
 	       device->state == VUBLK_DEVICE_RUNNING || device->state == VUBLK_DEVICE_STOPPING;
 }
 
+int vublk_device_forbid(const struct vublk_device *device, const char *what,
+			struct vublk_error *error)
+{
+	return vublk_error_set(error, EBUSY, "%s is not possible while the device is %s", what,
+			       state_names[device->state]);
+}
+
 int vublk_device_require(const struct vublk_device *device, enum vublk_device_state state,
 			 const char *what, struct vublk_error *error)
 {
@@ -175,7 +182,7 @@ int vublk_device_require_set_up(const struct vublk_device *device, const char *w
 {
 	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_LOST &&
 	    device->state != VUBLK_DEVICE_RECONNECTING)
-		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, what, error);
+		return vublk_device_forbid(device, what, error);
 	if (vublk_device_shadow_is_attached(device))
 		return vublk_error_set(error, EBUSY,
 				       "%s is possible only after the driver has reset the device, "

@@ -14,14 +14,14 @@
 
 /*
  * The front-end of a vhost-user connection: sends a device's messages to its back-end. No call
- * blocks. The back-end has a time limit for each answer, which begins when it can begin to work on
- * the request: with the request, or with the answer to the one before. If it misses that deadline,
- * the connection counts as lost.
+ * blocks. The back-end has a time limit for each answer. The time begins when the request is sent
+ * or, if earlier requests are not answered then, with the last of their answers. If the back-end
+ * misses the deadline, the connection counts as lost.
  *
  * There is only one way to fail. An event that breaks the connection (a failed send, a reply that
  * violates a rule, a missed deadline, the peer's end of file) turns every later call into a no-op.
- * The loop then calls ops->lost() once, never during another call. No other callback follows, nor
- * does a done().
+ * The loop then calls ops->lost() once, never during another call. No other callback follows, not
+ * even the done() of an operation that is under way.
  */
 
 /* The default time limit for each answer of the back-end. */

@@ -233,8 +233,8 @@ static int read_owner(void *owner, struct vublk_section *from, struct vublk_erro
 
 	take->paused_ns = vublk_section_get(from);
 	if (fd < 0 || take->owner)
-		return vublk_error_set(error, EINVAL,
-				       "the old process did not send the owner's word");
+		return vublk_error_set(error, EINVAL, "the old process must send exactly one word of "
+				       "memory that says which process owns the disk");
 	take->owner = vublk_upgrade_owner_map(fd, error);
 	return take->owner ? 0 : -ENOMEM;
 }
@@ -272,7 +272,8 @@ static int install(struct take *take, struct vublk_error *error)
 	tables[num_tables++] = (struct vublk_section_table){ own_sections, take };
 	r = vublk_sections_read(&from, tables, num_tables, error);
 	if (!r && !take->owner)
-		r = vublk_error_set(error, EINVAL, "the old process did not send the owner's word");
+		r = vublk_error_set(error, EINVAL, "the old process did not send the memory that says "
+				    "which process owns the disk");
 	if (!r)
 		r = take->type->end(take->host->object, error);
 	vublk_kill_point("new-installed");

@@ -234,8 +234,8 @@ void vublk_upgrade_note_known(const struct vublk_section_type *const *tables, ui
 			      const char *name);
 /*
  * Checks that the other process, whose version is `version`, knows all sections that must not be
- * skipped. `known` is the set of the sections that it knows. Error: ENOTSUP and a sentence if a
- * section is missing.
+ * skipped. `known` is the set of the sections that it knows. Error: ENOTSUP if a section is
+ * missing.
  */
 int vublk_upgrade_check_known(const struct vublk_section_type *const *tables, uint64_t known,
 			      const char *version, struct vublk_error *error);

@@ -259,7 +259,7 @@ const struct vublk_inproc_regions *vublk_inproc_regions(const struct vublk_inpro
 
 /* Returns whether the caller is on the bus's own thread, where a call must not wait. */
 bool vublk_inproc_is_own_thread(const struct vublk_inproc *inproc);
-/* Returns -EBUSY and a sentence if the caller is on the bus's own thread; otherwise 0. */
+/* Returns -EBUSY if the caller is on the bus's own thread; otherwise 0. */
 int vublk_inproc_check_wait(const struct vublk_inproc *inproc, struct vublk_error *error);
 
 #endif

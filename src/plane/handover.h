@@ -32,8 +32,8 @@ void vublk_plane_give(struct vublk_plane *plane, struct vublk_sections_writer *t
 
 /*
  * Reads the section that vublk_plane_side_give() has written. The other arguments are those of
- * vublk_plane_side_new() in the other process. Errors, with a sentence: ENOTSUP if the memory has
- * the layout of another version, EINVAL, and others.
+ * vublk_plane_side_new() in the other process. Errors: ENOTSUP if the memory has the layout of
+ * another version, EINVAL, and others.
  */
 int vublk_plane_side_take(struct vublk_section *from, unsigned num_queues, unsigned size,
 			  unsigned max_segments, bool has_own, struct vublk_plane_side **side,
@@ -41,13 +41,13 @@ int vublk_plane_side_take(struct vublk_section *from, unsigned num_queues, unsig
 /*
  * Reads one of the sections that vublk_plane_give() has written. Before the first section, the
  * caller must set plane->side if the other plane had a side, and then call vublk_plane_adopt() if
- * the other plane had the driver's rings. Errors, with a sentence: EINVAL, ENOMEM and others.
+ * the other plane had the driver's rings. Errors: EINVAL, ENOMEM and others.
  */
 int vublk_plane_take_section(struct vublk_plane *plane, struct vublk_section *from,
 			     struct vublk_error *error);
 /*
- * Called after the last section. Checks that the sections agree, and makes the order of the writes
- * and the ready lists. Then the plane can do its first round. Error, with a sentence: EINVAL.
+ * Called after the last section. Checks that the sections agree, and rebuilds the ready lists and
+ * the order of the writes. Then the plane can do its first round. Error: EINVAL.
  */
 int vublk_plane_take_end(struct vublk_plane *plane, struct vublk_error *error);
 

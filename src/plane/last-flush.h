@@ -17,8 +17,8 @@
 int vublk_plane_last_flush_begin(struct vublk_plane_side *side);
 /*
  * Clears the descriptor and looks for the completion. Returns 1 if the flush has succeeded, and 0
- * if it is not complete yet. Errors, with a sentence: EIO if the flush failed, EPROTO if the
- * back-end broke the ring.
+ * if it is not complete yet. Errors: EIO if the flush failed, EPROTO if the back-end broke the
+ * ring.
  */
 int vublk_plane_last_flush_end(struct vublk_plane_side *side, struct vublk_error *error);
 

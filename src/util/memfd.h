@@ -20,7 +20,7 @@ int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 
 /*
  * Checks that `fd`, which another process has sent, is a memfd of `bytes` bytes that cannot be
- * truncated, as vublk_memfd_new() makes it. Error: EINVAL.
+ * truncated, like those of vublk_memfd_new(). Error: EINVAL.
  */
 int vublk_memfd_check(int fd, uint64_t bytes, struct vublk_error *error);
 

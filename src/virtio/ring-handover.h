@@ -29,7 +29,7 @@ int vublk_device_ring_adopt(struct vublk_device_ring *ring, const struct vublk_s
 void vublk_driver_ring_fields(struct vublk_driver_ring *ring, struct vublk_fields *fields);
 /*
  * Checks that each descriptor is either free or belongs to one chain, and that the indices agree
- * with the chains. Error: EINVAL and a sentence.
+ * with the chains. Error: EINVAL.
  */
 int vublk_driver_ring_check(const struct vublk_driver_ring *ring, struct vublk_error *error);
 

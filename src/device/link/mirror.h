@@ -88,7 +88,7 @@ int vublk_device_mirror_leave(struct vublk_device *device,
 			      void (*left)(struct vublk_device *device,
 					   const struct vublk_error *error),
 			      struct vublk_error *error);
-/* Checks that the target has the same data as the disk. Error: EBUSY and a sentence. */
+/* Checks that the target has the same data as the disk. Error: EBUSY. */
 int vublk_device_mirror_check_synced(struct vublk_device *device, struct vublk_error *error);
 /*
  * For a switch, after left(). Makes the target the only path of the disk, and closes the connection

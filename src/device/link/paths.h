@@ -141,11 +141,11 @@ void vublk_device_fence_claim(struct vublk_device *device);
 void vublk_device_fence_lost(struct vublk_device *device, const struct vublk_error *error);
 /*
  * Checks that a back-end may be accepted, whatever its path. If the owner has to end first, begins
- * to watch for its end. Error: EBUSY and a sentence.
+ * to watch for its end. Error: EBUSY.
  */
 int vublk_device_fence_hold(struct vublk_device *device, struct vublk_error *error);
 /*
- * Checks that all owners have ended, or that there are none. Error: EBUSY and a sentence ("process
+ * Checks that all owners have ended, or that there are none. Error: EBUSY ("process
  * 42 ...") if one may still write to the disk.
  */
 int vublk_device_fence_check(const struct vublk_device *device, struct vublk_error *error);

@@ -332,8 +332,8 @@ static void return_home(struct vublk_device *device, const struct vublk_error *c
 /*
  * Handles the loss of the new back-end. On the direct path, this back-end may have taken requests
  * as soon as it had a ring, even before the start was complete, so the fence applies, as after
- * every loss. On the shadow path, a back-end gets no request before the start is complete, so the
- * device returns to the old path.
+ * the loss of any back-end that had the rings. With shadow rings, a back-end gets no request before
+ * the start is complete, so the device returns to the old back-end.
  */
 static void lose_target(struct vublk_device *device, const struct vublk_error *cause)
 {

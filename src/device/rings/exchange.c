@@ -60,8 +60,9 @@ bool vublk_device_exchange_is_due(const struct vublk_device *device)
 
 /*
  * Returns whether the back-end has completed the requests that were outstanding when the exchange
- * began, and no message is outstanding. A back-end that hangs must not be asked for the rings,
- * because the device would disconnect it for not answering.
+ * began, and no change of its kick and call descriptors or of the dirty log is under way. A
+ * back-end that hangs must not be asked for the rings, because the device would disconnect it for
+ * not answering.
  */
 static bool is_alive(const struct vublk_device *device)
 {

@@ -444,8 +444,7 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 	int r;
 
 	if (device->state == VUBLK_DEVICE_CREATED || device->state == VUBLK_DEVICE_REALIZING)
-		return vublk_device_require(device, VUBLK_DEVICE_STOPPED, "setting the status",
-					    error);
+		return vublk_device_forbid(device, "setting the status", error);
 	if (!status)
 		return reset(device);
 	if (vublk_device_has_rings_out(device) && !device->status)

@@ -60,9 +60,9 @@ int vublk_save_encode(const struct vublk_save_state *state, void **stream, size_
 
 /*
  * Reads a stream, which may be from an untrusted source, into `state`. Afterwards state->area
- * points into `stream`. Error: EINVAL and a sentence if the stream is damaged or contradicts
- * itself, ENOTSUP if it has a newer major version, a section that must not be skipped, or an
- * unknown layout of the area. After a failure `state` is unspecified.
+ * points into `stream`. Error: EINVAL if the stream is damaged or contradicts itself, ENOTSUP if it
+ * has a newer major version, a section that must not be skipped, or an unknown layout of the area.
+ * After a failure `state` is unspecified.
  */
 int vublk_save_decode(const void *stream, size_t stream_bytes, struct vublk_save_state *state,
 		      struct vublk_error *error);

@@ -21,7 +21,7 @@
 
 /* --- the old process -------------------------------------------------------------------- */
 
-/* Checks that there is no obstacle that waiting would not remove. Error: EBUSY and a sentence. */
+/* Checks that there is no obstacle that waiting would not remove. Error: EBUSY. */
 int vublk_device_handover_check(const struct vublk_device *device, struct vublk_error *error);
 /*
  * The first function is called when a quiet point is wanted. Until the second one is called, no
@@ -66,7 +66,7 @@ void vublk_device_take_notifiers(struct vublk_device *device, unsigned index, in
 				 int call_fd);
 /*
  * Called when all sections have been read. Checks that the sections agree, and makes the objects
- * that realize makes for the properties. Error: EINVAL and a sentence, or ENOMEM.
+ * that realize makes for the properties. Error: EINVAL, or ENOMEM.
  */
 int vublk_device_take_end(struct vublk_device *device, struct vublk_error *error);
 /*

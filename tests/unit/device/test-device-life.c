@@ -234,7 +234,7 @@ static void test_bad_queues(void **state)
 	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), 0);
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, NULL, 0, &error), -EBUSY);
 	assert_string_equal(error.text,
-			    "setting up a queue is only possible while the device is stopped; it "
+			    "setting up a queue is not possible while the device "
 			    "is starting");
 	rig_end(&rig, &mock);
 }

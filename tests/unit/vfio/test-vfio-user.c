@@ -576,7 +576,7 @@ static void test_a_back_end_that_stays_lost(void **state)
 
 /*
  * Opens the bus `spec` with the option `name`, runs it until it listens or fails, and frees it.
- * Returns 0 if the bus has listened; otherwise a negative errno, with the reason in `error`.
+ * Returns 0 if the bus began to listen; otherwise a negative errno, with the reason in `error`.
  */
 static int failure_of(const char *spec, struct mock *mock, const char *name, const char *value,
 		      struct vublk_error *error)

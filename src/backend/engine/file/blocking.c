@@ -100,7 +100,7 @@ int vublk_file_blocking_queue_new(struct vublk_file *file, struct vublk_engine_q
 
 	if (!blocking)
 		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a queue of the "
-				       "engine file");
+				       "engine 'file'");
 	blocking->queue.ops = &blocking_ops;
 	blocking->queue.engine = &file->engine;
 	blocking->queue.fd = -1;

@@ -412,7 +412,7 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 	int r;
 
 	if (!options->path)
-		return vublk_error_set(error, EINVAL, "the engine file needs an image; set "
+		return vublk_error_set(error, EINVAL, "the engine 'file' needs an image; set "
 				       "blk-file=PATH");
 	if (options->size_bytes)
 		return vublk_error_set(error, EINVAL, "the size of '%s' is given by the file "
@@ -420,7 +420,7 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 				       options->path);
 	file = calloc(1, sizeof(*file));
 	if (!file)
-		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine file");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine 'file'");
 	file->fd = -1;
 	vublk_file_syncs_init(&file->syncs);
 	file->mapping.uffd = -1;

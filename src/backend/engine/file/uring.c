@@ -536,7 +536,7 @@ int vublk_file_uring_queue_new(struct vublk_file *file, struct vublk_engine_queu
 
 	if (!uring)
 		return vublk_error_set(error, ENOMEM, "cannot allocate memory for a queue of the "
-				       "engine file");
+				       "engine 'file'");
 	uring->file_queue.queue.ops = &uring_ops;
 	uring->file_queue.queue.engine = &file->engine;
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(uring->batches); i++) {

@@ -250,6 +250,8 @@ static void give_notices(const struct vublk_device *device, struct vublk_section
 	vublk_section_put(to, notices->refusal);
 	vublk_section_put(to, notices->has_loss);
 	vublk_section_put(to, notices->is_expected);
+	vublk_section_put(to, notices->path);
+	vublk_section_put(to, notices->is_paused);
 }
 
 /*

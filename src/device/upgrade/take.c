@@ -287,6 +287,8 @@ static int read_notices(void *owner, struct vublk_section *from, struct vublk_er
 	notices->refusal = (uint32_t)vublk_section_get(from);
 	notices->has_loss = vublk_section_get(from);
 	notices->is_expected = vublk_section_get(from);
+	notices->path = (uint32_t)vublk_section_get(from);
+	notices->is_paused = vublk_section_get(from);
 	return 0;
 }
 

@@ -53,7 +53,7 @@ def run_traced(tools, entry, image, tracer, end, requests):
         words = tracer.words(tools, case.path('traced'))
         backend, path = start_backend(case, tools, entry, image, words if end == 'backend' else (),
                                       end == 'client' and entry.load.mode == 'poll')
-        prepare(case, tools, entry.load, path)
+        prepare(case, tools, entry.load, backend, path)
         client = [*(words if end == 'client' else ()), *CLIENTS[entry.client](tools, path, entry.load),
                   '--number_ios', requests]
         case.run(pinned(CORES[entry.load.cores][1], client), env=environment_of(SYSTEMS[entry.system]))
@@ -77,7 +77,7 @@ def count_attached(tools, entry, image, end):
     """Returns the system calls per request of one end, while both ends poll."""
     with processes(tools.temporary) as case:
         backend, path = start_backend(case, tools, entry, image)
-        prepare(case, tools, entry.load, path)
+        prepare(case, tools, entry.load, backend, path)
         words = [*CLIENTS[entry.client](tools, path, entry.load), '--runtime', f'{RUNTIME_MS}ms']
         with open(case.path('report'), 'wb') as out:
             client = case.start(pinned(CORES[entry.load.cores][1], words), stdout=out)

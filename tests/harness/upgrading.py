@@ -2,10 +2,12 @@
 """
 For tests that replace a running `vublk device` or `vublk serve` with another process while a verified load runs.
 """
+import json
 import os
 import pathlib
 import re
 import signal
+import socket
 
 import peer
 from peer import check
@@ -27,6 +29,22 @@ def wait_for_progress(backend, load, output):
     peer.wait_until(lambda: bytes_written(backend) > before + 2 * MIB or load.poll() is not None,
                     f'nothing is written: {output()}')
     check(load.poll() is None, f'the load ended: {output()}')
+
+
+def events_until(control, name):
+    """Returns the names of the events of the process at the control socket, up to the first event `name`."""
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(peer.LIMIT_S)
+        link.connect(str(control))
+        with link.makefile('rw') as lines:
+            lines.readline()
+            lines.write(json.dumps({'command': 'events', 'arguments': {'since': 0}}) + '\n')
+            lines.flush()
+            lines.readline()
+            names = []
+            while name not in names:
+                names.append(json.loads(lines.readline())['event'])
+            return names
 
 
 def end_load(case, load, output):

@@ -435,22 +435,6 @@ def counted(case):
         relay.stop()
 
 
-def events_until(control, name):
-    """Returns the names of the events of the process at the control socket, up to the first event `name`."""
-    with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(peer.LIMIT_S)
-        link.connect(str(control))
-        with link.makefile('rw') as lines:
-            lines.readline()
-            lines.write(json.dumps({'command': 'events', 'arguments': {'since': 0}}) + '\n')
-            lines.flush()
-            lines.readline()
-            names = []
-            while name not in names:
-                names.append(json.loads(lines.readline())['event'])
-            return names
-
-
 def paused(case):
     """The operator's pause outlasts two upgrades, and is not reported again."""
     relay = Relay(case)
@@ -462,7 +446,7 @@ def paused(case):
     relay.upgrade()
     check(bytes_written(relay.serve) == before and load.poll() is None, 'requests are executed in a pause')
     case.run([VUBLK, 'ctl', relay.control, 'resume'])
-    names = events_until(relay.control, 'resumed')
+    names = upgrading.events_until(relay.control, 'resumed')
     check('paused' not in names and 'pausing' not in names, f'{names}')
     relay.wait_for_progress(load)
     relay.end_load(load)

@@ -18,7 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
-VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
+# An absolute path, because some cases start it in another folder.
+VUBLK = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else 'vublk'
 MIB = 1 << 20
 FAILED, MISUSED = [1], [2]
 EITHER = FAILED + MISUSED

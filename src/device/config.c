@@ -246,7 +246,8 @@ static void report_write(struct vublk_device *device, const struct vublk_error *
 
 /*
  * Ends a write to the config. The write has succeeded only if the value was read back, because a
- * back-end may confirm a write without adopting the value. `read_error` NULL: the config was read.
+ * back-end may confirm a write without adopting the value. `read_error` says why the config was not
+ * read or was refused; NULL: it was accepted.
  */
 static void end_write(struct vublk_device *device, const struct vublk_error *read_error)
 {

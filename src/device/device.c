@@ -2,7 +2,7 @@
 /*
  * The device as an object: new, free, process, get_info. The other files do the work.
  *
- * Key idea: begin to read at state.c, which has the states. link/ finds a back-end and handles its
+ * Key idea: start reading at state.c, which has the states. link/ finds a back-end and handles its
  * loss; rings/ starts, stops and resumes the rings; save/ saves and loads the state of a device;
  * upgrade/ hands a device over to another process.
  */

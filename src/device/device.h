@@ -36,13 +36,13 @@
 enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus calls vublk_device_realize() */
 	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, and the config is valid */
-	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try that is permitted has failed */
+	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* a try has failed, and no other one follows */
 	VUBLK_DEVICE_EVENT_START,          /* the device begins to hand the rings to the back-end */
 	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed the whole start */
 	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, exchange of the path, or a failed
 					      start */
 	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has returned the rings */
-	VUBLK_DEVICE_EVENT_LOST,           /* the connection broke */
+	VUBLK_DEVICE_EVENT_LOST,           /* the connection ended, before or after the handshake */
 	VUBLK_DEVICE_EVENT_RECONNECT,      /* a new connection is open */
 	VUBLK_DEVICE_EVENT_RECONNECTED,    /* the handshake is done, and the back-end is suitable */
 	VUBLK_DEVICE_EVENT_UNREALIZE,      /* the bus calls vublk_device_unrealize() */
@@ -56,7 +56,7 @@ struct vublk_device_settings {
 	uint64_t failover_ms; /* how long the device tries one path in an outage */
 	char fence[8]; /* none or exit */
 	bool server; /* the device listens at its only path; false: it connects */
-	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: the back-end's, up to num_queues_limit */
+	uint64_t num_queues; /* VUBLK_DEVICE_AUTO: the back-end's number, up to num_queues_limit */
 	uint64_t num_queues_limit;
 	uint64_t queue_size;
 	uint64_t request_timeout_ms;
@@ -79,7 +79,7 @@ struct vublk_device_settings {
 	bool seg_max_adjust;
 	bool read_only;        /* the driver sees a read-only disk, whatever the back-end offers */
 	uint64_t features_off; /* virtio feature bits that are hidden from the driver */
-	char serial[VUBLK_BLK_ID_BYTES + 1]; /* the answer to GET_ID; empty: the back-end's own */
+	char serial[VUBLK_BLK_ID_BYTES + 1]; /* the answer to GET_ID; empty: the back-end answers */
 	bool skip_get_vring_base; /* a forced shutdown does not stop the rings */
 	enum vublk_shadow shadow; /* on, off, or auto: the device decides (path.c) */
 	bool statistics;          /* requests that pass through the plane are counted */
@@ -119,15 +119,15 @@ struct vublk_device_reconnect {
 	uint64_t lost_ns;  /* when the outage began; 0: no outage */
 	uint64_t tried_ns; /* when the last try began */
 	uint64_t pause_ms; /* the pause before the next try; doubles with each try, up to a limit */
-	unsigned refusals; /* tries that reached a back-end but did not end the outage; reset when a
-			      socket appears, a fenced process ends, or the path changes */
+	unsigned refusals; /* tries in this outage that reached a back-end but failed; reset when a
+			      socket appears, the lost process ends, or the path changes */
 	unsigned short_runs; /* how many outages in a row began less than reconnect-ms after the
 				last try */
 	struct vublk_error refusal;  /* why the last try failed */
 	uint32_t logged_reasons[16]; /* checksums of the reasons that were logged in this outage */
 	unsigned num_logged_reasons;
 	bool warned_unflushed;
-	bool config_changed;        /* the new back-end's config differs from the lost one's */
+	bool config_changed;        /* the new back-end's offer has changed the driver's config */
 	struct vublk_watch watch; /* watches the socket's directory for a new file */
 	bool logged_unwatched;    /* the lack of inotify has been logged */
 };
@@ -135,7 +135,7 @@ struct vublk_device_reconnect {
 /* The socket at which the device listens for back-ends, with the property server (listen.c). */
 struct vublk_device_listener {
 	int fd;     /* -1: not listening */
-	ino_t file; /* inode of the socket's file; 0: not this process's to remove */
+	ino_t file; /* inode of the socket's file; 0: this process must not remove it */
 	ino_t taken_file; /* in an upgrade: becomes `file` when this process owns the device */
 	struct vublk_loop_source source; /* polled only while the device waits for a back-end */
 };
@@ -190,7 +190,7 @@ struct vublk_device_shadow {
 					      rings */
 	struct vublk_fault fault;          /* set if `memory` or `area` cannot be accessed */
 	struct vublk_loop_source fault_source;
-	unsigned max_segments; /* data segments that fit in one request; constant */
+	unsigned max_segments; /* data segments that fit in one request; 0: not chosen yet */
 	bool adds_flush; /* FLUSH is negotiated with the back-end, although the driver has not
 			    accepted it (replay.c) */
 	struct vublk_plane_side *side; /* the plane's rings for the present connection; NULL: not
@@ -200,9 +200,12 @@ struct vublk_device_shadow {
 	/* In-flight area of the plane's requests. Only the back-end uses it. */
 	struct vublk_device_inflight side_area;
 	unsigned num_broken; /* how many of the attached rings the driver has broken */
-	/* in an upgrade: the plane is from another process; it had the rings; it had a side */
+	/*
+	 * in an upgrade: the plane is from another process; had the driver's rings there; had a
+	 * side there
+	 */
 	bool is_taken, takes_rings, takes_side;
-	struct vublk_loop_timer timer; /* armed while a stop waits for requests */
+	struct vublk_loop_timer timer; /* armed while the plane's requests have a deadline */
 	bool is_overdue; /* the stop has exceeded its deadline */
 	void (*drained)(struct vublk_device *device);
 };
@@ -217,7 +220,7 @@ struct vublk_device_pause {
 struct vublk_device_trace {
 	struct vublk_plane_trace *ring; /* atomic pointer; NULL: there has been no trace */
 	bool is_wanted;                 /* there is a trace: the plane writes records to `ring` */
-	struct vublk_loop_timer timer;  /* armed during a trace; ends it if it is not read */
+	struct vublk_loop_timer timer;  /* armed during a trace; ends one that no program reads */
 };
 
 struct vublk_device {
@@ -233,8 +236,8 @@ struct vublk_device {
 	struct vublk_device_settings settings;
 
 	struct vublk_frontend frontend;
-	struct vublk_loop_timer connect_timer; /* expires when the next try to realize or to
-						  reconnect is due */
+	struct vublk_loop_timer connect_timer; /* expires when the next try is due or, with the
+						  property server, at the deadline */
 	unsigned tries; /* how many times realize has tried the first path */
 	int lent_fd;    /* connected socket for the next try, from the bus or a switch; -1: none */
 	bool is_lent;   /* realize uses a lent connection, so it makes only one try */
@@ -250,9 +253,9 @@ struct vublk_device {
 	enum vublk_device_resume resume;
 	struct vublk_device_inflight inflight; /* belongs to the driver's session, which a reset
 						  ends; the device owns fd; fd -1: no area */
-	struct vublk_error failure; /* why the last start has failed; code 0: it has not failed */
+	struct vublk_error failure; /* why the last start failed; code 0: it did not fail */
 
-	/* the driver's side: what it sees and sets */
+	/* what the driver sees, and what the driver, the bus and the operator have set */
 	unsigned num_queues;
 	uint64_t features; /* offered to the driver */
 	uint64_t acked_features;
@@ -265,14 +268,14 @@ struct vublk_device {
 	bool drains;     /* stops wait for all requests; survives realize and unrealize */
 	bool leaves_requests; /* the last stop may have left requests in the in-flight area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
-	uint8_t backend_config[VUBLK_BLK_CONFIG_BYTES]; /* the back-end's own; `config` is made
+	uint8_t backend_config[VUBLK_BLK_CONFIG_BYTES]; /* as the back-end sent it; `config` is made
 							   from it */
 	uint32_t config_generation;
 
 	/* reads and writes of the config that are under way */
 	enum vublk_device_config_read config_read;
-	struct vublk_loop_timer config_timer; /* reads the config again if the back-end reports no
-	                                         changes */
+	struct vublk_loop_timer config_timer; /* polls the config while the back-end does not report
+						 changes */
 	bool config_read_again; /* the config may have changed since a read began, so another
 				   follows */
 	enum vublk_device_config_write config_write;
@@ -326,7 +329,7 @@ bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_ev
 void vublk_device_adopt_state(struct vublk_device *device, enum vublk_device_state state);
 /* Returns whether the device is connected, that is, in a state from STOPPED to STOPPING. */
 bool vublk_device_is_connected(const struct vublk_device *device);
-/* Returns whether the driver has set DRIVER_OK, or its early kick has started the device. */
+/* Returns whether the driver has set DRIVER_OK, or its early kick counts as DRIVER_OK. */
 bool vublk_device_is_driver_ready(const struct vublk_device *device);
 /*
  * Returns whether the rings should run as soon as there is a back-end: the driver is ready, the VM
@@ -334,16 +337,16 @@ bool vublk_device_is_driver_ready(const struct vublk_device *device);
  */
 bool vublk_device_should_run(const struct vublk_device *device);
 /*
- * Returns whether the rings should run, or a stop waits for requests or unstable writes of the
- * plane, which only a back-end can complete (shadow.c).
+ * Returns whether the rings should run, or a stop waits until a back-end has completed the requests
+ * of the plane and made its writes stable (shadow.c). A reset does not wait for that.
  */
 bool vublk_device_needs_backend(const struct vublk_device *device);
 /* Returns whether the back-end has the rings, is being given them, or is asked to return them. */
 bool vublk_device_backend_has_rings(const struct vublk_device *device);
 /*
  * Checks that the driver's set-up may be changed: the device is realized, neither the back-end nor
- * the plane has the rings, and the rings will not resume as they are. Error: EBUSY, in
- * whose message `what` names the change.
+ * the plane has the rings, and the rings do not resume by themselves. Error: EBUSY; `what` names
+ * the change in its message.
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);
@@ -378,8 +381,9 @@ void vublk_device_clear_fields(const struct vublk_device *device,
 /* Returns whether the driver has accepted its features, and VERSION_1 is not among them. */
 bool vublk_device_has_legacy_driver(const struct vublk_device *device);
 /*
- * Returns the features for the back-end: VERSION_1, and the accepted ones that it has offered. May
- * include FLUSH without the driver's acceptance (vublk_device_replay_begin_start()).
+ * Returns the features to send to the back-end: VERSION_1, and those that the driver has accepted
+ * and the back-end has offered. May include FLUSH without the driver's acceptance
+ * (vublk_device_replay_begin_start()).
  */
 uint64_t vublk_device_session_features(const struct vublk_device *device);
 
@@ -388,13 +392,13 @@ uint64_t vublk_device_session_features(const struct vublk_device *device);
 /*
  * Checks `config`, which the back-end sent, and makes the driver's config from it. Stops offering
  * optional features whose fields make no sense, if the driver does not rely on them. Error: EPROTO
- * and a sentence if `config` cannot be used; the driver's config then stays as it was.
+ * if `config` cannot be used; the driver's config then stays as it was.
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
 /* Must be called when the config that the driver sees has changed. */
 void vublk_device_bump_config_generation(struct vublk_device *device);
-/* Arms the timer that polls the config, unless the back-end reports changes at present. */
+/* Arms the timer that polls the config, unless polling is off or the back-end reports changes. */
 void vublk_device_watch_config(struct vublk_device *device);
 void vublk_device_on_config_timer(void *opaque);
 
@@ -437,7 +441,7 @@ int vublk_device_queues_check(const struct vublk_device *device,
  * accepted features, and the rings lie in the memory. Error: EINVAL or ENOTCONN.
  */
 int vublk_device_check_start(const struct vublk_device *device, struct vublk_error *error);
-/* Fills device->rings with the queues that are set up, as the direct path needs them. */
+/* Fills device->rings with the driver's rings of the queues that are set up. */
 void vublk_device_queues_collect(struct vublk_device *device);
 /* Copies the base of each element of device->rings to device->bases, and empties device->rings. */
 void vublk_device_queues_store_bases(struct vublk_device *device);
@@ -449,7 +453,7 @@ void vublk_device_unwatch_kicks(struct vublk_device *device);
 
 /* --- link/paths.c; the other functions are in link/paths.h --------------------------- */
 
-/* Returns the path of the back-end that is connected or tried. */
+/* Returns the socket path of the back-end that is connected or tried. */
 static inline const char *vublk_device_path(const struct vublk_device *device)
 {
 	return device->settings.chardevs[device->paths.active];
@@ -472,8 +476,8 @@ void vublk_device_realize_failed(struct vublk_device *device, const struct vublk
 int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_mirror_state_close(struct vublk_device *device);
 /*
- * Checks that the disk of the connected back-end is the one that the state file says is up to date.
- * Error: ESTALE and others. Without a file, returns 0.
+ * Checks that the connected back-end has the disk that is up to date according to the state file.
+ * Error: ESTALE and others. Returns 0 if there is no file, or the file has failed.
  */
 int vublk_device_mirror_state_check(const struct vublk_device *device, struct vublk_error *error);
 
@@ -496,7 +500,7 @@ void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
 /*
  * Called when a new try may succeed: a socket has appeared, or the process that had the rings has
- * ended. Makes the next try immediately, and makes later pauses short again.
+ * ended. Makes the next try immediately (in LOST), and later pauses short again.
  */
 void vublk_device_reconnect_wake(struct vublk_device *device);
 
@@ -515,13 +519,13 @@ void vublk_device_outage_end(struct vublk_device *device);
 uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
 /* Returns the pause before the next try, and doubles the one that follows, up to a limit. */
 uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
-/* Logs and reports why a try failed, each reason once per outage. Keeps the last reason. */
+/* Logs why a try failed; warns and reports once per reason and outage. Keeps the last reason. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error);
 
 /* --- link/listen.c ----------------------------------------------------------------- */
 
 int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error);
-/* Closes the socket and removes its file. Idempotent. */
+/* Closes the socket, and removes its file if this process owns it. Idempotent. */
 void vublk_device_listener_close(struct vublk_device *device);
 /* Start and stop polling the socket for the next connection. Both are idempotent. */
 void vublk_device_listen(struct vublk_device *device);
@@ -543,9 +547,9 @@ void vublk_device_close_watch(struct vublk_device *device);
 /* --- link/compat.c ----------------------------------------------------------------- */
 
 /*
- * Adopts the new back-end's offer (features, number of queues, config) if it is enough for the
- * driver, a dirty log that is on, the writes that the plane keeps, and the state file of a mirror.
- * Otherwise nothing changes, and the sentence of the error says what is missing.
+ * Adopts the new back-end's features and config if its offer is enough for the driver, a dirty log
+ * that is on, the writes that the plane keeps, and the state file of a mirror. Otherwise nothing
+ * changes, and `error` says what is missing.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
 
@@ -596,7 +600,8 @@ void vublk_device_end_session(struct vublk_device *device);
 void vublk_device_watch_kicks(struct vublk_device *device);
 /*
  * Called when a kick has arrived. Returns true if the kick is a legacy driver's first one before
- * DRIVER_OK and makes the driver ready. If its queues cannot be started, calls needs_reset().
+ * DRIVER_OK and makes the driver ready. If the driver's queues cannot be started, calls
+ * needs_reset() and returns false.
  */
 bool vublk_device_take_early_kick(struct vublk_device *device);
 
@@ -645,7 +650,7 @@ int vublk_device_ring_error_adopt(struct vublk_device *device, unsigned index, i
 
 /*
  * Returns whether the back-end records in an in-flight area which requests it has begun. With the
- * plane, these are its own requests, and the area is of no use to another back-end.
+ * plane, these are the plane's requests, and the area is of no use to another back-end.
  */
 bool vublk_device_backend_records(const struct vublk_device *device);
 /* Returns whether the back-end records the driver's requests in an in-flight area. */
@@ -688,19 +693,22 @@ uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsig
  * their bases and notes whether the in-flight area may have requests.
  */
 void vublk_device_rings_are_back(struct vublk_device *device);
-/* Called at the loss of a back-end that had the rings. Records each ring's avail index. */
+/*
+ * Called at the loss of a back-end that had the driver's rings, and before the plane drops
+ * requests. Records each ring's avail index.
+ */
 void vublk_device_note_loss(struct vublk_device *device);
 /*
- * Decides at which index each ring resumes with the present back-end. Error: EIO if requests could
- * be lost or executed twice.
+ * Decides at which index each ring resumes with the present back-end. Errors: EIO if requests could
+ * be lost or executed twice, and others.
  */
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
 
 /* --- rings/handover.c -------------------------------------------------------------- */
 
 /*
- * Called when a back-end has accepted the in-flight area. Notes the area's layout, which the device
- * then uses for areas that it makes itself.
+ * Called when a back-end has made or accepted an in-flight area. Notes the area's layout, which the
+ * device then uses for areas that it makes itself.
  */
 void vublk_device_note_inflight_layout(struct vublk_device *device,
 				       const struct vublk_device_inflight *area);
@@ -733,8 +741,8 @@ void vublk_device_trace_deinit(struct vublk_device *device);
 /* --- rings/pause.c ----------------------------------------------------------------- */
 
 /*
- * Begins or ends the operator's pause. vublk_device_is_paused() returns true when no request is
- * outstanding and the rings have stopped. Idempotent.
+ * Begins or ends the operator's pause. During the pause, vublk_device_is_paused() returns true when
+ * no request is outstanding and the rings have stopped. Idempotent.
  */
 void vublk_device_set_paused(struct vublk_device *device, bool paused);
 bool vublk_device_is_pausing(const struct vublk_device *device);
@@ -759,8 +767,8 @@ const struct vublk_device_dirty_log *vublk_device_dirty_log_of_start(
 /* Called when the rings begin to run. Begins a change of the log that waited for the start. */
 void vublk_device_dirty_log_started(struct vublk_device *device);
 /*
- * Called when the rings have stopped. Ends a pending change of the log. May call the bus's
- * callbacks.
+ * Called when the rings have stopped, and when the back-end is lost. Ends a pending change of the
+ * log. May call the bus's callbacks.
  */
 void vublk_device_dirty_log_stopped(struct vublk_device *device);
 /*

@@ -21,14 +21,15 @@ enum vublk_device_path {
 /* The phases of an exchange. The table in exchange-phase.c says which phase follows. */
 enum vublk_device_exchange_phase {
 	VUBLK_DEVICE_EXCHANGE_NONE,
-	VUBLK_DEVICE_EXCHANGE_DRAINING, /* the present path completes its requests */
+	VUBLK_DEVICE_EXCHANGE_DRAINING, /* the requests on the present path are being completed */
 	VUBLK_DEVICE_EXCHANGE_PARKING,  /* only from the direct path: the back-end gets no more
 					   kicks, and completes the requests that it has taken */
 	VUBLK_DEVICE_EXCHANGE_STOPPING, /* the back-end returns the rings */
 	VUBLK_DEVICE_EXCHANGE_STARTING, /* the rings are being started on the other path */
 	VUBLK_DEVICE_EXCHANGE_UNDOING,  /* the rings are being started on the old path again */
-	VUBLK_DEVICE_EXCHANGE_REFUSED,  /* the exchange failed: the old path stays until the reasons
-					   for the plane, the session or the back-end change */
+	VUBLK_DEVICE_EXCHANGE_REFUSED,  /* the exchange failed; the old path stays until the session
+					   ends, the back-end is lost, or the reasons for the plane
+					   change */
 	VUBLK_DEVICE_EXCHANGE_NUM_PHASES,
 };
 
@@ -38,8 +39,8 @@ enum vublk_device_exchange_event {
 						  may be started on the direct path if that fails */
 	VUBLK_DEVICE_EXCHANGE_EVENT_ALIVE,     /* on the direct path, the back-end has completed the
 						  requests that were outstanding at BEGIN */
-	VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED,   /* the present path has completed its requests, or the
-						  back-end polls the rings */
+	VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED,   /* the requests on the present path are complete, or
+						  the back-end polls the rings */
 	VUBLK_DEVICE_EXCHANGE_EVENT_STOPPED,   /* the back-end has returned the rings, and no
 						  request is outstanding */
 	VUBLK_DEVICE_EXCHANGE_EVENT_STARTED,   /* the rings run */
@@ -64,7 +65,7 @@ enum vublk_device_shadow_reason {
 	VUBLK_DEVICE_SHADOW_FOR_LOG,      /* the dirty log is on, and the back-end cannot log */
 	VUBLK_DEVICE_SHADOW_FOR_LIMIT,    /* limits are set */
 	VUBLK_DEVICE_SHADOW_FOR_REPLAY,   /* unflushed=replay */
-	/* features set these, most of them with vublk_device_want_shadow() */
+	/* other files set these, most of them with vublk_device_want_shadow() */
 	VUBLK_DEVICE_SHADOW_FOR_TRACE,
 	VUBLK_DEVICE_SHADOW_FOR_MIRROR,
 	VUBLK_DEVICE_SHADOW_FOR_SWITCH,
@@ -83,8 +84,9 @@ struct vublk_device_exchange {
 	enum vublk_device_exchange_phase phase;
 	enum vublk_device_path path; /* the present path; while the rings do not run, the path of
 					the next start */
-	bool waits; /* for an upgrade: the path does not change, unless a switch needs it */
-	uint32_t features; /* the reasons that features have set */
+	bool waits; /* for an upgrade: the path changes only if a switch to another back-end needs
+		       the plane */
+	uint32_t features; /* the reasons that are set, not computed (path.c) */
 	bool is_reported_shadowed; /* the path that was last reported to the program is the plane */
 	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was
 				       refused */
@@ -92,8 +94,8 @@ struct vublk_device_exchange {
 	uint16_t *marks; /* one per queue: in DRAINING the used index that the ring has to reach, in
 			    PARKING the used index at the last look */
 	unsigned num_quiet; /* how many successive looks have found no progress of any ring */
-	int *idle_fds;      /* one per queue: an eventfd that the device never signals, the kick
-			       descriptor while parking; -1: none */
+	int *idle_fds;      /* one per queue: the kick descriptor while parking, which is an eventfd
+			       that the device never signals; -1: none */
 	bool is_fenced;     /* the back-end has handled any signals that it sent to the idle_fds
 			       itself */
 	uint16_t *fences;   /* one per queue: the avail index when is_fenced was set */
@@ -125,11 +127,10 @@ bool vublk_device_exchange_change(struct vublk_device *device,
 /* --- what is wanted --------------------------------------------------------------------- */
 
 /*
- * Records whether the feature of `reason` needs the plane (`wanted`). If the path has to change,
- * the exchange begins in the device's loop. `settled` (may be NULL) is called once, with `opaque`,
- * when no change of the path is pending: the path is the one that all reasons together require, a
- * change was refused, or the rings do not run. The next call for the same reason replaces
- * `settled`.
+ * Records whether `reason` needs the plane (`wanted`). If the path has to change, the exchange
+ * begins in the device's loop. `settled` (may be NULL) is called once, with `opaque`, when no
+ * change of the path is pending: the path is the one that all reasons together require, a change
+ * was refused, or the rings do not run. The next call for the same reason replaces `settled`.
  */
 void vublk_device_want_shadow(struct vublk_device *device, enum vublk_device_shadow_reason reason,
 			      bool wanted, vublk_device_settled_fn *settled, void *opaque);
@@ -144,7 +145,7 @@ uint32_t vublk_device_shadow_reasons(const struct vublk_device *device);
 int vublk_device_check_shadow(const struct vublk_device *device, struct vublk_error *error);
 /* Returns whether the direct path may be used if the plane is wanted but cannot be used. */
 bool vublk_device_may_be_direct(const struct vublk_device *device);
-/* Records and logs why the path cannot change: `cause`. The present path stays. */
+/* Records and logs `cause`, which says why the path cannot change. The present path stays. */
 void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_error *cause);
 /*
  * Chooses the path of the next start. A no-op during an exchange and after a refusal. The rings
@@ -168,9 +169,9 @@ void vublk_device_exchange_deinit(struct vublk_device *device);
 /* Returns whether rings that run should be on the other path. */
 bool vublk_device_exchange_is_due(const struct vublk_device *device);
 /*
- * Begins an exchange of rings that run. When the present path has completed its requests, calls
- * `drained`, which has to stop the rings. A cancellation, a refusal or a loss ends the exchange
- * without this call.
+ * Begins an exchange of rings that run. When the requests on the present path are complete, or the
+ * back-end polls the rings, calls `drained`, which has to stop the rings. If the exchange ends
+ * before, `drained` is not called.
  */
 void vublk_device_exchange_begin(struct vublk_device *device,
 				 void (*drained)(struct vublk_device *device));

@@ -193,8 +193,8 @@ static void hang_up(struct vublk_device *device)
 /*
  * Returns whether a table of `num_regions` regions takes effect immediately. While the rings do not
  * run, new memory waits for the next start. But the removal of all memory must not wait, because
- * the owner of the memory may reuse it. A back-end without CONFIGURE_MEM_SLOTS has no message for
- * such a removal.
+ * the owner of the memory may reuse it. Without CONFIGURE_MEM_SLOTS, there is no message for such a
+ * removal.
  */
 static bool is_told_now(const struct vublk_device *device, unsigned num_regions)
 {

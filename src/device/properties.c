@@ -154,7 +154,7 @@ struct row {
 	  offsetof(struct vublk_device_settings, field), \
 	  sizeof(((struct vublk_device_settings *)0)->field) },
 
-/* The ranges of those numbers whose range is not 0 to UINT32_MAX. */
+/* The ranges of those numbers, other than rates, whose range is not 0 to UINT32_MAX. */
 static const struct {
 	const char *name;
 	uint64_t min, max;

@@ -16,10 +16,7 @@
 int vublk_device_shadow_init(struct vublk_device *device, struct vublk_error *error);
 /* Makes the plane (a thread) if it does not exist yet. The number of queues must be known. */
 int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *error);
-/*
- * Checks that the plane has room for the longest requests of the driver. Error: ENOTSUP and a
- * sentence.
- */
+/* Checks that the plane has room for the longest requests of the driver. Error: ENOTSUP. */
 int vublk_device_shadow_check(const struct vublk_device *device, struct vublk_error *error);
 /*
  * Returns whether an exchange of the path is possible: the driver has broken no ring that the plane
@@ -85,8 +82,8 @@ int vublk_device_replay_init(struct vublk_device *device, struct vublk_error *er
 int vublk_device_replay_check_backend(const struct vublk_device *device,
 				      struct vublk_error *error);
 /*
- * Called when a start begins and its path is chosen. Decides whether FLUSH is negotiated without
- * the driver, so that the plane can make the writes that it keeps stable.
+ * Called when a start begins and its path is chosen. Decides whether FLUSH is negotiated although
+ * the driver has not accepted it, so that the plane can flush the writes of which it keeps copies.
  */
 void vublk_device_replay_begin_start(struct vublk_device *device);
 /*
@@ -104,12 +101,12 @@ void vublk_device_replay_abandon(struct vublk_device *device);
 void vublk_device_replay_ended(void *opaque);
 /*
  * Called when the back-end has failed a flush that the driver does not know of. The plane makes the
- * driver's next flush fail, so it is needed until then. `opaque` is the device.
+ * driver's next flush fail, so the plane is needed until then. `opaque` is the device.
  */
 void vublk_device_flush_must_fail(void *opaque);
 /*
- * Called when the plane has failed the driver's flush for that reason, so it is no longer needed
- * for this. `opaque` is the device.
+ * Called when the plane has made that flush of the driver fail, so the plane is no longer needed
+ * for it. `opaque` is the device.
  */
 void vublk_device_flush_failed(void *opaque);
 
@@ -130,9 +127,10 @@ bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
 /* --- rings/shadow.c, continued ----------------------------------------------------------- */
 
 /*
- * A start calls prepare(), memory(), collect(), attach() and run(), in this order. Without the
- * plane, collect(), attach() and run() are no-ops, and the other functions keep the region of an
- * existing side in the back-end's memory table.
+ * A start calls prepare(), memory(), collect(), attach() and run(), in this order; if there is an
+ * in-flight area, also collect() and area() before memory(). Without the plane, collect(), attach()
+ * and run() are no-ops, and the other functions keep the region of an existing side in the
+ * back-end's memory table.
  */
 int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error *error);
 /*
@@ -208,9 +206,9 @@ void vublk_device_shadow_set_call(struct vublk_device *device, unsigned index);
 void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint64_t bytes);
 
 /*
- * For an upgrade. The first function makes the plane for the state of another process, with its
- * thread parked. The second makes the side from the section `from`. The third gives the plane the
- * driver's rings, without an effect on them. If one fails, the device has to be unrealized.
+ * For an upgrade. The first function makes the plane, with its thread parked, for the state that
+ * another process has sent. The second makes the side from the section `from`. The third gives the
+ * plane the driver's rings, without changing them. If one fails, the device has to be unrealized.
  */
 int vublk_device_shadow_adopt(struct vublk_device *device, unsigned max_segments,
 			      struct vublk_error *error);

@@ -140,8 +140,8 @@ int vublk_device_check_reliance(const struct vublk_device *device,
 }
 
 /*
- * Returns whether the new back-end must have the driver's setting of the write cache, because the
- * driver can change it.
+ * Returns whether the driver can turn the write cache on and off. If so, the new back-end must be
+ * given the driver's setting.
  */
 static bool keeps_wce(const struct vublk_device *device)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Opens the connection to a back-end when the connect timer expires or when a back-end connects to
- * the device, and dispatches the connection's events. The reaction to an event is in the file of
- * the phase: realize.c before the device is realized, reconnect.c after a loss, loss.c while the
+ * the device, and dispatches the connection's events. Other files react to the events, depending on
+ * the state: realize.c before the device is realized, reconnect.c after a loss, loss.c while the
  * device is connected.
  *
- * Key idea: the files of the phases never call this file. They arm the connect timer or listen, and
- * the next try then begins here. So all connections begin, and their events arrive, in one place.
+ * Key idea: these other files never call this one. They arm the connect timer or listen, and the
+ * next try then begins here. So all connections begin, and their events arrive, in one place.
  */
 #include "device/device.h"
 

@@ -104,9 +104,9 @@ void vublk_device_fence_claim(struct vublk_device *device)
 }
 
 /*
- * A process that ends closes its connection, unless another process has the connection, too,
- * because `vublk serve --take-over` has replaced the owner. The device does not know that process,
- * so it must not mistake the end of the old one for the end of the back-end.
+ * If the connection stays open when the owner ends, another process has it, too: `vublk serve
+ * --take-over` has replaced the owner. The device does not know the new process, so it must not
+ * mistake the end of the old one for the end of the back-end.
  */
 static void doubt_owner(struct vublk_device *device)
 {
@@ -117,9 +117,9 @@ static void doubt_owner(struct vublk_device *device)
 }
 
 /*
- * With fence=exit, a process has to end only if the device closed the connection, because the
- * back-end did not answer in time or broke the protocol. Such a back-end may not know that it was
- * abandoned; one that closed the connection itself knows.
+ * With fence=exit, a process that had the rings has to end only if the device closed the
+ * connection, because the back-end did not answer in time or broke the protocol. Such a back-end
+ * may not know that it was abandoned; one that closed the connection itself knows.
  */
 void vublk_device_fence_lost(struct vublk_device *device, const struct vublk_error *error)
 {

@@ -2,9 +2,9 @@
 /*
  * Detects a back-end that hangs while the rings run.
  *
- * Key idea: usually no message is outstanding while the rings run, so no deadline can expire. So
- * the device asks the back-end for its features at regular intervals. A back-end that does not
- * answer in time counts as lost, as with any other message.
+ * Key idea: usually no message is outstanding while the rings run, so no deadline can expire. The
+ * device therefore asks the back-end for its features at regular intervals. A back-end that does
+ * not answer in time counts as lost, as with any other message.
  */
 #include "device/device.h"
 

@@ -38,8 +38,9 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 
 /*
  * Handles the rings at a loss if requests pass through the plane. The plane keeps the driver's
- * rings if they should run, or if the device may wait for the next back-end to complete what is
- * outstanding. Otherwise the plane returns the rings, or drops them if it has requests.
+ * rings if they should run, or if a stop may wait until the next back-end has completed what is
+ * outstanding. Otherwise the rings are taken away from the plane. If that stop is overdue, the
+ * outstanding requests are dropped.
  */
 static void note_shadow(struct vublk_device *device)
 {
@@ -48,7 +49,7 @@ static void note_shadow(struct vublk_device *device)
 	if (!vublk_device_shadow_is_attached(device))
 		return;
 	if (vublk_device_should_run(device)) {
-		vublk_device_shadow_resume(device); /* undoes a stop that was under way, also one
+		vublk_device_shadow_resume(device); /* undoes a stop that was under way, even one
 						       for a change of the memory */
 	} else if (!vublk_device_shadow_is_unsettled(device) ||
 		   (!waits && !vublk_device_shadow_has_requests(device))) {

@@ -85,8 +85,8 @@ static bool is_stale(const struct vublk_device *device, const struct vublk_mirro
 }
 
 /*
- * Changes `disk` to that path of the device by which the file knows the disk that is up to date.
- * Returns false if the file knows none of the paths.
+ * Stores in `disk` the path of this device by which the file knows the disk that is up to date.
+ * Returns false if the file knows none of the device's paths.
  */
 static bool find_valid_path(const struct vublk_device *device, struct vublk_mirror_state_disk *disk)
 {

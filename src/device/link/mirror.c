@@ -4,7 +4,7 @@
  *
  * Key idea: the target gets neither the guest's memory nor the driver's queues. Its rings and all
  * of its data are in the memory of a side of its own. So a reset, a pause or a change of the
- * guest's memory does not concern the target, whose rings run from the set-up to the end of the
+ * guest's memory does not affect the target, whose rings run from the set-up to the end of the
  * mirror.
  */
 #include "device/device.h"
@@ -198,8 +198,8 @@ static uint64_t disk_bytes(const struct vublk_device *device)
 }
 
 /*
- * Begins or resumes the mirror in the state file and in the plane. If writes were marked before,
- * they wait while the file changes.
+ * Begins or resumes the mirror in the state file and in the plane. If the plane marks writes for an
+ * interrupted mirror, new writes wait while the file changes.
  */
 static int begin(struct vublk_device *device, struct vublk_error *error)
 {
@@ -507,7 +507,7 @@ void vublk_device_mirror_begin_start(struct vublk_device *device)
 	fail(device, &error);
 }
 
-/* Called when the exchange of the path has ended. Only the plane can mirror. */
+/* Called when no exchange (rings/exchange.c) is pending. Only the plane can mirror. */
 static void on_path_settled(void *opaque, enum vublk_device_path path,
 			    const struct vublk_error *refusal)
 {

@@ -25,7 +25,8 @@ enum vublk_device_mirror_phase {
 					   to both disks */
 	VUBLK_DEVICE_MIRROR_LEAVING,    /* the plane has ended the mirror for a switch, and the
 					   target executes a flush */
-	VUBLK_DEVICE_MIRROR_LEFT,       /* the target has the disk's data, and keeps it */
+	VUBLK_DEVICE_MIRROR_LEFT,       /* the flush is complete, so the target has all data of the
+					   disk in stable storage */
 };
 
 struct vublk_device_mirror {
@@ -45,7 +46,8 @@ struct vublk_device_mirror {
 	void (*left)(struct vublk_device *device, const struct vublk_error *error);
 	struct vublk_loop_timer safe_timer; /* armed while the state file has outdated marks and
 					       cannot be written */
-	struct vublk_error failure; /* why the last mirror has ended; code 0: it has not failed */
+	struct vublk_error failure; /* why the last mirror failed or was interrupted; code 0:
+				       neither */
 	bool is_interrupted; /* the mirror in the state file has not been resumed; may be true up to
 				phase STARTING */
 	bool is_recording;   /* the plane marks writes for the interrupted mirror */
@@ -82,7 +84,7 @@ void vublk_device_mirror_end_for_migration(struct vublk_device *device);
 /*
  * For a switch to the target. Called when the plane has no outstanding request. Ends the mirror in
  * the plane, flushes the target, and then calls `left`. Error: EBUSY if the target does not have
- * the same data as the disk; the mirror then continues.
+ * the same data as the disk, or has incomplete requests; the mirror then continues.
  */
 int vublk_device_mirror_leave(struct vublk_device *device,
 			      void (*left)(struct vublk_device *device,

@@ -89,7 +89,6 @@ static bool was_logged(struct vublk_device_reconnect *reconnect, const struct vu
 	return false;
 }
 
-/* Each reason is logged as a warning once per outage, however often it occurs. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error)
 {
 	struct vublk_device_reconnect *reconnect = &device->reconnect;

@@ -157,8 +157,8 @@ static bool is_absent(int code)
 }
 
 /*
- * Adds the failure of a path to `absent`. If a process may be at the path, now or soon, the code of
- * `absent` becomes that of this failure.
+ * Adds the failure of a path to `absent`. A code other than ENOENT replaces the code of `absent`,
+ * because a process is at that path, or may be there soon.
  */
 static void add_absent(struct vublk_device_paths *paths, const struct vublk_error *error)
 {

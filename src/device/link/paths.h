@@ -71,7 +71,8 @@ struct vublk_device_switch_result {
 
 struct vublk_device_switch {
 	enum vublk_device_switch_phase phase;
-	unsigned home, target; /* indices of the old and the new path */
+	unsigned home, target; /* indices of the old and the new path; VUBLK_MAX_PATHS: the
+				  mirror */
 	int fd; /* the connection to the new back-end, until the next try uses it; -1: there is
 		   none */
 	bool is_flushed;
@@ -145,8 +146,8 @@ void vublk_device_fence_lost(struct vublk_device *device, const struct vublk_err
  */
 int vublk_device_fence_hold(struct vublk_device *device, struct vublk_error *error);
 /*
- * Checks that all owners have ended, or that there are none. Error: EBUSY ("process
- * 42 ...") if one may still write to the disk.
+ * Checks that all owners have ended, or that there are none. Error: EBUSY if one may still write to
+ * the disk.
  */
 int vublk_device_fence_check(const struct vublk_device *device, struct vublk_error *error);
 /*

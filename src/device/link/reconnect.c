@@ -49,8 +49,8 @@ static void await_connection(struct vublk_device *device)
 }
 
 /*
- * Plans the next try or, at the deadline, ends the search with `error` and calls gave_up(). So the
- * caller must call this function last.
+ * Plans the next try or, at the deadline, ends the search with `error` and calls gave_up(), which
+ * may unrealize the device. So the caller must call this function last.
  */
 static void plan_next_try(struct vublk_device *device, const struct vublk_error *error)
 {

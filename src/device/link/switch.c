@@ -5,11 +5,11 @@
  * until the old back-end has completed its requests and a flush. Then the device disconnects from
  * the old back-end and starts the rings at the new one.
  *
- * Key idea: for the plane, a switch is a loss while no request is outstanding. So the driver's
- * rings stay with the plane, and the search for a back-end (reconnect.c) does the rest. The search
- * begins with the connection to the new back-end. If that back-end cannot be used, the search
- * continues at the old path. Requests on the direct path are moved to the shadow rings before the
- * switch, and back afterwards.
+ * Key idea: to the plane, a switch looks like a loss while no request is outstanding. So the
+ * driver's rings stay with the plane, and the search for a back-end (reconnect.c) does the rest.
+ * The search begins with the connection to the new back-end. If that back-end cannot be used, the
+ * search continues at the path of the old one. Requests that do not use the shadow rings are moved
+ * to them before the switch, and back afterwards.
  */
 #include "device/device.h"
 
@@ -131,8 +131,8 @@ void vublk_device_switch_cancel(struct vublk_device *device, const char *why)
 /* --- away from the old back-end ------------------------------------------------------------- */
 
 /*
- * Makes the target of the mirror the only path of the disk. If the target was lost, the disk stays
- * at the old path, to which the device connects again.
+ * Makes the target of the mirror the only path of the disk. If that fails, the disk stays at the
+ * old path, to which the device connects again.
  */
 static void commit(struct vublk_device *device)
 {
@@ -316,8 +316,8 @@ static void look_at(struct vublk_device *device, unsigned index)
 }
 
 /*
- * Returns to the old path. The new back-end was given no request, so the fence does not have to
- * wait for the end of its process either.
+ * Returns to the old back-end. The new one was given no request, so the fence does not have to wait
+ * for the end of its process.
  */
 static void return_home(struct vublk_device *device, const struct vublk_error *cause)
 {
@@ -330,10 +330,10 @@ static void return_home(struct vublk_device *device, const struct vublk_error *c
 }
 
 /*
- * Handles the loss of the new back-end. On the direct path, this back-end may have taken requests
- * as soon as it had a ring, even before the start was complete, so the fence applies, as after
- * the loss of any back-end that had the rings. With shadow rings, a back-end gets no request before
- * the start is complete, so the device returns to the old back-end.
+ * Handles the loss of the new back-end. Without shadow rings, this back-end may have taken requests
+ * as soon as it had a ring, even before the start was complete, so the fence applies, as after the
+ * loss of any back-end that had the rings. With shadow rings, a back-end gets no request before the
+ * start is complete, so the device returns to the old back-end.
  */
 static void lose_target(struct vublk_device *device, const struct vublk_error *cause)
 {
@@ -527,8 +527,8 @@ static int check_ready(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
- * Called when the exchange of the path has ended. The switch continues only if the requests pass
- * through the plane, because only the plane can hold requests.
+ * Called when no exchange (rings/exchange.c) is pending. The switch continues only if the requests
+ * pass through the plane, because only the plane can hold requests.
  */
 static void on_path_settled(void *opaque, enum vublk_device_path path,
 			    const struct vublk_error *refusal)

@@ -297,8 +297,8 @@ static int map_bitmap(struct vublk_device_dirty *dirty, struct vublk_error *erro
 }
 
 /*
- * Checks that the bitmap's file was not truncated. Error: EIO. This can happen only to a bitmap
- * that the bus gave, because its owner can truncate it.
+ * Checks that the bitmap's file was not truncated. Error: EIO. Only a bitmap that the bus gave can
+ * be truncated, by the owner of its file.
  */
 static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_error *error)
 {
@@ -332,8 +332,8 @@ static void warn_not_marked(struct vublk_device *device, const struct vublk_erro
 /*
  * A back-end that died may have published a completion without marking the page of the used ring.
  * The next back-end does not repeat that request. So all pages of the used rings are marked. The
- * back-end's other writes belong to requests that the next back-end executes again, and it marks
- * their pages.
+ * other writes of the dead back-end belong to requests that the next back-end executes again, and
+ * it marks their pages.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 {

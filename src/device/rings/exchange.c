@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Exchanges the path of rings that run: the present path completes its requests, the back-end
+ * Exchanges the path of rings that run: the outstanding requests are completed, the back-end
  * returns the rings, and the rings are started on the other path. start-stop.c stops and starts the
  * rings; path.c says which path is wanted.
  *
@@ -137,10 +137,10 @@ static bool has_drained(struct vublk_device *device)
 }
 
 /*
- * Returns whether the back-end takes requests although it gets no kicks, because it polls the rings.
- * Such a ring never becomes quiet under load. Completions of requests that were made available
- * after the fence show it. A back-end that waits for kicks takes at most one more ring of requests;
- * if the deadline has passed, a single one is enough.
+ * Returns whether the back-end polls the rings: it takes requests although it gets no kicks, so the
+ * rings never become quiet under load. The evidence is completions of requests that were made
+ * available after the fence. Because a back-end that waits for kicks may complete as many as one
+ * ring holds, more than that are needed; after the deadline, one is enough.
  */
 static bool is_polling(const struct vublk_device *device, bool is_overdue)
 {
@@ -188,8 +188,8 @@ static void close_idle_fds(struct vublk_device *device)
 static void on_parked(void *opaque, const struct vublk_error *error);
 
 /*
- * Lets the present path continue after an exchange was ended in phase `from`. While the idle
- * descriptors are being sent, they stay open; on_parked() closes them.
+ * Resumes the present path after an exchange was ended in phase `from`. While the idle descriptors
+ * are being sent, they stay open; on_parked() closes them.
  */
 static void go_back(struct vublk_device *device, enum vublk_device_exchange_phase from)
 {
@@ -303,7 +303,7 @@ static void look(struct vublk_device *device)
 
 /*
  * Called when the back-end has answered. A back-end that refuses the new descriptors keeps taking
- * requests. When the rings look drained, the device nevertheless asks for them, because most
+ * requests. When the rings look drained, the device nevertheless asks for the rings, because most
  * back-ends complete their requests before they return a ring.
  */
 static void on_parked(void *opaque, const struct vublk_error *error)

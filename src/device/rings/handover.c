@@ -54,8 +54,8 @@ static int check_area(const struct vublk_device *device, const struct vublk_devi
 }
 
 /*
- * Reads `bytes` bytes of a file. Error: EIO if the file ends before that, because its owner has
- * truncated it.
+ * Reads `bytes` bytes of a file. Returns 0 or a negative errno; -EIO: the file is too short,
+ * because its owner has truncated it.
  */
 static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 {

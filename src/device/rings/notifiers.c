@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Handles kick and call descriptors (notifiers). A bus may replace a descriptor while the rings
- * run, to mask an interrupt or to route it elsewhere. The device signals a descriptor after any
- * event that may have lost a signal.
+ * run, to mask an interrupt or to route it elsewhere. The device signals a descriptor whenever a
+ * signal may have been lost.
  *
  * Key idea: one bit per descriptor says whether it has to be sent, and all such descriptors are
  * sent in one batch. There is one batch at a time. So the device sends at most one message per

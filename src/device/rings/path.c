@@ -3,9 +3,9 @@
  * Decides which path the driver's requests should take: directly to the back-end, or through the
  * plane. exchange.c changes the path of rings that run.
  *
- * Key idea: the plane is wanted for a set of reasons. Each reason is one bit, so no feature can
- * switch off the plane while another feature needs it. Reasons that follow from the state of the
- * device are computed each time; only reasons that features set are stored.
+ * Key idea: the plane is wanted for a set of reasons. Each reason is one bit, so a trace that ends,
+ * for example, cannot switch off the plane while a mirror needs it. Reasons that follow from the
+ * state of the device are computed each time; only the others are stored.
  */
 #include "device/device.h"
 
@@ -233,8 +233,8 @@ void vublk_device_path_init(struct vublk_device *device)
 }
 
 /*
- * Ends a refusal, also one that is still being undone. In STOPPED, chooses the path immediately; in
- * RUNNING, an update begins the exchange.
+ * Ends a refusal, even while the refused exchange is still being undone. In STOPPED, chooses the
+ * path immediately; in RUNNING, an update begins the exchange.
  */
 void vublk_device_reconsider_path(struct vublk_device *device)
 {

@@ -6,8 +6,8 @@
  * or any other reason.
  *
  * Key idea: the device cannot repair a ring. If it is the driver's ring, the driver has to reset
- * the device. A broken ring of the plane costs only the connection. Only the first signal of each
- * queue after a start counts.
+ * the device. If it is a ring of the plane, the device only closes the connection. Only the first
+ * signal of each queue after a start counts.
  *
  * Specification: "VHOST_USER_SET_VRING_ERR".
  */
@@ -47,7 +47,7 @@ static void on_signalled(void *opaque, uint32_t events)
 			vublk_device_path(device), watch->queue,
 			vublk_device_is_shadowed(device) ? "" : "; the driver must reset the device");
 	/*
-	 * On the shadow path the broken ring is the plane's, and another back-end can execute its
+	 * With shadow rings, the broken ring is the plane's, and another back-end can execute its
 	 * requests. So this back-end counts as lost.
 	 */
 	if (vublk_device_is_shadowed(device))

@@ -7,8 +7,8 @@
  * Key idea: the rest of the device starts and stops rings as it does without the plane, because the
  * side's rings take the place of the driver's in device->rings. A loss is different: the plane
  * knows every request, so the driver's rings stay with the plane, and the next back-end executes
- * the outstanding requests. A pause during an outage waits for these requests, but at most for
- * request-timeout-ms.
+ * the outstanding requests. A pause of the VM during an outage waits for these requests, but at
+ * most for request-timeout-ms.
  */
 #include "device/device.h"
 

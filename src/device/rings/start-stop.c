@@ -213,8 +213,8 @@ static void on_inflight(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Called when the features have been sent. Requests or hands over the in-flight area. The features
- * come first, because they determine its layout.
+ * Called when the back-end has answered the features. Requests or hands over the in-flight area.
+ * The features come first, because they determine the area's layout.
  */
 static void on_session_for_inflight(void *opaque, const struct vublk_error *error)
 {

@@ -25,8 +25,9 @@
 int vublk_device_handover_check(const struct vublk_device *device, struct vublk_error *error);
 /*
  * The first function is called when a quiet point is wanted. Until the second one is called, no
- * exchange of the path begins, and an exchange that still drains is cancelled. The second function
- * is called if the handover fails, and also undoes vublk_device_handover_freeze().
+ * exchange of the path begins, except for a switch, and an exchange that still drains is cancelled.
+ * The second function is called if the handover fails, and also undoes
+ * vublk_device_handover_freeze().
  */
 void vublk_device_handover_prepare(struct vublk_device *device);
 void vublk_device_handover_cancel(struct vublk_device *device);

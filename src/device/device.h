@@ -91,7 +91,10 @@ struct vublk_device_settings {
 
 #define VUBLK_DEVICE_AUTO UINT64_MAX
 
-/* Returns whether a device with these settings looks or waits for another back-end after a loss. */
+/*
+ * Returns whether a device with these settings looks for another back-end (or awaits one) after a
+ * loss.
+ */
 static inline bool vublk_device_will_reconnect(const struct vublk_device_settings *settings)
 {
 	return settings->reconnect_ms || settings->server;

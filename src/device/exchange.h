@@ -87,7 +87,8 @@ struct vublk_device_exchange {
 	bool waits; /* for an upgrade: the path changes only if a switch to another back-end needs
 		       the plane */
 	uint32_t features; /* the reasons that are set, not computed (path.c) */
-	bool is_reported_shadowed; /* the path that was last reported to the program is the plane */
+	bool is_reported_shadowed; /* the program was last told that requests pass through the
+				      plane */
 	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was
 				       refused */
 	void (*drained)(struct vublk_device *device);

@@ -5,7 +5,7 @@
  * signal may have been lost.
  *
  * Key idea: one bit per descriptor says whether it has to be sent, and all such descriptors are
- * sent in one batch. There is one batch at a time. So the device sends at most one message per
+ * sent in one batch. At most one batch is outstanding. So the device sends at most one message per
  * descriptor and round trip, however often the bus replaces a descriptor. When the back-end has
  * confirmed a new descriptor, the device signals that descriptor once, because a signal on the old
  * one may have been missed.

@@ -10,8 +10,8 @@
 
 /*
  * The version of the format that this program writes. A reader accepts every minor version of its
- * own major version, except for an unknown section that must not be skipped. A newer minor version
- * adds only sections, and fields at the end of sections.
+ * own and of older major versions, unless the stream has an unknown section that must not be
+ * skipped. A newer minor version adds only sections, and fields at the end of sections.
  */
 #define VUBLK_SAVE_MAJOR 1
 #define VUBLK_SAVE_MINOR 0

@@ -21,7 +21,7 @@
 
 /* --- the old process -------------------------------------------------------------------- */
 
-/* Checks that there is no obstacle that waiting would not remove. Error: EBUSY. */
+/* Checks for obstacles that waiting does not remove. Error: EBUSY if there is one. */
 int vublk_device_handover_check(const struct vublk_device *device, struct vublk_error *error);
 /*
  * The first function is called when a quiet point is wanted. Until the second one is called, no

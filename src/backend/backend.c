@@ -3,8 +3,8 @@
  * Opens and closes a back-end: the disk, the workers and the socket. Accepts one front-end at a
  * time. session.c handles a front-end's messages.
  *
- * Key idea: the socket is not watched while a front-end is served. The next front-end waits
- * in the backlog until the current one has disconnected and its requests are complete.
+ * Key idea: the listening socket is not watched while a front-end is served. The next front-end
+ * waits in the backlog until the current one has disconnected and its requests are complete.
  */
 #include "backend/backend.h"
 
@@ -160,7 +160,7 @@ static void on_listen(void *opaque, uint32_t events)
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_ERROR,
 			  "refused a front-end: %s", error.text);
 	on_refused(backend, &error);
-	/* Descriptors or memory have run out, so try again after a moment. */
+	/* Descriptors or memory have probably run out, so try again after a moment. */
 	vublk_loop_timer_arm(&backend->loop, &backend->listen_timer,
 			     vublk_now_ns() + UINT64_C(100000000));
 }
@@ -173,8 +173,8 @@ static void on_listen_timer(void *opaque)
 /* --- calls from other threads ----------------------------------------------- */
 
 /*
- * Warns that a stop takes long. The stop has to wait, because a request cannot be cancelled while
- * the storage has it.
+ * Warns that a stop is taking long. The stop has to wait, because a request that the storage has
+ * cannot be cancelled.
  */
 static void on_stop_timer(void *opaque)
 {
@@ -298,8 +298,8 @@ static int socket_option(int fd, int option)
 }
 
 /*
- * Checks that `fd` is a Unix stream socket, because no other kind carries both descriptors and a
- * stream of bytes. Stores in `listening` whether it listens.
+ * Checks that `fd` is a Unix stream socket that is listening or connected. No other kind of socket
+ * carries both descriptors and a stream of bytes. Stores in `listening` whether it is listening.
  */
 static int check_socket(int fd, bool *listening, struct vublk_error *error)
 {
@@ -328,7 +328,10 @@ static int check_socket(int fd, bool *listening, struct vublk_error *error)
 	return 0;
 }
 
-/* Takes over the caller's descriptor `given`, which is a listening or a connected socket. */
+/*
+ * Listens on the caller's socket `given`, or serves the front-end to which it is connected. Takes
+ * ownership of `given`, even on failure.
+ */
 static int use_socket(struct vublk_backend *backend, int given, struct vublk_error *error)
 {
 	VUBLK_FD int fd = given;
@@ -341,7 +344,8 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 	if (!listening)
 		return serve(backend, vublk_fd_steal(&fd), error);
 	/*
-	 * The caller may accept connections from the same socket, so accept() must not block here.
+	 * The caller may accept a connection on the same socket first, so accept() must not block
+	 * here.
 	 */
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);

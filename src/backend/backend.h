@@ -21,11 +21,10 @@ struct vublk_backend {
 	unsigned num_workers;
 	struct vublk_statistics *statistics;
 	char serial[VUBLK_BLK_ID_BYTES];
-	char *socket_path; /* the socket file that this back-end created; NULL: it created none */
+	char *socket_path; /* the socket file that this back-end created or took over; NULL: none */
 	ino_t socket_file;
 	struct vublk_session_owner owner;
-	struct vublk_option *options; /* a copy of the options with which it was opened, except
-					 `fd` */
+	struct vublk_option *options; /* a copy of the options passed at opening, except `fd` */
 
 	/* eventfds that any thread may signal */
 	int stop_fd;
@@ -53,8 +52,8 @@ struct vublk_backend {
 		struct vublk_loop_timer timer;
 		struct vublk_backend_flush flush;
 		/*
-		 * Called during a drain, when the session is held or has ended, so that no request
-		 * is outstanding and the queues take none; NULL: there has been no drain.
+		 * Called during a drain when no request is outstanding and none can begin, because
+		 * the session is held or has ended. NULL before the first drain.
 		 */
 		void (*idle)(struct vublk_backend *backend);
 	} drain;
@@ -78,11 +77,11 @@ extern const char *const *const vublk_backend_kill_points;
 int vublk_backend_prepare(const struct vublk_option *options,
 			  const struct vublk_backend_taken *taken, const struct vublk_log *log,
 			  struct vublk_backend **backend, struct vublk_error *error);
-/* Finishes the back-end without touching the disk, because another process has it. */
+/* Finishes the back-end without touching the disk, which another process now serves. */
 void vublk_backend_finish_handed_over(struct vublk_backend *backend);
 /*
- * Puts a prepared back-end into the state that it had in the other process. If it has no session,
- * it listens on `listen_fd`; -1: there is no listening socket. EINVAL: it has neither.
+ * Makes a prepared back-end continue the work of the other process. If it has no session, it
+ * listens on `listen_fd` (-1: there is no listening socket). Error: EINVAL if it has neither.
  */
 int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error);
 

@@ -22,7 +22,10 @@
 #define VUBLK_BACKEND_MAX_RANGES 32
 #define VUBLK_BACKEND_MAX_RANGE_SECTORS ((UINT32_C(1) << 31) / VUBLK_SECTOR_BYTES)
 
-/* The properties of the disk on which requests depend. A queue gets a copy at each start. */
+/*
+ * The disk's properties that the execution of requests depends on. A queue gets a copy at each
+ * start.
+ */
 struct vublk_disk {
 	uint64_t capacity_sectors;
 	uint64_t features; /* negotiated */
@@ -38,8 +41,8 @@ struct vublk_disk {
 uint64_t vublk_backend_features(const struct vublk_engine_geometry *geometry);
 
 /*
- * Fills the configuration space. Its fields are little-endian, as are the machines that vublk
- * supports.
+ * Fills the configuration space. Its fields are little-endian; they need no conversion, because
+ * vublk supports only little-endian machines.
  */
 void vublk_backend_config_fill(const struct vublk_engine_geometry *geometry,
 			       unsigned num_queues, unsigned seg_max, bool write_cache,

@@ -2,8 +2,8 @@
 /*
  * Maps the dirty log ("Log description" of the vhost-user specification).
  *
- * Key idea: the memory map and the used rings can change after the log was set. So not this file
- * but queue.c checks whether the log covers both, at each start of a queue.
+ * Key idea: the memory map and the used rings can change after the log was set. So queue.c, not
+ * this file, checks at each start of a queue whether the log covers both.
  */
 #include "backend/dirty-log.h"
 

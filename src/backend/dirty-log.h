@@ -13,10 +13,9 @@
 struct vublk_backend_dirty_log {
 	struct vublk_dirty_log dirty;
 	struct vublk_memory_part part; /* not mapped: there is no log */
-	int fd;               /* owned while the log is mapped; for an upgrade */
+	int fd;               /* owned while the log is mapped; kept for an upgrade */
 	uint64_t mmap_offset;
-	struct vublk_fault *fault; /* set once; records whether a page was lost because the
-				      front-end truncated the file */
+	struct vublk_fault *fault; /* set once; records whether a page was lost (util/fault.h) */
 };
 
 /*

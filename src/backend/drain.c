@@ -4,9 +4,8 @@
  * that it has begun, flushes the storage, and finishes.
  *
  * Key idea: until the flush has succeeded, the back-end can return to normal service. So a stuck
- * request, or a flush that is stuck or fails, only ends the drain. A failed flush must not end the
- * process, because only this process knows that writes were lost, and must make the driver's
- * flushes fail.
+ * request, or a flush that is stuck or fails, only ends the drain. Only this process knows that
+ * writes were lost, and can make the driver's flushes fail, so it must survive a failed flush.
  */
 #include "backend/backend.h"
 
@@ -67,7 +66,7 @@ static void on_flushed(void *opaque, int result)
 	struct vublk_error why;
 
 	if (!is_draining(backend))
-		return; /* the drain has failed by then, or the back-end was told to stop */
+		return; /* the drain has failed in the meantime, or the back-end was told to stop */
 	if (result) {
 		vublk_error_set_errno(&why, -result, "cannot flush %s; the driver's flushes fail, too",
 				      backend->engine->description);
@@ -83,7 +82,7 @@ static void on_flushed(void *opaque, int result)
 	vublk_backend_stop(backend);
 }
 
-/* Called when no request is outstanding, and none is taken. */
+/* Called when no request is outstanding and none can begin. */
 static void flush(struct vublk_backend *backend)
 {
 	if (is_draining(backend) && !backend->drain.flush.is_busy)

@@ -15,10 +15,9 @@ struct vublk_inflight_area {
 	struct vublk_memory_part part; /* not mapped: there is no area */
 	uint16_t num_queues;
 	uint16_t queue_size;
-	int fd;               /* owned while the area is mapped; for an upgrade */
+	int fd;               /* owned while the area is mapped; kept for an upgrade */
 	uint64_t mmap_offset;
-	struct vublk_fault *fault; /* set once; records whether a page was lost because the
-				      front-end truncated the file */
+	struct vublk_fault *fault; /* set once; records whether a page was lost (util/fault.h) */
 };
 
 /*
@@ -41,7 +40,7 @@ void vublk_inflight_area_unmap(struct vublk_inflight_area *area);
 
 /*
  * Stores in `region` the region of queue `index`, which has `size` entries; NULL if there is no
- * area. EPROTO: the area has no region for such a queue.
+ * area. Error: EPROTO if the area has no region for such a queue.
  */
 int vublk_inflight_area_region(const struct vublk_inflight_area *area, unsigned index,
 			       unsigned size, struct vublk_inflight_split **region,

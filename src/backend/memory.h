@@ -22,8 +22,7 @@ struct vublk_backend_part {
 struct vublk_backend_memory {
 	struct vublk_memory_map map;
 	struct vublk_backend_part *parts; /* the mapping of each region, in the order of the map */
-	struct vublk_fault *fault; /* set once; records whether a page was lost because the
-				      front-end truncated the file */
+	struct vublk_fault *fault; /* set once; records whether a page was lost (util/fault.h) */
 };
 
 /*

@@ -3,9 +3,9 @@
  * The table of the messages that a front-end may send, and the functions for messages that are not
  * about one queue.
  *
- * Key idea: a row of the table has two functions. stop() stops the queues that must not run while
- * the message is executed. When they have stopped, run() executes the message and fills the reply.
- * So no worker touches the data that the message changes.
+ * Key idea: a row of the table has one or two functions. stop(), if there is one, stops the queues
+ * that must not run while the message is executed. When they have stopped, run() executes the
+ * message and fills the reply. So no worker touches the data that the message changes.
  *
  * A refusal is logged. If the message has an answer that can express a refusal, the front-end gets
  * that answer. Otherwise the connection is closed, because the front-end would continue as if the
@@ -206,8 +206,8 @@ static bool tells_wce(const struct vublk_session *session)
 }
 
 /*
- * Stops the queues if the message ends the doubts about the write cache, because the queues start
- * again with another setting. A front-end that has read or set wce may rely on its value.
+ * Stops the queues if the message ends the doubts about the write cache. The front-end relies on
+ * the value of wce that it reads, so the queues must start again with this value.
  */
 static void stop_if_doubts_end(struct vublk_session *session)
 {

@@ -471,7 +471,10 @@ int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 {
 	int r = set_defaults(settings, error);
 
-	/* A refused option does not end the loop, because the caller's descriptor must be found. */
+	/*
+	 * A refused option does not end the loop, because a later option may be the caller's
+	 * descriptor.
+	 */
 	for (const struct vublk_option *o = options; o && o->name; o++) {
 		const struct option *option = find(o->name);
 		bool is_fd = option && option->parse == parse_fd;

@@ -4,10 +4,10 @@
  * the queue to its worker, and its return ("Ring states" of the vhost-user specification). The
  * worker's part is in queue-take.c and queue-complete.c.
  *
- * Key idea: a queue runs as soon as it is described and enabled. It does not wait for the first
- * kick, because that kick may have gone to the previous back-end. A queue that is described but not
- * enabled does not run: the specification permits only processing without side effects, and
- * requests to a disk have side effects.
+ * Key idea: a queue runs as soon as it is set up and enabled. It does not wait for the first kick,
+ * because that kick may have gone to the previous back-end. A queue that is set up but not enabled
+ * does not run: the specification permits only processing without side effects, and requests to a
+ * disk have side effects.
  */
 #include "backend/queue.h"
 
@@ -49,7 +49,7 @@ static const char *const event_names[] = {
 };
 
 /*
- * The next state, by state and event. The session ensures that no other pair of state and event
+ * The next state, by state and event. The session ensures that a pair without an entry never
  * occurs.
  */
 static const enum vublk_queue_state next_states[][5] = {
@@ -232,11 +232,11 @@ static int make_requests(struct vublk_queue *queue, struct vublk_error *error)
 }
 
 /*
- * Decides whether the pages with requests' data are marked in the dirty log. The front-end turns
- * marking on in two places: LOG_ALL is for the data of requests, and a flag with the ring's address
- * is for the used ring (make_ring()). The front-end may set either of them before it shares a log
- * (as QEMU does if a VM starts during a migration), or share no log at all. Without a log no page
- * is marked.
+ * Decides whether the data that requests write to memory is marked in the dirty log. The front-end
+ * turns marking on in two places: LOG_ALL is for the data of requests, and a flag with the ring's
+ * address is for the used ring (make_ring()). The front-end may set either of them before it shares
+ * a log (as QEMU does if a VM starts during a migration), or share no log at all. Without a log no
+ * page is marked.
  */
 static int make_log(struct vublk_queue *queue, const struct vublk_disk *disk,
 		    const struct vublk_queue_resources *resources, struct vublk_error *error)

@@ -23,8 +23,8 @@
 struct vublk_backend_worker;
 
 /*
- * The largest number of iovecs of a chain: one per segment, and a few more, because a segment that
- * crosses a border between memory regions is split.
+ * The largest number of iovecs of a chain: one per descriptor, and a few more, because a buffer
+ * that crosses a border between memory regions is split.
  */
 #define VUBLK_REQUEST_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
 
@@ -44,8 +44,8 @@ struct vublk_request {
 	uint64_t begun_ns, begun_bytes;
 
 	/*
-	 * for the dirty log: a copy of the iovecs to which the request writes, because the engine
-	 * modifies those of the chain
+	 * for the dirty log: a copy of the iovecs of the buffers that the request writes, because
+	 * the engine modifies the chain's iovecs
 	 */
 	struct iovec *dirty;
 	unsigned num_dirty;
@@ -65,10 +65,10 @@ struct vublk_queue_resources {
 	const struct vublk_memory_map *map;
 	const struct vublk_inflight_area *inflight;
 	const struct vublk_dirty_log *dirty_log;
-	const struct vublk_fault *fault; /* set when memory of the session was truncated */
+	const struct vublk_fault *fault; /* set when a page of the session's memory was lost */
 	int peer_fd; /* the front-end's socket, at which a worker notices a disconnection */
-	struct vublk_log_limit *limit; /* the control thread's limit of log lines, used only
-					  during the start */
+	struct vublk_log_limit *limit; /* the control thread's limit of log lines, used only in
+					  vublk_queue_start() */
 };
 
 /* The queue's settings, which the front-end sends. */
@@ -96,7 +96,7 @@ enum vublk_queue_state {
 /* The state that the worker sees, while it has the queue. */
 enum vublk_queue_phase {
 	VUBLK_QUEUE_TAKING,
-	VUBLK_QUEUE_BROKEN,   /* the ring is broken, or its memory was truncated, so the worker
+	VUBLK_QUEUE_BROKEN,   /* the ring is broken, or a page of memory was lost, so the worker
 				 takes no chain */
 	VUBLK_QUEUE_LEFT,     /* the front-end has disconnected, so the worker takes no chain */
 	VUBLK_QUEUE_DRAINING, /* the worker takes no chain, and removes the queue when its
@@ -126,7 +126,8 @@ struct vublk_queue {
 	struct vublk_error error;
 
 	/* used by the worker while it has the queue; shares no cache line with the fields above */
-	struct vublk_queue *next __attribute__((aligned(VUBLK_CACHE_LINE))); /* in a list */
+	struct vublk_queue *next __attribute__((aligned(VUBLK_CACHE_LINE))); /* in the worker's
+										list */
 	enum vublk_queue_phase phase, phase_before; /* `phase_before`: the phase before the drain */
 	bool suspends; /* while the queue drains, requests with more ranges to execute stay in the
 			  in-flight area */
@@ -165,14 +166,15 @@ void vublk_queue_init(struct vublk_queue *queue, unsigned index,
 void vublk_queue_deinit(struct vublk_queue *queue);
 
 /*
- * Returns whether the queue should run: it is enabled, and the front-end has sent its size,
- * addresses and kick descriptor.
+ * Returns whether the queue should run: it is enabled, and the front-end has sent its size, its
+ * addresses and SET_VRING_KICK.
  */
 bool vublk_queue_wants_to_run(const struct vublk_queue *queue);
 
 /*
- * Prepares the queue and hands it to its worker. queue->answered() is called on the control thread
- * when the worker runs the queue, or cannot run it (queue->result). Copies `disk`.
+ * Prepares the queue and hands it to its worker. On success, queue->answered() is called later on
+ * the control thread, when the worker runs the queue or cannot run it (queue->result). Copies
+ * `disk`.
  */
 int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 		      const struct vublk_queue_resources *resources, struct vublk_error *error);
@@ -195,9 +197,9 @@ void vublk_queue_suspend(struct vublk_queue *queue);
 void vublk_queue_continue(struct vublk_queue *queue);
 
 /*
- * Unblocks the worker if it is blocked while it calls the driver of this running queue, because the
- * front-end keeps the call descriptor full. Returns whether the descriptor was full; from then on
- * the queue makes no calls. The caller may have to repeat this until the worker answers.
+ * Unblocks the worker if it is blocked in a call to this queue's driver, because the front-end
+ * keeps the call descriptor full. Returns whether the descriptor was full; if so, the queue makes
+ * no more calls. The caller may have to repeat this until the worker answers.
  */
 bool vublk_queue_unblock(struct vublk_queue *queue);
 
@@ -243,7 +245,7 @@ void vublk_queue_leave(struct vublk_queue *queue, struct vublk_request *request)
 
 /* These functions are for the worker; they are in request.c. */
 
-/* Executes the request in request->chain: submits it to the engine, or completes it immediately. */
+/* Begins the request in request->chain: submits it to the engine, or completes it immediately. */
 void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queue *engine);
 /* Called when the engine has completed request->io. */
 void vublk_request_done(struct vublk_request *request, struct vublk_engine_queue *engine);

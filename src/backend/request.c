@@ -23,7 +23,7 @@ _Static_assert(RANGE_BYTES == 16, "wire size");
 
 /* --- the dirty log --------------------------------------------------------- */
 
-/* If there is a dirty log, stores in the request the buffers to which it is going to write. */
+/* If there is a dirty log, stores in the request which buffers it is going to write. */
 static void note_written(struct vublk_request *request)
 {
 	const struct vublk_chain *chain = &request->chain;
@@ -35,8 +35,8 @@ static void note_written(struct vublk_request *request)
 }
 
 /*
- * Marks in the dirty log the stored buffers, even if they were written only in part, and the status
- * byte.
+ * Marks in the dirty log the status byte and the buffers that note_written() stored, even if they
+ * were written only in part.
  */
 static void mark_written(const struct vublk_request *request)
 {
@@ -262,7 +262,7 @@ static void dispatch(struct vublk_request *request, struct vublk_engine_queue *e
 void vublk_request_begin(struct vublk_request *request, struct vublk_engine_queue *engine)
 {
 	struct vublk_chain *chain = &request->chain;
-	/* guest_addrs is NULL, so that the inline functions do not update guest addresses. */
+	/* guest_addrs stays NULL, because the guest addresses of the buffers are not needed. */
 	struct vublk_blk_buffers readable = { .iov = chain->iov, .num = chain->num_out };
 	struct vublk_blk_buffers writable = {
 		.iov = &chain->iov[chain->num_out], .num = chain->num_in,

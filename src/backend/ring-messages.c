@@ -111,10 +111,7 @@ void vublk_session_stop_for_base(struct vublk_session *session)
 		vublk_session_stop_queue(session, session->concerned);
 }
 
-/*
- * Answers with the base of a queue that has stopped. The next kick descriptor starts the queue
- * again.
- */
+/* Answers with the base of a queue that has stopped. The next SET_VRING_KICK can start it again. */
 int vublk_session_get_vring_base(struct vublk_session *session, struct vublk_error *error)
 {
 	struct vublk_queue *queue = session->concerned;

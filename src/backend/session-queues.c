@@ -164,9 +164,9 @@ bool vublk_session_doubts_write_cache(const struct vublk_session *session)
 }
 
 /*
- * Records whether the session continues earlier rings. Called only for messages, because other
- * operations stop and restart queues with a base that is not 0. A ring whose base is not 0 began in
- * an earlier session, or before a pause in this session.
+ * Records whether the session continues earlier rings. A ring that starts at a base other than 0
+ * began in an earlier session, or before a pause in this session. Called only for messages, because
+ * a rescan and a hold also restart rings at such bases.
  */
 static void note_resumption(struct vublk_session *session)
 {
@@ -256,9 +256,9 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 }
 
 /*
- * Returns whether the front-end shares no memory. While a VMM replaces its memory map, having none
- * is normal, and a queue waits for the new map. But a VMM sends a map before it sets up a queue. So
- * this function warns if the present message is about this queue.
+ * Returns whether the front-end shares no memory. While a VMM replaces its memory map, that is
+ * normal, and the queue waits for the new map. But a VMM sends a map before it sets up a queue. So
+ * this function warns once if the present message is about this queue.
  */
 static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
 {

@@ -6,10 +6,10 @@
  * The session of one connected front-end. Only the control thread uses it.
  *
  * Key idea: a session does one operation at a time: a message, a check of the disk's size, a hold,
- * or its own end. Each operation takes the same steps: stop the queues that it concerns and wait
- * for their requests; run the operation, while no worker uses the data that it changes; start the
- * queues that should run; answer. During an operation, the control thread serves its loop, and
- * further messages wait in the socket.
+ * the start of a session that another process has begun, or its own end. Each operation except the
+ * end takes the same steps: stop the queues that it concerns and wait for their requests; run,
+ * while no worker uses the data that it changes; start the queues that should run; answer. During
+ * an operation, the control thread serves its loop, and further messages wait in the socket.
  */
 #include "backend/dirty-log.h"
 #include "backend/memory.h"
@@ -62,8 +62,8 @@ struct vublk_session_owner {
 	 */
 	void (*ended)(void *opaque);
 	/*
-	 * Called when a message was refused, or when the session closes the connection because of
-	 * something that the front-end did.
+	 * Called when a message was refused, or when the session closes the connection because a
+	 * message is invalid or late, or because a page of shared memory was lost.
 	 */
 	void (*refused)(void *opaque, const struct vublk_error *why);
 	/* Called when the size of the disk has changed. */
@@ -80,13 +80,13 @@ struct vublk_session {
 	/* what was negotiated */
 	uint64_t features;
 	uint8_t status;
-	bool write_cache; /* the config field wce, as the driver has set it */
-	bool resumes;           /* the session continues the rings or the in-flight area of an
-				   earlier one */
+	bool write_cache; /* the present value of the config field wce */
+	bool resumes;           /* the session continues earlier rings, or an in-flight area that
+				   was already used */
 	bool knows_write_cache; /* the front-end has read or set the config field wce in this
 				   session */
 
-	struct vublk_fault fault; /* set when memory, inflight or dirty_log was truncated */
+	struct vublk_fault fault; /* set when a page of memory, inflight or dirty_log was lost */
 	struct vublk_loop_source fault_source;
 	struct vublk_backend_memory memory;
 	struct vublk_inflight_area inflight;
@@ -94,8 +94,8 @@ struct vublk_session {
 	struct vublk_queue *queues;
 	unsigned num_used; /* how many queues are initialised: all up to the highest index that a
 			      message has named */
-	bool enables_all;  /* the front-end has no protocol features, so queues are enabled from
-			      the beginning */
+	bool enables_all;  /* SET_FEATURES came without PROTOCOL_FEATURES, so queues are enabled
+			      from the beginning */
 
 	/* the operation in progress */
 	enum vublk_session_phase phase;
@@ -138,15 +138,15 @@ void vublk_session_end(struct vublk_session *session);
 void vublk_session_rescan(struct vublk_session *session);
 
 /*
- * Holds the session after the present operation: no queue runs, no request is outstanding, and
- * messages wait in the socket. Calls owner->held() then. With `between_messages` the hold does not
- * begin while a message has been received or sent in part, because the session could then not be
- * handed to another process.
+ * Holds the session after the present operation, and then calls owner->held(): no queue runs, no
+ * request is outstanding, and messages wait in the socket. With `between_messages` the hold does
+ * not begin while a message has been received or sent in part, because the session could then not
+ * be handed to another process.
  */
 void vublk_session_hold(struct vublk_session *session, bool between_messages);
 /*
- * Ends a hold, or cancels one that is still waiting for outstanding requests. The queues then take
- * further requests. A no-op if no hold was requested.
+ * Ends a hold, or cancels one that has not begun or is still waiting for outstanding requests. The
+ * queues then take further requests. A no-op if no hold was requested.
  */
 void vublk_session_release(struct vublk_session *session);
 bool vublk_session_is_held(const struct vublk_session *session);
@@ -168,11 +168,11 @@ void vublk_session_queues_init(struct vublk_session *session);
  * its first use.
  */
 struct vublk_queue *vublk_session_use_queue(struct vublk_session *session, unsigned index);
-/* Returns whether the worker has the queue. */
+/* Returns whether the worker has the queue or was told to start it. */
 bool vublk_session_runs(const struct vublk_queue *queue);
 /*
- * Returns whether no ring is started. A ring is started from SET_VRING_KICK to GET_VRING_BASE,
- * whether it is enabled or not.
+ * Returns whether no ring is started. A ring is started from SET_VRING_KICK to GET_VRING_BASE or a
+ * reset, whether it is enabled or not.
  */
 bool vublk_session_is_suspended(const struct vublk_session *session);
 /* Tells the worker to stop the queue, if the queue runs. The operation waits for the answer. */
@@ -194,7 +194,7 @@ bool vublk_session_doubts_write_cache(const struct vublk_session *session);
 /* --- session-fault.c ------------------------------------------------------- */
 
 int vublk_session_watch_fault(struct vublk_session *session, struct vublk_error *error);
-/* Ends the session if memory of the front-end could not be accessed. */
+/* Ends the session if a page of shared memory was lost. */
 void vublk_session_notice_fault(struct vublk_session *session);
 
 /* --- messages.c ------------------------------------------------------------ */
@@ -205,8 +205,8 @@ void vublk_session_make_offer(struct vublk_session *session);
 /* Checks the message, and stops the queues that must not run while it is executed. */
 int vublk_session_begin_message(struct vublk_session *session, struct vublk_error *error);
 /*
- * The operation that executes the message. For a message that was refused, it only sends the
- * answer.
+ * The operation that executes the message. If vublk_session_begin_message() refused the message,
+ * the operation only sends the answer.
  */
 extern const struct vublk_session_operation vublk_session_message;
 

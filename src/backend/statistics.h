@@ -15,7 +15,8 @@ struct vublk_request;
 /* The following are for the queue's worker. */
 
 /*
- * Called when the request begins. `type` is VIRTIO_BLK_T_..., and the request has `bytes` of data.
+ * Called when the request begins. `type` is VIRTIO_BLK_T_..., and the request transfers `bytes` of
+ * data.
  */
 void vublk_statistics_begin(struct vublk_request *request, uint32_t type, uint64_t bytes);
 /* Called when a request that has begun ends. `status` is VIRTIO_BLK_S_.... */

@@ -27,9 +27,9 @@
  */
 #define TAKE_BATCH 64
 /*
- * The same for an engine that serves requests within submit(), unless the driver shares the core of
- * the worker. While the engine serves a small batch, the driver can handle earlier completions and
- * make new requests.
+ * The same for an engine that has no descriptor, because it serves requests within submit(), unless
+ * the driver seems to share the worker's core. While the engine serves a small batch, the driver
+ * can handle earlier completions and make new requests.
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 
@@ -50,7 +50,8 @@ struct vublk_backend_worker {
 	struct vublk_engine_queue *engine_queue;
 	struct vublk_queue *queues; /* all of one session */
 	struct vublk_backend_flush *flush; /* the flush that the engine has; NULL: none */
-	struct vublk_loop_source peer_source; /* in the loop while there are queues */
+	struct vublk_loop_source peer_source; /* in the loop while there are queues, until the
+						 front-end disconnects */
 	struct vublk_loop_timer unkicked_timer;
 	unsigned unkicked_looks; /* how many looks remain */
 	unsigned polled_queues;  /* how many queues have no kick descriptor */

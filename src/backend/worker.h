@@ -40,7 +40,7 @@ struct vublk_backend_flush {
 	bool is_busy; /* used by the control thread */
 };
 
-/* Begins a flush, which must not be busy. Works even if the worker has no queues. Never waits. */
+/* Begins `flush`, which must not be busy. Works even if the worker has no queues. Never waits. */
 void vublk_backend_worker_flush(struct vublk_backend_worker *worker,
 				struct vublk_backend_flush *flush);
 
@@ -51,7 +51,7 @@ int vublk_backend_worker_add_queue(struct vublk_backend_worker *worker,
 				   struct vublk_queue *queue, struct vublk_error *error);
 /*
  * From this call on, the worker takes no more chains from the queue. It posts the queue's answer
- * when all requests are complete.
+ * when none of the queue's requests is outstanding.
  */
 void vublk_backend_worker_drain_queue(struct vublk_backend_worker *worker,
 				      struct vublk_queue *queue);

@@ -6,13 +6,14 @@
  *
  * Key idea: a batch consists of numbered pieces, and the owner's send_piece() sends a piece. The
  * next piece is sent only while few answers are outstanding; after each answer, further pieces may
- * follow. So 256 queues need only a few round trips, but the messages exceed neither the room in
- * the socket nor the limit of descriptors in transit.
+ * follow. So 256 queues need only a few round trips, and yet the messages exceed neither the room
+ * in the socket nor the limit of descriptors in transit.
  *
- * If no message with an answer follows messages without one, the batch sends GET_FEATURES as a
- * barrier. Requests are answered in order, so when the barrier is answered, the back-end has read
- * all messages before it. Without REPLY_ACK, barriers replace all confirmations. Little is lost by
- * that, because some back-ends confirm every message, even one that failed.
+ * After messages that have no answer, the batch sends GET_FEATURES as a barrier, unless a message
+ * with an answer follows anyway. Requests are answered in order, so when the barrier is answered,
+ * the back-end has read all messages before it. Without REPLY_ACK, barriers replace all
+ * confirmations. Little is lost by that, because some back-ends confirm every message, even one
+ * that failed.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */

@@ -86,7 +86,8 @@ int vublk_frontend_next_state(enum vublk_frontend_state state, enum vublk_fronte
 }
 
 /*
- * The only function that changes the state. Returns false if the event has no effect in this state.
+ * The only function that changes the state after the initialization. Returns false if the event has
+ * no effect in this state.
  */
 static bool change_state(struct vublk_frontend *frontend, enum vublk_frontend_event event,
 			 const char *why)
@@ -191,8 +192,8 @@ static void on_lost_task(void *opaque)
 /* --- deadlines ------------------------------------------------------------------ */
 
 /*
- * Arms the timer for the oldest request. The back-end answers in order, so it cannot answer a request
- * before the earlier ones, and its time for a request begins with the last answer.
+ * Arms the timer for the oldest request. The back-end answers in order, so its time for a request
+ * cannot begin before it has answered the previous one.
  */
 static void watch_oldest(struct vublk_frontend *frontend)
 {
@@ -313,17 +314,14 @@ static void on_reply(struct vublk_frontend *frontend, struct vublk_vu_message *r
 }
 
 /*
- * Fails the connection with `error`, to which it prepends the request whose answer is outstanding,
- * if there is one.
+ * Fails the connection with `error`. If an answer is outstanding, first prepends the name of its
+ * request to `error`.
  */
 static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *error)
 {
 	uint32_t request = frontend->expected ? frontend->expected->request : 0;
 
-	/*
-	 * yc-libvhost-server uses the number that GET_VRING_BASE_SKIP_DRAIN had in a draft, which
-	 * is 44.
-	 */
+	/* yc-libvhost-server uses 44, the number that GET_VRING_BASE_SKIP_DRAIN had in a draft. */
 	if (request == VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN)
 		vublk_error_prepend(error, "no answer to GET_VRING_BASE_SKIP_DRAIN, which is "
 				    "message %u (if the back-end expects this message as number "
@@ -337,8 +335,8 @@ static void fail_receiving(struct vublk_frontend *frontend, struct vublk_error *
 }
 
 /*
- * Receives messages. A callback may close the connection, which ends the turn, unless the callback
- * also opens another connection. In that case the turn continues on the new one.
+ * Receives messages. A callback may close the connection, which ends the loop below, unless the
+ * callback also opens a new connection. In that case the loop continues on the new one.
  */
 static void receive(struct vublk_frontend *frontend)
 {

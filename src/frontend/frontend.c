@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Initializes the front-end, and opens it on a socket. connection.c has the connection itself, and
- * negotiate.c the handshake with which it begins.
+ * negotiate.c has the handshake.
  *
- * Key idea: the steps call connection.c, so connection.c must not call them. When a connection is
- * lost, it calls explain_loss() below through a pointer, so that the step can add what it knows to
- * the error.
+ * Key idea: the files with the steps (memory.c, inflight.c and others) call connection.c, so
+ * connection.c must not call them. When a connection is lost, connection.c calls explain_loss()
+ * below through a pointer, so that a step can add what it knows to the error.
  */
 #include "frontend/frontend.h"
 
@@ -15,7 +15,7 @@
 
 /*
  * Called when receiving fails while the answer to `request` is outstanding. The step that sends
- * such requests may know the reason.
+ * this request may know the reason.
  */
 static void explain_loss(const struct vublk_frontend *frontend, uint32_t request,
 			 struct vublk_error *error)

@@ -15,13 +15,13 @@
 /*
  * The front-end of a vhost-user connection: sends a device's messages to its back-end. No call
  * blocks. The back-end has a time limit for each answer. The time begins when the request is sent
- * or, if earlier requests are not answered then, with the last of their answers. If the back-end
- * misses the deadline, the connection counts as lost.
+ * or when the previous request is answered, whichever is later. If the back-end misses the
+ * deadline, the connection counts as lost.
  *
  * There is only one way to fail. An event that breaks the connection (a failed send, a reply that
  * violates a rule, a missed deadline, the peer's end of file) turns every later call into a no-op.
- * The loop then calls ops->lost() once, never during another call. No other callback follows, not
- * even the done() of an operation that is under way.
+ * The loop then calls ops->lost() once, never during another call. No other callback is called
+ * after the failure, not even the done() of an operation that is under way.
  */
 
 /* The default time limit for each answer of the back-end. */
@@ -101,7 +101,10 @@ struct vublk_frontend_batch {
 	 */
 	void (*refused)(void *owner, unsigned index, bool first);
 	void *owner;
-	/* Called when all messages have been answered. `error` is the first refusal, or NULL. */
+	/*
+	 * Called when all messages that were sent have been answered. After a refusal no further
+	 * piece is sent, and `error` is the first refusal; otherwise it is NULL.
+	 */
 	void (*done)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned num_pieces, next_piece;
@@ -125,7 +128,7 @@ struct vublk_frontend_memory {
 
 struct vublk_frontend_memory_change {
 	struct vublk_frontend_batch batch;
-	/* the regions that the back-end was given, except those that it refused one by one */
+	/* the regions that the back-end was given, except those whose ADD_MEM_REG it refused */
 	struct vublk_frontend_region shadow[VUBLK_MEMORY_MAX_REGIONS];
 	unsigned num_shadow;
 	/*
@@ -150,7 +153,8 @@ struct vublk_frontend_queue {
 struct vublk_frontend_rings {
 	struct vublk_frontend_batch batch;
 	bool any_kick; /* a SET_VRING_KICK was sent, so the back-end may have worked on a ring */
-	bool skips_drain; /* GET_VRING_BASE_SKIP_DRAIN stops the rings, not GET_VRING_BASE */
+	bool skips_drain; /* the rings are stopped by GET_VRING_BASE_SKIP_DRAIN instead of
+			     GET_VRING_BASE */
 	unsigned num_queues;
 	struct vublk_frontend_queue *queues; /* borrowed until done() */
 };
@@ -423,8 +427,8 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void *opaque);
 /*
  * Asks the back-end to make a new in-flight area, as vublk_frontend_set_inflight() does if area->fd
- * is -1. But the back-end does not get the area afterwards. `area` is borrowed until done(). No
- * call of vublk_frontend_set_inflight() may be under way (inflight.c).
+ * is -1. But the area is not sent back to the back-end. `area` is borrowed until done(). No call of
+ * vublk_frontend_set_inflight() may be under way (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 				 struct vublk_device_inflight *area,
@@ -467,8 +471,8 @@ void vublk_frontend_set_dirty_log(struct vublk_frontend *frontend,
 /* Sends a request whose payload is `value`. The back-end confirms the request if it can. */
 void vublk_frontend_send_u64(struct vublk_frontend_batch *batch, uint32_t request, uint64_t value);
 /*
- * Sends a request whose payload is a queue index and the number `num`. Of these requests, only
- * SET_VRING_ENABLE is confirmed, if the back-end can.
+ * Sends a request whose payload is a queue index and the number `num`. The back-end confirms
+ * SET_VRING_ENABLE if it can, and none of the other requests.
  */
 void vublk_frontend_send_state(struct vublk_frontend_batch *batch, uint32_t request,
 			       unsigned index, unsigned num);

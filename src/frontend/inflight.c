@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The in-flight area, in which a back-end records the requests that it has begun. The first
- * back-end makes the area, and the front-end gives it to that back-end and to all later ones. This
+ * back-end makes the area, and the front-end sends it to that back-end and to every later one. This
  * file never reads the contents of the area.
  *
  * Key idea: the messages have an order that every known back-end accepts. The area is sent after
@@ -91,7 +91,7 @@ static void hand_over(struct vublk_frontend *frontend)
 /* --- having the back-end make the area ------------------------------------------------------ */
 
 /*
- * Returns whether there is an area, and it lies within its file. A back-end that used an area
+ * Returns whether the answer has an area that lies within its file. A back-end that used an area
  * beyond the end of its file would get SIGBUS.
  */
 static bool is_usable(int fd, const struct vublk_vu_inflight *answer)

@@ -91,8 +91,8 @@ static bool is_whole_pages(const struct vublk_memory_region *region)
 }
 
 /*
- * Prepends a description of `region`, which was refused or may be the reason for a refusal, to
- * `error`.
+ * Prepends to `error` a description of `region`, which was refused or may be the reason for a
+ * refusal.
  */
 static void explain(const struct vublk_frontend_region *region, struct vublk_error *error)
 {
@@ -154,7 +154,7 @@ static void send_change(void *owner, unsigned index)
  * Called when the back-end has refused a removal or an addition. Corrects `shadow`, which
  * vublk_frontend_set_memory() has set as if no change would be refused. Removes a refused addition
  * from `shadow` and, since nothing more is sent after a refusal, all additions that were not sent.
- * A refused removal needs no correction, because the device does not use the region.
+ * A region whose removal was refused need not be in `shadow`, because the device no longer uses it.
  */
 static void on_change_refused(void *owner, unsigned index, bool first)
 {

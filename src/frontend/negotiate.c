@@ -122,7 +122,7 @@ static void on_protocol_features(void *opaque, unsigned tag, struct vublk_vu_mes
 	if (frontend->wants_inflight)
 		frontend->info.accepted_protocol_features |=
 			offered & VUBLK_BIT(VUBLK_VU_F_INFLIGHT_SHMFD);
-	/* Without an in-flight area a stop cannot leave disk requests incomplete. */
+	/* Without an in-flight area, a stop must not leave requests incomplete. */
 	if (frontend->wants_undrained_stops &&
 	    vublk_frontend_has(frontend, VUBLK_VU_F_INFLIGHT_SHMFD))
 		frontend->info.accepted_protocol_features |=

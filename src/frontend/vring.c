@@ -33,7 +33,7 @@
 
 /*
  * Sends an eventfd of queue `index`. `fd` -1: the message says that there is no eventfd. Without a
- * kick descriptor the back-end polls, and without a call descriptor the driver does.
+ * kick descriptor the back-end has to poll; without a call descriptor the driver has to.
  */
 static void send_eventfd(struct vublk_frontend_batch *batch, uint32_t request, unsigned index,
 			 int fd)

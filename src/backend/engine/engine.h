@@ -142,7 +142,8 @@ struct vublk_log_limit;
 struct vublk_engine {
 	const struct vublk_engine_ops *ops;
 	const struct vublk_log *log;
-	struct vublk_engine_geometry geometry; /* used by the control thread; workers have copies */
+	struct vublk_engine_geometry geometry; /* changed only by the control thread: at the opening
+						  and in a rescan */
 	char description[256];                 /* for example "file '/x/disk.img', direct" */
 	uint64_t identity;                     /* identifies the storage; 0: the storage has no
 						  identity */

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A disk in this process's memory. Its data is lost when the process ends, so a flush does nothing.
- * Pages that were never written, or were discarded, take no memory.
+ * Small pages that were never written, or were discarded, take no memory.
  *
  * Key idea: a copy at a random offset first waits for memory, and more than half of that time is
  * spent on address translation. So each request is served only when the next one arrives or the
- * batch ends, and the disk's memory at its offset is prefetched in the meantime. The memory
- * consists of extents of 2 MiB. If the first write to an extent covers its start and is long, the
- * extent becomes one huge page, because the rest of the extent will probably also be written. Other
- * extents consist of small pages, so that a short write allocates only the pages that it touches.
+ * batch ends. In the meantime, the disk's memory at the request's offset is prefetched. The memory
+ * consists of extents of 2 MiB. If the first write to an extent covers the extent's start and is
+ * long, the extent becomes one huge page, because the rest of the extent will probably also be
+ * written. Other extents consist of small pages, so that a short write allocates only the pages
+ * that it touches.
  */
 #include "backend/engine/engine.h"
 
@@ -26,8 +27,8 @@
 
 #define EXTENT_BYTES (UINT64_C(2) << 20)
 /*
- * An extent becomes a huge page if the first write to it covers at least this many bytes from its
- * start.
+ * An extent becomes a huge page if the first write to it covers the extent's start and ends at
+ * least this many bytes later.
  */
 #define HUGE_FROM_BYTES (UINT64_C(256) << 10)
 

@@ -6,8 +6,8 @@
  *
  * Key idea: requests that the engine has cannot be handed over. So the old process holds the
  * session: it takes no more requests, and waits until those that it has taken are complete. In the
- * meantime, the driver's other requests wait in the rings. Before that, the new process has opened
- * the engine on the old process's descriptor of the image, which carries the lock.
+ * meantime, the driver's other requests wait in the rings. Before the hold, the new process has
+ * opened the engine on the old process's descriptor of the image, which carries the lock.
  */
 #include "backend/upgrade/upgrade.h"
 
@@ -23,8 +23,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define QUIET_MS 1000 /* how long the old process waits until there is no obstacle; new requests
-			 wait meanwhile */
+#define QUIET_MS 1000 /* the longest time that the old process waits for its obstacles to clear; new
+			 requests wait meanwhile */
 
 /* --- the old process --------------------------------------------------------------------------- */
 

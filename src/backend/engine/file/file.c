@@ -4,10 +4,10 @@
  * requests.
  *
  * Key idea: O_DIRECT is used by default if it can serve every request of a guest, that is, any
- * multiple of 512 bytes. On a device with larger blocks O_DIRECT is used only if the user asks for
- * it (cache=direct). The same holds on tmpfs, which has accepted O_DIRECT since Linux 6.6, although
- * O_DIRECT has no effect there. If O_DIRECT cannot use a request's buffers, the data goes through a
- * bounce buffer.
+ * offset and length that are multiples of 512 bytes. On a device with larger blocks O_DIRECT is
+ * used only if the user asks for it (cache=direct). The same holds on tmpfs, which has accepted
+ * O_DIRECT since Linux 6.6, although O_DIRECT has no effect there. If O_DIRECT cannot use a
+ * request's buffers, the data goes through a bounce buffer.
  */
 #include "backend/engine/file/file.h"
 
@@ -37,8 +37,8 @@
 /* --- the geometry ------------------------------------------------ */
 
 /*
- * Reads a number about a block device in /sys; for a partition, about its disk. Returns 0 if there
- * is none.
+ * Reads from /sys a number about a block device; for a partition, about the whole disk. Returns 0
+ * if /sys does not have the number.
  */
 static uint64_t read_sysfs(dev_t device, const char *name)
 {
@@ -258,8 +258,8 @@ static const char *try_direct(struct vublk_file *file, bool asked_for)
 }
 
 /*
- * Uses O_DIRECT if and only if the process that has opened the image uses it, because the two
- * processes share the flag.
+ * For an upgrade: uses O_DIRECT if and only if the old process uses it, because the two processes
+ * share the flag.
  */
 static int keep_cache(struct vublk_file *file, struct vublk_error *error)
 {
@@ -346,8 +346,8 @@ static void file_close(struct vublk_engine *engine)
 }
 
 /*
- * Returns a duplicate of another process's descriptor. Checks that the path still leads to that
- * image, because the user of this process expects it to serve the image at the path.
+ * Returns a duplicate of the old process's descriptor of the image. Checks that the path still
+ * leads to the same image, because that is what the user expects this process to serve.
  */
 static int use_image(const struct vublk_engine_options *options, struct vublk_error *error)
 {

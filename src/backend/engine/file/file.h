@@ -105,8 +105,8 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step);
 
 /*
- * Stores in `step` again the call that a request in progress needs. Returns as vublk_file_begin()
- * does.
+ * Stores in `step` once more the call that a request in progress needs next. Returns as
+ * vublk_file_begin() does.
  */
 int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		    struct vublk_file_step *step);
@@ -143,8 +143,9 @@ void vublk_file_syncs_deinit(struct vublk_file_syncs *syncs);
 bool vublk_file_syncs_begin(struct vublk_file_syncs *syncs, uint64_t *number,
 			    struct vublk_file_waiter *waiter);
 /*
- * The same for the blocking method. Waits until the caller leads a sync that covers all writes that
- * are complete at this call, or until such a sync has ended. Returns whether the caller leads.
+ * Like vublk_file_syncs_begin(), but for the blocking method. Waits until the caller leads a sync
+ * that covers all writes that are complete at this call, or until such a sync has ended. Returns
+ * whether the caller leads.
  */
 bool vublk_file_syncs_wait(struct vublk_file_syncs *syncs);
 /* Ends the caller's sync. Signals all waiters except the caller's own (NULL: it has none). */

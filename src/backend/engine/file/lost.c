@@ -4,9 +4,9 @@
  *
  * Key idea: if a write-back fails, the kernel reports that once per open file, at the next sync of
  * that file. Then the kernel forgets both the failure and the data. All queues share one open file.
- * So the report may go to a sync for a driver whose data was not lost, and the next sync succeeds.
- * Therefore the engine records that a sync has failed. Afterwards each flush and each durable write
- * of this image fails, on every queue and for every front-end.
+ * So the sync of one queue may get the report about another queue's data, and the other queue's
+ * next sync succeeds. Therefore the engine records that a sync has failed. Afterwards each flush
+ * and each durable write of this image fails, on every queue and for every front-end.
  *
  * This applies to O_DIRECT as well. A drive that could not flush its cache may have dropped the
  * contents of the cache, and file systems serve some direct writes through the page cache. So a

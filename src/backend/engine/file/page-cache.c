@@ -13,8 +13,8 @@
  * EAGAIN. A failed try costs a system call, so each miss makes more of the following requests skip
  * the try, and each hit makes fewer skip it.
  *
- * A mapping would save even the system call. But if another program shrank the file, SIGBUS would
- * end this process, and only a memfd can be sealed against that.
+ * Copying from and to a mapping would save even the system call. But if another program shrank the
+ * file, SIGBUS would end this process, and only a memfd can be sealed against that.
  */
 #include "backend/engine/file/file.h"
 
@@ -72,7 +72,7 @@ static unsigned direction_of(const struct vublk_file_step *step)
 	return step->call == VUBLK_FILE_WRITE;
 }
 
-/* O_DIRECT waits for the disk even with RWF_NOWAIT; so does RWF_DSYNC. */
+/* RWF_NOWAIT does not prevent a wait for the disk with O_DIRECT or RWF_DSYNC. */
 bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step)
 {

@@ -379,8 +379,8 @@ static bool is_unsupported(int64_t result)
 
 /*
  * Called when a call for a range has failed. If the call is not supported, enters another stage
- * with the same effect; otherwise returns the error. EINVAL means that the call does not support
- * this range, which does not consist of whole blocks, but may support others.
+ * with the same effect, or ends a discard; otherwise returns the error. EINVAL means that the call
+ * does not support this range, which does not consist of whole blocks, but may support others.
  */
 static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
@@ -435,11 +435,11 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
 }
 
 /*
- * Called when a call has failed. Returns the error, or 0 if another call follows. If a write with
- * RWF_DSYNC fails, it is unknown whether the write or its sync has failed. So the write is repeated
- * without the sync. If the repeated write succeeds, or fails with another error, the sync had
- * failed. If it fails with the same error, either the write or the sync may have failed first, for
- * example because the disk is dead. A separate sync then decides.
+ * Called when a call has failed. Returns the error, or 0 if the request enters or repeats a stage.
+ * If a write with RWF_DSYNC fails, it is unknown whether the write or its sync has failed. So the
+ * write is repeated without the sync. If the repeated write succeeds, or fails with another error,
+ * the sync had failed. If it fails with the same error, the first failure may have been that of the
+ * write or that of the sync, for example because the disk is dead. A separate sync then decides.
  */
 static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {

@@ -75,8 +75,9 @@ bool vublk_file_syncs_wait(struct vublk_file_syncs *syncs)
 }
 
 /*
- * The descriptors are signalled under the lock. A queue may be freed as soon as it sees that its
- * sync has ended, but vublk_file_syncs_leave() must get the lock first.
+ * Signals the descriptors under the lock, so that none of them is closed too early: a queue may be
+ * freed as soon as it sees that its sync has ended, but vublk_file_syncs_leave() first waits for
+ * the lock.
  */
 void vublk_file_syncs_end(struct vublk_file_syncs *syncs, const struct vublk_file_waiter *own)
 {

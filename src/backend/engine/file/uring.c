@@ -4,8 +4,8 @@
  * other thread uses it, so the ring can have the flags for a single issuer.
  *
  * Key idea: issue() gets the next step of a request. If the call does not wait, issue() makes it;
- * otherwise issue() puts it into the submission queue. A completion ends the request or leads to
- * issue() again.
+ * otherwise issue() puts it into the submission queue. A sync gets there only when sync.c permits
+ * it. A completion ends the request or leads to issue() again.
  *
  * A ring whose completions are deferred to its thread does not wake a thread that polls the ring's
  * own descriptor (seen with Linux 6.18). Such a ring does signal an eventfd that is registered with
@@ -190,8 +190,8 @@ static void submit_prepared(struct uring_queue *uring)
 }
 
 /*
- * Returns a free entry, or NULL if there is none. Submits the prepared entries first if the queue is
- * full.
+ * Returns a free entry, or NULL if there is none. If the submission queue is full, submits the
+ * prepared entries first.
  */
 static struct io_uring_sqe *get_sqe(struct uring_queue *uring)
 {
@@ -265,9 +265,9 @@ static void note_refused(struct uring_queue *uring)
 /* --- a request's next step ------------------------------------------------- */
 
 /*
- * Makes the call of `step`, or puts it into the submission queue. `r` is 1, or 0 if the request is
- * done. BLKDISCARD is always called here, because io_uring has no operation for it before Linux
- * 6.12.
+ * Makes the call of `step`, puts it into the submission queue, or adds the request to a list that
+ * waits for the next poll or for a sync. `r` is 1, or 0 if the request is done. BLKDISCARD is never
+ * put into the submission queue, because io_uring has no operation for it before Linux 6.12.
  */
 static void issue(struct uring_queue *uring, struct vublk_engine_io *io, int r,
 		  struct vublk_file_step *step)
@@ -476,8 +476,8 @@ static void take_completions(struct uring_queue *uring)
 
 /*
  * Clears the eventfd after completions were taken. A deferred completion signals the eventfd when
- * the completion is due and again when it is taken, so clearing it earlier would cause a second
- * wake-up. Completions that arrive before the eventfd is cleared are taken afterwards.
+ * the completion is due and again when it is taken, so clearing the eventfd earlier would cause a
+ * second wake-up. Completions that arrive before the eventfd is cleared are taken afterwards.
  */
 static void clear_wake_up(struct uring_queue *uring)
 {

@@ -28,7 +28,7 @@ extern struct peer {
 
 /*
  * Starts the back-end with a new image of zeroes. Skips the case if VUBLK_TEST_PEER is not set, or
- * names QEMU's back-end and that is not installed.
+ * names qemu-storage-daemon and this program is not installed.
  */
 void start_peer_as(bool writable);
 void start_peer(void); /* writable */

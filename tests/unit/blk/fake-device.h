@@ -41,7 +41,7 @@ struct fake_request {
 	uint32_t range_flags;
 };
 
-/* How the device behaves. A test sets it before it opens the disk, and may change it later. */
+/* The behavior of the device. A test sets it before opening the disk, and may change it later. */
 struct fake_plan {
 	unsigned num_queues;
 	unsigned queue_size;
@@ -116,8 +116,8 @@ void fake_push_id(unsigned queue, uint32_t id);
  */
 void fake_scribble(unsigned queue, unsigned *seed, unsigned count, bool wildly);
 /*
- * Overwrites all memory that the driver shares with the device, except the indices, flags and used
- * event of the queue's ring.
+ * Overwrites the region that contains the rings. Keeps only the indices, the avail ring's flags and
+ * the used event of this queue's ring, and clears the flags of its used ring.
  */
 void fake_wipe(unsigned queue);
 /*
@@ -126,7 +126,7 @@ void fake_wipe(unsigned queue);
  */
 struct vublk_split_ring fake_map_ring(unsigned queue);
 void fake_unmap_ring(void);
-/* Makes the device want no kicks, like a back-end that polls. */
+/* Makes the device disable kicks, like a back-end that polls. */
 void fake_disable_kicks(unsigned queue);
 /* Makes the next kick block the thread that sends it. */
 void fake_block_kicks(unsigned queue);
@@ -137,7 +137,7 @@ void fake_call(unsigned queue);
 extern struct fake_request fake_last;
 /*
  * Clears the kick eventfd of the queue. Returns how often, since the start of the process, it was
- * found signalled; several kicks between two calls count as one.
+ * found signalled; several kicks between two uses of this function count as one.
  */
 unsigned fake_kicks(unsigned queue);
 /* Counts since the start of the process. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The blocking calls (<vublk/blocking.h>) over the stand-in device: unaligned ranges, memory that
- * is not shared, the queue of the calls and those of the application, threads, and failures.
+ * is not shared, the queue that they use, threads, and failures.
  *
  * Key idea: in a case about data, the device's threads serve the requests. In a case about a
  * failure, the blocking call runs on a thread of its own, and the case decides what the device
@@ -440,7 +440,7 @@ static void test_outage(void **state)
 	find();
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);
-	start_call(&call, blk, flush); /* only the next flush reports the loss, once */
+	start_call(&call, blk, flush); /* this flush, and no later one, reports the loss */
 	end_call(&call, EOWNERDEAD,
 		 "flush: a back-end was lost with completed writes that had not been flushed, so "
 		 "they may be lost; write them again (or set unflushed=trust if the back-end keeps "

@@ -143,9 +143,9 @@ static bool is_readable(struct vublk_blk_queue *queue)
 
 /*
  * The ring has `first` pieces of a request. When they complete, the `rest` other pieces can be
- * issued, because there is room or because they are the flush after a write with FUA. The check
- * takes the completions before the queue's owner does. So the check must wake the owner, and the
- * owner's vublk_blk_arm() must issue the other pieces.
+ * issued, because there is room or because they are the flush after a write with FUA. The check of
+ * the deadline takes the completions before the queue's owner does. So it must wake the owner, and
+ * the owner's vublk_blk_arm() must issue the other pieces.
  */
 static void expect_progress(struct vublk_blk *blk, unsigned first, unsigned rest, void *tag)
 {
@@ -288,8 +288,8 @@ static bool take_if_done(struct vublk_blk *blk, int *result)
 }
 
 /*
- * Adds a read and submits it. Tries again while the queue refuses it, because the rings have not
- * started again.
+ * Adds a read and submits it. Tries again while the queue refuses the read, which it does until the
+ * rings have started again.
  */
 static void add_read(struct vublk_blk *blk)
 {
@@ -365,8 +365,9 @@ static void test_back_ends_that_die_again_and_again(void **state)
 }
 
 /*
- * Opens a disk and adds a read, whose time an earlier back-end uses up. When this function returns,
- * another back-end has just been found, which therefore does not count as hung.
+ * Opens a disk and adds a read, and lets the whole deadline pass at the first back-end. When this
+ * function returns, a second back-end has the read. It does not count as hung, because it was found
+ * only now.
  */
 static struct vublk_blk *begin_late(const struct vublk_option *waits, void *tag)
 {

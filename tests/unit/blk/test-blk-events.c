@@ -76,7 +76,7 @@ static void test_events_are_coalesced(void **state)
 	tear_down(blk);
 }
 
-/* An event that is repeated moves to the end, so the last event tells the present state. */
+/* A repeated event moves to the end of the queue, so the last event shows the present state. */
 static void test_repeated_event_moves_to_the_end(void **state)
 {
 	struct vublk_blk *blk = begin(1, NULL);

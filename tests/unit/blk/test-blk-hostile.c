@@ -16,8 +16,8 @@
 /* --- the back-end breaks the ring ------------------------------------------------------------- */
 
 /*
- * Completes a chain with the invalid `id`. No request fails before the rings are reclaimed or,
- * without `stops`, the back-end is lost.
+ * Adds an element with the invalid `id` to the used ring. No request fails before the rings are
+ * reclaimed or, without `stops`, the back-end is lost.
  */
 static void run_broken_ring(uint32_t id, bool stops)
 {
@@ -53,7 +53,7 @@ static void run_broken_ring(uint32_t id, bool stops)
 	tear_down(blk);
 }
 
-/* If a close finds out that a ring is broken, it reports that requests have failed. */
+/* A close that finds a broken ring reports that requests have failed. */
 static void test_close_tells_of_a_broken_ring(void **state)
 {
 	struct vublk_blk *blk;
@@ -256,8 +256,8 @@ static void test_kick_that_blocks_and_the_back_end_goes(void **state)
 }
 
 /*
- * The disk's thread issues the read again. It must not block, because no other thread would unblock
- * it.
+ * After the loss, the disk's thread issues the read again. The thread must not block, because no
+ * other thread would unblock it.
  */
 static void test_lost_back_end_blocks_kicks(void **state)
 {

@@ -61,7 +61,7 @@ static void test_arm_and_sleep(void **state)
 	assert_false(vublk_blk_arm(queue)); /* clears the signal */
 	assert_int_equal(poll(&pollfd, 1, 0), 0);
 	assert_int_equal(fake_serve(0, 1), 1);
-	assert_true(vublk_blk_arm(queue)); /* a completion came before the call */
+	assert_true(vublk_blk_arm(queue)); /* a completion came before the arm */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 1);
 	/* A caller that polls does not enable calls. */
 	assert_int_equal(vublk_blk_poll(queue, c, 4), 0);
@@ -138,7 +138,7 @@ static void poll_without_system_calls(void)
 	blk = open_disk();
 	queue = vublk_blk_queue(blk, 0);
 	buffer = vublk_blk_alloc(blk, 64 * KIB, &error);
-	read_many(blk, 0, 1); /* the first kick is always made */
+	read_many(blk, 0, 1); /* the first kick is always sent */
 	fake_serve(0, 1);
 	fake_disable_kicks(0);
 	trap_system_calls();

@@ -83,8 +83,8 @@ static void test_killed_in_the_middle(void **state)
 	changes[1] = start_alloc(blk);
 	end_peer();
 	/*
-	 * The first change fails if the back-end had its message when it was killed. The second
-	 * one succeeds, because there is no back-end then.
+	 * The first change fails if its message was already sent when the back-end was killed. The
+	 * second one succeeds, because by then no back-end is connected.
 	 */
 	r = finish(changes[0], &buffer);
 	assert_true(!r || r == -ENOTCONN);

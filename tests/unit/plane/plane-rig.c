@@ -292,7 +292,8 @@ void rig_install(struct plane_rig *rig, struct rig_successor *next)
 		rig->old_sides[rig->num_old_sides++] = rig->side;
 	rig->plane = next->plane;
 	/*
-	 * The struct has moved, so the order of the writes, which points into it, is built again.
+	 * The struct was copied. The order of the writes has pointers into the old copy, so it is
+	 * built again.
 	 */
 	for (struct vublk_plane_slot *slot = rig->plane.first; slot; slot = slot->next)
 		slot->order = (struct vublk_order_write){ 0 };

@@ -41,12 +41,13 @@ struct plane_rig {
 	unsigned outstanding;
 
 	struct vublk_plane_setup setups[RIG_MAX_QUEUES];
-	uint64_t log_bytes; /* of the log of completed writes; 0: none are kept */
+	uint64_t log_bytes; /* size of the log of completed writes; 0: no log */
 
 	struct vublk_plane_side *side; /* of the present back-end; NULL: no back-end */
 	/*
-	 * The sides of the planes that were handed over, the oldest first. They are freed when the
-	 * back-end is lost, because it uses the mapping of the oldest one.
+	 * The sides of earlier planes, which rig_install() replaced, the oldest first. They are
+	 * freed only when the back-end is lost, because the back-end still uses the mapping of the
+	 * oldest one.
 	 */
 	struct vublk_plane_side *old_sides[RIG_MAX_HANDOVERS];
 	unsigned num_old_sides;
@@ -72,8 +73,8 @@ struct plane_rig {
 };
 
 /*
- * Makes a plane with driver's rings of `size` entries, which start at index `base`. side_size is
- * then `size`; the test may change it. A failure fails the case.
+ * Makes a plane with driver's rings of `size` entries, which start at index `base`. Sets side_size
+ * to `size`; the test may change it before rig_connect(). A failure fails the case.
  */
 void rig_init(struct plane_rig *rig, unsigned num_queues, unsigned size, uint16_t base,
 	      uint64_t features);
@@ -85,8 +86,8 @@ void rig_deinit(struct plane_rig *rig);
 void rig_keep_writes(struct plane_rig *rig, uint64_t bytes);
 
 /*
- * Connects a new back-end with rings of side_size entries. rig_lose() must have ended the previous
- * one.
+ * Connects a new back-end with rings of side_size entries. The previous one must have been lost
+ * with rig_lose().
  */
 void rig_connect(struct plane_rig *rig);
 void rig_lose(struct plane_rig *rig);
@@ -100,9 +101,10 @@ struct rig_successor {
 /* Writes the state of the plane to `to`, which the caller must deinit. */
 void rig_give(struct plane_rig *rig, struct vublk_sections_writer *to);
 /*
- * Makes a plane from the state. Copies from the rig's plane what the device takes from its
- * properties, such as the limits. Returns 0, or a negative errno with a sentence in next->error.
- * Afterwards the caller must call one of the two functions below; after a failure, rig_discard().
+ * Makes a new plane from `state`. Copies the settings that a device takes from its properties, such
+ * as the limits, from the rig's plane. Returns 0, or a negative errno with a sentence in
+ * next->error. Afterwards the caller must call one of the two functions below; after a failure,
+ * rig_discard().
  */
 int rig_take_over(struct plane_rig *rig, const struct vublk_sections_writer *state,
 		  struct rig_successor *next);

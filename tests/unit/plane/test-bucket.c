@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The token bucket with a simulated clock: its rate is exact, whatever the size and the time of the
- * requests.
+ * The token bucket with a simulated clock: its rate for requests of any size, late requests,
+ * bursts, and large requests.
  */
 #include "harness.h"
 
@@ -32,7 +32,7 @@ static uint64_t pass_until(uint64_t units, uint64_t until_ns)
 	}
 }
 
-/* The first request passes immediately, so n requests take n - 1 times their cost. */
+/* The first request passes immediately, so n requests take n - 1 times the cost of one. */
 static void test_rate_is_exact(void **state)
 {
 	static const struct { uint64_t rate, units; } rows[] = {
@@ -46,7 +46,9 @@ static void test_rate_is_exact(void **state)
 
 		vublk_bucket_init(&bucket, rows[i].rate, BURST_NS, START);
 		n = pass_until(rows[i].units, START + seconds * NS_PER_S);
-		/* The bucket rounds times down to nanoseconds. */
+		/*
+		 * The bucket rounds times down to nanoseconds, so slightly more requests may pass.
+		 */
 		assert_in_range(n, units / rows[i].units, units / rows[i].units + 1 +
 				rows[i].rate / rows[i].units / NS_PER_S);
 	}
@@ -71,7 +73,7 @@ static void test_late_requests(void **state)
 	assert_in_range(n, 10000 - 100, 10000);
 }
 
-/* After a pause of any length, no more than the burst passes immediately. */
+/* After a pause of any length, the burst and one more request pass immediately. */
 static void test_burst_is_bounded(void **state)
 {
 	uint64_t now = START + 3600 * NS_PER_S;
@@ -94,7 +96,9 @@ static void test_new_bucket_is_empty(void **state)
 	assert_int_equal(vublk_bucket_ready_ns(&bucket), START + NS_PER_S / 1000);
 }
 
-/* A request that is larger than the burst passes. The next request waits until it is paid for. */
+/*
+ * A request that is larger than the burst passes. The next one waits until the first is paid for.
+ */
 static void test_large_request(void **state)
 {
 	vublk_bucket_init(&bucket, 1000, BURST_NS, START);

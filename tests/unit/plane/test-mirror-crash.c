@@ -2,13 +2,14 @@
 /*
  * The state file of a mirror after the death of its process, and after a loss of power.
  *
- * Key idea: a small mirror of two disks, which are arrays with one number per region, follows the
- * rules of mirror-state.h. It is interrupted at any point. Then the disk that the file names must
- * have the data, and each region in which the disks differ must be marked. The mirror continues
- * from what is left, and is interrupted again.
+ * Key idea: the test plays a small mirror that follows the rules of mirror-state.h. Its two disks
+ * are arrays with one number per region. The mirror is interrupted at any point. Afterwards, the
+ * disk that the file names as up to date must have the data, and each region in which the disks
+ * differ must be marked. The mirror resumes with this file and these disks, and is interrupted
+ * again.
  *
- * A loss of power is simulated: each piece of the file, and each region of the disks, gets any of
- * the contents that it has had since the last completed sync.
+ * A loss of power is simulated: each piece of the file and each region of the disks gets one of the
+ * contents that it has had since the last completed sync of the file or flush of the disk.
  */
 #include "harness.h"
 
@@ -56,7 +57,7 @@ struct image {
 	size_t size;
 };
 
-/* What the file has contained since the last sync, if power can be lost. */
+/* The contents of the file since the last sync. They are recorded only where the power can fail. */
 static struct {
 	pthread_mutex_t lock;
 	bool is_on;
@@ -79,10 +80,10 @@ static void add_image(void)
 }
 
 static pthread_t owner;
-static bool is_open; /* the file has been opened, so its owner can leave a function by longjmp() */
+static bool is_open; /* the open has ended, so step() may longjmp() out of fdatasync() */
 static void step(void);
 
-/* Called at each place where power can be lost. */
+/* Records what the file contains, at a place where the power can fail. */
 static void record(void)
 {
 	if (!history.is_on)
@@ -94,7 +95,7 @@ static void record(void)
 
 int __wrap_fdatasync(int fd);
 
-/* Makes stable what the file contains when the call begins. */
+/* Drops the contents that are older than the one at the start of the call, which is now stable. */
 int __wrap_fdatasync(int fd)
 {
 	unsigned first;
@@ -251,7 +252,7 @@ static void wait_until_stable(vublk_mirror_state_ticket ticket)
 	}
 }
 
-/* Flushes both disks. With `may_clear`, then clears all regions that are the same on both. */
+/* Flushes both disks. With `may_clear`, then clears the regions that are the same on both disks. */
 static void flush(bool may_clear)
 {
 	flush_disk(0);
@@ -274,7 +275,10 @@ static void copy_marked(void)
 	flush(true);
 }
 
-/* Writes to some regions at the same time. */
+/*
+ * Marks up to three regions, waits until the marks are stable, and writes these regions on both
+ * disks.
+ */
 static void write_some(void)
 {
 	unsigned regions[3], count = 1 + below(VUBLK_ARRAY_SIZE(regions));
@@ -284,7 +288,7 @@ static void write_some(void)
 		regions[i] = below(REGIONS);
 		tickets[i] = vublk_mirror_state_mark(state, regions[i] * MIB + below(MIB), 1);
 		step();
-		/* another sync may already have begun when the last mark is made */
+		/* now and then, a sync has already begun when the last mark is made */
 		if (!below(4))
 			vublk_mirror_state_start_sync(state);
 	}
@@ -316,7 +320,7 @@ static void mirror_for_a_while(void)
 	}
 }
 
-/* Writes to the only disk, without marks. */
+/* Writes to the source alone, without marks. */
 static void write_alone(void)
 {
 	for (unsigned i = 0; i < 5; i++) {
@@ -370,8 +374,8 @@ static void live(const char *path)
 /* --- checks ---------------------------------------------------------------------------------- */
 
 /*
- * Checks what the next process finds: which disk has the data, and the marks. Then that disk is the
- * source.
+ * Checks what the next process finds: which disk is up to date, and the marks. The disk that is up
+ * to date becomes the source.
  */
 static void check(const char *path)
 {
@@ -405,7 +409,10 @@ static void check(const char *path)
 
 /* --- cases ----------------------------------------------------------------------------------- */
 
-/* Runs the mirror in a child. Returns whether the child was killed at the N-th pass of `point`. */
+/*
+ * Runs the mirror in a child. Returns whether the child was killed at pass number `pass` of
+ * `point`.
+ */
 static bool is_killed(const char *path, const char *point, unsigned pass)
 {
 	pid_t child = fork();
@@ -430,9 +437,10 @@ static bool is_killed(const char *path, const char *point, unsigned pass)
 }
 
 /*
- * Kills a process at the N-th pass of each point, for N from 1 until a process ends before. Each
- * process finds what the previous one has left. Every fifth process finds no file, and neither does
- * any that is killed while it creates the file.
+ * For each point, kills processes at its first pass, its second pass and so on, until a process
+ * ends before it makes that many passes. Each process finds what the previous one has left. But
+ * every fifth process finds no file, and neither does a process that is to be killed while it
+ * creates the file.
  */
 static void test_kills(void **state_of_test)
 {
@@ -461,8 +469,8 @@ static void test_kills(void **state_of_test)
 }
 
 /*
- * Kills a process in the middle of a mirror, and the next process when it begins a mirror, which
- * does not always resume the first mirror.
+ * Kills a process in the middle of a mirror, and then another one while it begins a mirror. The
+ * second process does not always resume the mirror of the first.
  */
 static void test_kills_at_begin(void **state_of_test)
 {
@@ -520,7 +528,7 @@ static void test_power(void **state_of_test)
 		steps_left = 1 + below(below(4) ? 500 : 40);
 		live_until_power_fails(path);
 		steps_left = 0;
-		/* the thread may still sync */
+		/* the state's thread may still call fdatasync() */
 		history.is_on = is_open = false;
 		vublk_mirror_state_close(state);
 		state = NULL;

@@ -34,7 +34,7 @@ static struct {
 	bool waits; /* each call waits for `proceed`, after it has posted `called` */
 	sem_t called, proceed;
 	int failure; /* the errno of the next calls; 0: they succeed */
-	bool refuses_size; /* ftruncate() fails, too */
+	bool refuses_size; /* ftruncate() fails with EIO */
 } sync_of_storage;
 
 int __real_ftruncate64(int fd, off_t bytes);
@@ -144,7 +144,7 @@ static void check_phase(const struct vublk_mirror_state *state, enum vublk_mirro
 	assert_string_equal(info.disks[info.authoritative].path, up_to_date);
 }
 
-/* Checks that the file cannot be opened, and that the sentence contains `words`. */
+/* Checks that the file cannot be opened, and that the error text has `words` and the path. */
 static void check_refused(int code, const char *words)
 {
 	struct vublk_mirror_state *state = NULL;
@@ -184,7 +184,7 @@ static void write_file(const void *data, size_t bytes)
 
 /* --- phases and marks ----------------------------------------------------------------------- */
 
-/* A new mirror marks everything. Marks, and the absence of marks, survive a restart. */
+/* A new mirror marks all regions. Marks, and the absence of marks, survive a restart. */
 static void test_marks(void **state_of_test)
 {
 	struct vublk_mirror_state *state;
@@ -210,7 +210,10 @@ static void test_marks(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* A cleared region keeps its mark until the second age(), or longer if it is written before. */
+/*
+ * A cleared region keeps its mark until the second age(), or longer if it is marked again in
+ * between.
+ */
 static void test_age(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -268,7 +271,7 @@ static void test_resume(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* After a switch, only the other disk is admitted, and it can be mirrored back. */
+/* After a switch, only the new disk is admitted, and it can be mirrored back to the old one. */
 static void test_switch(void **state_of_test)
 {
 	struct vublk_mirror_state_disk a = disk("/a", NULL), b = disk("/b", NULL);
@@ -300,7 +303,10 @@ static void test_switch(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* If the serials of the disks differ, they identify a disk. Otherwise the paths do. */
+/*
+ * If the two disks have different serials, a serial identifies a disk. If the serials are the same,
+ * or a disk has none, its path identifies it.
+ */
 static void test_serials(void **state_of_test)
 {
 	struct vublk_mirror_state_disk a = disk("/a", "one"), b = disk("/b", "two");
@@ -332,7 +338,7 @@ static void test_serials(void **state_of_test)
 
 /* --- syncs ------------------------------------------------------------------------------------ */
 
-/* Marks that are made during a sync become stable with the next one, which follows directly. */
+/* Marks that are made during a sync become stable with the next sync, which follows directly. */
 static void test_batches(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -396,7 +402,7 @@ static void test_failed_sync(void **state_of_test)
 
 /*
  * If the header cannot be written, it is unknown whether the storage has the old or the new one. So
- * the file is emptied, and the next start with it is refused.
+ * the file is emptied, and the next attempt to open it is refused.
  */
 static void test_failed_header(void **state_of_test)
 {
@@ -418,7 +424,7 @@ static void test_failed_header(void **state_of_test)
 	}
 }
 
-/* The storage refuses even to make the file empty. This is tried again when the file is closed. */
+/* The storage even refuses to make the file empty. The close of the file tries again. */
 static void test_refused_truncation(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -440,7 +446,7 @@ static void test_refused_truncation(void **state_of_test)
 
 /* --- files that change while they are in use ------------------------------------------------ */
 
-/* The file is truncated. No access kills the process, and no mark counts as stable. */
+/* The file is truncated. No access kills the process, and the next sync fails. */
 static void test_truncated_in_use(void **state_of_test)
 {
 	static const off_t sizes[] = { 0, BITMAP, BITMAP + 1 };
@@ -453,7 +459,7 @@ static void test_truncated_in_use(void **state_of_test)
 		vublk_mirror_state_mark(state, 0, 1);
 		assert_int_equal(vublk_mirror_state_sync(state, NULL), 0);
 		assert_int_equal(truncate(file_path(), sizes[i]), 0);
-		/* with the last size the page is still there, full of marks, so only a sync notices */
+		/* with the last size the page of the marks still exists, so only a sync notices */
 		if (sizes[i] <= (off_t)BITMAP)
 			assert_false(vublk_mirror_state_is_stable(
 				state, vublk_mirror_state_mark(state, 0, 1)));
@@ -470,7 +476,7 @@ static void test_truncated_in_use(void **state_of_test)
 	}
 }
 
-/* A file that was truncated and then extended to its size has marks everywhere. */
+/* If a file was truncated and then extended to its old size, all regions are marked. */
 static void test_truncated_and_extended(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -488,8 +494,8 @@ static void test_truncated_and_extended(void **state_of_test)
 }
 
 /*
- * If the file is removed, renamed or replaced while it is in use, further calls fail, because the
- * next start would not find it.
+ * If the file is removed, renamed or replaced while it is in use, syncs and switches fail, because
+ * the next start would not find it.
  */
 static void test_removed_in_use(void **state_of_test)
 {
@@ -599,7 +605,7 @@ static void test_foreign_contents(void **state_of_test)
 	check_refused(EINVAL, "is too short");
 }
 
-/* Damages either copy of the header, and then both. */
+/* One damaged copy of the header is repaired. A file with two damaged copies is refused. */
 static void test_damaged_header(void **state_of_test)
 {
 	static const off_t offsets[] = { 3, 17, 20, 24, 32, 40, 48, 52, 56, 400, 4000 };
@@ -629,7 +635,7 @@ static void test_damaged_header(void **state_of_test)
 	}
 }
 
-/* Headers with a good CRC and impossible contents. */
+/* Headers with a correct CRC but impossible contents. */
 static void test_impossible_header(void **state_of_test)
 {
 	static const struct {
@@ -668,7 +674,9 @@ static void test_impossible_header(void **state_of_test)
 		memcpy(header + 20, &crc, 4);
 		patch(0, header, sizeof(header));
 		patch(sizeof(header), header, sizeof(header));
-		/* NULL: valid, because the bitmap has the same size */
+		/*
+		 * Words NULL: the header is valid, because the size of the bitmap does not change
+		 */
 		if (patches[i].words)
 			check_refused(EINVAL, patches[i].words);
 		else
@@ -677,7 +685,10 @@ static void test_impossible_header(void **state_of_test)
 	}
 }
 
-/* The leftover of a creation that was killed is removed. A symbolic link is refused. */
+/*
+ * The temporary file of a creation that was killed is removed. A symbolic link in its place is
+ * refused.
+ */
 static void test_leftover_of_creation(void **state_of_test)
 {
 	char path[300];
@@ -718,7 +729,7 @@ static void test_impossible_setup(void **state_of_test)
 
 /* --- file systems ----------------------------------------------------------------------------- */
 
-/* Mounts a small file system on the test's folder, in a namespace of this process. */
+/* Mounts a small file system on the test's folder, in a mount namespace of its own. */
 static void mount_small(const char *options)
 {
 	if (unshare(CLONE_NEWNS | (getuid() ? CLONE_NEWUSER : 0)) ||

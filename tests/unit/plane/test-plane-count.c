@@ -194,8 +194,8 @@ static bool find_slow(struct vublk_plane_slow *slow)
 }
 
 /*
- * A search finds a request only if one has become slow since the last search. It describes the
- * oldest of those, and counts all requests that are slow.
+ * A search succeeds only if requests have become slow since the last search. It describes the
+ * oldest of these requests, and counts all slow requests.
  */
 static void test_slow(void **state)
 {

@@ -63,8 +63,8 @@ static void test_dirty_log_is_copied(void **state)
 }
 
 /*
- * When the plane stops, it leaves kicks enabled. The device end that runs the ring next may never
- * write the flags.
+ * When the plane stops, it leaves kicks enabled, because the device end that runs the ring next may
+ * never write the flags.
  */
 static void test_kicks_are_enabled_at_the_end(void **state)
 {
@@ -176,7 +176,8 @@ static void test_full_ring_sleeps(void **state)
 }
 
 /*
- * A long request waits for entries of the back-end's ring. Later short requests do not overtake it.
+ * A long request waits for free entries of the back-end's ring. Later short requests do not
+ * overtake it.
  */
 static void test_long_request_is_next(void **state)
 {

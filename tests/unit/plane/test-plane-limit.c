@@ -191,7 +191,7 @@ static void test_large_request(void **state)
 	end();
 }
 
-/* While writes wait for the limit of their bytes, flushes and reads still pass. */
+/* While writes wait for the limit on written bytes, flushes and reads still pass. */
 static void test_kinds_are_independent(void **state)
 {
 	begin(1, &(struct vublk_limits){ .bps_write = 1, .iops_read = 10, .burst_ms = 1 });
@@ -266,7 +266,7 @@ static void test_overlapping_writes(void **state)
 /* --- what ends the waiting --------------------------------------------------------------- */
 
 /*
- * A stop submits all waiting requests in spite of the limits. These requests still count
+ * A stop submits all waiting requests in spite of the limits. The limits still count these requests
  * (bucket.h), so later ones wait.
  */
 static void test_stop(void **state)
@@ -299,7 +299,7 @@ static void test_stop_without_backend(void **state)
 }
 
 /*
- * The next back-end gets the requests that the lost one had, which the limit does not count again.
+ * The next back-end gets the requests that the lost one had. The limit does not count them again.
  * The other requests still wait for the limit.
  */
 static void test_loss(void **state)
@@ -367,7 +367,7 @@ static void test_removed_memory(void **state)
 	less.size_bytes = rig_header(&rig, 1, 5) - RIG_BASE;
 	add(0, 30, 1, VIRTIO_BLK_T_OUT, 1);
 	vublk_plane_work(&rig.plane);
-	assert_int_equal(backend(true), 1); /* no request is then on the back-end's ring */
+	assert_int_equal(backend(true), 1); /* the back-end's ring is now empty */
 	vublk_plane_work(&rig.plane);
 	add(1, 0, 1, VIRTIO_BLK_T_OUT, 1);
 	add(1, 10, 9, VIRTIO_BLK_T_OUT, 1);

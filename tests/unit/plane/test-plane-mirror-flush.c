@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How the mirror's own flushes, of which the driver does not know, and the driver's flushes wait
- * for each other and fail. A back-end may report a storage error to only one of two concurrent
- * flushes, and complete that one last.
+ * The mirror's own flushes, of which the driver does not know, and the driver's flushes: how they
+ * wait for each other, and what follows if one fails. They are never concurrent, because a back-end
+ * may report a storage error to only one of two concurrent flushes, and complete that one last.
  *
  * With a state file, the mirror flushes about once per second. The cases have no state file, so
  * want_own_flush() requests the flush.
@@ -138,7 +138,7 @@ static bool is_answered(uint16_t token, uint8_t status)
 }
 
 /*
- * Takes the mirror's flush off the source's ring, and then adds one of the driver, which must wait.
+ * Takes the mirror's flush off the source's ring. Then adds a flush of the driver, which must wait.
  */
 static void flush_during_own(void)
 {
@@ -189,7 +189,7 @@ static void test_the_own_flush_fails(void **state)
 
 /*
  * The mirror's flush fails while no flush of the driver waits. So the driver's next flush fails,
- * even if the mirror was ended before.
+ * even if the mirror was ended in between.
  */
 static void test_the_next_flush_fails(void **state)
 {

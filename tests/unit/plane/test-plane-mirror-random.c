@@ -13,7 +13,8 @@
  * In some runs there is a state file, and the process is killed or the power fails at random steps.
  * The next process finds the file and both disks in a state that this can leave, and resumes the
  * mirror. The disks must be the same in all regions that are not marked. The syncs of the file end
- * late. After a loss of power, the file has what the last completed sync made stable.
+ * after random delays. After a loss of power, the file has what the last completed sync made
+ * stable.
  */
 #include "harness.h"
 #include "plane-rig.h"
@@ -50,7 +51,7 @@ struct write {
 	bool has_failed;
 };
 
-/* The requests that a back-end has taken. */
+/* The requests that a back-end has taken and not completed. */
 struct taken {
 	struct rig_chain *chains[RIG_MAX_QUEUES][MAX_TAKEN];
 	unsigned count[RIG_MAX_QUEUES];
@@ -64,7 +65,7 @@ static struct taken by_source, by_target;
 static uint64_t num_writes, now, state;
 static unsigned num_mirrors;
 static bool has_cache, sleeps, fails;
-static bool is_ending; /* no back-end fails any more */
+static bool is_ending; /* no request fails any more */
 static bool forgets; /* what the source completed may be lost with its cache */
 static unsigned target_size;
 
@@ -72,13 +73,13 @@ static unsigned target_size;
 #define FILE_BYTES (8192 + 4096)
 static char file_path[100];
 static struct vublk_mirror_state *marks; /* NULL: the run has no file */
-static bool is_recording; /* the mirror was interrupted, and writes are marked */
+static bool is_recording; /* writes are marked until the mirror is resumed */
 static unsigned num_deaths, num_unmarked;
 static uint64_t hot_sector; /* writes go to sectors near it, so that other regions become
 			       unmarked */
 static char durable[FILE_BYTES]; /* what the last sync has made stable */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static sem_t may_end; /* lets a sync end */
+static sem_t may_end; /* each post lets one sync end */
 static bool syncs_end; /* atomic: all syncs may end */
 static pthread_t owner;
 static const struct rig_chain *stuck; /* a request that its back-end does not execute for a long
@@ -163,7 +164,9 @@ static uint32_t choose_type(void)
 	}
 }
 
-/* A discard has one range, whose flags are the number of the write. The plane passes them on. */
+/*
+ * A discard has one range. Its flags store the number of the write, and the plane passes them on.
+ */
 static void fill_discard(unsigned queue, uint16_t token, uint64_t sector, unsigned num_sectors)
 {
 	struct virtio_blk_discard_write_zeroes *ranges = (void *)data_of(queue, token, 0);
@@ -285,7 +288,7 @@ static void execute(const struct rig_chain *chain, struct sector *disk)
 	}
 }
 
-/* Executes one of the taken requests, and usually completes it. */
+/* Executes one of the taken requests, unless it is stuck or fails, and usually completes it. */
 static void execute_any(struct taken *taken, unsigned queue)
 {
 	bool is_source = taken == &by_source;
@@ -313,7 +316,7 @@ static void execute_any(struct taken *taken, unsigned queue)
 	taken->chains[queue][i] = taken->chains[queue][--taken->count[queue]];
 }
 
-/* Makes another request get stuck, or none. */
+/* Chooses another request that is stuck, or none. */
 static void choose_stuck(void)
 {
 	const struct taken *taken = below(2) ? &by_source : &by_target;
@@ -360,7 +363,7 @@ static void lose_target(void)
 	end_in_file();
 }
 
-/* Begins a mirror in the file. Returns whether it resumes the last one. */
+/* Begins a mirror in the file, if there is a file. Returns whether it resumes the last mirror. */
 static bool begin_in_file(void)
 {
 	struct vublk_mirror_state_disk disks[2];
@@ -526,7 +529,7 @@ static uint64_t fake_now(void)
 					    begins */
 }
 
-/* The back-ends survive the process, and execute some more of the requests that they have taken. */
+/* A back-end survives the process, and executes some more of the requests that it has taken. */
 static void execute_some(struct taken *taken, struct sector *disk)
 {
 	for (unsigned queue = 0; queue < RIG_MAX_QUEUES; queue++)
@@ -544,7 +547,10 @@ static void lose_caches(void)
 	}
 }
 
-/* Ends the process as a kill does: afterwards, undoes what the clean-up has written to the file. */
+/*
+ * Ends the process as a kill or a loss of power would: what the clean-up writes to the file is
+ * undone.
+ */
 static void end_process(bool power_fails)
 {
 	char left[FILE_BYTES];

@@ -24,7 +24,7 @@
 
 static struct plane_rig rig;
 static uint64_t source[RIG_SECTORS], target[RIG_SECTORS]; /* the first word of each sector */
-static unsigned num_discards; /* that the driver has submitted */
+static unsigned num_discards; /* discards that the driver has submitted */
 static unsigned num_at_source, num_reads; /* discards and reads that the source has executed */
 
 /* A write to STUCK_SECTOR, which the target has taken and does not complete. */
@@ -186,7 +186,7 @@ static void test_synced_under_discards(void **state)
 	rig_deinit(&rig);
 }
 
-/* Before a switch, the target gets what it lacks, although the plane takes no requests. */
+/* Before a switch, the target gets what it lacks, although the plane takes no new requests. */
 static void test_catch_up(void **state)
 {
 	begin();
@@ -234,7 +234,7 @@ static void test_far_behind(void **state)
 	rig_deinit(&rig);
 }
 
-/* A drain does not wait for copies: the discards that wait go to the source. */
+/* A drain does not wait for copies. The waiting discards go to the source. */
 static void test_drain_far_behind(void **state)
 {
 	begin();
@@ -304,7 +304,7 @@ static void let_marks_age(struct vublk_mirror_state *state)
 
 /*
  * Two writes to one region, one of which does not end. The region keeps its mark, although the
- * other write made it a candidate for the removal of its mark.
+ * completion of the other write made the mark a candidate for removal.
  */
 static void test_mark_of_stuck_write(void **unused)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The order of writes to the same place: which writes a write waits for, and how many steps that
- * takes. The model searches all writes, so it also shows that the filter of order.h misses none.
+ * The order of writes to the same place: which writes a write waits for, and how many steps it
+ * takes to find them. The model searches all writes, so it also shows that the filter of order.h
+ * misses no overlap.
  */
 #include "harness.h"
 
@@ -110,8 +111,8 @@ static void test_scattered(void **state)
 }
 
 /*
- * A wide write makes the filter useless while many writes are listed. The bound includes the
- * searches of the list.
+ * While a wide write is outstanding, the filter excludes no overlap, so each new write needs a
+ * search of the list. The bound includes these searches.
  */
 static void test_wide_write(void **state)
 {
@@ -171,7 +172,7 @@ static void check(void)
 	assert_true(order.used_waiters <= 4 * COUNT);
 }
 
-/* Chooses a place within a few bytes, so that most writes overlap another one. */
+/* Chooses a place near the start of the disk, so that most writes overlap another one. */
 static void choose_dense(struct model *model)
 {
 	model->offset = below(PLACES);

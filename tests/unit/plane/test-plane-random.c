@@ -2,19 +2,20 @@
 /*
  * Random requests and random losses of the back-end, checked by a model of what a driver may see.
  *
- * The disk outlives the back-ends. A back-end executes its requests in any order, publishes some of
- * the completions, and is lost with the others. Each request completes exactly once. A sector never
- * returns to the content of a write that a later write has replaced: if write B was submitted after
- * write A had completed, A must not be read any more once B has completed. Nor is a write executed
- * again after another one has replaced it.
+ * The disk outlives the back-ends. A back-end executes its requests in any order, and publishes
+ * some of the completions. The others are lost with it. Each request completes exactly once. A
+ * sector never returns to the content of a write that a later write has replaced: if write B was
+ * submitted after write A had completed, A must not be read any more once B has completed. Nor is a
+ * write executed again after another one has replaced it.
  *
  * In some runs the back-ends have a cache, which is lost with the back-end. In these runs the plane
  * keeps completed writes, and reads must follow the same rules.
  *
- * In some runs another plane takes over at random points, or fails to, and then the old plane
- * continues. The model's rules stay the same.
+ * In some runs another plane takes over at random points. Some of these planes are discarded, and
+ * then the old plane continues. The model's rules stay the same.
  *
- * The plane sleeps when it has no work, and wakes up only if it is kicked or called.
+ * The plane sleeps when it has no work. In runs without limits, it wakes up only if it is kicked or
+ * called.
  */
 #include "harness.h"
 #include "plane-rig.h"
@@ -153,7 +154,7 @@ static void backend_take(unsigned queue)
 
 /*
  * Writes one sector. Without a cache, a write must not be executed again after another write has
- * replaced it. A replay may do that, because it also executes the other write again.
+ * replaced it. With a cache, a replay may do so, because it also executes the other write again.
  */
 static void execute_sector(uint64_t sector, uint64_t id)
 {
@@ -267,8 +268,8 @@ static void step(bool submits)
 }
 
 /*
- * Connects a back-end with rings of a random size of at least `least`; 0: of the size of the
- * driver's rings.
+ * Connects a back-end with rings of a random size of at least `least`, or, if `least` is 0, of the
+ * size of the driver's rings.
  */
 static void connect_any(unsigned least)
 {
@@ -332,8 +333,8 @@ static void hand_over(void)
 }
 
 /*
- * Stops the plane, as the device does before it returns the rings to the driver. Then reduces the
- * disk to the content of the storage, on which the caller must find all completed writes.
+ * Stops the plane, as the device does before it returns the rings to the driver. Then drops the
+ * cache, so the disk has only what was flushed. The caller must find all completed writes there.
  */
 static void check_stop(void)
 {

@@ -194,9 +194,10 @@ static void test_a_failed_own_flush(void **state)
 }
 
 /*
- * Until a flush has succeeded, a failed flush may have lost writes of a previous user, of which
- * there are no copies. So if a flush of the plane fails during that time, one flush of the driver
- * fails, even if the replay has succeeded meanwhile. Later the copies suffice.
+ * Until a flush has succeeded, a failed flush may have lost writes of a previous user of the disk,
+ * of which the log has no copies. So if a flush of the plane fails during that time, one flush of
+ * the driver fails, even if the replay has succeeded meanwhile. After a successful flush, the
+ * copies suffice.
  */
 static void test_the_first_own_flush_fails(void **state)
 {
@@ -226,7 +227,7 @@ static void test_the_first_own_flush_fails(void **state)
 }
 
 /*
- * Writes one block. Then the back-end takes a flush of the driver into `flush`, and a flush of the
+ * Writes one sector. Then the back-end takes a flush of the driver into `flush`, and a flush of the
  * plane into `chain`.
  */
 static void begin_two_flushes(struct rig_chain *flush)
@@ -273,7 +274,10 @@ static void test_a_flush_before_one_that_fails(void **state)
 	}
 }
 
-/* The back-end is lost while the driver's flush waits for the plane's. Both flushes begin again. */
+/*
+ * The back-end is lost while the driver's flush waits for the plane's. The next back-end gets the
+ * log, a flush of the plane, and then the driver's flush again.
+ */
 static void test_a_loss_while_a_flush_awaits_another(void **state)
 {
 	struct rig_chain flush;
@@ -349,9 +353,9 @@ static void test_without_flush_there_is_no_log(void **state)
 }
 
 /*
- * The driver has not accepted FLUSH, so each of its writes must be stable when it completes. The
- * back-end has FLUSH, because an earlier driver left writes that were not flushed. So the plane
- * flushes each write before it completes it.
+ * The driver has not accepted FLUSH, so each of its writes must be stable when it completes. But
+ * the back-end has FLUSH, because an earlier driver left writes that were not flushed. So the plane
+ * completes each write only after a flush.
  */
 static void test_a_driver_without_flush(void **state)
 {
@@ -428,7 +432,7 @@ static void test_a_stop_empties_the_log(void **state)
 }
 
 /*
- * Makes a write that is larger than the log, and checks that the driver sees its completion, with
+ * Submits a write that is larger than the log, and checks that the driver sees its completion, with
  * `flush_status`, only after a flush. A log of 4096 bytes has no room for 8 sectors.
  */
 static void large_write(uint8_t flush_status)
@@ -608,9 +612,8 @@ static void test_a_failed_replay_is_repeated(void **state)
 }
 
 /*
- * A read waits for the replay, and later requests would have to wait behind it. But while the
- * replay fails, flushes are taken from the driver and fail, even if they would have to wait for the
- * limits.
+ * While the replay fails, the plane takes flushes from the driver's ring and fails them. They need
+ * not wait for an earlier read, which waits for the replay, nor for the limits.
  */
 static void later_flushes_fail(bool is_limited)
 {
@@ -640,8 +643,8 @@ static void test_later_flushes_fail(void **state)
 }
 
 /*
- * A write needs three entries of a ring without indirect tables. A back-end whose ring has two is
- * disconnected, because the replay could never begin.
+ * A write needs three entries of a ring without indirect tables. A back-end whose ring has only two
+ * entries is disconnected, because the replay could never begin.
  */
 static void test_a_ring_that_is_too_small(void **state)
 {
@@ -663,8 +666,8 @@ static void test_a_ring_that_is_too_small(void **state)
 /* --- lost pages ------------------------------------------------------------------------------- */
 
 /*
- * The VMM truncates its memory while the back-end has a write of 15 sectors. The copy would have
- * zeroes, so there is no copy, and the write is flushed before it completes.
+ * The VMM truncates its memory while the back-end has a write of 15 sectors. A copy of its data
+ * would have zeroes, so the log keeps none, and the write is flushed before it completes.
  */
 static void test_data_that_is_lost_during_the_copy(void **state)
 {

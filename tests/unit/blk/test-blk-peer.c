@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The block API against real back-ends: the disk's properties, requests of each kind, and verified
- * data. The cases are the same for each back-end. test-blk-endings-peer.c tests how a back-end
- * ends.
+ * data. The cases are the same for each back-end. test-blk-endings-peer.c tests back-ends that die
+ * or stall.
  */
 #include "blk-peer.h"
 

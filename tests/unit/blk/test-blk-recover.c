@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The block API when back-ends are lost and other back-ends are found. test-blk-unflushed.c tests
- * writes that a lost back-end kept in its own memory.
+ * writes that a lost back-end had completed, but that were not flushed.
  *
  * Key idea: each case decides which requests a back-end has executed before the back-end is lost.
  * In the end each request has completed once.
@@ -178,7 +178,7 @@ static unsigned count_entries(const char *folder)
 
 /*
  * Returns the number of mappings of shared memory. Other mappings do not count, because a
- * sanitizer's allocator makes and removes some.
+ * sanitizer's allocator makes and removes mappings of its own.
  */
 static unsigned count_mappings(void)
 {
@@ -421,8 +421,8 @@ static void test_tracked_rings_stay(void **state)
 }
 
 /*
- * Writes block 0. Because the buffer is the same each time, its descriptors are already in shared
- * memory after the first call.
+ * Writes block 0, each time from the same buffer. So from the second write on, its descriptors are
+ * already in shared memory.
  */
 static void write_same(struct vublk_blk *blk, char *buffer, int value)
 {

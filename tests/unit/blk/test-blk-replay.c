@@ -3,8 +3,8 @@
  * The option unflushed=replay: when a back-end is lost with its cache, the disk writes the lost
  * data again to the next back-end.
  *
- * The stand-in device has a cache: when its back-end is lost, its content becomes that of the last
- * flush.
+ * The stand-in device has a cache: when its back-end is lost, the disk returns to its content at
+ * the last flush.
  */
 #include "blk-rig.h"
 
@@ -359,7 +359,7 @@ static void serve_own_flush(uint8_t status)
 
 /*
  * Adds a flush to queue 1 or, if `flags` is VUBLK_BLK_FUA, a write with FUA. The back-end completes
- * it successfully while a flush of queue 0's own is in flight.
+ * it successfully while queue 0's own flush is in flight.
  */
 static void succeed_during_own_flush(struct vublk_blk *blk, uint32_t flags)
 {
@@ -382,7 +382,8 @@ static void succeed_during_own_flush(struct vublk_blk *blk, uint32_t flags)
 
 /*
  * The back-end completes a flush of the application successfully. A flush of the disk's own, which
- * was in flight at the same time, fails later, and may have got the error of both.
+ * was in flight at the same time, fails later, and may have got an error that concerns both
+ * flushes.
  */
 static void test_an_own_flush_fails_later(void **state)
 {
@@ -406,7 +407,7 @@ static void test_an_own_flush_fails_later(void **state)
 }
 
 /*
- * The flush of the disk's own succeeds. The owner of its queue makes no call, and the other owner
+ * The disk's own flush on queue 0 succeeds. The owner of queue 0 makes no call, and the other owner
  * sleeps, so the disk's thread has to take the completion.
  */
 static void test_an_own_flush_succeeds_later(void **state)

@@ -344,7 +344,7 @@ static void test_config_of_4k_blocks(void **state)
 	assert_int_equal(info.optimal_io_bytes, 65536);
 	assert_int_equal(info.max_segments, 254);
 	assert_int_equal(info.max_segment_bytes, 65536);
-	assert_int_equal(info.max_discard_bytes, 4096); /* the limit is 7,680 */
+	assert_int_equal(info.max_discard_bytes, 4096); /* 7,680, rounded down to blocks */
 	assert_int_equal(info.discard_alignment_bytes, 4096);
 	assert_int_equal(info.max_write_zeroes_bytes, 0); /* the limit is less than a block */
 }

@@ -65,7 +65,10 @@ static void write_one(struct vublk_blk *blk, unsigned queue)
 	assert_int_equal(serve_one(blk, queue), 0);
 }
 
-/* Submits a flush and has it completed. Returns the call's error, or the result of the request. */
+/*
+ * Submits a flush and has it completed. Returns the error of vublk_blk_flush(), or the result of
+ * the request.
+ */
 static int flush(struct vublk_blk *blk, unsigned queue)
 {
 	int r = add_flush(blk, queue);
@@ -137,8 +140,7 @@ static void test_a_flush_covers_what_came_before_it(void **state)
 
 	write_one(blk, 0);
 	assert_int_equal(add_flush(blk, 1), 0);
-	write_one(blk, 0); /* the flush need not cover this write, because it is made during the
-			      flush */
+	write_one(blk, 0); /* made during the flush, which therefore need not cover it */
 	assert_int_equal(serve_one(blk, 1), 0);
 	outage();
 	assert_int_equal(times_told(), 1);

@@ -241,7 +241,7 @@ static void test_statuses(void **state)
 	}
 	/*
 	 * The next request leaves the status OK in the slot. If the back-end does not write the
-	 * status byte of the one after it, that request does not count as successful.
+	 * status byte of the request after that, this later request must not count as successful.
 	 */
 	assert_int_equal(vublk_blk_read(queue, 0, buffer, 512, 0, NULL, &error), 0);
 	vublk_blk_submit(queue);

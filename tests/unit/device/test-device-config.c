@@ -109,7 +109,7 @@ static void test_senseless_limits_cost_their_feature(void **state)
 }
 
 /*
- * If the back-end refuses to send that much config, the device requests fewer and fewer bytes. It
+ * If the back-end refuses to send the whole config, the device requests fewer and fewer bytes. It
  * does not offer the features whose fields are missing.
  */
 static void test_short_configs(void **state)

@@ -94,7 +94,7 @@ static void test_kick_starts(void **state)
 	}
 }
 
-/* DRIVER_OK also starts the device without a kick. The device does not poll for later kicks. */
+/* Without an early kick, DRIVER_OK starts the device, which then does not poll for kicks. */
 static void test_driver_ok_starts(void **state)
 {
 	struct mock mock;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tests the exchange between the direct path and shadow rings at random times. Between random calls
- * of a bus, the property `shadow` and the features that need shadow rings change, the back-end is
- * lost, and it refuses parts of starts. Each request completes exactly once, unless the driver has
- * reset the device.
+ * Tests the exchange between the direct path and shadow rings at random times. Each step is a
+ * random call of a bus, a change of the property `shadow` or of a feature that needs shadow rings,
+ * a loss of the back-end, or a change of the message that the back-end refuses. Each request
+ * completes exactly once, unless the driver resets the device.
  *
  * The mock answers the messages. The test itself is the device end of the ring that the mock was
  * given: the driver's ring, or the plane's. This end takes chains only after a kick, and the driver
@@ -349,8 +349,8 @@ static void lose(void)
 		mock_die(&mock);
 	is_dead = !is_dead && mock.listen_fd < 0;
 	/*
-	 * Without an area, waits until the device notices the loss, because a request added earlier
-	 * would count as begun.
+	 * Without an area, waits until the device notices the loss. A request that the driver added
+	 * before that would count as begun.
 	 */
 	while (!has_area && rig.calls[RIG_LOST] < lost)
 		rig_turn(&rig, 1);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tests of several paths, and of the process behind each: where the device looks for a back-end
- * after a loss, and when it must stay at its path. tests/peers/failover.py uses real back-ends.
+ * Tests of several socket paths, and of the process behind each: where the device looks for a
+ * back-end after a loss, and when it must stay at its path. tests/peers/failover.py uses real
+ * back-ends.
  *
  * Key idea: the kernel reports the process that called listen() as a connection's peer. A mock is
  * in the test's own process, so a child calls listen() for it, and the test ends the child.
@@ -323,8 +324,8 @@ static void test_a_process_that_hung_up(void **state)
 
 /*
  * A process closes its connection but stays alive, and another process replaces it at the same
- * path. After the loss of the second process, the disk continues at B only when both processes have
- * ended, in either order.
+ * path. After the loss of the second process, the disk continues at path B only when both processes
+ * have ended, in either order.
  */
 static void check_two_owners(bool first_ends_first)
 {
@@ -591,8 +592,8 @@ static void test_the_old_back_end_is_lost(void **state)
 }
 
 /*
- * The driver sets DRIVER_OK during a switch, so the rings start at the new back-end, on the direct
- * path. The new back-end hangs once it has the rings. It may still write, so the disk must not
+ * The driver sets DRIVER_OK during a switch, so the rings start at the new back-end, without shadow
+ * rings. The new back-end hangs once it has the rings. It may still write, so the disk must not
  * return to the old path while the new back-end's process is alive.
  */
 static void test_the_new_back_end_has_the_rings(void **state)

@@ -124,8 +124,8 @@ static void write_at(const struct vublk_device_inflight *area, uint64_t offset, 
 }
 
 /*
- * The device finds a request in the first and in the last entry of the last queue in each layout:
- * regions that are packed, aligned, or in whole pages.
+ * The device finds a request in the first and in the last entry of the last queue, whether the
+ * queues' regions are packed or aligned, or are aligned in an area of a whole page.
  */
 static void test_layouts(void **state)
 {
@@ -194,8 +194,8 @@ static void test_areas_that_are_refused(void **state)
 }
 
 /*
- * The back-end does not read the area. If a request in the area has begun, the driver has to reset
- * the device.
+ * The back-end does not support in-flight areas. If a request in the area has begun, the driver has
+ * to reset the device.
  */
 static void test_a_back_end_that_takes_no_area(void **state)
 {

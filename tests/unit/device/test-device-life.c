@@ -220,7 +220,7 @@ static void test_bad_queues(void **state)
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), -EINVAL);
 	assert_non_null(strstr(error.text, "aligned to 16, 2 and 4 bytes"));
 	queue.used_addr = RIG_GUEST_ADDR;
-	/* This size excludes call_fd, which would otherwise be taken as descriptor 0. */
+	/* The given size excludes call_fd. Unchecked, call_fd would be read as descriptor 0. */
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue,
 						offsetof(struct vublk_device_queue, call_fd), &error),
 			 -EINVAL);

@@ -213,7 +213,7 @@ static void test_a_smaller_offer(void **state)
 	rig_start(&rig, QUEUES);
 	features = mock.features;
 	mock.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
-	mock_connect(&mock, path); /* the mock hangs up before it connects */
+	mock_connect(&mock, path); /* first hangs up the old connection */
 	rig_wait(&rig, RIG_LOST, 1);
 	expect_waiting(&rig, VUBLK_DEVICE_LOST);
 	assert_non_null(strstr(rig.last_line, "does not offer VIRTIO_BLK_F_FLUSH (bit 9)"));

@@ -368,8 +368,8 @@ IN_PHASE(starting_again, 6)
 /* --- connecting ---------------------------------------------------------------------------------- */
 
 /*
- * Where the device looks, there is no listener, no socket, another kind of file, or a listener that
- * closes each connection. The device reconnects when there is a back-end.
+ * After the loss there is a back-end, a socket without a listener, another kind of file, or a
+ * listener that closes the first connections. The device reconnects as soon as there is a back-end.
  */
 static void test_connecting(void **state)
 {
@@ -705,8 +705,8 @@ static void test_refusals_lengthen_the_pause(void **state)
 }
 
 /*
- * Each back-end starts and then hangs up. The device pauses before each connection, longer each
- * time.
+ * Each back-end starts and then hangs up. From the third loss on, the pause before the next
+ * connection is longer each time.
  */
 static void test_short_runs_lengthen_the_pause(void **state)
 {

@@ -334,7 +334,7 @@ static void stop_guest(struct side *side, enum way way)
 
 /*
  * Checks that all pages which the log did not name are unchanged. Does nothing if a page was
- * omitted, or if the back-end was killed, because it may have written further pages.
+ * omitted, or if the back-end was killed, because the back-end may have written further pages.
  */
 static void expect_copied(const struct side *side, const struct copy *copy, enum way way)
 {

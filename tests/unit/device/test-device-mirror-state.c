@@ -39,8 +39,8 @@ static void make_file_of(uint64_t bytes, const char *source, const char *target,
 }
 
 /*
- * Makes the state file of a mirror from `source` to `target` that has ended with a switch, or has
- * not ended.
+ * Makes the state file of a mirror from `source` to `target`. With `has_switched`, the mirror has
+ * ended with a switch; otherwise, it has not ended.
  */
 static void make_file(const char *source, const char *target, bool has_switched)
 {

@@ -147,7 +147,10 @@ static struct vublk_device_mirror_info info_of(const struct pair *pair)
 	return info;
 }
 
-/* Begins a mirror, and runs until it is set up or has failed. Returns the mirror's state. */
+/*
+ * Begins a mirror, and runs until it is copying or has failed. Returns what the device then
+ * reports.
+ */
 static struct vublk_device_mirror_info mirror(struct pair *pair)
 {
 	uint64_t end_ns = vublk_now_ns() + LIMIT_NS;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A flush of the device's own that the back-end fails. The back-end may have dropped writes, and
- * its next flush may succeed without them, so the driver's next flush must fail.
+ * The back-end fails a flush of the device's own. It may have dropped writes, and its next flush
+ * may succeed without them, so the driver's next flush must fail.
  *
  * The mocks answer the messages. The test itself is the device end of the plane's ring.
  */

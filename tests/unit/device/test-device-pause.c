@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A VM that is paused. The rings stop and resume at their indices, whatever the device does when
- * the pause comes, and the driver's set-up is kept.
+ * Pauses of the VM. The rings stop and resume at their indices, whatever the device does when the
+ * pause comes, and the driver's set-up is kept.
  *
  * Key idea: the pause comes at different steps of a start, a stop, a change or a loss.
  */
@@ -79,8 +79,8 @@ static void test_pause_and_resume(void **state)
 }
 
 /*
- * The VM is paused and resumed before the back-end has answered. The device ends in the state of
- * the last call.
+ * The VM is paused and resumed before the back-end has answered. The device ends in the state that
+ * was requested last.
  */
 static void test_a_short_pause(void **state)
 {

@@ -254,7 +254,10 @@ static void test_smaller_offers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The memory is set during an outage, so it cannot be checked against a back-end's limit. */
+/*
+ * Memory that is set in an outage cannot be checked against a back-end's limit. So the device
+ * refuses a next back-end that accepts too few regions.
+ */
 static void test_too_few_memory_slots(void **state)
 {
 	struct vublk_memory_region regions[9];
@@ -505,8 +508,8 @@ static void expect_area(const struct mock *mock, uint64_t inode)
 }
 
 /*
- * The in-flight area is made once, after the features are set. Each back-end gets it after all
- * queue sizes and before everything else.
+ * The in-flight area is made once per session, after the features are set. Each back-end gets it
+ * after the sizes of all queues and before the memory.
  */
 static void test_the_area_outlives_back_ends(void **state)
 {
@@ -587,7 +590,7 @@ static void test_a_back_end_without_the_area_in_between(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* If the answer has no valid in-flight area, the device asks again on another connection. */
+/* If the answer to GET_INFLIGHT_FD is invalid, the device asks again on another connection. */
 static void test_bad_areas(void **state)
 {
 	const struct mock_fault faults[] = {

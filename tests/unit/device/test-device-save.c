@@ -95,7 +95,7 @@ static void load_well(struct device_rig *rig, const struct saved *saved, int exp
 	assert_int_equal(r, expected);
 }
 
-/* Makes the memory and sets it in the device. */
+/* Makes the guest's memory, and sets it in the device. */
 static void bring_memory(struct device_rig *rig)
 {
 	struct vublk_memory_region region;
@@ -227,7 +227,7 @@ static void test_a_disk_that_was_resized(void **state)
 
 /*
  * The property read-only is not part of the saved state. The state says that the driver was shown a
- * read-only disk, so a device without the property refuses it.
+ * read-only disk, so a device without the property refuses the state.
  */
 static void test_read_only_by_property(void **state)
 {

@@ -409,7 +409,7 @@ static void test_reset_at_each_step_of_a_restart(void **state)
 	assert_true(starting >= 5);
 }
 
-/* No back-end has the rings during an outage, so no callback follows. */
+/* No back-end has the rings during an outage, so a forced shutdown causes no callback. */
 static void test_forced_shutdown_in_an_outage(void **state)
 {
 	for (unsigned skip = 0; skip < 2; skip++) {

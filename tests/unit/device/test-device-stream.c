@@ -365,7 +365,7 @@ static void test_nonsense(void **state)
 }
 
 static const struct {
-	size_t at; /* 16 bits */
+	size_t at; /* the offset of a 16-bit field */
 	uint16_t value;
 	int code;
 	const char *sentence;

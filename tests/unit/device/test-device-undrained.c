@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Stops that do not wait for the requests that the back-end has begun. Some are negotiated
- * (GET_VRING_BASE_INFLIGHT), and leave the requests in the in-flight area. Others are of back-ends
- * that do not wait although this was not negotiated.
+ * (GET_VRING_BASE_INFLIGHT), and leave the requests in the in-flight area. In the other cases, the
+ * back-end does not wait although this was not negotiated.
  *
  * Key idea: the mock's answer and the used index in memory are set independently, so each case can
  * choose the number of incomplete requests.
@@ -170,8 +170,8 @@ static void test_each_start_kicks_once(void **state)
 }
 
 /*
- * The stop may have left requests in the in-flight area, but the next back-end does not read the
- * area. If there are such requests, the driver has to reset the device.
+ * The stop may have left requests in the in-flight area, but the next back-end does not support
+ * such areas. If there are such requests, the driver has to reset the device.
  */
 static void test_a_back_end_without_the_area_after_it(void **state)
 {
@@ -307,7 +307,7 @@ static void test_a_loss_before_it_has_the_rings_again(void **state)
 
 /*
  * The two requests are in an in-flight area. A reset is needed only if the next back-end does not
- * read the area.
+ * support such areas.
  */
 static void test_a_loss_with_an_area(void **state)
 {

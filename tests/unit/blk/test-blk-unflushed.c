@@ -65,10 +65,7 @@ static void write_one(struct vublk_blk *blk, unsigned queue)
 	assert_int_equal(serve_one(blk, queue), 0);
 }
 
-/*
- * Submits a flush and has it completed. Returns the error of vublk_blk_flush(), or the result of
- * the request.
- */
+/* Submits a flush and has it completed. Returns the error of the submission, or the result. */
 static int flush(struct vublk_blk *blk, unsigned queue)
 {
 	int r = add_flush(blk, queue);

@@ -260,7 +260,7 @@ static void test_refused_region(void **state)
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_RUNNING);
 	mock_forget(&mock);
 	mock.fault.kind = MOCK_NO_FAULT;
-	set_and_wait(&rig, regions, 2); /* sent again, because the back-end does not have it */
+	set_and_wait(&rig, regions, 2); /* the region is sent again, as the back-end lacks it */
 	assert_int_equal(rig.errors[RIG_MEMORY_CHANGED].code, 0);
 	assert_int_equal(mock.received[VUBLK_VU_ADD_MEM_REG], 1);
 	assert_int_equal(mock.received[VUBLK_VU_REM_MEM_REG], 0);

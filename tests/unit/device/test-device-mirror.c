@@ -147,10 +147,7 @@ static struct vublk_device_mirror_info info_of(const struct pair *pair)
 	return info;
 }
 
-/*
- * Begins a mirror, and runs until it is copying or has failed. Returns what the device then
- * reports.
- */
+/* Begins a mirror, and runs until it is copying or has failed. Returns the mirror's state. */
 static struct vublk_device_mirror_info mirror(struct pair *pair)
 {
 	uint64_t end_ns = vublk_now_ns() + LIMIT_NS;

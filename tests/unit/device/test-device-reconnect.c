@@ -254,10 +254,7 @@ static void test_smaller_offers(void **state)
 	rig_end(&rig, &mock);
 }
 
-/*
- * Memory that is set in an outage cannot be checked against a back-end's limit. So the device
- * refuses a next back-end that accepts too few regions.
- */
+/* The memory is set in an outage, so it is checked against the limit of the next back-end. */
 static void test_too_few_memory_slots(void **state)
 {
 	struct vublk_memory_region regions[9];

@@ -307,7 +307,7 @@ static void test_a_loss_before_it_has_the_rings_again(void **state)
 
 /*
  * The two requests are in an in-flight area. A reset is needed only if the next back-end does not
- * support such areas.
+ * support it.
  */
 static void test_a_loss_with_an_area(void **state)
 {

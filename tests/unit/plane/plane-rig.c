@@ -291,10 +291,7 @@ void rig_install(struct plane_rig *rig, struct rig_successor *next)
 	if (rig->side)
 		rig->old_sides[rig->num_old_sides++] = rig->side;
 	rig->plane = next->plane;
-	/*
-	 * The struct was copied. The order of the writes has pointers into the old copy, so it is
-	 * built again.
-	 */
+	/* The order of the writes has pointers into the struct's old copy, so it is built again. */
 	for (struct vublk_plane_slot *slot = rig->plane.first; slot; slot = slot->next)
 		slot->order = (struct vublk_order_write){ 0 };
 	vublk_order_reset(&rig->plane.order);

@@ -85,10 +85,7 @@ void rig_deinit(struct plane_rig *rig);
  */
 void rig_keep_writes(struct plane_rig *rig, uint64_t bytes);
 
-/*
- * Connects a new back-end with rings of side_size entries. The previous one must have been lost
- * with rig_lose().
- */
+/* Connects a new back-end with rings of side_size entries. Call rig_lose() before the next one. */
 void rig_connect(struct plane_rig *rig);
 void rig_lose(struct plane_rig *rig);
 

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * The token bucket with a simulated clock: its rate for requests of any size, late requests,
- * bursts, and large requests.
- */
+/* The token bucket with a simulated clock: rates, late requests, bursts, and large requests. */
 #include "harness.h"
 
 #include "plane/bucket.h"

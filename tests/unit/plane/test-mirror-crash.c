@@ -275,10 +275,7 @@ static void copy_marked(void)
 	flush(true);
 }
 
-/*
- * Marks up to three regions, waits until the marks are stable, and writes these regions on both
- * disks.
- */
+/* Marks up to three regions, waits until the marks are stable, and writes the regions. */
 static void write_some(void)
 {
 	unsigned regions[3], count = 1 + below(VUBLK_ARRAY_SIZE(regions));
@@ -409,10 +406,7 @@ static void check(const char *path)
 
 /* --- cases ----------------------------------------------------------------------------------- */
 
-/*
- * Runs the mirror in a child. Returns whether the child was killed at pass number `pass` of
- * `point`.
- */
+/* Runs the mirror in a child. Returns whether the child was killed at this pass of `point`. */
 static bool is_killed(const char *path, const char *point, unsigned pass)
 {
 	pid_t child = fork();

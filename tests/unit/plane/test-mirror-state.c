@@ -210,10 +210,7 @@ static void test_marks(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/*
- * A cleared region keeps its mark until the second age(), or longer if it is marked again in
- * between.
- */
+/* A cleared region keeps its mark until the second age(), or longer if it is marked in between. */
 static void test_age(void **state_of_test)
 {
 	struct vublk_mirror_state *state = begin_state(NULL);
@@ -303,10 +300,7 @@ static void test_switch(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/*
- * If the two disks have different serials, a serial identifies a disk. If the serials are the same,
- * or a disk has none, its path identifies it.
- */
+/* Serials identify disks if they differ. If they are the same, or one is missing, paths do. */
 static void test_serials(void **state_of_test)
 {
 	struct vublk_mirror_state_disk a = disk("/a", "one"), b = disk("/b", "two");
@@ -674,9 +668,7 @@ static void test_impossible_header(void **state_of_test)
 		memcpy(header + 20, &crc, 4);
 		patch(0, header, sizeof(header));
 		patch(sizeof(header), header, sizeof(header));
-		/*
-		 * Words NULL: the header is valid, because the size of the bitmap does not change
-		 */
+		/* NULL: valid, because the bitmap keeps its size */
 		if (patches[i].words)
 			check_refused(EINVAL, patches[i].words);
 		else
@@ -685,10 +677,7 @@ static void test_impossible_header(void **state_of_test)
 	}
 }
 
-/*
- * The temporary file of a creation that was killed is removed. A symbolic link in its place is
- * refused.
- */
+/* The temporary file of a killed creation is removed. A symbolic link in its place is refused. */
 static void test_leftover_of_creation(void **state_of_test)
 {
 	char path[300];

@@ -175,10 +175,7 @@ static void test_full_ring_sleeps(void **state)
 	rig_deinit(&rig);
 }
 
-/*
- * A long request waits for free entries of the back-end's ring. Later short requests do not
- * overtake it.
- */
+/* A long request waits for free entries of the ring. Later short requests do not overtake it. */
 static void test_long_request_is_next(void **state)
 {
 	init_with_side(32, 8, 0);

@@ -547,10 +547,7 @@ static void lose_caches(void)
 	}
 }
 
-/*
- * Ends the process as a kill or a loss of power would: what the clean-up writes to the file is
- * undone.
- */
+/* Ends the process like a kill or a power loss: undoes what the clean-up writes to the file. */
 static void end_process(bool power_fails)
 {
 	char left[FILE_BYTES];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The blocking calls (<vublk/blocking.h>) over the stand-in device: unaligned ranges, memory that
- * is not shared, the queue that they use, threads, and failures.
+ * is not shared, the queue of these calls, threads, and failures.
  *
  * Key idea: in a case about data, the device's threads serve the requests. In a case about a
  * failure, the blocking call runs on a thread of its own, and the case decides what the device

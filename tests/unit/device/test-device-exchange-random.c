@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tests the exchange between the direct path and shadow rings at random times. Each step is a
- * random call of a bus, a change of the property `shadow` or of a feature that needs shadow rings,
- * a loss of the back-end, or a change of the message that the back-end refuses. Each request
+ * Tests the exchange between the direct path and shadow rings at random times. The random steps are
+ * requests, calls of a bus, changes of the property `shadow` and of the features that need shadow
+ * rings, losses of the back-end, and changes of the message that the back-end refuses. Each request
  * completes exactly once, unless the driver resets the device.
  *
  * The mock answers the messages. The test itself is the device end of the ring that the mock was

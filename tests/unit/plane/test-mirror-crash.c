@@ -57,7 +57,7 @@ struct image {
 	size_t size;
 };
 
-/* The contents of the file since the last sync. They are recorded only where the power can fail. */
+/* The contents of the file since the last sync. They are recorded only in test_power(). */
 static struct {
 	pthread_mutex_t lock;
 	bool is_on;

@@ -611,8 +611,8 @@ static void test_a_failed_replay_is_repeated(void **state)
 }
 
 /*
- * While the replay fails, the plane takes flushes from the driver's ring and fails them. They need
- * not wait for an earlier read, which waits for the replay, nor for the limits.
+ * While the replay fails, the plane takes flushes from the driver's ring and fails them. They wait
+ * neither for an earlier read, which waits for the replay, nor for the limits.
  */
 static void later_flushes_fail(bool is_limited)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The functions of the stand-in device that change the memory which the driver shares with a
- * back-end, as a hostile back-end, or a lost one that is still alive, can do. The other functions
- * are in fake-device.c.
+ * The functions of the stand-in device that change the memory shared with the driver. A hostile
+ * back-end, or a lost one that is still alive, can make such changes. The other functions are in
+ * fake-device.c.
  *
  * Key idea: all of them except fake_map_ring() use the mapping from which the stand-in device
  * serves requests.

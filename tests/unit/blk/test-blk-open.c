@@ -3,8 +3,8 @@
  * Opening a disk in steps, over the stand-in device: which calls are permitted while the disk is
  * being opened, how the open ends, and how it is canceled at any moment.
  *
- * Key idea: if the case holds the open, it ends only when the case calls fake_realize(). So a case
- * can examine a disk that is being opened.
+ * Key idea: an open that the case holds ends only when the case calls fake_realize(). So a case can
+ * examine a disk that is being opened.
  */
 #include "blk-rig.h"
 
@@ -145,7 +145,7 @@ static void test_bad_arguments(void **state)
 	fake_deinit();
 }
 
-/* The disk is closed at many different points of its open, and after it. */
+/* The disk is closed at many different points while it is being opened, and afterwards. */
 static void test_cancel_at_any_moment(void **state)
 {
 	fake_init(DISK_BYTES);

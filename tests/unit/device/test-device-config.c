@@ -142,7 +142,8 @@ static void test_short_configs(void **state)
 
 /*
  * The back-end offers a feature whose fields are beyond the first 60 bytes, so the device requests
- * them, too. If the back-end's config ends before them, the device does not offer the feature.
+ * these fields, too. If the back-end's config ends before these fields, the device does not offer
+ * the feature.
  */
 static void test_long_config(void **state)
 {

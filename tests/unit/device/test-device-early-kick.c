@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tests of a legacy driver, which may kick before it sets DRIVER_OK. Such a kick starts the device
- * once. Only the back-end reads the kick's eventfd.
+ * Tests of a legacy driver, which may kick before it sets DRIVER_OK. The first such kick starts the
+ * device. Only the back-end reads the kick's eventfd.
  *
  * Key idea: the device polls the eventfd but never reads it, so the signal is still pending after
  * the start.

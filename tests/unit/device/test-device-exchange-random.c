@@ -349,8 +349,8 @@ static void lose(void)
 		mock_die(&mock);
 	is_dead = !is_dead && mock.listen_fd < 0;
 	/*
-	 * Without an area, waits until the device notices the loss. A request that the driver added
-	 * before that would count as begun.
+	 * Without an area, waits until the device notices the loss. Until then, a new request would
+	 * count as begun.
 	 */
 	while (!has_area && rig.calls[RIG_LOST] < lost)
 		rig_turn(&rig, 1);

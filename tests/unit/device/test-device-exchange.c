@@ -630,8 +630,8 @@ static void test_each_step(void **state)
 
 /*
  * At each step of an exchange, no two rings have the same kick descriptor. Some back-ends, such as
- * qemu-storage-daemon 11.1, signal the descriptors themselves. If two rings shared a descriptor,
- * reading the signal for one ring would clear it for the other, where the read would fail.
+ * qemu-storage-daemon 11.1, signal the descriptors themselves. If two rings shared a descriptor, a
+ * read for one ring would clear the signal for the other, whose read would then fail.
  */
 static void test_own_kicks(void **state)
 {

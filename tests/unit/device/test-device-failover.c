@@ -5,7 +5,8 @@
  * back-ends.
  *
  * Key idea: the kernel reports the process that called listen() as a connection's peer. A mock is
- * in the test's own process, so a child calls listen() for it, and the test ends the child.
+ * in the test's own process. So a child calls listen() for the mock, and the end of the child
+ * stands for the end of the back-end.
  */
 #include "harness.h"
 
@@ -658,7 +659,7 @@ static void test_switches_in_an_outage(void **state)
 
 /*
  * No back-end is at the requested path. The switch fails when the device tries the next path, and
- * its result comes when the disk continues there.
+ * the result of the switch comes when the disk continues there.
  */
 static void test_a_switch_to_an_absent_back_end(void **state)
 {

@@ -25,7 +25,7 @@
 
 /*
  * Makes an in-flight area in which `begun` requests of the first queue have begun. The caller
- * closes its descriptor.
+ * closes the area's descriptor.
  */
 static struct vublk_device_inflight make_area(unsigned begun)
 {

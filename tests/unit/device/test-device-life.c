@@ -84,7 +84,7 @@ static void test_order_of_messages(void **state)
 	rig_end(&rig, &mock);
 }
 
-/* The device accepts only the features that it implements, and always feature bit 30. */
+/* The device accepts only the features that it implements, and bit 30 (protocol features). */
 static void test_what_is_accepted(void **state)
 {
 	struct vublk_device_info info;

@@ -488,8 +488,8 @@ static void expect_capacity(struct device_rig *rig, uint64_t sectors)
 }
 
 /*
- * The disk is resized at each moment. The back-end reports the change, except in an outage, in
- * which case the device finds the new size when it reconnects.
+ * The disk is resized in each state. The back-end reports the change, except in an outage, in which
+ * case the device finds the new size when it reconnects.
  */
 static void test_resize_at_each_moment(void **state)
 {
@@ -654,7 +654,7 @@ static void test_sealed_memory(void **state)
 
 /*
  * The memory of the rings is truncated. The device survives, but it does not know the indices at
- * which the rings resume, so the driver has to reset it.
+ * which the rings resume, so the driver has to reset the device.
  */
 static void test_truncated_memory(void **state)
 {

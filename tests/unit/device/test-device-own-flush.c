@@ -201,7 +201,8 @@ static void limit(uint64_t iops)
 
 /*
  * The plane itself finds that the driver's next flush has to fail (test-plane-mirror-flush.c). The
- * shadow rings stay in use until then, although the feature that needed them has ended.
+ * shadow rings stay in use until that flush has failed, although the feature that needed them has
+ * ended.
  */
 static void test_the_plane_makes_a_flush_fail(void **state)
 {

@@ -280,7 +280,7 @@ static void daemon_dies(const struct peer *peer)
 
 /*
  * The kernel holds the disk lock of a killed process until the requests of the process are
- * complete. Waits for that, because a new back-end would be refused until then.
+ * complete. Waits for the lock, because a new back-end would be refused without it.
  */
 static void wait_for_lock(void)
 {

@@ -2,7 +2,7 @@
 /*
  * How the properties and the device's own corrections change a back-end's offer.
  *
- * Key idea: the test sets the mock's offer, and compares that with the driver's view and with the
+ * Key idea: the test sets the mock's offer, and compares it with the driver's view and with the
  * features that the device sends to the mock.
  */
 #include "harness.h"

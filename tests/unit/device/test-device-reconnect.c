@@ -199,8 +199,8 @@ static void run_until_connections(struct device_rig *rig, struct mock *mock, uns
 }
 
 /*
- * Checks that the device refuses the mock's offer with `sentence`, and accepts the back-end once it
- * makes the offer of `good` again.
+ * Checks that the device refuses the mock's offer with `sentence`, and accepts the back-end once
+ * the offer is that of `good` again.
  */
 static void expect_refusal(struct device_rig *rig, struct mock *mock, const struct mock *good,
 			   const char *sentence)
@@ -445,7 +445,7 @@ static void test_unflushed_writes_are_warned_of_once(void **state)
 	assert_int_equal(count_warnings(0, 0, "on", "on") + count_warnings(0, 0, "on", "off"), 0);
 }
 
-/* The reasons alternate, so each differs from the previous one. Nevertheless, few are logged. */
+/* The reasons of the refusals alternate, so each differs from the previous one. Few are logged. */
 static void test_each_refusal_is_told_once(void **state)
 {
 	uint64_t features, lacks[] = {

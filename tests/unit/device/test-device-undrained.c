@@ -195,7 +195,8 @@ static void test_a_back_end_without_the_area_after_it(void **state)
 					       "with up to 2 requests"));
 		} else {
 			/*
-			 * The VM is paused again. Requests that the driver adds after that are new.
+			 * The VM is paused again. No back-end has seen the requests that the driver
+			 * adds after that.
 			 */
 			vublk_device_set_vm_running(rig.device, false);
 			rig_wait(&rig, RIG_STOPPED, 2);

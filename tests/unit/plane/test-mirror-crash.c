@@ -95,7 +95,7 @@ static void record(void)
 
 int __wrap_fdatasync(int fd);
 
-/* Drops the contents that are older than the one at the start of the call, which is now stable. */
+/* Drops the images older than the one at the start of the call, whose content is now stable. */
 int __wrap_fdatasync(int fd)
 {
 	unsigned first;

@@ -11,10 +11,10 @@
  * but the disks must become the same.
  *
  * In some runs there is a state file, and the process is killed or the power fails at random steps.
- * The next process finds the file and both disks in a state that this can leave, and resumes the
- * mirror. The disks must be the same in all regions that are not marked. The syncs of the file end
- * after random delays. After a loss of power, the file has what the last completed sync made
- * stable.
+ * The next process finds the file and both disks in a state that a kill or a loss of power can
+ * leave, and resumes the mirror. The disks must be the same in all regions that are not marked. The
+ * syncs of the file end after random delays. After a loss of power, the file has what the last
+ * completed sync made stable.
  */
 #include "harness.h"
 #include "plane-rig.h"

@@ -71,7 +71,7 @@ static void test_arm_and_sleep(void **state)
 	tear_down(blk);
 }
 
-/* A submit kicks the device, unless the device has not asked for another kick. */
+/* A submit kicks the device only if the device has asked for another kick. */
 static void test_one_kick_a_batch(void **state)
 {
 	struct vublk_blk *blk = set_up();

@@ -290,7 +290,7 @@ static void test_every_kind(void **state)
 	assert_int_equal(request.type, VIRTIO_BLK_T_IN);
 	assert_int_equal(request.sector, 8);
 	assert_int_equal(request.data_bytes, 4096);
-	lose(); /* not even the request that the case took is lost */
+	lose(); /* the request that the case took is not lost, either */
 	find();
 	assert_int_equal(fake_serve(0, 9), 5);
 	take(blk, 0, 5, 0);

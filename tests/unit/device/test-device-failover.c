@@ -378,7 +378,7 @@ static void test_in_turn(void **state)
 	assert_int_equal(active_path(&pair), 1);
 	mock_live_again(&pair.a);
 	rig_settle(&pair.rig);
-	assert_int_equal(active_path(&pair), 1); /* the device stays at B */
+	assert_int_equal(active_path(&pair), 1); /* the device stays at path B */
 	mock_die(&pair.b);
 	rig_wait(&pair.rig, RIG_RECONNECTED, 2);
 	assert_int_equal(active_path(&pair), 0);

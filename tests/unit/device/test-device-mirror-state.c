@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The property mirror-state: which back-ends a device refuses because their disk is out of date. */
+/* The property mirror-state: which back-ends a device refuses as out of date or as unknown. */
 #include "harness.h"
 
 #include "mock/device-rig.h"

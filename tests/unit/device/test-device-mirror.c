@@ -94,8 +94,8 @@ static bool pump(void *opaque)
 	return mock_pump(&pair->target) || worked;
 }
 
-static unsigned num_ended; /* notices that the mirror has ended */
-static char reason[VUBLK_ERROR_TEXT_BYTES]; /* the reason in the last of them */
+static unsigned num_ended; /* how many notices VUBLK_NOTICE_MIRROR_ENDED came */
+static char reason[VUBLK_ERROR_TEXT_BYTES]; /* the reason in the last such notice */
 
 static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
 {

@@ -103,7 +103,7 @@ static void test_the_message_of_a_stop(void **state)
 {
 	uint64_t skip = VUBLK_BIT(VUBLK_VU_F_GET_VRING_BASE_SKIP_DRAIN);
 	static const struct {
-		bool drains, is_old; /* without GET_VRING_BASE_SKIP_DRAIN */
+		bool drains, is_old; /* is_old: the back-end lacks GET_VRING_BASE_SKIP_DRAIN */
 		uint32_t request;
 	} stops[] = {
 		{ false, false, VUBLK_VU_GET_VRING_BASE_SKIP_DRAIN },

@@ -66,7 +66,7 @@ static void count(unsigned queue, const struct rig_chain *chain)
 }
 
 /*
- * Takes all submitted requests as the back-end does, and also completes them if `completes`.
+ * Takes all submitted requests, like a back-end, and also completes them if `completes` is set.
  * Returns their number.
  */
 static unsigned backend(bool completes)

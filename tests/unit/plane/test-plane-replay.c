@@ -256,7 +256,7 @@ static void test_a_flush_beside_a_failed_one(void **state)
 	rig_deinit(&rig);
 }
 
-/* As above, but the driver's flush completes first. It gets the result of the plane's flush. */
+/* The driver's flush completes during the plane's flush, and gets the result of the plane's. */
 static void test_a_flush_before_one_that_fails(void **state)
 {
 	struct rig_chain flush;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Compares the library's ABI with the dump of the last one that was accepted.
+Compares the library's ABI with the dump of the last ABI that was accepted.
 
 Key idea: libabigail reads functions and types from the debug information, and reports only
 what the public headers declare. A removed or changed function or type breaks programs, so the
@@ -75,7 +75,7 @@ def main():
         current.flush()
         status, report = compare(accepted, current.name)
     if is_writing:
-        # The order of a dump depends on the build, so a dump of the same ABI is not written.
+        # Dumps of the same ABI may differ in order, so a new one is only written if the ABI differs.
         if status:
             pathlib.Path(accepted).write_text(found)
         return 0

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Passes each struct that can grow to the library, or gets it from the library. The program is
- * compiled with other headers than the library. With GROWN, the program is newer: its structs have
- * one more member `test_growth` at the end. Without GROWN, the library is newer and has the member.
+ * For each struct that can grow: passes one to the library, or gets one from it. The program's
+ * headers differ from those that the library is compiled with. With GROWN, the program is newer:
+ * its structs have one more member `test_growth` at the end. Without GROWN, the library is newer
+ * and has the member.
  *
  *   growth SOCKET    the socket of a back-end
  */
@@ -45,8 +46,8 @@ static void check(bool holds, int line, const char *condition)
 	CHECK((name).after[i_] == (char)0xa5); } while (0)
 
 /*
- * A member that only the program has is 0 in structs from the library, and must be 0 in structs for
- * it.
+ * If only the program has a member, the library sets it to 0 in structs that it fills, and refuses
+ * any other value in structs that it gets.
  */
 #ifdef GROWN
 #define CHECK_ZEROED(name) CHECK((name).it.test_growth == 0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
 Compares `vublk serve` with qemu-storage-daemon, measured by `vublk bench`. Both serve the same file
-(with O_DIRECT and io_uring), and then a disk without storage (null), which leaves the cost of the
-protocol and the rings. They take turns, round after round, and the table shows the median of the rounds.
+(with O_DIRECT and io_uring), and then a disk without storage (null), which leaves only the cost of
+the protocol and the rings. They take turns, round after round, and the table shows the median of the rounds.
 reconnect() belongs to the part `control`: a back-end of a disk in use is killed and replaced.
 """
 import json

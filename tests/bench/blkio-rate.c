@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A client that uses libblkio's driver virtio-blk-vhost-user. It measures the back-ends that are
- * compared, and vublk's own client is compared with it. One call of libblkio submits all new
- * requests and takes all completions.
+ * A client that uses libblkio's driver virtio-blk-vhost-user. The benchmarks measure back-ends with
+ * it, and compare vublk's own client with it. One call of libblkio submits all new requests and
+ * returns the completions.
  *
  *     blkio-rate SOCKET [options of `vublk bench`]
  *
- * The program loads libblkio when it starts, and declares its functions itself, because the root
- * directory in which the program is compiled has no libblkio.
+ * The program loads libblkio when it starts, and declares libblkio's functions itself, because the
+ * system on which the program is compiled has no libblkio.
  *
  * In poll mode the program uses one of libblkio's poll queues, on which a wait spins. With one
  * request in flight this is faster, and takes fewer instructions, than polling an ordinary queue.

@@ -209,7 +209,7 @@ static void on_stopped(void *bus, const struct vublk_error *failure)
 	((struct unit *)bus)->state = OFF;
 }
 
-/* Finds the numbers of round trips in the library's log. */
+/* Reads the numbers of round trips from the library's log. */
 static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 {
 	struct unit *unit = opaque;

@@ -12,9 +12,9 @@ import backend_bench
 import peer
 import systems
 
-STARTS = 50  # of each kind
+STARTS = 50  # for each back-end, number of queues and number of regions
 DEVICES = 100
-REGIONS = 509  # the most that a device keeps
+REGIONS = 509  # the most that a device accepts
 BACKENDS = ['vublk', 'qsd newer', 'qsd']
 
 
@@ -23,7 +23,7 @@ def entry(name, queues):
 
 
 def run(case, tools, paths, **options):
-    """Returns the lines of all starts, and the line of the last round."""
+    """Returns the lines of all starts, and the line of the last round; on failure None, and the error's text."""
     words = [f'--{name}={value}' for name, value in options.items()]
     result = case.call([tools.folder / 'control-rate', *words, *paths])
     if result.code:

@@ -3,8 +3,8 @@
 The costs of a request that can be counted: callgrind counts instructions (virtual machines seldom have
 hardware counters), and strace counts system calls. Only one end, the back-end or the client, is traced.
 This makes it many times slower, so no time is measured in these runs, and the traced end hardly ever waits
-for the other one. The counts of two runs of different length are subtracted, which removes the costs of
-start and end.
+for the other one. The count of a short run is subtracted from that of a longer run, which removes
+the costs of start and end.
 
 Two ends that poll make no system calls while both are awake, so strace does not slow them. But an end that
 fell asleep under strace would stay slow. Therefore strace is attached to ends that are already running,
@@ -48,7 +48,7 @@ def total_of(case, tracer):
 
 
 def run_traced(tools, entry, image, tracer, end, requests):
-    """Returns the events of one end (`backend` or `client`) in a run of `requests`, including start and end."""
+    """Counts the events of one end (`backend` or `client`) in a run of `requests`, including start and end."""
     with processes(tools.temporary) as case:
         words = tracer.words(tools, case.path('traced'))
         backend, path = start_backend(case, tools, entry, image, words if end == 'backend' else (),

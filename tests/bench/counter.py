@@ -25,7 +25,7 @@ class Direction:
         self.messages = 0
 
     def receive(self, bytes_, descriptors):
-        """Returns exactly this number of bytes, or None at the end of the connection. Extends `descriptors`."""
+        """Returns `bytes_` bytes, or None at the end of the connection. Adds their descriptors to `descriptors`."""
         pieces = b''
         while len(pieces) < bytes_:
             piece, more, _, _ = socket.recv_fds(self.source, bytes_ - len(pieces), MAX_DESCRIPTORS)

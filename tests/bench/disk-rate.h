@@ -21,8 +21,8 @@ struct disk_rate_done {
 /* A function that fails ends the process with rate_fail(). */
 struct disk_rate_driver {
 	/*
-	 * Connects to rate->path, stores the disk's size, and returns the `disk` of the other
-	 * functions.
+	 * Connects to rate->path, stores the disk's size, and returns a pointer that the other
+	 * functions get as `disk`.
 	 */
 	void *(*open)(const struct rate *rate, uint64_t *capacity_bytes);
 	/* Allocates memory that can be shared with the back-end. */

@@ -38,7 +38,7 @@ Run = collections.namedtuple('Run', 'round disk load requests seconds messages w
 
 
 def processor_seconds(process):
-    """Returns the processor time of all threads of a process. For its CPU clock, see clock_getcpuclockid(3)."""
+    """Returns the processor time of all threads of a process. The clock is the one of clock_getcpuclockid(3)."""
     return time.clock_gettime(~process.pid << 3 | 2)
 
 
@@ -191,7 +191,7 @@ def show_load(load, wanted, runs, counted):
 
 
 def show(wanted, runs, counted):
-    """Prints the results. Rates of different loads have no common median, but their ratios have a mean."""
+    """Prints the results. The rows for all loads have only mean ratios, because rates of different loads differ."""
     loads = list(dict.fromkeys(run.load for run in runs))
     print(f'  {"":24}{"way":11}{"requests, median (range)":27} ratio  {"by round (middle half)":22}'
           f'  {"CPU":>8}   ratio  messages     wakes')

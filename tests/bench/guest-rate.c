@@ -154,7 +154,7 @@ static void read_serial(struct disk *disk, char letter)
 	fclose(file);
 }
 
-/* Opens the disk with that letter. Returns false if there is none. */
+/* Opens the disk with that letter. Returns false if it cannot be opened. */
 static bool open_disk(struct disk *disk, char letter)
 {
 	char path[64];

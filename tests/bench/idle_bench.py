@@ -18,7 +18,7 @@ RESIDENT_KIB = 3072
 
 
 def finding(what, value, unit, limit=None):
-    """Returns a result in the form of a duel's verdict. A result without a limit is only reported."""
+    """Returns a result. As in a duel's verdict, `is_met` is None if there is no answer: here, without a limit."""
     return {'what': what, 'value': value, 'unit': unit, 'limit': limit,
             'is_met': None if limit is None else value <= limit}
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Measures the upper limit for a disk in memory. Copies random blocks of a memory area of the
- * disk's size from or to buffers, one for each request that would be in flight.
+ * disk's size from or to buffers. There is one buffer for each request that would be in flight.
  *
  *     memcpy-rate [options of `vublk bench`]
  */

@@ -118,7 +118,7 @@ def measure_row(tools, stack, options, row):
 
 
 def version_of(case, tools, name):
-    """Returns the version that a system prints. It is empty for a system that scripts/bench does not start."""
+    """Returns the version that a system prints; the socket's path (or '') if scripts/bench does not start it."""
     system = systems.SYSTEMS[name]
     if not system.command:
         return str(system.path or '')

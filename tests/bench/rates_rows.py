@@ -18,8 +18,8 @@ Goal = collections.namedtuple('Goal', 'metric at_least at_most instead', default
 Duel = collections.namedtuple('Duel', 'ours theirs goals')
 # Entries that are measured in turns: A B A B.
 Point = collections.namedtuple('Point', 'title duels')
-# With `costs`, system calls and instructions are counted, too. `check(tools)` returns a result that is not a
-# ratio.
+# With `costs`, system calls and instructions are counted, too. `check(tools)` returns results that are
+# not ratios (findings).
 Row = collections.namedtuple('Row', 'name title points costs check', defaults=[False, None])
 
 
@@ -76,7 +76,7 @@ def queues_row():
 
 
 def rows(sockets=()):
-    """Returns all rows. Back-ends that already listen at `sockets` are peers in the rows without storage."""
+    """Returns all rows. `sockets` are names of back-ends that already listen: peers in the rows without storage."""
     null_peers = [*PEERS, *sockets]
     cpu = Goal('backend_us', at_most=0.6, instead=True)
     return [

@@ -20,8 +20,9 @@ import peer
 import qemu
 from door_bench import processor_seconds
 
-# A back-end: its storage (one of STORES), its socket, and so on. `is_awake` is set if the client is traced. Then
-# the back-end polls all the time if it can: otherwise the client would wait, and its waiting would be counted.
+# A back-end: its storage (one of STORES), its socket, and so on. With `is_awake`,
+# the back-end polls all the time if it can. It is set if a polling client is traced, because the client's waiting
+# would be counted.
 Setup = collections.namedtuple('Setup', 'store path image size queues is_awake')
 # The load of a client; `cores` is one of CORES; each job has a queue and a thread.
 Load = collections.namedtuple('Load', 'store rw mode depth cores jobs', defaults=[1])
@@ -182,7 +183,7 @@ def environment_of(system):
 
 
 def is_listening(path):
-    """Returns whether a socket listens. The socket's file exists earlier, and much earlier in a traced program."""
+    """Returns whether a socket listens. Its file appears earlier, and much earlier if the program is traced."""
     lines = pathlib.Path('/proc/net/unix').read_text().splitlines()
     return any(line.split()[3] == LISTENS for line in lines if line.endswith(f' {path}'))
 
@@ -227,7 +228,7 @@ def wait_for_end(child, seconds):
 
 def watch(client, backend, ramp_s, runtime_s):
     """
-    Reads the meters a little after the ramp and a little before the end. Returns two readings and the
+    Reads the meters after about 10 % and 70 % of the time after the ramp. Returns two readings and the
     peaks of both processes, or None if the client ended earlier.
     """
     if wait_for_end(client, START_S + ramp_s + runtime_s * 0.1):

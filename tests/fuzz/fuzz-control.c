@@ -3,8 +3,8 @@
  * A hostile client of the control socket. The first byte of the input says how many bytes arrive
  * together. The other bytes are what the client sends.
  *
- * Key idea: for any input, each line is received unchanged, except that a line that is too long is
- * reported, once. A line is a request, blank, or refused with a sentence, and each answer is one
+ * Key idea: for any input, each line is received unchanged. Instead of a line that is too long, one
+ * error is reported. A line is a request, blank, or refused with a sentence, and each answer is one
  * line of valid JSON. The same bytes also select events to add and to take. A client gets each
  * event once, in order, or is told that it has missed the event.
  */

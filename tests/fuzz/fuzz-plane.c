@@ -267,7 +267,7 @@ static void change(struct fuzz *fuzz, unsigned number)
 	case 3:
 		vublk_plane_disable_notifications(&fuzz->plane);
 		break;
-	case 4: /* only while no request is on the back-end's rings */
+	case 4: /* only without a back-end, which might have requests */
 		if (!fuzz->side)
 			FUZZ_CHECK(!vublk_plane_set_map(&fuzz->plane, number & 8 ? &map :
 							&smaller_map, &fuzz->fault, NULL));

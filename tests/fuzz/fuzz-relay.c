@@ -38,7 +38,7 @@
 #define QUEUE_BYTES 0x4000
 #define QUEUE_SIZE 16
 #define AREA_BYTES (2 * (16 + 16 * QUEUE_SIZE + 48))
-#define MAX_ROUNDS 100000 /* rounds of the loops per input; more means an endless loop */
+#define MAX_ROUNDS 100000 /* of the loops per input; reached only by an endless loop */
 #define MAX_WAITS 4
 #define WAIT_MS 2
 #define MAX_SERVICE_WAITS 5000 /* a guard against a deadlock */
@@ -46,7 +46,7 @@
 enum false_answer {
 	FALSE_NONE,    /* no answer */
 	FALSE_PAYLOAD, /* another payload of another size */
-	FALSE_MESSAGE, /* the bytes, instead of the message */
+	FALSE_MESSAGE, /* the input's bytes, instead of the answer */
 	FALSE_HANG_UP,
 	NUM_FALSE_ANSWERS,
 };

@@ -26,7 +26,7 @@
 #define MEMORY_BYTES (UINT64_C(1) << 20)
 #define TOTAL_OFFSET 16
 #define HEADER_BYTES 24
-#define MAX_ROUNDS 100000 /* rounds of the loop per input; more means an endless loop */
+#define MAX_ROUNDS 100000 /* of the loop per input; reached only by an endless loop */
 
 enum { CORRECT = 1, RUN = 2 };
 
@@ -51,7 +51,7 @@ static void work(struct world *world)
 	}
 }
 
-/* Realizes the device. The timer for that is due immediately, but may fire a little later. */
+/* Realizes the device. The timer that starts this is due immediately, but may fire later. */
 static void realize(struct world *world)
 {
 	struct pollfd fd = { vublk_device_fd(world->device), POLLIN, 0 };

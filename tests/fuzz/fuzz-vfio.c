@@ -25,7 +25,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MAX_ROUNDS 100000 /* rounds of the loops per input; more means an endless loop */
+#define MAX_ROUNDS 100000 /* of the loops per input; reached only by an endless loop */
 
 struct world {
 	char bus_path[64];
@@ -120,7 +120,7 @@ static void reconnect(struct world *world)
 
 /* --- the world -------------------------------------------------------------------------------- */
 
-/* Waits until the device is realized. The timer for that is due immediately, but may fire later. */
+/* Waits until the device is realized. The timer that starts this is due now, but may fire later. */
 static void wait_for_bus(struct world *world)
 {
 	struct pollfd fd = { vublk_bus_fd(world->bus), POLLIN, 0 };

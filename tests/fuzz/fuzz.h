@@ -3,8 +3,8 @@
 #define VUBLK_TESTS_FUZZ_H
 
 /*
- * The function of a fuzz target, and its checks. A target is linked with a fuzzing engine or
- * replay.c.
+ * The entry point of a fuzz target, and the macro for its checks. A target is linked with a fuzzing
+ * engine or replay.c.
  */
 #include <stddef.h>
 #include <stdint.h>

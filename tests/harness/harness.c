@@ -2,8 +2,8 @@
 /*
  * The runner of the test programs; see harness.h.
  *
- * Key idea: each case runs in a process group of its own, and its descriptors, mappings,
- * threads and children are counted before and after it.
+ * Key idea: each case runs in a process group of its own, and its descriptors, mappings and threads
+ * are counted before and after it. No child process may be left.
  */
 #include "harness.h"
 
@@ -96,8 +96,8 @@ static struct resources count_resources(void)
 }
 
 /*
- * Counts the resources, and waits up to a time limit for threads to disappear, because a joined
- * thread may still be listed in /proc for a moment.
+ * Counts the resources. Waits up to a time limit for additional threads to disappear, because a
+ * joined thread may still be listed in /proc for a moment.
  */
 static struct resources settled_resources(const struct resources *before)
 {

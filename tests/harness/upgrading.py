@@ -22,7 +22,7 @@ def bytes_written(child):
 
 def wait_for_progress(backend, load, output):
     """
-    Waits until the back-end has written 2 MiB more, which is more than the requests in flight can have. `output` is a
+    Waits until the back-end has written 2 MiB more, which is more than the requests in flight can write. `output` is a
     function that returns the output of the processes.
     """
     before = bytes_written(backend)

@@ -3,9 +3,9 @@
 #define VUBLK_TESTS_INOTIFY_LIMIT_H
 
 /*
- * A replacement for inotify_init1() in programs that depend on wrap_inotify (see meson.build). It
- * counts its calls. If `inotify_is_used_up` is set, it fails as if the user had no inotify instance
- * left.
+ * A replacement for inotify_init1() in programs that depend on wrap_inotify (see
+ * tests/unit/meson.build). It counts its calls. If `inotify_is_used_up` is set, it fails as if the
+ * user had no inotify instance left.
  */
 #include <stdbool.h>
 

@@ -109,7 +109,9 @@ static unsigned owner_of(unsigned queue, unsigned slot)
 #define SPREAD UINT64_C(0x9e3779b97f4a7c15)
 #define GATHER UINT64_C(0xf1de83e19937733d) /* SPREAD * GATHER is 1, modulo 2^64 */
 
-/* Returns word `index` of a page. The words of all owners, generations and indices are distinct. */
+/*
+ * Returns word `index` of a page of data. The words of all owners, generations and indices differ.
+ */
 static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
 {
 	return ((uint64_t)(owner + 1) << 32 | generation) * SPREAD + index;
@@ -117,7 +119,7 @@ static uint64_t word_of(unsigned owner, uint32_t generation, unsigned index)
 
 /*
  * Prints the owner and the generation of the data at the start of the page, or the page's first
- * word if no guest wrote the data.
+ * word if the guest did not write the data.
  */
 static void describe(const uint64_t *page)
 {

@@ -25,7 +25,8 @@
 /* The VMM's view of the guest: its memory, and which pages its processor has written. */
 struct migrant {
 	char *memory;
-	uint64_t written[MIGRANT_PAGES / 64]; /* a bitmap; the code that copies clears it */
+	uint64_t written[MIGRANT_PAGES / 64]; /* a bitmap; cleared by the code that copies the
+						 memory */
 	int kicks[MIGRANT_QUEUES];
 };
 

@@ -105,8 +105,8 @@ void mock_forget(struct mock *mock)
 /* --- answers, valid and invalid ----------------------------------------------------------- */
 
 /*
- * Sends the bytes with `num_fds` new descriptors, which the message must not have. If `num_fds` is
- * 0, sends `given_fd` with the bytes, unless it is -1.
+ * Sends the bytes with `num_fds` new eventfds, which make the answer invalid. If `num_fds` is 0,
+ * sends `given_fd` with the bytes, unless it is -1.
  */
 static void send_raw(int fd, const void *bytes, size_t num_bytes, unsigned num_fds, int given_fd)
 {
@@ -162,7 +162,8 @@ static uint64_t next_random(struct mock *mock)
 }
 
 /*
- * Changes one to three bytes of one answer in eight, in its header and at the start of its payload.
+ * Changes up to three bytes of about one answer in eight, in the header or at the start of the
+ * payload.
  */
 static void scramble(struct mock *mock, struct vublk_vu_message *reply)
 {

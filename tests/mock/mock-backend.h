@@ -60,7 +60,7 @@ struct mock {
 	 * if the device sends an area of another size
 	 */
 	bool insists_on_area;
-	bool has_tight_areas; /* its area has no padding; false: regions have 64-byte alignment */
+	bool has_tight_areas; /* no padding; false: regions have 64-byte alignment */
 
 	int kick_fds[4], call_fds[4], err_fds[4]; /* of the first queues; -1: none was sent */
 

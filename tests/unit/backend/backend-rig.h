@@ -87,7 +87,7 @@ void rig_attach(struct backend_rig *rig, int fd);
 void rig_attach_again(struct backend_rig *rig, int fd);
 /* Disconnects, waits until the back-end's thread has ended, and frees everything. */
 void rig_close(struct backend_rig *rig);
-/* Waits until the back-end closes the connection and its thread has ended, and frees everything. */
+/* Waits until the back-end has closed the connection and its thread has ended. Frees everything. */
 void rig_close_expecting_end(struct backend_rig *rig);
 /* Waits until the back-end has closed the connection. Discards the messages that still arrive. */
 void rig_wait_for_end(struct backend_rig *rig);

@@ -11,7 +11,7 @@
 /* Commits the queue's requests, and waits for `count` completions. */
 void engine_complete(struct vublk_engine_queue *queue, unsigned count);
 
-/* Executes one request and returns its result. It uses a copy of `iov` (at most 64 elements). */
+/* Executes one request with a copy of `iov` (at most 64 elements), and returns its result. */
 int engine_io(struct vublk_engine_queue *queue, enum vublk_engine_op op, unsigned flags,
 	      uint64_t offset, uint64_t bytes, struct iovec *iov, unsigned num_iov);
 

@@ -22,7 +22,7 @@ void rude_check_served(const char *path);
 
 /* Sends invalid headers, each of which ends the connection. */
 void rude_bad_headers(const char *path);
-/* Disconnects after each byte of a message. */
+/* Sends the first N bytes of a message and disconnects, for each N. */
 void rude_gone_at_each_byte(const char *path);
 /*
  * Sends nothing, a part of a message, or more than one message, and waits until the server

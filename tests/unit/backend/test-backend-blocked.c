@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Front-ends that fill their eventfds and clear O_NONBLOCK, so that a plain write() to them would
- * block. If a call blocks a worker, the session ends, and the next front-end is served.
+ * block. If a call to the driver blocks a worker, the session ends, and the next front-end is
+ * served.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"

@@ -19,8 +19,8 @@
 /* --- sizes for I/O ---------------------------------------------------------------- */
 
 /*
- * I/O sizes are in blocks. A size that is unknown, one block, no multiple of a block, or too large
- * is 0.
+ * The I/O sizes in the config are in blocks. If the engine's size is unknown, one block, not a
+ * multiple of a block, or too large, the config has 0.
  */
 static void test_io_sizes(void **state)
 {
@@ -222,7 +222,7 @@ static void get_serial(const char *path, const char *serial, char id[VUBLK_BLK_I
 	rig_close(&rig);
 }
 
-/* Each image has a serial of its own, which never changes. */
+/* By default, each image has a serial of its own, which survives a rename. */
 static void test_serial(void **state)
 {
 	char first[128], second[128], moved[128];

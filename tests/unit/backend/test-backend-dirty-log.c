@@ -160,7 +160,7 @@ static void check_request(struct backend_rig *rig, struct log *log, uint32_t typ
 			fail_msg("type %u, %u bytes at %u: page %u is not marked", type, bytes,
 				 (unsigned)offset, i);
 	assert_true(take_page(log, RIG_GUEST + TEST_RINGS_OFFSET));
-	take_page(log, USED_ADDR); /* may be marked, when the worker enables kicks */
+	take_page(log, USED_ADDR); /* the mark of the completion, or of enabled kicks */
 	if (count_pages(log))
 		fail_msg("type %u, %u bytes at %u: %u pages too many are marked", type, bytes,
 			 (unsigned)offset, count_pages(log));
@@ -219,8 +219,8 @@ static void test_marks_the_used_ring(void **state)
 		assert_int_equal(rig_get_base(&rig, 0), done);
 		assert_true(take_page(&log, USED_ADDR - PAGE));
 		/*
-		 * Elements 0 to 7 are in the first page. Elements 8 to 519, and those from 520 on,
-		 * are in both pages.
+		 * Elements 0 to 7 are in the first page of elements. Elements 8 to 519 are in both
+		 * pages. So are elements 520 to 1031, because element 1024 is element 0 again.
 		 */
 		assert_true(take_page(&log, USED_ADDR));
 		assert_int_equal(take_page(&log, USED_ADDR + PAGE), until > 8);
@@ -330,7 +330,7 @@ static void test_copy_is_complete(void **state)
 	rig_close(&rig);
 }
 
-/* Logging is switched on and off while requests run. No request and no mark is lost. */
+/* Logging is switched on and off while requests run. No request is lost. */
 static void test_switched_under_load(void **state)
 {
 	struct log log;
@@ -403,7 +403,7 @@ static void test_shrunk_log(void **state)
 	rig_close(&rig);
 }
 
-/* Pages without a bit could not be marked, so the queue refuses to run. */
+/* The back-end refuses a log, a used ring or a region that would have pages without a bit. */
 static void test_too_small(void **state)
 {
 	struct log log;
@@ -423,7 +423,7 @@ static void test_too_small(void **state)
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 0);
 	assert_int_equal(log_ring(&rig, 0, 1, RIG_GUEST + RIG_MEMORY - 1030), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
-	/* Memory that is added later must be covered, too. */
+	/* The log must also have bits for a region that is added later. */
 	assert_int_equal(rig_add_mem_reg(&rig, rig.memory_fd, RIG_GUEST + RIG_MEMORY, 4096, PAGE,
 					 0), 1);
 	drop_log(&log);
@@ -446,8 +446,8 @@ static void test_without_log_shmfd(void **state)
 }
 
 /*
- * SET_LOG_BASE is answered even without NEED_REPLY. If the back-end refuses a message that has no
- * answer, it ends the session.
+ * Without NEED_REPLY, a successful SET_LOG_BASE is answered nevertheless, and a refused one ends
+ * the session.
  */
 static void test_answers(void **state)
 {

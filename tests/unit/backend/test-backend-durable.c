@@ -262,7 +262,10 @@ static void test_resumed_ring(void **state)
 	end_resumed(&rig, NULL);
 }
 
-/* A reset of the VM after a resume changes nothing, because QEMU does not read the config again. */
+/*
+ * After a resume and a reset of the VM, writes are still stable, because QEMU does not read the
+ * config again.
+ */
 static void test_resumed_and_reset(void **state)
 {
 	struct rig_area area;
@@ -277,8 +280,8 @@ static void test_resumed_and_reset(void **state)
 }
 
 /*
- * After a pause within a session, writes do not become durable, because the front-end has read the
- * config in this session.
+ * After a pause within a session, the back-end does not sync each write, because the front-end has
+ * read the config in this session.
  */
 static void test_paused(void **state)
 {

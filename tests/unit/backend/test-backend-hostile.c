@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Front-ends that break the rules. The back-end must not leak resources. It listens, so the next
- * front-end shows whether an earlier one has done damage.
+ * Front-ends that break the rules. The back-end must not leak resources. It keeps listening, so the
+ * next front-end shows whether an earlier one has done damage.
  */
 #include "backend-rig.h"
 #include "rude-frontend.h"
@@ -48,7 +48,7 @@ static void test_gone_at_each_byte(void **state)
 	backend_server_stop(&server);
 }
 
-/* Front-ends connect and send nothing; the next front-end is still served. */
+/* Front-ends that send nothing or an incomplete message. The next front-end is served. */
 static void test_silent(void **state)
 {
 	struct backend_server server;

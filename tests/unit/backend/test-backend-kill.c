@@ -234,8 +234,9 @@ static void check_content(const struct scene *scene, unsigned i, char expected, 
 }
 
 /*
- * Checks the data of the visible completions, and overwrites the target of each request on the disk
- * with other data. Returns the number of requests whose completion the driver cannot see.
+ * Checks the data of each request whose completion the driver can see, and overwrites the target of
+ * every request on the disk with other data. Returns the number of requests whose completion the
+ * driver cannot see.
  */
 static unsigned write_over(struct scene *scene, const char *point)
 {
@@ -319,8 +320,8 @@ static void recover(struct scene *scene, const char *point)
 /* --- cases -------------------------------------------------------------------- */
 
 /*
- * The state that a death leaves. It is always the same, because all requests are one batch, which
- * the blocking method executes in ring order.
+ * The state that a death at `point` leaves. It is always the same, because all requests are one
+ * batch, which the blocking method executes in ring order.
  */
 struct left {
 	const char *point;
@@ -376,8 +377,8 @@ static const char *const points[] = {
 };
 
 /*
- * Uses two queues. The first back-end dies at `first`. If requests are left, the next one dies at
- * `second`.
+ * Uses two queues. The first back-end dies at `first`. If requests are left, the next back-end dies
+ * at `second`.
  */
 static void die_twice(const char *io, const char *first, const char *second)
 {
@@ -402,8 +403,8 @@ static void die_twice(const char *io, const char *first, const char *second)
 }
 
 /*
- * Runs die_twice() for each pair of points. The second point has no count N, because the second
- * back-end may have fewer than N requests.
+ * Runs die_twice() for each pair of points. A point with a count N is never the second, because the
+ * second back-end may have fewer than N requests.
  */
 static void die_at_each_two(const char *io)
 {

@@ -424,7 +424,7 @@ static void test_resize(void **state)
 		message.payload.u64 = 0;
 		assert_int_equal(vublk_channel_send(&back, &message, NULL), 0);
 	}
-	/* The disk keeps its size if the new one is invalid. */
+	/* The disk keeps its size if the image's new size is invalid. */
 	assert_int_equal(truncate(path, 1000), 0);
 	vublk_backend_rescan(rig.backend);
 	while (!rig_log_has(&rig, "cannot resize the disk"))

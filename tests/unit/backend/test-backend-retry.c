@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* more than a worker tries before it sleeps */
+/* more often than a worker tries before it sleeps */
 #define REFUSALS 200
 
 static _Atomic unsigned refusals;

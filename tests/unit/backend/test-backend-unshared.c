@@ -12,7 +12,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Gives the driver a private copy of the memory, so that the back-end does not see its writes. */
+/*
+ * Gives the driver a private copy of the memory, so that the back-end does not see the driver's
+ * writes.
+ */
 static void use_private_memory(struct backend_rig *rig)
 {
 	rig->memory_fd = vublk_memfd_new("rig", RIG_MEMORY, NULL);
@@ -88,8 +91,8 @@ static void test_idle_library(void **state)
 
 /*
  * If the memory is shared, there is no warning about a kick without a request. A second back-end,
- * started later, has a front-end with private memory. When it warns, the first back-end has also
- * checked its ring.
+ * started later, has a front-end with private memory. When the second one warns, the first one has
+ * checked its ring, too.
  */
 static void test_idle_and_kicked(void **state)
 {

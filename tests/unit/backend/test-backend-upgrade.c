@@ -4,8 +4,8 @@
  * storage completes requests, and which syncs fail. tests/peers/takeover.py and drain.py test whole
  * programs.
  *
- * Key idea: the thread that runs a back-end must make both calls. So each back-end has a thread
- * that also executes the orders of the case.
+ * Key idea: only the thread that runs a back-end may hand it over or drain it. So each back-end has
+ * a thread, which also executes the orders of the case.
  */
 #include "backend-rig.h"
 

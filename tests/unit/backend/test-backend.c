@@ -278,7 +278,7 @@ static void test_disabled_queue_rests(void **state)
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 0), 0);
 	rig_add(&rig, 0, 3, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 	rig_kick(&rig, 0);
-	/* One more exchange of messages would leave enough time to serve the request. */
+	/* An exchange of messages leaves enough time to serve a request. */
 	assert_int_equal(rig_get_u64(&rig, VUBLK_VU_GET_STATUS), 0);
 	assert_false(vublk_driver_ring_has_completion(&rig.queues[0].driver));
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 0);
@@ -461,7 +461,7 @@ static void test_ring_waits_for_its_memory(void **state)
 	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY / 2), 0);
 	assert_int_equal(rig_set_mem_table(&rig), 0);
 	assert_int_equal(rig_io(&rig, 0, VIRTIO_BLK_T_OUT, 0, 0, 4096), VIRTIO_BLK_S_OK);
-	/* A message about the queue itself is still refused. */
+	/* A message about a queue whose memory is missing is refused. */
 	assert_int_equal(remove_region(&rig, RIG_GUEST, RIG_USER, RIG_MEMORY), 0);
 	assert_int_equal(rig_add_mem_reg(&rig, fd, 0x1000, 0x1000, 4096, 0), 0);
 	assert_int_equal(rig_set_state(&rig, VUBLK_VU_SET_VRING_ENABLE, 0, 1), 1);

@@ -24,8 +24,8 @@
 #define BYTES 4096
 
 /*
- * The errno with which the next sync and all writes of each kind fail (0: they succeed), and the
- * number of syncs that have ended.
+ * `sync` is the errno of the next sync. `durable_write` and `plain_write` are the errno of all
+ * writes of that kind. 0 means success. `syncs` counts the syncs that have ended.
  */
 static struct {
 	atomic_int sync, durable_write, plain_write;
@@ -337,7 +337,7 @@ static void test_batch(void **state)
 }
 
 /*
- * A flush of one queue fails, and with it a durable write of another queue that waits for its sync.
+ * A flush of one queue fails, and so does a durable write of another queue, which waits for a sync.
  */
 static void check_flush_and_durable_write(struct disk *disk)
 {

@@ -47,9 +47,7 @@ ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int count, off_t off
 int __wrap_fdatasync(int fd);
 int __wrap_io_uring_submit(struct io_uring *ring);
 
-/*
- * Returns how many of `bytes` a call may move. If 0, the call must fail with the errno that is set.
- */
+/* Returns how many of `bytes` a call may move. 0: the call must fail, and errno is set. */
 static size_t allowed(size_t bytes)
 {
 	if (calls.at_most == NOTHING) {

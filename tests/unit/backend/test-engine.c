@@ -148,8 +148,8 @@ static void test_transfer(void **state)
 }
 
 /*
- * Makes a write and a read with buffers that O_DIRECT refuses, and with more data than fits the
- * bounce buffer.
+ * Makes a write and a read with buffers that O_DIRECT refuses, and with more data than fits into
+ * the bounce buffer.
  */
 static void check_unaligned(struct vublk_engine_queue *queue)
 {
@@ -212,7 +212,7 @@ static void test_many(void **state)
 	for_each_mode(check_many);
 }
 
-/* Makes requests with more segments than one system call accepts. */
+/* Submits requests with more segments than one system call accepts. */
 static void check_many_pieces(struct vublk_engine_queue *queue)
 {
 	const unsigned pieces = IOV_MAX + 24;

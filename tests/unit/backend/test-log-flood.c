@@ -186,7 +186,7 @@ static void test_rings_that_break(void **state)
 	}
 	wait_for_line(&programs.backend_lines, "broke the ring");
 	rude_bad_headers(programs.backend_path);
-	/* another kind of line */
+	/* a line of another kind, which must still be logged */
 	wait_for_line(&programs.backend_lines, "the connection is closed");
 	check_lines(&programs.backend_lines);
 	stop_backend(&programs);
@@ -261,14 +261,14 @@ static void leave_early(const char *path)
 	int fd = rude_dial(path);
 	struct pollfd wait = { .fd = fd, .events = 0 };
 
-	/* Sending the answer fails as after a disconnection, but without a race. */
+	/* Makes the sending of the answer fail as after a disconnection, but without a race. */
 	assert_int_equal(shutdown(fd, SHUT_RD), 0);
 	rude_send(fd, &ask, sizeof(ask));
 	assert_int_equal(poll(&wait, 1, -1), 1);
 	close(fd);
 }
 
-/* A client that only connects and disconnects causes no log line. */
+/* A client that disconnects before it gets its answer causes no log line. */
 static void test_clients_that_leave_early(void **state)
 {
 	struct programs programs;

@@ -420,7 +420,10 @@ int vublk_blk_read(struct vublk_blk_queue *queue, uint64_t offset, void *buffer,
 	memcpy(buffer, disk->content + offset,
 	       offset == disk->keep_offset ? VUBLK_MIN(bytes, (size_t)disk->keep_after) : bytes);
 	pthread_mutex_unlock(&disk->lock);
-	/* Flips several bytes, because one changed byte might match other permitted content. */
+	/*
+	 * Flips a bit in several bytes, because one changed byte might match other permitted
+	 * content.
+	 */
 	for (uint64_t i = 0; i < FLIPPED_BYTES && disk->flip_offset != FAKE_NOWHERE; i++)
 		if (touches(disk->flip_offset + i, offset, bytes))
 			((unsigned char *)buffer)[disk->flip_offset + i - offset] ^= 1;

@@ -168,7 +168,9 @@ static void lost_after_discard(struct verify_rig *rig)
 	complete(rig, &w);
 }
 
-/* Write 1 had completed when its back-end died, but the next back-end executes it again. */
+/*
+ * Write 1 had completed when its back-end died. The next back-end executes it again, after write 2.
+ */
 static void repeated(struct verify_rig *rig)
 {
 	struct request first;
@@ -462,9 +464,9 @@ struct schedule {
 	struct verify_rig *rig;
 	struct request *requests[DEPTH]; /* in flight, in the order in which they began */
 	unsigned num;
-	unsigned lose_at;                /* the first write after this step is lost; 0: no write */
-	struct request *kept;            /* a copy of a write that completed long ago */
-	uint32_t lost_blocks;            /* if it is not 0, no more requests begin */
+	unsigned lose_at;                /* the first write from this step on is lost; 0: none */
+	struct request *kept;            /* a copy of the first write, which is repeated later */
+	uint32_t lost_blocks;            /* of the lost write; if not 0, no more requests begin */
 	uint32_t newest[BLOCKS];         /* the last write or write zeroes of each block */
 };
 

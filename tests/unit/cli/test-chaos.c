@@ -30,7 +30,7 @@ struct chaos_rig {
 	struct vublk_chaos_result result;
 	struct vublk_error error;
 	char *command[5];
-	bool interrupt; /* a signal comes when the disk is opened */
+	bool interrupt; /* a signal arrives when the disk is opened */
 };
 
 static struct chaos_rig *chaos_rig_new(const char *script)
@@ -99,7 +99,7 @@ static void check_good_run(struct chaos_rig *rig)
 
 /*
  * There are only milliseconds between the kills of a run. On a busy machine there may be few
- * requests in that time, so the run is repeated until it has made each operation.
+ * requests in that time, so the test repeats the run until one run has executed each operation.
  */
 static void test_a_good_disk(void **state)
 {
@@ -197,7 +197,7 @@ static void test_one_that_never_stays_is_given_up(void **state)
 {
 	struct chaos_rig *rig = chaos_rig_new(LISTEN "exit 7");
 
-	rig->disk->stall_after = 200; /* so that no request completes without a back-end */
+	rig->disk->stall_after = 200; /* so that not all requests complete without a back-end */
 	check_fails(rig, ECHILD, "exit status 7");
 	chaos_rig_free(rig);
 }

@@ -147,7 +147,7 @@ static void test_bench_verifies(void **state)
 		config.block_bytes = i & 1 ? 512 : 4096;
 		config.depth = 64;
 		disk->full_every = i & 4 ? 0 : 7;
-		if (i & 4) { /* few blocks with many generations, which overlap in flight */
+		if (i & 4) { /* few blocks with many generations, so that requests could overlap */
 			config.num_jobs = 4;
 			config.number_ios = 3000;
 			config.size_bytes = 4 * 70 * config.block_bytes;
@@ -552,7 +552,7 @@ static void test_copy_makes_progress_between_losses(void **state)
 	for (size_t i = 0; i < 8 * MIB; i++)
 		a->content[i] = (unsigned char)(vublk_mix(i >> 9) | 1);
 	copy.num_queues = 2;
-	copy.flush_bytes = 64 * MIB; /* more than the whole disk, at first */
+	copy.flush_bytes = 64 * MIB; /* at first more than the disk; losses lower it */
 	b->forget_every = 90;        /* without a limit */
 	copy_with_losses(b, a->path, copy, a->content, 8 * MIB);
 	assert_true(b->losses > 0);

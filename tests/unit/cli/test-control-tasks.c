@@ -97,8 +97,8 @@ static void test_result(void **state)
 }
 
 /*
- * The object's thread hangs. The asking thread returns at its time limit, and the task is freed
- * later, when the object's thread has run it.
+ * The object's thread hangs. The asking thread returns at its time limit. The object's thread frees
+ * the task later.
  */
 static void test_timeout(void **state)
 {

@@ -7,7 +7,7 @@
  * the linker's option --wrap).
  *
  * Key idea: the kernel accepts a small message completely or not at all. The replacements can
- * accept a part of a message, and fail when a test says so.
+ * accept a part of a message, or fail, if a test requests it.
  */
 #include "harness.h"
 
@@ -19,7 +19,7 @@
 #define HEADER_BYTES sizeof(struct vublk_vu_header)
 #define PAYLOAD_BYTES 72
 #define MESSAGE_BYTES (HEADER_BYTES + PAYLOAD_BYTES)
-#define SCM_MAX 253 /* the kernel's maximum per sendmsg() */
+#define SCM_MAX 253 /* the kernel's maximum of descriptors per sendmsg() */
 
 struct kernel {
 	size_t send_limit;  /* the number of bytes that one sendmsg() accepts; SIZE_MAX: all */

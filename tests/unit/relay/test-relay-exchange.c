@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Exchanges the direct path for shadow rings, and back, under a load that verifies its data. The
- * back-end is real: `vublk serve`, or the qemu-storage-daemon that VUBLK_TEST_PEER names.
+ * Exchanges the direct data path for shadow rings, and back, under a load that verifies its data.
+ * The back-end is real: `vublk serve`, or the qemu-storage-daemon that VUBLK_TEST_PEER names.
  *
  * The driver waits for calls, and kicks only when the ring asks for a kick. So the case hangs if a
  * notification or a request is lost.
@@ -31,7 +31,7 @@ static unsigned num_refusals;
 /* --- the exchanges, on the relay's thread ------------------------------------------- */
 
 /*
- * Requests the other path if the device is running and no exchange is under way. Counts the
+ * Requests the other data path if the device is running and no exchange is under way. Counts the
  * requests for an exchange, and the refusals.
  */
 static void exchange(struct relay *relay)

@@ -145,8 +145,8 @@ static void test_bad_rings(void **state)
 	relay_set_up_vmm(&relay, &rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	/*
-	 * The relay refuses a misaligned ring only when it should start. For a ring that is outside
-	 * of the memory, the relay waits for more memory.
+	 * The relay refuses a misaligned ring only when the ring should start. For a ring that is
+	 * outside of the memory, the relay waits for more memory.
 	 */
 	assert_int_equal(rig_describe_queue(&rig, 0, 0), 0);
 	assert_int_equal(rig_set_addr(&rig, 0, RIG_USER + 1, RIG_USER + 4096, RIG_USER + 8192), 0);
@@ -248,7 +248,7 @@ static void *keep_full(void *opaque)
 }
 
 /*
- * A thread keeps full every eventfd that the relay signals after an outage, so that a plain write
+ * The relay signals a queue's eventfds after an outage. A thread keeps them full, so a plain write
  * to one of them would block.
  */
 static void test_full_descriptors(void **state)

@@ -264,7 +264,7 @@ static void test_ends_the_mirror(void **state)
 	assert_int_equal(set_log_base(&rig, log.fd, LOG_BYTES, 0), 0);
 	assert_int_equal(log_all(&rig, true), 0);
 	relay_wait(&relay, "has ended: the VMM has begun to migrate the VM");
-	for (unsigned i = 0; i < 100; i++) { /* meanwhile, the path becomes direct again */
+	for (unsigned i = 0; i < 100; i++) { /* meanwhile, the shadow rings are removed */
 		read_block(&rig);
 		assert_true(take_page(&log, rig_data_addr(0)));
 		assert_true(take_page(&log, used_addr(&rig)));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The relay with back-ends that behave differently from `vublk serve`. The mock plays these
+ * The relay with back-ends that behave differently from `vublk serve`. The mock acts as these
  * back-ends.
  */
 #include "relay-mock.h"

@@ -241,8 +241,9 @@ static void test_stop_in_an_outage(void **state)
 }
 
 /*
- * The VMM stops its ring, and no back-end connects before the deadline. The relay then returns the
- * ring, although it does not know which requests were executed, so the ring cannot start again.
+ * The VMM stops its ring, and no back-end connects within request-timeout-ms. The relay then
+ * returns the ring, although it does not know which requests were executed, so the ring cannot
+ * start again.
  */
 static void test_stop_that_waits_too_long(void **state)
 {

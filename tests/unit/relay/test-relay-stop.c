@@ -38,7 +38,7 @@ static void begin(struct relay_mock *mock, struct relay *relay, struct backend_r
 
 	relay_mock_init(mock);
 	mock->mock.base = BEGUN;
-	/* otherwise the mock's area has too few entries for the rig's rings */
+	/* the mock makes a new area of the requested size for each GET_INFLIGHT_FD */
 	mock->mock.insists_on_area = true;
 	relay_mock_open(mock, relay, properties);
 	relay_connect(relay, rig);
@@ -160,8 +160,8 @@ static void test_a_drain_of_rings_that_run(void **state)
 }
 
 /*
- * The VMM wants a drain, but the back-end's stop leaves requests. The relay refuses the stop,
- * because the VMM would assume that these requests are complete.
+ * The VMM wants a drain, but no back-end executes the requests in the area. The relay refuses the
+ * stop, because the VMM would assume that these requests are complete.
  */
 static void test_a_drain_without_a_back_end(void **state)
 {

@@ -62,10 +62,7 @@ static struct vublk_bus *open_bus(struct relay *relay)
 	return bus;
 }
 
-/*
- * Hands `bus` over, with `extra`, and returns the bus that has taken it over. The caller frees
- * both.
- */
+/* Hands `bus` over, with `extra`, and returns the new bus. The caller frees both. */
 static struct vublk_bus *upgrade(struct vublk_bus *bus, const struct vublk_upgrade_extra *extra,
 				 struct taker *taker)
 {
@@ -86,8 +83,8 @@ static struct vublk_bus *upgrade(struct vublk_bus *bus, const struct vublk_upgra
 }
 
 /*
- * Begins to hand `bus` over. Then a mirror's state file comes into use, and the upgrade is refused
- * when the new process is prepared.
+ * Begins to hand `bus` over, and then opens a mirror's state file. Checks that the upgrade is
+ * refused when the new process is prepared.
  */
 static void upgrade_with_mirror_state(struct vublk_bus *bus)
 {
@@ -208,7 +205,7 @@ static void test_extra_state(void **state)
 	relay_close(&relay);
 }
 
-/* What cannot be handed over at all is refused before the new process is asked for anything. */
+/* A hand-over that cannot succeed is refused before the new process is asked for anything. */
 static void test_certain_refusals(void **state)
 {
 	struct vublk_error error;

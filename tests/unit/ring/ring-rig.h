@@ -4,9 +4,10 @@
 
 /*
  * The driver's end and the device's end of one ring, and memory for data that both ends share. The
- * driver has one mapping of the data memory. For the device, it consists of several regions, whose
- * guest addresses are adjacent but whose host addresses are not. Each part of the ring is an
- * allocation of exactly the part's size, so that a sanitizer detects an access outside of the part.
+ * driver has one mapping of the data memory. For the device, this memory consists of several
+ * regions, whose guest addresses are adjacent but whose host addresses are not. Each part of the
+ * ring is an allocation of exactly the part's size, so that a sanitizer detects an access outside
+ * of the part.
  */
 
 #include "virtio/device-ring.h"

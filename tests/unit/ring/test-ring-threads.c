@@ -385,8 +385,7 @@ static void driver_sleeps(struct race *race)
 }
 
 /*
- * Adds an entry, which will be published in the round. Before that, the other end wants no
- * notification.
+ * Adds an entry, which the round publishes. Before that, disables notifications of the other end.
  */
 static void prepare(struct race *race, bool kicks)
 {

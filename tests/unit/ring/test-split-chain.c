@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Chains with an indirect table of three descriptors, which split-chain.c reads with special code.
- * That code must read random tables, most of them nearly the usual one, as the model here does.
+ * For random tables, most of which are nearly valid, that code must give the same results as the
+ * model here.
  */
 #include "harness.h"
 

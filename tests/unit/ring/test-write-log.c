@@ -261,7 +261,7 @@ static void *write_some(void *opaque)
 		uint64_t room = vublk_write_log_room(VIRTIO_BLK_T_OUT, 512);
 
 		while (!vublk_write_log_reserve(stream, room)) {
-			/* this thread's flush */
+			/* acts as a successful flush */
 			vublk_write_log_trim(&the_log, vublk_write_log_mark(&the_log));
 			vublk_write_log_collect(&the_log, stream);
 		}

@@ -135,8 +135,8 @@ static void test_too_many_maps(void **state)
 }
 
 /*
- * A map whose memory the device cannot use only reserves its addresses. If there is no other map,
- * the start fails.
+ * If the device cannot use the memory of a map, the map only reserves its addresses. If there is no
+ * other map, the start fails.
  */
 static void test_memory_that_cannot_be_mapped(void **state)
 {

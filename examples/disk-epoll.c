@@ -105,7 +105,7 @@ static void watch(int epoll_fd, int fd)
 	epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* Arms the queue before each sleep; the result says whether completions are already waiting. */
+/* Arms the queue before each sleep, and does not sleep if completions are already waiting. */
 static int run(struct reader *reader, int epoll_fd, int events_fd, struct vublk_error *error)
 {
 	int r = 0;

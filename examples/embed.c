@@ -8,7 +8,7 @@
  * A VMM shows the device to its guest on a bus; here the bus's registers are function calls. The
  * guest is a driver with one queue (virtio 1.3: 2.7, 3.1.1, 5.2; on a little-endian machine). It
  * writes a block, flushes, and reads the block back: at the start, and for each line of input. The
- * end of input turns it off. If you resize the disk or restart the back-end, the guest continues.
+ * end of input stops the guest; a resize of the disk or a restart of the back-end does not.
  */
 #define _GNU_SOURCE 1
 #include <vublk/device.h>
@@ -40,7 +40,7 @@ struct vm {
 	struct vublk_device *device;
 	struct ram *ram;
 	int ram_fd, kick_fd, call_fd; /* the data path, directly from the guest to the back-end */
-	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* from here on: the guest's */
+	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* from here on: guest state */
 	uint16_t avail_idx, used_idx, round;
 };
 
@@ -102,7 +102,7 @@ static void guest_read_config(void *bus)
 	printf("config %u: capacity %llu\n", vublk_device_config_generation(vm->device), sectors * 512);
 }
 
-/* Takes a completion. A call may come without one, as after an outage; drivers must ignore it. */
+/* Takes a completion. Drivers must ignore a call without one, which may occur after an outage. */
 static void guest_queue_interrupt(struct vm *vm)
 {
 	if (__atomic_load_n(&vm->ram->used.idx, __ATOMIC_ACQUIRE) == vm->used_idx)
@@ -118,7 +118,7 @@ static void guest_queue_interrupt(struct vm *vm)
 		guest_request(vm);
 }
 
-/* The back-end has connected, or not. vublk_device_process() calls the on_...() functions. */
+/* The attempt to connect has ended. vublk_device_process() calls the on_...() functions. */
 static void on_realized(void *bus, const struct vublk_error *failure)
 {
 	struct vm *vm = bus;
@@ -167,7 +167,7 @@ static void turn(struct vm *vm)
 	if (fds[2].revents && read(STDIN_FILENO, bytes, sizeof(bytes)) > 0) {
 		vm->step = WRITE;
 		guest_request(vm);
-	} else if (fds[2].revents) { /* reset; 1: the rings are not back, and stopped() follows */
+	} else if (fds[2].revents) { /* reset; if the next call returns 1, stopped() follows */
 		vublk_device_set_status(vm->device, 0, NULL);
 		vm->step = vublk_device_set_vm_running(vm->device, false) ? LEAVING : OFF;
 	}

@@ -57,8 +57,8 @@ const struct vublk_property *vublk_backend_options(void);
  *   blk-file     engine file: the image or block device
  *   size         engines memory and null: the size of the disk in bytes
  *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
- *                offered. Many back-ends have no such area; if a back-end without one dies, the
- *                front-end cannot tell which requests were executed
+ *                offered. If a back-end without such an area dies, the front-end cannot tell which
+ *                requests were executed
  *   lock         on (default) or off: whether an image that another program uses is refused, as
  *                <vublk/image.h> says. With off, two back-ends can have the image open, as is
  *                necessary for a moment when a VM migrates within one host. The caller must then

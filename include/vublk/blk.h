@@ -75,12 +75,12 @@ enum vublk_blk_event {
  * added during the outage (up to the queue's size), wait until a back-end listens at the same path
  * again. That back-end executes them, and each request completes once. Requests that the lost
  * back-end had completed are not executed again. The lost back-end may have executed the other
- * requests partly or completely. The next back-end executes them again: with an in-flight area on
- * its own, otherwise because the disk sends them again.
- * To make this safe, a write, discard or write-zeroes request waits for earlier requests of the
- * same queue whose ranges overlap its own. Between two queues the application must ensure this
- * order: it must wait for the completion of the earlier request before it adds a request that
- * changes the same range.
+ * requests partly or completely. The next back-end executes them again: it finds them in the
+ * in-flight area or, without such an area, the disk sends them again.
+ * To make this safe, a write, discard or write-zeroes request waits for earlier requests of these
+ * types on the same queue whose ranges overlap its own. Between two queues the application must
+ * ensure this order: it must wait for the completion of the earlier request before it adds a
+ * request that changes the same range.
  *
  * These options limit how long requests wait:
  *   reconnect-ms           the longest pause between attempts to reconnect; the disk also tries
@@ -95,9 +95,9 @@ enum vublk_blk_event {
  *   request-deadline-ms    the longest time that a request may take from its submission, over all
  *                          back-ends; default 0: no limit. When a request exceeds this time, all
  *                          requests in flight fail with ETIME (the disk may notice this up to a
- *                          quarter of the time later). Only submitted requests count. If a request
- *                          is split, or has VUBLK_BLK_FUA, the time runs separately for each piece
- *                          that is sent to a back-end.
+ *                          quarter of request-deadline-ms later). Only submitted requests count. If
+ *                          a request is split, or has VUBLK_BLK_FUA, the time runs separately for
+ *                          each piece that is sent to a back-end.
  *                          A back-end that was connected for the whole time counts as hung. The
  *                          disk reclaims all rings, and disconnects a back-end that does not return
  *                          them within request-timeout-ms. The loss is permanent: GAVE_UP occurs,
@@ -138,9 +138,9 @@ enum vublk_blk_event {
  *                          them, the disk tries again, requests wait, and flushes fail with EIO. If
  *                          a flush of the disk's own fails, the next flush on each queue fails with
  *                          EIO, because some back-ends drop data that they could not write: repeat
- *                          the writes since the last successful flush. If the application's flush
- *                          succeeds while one of the disk's own is in flight, it completes only
- *                          when that one is answered, and fails if that one fails.
+ *                          the writes since the last successful flush. An application's flush that
+ *                          succeeds while a flush of the disk's own is in flight completes only
+ *                          when the disk's flush is answered, and fails if the disk's flush fails.
  *                          vublk_blk_close() flushes. The back-end gets no in-flight area. Writes
  *                          that completed before the disk was opened are protected only after the
  *                          first flush has completed.
@@ -251,11 +251,11 @@ const char *vublk_blk_default(const char *name);
  * Closes the disk, and frees it and its memory from vublk_blk_alloc(), even if an error other than
  * EBUSY is returned. No thread may be using a queue. `wait_ms` says how many milliseconds to wait
  * for the requests in flight; 0: not at all; -1: until they complete or the back-end is lost
- * permanently (with reconnect-ms and without a deadline, neither may ever happen). A request that
- * has not completed within that time is abandoned: its completion is not reported, and its buffers
- * belong to the caller again when this function returns. A lost back-end that is still alive may
- * still write to the buffers of reads. NULL is a no-op. Blocks for up to `wait_ms`, and then until
- * the back-end has returned the rings.
+ * permanently (unless reconnect-ms is 0 or a deadline is set, neither may ever happen). A request
+ * that has not completed within that time is abandoned: its completion is not reported, and its
+ * buffers belong to the caller again when this function returns. A lost back-end that is still
+ * alive may still write to the buffers of reads. NULL is a no-op. Blocks for up to `wait_ms`, and
+ * then until the back-end has returned the rings or is lost.
  * Errors:
  *   ETIMEDOUT  not all requests completed, or not all writes were flushed (unflushed=replay),
  *              within `wait_ms`
@@ -270,10 +270,10 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 
 /*
  * An event of the disk, taken from the disk's queue of events, for an event loop or a binding to
- * another language. That queue is filled with or without a handler. It holds at most one event of
- * each kind, in the order of their latest occurrence: an event that occurs again before it is taken
- * moves to the end and has the new error. For example, after LOST, RECONNECTED, LOST the queue
- * contains RECONNECTED, LOST.
+ * another language. That queue is filled whether or not a handler is set. It holds at most one
+ * event of each kind, in the order of their latest occurrence: an event that occurs again before it
+ * is taken moves to the end and has the new error. For example, after LOST, RECONNECTED, LOST the
+ * queue contains RECONNECTED, LOST.
  */
 struct vublk_blk_event_info {
 	enum vublk_blk_event event;
@@ -318,7 +318,8 @@ struct vublk_blk_info {
 	bool read_only;
 	bool flush;                       /* FLUSH was negotiated */
 	bool write_cache;                 /* the back-end says that a write is stable only after a
-					     flush; some wrongly say no, so flush in any case */
+					     flush; some back-ends wrongly deny this, so flush in
+					     any case */
 	bool can_set_write_cache;
 	bool write_zeroes_may_unmap;
 	unsigned num_queues;
@@ -415,9 +416,9 @@ int vublk_blk_unregister(struct vublk_blk *blk, void *address, struct vublk_erro
 /*
  * A change of the disk's memory that has been started: an alloc, release, register or unregister.
  * It belongs to the disk until vublk_blk_change_finish() or vublk_blk_change_cancel() frees it. Any
- * number of changes may be in progress. The disk carries out changes and blocking calls one after
- * another, in the order in which they were started. Different threads may use different changes at
- * the same time.
+ * number of changes may be in progress. The disk carries out changes and the calls that wait, such
+ * as vublk_blk_alloc(), one after another, in the order in which they were started. Different
+ * threads may use different changes at the same time.
  *
  * Before vublk_blk_change_finish() has returned 0, no request may use the memory that the change
  * adds. After the start of a removal, no request may use the memory that it removes. The
@@ -588,8 +589,8 @@ int vublk_blk_completion_error(struct vublk_blk_queue *queue,
  * writes: only vublk_blk_flush() reports their loss. But a back-end may report the error of another
  * write to this flush, and to no other flush. So after such a flush has failed, the next
  * vublk_blk_flush() on each queue fails with EIO, and so does each request with VUBLK_BLK_FUA that
- * was issued before the failure and has not completed. Those that have completed have succeeded;
- * see vublk_blk_flush().
+ * was issued before the failure and has not completed. Requests that completed before the failure
+ * keep their results; see vublk_blk_flush().
  *
  * VUBLK_BLK_NO_UNMAP, for write_zeroes: the blocks stay allocated. Without this flag a back-end
  * that offers to deallocate blocks (write_zeroes_may_unmap) may do so.
@@ -629,20 +630,21 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Makes stable all changes whose requests completed before the call, on any queue. Takes no flag. If
- * FLUSH was negotiated, the flush is sent even if the config says that there is no write cache.
+ * Makes all changes stable whose requests completed before the call, on any queue. Takes no flag.
+ * If FLUSH was negotiated, the flush is sent even if the config says that there is no write cache.
  * Otherwise every write counts as stable when it completes, and the flush completes without the
  * back-end.
  * Several flushes may be in flight at the same time, on one queue or on several, and so may writes
  * with VUBLK_BLK_FUA, each of which includes a flush. The disk reports the result of each as the
- * back-end answers it. It does not delay one for another, because the completions of another queue
- * may be taken late or never. `vublk serve` answers each of them correctly. But some back-ends report
- * a storage error to only one of several flushes, as Linux does if several threads call fsync(2) on
- * one descriptor. With such a back-end, the other flushes may succeed although their data is lost,
- * and may complete before the one that fails. So if a flush or a write with VUBLK_BLK_FUA fails, do
- * not rely on a flush that was in flight at the same time, even if its result is 0. Repeat the writes
- * since the last flush that completed before the failed one was submitted. An application that has
- * only one such request in flight at a time can rely on each result.
+ * back-end answers it. It does not delay one of them until another is answered, because the
+ * completions of another queue may be taken late or never. `vublk serve` answers each of them
+ * correctly. But some back-ends report a storage error to only one of several flushes, as Linux
+ * does if several threads call fsync(2) on one descriptor. With such a back-end, the other flushes
+ * may succeed although their data is lost, and may complete before the one that fails. So if a
+ * flush or a write with VUBLK_BLK_FUA fails, do not rely on a flush that was in flight at the same
+ * time, even if its result is 0. Repeat the writes since the last flush that completed before the
+ * failed one was submitted. An application that has only one such request in flight at a time can
+ * rely on each result.
  * Errors: those of vublk_blk_read() that are not about buffers and ranges, and:
  *   EOWNERDEAD  writes that completed before a back-end was lost may be lost (see the option
  *               unflushed above)
@@ -676,8 +678,8 @@ int vublk_blk_write_zeroes(struct vublk_blk_queue *queue, uint64_t offset, uint6
 #define VUBLK_BLK_ID_SIZE 21
 
 /*
- * Reads the serial of the disk into `id`, which need not be in the disk's memory. It belongs to the
- * library until the completion. With the property serial, the request still waits for the
+ * Reads the serial of the disk into `id`, which need not be in the disk's memory. `id` belongs to
+ * the library until the completion. With the property serial, the request still waits for the
  * back-end's answer, but `id` gets the property's value. Takes no flag.
  * Errors: those of vublk_blk_read() that are not about buffers and ranges.
  * Threads: the one that uses the queue.

@@ -18,8 +18,8 @@
  *
  * Memory: data is copied through a buffer, which the first read or write allocates. The buffer has
  * room for 8 pieces (fewer if queue-size is smaller) of 128 KiB, or of one block if a block is
- * larger. It takes one of the back-end's memory slots, and is freed with the disk. The pieces of a
- * longer request are in flight together.
+ * larger. It takes one of the back-end's memory slots, and is freed with the disk. Up to 8 pieces
+ * of a longer request are in flight at the same time.
  *
  * The queue: the first call reserves the last queue that the application does not use, that is, for
  * which it has not called vublk_blk_queue(). Afterwards vublk_blk_queue() returns NULL for that

@@ -48,7 +48,7 @@ const struct vublk_property *vublk_bus_options(const char *spec);
 /*
  * Returns the default of the device's property `name` on the bus that `spec` names, as a static
  * string. NULL: the device's own default applies. If `spec` names no bus, returns the default that
- * all buses have. That of reconnect-ms applies only without the property server.
+ * all buses have. The default of reconnect-ms applies only without the property server.
  * Threads: any.
  */
 const char *vublk_bus_default(const char *spec, const char *name);
@@ -62,7 +62,7 @@ const char *vublk_bus_default(const char *spec, const char *name);
  * vublk_bus_options(). Every bus has the options message-timeout-ms and, for the file at PATH,
  * socket-mode (octal, 0 to 0777) and socket-group (a name or a number). No VMM can connect before
  * mode and group are set. Defaults of a bus that differ from the device's:
- *   reconnect-ms     1000, without server; 0: the bus ends with its back-end
+ *   reconnect-ms     1000, without server; 0: the bus ends when its back-end is lost
  *   num-queues-limit 128
  *   queue-size       vhost-user: 1024, because the VMM chooses the size
  *   request-timeout-ms  vfio-user: 3000, because a VMM waits for 5 seconds at most

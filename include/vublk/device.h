@@ -178,8 +178,8 @@ struct vublk_device_bus_ops {
  * vublk_device_info says what they changed. read-only offers VIRTIO_BLK_F_RO. features-off is a
  * mask (0x2000) or names joined by + (discard+topology); VERSION_1 and RO cannot be hidden. With
  * shadow=on the device refuses the requests of hidden features and writes to a read-only disk, and
- * answers GET_ID with serial. Otherwise it checks no request: a bus that sees requests does this
- * itself, and any other bus refuses a nonempty serial.
+ * answers GET_ID with serial. Otherwise it checks no request: a bus that sees requests must make
+ * these checks itself, and any other bus must refuse a nonempty serial.
  * Threads: any.
  */
 const struct vublk_property *vublk_device_properties(void);
@@ -304,7 +304,7 @@ unsigned vublk_device_queue_size(const struct vublk_device *device);
 /*
  * Returns the features that are offered to the driver: those that both the device and the back-end
  * have and no property hides, and VIRTIO_BLK_F_RO with read-only. The back-end gets only those
- * accepted features that it has offered itself. 0 in CREATED and REALIZING.
+ * accepted features that it has offered itself. The result is 0 in CREATED and REALIZING.
  * Specification: virtio 1.3, sections 2.2, 5.2.3 and 6.
  */
 uint64_t vublk_device_features(const struct vublk_device *device);

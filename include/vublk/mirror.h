@@ -30,14 +30,16 @@ extern "C" {
 struct vublk_device_mirror_info {
 	bool is_active;        /* there is a mirror, or it is being set up */
 	bool is_copying;       /* the set-up is done */
-	char target[256];      /* the target's socket; if there is no mirror, that of the last */
+	char target[256];      /* the target's socket; if there is no mirror, the last one's */
 	uint64_t size_bytes;   /* of the disk; 0 unless the mirror copies */
-	uint64_t synced_bytes; /* how many bytes the target has received; all: it is synced */
+	uint64_t synced_bytes; /* how many bytes the target has received; size_bytes: it is
+				  synced */
 	uint64_t rate;         /* the maximum number of bytes copied per second; 0: no limit */
 	int code; /* why the last mirror failed, a positive errno; 0: it has not failed */
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */
 	/*
-	 * How many of the synced bytes are sent to the target again, for example after a discard.
+	 * How many of the synced bytes still have to be sent to the target again, for example after
+	 * a discard.
 	 */
 	uint64_t behind_bytes;
 };
@@ -62,15 +64,15 @@ struct vublk_device_mirror_info {
 int vublk_device_mirror(struct vublk_device *device, const char *target, uint64_t rate,
 			struct vublk_error *error);
 /*
- * Ends the mirror. If the mirror was synced, and behind_bytes was 0, the target then has the disk as
- * it would be after a loss of power. A no-op if there is no mirror.
+ * Ends the mirror. If the mirror was synced and behind_bytes was 0, the target has the disk as it
+ * would be after a loss of power. A no-op if there is no mirror.
  * States: all.
  * Threads: the device's.
  */
 void vublk_device_stop_mirror(struct vublk_device *device);
 /*
- * Says in `info` how far the mirror is or, if there is no mirror, how the last one ended.
- * `info_bytes` is sizeof(struct vublk_device_mirror_info).
+ * Fills `info` with the progress of the mirror or, if there is no mirror, with the outcome of the
+ * last one. `info_bytes` is sizeof(struct vublk_device_mirror_info).
  * States: all.
  * Threads: the device's.
  */

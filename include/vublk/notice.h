@@ -71,7 +71,7 @@ enum vublk_notice_kind {
 	 * A request has been incomplete for longer than slow-request-ms (device, bus: queue,
 	 * request, offset_bytes, bytes, waited_ms, requests). Reported only while requests pass
 	 * through the device. One notice stands for all requests that have become slow since the
-	 * last search, and describes the oldest of them.
+	 * device last checked, and describes the oldest of them.
 	 */
 	VUBLK_NOTICE_SLOW_REQUEST,
 	/* The target of the mirror has received the whole disk (device, bus: back_end). */
@@ -112,8 +112,8 @@ enum vublk_notice_kind {
 	/*
 	 * The next back-end has executed the copies of completed writes that the previous one had
 	 * not flushed (device, bus: requests, bytes). Only with unflushed=replay. Follows
-	 * VUBLK_NOTICE_RECOVERED, because the rings have to run first. Other requests continue
-	 * after it.
+	 * VUBLK_NOTICE_RECOVERED, because the rings have to run first. Other requests wait until
+	 * this notice.
 	 */
 	VUBLK_NOTICE_REPLAYED,
 	/*
@@ -146,7 +146,7 @@ struct vublk_notice {
 	uint64_t before_bytes; /* the size before the change */
 	uint64_t outage_ms;    /* the length of the outage */
 	/*
-	 * How many requests the driver had made available that were not complete when the next
+	 * How many of the requests that the driver had made available were incomplete when the next
 	 * back-end was connected. In VUBLK_NOTICE_SLOW_REQUEST: how many requests have become slow.
 	 * In VUBLK_NOTICE_PAUSING: how many requests are not complete. In VUBLK_NOTICE_REPLAYED:
 	 * the number of writes.
@@ -157,7 +157,8 @@ struct vublk_notice {
 	uint64_t offset_bytes;           /* on the disk; 0 if the request has no range */
 	uint64_t bytes;                  /* the length of the request's data or ranges, or of all
 					    writes that were replayed */
-	uint64_t waited_ms;              /* since the device took it from the driver's ring */
+	uint64_t waited_ms;              /* since the device took the request from the driver's
+					    ring */
 	const char *back_end; /* the path of the back-end's socket; valid during the call */
 	const struct vublk_limits *limits; /* <vublk/limit.h>; valid during the call */
 	size_t limits_bytes;               /* the size of the library's struct vublk_limits */

@@ -73,7 +73,7 @@ void vublk_device_get_fence(const struct vublk_device *device, struct vublk_devi
  * Moves the disk to the back-end at `chardev`, another of its paths, without failing a request. The
  * device connects to the new back-end and holds new requests. When the old back-end has completed
  * its requests and a flush, the device disconnects from it and starts the rings at the new one. If
- * the new back-end cannot be used, the disk stays at the old path, or returns to it. Rings on the
+ * the new back-end cannot be used, the disk stays with the old one, or returns to it. Rings on the
  * direct path use shadow rings during the switch (<vublk/shadow.h>). The bus gets the callbacks
  * lost() with ECANCELED, reconnected() and started(). If the old back-end fails the flush, the
  * driver's next flush fails, too. During an outage the device tries `chardev` next, but only if the

@@ -121,8 +121,9 @@ struct vublk_replay_info {
 	uint64_t kept_bytes; /* the memory for the present copies and their headers */
 	uint64_t max_bytes;  /* the limit of `kept_bytes` (property replay-mib) */
 	uint64_t replays;    /* how many times a back-end has executed the copies */
-	uint64_t last_writes, last_bytes;   /* the writes of the last replay, and their data */
-	uint64_t total_writes, total_bytes; /* of all replays */
+	uint64_t last_writes, last_bytes;   /* how many writes the last replay had, and the bytes of
+					       their data */
+	uint64_t total_writes, total_bytes; /* the same for all replays together */
 	/* Why the copies have to be written again: one sentence; empty: they do not. */
 	char failure[VUBLK_ERROR_TEXT_BYTES];
 };

@@ -5,8 +5,8 @@
  * requests, limits and lost back-ends.
  *
  * Key idea: a call becomes a job, and the job is cut into pieces. Each piece occupies a slot of the
- * bounce buffer from its submission until its completion is taken. A call returns when all its
- * slots are free, so a completion always belongs to the present call.
+ * bounce buffer from its submission until its completion is taken. A call returns only when all its
+ * slots are free, so each completion belongs to the present call.
  */
 #include "blk/disk.h"
 

@@ -4,10 +4,10 @@
  * disk's thread carries them out in src/inproc/driver.c.
  *
  * Key idea: a change owns what it needs (the mapping, and the descriptor until the bus takes it)
- * until the application takes the result. So there is one way to undo a change, whether it is
- * refused, is canceled, or ends with the disk. The application no longer owns a change that it has
- * canceled. If that change has added a region, the disk's thread removes the region again. Then the
- * change is freed.
+ * until the application takes the result. So a change is undone in one way, whether it was refused,
+ * was canceled, or is still in progress when the disk is closed. The application no longer owns a
+ * change that it has canceled. If that change has added a region, the disk's thread removes the
+ * region again. Then the change is freed.
  */
 #include "blk/change.h"
 
@@ -176,8 +176,8 @@ int vublk_blk_change_fd(const struct vublk_blk_change *change)
 }
 
 /*
- * Does not use a change that has not ended after it has released the lock, because the disk's
- * thread may then free the change.
+ * If the change has not ended, this function does not use it after releasing the lock, because the
+ * disk's thread may then free it.
  */
 void vublk_blk_change_cancel(struct vublk_blk_change *change)
 {

@@ -22,14 +22,15 @@ struct vublk_blk_change {
 	enum vublk_blk_change_kind kind;
 	/* The memory of an ALLOC or a RELEASE, which the change owns; otherwise NULL. */
 	struct vublk_blk_allocation *allocation;
-	int fd;                   /* an eventfd that is signalled when the change has ended; -1:
-				     a blocking call waits instead */
+	int fd;                   /* an eventfd that is signalled when the change has ended; -1: a
+				     blocking call waits for the end */
 
 	/* protected by the disk's lock */
 	struct vublk_blk_change *next; /* in blk->changes; not used if a blocking call waits for
 					  the change */
 	bool ended;
-	bool canceled;            /* the application can no longer use the change */
+	bool canceled;            /* the application has canceled the change and can no longer use
+				     it */
 	int result;
 	struct vublk_error error;
 };
@@ -70,9 +71,12 @@ void vublk_blk_change_begin(struct vublk_blk_change *change);
  */
 int vublk_blk_change_wait(struct vublk_blk_change *change, struct vublk_error *error);
 
-/* Called when the disk is being closed. Changes that have not begun then end without any effect. */
+/*
+ * Called when the disk is being closed. Cancels the changes in the disk's list that the disk's
+ * thread has not begun to carry out.
+ */
 void vublk_blk_cancel_changes(struct vublk_blk *blk);
-/* Called when the disk's thread has ended. Frees all changes. */
+/* Called when the disk's thread has ended. Frees all changes in the disk's list. */
 void vublk_blk_free_changes(struct vublk_blk *blk);
 
 #endif

@@ -50,10 +50,10 @@ static void describe_blocks(const struct virtio_blk_config *config, struct vublk
 }
 
 /*
- * Computes how many segments a piece may have. If the device does not offer SEG_MAX, which says how
- * many it accepts, a piece has one segment. Linux does the same, so such devices are not tested
- * with more. A chain is never longer than the queue (section 2.7.5.3.1), with or without an
- * indirect table.
+ * Computes how many segments a piece may have, and how long a segment may be. If the device does
+ * not offer SEG_MAX, which says how many it accepts, a piece has one segment. Linux does the same,
+ * so such devices are rarely tested with more. A chain is never longer than the queue (section
+ * 2.7.5.3.1), with or without an indirect table.
  */
 static void describe_segments(const struct virtio_blk_config *config, unsigned queue_size,
 			      struct vublk_blk_info *info)
@@ -68,7 +68,9 @@ static void describe_segments(const struct virtio_blk_config *config, unsigned q
 	info->max_segment_bytes = bytes ? VUBLK_MIN(bytes, MAX_PIECE_BYTES) : MAX_PIECE_BYTES;
 }
 
-/* Converts a limit to bytes, rounded down to blocks. As in other drivers, 0 means no limit. */
+/*
+ * Converts a limit to bytes, rounded down to whole blocks. As in other drivers, 0 means no limit.
+ */
 static uint64_t range_limit(const struct vublk_blk_info *info, uint32_t sectors)
 {
 	uint64_t bytes = (uint64_t)(sectors ? sectors : UINT32_MAX) << VUBLK_SECTOR_SHIFT;

@@ -21,8 +21,8 @@
 
 /*
  * Fills info->features and the fields of `info` that come from the config space. Sizes are in
- * bytes. Safe values replace missing and invalid ones. `config` has VUBLK_BLK_CONFIG_BYTES. EPROTO:
- * the capacity in the config is larger than any disk can be.
+ * bytes. Safe values replace missing and invalid ones. `config` has VUBLK_BLK_CONFIG_BYTES bytes.
+ * EPROTO: the capacity in the config is larger than any disk can be.
  */
 int vublk_blk_config_describe(const uint8_t *config, uint64_t features, unsigned queue_size,
 			      struct vublk_blk_info *info, struct vublk_error *error);

@@ -88,16 +88,15 @@ struct vublk_blk {
 	struct vublk_blk_allocation *allocations;
 	struct vublk_blk_change *changes; /* those begun by vublk_blk_alloc_start() and similar
 					     calls */
-	pthread_cond_t change_ended; /* signalled when a change ends that a blocking call waits
-					for */
+	pthread_cond_t change_ended; /* signalled when a change for which a blocking call waits has
+					ended */
 
 	/* protected by its own lock */
 	struct vublk_blk_blocking blocking;
 
-	/* stored by the disk's thread and loaded by any thread, without a lock */
+	/* used by any thread without a lock; only the disk's thread stores capacity_bytes */
 	uint64_t capacity_bytes __attribute__((aligned(VUBLK_CACHE_LINE)));
-	struct vublk_blk_flushes flushes; /* its counters are changed atomically, by several
-					     threads */
+	struct vublk_blk_flushes flushes; /* the counters are changed atomically */
 };
 
 /* Unmaps the memory that the application did not release. Called after the bus was freed. */
@@ -118,8 +117,8 @@ static inline bool vublk_blk_is_running(const struct vublk_blk *blk)
 int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *error);
 
 /*
- * Fills in the callbacks that blk.c implements. open.c adds those that report the progress of the
- * open.
+ * Fills in the callbacks that blk.c implements. open.c fills in the other two, realized() and
+ * started().
  */
 void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers *handlers);
 

@@ -21,7 +21,8 @@ bool vublk_blk_fua_piece_completed(struct vublk_blk_queue *queue,
 bool vublk_blk_fua_has_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /*
- * Returns whether at least one piece of the request's write has completed, but its flush has not.
+ * Returns whether at least one piece of the request's write has completed, but the flush after the
+ * write has not.
  */
 static inline bool vublk_blk_fua_is_unflushed(const struct vublk_blk_request *request)
 {

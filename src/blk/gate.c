@@ -42,7 +42,7 @@ void vublk_blk_gate_deinit(struct vublk_blk_gate *gate)
 /*
  * The wait for the owner is short: the owner sleeps only outside the gate, and if the back-end
  * blocks the owner in a kick, the loop below unblocks it. membarrier() worked when the gate was
- * made. If it fails now, its system-wide variant has the same effect, but is slow.
+ * made. If it fails now, MEMBARRIER_CMD_GLOBAL has the same effect, but is slow.
  */
 void vublk_blk_gate_close(struct vublk_blk_gate *gate)
 {

@@ -5,7 +5,8 @@
  *
  * Key idea: the disk's thread opens the disk, in two callbacks: realized() sets up the queues, and
  * started() completes the open. At the end of the open, the disk's thread sets the phase and
- * signals an eventfd. vublk_blk_open() waits for that eventfd, so there is one way to open a disk.
+ * signals an eventfd. vublk_blk_open() waits for that eventfd, so the blocking and the non-blocking
+ * open are the same code.
  */
 #include "blk/config.h"
 #include "blk/disk.h"
@@ -142,8 +143,8 @@ static void on_realized(void *opaque, const struct vublk_error *cause)
 }
 
 /*
- * If the config changed while the disk was being opened, only config_stale was set. So this
- * function reads the config again.
+ * A change of the config while the disk was being opened has only set config_stale. In that case,
+ * this function reads the config again.
  */
 static void on_started(void *opaque, const struct vublk_error *cause)
 {

@@ -31,7 +31,7 @@ struct place {
 /* A piece that is ready for the ring. Its buffers are in queue->buffers. */
 struct chain {
 	unsigned num_out, num_in;
-	uint64_t bytes; /* of the disk; 0 for a flush or get-id */
+	uint64_t bytes; /* on the disk; 0 for a flush or get-id */
 };
 
 /*
@@ -99,8 +99,8 @@ static void fill_header(const struct vublk_blk_request *request, const struct pl
 
 /*
  * Returns whether an earlier write on the ring overlaps the range of a new write. If so, the new
- * write waits until the earlier write is complete. Otherwise, after a loss, the next back-end could
- * repeat the earlier write after the new write had completed.
+ * write waits until the earlier write is complete. If it did not wait, the next back-end could
+ * repeat the earlier write, after a loss, although the new write had already completed.
  */
 static bool overlaps_write(struct vublk_blk_queue *queue, uint64_t offset, uint64_t bytes)
 {

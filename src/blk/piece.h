@@ -42,20 +42,20 @@ static inline void vublk_blk_fill_header(struct vublk_blk_shared_slot *shared, u
 int vublk_blk_piece_issue(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 
 /*
- * Adds the piece of a slot to a new ring, as it was on the previous ring. Returns 0, or a negative
- * errno if the piece cannot be issued again.
+ * Adds the piece in slot `token` to the new ring, with the same range and buffers as before.
+ * Returns 0, or a negative errno if the piece cannot be issued again.
  */
 int vublk_blk_piece_issue_again(struct vublk_blk_queue *queue, uint16_t token);
 
 /*
- * The slow part of vublk_blk_piece_complete(), for every piece except one of a read or write that
- * has succeeded. Stores the result of the piece in its request.
+ * The slow part of vublk_blk_piece_complete(), for every piece except a successful piece of a read
+ * or write. Stores the result of the piece in its request.
  */
 void vublk_blk_piece_judge(struct vublk_blk_queue *queue, uint16_t token, uint8_t status);
 
 /*
- * Called with unflushed=replay when a write has completed with `status`. Copies the write to the
- * log if it has succeeded; otherwise frees its reservation. In keep.c.
+ * Called with unflushed=replay when a piece that changes the disk has completed with `status`.
+ * Copies the piece to the log if it has succeeded; otherwise frees its reservation. In keep.c.
  */
 void vublk_blk_keep_copy(struct vublk_blk_queue *queue, const struct vublk_blk_slot *slot,
 			 uint8_t status);

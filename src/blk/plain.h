@@ -3,8 +3,8 @@
 #define VUBLK_BLK_PLAIN_H
 
 /*
- * The fast path, for a read or write that has one buffer in one region and fits into one piece. The
- * queue must work, have room, and have no request that waits to be cut.
+ * The fast path, for a read or write that has one buffer in one region and fits into one piece. It
+ * applies only while the queue works, has room, and has no request that waits to be cut.
  *
  * Key idea: the fast path has the same effect as request.c, queue.c and piece.c together, so no
  * other code can tell which path a request took (test-blk-paths.c compares the two). All conditions

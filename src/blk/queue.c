@@ -5,14 +5,14 @@
  * back-end.
  *
  * Key idea: each request is in one of five places. `cutting` is the list of requests that are not
- * completely cut into pieces yet, in order. Only the first request of this list has pieces on the
- * ring, and vublk_blk_queue_pump() continues with it when slots become free. A request that is
- * completely cut is in no list, but the slots of its pieces point to it. `awaiting` is the list of
- * flushes that the back-end has completed, but that wait for the disk's own flushes (unflushed.h).
- * `done` is the list of completed requests whose completions have not been taken. `free` is the
- * stack of unused requests.
+ * completely cut into pieces yet, in the order in which they are issued. Only the first request of
+ * this list has pieces on the ring, and vublk_blk_queue_pump() continues with it when slots become
+ * free. A request that is completely cut is in no list, but the slots of its pieces point to it.
+ * `awaiting` is the list of flushes that the back-end has completed, but that wait for the disk's
+ * own flushes (unflushed.h). `done` is the list of completed requests whose completions have not
+ * been taken. `free` is the stack of unused requests.
  *
- * If the back-end breaks a ring, the contents of the ring cannot be trusted, but the back-end may
+ * If the back-end breaks a ring, the contents of the ring cannot be trusted, and the back-end may
  * still write to the requests' buffers. So the disk's thread first reclaims all rings, and then the
  * requests in flight fail.
  */
@@ -460,7 +460,7 @@ static void disable_calls(struct vublk_blk_queue *queue)
 
 /*
  * Returns whether a poll has nothing to do. This is the usual case if the caller spins, so the
- * check is cheap.
+ * check has to be cheap.
  */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {

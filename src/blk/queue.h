@@ -100,9 +100,11 @@ struct vublk_blk_request {
 		char *id;           /* the buffer of a get-id */
 		uint64_t flush_number;
 	};
-	uint64_t log_mark;              /* of a flush: the mark of the log of writes */
+	uint64_t log_mark;              /* of a flush: the mark of the log of writes when the flush
+					   was put on the ring */
 	uint64_t failures_before;       /* of a request with `fua`, and of own_flush:
-					   unseen_failures (unflushed.h) when it was added */
+					   unseen_failures (unflushed.h) when the request was
+					   made */
 	uint64_t awaited_flush;         /* in `awaiting`: the request waits for the disk's own
 					   flushes up to this number (unflushed.h) */
 	void *user_data;
@@ -159,10 +161,11 @@ enum vublk_blk_queue_state {
 	 */
 	VUBLK_BLK_QUEUE_BROKEN,
 	/*
-	 * Requests in flight have failed, and new ones fail, until a back-end is connected again.
+	 * The requests that were in flight have failed. New ones fail until a back-end is connected
+	 * again.
 	 */
 	VUBLK_BLK_QUEUE_FAILS,
-	VUBLK_BLK_QUEUE_DEAD, /* like FAILS, but permanently */
+	VUBLK_BLK_QUEUE_DEAD, /* like FAILS, but permanent */
 };
 
 /* Which part of the program adds requests. The first user that claims the queue keeps it. */
@@ -192,8 +195,8 @@ struct vublk_blk_queue {
 	const uint64_t *capacity_bytes; /* written by the disk's thread, loaded atomically */
 	struct vublk_blk_flushes *flushes; /* of the disk */
 	const struct vublk_log *log;
-	const char *serial; /* the property serial, in VUBLK_BLK_ID_BYTES; empty: the back-end's
-			       serial is used */
+	const char *serial; /* the property serial, zero-padded to VUBLK_BLK_ID_BYTES; empty: the
+			       back-end's serial is used */
 	unsigned table_entries;
 	struct vublk_blk_statistics *statistics; /* NULL: statistics are off */
 
@@ -222,14 +225,15 @@ struct vublk_blk_queue {
 	unsigned num_done;
 	unsigned in_flight;   /* how many requests are not free */
 	uint64_t sequence;
-	uint64_t covering_flush; /* the number of the first flush that covers all completed
-				    writes (unflushed.h); 0: no write has completed since the
-				    last reported loss */
+	uint64_t covering_flush; /* the number of the first flush that covers all completed writes
+				    of this queue (unflushed.h); 0: no write has completed, or none
+				    since writes were last reported lost */
 	bool flush_fails;     /* the next flush has to fail, because completed writes may be lost */
 	bool unpublished;     /* the ring has chains that are not published yet */
 	bool calls_enabled;
 	enum vublk_blk_queue_state state;
-	struct vublk_error failure; /* why the queue does not work */
+	struct vublk_error failure; /* why the queue last stopped working; code 0: it never
+				       has */
 	struct vublk_log_limit log_limit;
 	/* used by deadline.c: how many pieces had been published at each of the latest checks */
 	uint64_t published_notes[VUBLK_INPROC_LOOKS_PER_DEADLINE];
@@ -245,10 +249,10 @@ struct vublk_blk_queue {
 				  thread clears this */
 	uint64_t told_failures; /* how many of flushes->unseen_failures this queue has reported to
 				   the application */
-	uint64_t own_in_flight; /* the number of own_flush while it is in flight; 0: it is not.
+	uint64_t own_in_flight; /* the flush number of own_flush while it is in flight; otherwise 0.
 				   Loaded by the owners of all queues */
 	bool awaits_own;       /* `awaiting` is not empty; loaded by the owners of all queues */
-	bool replay_fails;     /* a replay has failed, so flushes fail until one succeeds */
+	bool replay_fails;     /* the last replay failed, so flushes fail until a replay succeeds */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));
 
 /*
@@ -293,10 +297,10 @@ void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue);
 /*
- * Lets the owner pass the gate again. `writes_lost`: completed writes of any queue of the disk may
- * be lost. In that case, each of the queue's flushes in flight will complete with EOWNERDEAD. If
- * there are none, the queue's next flush fails. A write with FUA of which a piece had completed
- * fails as well.
+ * Lets the owner pass the gate again. `writes_lost`: completed writes of at least one of the disk's
+ * queues may be lost. In that case, each flush of this queue that is in flight completes with
+ * EOWNERDEAD. If there is none, the queue's next flush fails. A write with FUA fails, too, if one
+ * of its pieces had completed.
  */
 void vublk_blk_queue_after_loss(struct vublk_blk_queue *queue, bool writes_lost);
 /*
@@ -337,7 +341,7 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
  * The functions from here to vublk_blk_queue_pump_for_owner() are in queue.c, and must be called
  * inside the gate, or on the disk's thread while the gate is closed.
  *
- * Stores the present address of the memory that the queue shares with the back-end.
+ * Stores the present addresses of the memory that the queue shares with the back-end.
  */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 /*
@@ -350,7 +354,7 @@ void vublk_blk_queue_take_all(struct vublk_blk_queue *queue);
  * DEAD.
  */
 void vublk_blk_queue_fail_all(struct vublk_blk_queue *queue, enum vublk_blk_queue_state state);
-/* Returns whether the request is neither free nor done. */
+/* Returns whether a request of the application (not own_flush) is neither free nor done. */
 bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
 /*
  * Called when a piece of the request has left the ring without a completion. Completes the request
@@ -358,8 +362,9 @@ bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
  */
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /*
- * Issues pieces of the requests in `cutting`, as far as the ring has room, publishes the new
- * chains, and kicks the back-end if it wants a kick.
+ * Completes flushes in `awaiting` that need not wait any longer, and issues own_flush if
+ * wants_flush is set. Then issues pieces of the requests in `cutting`, as far as the ring has room,
+ * publishes the new chains, and kicks the back-end if it wants a kick.
  */
 void vublk_blk_queue_pump(struct vublk_blk_queue *queue);
 /*
@@ -370,7 +375,8 @@ void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue);
 
 /*
  * Returns a free request, zeroed, or NULL if no request is free. The caller passes the request to
- * vublk_blk_queue_start(), or returns it with vublk_blk_queue_put_request().
+ * vublk_blk_queue_start() or vublk_blk_queue_finish(). vublk_blk_queue_put_request() frees it when
+ * its completion has been taken.
  */
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request);

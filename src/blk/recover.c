@@ -173,7 +173,8 @@ static void fail(struct vublk_blk_queue *queue, const struct vublk_error *error,
 
 /*
  * If the lost back-end broke this ring, the state of the queue's requests is unknown. So these
- * requests fail, and the queue stays dead. The other queues continue with the next back-end.
+ * requests fail, and the queue is dead from then on. The other queues continue with the next
+ * back-end.
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error)
 {

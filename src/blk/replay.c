@@ -66,7 +66,7 @@ void vublk_blk_replay_deinit(struct vublk_blk *blk)
 
 /* --- the ring of queue 0 --------------------------------------------------------------- */
 
-/* Returns where a piece's data is in the shared memory next to the ring. */
+/* Returns the offset of the data of a slot's piece in the shared memory next to the ring. */
 static uint64_t bounce_offset(const struct vublk_blk_queue *queue, unsigned slot)
 {
 	return vublk_blk_queue_shared_bytes(queue->size, queue->has_indirect) +
@@ -131,7 +131,8 @@ static void fail_flushes(struct vublk_blk *blk, bool on)
 	for (unsigned i = 0; i < blk->num_queues; i++) {
 		vublk_blk_gate_close(&blk->queues[i].gate);
 		blk->queues[i].replay_fails = on;
-		if (!on) /* the writes were repeated after the failed flushes */
+		if (!on) /* these failures no longer matter, because the replay has repeated the
+			    writes */
 			blk->queues[i].told_failures = vublk_blk_flush_failures(&blk->flushes);
 		vublk_blk_gate_open(&blk->queues[i].gate);
 	}

@@ -6,11 +6,11 @@
  * The option unflushed=replay: the disk keeps copies of the completed writes that no flush has made
  * stable yet. After the loss of a back-end, the disk writes these copies to the next back-end.
  *
- * Key idea: each queue has a stream of the disk's log (virtio/write-log.h), so a completion needs
- * no lock. If the log has entries when a back-end is lost, the queues hold their requests. The
- * disk's thread writes the log to the next back-end on the ring of queue 0, and flushes. Then each
- * queue issues its requests. The data is copied to the shared memory next to that ring, so no
- * back-end maps the log.
+ * Key idea: each queue has a stream of the disk's log (virtio/write-log.h), so copying a completed
+ * write needs no lock. If the log has entries when a back-end is lost, the queues hold their
+ * requests. The disk's thread writes the log to the next back-end on the ring of queue 0, and
+ * flushes. Then each queue issues its requests. The data is copied to the shared memory next to
+ * that ring, so no back-end maps the log.
  */
 #include "blk/queue.h"
 #include "virtio/write-replay.h"
@@ -50,7 +50,7 @@ struct vublk_blk_replay {
 
 /*
  * Reserves room in the log for the copy of a piece that changes the disk. Returns false if the
- * piece has to wait for room. A flush, which frees room, is then due.
+ * piece has to wait for room. In that case, sets wants_flush, because a flush frees room.
  */
 bool vublk_blk_keep_reserve(struct vublk_blk_queue *queue, const struct vublk_blk_request *request,
 			    uint64_t bytes);
@@ -72,8 +72,9 @@ void vublk_blk_keep_reset(struct vublk_blk_queue *queue);
 /* --- own-flush.c ------------------------------------------------------------------------------ */
 
 /*
- * Issues a flush of the queue's own, without publishing it, and clears wants_flush. If the ring has
- * no room, sets wants_flush instead.
+ * Issues a flush of the queue's own, without publishing it, and clears wants_flush. If the flush
+ * cannot be issued now, sets wants_flush instead. A no-op while such a flush is in flight or
+ * own_flush_failed is set.
  */
 void vublk_blk_own_flush(struct vublk_blk_queue *queue);
 

@@ -190,7 +190,7 @@ static int check_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t off
 	return r ? r : check_memory(queue, type, iov, iovcnt, *bytes, error);
 }
 
-/* Starts a read or write. `iov` NULL: the only buffer is `single`. */
+/* Starts a read or write. If `single` is not NULL, it is the only buffer, and `iov` is not used. */
 static void start_data(struct vublk_blk_queue *queue, uint32_t type, uint64_t offset,
 		       uint64_t bytes, const struct iovec *iov, int iovcnt,
 		       const struct iovec *single, uint32_t flags, void *user_data)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Cuts requests to the device's limits (virtio 1.3, section 5.2.4: size_max, seg_max,
- * max_discard_sectors, max_write_zeroes_sectors).
+ * Cuts requests into pieces that respect the device's limits (virtio 1.3, section 5.2.4: size_max,
+ * seg_max, max_discard_sectors, max_write_zeroes_sectors).
  *
  * Key idea: a piece is filled as far as the limits permit, segment by segment. Then it is trimmed
  * to whole blocks, and the cursor moves back by the trimmed bytes. So the iovecs of a request may

@@ -44,10 +44,10 @@ int64_t vublk_blk_split_any(const struct vublk_blk_limits *limits,
 
 /*
  * Cuts the next piece off the request and moves the cursor past that piece. `left` (not 0) is the
- * number of bytes of the request that are not cut yet. `buffers` has room for max_segments;
- * segments that are adjacent in guest memory are merged. Returns the number of bytes of the piece.
- * -EFAULT: the memory at the cursor is in no region; -E2BIG: one block is scattered over more
- * segments than the device accepts.
+ * number of bytes of the request that are not cut yet. `buffers` has room for max_segments
+ * elements; segments that are adjacent in guest memory are merged. Returns the number of bytes of
+ * the piece. -EFAULT: the memory at the cursor is in no region; -E2BIG: one block is scattered over
+ * more segments than the device accepts.
  *
  * The inline part handles the usual request: a buffer in one region that need not be cut.
  */

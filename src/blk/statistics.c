@@ -12,8 +12,8 @@
 #include <stdlib.h>
 
 /*
- * The type and size that a request in flight had when it started. The request itself changes:
- * cutting reduces its number of bytes, and a request with FUA becomes a flush.
+ * When a request in flight started, and the type and size that it had then. The request itself
+ * changes: cutting reduces its number of bytes, and a request with FUA becomes a flush.
  */
 struct started {
 	uint64_t ns;

@@ -3,9 +3,9 @@
 #define VUBLK_BLK_STATISTICS_H
 
 /*
- * The counters of a queue with the option statistics=on. A queue without this option has no such
- * object. It only pays for one branch in each poll that has work, and one in each request that does
- * not take the fast path.
+ * The counters of a queue with the option statistics=on. Without this option the queue has no such
+ * object, and pays only for one branch in each poll that has work, and one in each request that
+ * does not take the fast path.
  *
  * Key idea: only the queue's owner writes the counters, each with one atomic store, so any thread
  * can read them without a lock. Each counter is exact, but one counter may include a request that

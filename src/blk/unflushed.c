@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The results of flushes, and flushes that the application does not see; see unflushed.h. */
+/*
+ * Determines the results of flushes, and counts the failures that the application does not see; see
+ * unflushed.h.
+ */
 #include "blk/unflushed.h"
 
 #include "blk/queue.h"

@@ -22,10 +22,10 @@
  *
  * A flush may also succeed before the failure of a concurrent flush is seen. The application sees
  * all of its own requests, so it can judge their results together (<vublk/blk.h>). But it does not
- * see the disk's own flushes (own-flush.c). So a flush that succeeds while such flushes are in
- * flight waits until these are answered, and fails if one of them fails. It does not wait for
- * flushes that begin later. If the owner of a queue is idle, the disk's thread takes the
- * completions of that queue's own flushes, once per second.
+ * see the disk's own flushes (own-flush.c). So a flush of the application that succeeds while the
+ * disk's own flushes are in flight waits until these are answered, and fails if one of them fails.
+ * It does not wait for flushes that begin later. If the owner of a queue is idle, the disk's thread
+ * takes the completions of that queue's own flushes, once per second.
  *
  * The pairs of accesses, by letter:
  *   H  the owner of a queue counts a flush in `begun` before it publishes the flush; the owner of
@@ -105,8 +105,8 @@ bool vublk_blk_flush_own_in_flight(const struct vublk_blk_flushes *flushes, uint
  *
  * Called when the back-end has completed a flush with `result`. Stores the request's result, or
  * puts the request into the list `awaiting`. The result is also an error if the flush has succeeded
- * after an unseen flush failed, because the back-end may have reported this flush's error to that
- * one.
+ * after an unseen flush failed, because the back-end may have reported an error of this flush's
+ * writes only to the unseen flush.
  */
 void vublk_blk_flush_completed(struct vublk_blk_queue *queue, struct vublk_blk_request *request,
 			       int result);
@@ -117,7 +117,7 @@ void vublk_blk_flush_completed(struct vublk_blk_queue *queue, struct vublk_blk_r
 struct vublk_blk_request *vublk_blk_flush_take_awaited(struct vublk_blk_queue *queue);
 /*
  * Called when a flush of the queue's own is answered or dropped. Wakes the owners of the queues
- * that wait.
+ * whose flushes wait for it.
  */
 void vublk_blk_flush_own_ended(struct vublk_blk_queue *queue);
 

@@ -5,8 +5,9 @@
  *
  * Key idea: calls wait in a list, and the bus's thread runs them one after another. A call that
  * cannot end immediately sets inproc->await to the event of the device that it needs. This event,
- * or the loss of the back-end, ends the call. Only one call runs at a time, so an event always
- * belongs to the present call. If the caller waits, the call's function ended() wakes it.
+ * or the loss of the back-end, ends the call or, with AWAIT_SETTLED, runs it again. Only one call
+ * runs at a time, so an event always belongs to the present call. If the caller waits, the call's
+ * function ended() wakes it.
  */
 #include "inproc/private.h"
 

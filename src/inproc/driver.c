@@ -172,7 +172,7 @@ int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_er
 
 /*
  * Returns whether a start or stop is under way, during which the device accepts no memory. If so,
- * the present call runs again after it.
+ * the present call runs again when the start or stop has ended.
  */
 static bool has_to_settle(struct vublk_inproc *inproc)
 {

@@ -44,8 +44,8 @@ static void on_realized(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Called when a start has ended. Reports the start that the driver requested, but none of those
- * that the bus makes itself, for example in an outage.
+ * Called when a start has ended. Reports the start that the driver requested, but no start that the
+ * bus itself requested, for example in an outage.
  */
 static void end_start(struct vublk_inproc *inproc, const struct vublk_error *error)
 {

@@ -78,7 +78,7 @@ struct vublk_inproc_handlers {
 
 /*
  * The ring, eventfds and memory that the owner of a queue uses. The eventfds stay the same from
- * set_up to free; the other members may change before rings_replaced() is called.
+ * set_up to free; the other members may change each time the rings are replaced.
  */
 struct vublk_inproc_queue {
 	struct vublk_split_ring ring; /* mapped in this process, zeroed */
@@ -223,15 +223,15 @@ struct vublk_inproc_region_call {
 };
 
 /*
- * Fills in all members of `region` except call.ended, and duplicates `fd`. After the end of the
- * call, the caller must close region->fd if it is not -1. EINVAL: the region is empty or not
+ * Initialises `region` and duplicates `fd`. The caller sets call.ended afterwards. After the end of
+ * the call, the caller must close region->fd if it is not -1. EINVAL: the region is empty or not
  * aligned, or its file is not sealed against shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
  */
 int vublk_inproc_region_init(struct vublk_inproc_region_call *region, void *address,
 			     uint64_t bytes, int fd, uint64_t fd_offset,
 			     struct vublk_error *error);
 /*
- * Begins to add the region, which the back-end then can access. Any thread may call this function,
+ * Begins to add the region, so that the back-end can access it. Any thread may call this function,
  * which does not wait. The call ends with EINVAL if the region overlaps another, and with ENOSPC if
  * no memory slot is left.
  */

@@ -5,8 +5,8 @@
  * Key idea: the driver kicks with write(2) on an eventfd that it shares with the back-end, because
  * nothing else is as fast. A back-end that clears O_NONBLOCK and fills the counter blocks the
  * application's thread in this write. An honest back-end never fills a counter of 64 bits. So the
- * bus's thread checks the counters at intervals. If one is full, it clears the counter, which
- * unblocks the thread, and disconnects the back-end.
+ * bus's thread checks the counters at intervals. If a counter is full, the bus's thread clears it,
+ * which unblocks the application's thread, and disconnects the back-end.
  */
 #include "inproc/private.h"
 
@@ -22,8 +22,8 @@
 #define UNBLOCKS_PER_LOOK 16
 
 /*
- * Clears every kick eventfd whose counter is full. Returns the first such queue, or -1 if there was
- * none.
+ * Clears every kick eventfd whose counter is full. Returns the index of the first such queue, or -1
+ * if there was none.
  */
 static int unblock_kicks(const struct vublk_inproc *inproc)
 {

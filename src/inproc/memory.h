@@ -44,8 +44,8 @@ int vublk_inproc_memory_renew_rings(struct vublk_inproc_memory *memory,
 /* Zeroes the memory of the rings. No back-end may be using it. */
 void vublk_inproc_memory_clear_rings(struct vublk_inproc_memory *memory);
 /*
- * Makes the checks of a new region that do not depend on other regions, and stores a duplicate of
- * `fd` in `out_fd`. Any thread may call this. EINVAL: the region is empty or not aligned, or its
+ * Performs those checks of a new region that do not depend on other regions, and stores a duplicate
+ * of `fd` in `out_fd`. Any thread may call this. EINVAL: the region is empty or not aligned, or its
  * file is not sealed against shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
  */
 int vublk_inproc_memory_prepare(const void *address, uint64_t bytes, int fd, uint64_t fd_offset,
@@ -53,9 +53,9 @@ int vublk_inproc_memory_prepare(const void *address, uint64_t bytes, int fd, uin
 /*
  * These functions add a region that has passed vublk_inproc_memory_prepare(), and remove one.
  * `slots` is the number of regions that the back-end can have. After a successful addition,
- * `memory` owns `fd`. vublk_inproc_memory_changed() ends an addition: if `known`, the back-end has
- * confirmed the region, which enters the table; otherwise the region is dropped again. A removed
- * region leaves the table immediately.
+ * `memory` owns `fd`. vublk_inproc_memory_changed() ends an addition. If `known`, the back-end has
+ * the region, or the next back-end will get it, and the region enters the table. Otherwise the
+ * region is dropped again. A removed region leaves the table immediately.
  */
 int vublk_inproc_memory_add(struct vublk_inproc_memory *memory, unsigned slots, void *address,
 			    uint64_t bytes, int fd, uint64_t fd_offset,

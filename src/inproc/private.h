@@ -12,7 +12,10 @@
 
 #include <pthread.h>
 
-/* The event of the device for which the present call waits. */
+/*
+ * The event of the device that the bus awaits: for the present call or, with AWAIT_STARTED, for the
+ * start that the driver requested.
+ */
 enum vublk_inproc_await {
 	VUBLK_INPROC_AWAIT_NOTHING,
 	VUBLK_INPROC_AWAIT_STARTED,
@@ -47,7 +50,7 @@ enum vublk_inproc_unflushed {
 	VUBLK_INPROC_UNFLUSHED_AUTO, /* trusted if it has an in-flight area */
 	VUBLK_INPROC_UNFLUSHED_TRUST,
 	VUBLK_INPROC_UNFLUSHED_FAIL,
-	VUBLK_INPROC_UNFLUSHED_REPLAY, /* the driver has a copy */
+	VUBLK_INPROC_UNFLUSHED_REPLAY, /* trusted, because the driver has copies of these writes */
 	VUBLK_INPROC_NUM_UNFLUSHED,
 };
 
@@ -58,8 +61,8 @@ struct vublk_inproc_set_up {
 
 struct vublk_inproc {
 	/*
-	 * constant after realized(), except that `queues` and `set_up` are set by
-	 * vublk_inproc_set_up(); the rings in `queues` may be replaced later
+	 * constant after realized(), which calls vublk_inproc_set_up(), except that the rings in
+	 * `queues` may be replaced later
 	 */
 	struct vublk_inproc_handlers handlers;
 	struct vublk_log_limit limit; /* used by the bus's thread */
@@ -91,7 +94,8 @@ struct vublk_inproc {
 	bool quit;
 	struct vublk_error failure; /* why the rings are or were reclaimed for good; code 0: they
 				       were not */
-	struct vublk_error expiry;  /* the same, if the rings will start again afterwards */
+	struct vublk_error expiry;  /* why the rings are being reclaimed, if they will start again
+				       afterwards; code 0: they are not */
 	unsigned num_looks;         /* checks of the deadline since this back-end started the
 				       rings */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
@@ -134,14 +138,15 @@ void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
  */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
-/* Called when a start or stop has ended. Runs the present call again if it has waited for that. */
+/* Called when a start or stop has ended. Runs the present call again if it waits for that. */
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
 /* --- driver.c ---------------------------------------------------------------- */
 
 /*
- * Called after a reset. Sets features, memory and queues, so that only DRIVER_OK remains to be set.
+ * Called after realize or a reset. Sets features, memory and queues, so that only DRIVER_OK remains
+ * to be set.
  */
 int vublk_inproc_set_up_device(struct vublk_inproc *inproc, struct vublk_error *error);
 

@@ -28,7 +28,7 @@ struct vublk_inproc_regions {
 	struct vublk_inproc_region entries[VUBLK_MEMORY_MAX_REGIONS]; /* sorted by `host` */
 };
 
-/* A reader's private cache, with the region that it found last. Must be zeroed at first. */
+/* A reader's private cache, with the region that the last lookup found. Must be zeroed at first. */
 struct vublk_inproc_region_cache {
 	unsigned sequence;
 	struct vublk_inproc_region region;

@@ -17,8 +17,8 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
-#define VUBLK_IMAGE_WRITE 0x1u    /* read and write; without it, read only */
-#define VUBLK_IMAGE_REPLACE 0x2u  /* also write, resize, and create a missing file */
+#define VUBLK_IMAGE_WRITE 0x1u    /* read and write; without it, only read */
+#define VUBLK_IMAGE_REPLACE 0x2u  /* like WRITE, and also resize it or create a missing file */
 #define VUBLK_IMAGE_UNLOCKED 0x4u /* take no lock and ignore those of others */
 
 /*

@@ -51,8 +51,9 @@ struct vublk_limits {
 
 /*
  * Replaces the limits of a device. If all limits are 0, nothing is limited, and the waiting
- * requests pass. The new limits start afresh: neither earlier requests nor unused time count.
- * vublk_device_get_shadow() says whether requests pass through the device now.
+ * requests pass. Limits that differ from the present ones start afresh: neither earlier requests
+ * nor unused time count. vublk_device_get_shadow() says whether requests pass through the device
+ * now.
  *
  * `limits` is borrowed during the call; `limits_bytes` is sizeof(struct vublk_limits).
  * Returns: 0, or a negative errno; in that case nothing has changed.

@@ -83,7 +83,7 @@ void vublk_device_get_fence(const struct vublk_device *device, struct vublk_devi
  * must be synced, and the rings must run. First the target receives what it lacks, and both
  * back-ends flush. The target is then the disk's only path.
  * Returns:
- *   0  the device already uses `chardev`
+ *   0  the device is already connected to `chardev`
  *   1  the switch has begun; vublk_device_get_switch() says when it has ended, and how
  * Errors:
  *   EINVAL    `chardev` is not one of the paths
@@ -104,7 +104,7 @@ struct vublk_device_switch_info {
 	bool is_under_way;
 	int code; /* why the switch failed, a positive errno; 0: it has not failed */
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */
-	uint64_t number; /* counts the switches of the device: 1, 2, ...; 0: there was none */
+	uint64_t number; /* the number of the switch, counted from 1; 0: there was none */
 };
 
 /*

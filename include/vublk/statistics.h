@@ -121,10 +121,12 @@ struct vublk_replay_info {
 	uint64_t kept_bytes; /* the memory for the present copies and their headers */
 	uint64_t max_bytes;  /* the limit of `kept_bytes` (property replay-mib) */
 	uint64_t replays;    /* how many times a back-end has executed the copies */
-	uint64_t last_writes, last_bytes;   /* how many writes the last replay had, and the bytes of
-					       their data */
+	uint64_t last_writes, last_bytes;   /* the number of writes in the last replay, and the
+					       bytes of their data */
 	uint64_t total_writes, total_bytes; /* the same for all replays together */
-	/* Why the copies have to be written again: one sentence; empty: they do not. */
+	/*
+	 * Why the last replay failed: one sentence; empty: none has failed since the last success.
+	 */
 	char failure[VUBLK_ERROR_TEXT_BYTES];
 };
 

@@ -13,8 +13,8 @@
  *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores `closed` and
  *      then loads `inside`. At least one of them sees the other's store. If the kernel has
  *      membarrier(2), the owner needs no barrier between its store and its load. Instead, the
- *      disk's thread makes every thread of the process execute a barrier, between its own store and
- *      load.
+ *      disk's thread makes every thread of the process execute a barrier, after the store of
+ *      `closed` and before the load of `inside`.
  *   F  the disk's thread stores 0 in `closed` after its last access to the queue; the owner loads
  *      that 0 before its first access.
  *   G  the owner stores 0 in `inside` after its last access to the queue; the disk's thread loads

@@ -2,8 +2,8 @@
 /*
  * The disk's own flushes, which the application did not submit (replay.h).
  *
- * Key idea: these flushes use one request, which is a member of the queue and is in none of the
- * queue's lists. The request has a state of its own, OWN, so the application never gets its
+ * Key idea: each queue has one request for these flushes, own_flush, which is in none of the
+ * queue's lists. That request has a state of its own, OWN, so the application never gets its
  * completion.
  */
 #include "blk/piece.h"

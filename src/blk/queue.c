@@ -419,9 +419,10 @@ static VUBLK_ALWAYS_INLINE void give(struct vublk_blk_queue *queue,
 }
 
 /*
- * Gives the application the requests in `done`, and then those that the back-end has completed, at
- * most `max` in total. Usually reads the used index only once. Pumps the queue if requests wait.
- * `counted` is a constant in each copy of this function, which saves a branch.
+ * Gives the application the completions of the requests in `done`, and then of those that the
+ * back-end has completed, at most `max` in total. Usually reads the used index only once. Pumps the
+ * queue if requests wait. `counted` is a constant in each copy of this function, which saves a
+ * branch.
  */
 static VUBLK_ALWAYS_INLINE unsigned collect(struct vublk_blk_queue *queue,
 					    struct vublk_blk_completion *completions,

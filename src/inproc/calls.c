@@ -114,8 +114,8 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 /* --- on the bus's thread -------------------------------------------------------------- */
 
 /*
- * Ends the present call. Only posts a task for the next call, because the device may be in the
- * middle of an event.
+ * Ends the present call. Posts a task for the next call instead of running it, because the device
+ * may be in the middle of an event.
  */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error)

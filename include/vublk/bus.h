@@ -177,8 +177,8 @@ struct vublk_bus_info {
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why no back-end is connected; empty: one is */
 	uint64_t outage_total_ms; /* the length of all outages, the present one included */
 	uint64_t reconnects;      /* how many outages have ended with a connection */
-	bool is_pausing;          /* vublk_bus_set_paused() has begun a pause */
-	bool is_paused;           /* the pause has begun, and no request is outstanding */
+	bool is_pausing;          /* a pause has begun and has not been ended */
+	bool is_paused;           /* the pause is complete: no request is outstanding */
 };
 
 /*

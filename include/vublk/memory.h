@@ -16,7 +16,7 @@ struct vublk_memory_region {
 	int fd;               /* memfd, shared file or DAX device; each call says which side owns
 				 it */
 	uint64_t fd_offset;   /* where in the file the region begins */
-	uint64_t reserved[2]; /* must be 0, or EINVAL; the struct never changes */
+	uint64_t reserved[2]; /* must be 0, otherwise EINVAL; the struct never changes */
 };
 
 /* The largest number of regions that a device keeps; a back-end may accept fewer. */

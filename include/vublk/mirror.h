@@ -5,8 +5,8 @@
 /*
  * The mirror of a disk, for users of <vublk/device.h>. While the driver uses the disk, the device
  * copies it to a second back-end, the target, and sends each write to both. When the target has
- * received the whole disk, vublk_device_switch() can move the disk to the target, under any load.
- * docs/mirror.md says what is guaranteed.
+ * received the whole disk, vublk_device_switch() can move the disk to the target, whatever the
+ * load. docs/mirror.md says what is guaranteed.
  *
  * A mirror needs shadow rings (<vublk/shadow.h>), which the device uses as long as there is a
  * mirror. A mirror survives pauses, resets and losses of the disk's own back-end. If the target is

@@ -9,7 +9,7 @@
  * of preference. The device uses one of them at a time. At realize it chooses the first path at
  * which a process listens. When the back-end is lost, the device looks for a back-end at the same
  * path for failover-ms, then at the next path, and so on; after the last path it returns to the
- * first. The device leaves a path only when the process that had the rings has ended.
+ * first. After a loss, the device leaves a path only when the process that had the rings has ended.
  * docs/failover.md says what is guaranteed.
  *
  * While its back-end is connected, the device does not change to a path of higher preference.

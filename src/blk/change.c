@@ -3,11 +3,11 @@
  * The life of a change of the disk's memory. The calls that start changes are in memory.c, and the
  * disk's thread carries them out in src/inproc/driver.c.
  *
- * Key idea: a change owns what it needs (the mapping, and the descriptor until the bus takes it)
- * until the application takes the result. So a change is undone in one way, whether it was refused,
- * was canceled, or is still in progress when the disk is closed. The application no longer owns a
- * change that it has canceled. If that change has added a region, the disk's thread removes the
- * region again. Then the change is freed.
+ * Key idea: until the application takes the result, a change owns the memory that it allocated or
+ * releases and, unless the bus has taken it, the descriptor. So a change is undone in one way,
+ * whether it was refused, was canceled, or is still in progress when the disk is closed. The
+ * application no longer owns a change that it has canceled. If that change has added a region, the
+ * disk's thread removes the region again. Then the change is freed.
  */
 #include "blk/change.h"
 
@@ -114,8 +114,8 @@ void vublk_blk_change_begin(struct vublk_blk_change *change)
 
 /*
  * Applies the result of a change that has ended to the disk, and returns the result. The caller
- * must hold the lock. The memory of an ALLOC now belongs to the disk. A RELEASE always succeeds,
- * because its memory is freed even if the back-end could not be told.
+ * must hold the lock. The memory of a successful ALLOC then belongs to the disk. A RELEASE always
+ * succeeds, because its memory is freed even if the back-end could not be told.
  */
 static int settle(struct vublk_blk_change *change, struct vublk_error *error)
 {

@@ -16,7 +16,7 @@
 
 #include <pthread.h>
 
-/* Memory that vublk_blk_alloc() allocated. */
+/* Memory that vublk_blk_alloc() or vublk_blk_alloc_start() allocated. */
 struct vublk_blk_allocation {
 	struct vublk_blk_allocation *next;
 	void *address;

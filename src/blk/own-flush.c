@@ -10,7 +10,7 @@
 #include "blk/replay.h"
 
 /*
- * After such a flush has failed, the queue issues no other until the disk's thread clears
+ * After own_flush has failed, it is not issued again until the disk's thread clears
  * own_flush_failed.
  */
 void vublk_blk_own_flush(struct vublk_blk_queue *queue)

@@ -168,7 +168,10 @@ enum vublk_blk_queue_state {
 	VUBLK_BLK_QUEUE_DEAD, /* like FAILS, but permanent */
 };
 
-/* Which part of the program adds requests. The first user that claims the queue keeps it. */
+/*
+ * Which part of the program adds requests to the queue. The first user that claims the queue keeps
+ * it.
+ */
 enum vublk_blk_queue_user {
 	VUBLK_BLK_QUEUE_UNUSED,
 	VUBLK_BLK_QUEUE_OF_APPLICATION,

@@ -40,8 +40,8 @@ static void forget_tables(struct vublk_blk_queue *queue)
 }
 
 /*
- * Discards the records of the content of shared memory, because the lost back-end may have changed
- * that content.
+ * Discards the private copies of values in shared memory, because the lost back-end may have
+ * changed these values.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
@@ -212,8 +212,8 @@ void vublk_blk_queue_hold_failed(struct vublk_blk_queue *queue)
 }
 
 /*
- * The records of the tables' contents are discarded, because the replay has used the tables of
- * queue 0.
+ * Discards the copies of the tables' descriptors, because the replay has used the tables of queue
+ * 0.
  */
 void vublk_blk_queue_release(struct vublk_blk_queue *queue)
 {

@@ -131,8 +131,8 @@ static void fail_flushes(struct vublk_blk *blk, bool on)
 	for (unsigned i = 0; i < blk->num_queues; i++) {
 		vublk_blk_gate_close(&blk->queues[i].gate);
 		blk->queues[i].replay_fails = on;
-		if (!on) /* these failures no longer matter, because the replay has repeated the
-			    writes */
+		if (!on) /* earlier failures of flushes no longer matter, because the replay has
+			    repeated the writes */
 			blk->queues[i].told_failures = vublk_blk_flush_failures(&blk->flushes);
 		vublk_blk_gate_open(&blk->queues[i].gate);
 	}

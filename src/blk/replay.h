@@ -81,8 +81,8 @@ void vublk_blk_own_flush(struct vublk_blk_queue *queue);
 /* --- replay.c: for the disk's thread, except where a comment says otherwise ----------------- */
 
 /*
- * Makes a log of about `bytes`, and starts the timer. Only logs a warning if the back-end does not
- * offer FLUSH. Errors: ENOMEM and others.
+ * Makes a log of about `bytes` bytes, and starts the timer. Only logs a warning if the back-end
+ * does not offer FLUSH. Errors: ENOMEM and others.
  */
 int vublk_blk_replay_init(struct vublk_blk *blk, uint64_t bytes, uint32_t block_bytes,
 			  struct vublk_error *error);

@@ -348,8 +348,8 @@ static void start_command(struct vublk_blk_queue *queue, const struct command *c
 }
 
 /*
- * Fails the first flush after a loss of completed writes. Writes after the loss are not affected,
- * so later flushes may succeed.
+ * Fails the first flush after a loss in which completed writes may have been lost. Writes after the
+ * loss are not affected, so later flushes may succeed.
  */
 static int check_lost_writes(struct vublk_blk_queue *queue, const struct command *command,
 			     struct vublk_error *error)

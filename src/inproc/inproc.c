@@ -342,7 +342,7 @@ static int set_chardev(struct vublk_inproc *inproc, const char *path, const char
 
 /*
  * Prepares for unflushed=replay. There must be no in-flight area, because the next back-end would
- * execute the requests in it before it gets the kept writes.
+ * execute the area's requests before it gets the kept writes.
  */
 static int set_replay(struct vublk_inproc *inproc, struct vublk_error *error)
 {
@@ -426,7 +426,7 @@ int vublk_inproc_open(const char *path, const struct vublk_option *options,
 	inproc->driver_timer.opaque = handlers->opaque;
 	vublk_inproc_memory_init(&inproc->memory);
 	vublk_inproc_calls_init(inproc);
-	*out = inproc; /* before the thread calls a handler that uses it */
+	*out = inproc; /* set before the thread starts, because its handlers use it */
 	r = open_device(inproc, path, options, error);
 	if (r) {
 		vublk_inproc_free(inproc);

@@ -55,7 +55,7 @@ struct vublk_inproc_handlers {
 	 */
 	void (*rings_suspend)(void *opaque);
 	void (*rings_replaced)(void *opaque, const struct vublk_error *error);
-	/* The rings run again: the outage has ended. */
+	/* The rings run again after an outage, or after requests exceeded request-deadline-ms. */
 	void (*reconnected)(void *opaque);
 	/*
 	 * The device no longer looks for a back-end, or the bus has reclaimed the rings for good,

@@ -39,7 +39,8 @@ enum vublk_inproc_link_event {
 	VUBLK_INPROC_EVENT_STARTED,   /* the rings run */
 	VUBLK_INPROC_EVENT_LOST,      /* the connection ended */
 	VUBLK_INPROC_EVENT_TIMED_OUT, /* fail-after-ms or request-deadline-ms has passed */
-	VUBLK_INPROC_EVENT_ENDED,     /* the device no longer looks for a back-end */
+	VUBLK_INPROC_EVENT_ENDED,     /* the device no longer looks for a back-end, or the rings
+					 were reclaimed for good */
 	VUBLK_INPROC_NUM_EVENTS,
 };
 
@@ -100,7 +101,8 @@ struct vublk_inproc {
 				       rings */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
-	struct vublk_inproc_call *call; /* the call that is being run; NULL: there is none */
+	struct vublk_inproc_call *call; /* the present call, which has begun and not ended; NULL:
+					   there is none */
 
 	struct vublk_loop_task call_task; /* posted when there may be a call to run */
 
@@ -169,8 +171,8 @@ void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * Called while a back-end is connected. Begins to fail the requests in flight. The back-end first
- * has to return the rings, and later executes new requests on zeroed rings.
+ * Called while a back-end is connected. Begins to fail the requests in flight: they fail when the
+ * back-end has returned the rings. The back-end then executes new requests on zeroed rings.
  */
 void vublk_inproc_expire_requests(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
@@ -189,7 +191,10 @@ void vublk_inproc_fail_requests(struct vublk_inproc *inproc, const struct vublk_
 
 /* --- deadline.c ---------------------------------------------------------------- */
 
-/* Begins to ask the driver at intervals whether a request is overdue. */
+/*
+ * Called when a back-end has started the rings. If there is a deadline, begins to ask the driver at
+ * intervals whether a request is overdue.
+ */
 void vublk_inproc_watch_deadline(struct vublk_inproc *inproc);
 void vublk_inproc_on_deadline_timer(void *opaque);
 

@@ -182,8 +182,8 @@ struct vublk_backend_info {
 	enum vublk_backend_state state;
 	uint32_t num_queues;           /* the number of offered queues */
 	uint32_t num_threads;          /* the number of threads that execute requests */
-	uint32_t num_used_queues;      /* the number of queues that the front-end has set up; 0
-					  also without a front-end */
+	uint32_t num_used_queues;      /* the number of queues that the front-end has set up; 0 if
+					  there is no front-end */
 	uint64_t size_bytes;           /* of the disk */
 	uint64_t rescans;              /* how many times the size was read again */
 	uint32_t block_bytes;

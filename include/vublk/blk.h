@@ -306,7 +306,7 @@ int vublk_blk_next_event(struct vublk_blk *blk, struct vublk_blk_event_info *inf
 /* --- properties of the disk -------------------------------------------------------- */
 
 struct vublk_blk_info {
-	uint64_t capacity_bytes;          /* a multiple of 512, but maybe not of the block size */
+	uint64_t capacity_bytes;          /* a multiple of 512, but not always of the block size */
 	uint32_t block_size_bytes;        /* requests are multiples of this; >= 512 */
 	uint32_t physical_block_bytes;
 	uint32_t optimal_io_bytes;        /* 0: unknown */

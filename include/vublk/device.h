@@ -775,7 +775,7 @@ struct vublk_device_info {
 	uint64_t features;                   /* virtio bits that are offered to the driver */
 	uint64_t hidden_features;            /* offered by the back-end, hidden by a property */
 	uint8_t backend_config[96];          /* virtio_blk_config as the back-end last sent it;
-						vublk_device_config_read() has the driver's */
+						vublk_device_config_read() reads the driver's */
 };
 
 /* Stores in `info` what was negotiated. Members that are not known yet are 0. */

@@ -18,7 +18,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 #define VUBLK_IMAGE_WRITE 0x1u    /* read and write; without it, only read */
-#define VUBLK_IMAGE_REPLACE 0x2u  /* like WRITE, and also resize it or create a missing file */
+#define VUBLK_IMAGE_REPLACE 0x2u  /* like WRITE; may also resize, and creates a missing file */
 #define VUBLK_IMAGE_UNLOCKED 0x4u /* take no lock and ignore those of others */
 
 /*

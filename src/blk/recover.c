@@ -40,8 +40,8 @@ static void forget_tables(struct vublk_blk_queue *queue)
 }
 
 /*
- * Discards the private copies of values in shared memory, because the lost back-end may have
- * changed these values.
+ * Makes the driver write all tables, descriptors and avail entries again before it uses them,
+ * because the lost back-end may have overwritten them.
  */
 void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 {
@@ -212,8 +212,8 @@ void vublk_blk_queue_hold_failed(struct vublk_blk_queue *queue)
 }
 
 /*
- * Discards the copies of the tables' descriptors, because the replay has used the tables of queue
- * 0.
+ * Makes the driver fill all tables again before it uses them, because the replay has used the
+ * tables of queue 0.
  */
 void vublk_blk_queue_release(struct vublk_blk_queue *queue)
 {

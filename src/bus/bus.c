@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Runs a bus: changes its state, follows the device's back-end, and accepts one client (a VMM) at a
- * time. open.c chooses the type and sets the options. The folder of the type has the code that
- * handles a client's messages.
+ * time. open.c chooses the type and sets the options. The type's folder has the code that handles a
+ * client's messages.
  *
  * Key idea: while the bus serves a client, it does not watch the listening socket, so the next
  * client waits in the backlog. The bus accepts the next client after the current one has
@@ -511,8 +511,8 @@ void vublk_bus_free(struct vublk_bus *bus)
 	if (bus->upgrade.is_anothers && bus->device)
 		vublk_device_disown(bus->device);
 	if (bus->device)
-		vublk_device_unrealize(bus->device); /* must come first, because the device borrows
-							the client's descriptors */
+		vublk_device_unrealize(bus->device); /* must precede free_client(), because the
+							device borrows the client's descriptors */
 	if (bus->client)
 		bus->type->free_client(bus);
 	if (bus->own)

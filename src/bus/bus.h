@@ -3,9 +3,9 @@
 #define VUBLK_BUS_BUS_H
 
 /*
- * Implements the object of the public <vublk/bus.h>. A bus owns a device, an event loop and a
- * listening socket, and serves one client (a VMM) at a time. The type of the bus implements the
- * protocol that the client speaks.
+ * The object behind the public <vublk/bus.h>. A bus owns a device, an event loop and a listening
+ * socket, and serves one client (a VMM) at a time. The type of the bus implements the protocol that
+ * the client speaks.
  */
 #include "proto/message-timeout.h"
 #include "proto/socket-access.h"
@@ -66,7 +66,7 @@ struct vublk_bus_handover_ops {
 	const struct vublk_section_type *sections;
 	/* Called in the new process after all sections have been read. */
 	void (*end)(struct vublk_bus *bus);
-	/* Called in the new process when it has taken over, and has told the old process so. */
+	/* Called in the new process after it has taken over and told the old process so. */
 	void (*begin)(struct vublk_bus *bus);
 };
 
@@ -87,7 +87,7 @@ struct vublk_bus_type {
 	/*
 	 * These functions manage bus->own, the state that the type keeps from one client to the
 	 * next. open() is called before options are set, ready() once the device is realized,
-	 * free() after it has been unrealized. Each may be NULL.
+	 * free() after the device is unrealized. Each may be NULL.
 	 */
 	int (*open)(struct vublk_bus *bus, struct vublk_error *error);
 	int (*ready)(struct vublk_bus *bus, struct vublk_error *error);
@@ -204,7 +204,7 @@ const char *vublk_bus_state_name(enum vublk_bus_state state);
 
 /* Sends the program a notice that the client, or one of its messages, was refused. */
 void vublk_bus_notify_refused(struct vublk_bus *bus, const struct vublk_error *error);
-/* Called when the type has no client any more. Accepts the next client, or finishes the bus. */
+/* Called when the type has released its client. Accepts the next client, or finishes the bus. */
 void vublk_bus_client_gone(struct vublk_bus *bus);
 
 void vublk_bus_on_realized(void *bus, const struct vublk_error *error);

@@ -97,7 +97,7 @@ int vublk_handover_check_peer(const struct vublk_handover_channel *channel, int6
 
 /*
  * Waits until `fd` has one of `events`, `other_fd` (-1: no descriptor) is readable, or the deadline
- * passes. Returns false, without waiting, if the deadline has already passed.
+ * passes. Returns false, without waiting, only if the deadline has already passed.
  */
 static bool wait_for(int fd, short events, int other_fd, uint64_t deadline_ns)
 {
@@ -114,9 +114,9 @@ static bool wait_for(int fd, short events, int other_fd, uint64_t deadline_ns)
 }
 
 /*
- * Waits until it is worth sending again, and returns whether the deadline is still ahead. `result`
+ * Waits until it is worth trying to send again. Returns false if the deadline has passed. `result`
  * is -EAGAIN if the socket was full, or -ETOOMANYREFS if too many descriptors were in transit in
- * sockets. In the second case this waits for a moment, in which the receiver takes out descriptors.
+ * sockets. In the second case, waits for a moment, so that the receiver can take descriptors out.
  */
 static bool wait_for_room(int fd, ssize_t result, uint64_t deadline_ns)
 {

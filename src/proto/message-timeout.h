@@ -28,7 +28,10 @@ struct vublk_message_timeout {
 	size_t in_bytes;  /* bytes of an incomplete message that have arrived */
 	struct vublk_loop_timer timer;
 	struct vublk_loop_source next_source; /* watches listen_fd when the time limit has passed */
-	/* Called at most once, when the limit is exceeded. Must end the connection. */
+	/*
+	 * Called at most once, when the limit is exceeded and another client waits. Must end the
+	 * connection.
+	 */
 	void (*expired)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 };

@@ -34,8 +34,8 @@ int vublk_socket_access_parse_group(const char *text, struct vublk_socket_access
 				    struct vublk_error *error);
 
 /*
- * Checks, before the socket is created, that this process may change its group to the one in
- * `access`. EPERM: the process may not.
+ * Checks, before the socket is created, that this process may give a socket the group in `access`.
+ * EPERM: the process may not.
  */
 int vublk_socket_access_check(const struct vublk_socket_access *access, struct vublk_error *error);
 

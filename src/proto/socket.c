@@ -173,7 +173,7 @@ static int bind_failed(int code, const char *path, struct vublk_error *error)
 
 /*
  * Checks that no process listens at a socket file. If the file still exists, only ECONNREFUSED
- * proves that.
+ * proves this.
  */
 static int probe(const struct sockaddr_un *address, const char *path, struct vublk_error *error)
 {
@@ -220,7 +220,7 @@ static int remove_stale(const struct sockaddr_un *address, const char *path,
 	return r;
 }
 
-/* Splits the path into its directory and, in `name`, its last part. */
+/* Stores the directory of the path in `directory`, and the last part of the path in `name`. */
 static void split_path(const struct sockaddr_un *address, char *directory, const char **name)
 {
 	const char *slash = strrchr(address->sun_path, '/');
@@ -274,7 +274,7 @@ bool vublk_socket_is_same(const char *a, const char *b)
 	       !strcmp(names[0], names[1]);
 }
 
-/* Makes the socket `fd`, which is bound at `path`, listen. Removes the file on failure. */
+/* Begins to listen on the socket `fd`, which is bound at `path`. Removes the file on failure. */
 static int begin_to_listen(int fd, const char *path, const struct vublk_socket_access *access,
 			   struct vublk_error *error)
 {

@@ -77,8 +77,8 @@ ssize_t vublk_stream_send_message(int fd, const struct vublk_stream_message *mes
 /* --- descriptors ----------------------------------------------------------------------------- */
 
 /*
- * Stores the received descriptors in `place`, which has room for `max`, and closes the others.
- * Returns how many arrived.
+ * Stores the received descriptors in `place`, which has room for `max` in all, and closes those for
+ * which there is no room. Returns how many arrived.
  */
 static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, struct msghdr *msg)
 {

@@ -81,9 +81,9 @@ ssize_t vublk_stream_send_message(int fd, const struct vublk_stream_message *mes
 				  size_t offset);
 
 /*
- * Receives the next part of a message, but nothing of the following message, because that message's
- * descriptors would arrive with its first byte. Returns 1 if the message is complete and the reader
- * is ready for the next one, and 0 if the rest of the message has not arrived.
+ * Receives as much of a message as has arrived, but nothing of the following message, because that
+ * message's descriptors would arrive with its first byte. Returns 1 if the message is complete and
+ * the reader is ready for the next one, and 0 if the rest of the message has not arrived.
  *
  * ENOTCONN: the socket is closed (`fd` -1), or the peer closed or reset the connection; EPROTO: the
  * header is invalid, or there are too many descriptors; EMFILE: descriptors were lost because this

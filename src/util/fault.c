@@ -4,9 +4,9 @@
  *
  * Key idea: the handler runs on the faulting thread, between any two instructions. So it takes no
  * lock, and reads the guarded ranges from a list that only grows. Each entry has a version, which
- * is odd while the entry changes. The handler skips such an entry. It cannot be that of the
- * faulting access, because the entry of a mapping does not change while a thread accesses the
- * mapping.
+ * is odd while the entry changes. The handler skips such an entry. A skipped entry cannot be the
+ * one for the faulting access, because the entry of a mapping does not change while a thread
+ * accesses the mapping.
  *
  * Pairs of accesses; the letter marks both accesses of a pair:
  *   F  a writer stores an entry's fields and then its even version, and links an initialized entry
@@ -148,7 +148,8 @@ bool vublk_sigbus_repair(int code, const void *fault_address)
 
 /*
  * Calls the previous handler. If there was none, restores the default action, which takes effect
- * when this handler returns and the access faults again.
+ * when this handler returns and the access faults again. A signal that a process sent is raised
+ * again or, if the program ignored SIGBUS, dropped.
  */
 static void pass_on(int number, siginfo_t *info, void *context)
 {

@@ -179,8 +179,8 @@ static bool read_line(const char *path, char *line, size_t bytes)
 }
 
 /*
- * Returns whether the loop device that has this `backing_file` in sysfs uses the image, and this
- * program or the loop device writes to it.
+ * Returns true if the loop device that has this `backing_file` in sysfs uses the image, and if this
+ * program or the loop device writes to the image.
  */
 static bool is_loop_of(const char *backing_file, const struct stat *image, bool we_write)
 {
@@ -305,7 +305,7 @@ static int lock_image(const struct image *image, struct vublk_error *error)
 
 /* --- formats ------------------------------------------------------------------- */
 
-/* The first bytes of images whose format is not raw. */
+/* The signatures of image formats other than raw. */
 static const struct {
 	const char *format;
 	unsigned offset;

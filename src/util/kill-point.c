@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The kill points of the test program; see kill-point.h. No library contains this file. A process
- * kills itself only once, so the chosen point is global.
+ * kills itself only once, so the chosen point can be a global variable.
  */
 #include "util/kill-point.h"
 

@@ -3,9 +3,9 @@
 #define VUBLK_UTIL_SECTIONS_H
 
 /*
- * The state of a process as a list of sections, for another process of the same user on the same
- * machine that takes over its work. Each section has a name, a version, a size, and a flag that
- * says whether a reader that does not know the name may skip it.
+ * The state of a process as a list of sections, for a process that takes over its work and that
+ * runs on the same machine as the same user. Each section has a name, a version, a size, and a flag
+ * that says whether a reader that does not know the name may skip it.
  *
  * Key idea: a newer version of a section only appends fields. A reader gets 0 for a field that is
  * missing, and ignores fields that it does not know. So both an upgrade and a downgrade work,
@@ -65,7 +65,7 @@ struct vublk_section {
 	const uint8_t *bytes;
 	size_t left;
 	struct vublk_sections_reader *from;
-	bool is_bad; /* a descriptor's index, a text's length or a number was impossible */
+	bool is_bad; /* a descriptor's index, a text's length or a number was invalid */
 };
 
 /* A type of section, and the function that reads it. A table of types ends with a NULL name. */
@@ -96,7 +96,8 @@ uint64_t vublk_section_get(struct vublk_section *section);
 /* Reads the next bytes. Missing bytes are read as 0. */
 void vublk_section_get_bytes(struct vublk_section *section, void *data, size_t bytes);
 /*
- * Reads the next text, and adds a final NUL. A text of `room` bytes or more makes the section bad.
+ * Reads the next text, and adds a final NUL. A text makes the section bad if it has `room` bytes or
+ * more, or exceeds the section or 4,096 bytes.
  */
 void vublk_section_get_text(struct vublk_section *section, char *text, size_t room);
 void vublk_section_get_error(struct vublk_section *section, struct vublk_error *error);

@@ -29,7 +29,7 @@ static bool has(const struct vublk_virtio_pci *pci, unsigned feature)
 	return pci->driver_features & VUBLK_BIT(feature);
 }
 
-/* Returns the half of `features` that the selector chooses, or 0 if it is neither 0 nor 1. */
+/* Returns the half of `features` that `select` chooses, or 0 if `select` is neither 0 nor 1. */
 static uint32_t window(uint64_t features, uint32_t select)
 {
 	return select < 2 ? (uint32_t)(features >> (32 * select)) : 0;

@@ -17,7 +17,8 @@
 #define DEVICE_MODERN (0x1040 + VIRTIO_ID_BLOCK)
 #define DEVICE_TRANSITIONAL 0x1001
 #define SUBSYSTEM_MODERN 0x1100
-#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass, the same as other virtio disks have */
+#define CLASS_STORAGE_SCSI 0x0100 /* base class and subclass, the same as those of other virtio
+				     disks */
 #define FIRST_CAPABILITY 0x40
 
 #define MSIX_BYTES PCI_CAP_MSIX_SIZEOF

@@ -3,10 +3,10 @@
  * The registers of a legacy driver, in the I/O BAR of a transitional device. The registers of a
  * modern driver are in common-config.c.
  *
- * Key idea: a legacy driver uses the same queues and status through an older set of registers. It
- * has only 32 feature bits and no FEATURES_OK, writes the page number of a ring instead of three
- * addresses, and may kick before DRIVER_OK. While MSI-X is enabled, the device's own config begins
- * four bytes later.
+ * Key idea: a legacy driver uses the same queues and status through an older set of registers. Such
+ * a driver has only 32 feature bits and no FEATURES_OK, writes the page number of a ring instead of
+ * three addresses, and may kick before DRIVER_OK. While MSI-X is enabled, the device's own config
+ * begins four bytes later.
  *
  * virtio 1.3, section 4.1.4.10.
  */
@@ -119,7 +119,7 @@ static const struct vublk_virtio_pci_register registers[] = {
 	{ VIRTIO_PCI_QUEUE_SEL, 2, vublk_virtio_pci_write_queue_select },
 	{ VIRTIO_PCI_QUEUE_NOTIFY, 2, write_queue_notify },
 	{ VIRTIO_PCI_STATUS, 1, vublk_virtio_pci_write_status },
-	/* The next two exist only while MSI-X is enabled. */
+	/* The next two registers exist only while MSI-X is enabled. */
 	{ VIRTIO_MSI_CONFIG_VECTOR, 2, vublk_virtio_pci_write_config_vector },
 	{ VIRTIO_MSI_QUEUE_VECTOR, 2, vublk_virtio_pci_write_queue_vector },
 };

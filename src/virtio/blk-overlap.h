@@ -72,7 +72,10 @@ static inline void vublk_blk_overlap_remove(struct vublk_blk_overlap *overlap, u
 	vublk_blk_overlap_count(overlap, offset, bytes, -1);
 }
 
-/* Returns false if no current write touches the range, and true if one may touch it. */
+/*
+ * Returns false only if no current write touches the range. Always returns true for a range of more
+ * than VUBLK_BLK_OVERLAP_MAX_UNITS units.
+ */
 static inline bool vublk_blk_overlap_is_possible(struct vublk_blk_overlap *overlap,
 						 uint64_t offset, uint64_t bytes)
 {

@@ -32,9 +32,9 @@ struct vublk_device_ring {
 				 ring */
 	uint16_t used_flags;
 	/*
-	 * For each kind of address, the region of the latest one. The pointers point into
-	 * `near_regions`, the array of `near_count` regions of the map that was in use, or to an
-	 * empty region if that map had no regions.
+	 * For each kind of address, the region of the latest address of that kind. The pointers
+	 * point into `near_regions`, the array of `near_count` regions of the map that was in use,
+	 * or to an empty region if that map had no regions.
 	 */
 	const struct vublk_memory_map_region *near[VUBLK_NUM_NEARS];
 	const struct vublk_memory_map_region *near_regions;

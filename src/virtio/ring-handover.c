@@ -2,9 +2,9 @@
 /*
  * Writes and reads the private fields of both ends of a split ring; see ring-handover.h.
  *
- * Key idea: the driver end trusts its private links, so this file checks them once, after they were
- * read. The records of what the avail ring and the descriptors contain are not handed over, because
- * they only save stores. The new process stores everything that it uses again.
+ * Key idea: the driver end trusts its private links, so this file checks them once, after reading
+ * them. The records of what the avail ring and the descriptors contain are not handed over, because
+ * they only save stores. The new process stores again everything that it uses.
  */
 #include "virtio/ring-handover.h"
 

@@ -33,8 +33,8 @@
 
 /*
  * The host addresses of a split ring's three parts: `desc` is aligned to 16 bytes, `avail` to 2,
- * `used` to 4. For speed, no two parts should share a cache line, because the driver writes the
- * first two and the device the third.
+ * `used` to 4. For speed, no two parts should share a cache line, especially not `used` with
+ * another part, because the device writes `used` and the driver writes the others.
  */
 struct vublk_split_ring {
 	struct vring_desc *desc;
@@ -104,7 +104,7 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring);
 /*
  * Takes one completion. Returns 1 if there is one; then `token` is its token, and `bytes` is the
  * number of bytes that the device claims to have written, which is not checked. Returns 0 if there
- * is no completion. -EPROTO: the device broke the ring, because it completed a chain that is not
+ * is no completion. -EPROTO: the device broke the ring: it completed a chain that is not
  * outstanding, or moved the used index too far. `error` says how, and each later call fails with
  * the same error.
  */

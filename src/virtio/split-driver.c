@@ -134,8 +134,8 @@ static uint16_t buffer_flags(unsigned i, unsigned num_out, unsigned count)
 }
 
 /*
- * Writes the chain to the first descriptors of the free list, whose links it keeps. Returns the
- * last one.
+ * Writes the chain to the first descriptors of the free list, but leaves the list unchanged.
+ * Returns the last of these descriptors.
  */
 static uint16_t write_direct(struct vublk_driver_ring *ring,
 			     const struct vublk_ring_buffer *buffers, unsigned num_out,

@@ -3,7 +3,7 @@
  * The callbacks through which the device reports events to the relay.
  *
  * Key idea: the device may call back while the relay is calling it. So a callback only records the
- * event and posts a task to the loop, which continues the session.
+ * event and posts a task, in which the loop continues the session.
  */
 #include "bus/relay/relay.h"
 

@@ -43,8 +43,8 @@ static int make_room(struct vublk_relay_memory *memory, unsigned count,
 }
 
 /*
- * Makes `memory` the current table. Keeps the table that was current before the first pending
- * change for vublk_relay_memory_roll_back().
+ * Makes `memory` the current table. The table from before the first pending change is kept, so that
+ * vublk_relay_memory_roll_back() can restore it.
  */
 static void change(struct vublk_relay *relay, const struct vublk_relay_memory *memory)
 {

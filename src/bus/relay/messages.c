@@ -129,7 +129,7 @@ static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 	return 0;
 }
 
-/* Memory, call and error descriptors belong to the VMM, so a reset does not remove them. */
+/* The memory and the call and error descriptors belong to the VMM, so a reset keeps them. */
 static int reset_device(struct vublk_relay *relay, struct vublk_error *error)
 {
 	vublk_relay_reset(relay);
@@ -175,8 +175,8 @@ static int get_max_mem_slots(struct vublk_relay *relay, struct vublk_error *erro
 /* --- the dirty log --------------------------------------------------------------- */
 
 /*
- * Keeps the bits that are already set in the new log. If logging is on, the relay later stops the
- * rings to switch to the new log.
+ * Does not clear the new log, which may already have bits set. If logging is on, the relay later
+ * stops the rings to switch to the new log.
  */
 static int set_log_base(struct vublk_relay *relay, struct vublk_error *error)
 {

@@ -84,7 +84,7 @@ void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error 
  * Turns logging on or off, even while rings run. A ring that starts later is logged from its start.
  *
  * If the disk is being mirrored, the mirror ends here. Otherwise the device would refuse the log,
- * and QEMU before 9.1 would abort, and the VM with it.
+ * and QEMU before 9.1 would then abort, which ends the VM.
  */
 static void change_log(struct vublk_relay *relay)
 {

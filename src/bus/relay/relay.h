@@ -36,7 +36,8 @@ struct vublk_relay_queue {
 
 	/* what the device was given; valid while it has the ring */
 	int handed_kick_fd, handed_call_fd; /* owned by the relay, borrowed by the device */
-	bool kick_changed, call_changed;    /* replaced by the VMM, but not yet in the device */
+	bool kick_changed, call_changed;    /* replaced by the VMM, but not yet passed to the device
+					       */
 
 	/* the state of the ring when it was reclaimed; see struct vublk_device_place */
 	uint16_t outstanding; /* incomplete requests, if only the in-flight area says which of them
@@ -121,8 +122,8 @@ struct vublk_relay {
 /* --- state.c ----------------------------------------------------------------- */
 
 /*
- * Only these functions change a state, except that an upgrade restores the states of the rings. An
- * event that the table does not list for the present state has no effect.
+ * Only these functions change a state, except that an upgrade restores the states of each ring and
+ * of the rings as a set. An event that the table does not list for the present state has no effect.
  */
 void vublk_relay_change_session(struct vublk_relay *relay, enum vublk_relay_session_event event);
 void vublk_relay_change_set(struct vublk_relay *relay, enum vublk_relay_set_event event);
@@ -162,7 +163,7 @@ bool vublk_relay_is_wanted(const struct vublk_relay *relay, const struct vublk_r
 bool vublk_relay_is_suspended(const struct vublk_relay *relay);
 /*
  * Withdraws the ring: closes its kick descriptor, and records that the device should not have it.
- * Called when the VMM has stopped or reset the ring, or when the ring was refused.
+ * Called when the VMM has stopped the ring or reset the device, or when the ring was refused.
  */
 void vublk_relay_withdraw_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 void vublk_relay_withdraw_all(struct vublk_relay *relay);
@@ -171,7 +172,7 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay);
  * begun. If a stop left requests in the in-flight area, the ring runs once more to complete them.
  */
 void vublk_relay_withdraw_drained(struct vublk_relay *relay, struct vublk_relay_queue *queue);
-/* Returns whether a stop left requests in the in-flight area that a drain has to complete. */
+/* Returns whether a drain has to complete requests that a stop left in the in-flight area. */
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue);
 /* The first function delays starts of rings for a moment. The second one ends the delay. */
 void vublk_relay_hold(struct vublk_relay *relay);
@@ -193,8 +194,8 @@ void vublk_relay_note_loss(struct vublk_relay *relay);
 void vublk_relay_drop_area(struct vublk_relay *relay);
 /*
  * Called when the driver's session has ended. Forgets everything that was set up in the session,
- * and later makes the device forget it. The memory, the call and error descriptors and the dirty
- * log belong to the VMM, so they stay.
+ * and records that the device has to forget it, too. The memory, the call and error descriptors and
+ * the dirty log belong to the VMM, so they stay.
  */
 void vublk_relay_reset(struct vublk_relay *relay);
 /*
@@ -211,8 +212,9 @@ void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
  */
 bool vublk_relay_must_reclaim(const struct vublk_relay *relay);
 /*
- * Reclaims the rings in two calls. The first one pauses the rings. After the pause, the second one
- * records where each ring stopped, and ends the device's session.
+ * Reclaims the rings in two calls. The first one pauses the rings or, after a reset, stops them.
+ * Once they have stopped, the second one records where each ring stopped, and ends the device's
+ * session.
  */
 void vublk_relay_reclaim(struct vublk_relay *relay);
 /*
@@ -236,8 +238,8 @@ bool vublk_relay_hand_over(struct vublk_relay *relay);
 
 /*
  * Makes the device match what the VMM wants, as far as possible without waiting. Returns false if
- * the device has to finish something first. Returns true if it matches, except for rings that have
- * to wait. Failures are passed to vublk_relay_fail().
+ * the device has to finish something first. Returns true if the device matches, except for rings
+ * that have to wait. Failures are passed to vublk_relay_fail().
  */
 bool vublk_relay_settle(struct vublk_relay *relay);
 /* Called when the device has refused to log: switches LOG_ALL off, and records the failure. */
@@ -247,8 +249,8 @@ void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error 
 
 void vublk_relay_memory_commit(struct vublk_relay *relay);
 /*
- * Undoes the pending change: the table from before the change becomes the current one again.
- * Returns whether a change was pending.
+ * Undoes all pending changes: the table from before the first of them becomes the current one
+ * again. Returns whether a change was pending.
  */
 bool vublk_relay_memory_roll_back(struct vublk_relay *relay);
 void vublk_relay_memory_clear(struct vublk_relay *relay);
@@ -267,8 +269,8 @@ bool vublk_relay_memory_find_ring(const struct vublk_relay *relay,
 /* Called before rings start. Logs a warning, once, if the VM's memory is probably not shared. */
 void vublk_relay_memory_check_shared(struct vublk_relay *relay);
 /*
- * Adds a region, which the device has already, to the current table. Takes ownership of `fd`, even
- * on failure.
+ * Adds a region that the device already has to the current table. Takes ownership of `fd`, even on
+ * failure.
  */
 int vublk_relay_memory_take(struct vublk_relay *relay, const struct vublk_vu_region *wire, int fd,
 			    struct vublk_error *error);

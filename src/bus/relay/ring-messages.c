@@ -176,8 +176,8 @@ static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 }
 
 /*
- * Refuses to return the base while requests that a stop left in the area are incomplete, because no
- * back-end has executed them.
+ * Refuses to return the base if the area has requests that a stop left and that no back-end has
+ * completed since.
  */
 static int check_drained(struct vublk_relay *relay, struct vublk_error *error)
 {

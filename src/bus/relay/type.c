@@ -2,8 +2,8 @@
 /*
  * The relay as a type of bus: its options, and the functions that bus.c and upgrade/ call.
  *
- * Key idea: the table has a file of its own, because it refers to session.c and upgrade.c, and
- * upgrade.c calls session.c to create a session.
+ * Key idea: the type's table has a file of its own, because it refers to session.c and upgrade.c,
+ * and upgrade.c calls session.c to create a session.
  */
 #include "bus/relay/relay.h"
 

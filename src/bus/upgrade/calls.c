@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define QUIET_MS 10000 /* how long the old process waits until there is no obstacle */
+#define QUIET_MS 10000 /* the longest time that the old process waits for obstacles to end */
 
 #ifdef VUBLK_KILL_POINTS
 static const char *const kill_points[] = {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Connects the vfio-user bus to src/bus/bus.c, to the PCI model and to the device: its options, and
- * the callbacks of these three. client.c has the connection to a client.
+ * Implements the options of the vfio-user bus, and the callbacks of src/bus/bus.c, of the PCI model
+ * and of the device. client.c handles the connection to a client.
  *
  * Key idea: the device outlives its clients. When a client disconnects, the device is reset, and
  * the next client is accepted only after the back-end has returned the rings. So no guest ever sees

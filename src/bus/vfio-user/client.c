@@ -7,7 +7,8 @@
  * Some operations take time (a reset, a change of memory that the back-end uses), and the next
  * command could interfere with them. While one is under way, further commands wait in the socket.
  * But clients wait for an answer only for a limited time. So after a shorter timeout the bus serves
- * the client although the device is still busy, which the driver can see in the device's registers.
+ * the client although the PCI model is still busy, which the driver can see in the device's
+ * registers.
  *
  * Specification: "Command Concurrency".
  */
@@ -85,7 +86,7 @@ static void answer_command(struct vublk_vfio_user *bus)
 
 /*
  * Called when a command has failed. Disconnects the client if its VERSION was refused, or if it
- * sent something that is not a command (EPROTO). Otherwise the caller sends the error as the
+ * sent a message with an invalid header (EPROTO). Otherwise the caller sends the error as the
  * answer.
  */
 static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
@@ -99,8 +100,9 @@ static void refuse(struct vublk_vfio_user *bus, const struct vublk_error *error)
 }
 
 /*
- * Executes bus->command. The answer is sent when the PCI model is idle. If the command has changed
- * memory that is in use, the answer is deferred until the change is applied (dma.c).
+ * Executes bus->command. The answer is sent when the PCI model is idle, or has been busy for too
+ * long. If the command has changed memory that is in use, the answer is deferred until the change
+ * is applied (dma.c).
  */
 static void execute_command(struct vublk_vfio_user *bus)
 {

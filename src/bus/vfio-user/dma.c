@@ -212,7 +212,7 @@ int vublk_vfio_user_dma_unmap(struct vublk_vfio_user *bus,
 
 /*
  * A table for the device, made from the client's maps. The device gets `regions`. `places` has the
- * same regions in the form of dma->regions, to compare them.
+ * same regions in the form of dma->regions, for comparison.
  */
 struct table {
 	struct vublk_memory_region regions[VUBLK_VFIO_USER_MAX_MAPS];
@@ -374,9 +374,9 @@ static void undo_map(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_us
 }
 
 /*
- * Sends the deferred answers. `error` says why the device's memory could not be changed; NULL: it
- * was changed. With an error, each DMA_MAP fails and its map is removed, but each DMA_UNMAP still
- * succeeds.
+ * Sends the deferred answers. `error` says why the device's memory could not be changed; NULL:
+ * there was no failure. With an error, each DMA_MAP fails and its map is removed, but each
+ * DMA_UNMAP still succeeds.
  */
 static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *error)
 {

@@ -106,7 +106,8 @@ struct vublk_vfio_user {
 	uint64_t num_commands; /* how many commands the client has sent */
 	struct vublk_vfio_message *command; /* the command that is being executed, in the
 					       channel's buffer */
-	bool is_done;          /* the command has been executed, and its answer is due */
+	bool is_done;          /* the command has been executed, and its answer is due unless
+				  vublk_vfio_user_has_more() */
 	unsigned next_write;   /* index of the next write of a REGION_WRITE_MULTI */
 	int result;            /* payload bytes of the reply, or a negative errno */
 	union vublk_vfio_payload reply;
@@ -186,8 +187,9 @@ bool vublk_vfio_user_dma_is_in_use(const struct vublk_vfio_user *bus);
 void vublk_vfio_user_dma_defer_answer(struct vublk_vfio_user *bus,
 			     const struct vublk_vfio_message *message);
 /*
- * Begins to apply the changes whose answers are deferred. Once all are applied, the answers are
- * sent, and dma.phase is IDLE.
+ * Begins to apply the changes whose answers are deferred. The answers are sent, and dma.phase is
+ * IDLE, once the changes are applied or refused, or the rings stay held because the memory that
+ * contains them is not mapped.
  */
 void vublk_vfio_user_dma_apply(struct vublk_vfio_user *bus);
 void vublk_vfio_user_dma_on_stopped(struct vublk_vfio_user *bus);
@@ -203,7 +205,7 @@ void vublk_vfio_user_dma_clear(struct vublk_vfio_user *bus);
 
 /*
  * Executes bus->command and fills in bus->reply. Returns the number of payload bytes of the reply,
- * or a negative errno with a sentence in `error`.
+ * or a negative errno.
  */
 int vublk_vfio_user_execute(struct vublk_vfio_user *bus, struct vublk_error *error);
 /* Returns whether part of the command remains to be executed when the model is idle again. */

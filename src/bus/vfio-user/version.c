@@ -41,10 +41,7 @@ static int check_version(const struct vublk_vfio_version *version, struct vublk_
 			       version->major, version->minor, VUBLK_VFIO_MAJOR);
 }
 
-/*
- * Parses the client's text. If the text is not a JSON object, returns NULL, with a sentence in
- * `error`.
- */
+/* Parses the client's text. If the text is not a JSON object, fills `error` and returns NULL. */
 static struct json_object *parse(const char *text, uint32_t bytes, struct vublk_error *error)
 {
 	struct json_tokener *tokener = json_tokener_new();

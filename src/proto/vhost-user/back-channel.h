@@ -7,7 +7,8 @@
  * requests to the front-end. The only request that it sends is CONFIG_CHANGE_MSG.
  *
  * Key idea: at most one request is unanswered. If the configuration changes again before the answer
- * arrives, the next request is sent after the answer. All calls come from one thread.
+ * arrives, the next request is sent after the answer, unless the front-end has read the
+ * configuration by then. All calls come from one thread.
  */
 #include "proto/vhost-user/channel.h"
 #include "util/log.h"
@@ -46,7 +47,9 @@ void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_s
  * suspended.
  */
 void vublk_back_channel_tell_config(struct vublk_back_channel *back);
-/* Tells the front-end of the latest change again, unless it has read the configuration since. */
+/*
+ * Tells the front-end of the latest change, unless the front-end has read the configuration since.
+ */
 void vublk_back_channel_remind(struct vublk_back_channel *back);
 /* Called when the front-end has read the configuration. */
 void vublk_back_channel_config_was_read(struct vublk_back_channel *back);

@@ -131,8 +131,8 @@ static int duplicate_fds(struct vublk_vu_message *copy, const struct vublk_vu_me
 }
 
 /*
- * Keeps the bytes of `message` after the first `sent_bytes` bytes and, if that is 0, duplicates of
- * the descriptors.
+ * Keeps the bytes of `message` after the first `sent_bytes` bytes. If `sent_bytes` is 0, also keeps
+ * duplicates of the descriptors.
  */
 static int keep_message(struct vublk_channel *channel, const struct vublk_vu_message *message,
 			size_t sent_bytes, struct vublk_error *error)

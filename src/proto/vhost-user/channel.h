@@ -102,7 +102,7 @@ int vublk_socket_check_connect(const char *path, struct vublk_error *error);
 int vublk_socket_check_listen(const char *path, struct vublk_error *error);
 
 /*
- * Returns whether a later attempt to connect may succeed if one has failed with the errno value
+ * Returns whether a later attempt to connect may succeed after one has failed with the errno value
  * `code`.
  */
 bool vublk_socket_may_appear(int code);

@@ -317,8 +317,8 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 }
 
 /*
- * Ignores other flags and surplus bytes, because some back-ends leave NEED_REPLY set in a reply,
- * and some replies are longer than the row of the request says.
+ * Ignores header flags other than the reply flag, and surplus bytes, because some back-ends leave
+ * NEED_REPLY set in a reply, and some replies are longer than the row of the request says.
  */
 int vublk_vu_check_reply(uint32_t request, uint32_t min_payload_bytes,
 			 const struct vublk_vu_message *reply, struct vublk_error *error)

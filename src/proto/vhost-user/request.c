@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Checks a front-end's requests and makes the answers. The functions need only the messages and
- * their descriptors; they know no queues and map no memory.
+ * their descriptors. They do not access queues or memory.
  *
  * Key idea: every check that needs only a message is here or in the codec, so that the callers need
- * not repeat it. They pass the limits of their disk.
+ * not repeat it. The callers pass the limits of their disk.
  *
  * Specification: "Communication" (which requests are answered), "Front-end message types".
  */
@@ -432,7 +432,7 @@ bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_
 {
 	/*
 	 * The specification does not say whether the reply to SET_LOG_BASE has a payload.
-	 * Front-ends accept one.
+	 * Front-ends accept a reply with a payload.
 	 */
 	if (request->header.request == VUBLK_VU_SET_LOG_BASE) {
 		vublk_vu_reply_u64(reply, result ? 1 : 0);

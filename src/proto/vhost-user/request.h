@@ -7,8 +7,8 @@
  * the answers to requests. "Request" means a message of the protocol here; requests that the driver
  * puts on a ring are called disk requests.
  *
- * A check returns 0, or -EPROTO with a sentence in `error`. If it can also fail with another error,
- * its comment names that error. vublk_vu_check_request() must have accepted the request.
+ * A check returns 0 or -EPROTO. If it can also fail with another error, its comment names that
+ * error. vublk_vu_check_request() must have accepted the request.
  */
 #include "proto/vhost-user/codec.h"
 #include "util/memory-file.h"
@@ -84,8 +84,8 @@ bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
 
 /*
  * Closes *fd and replaces it with the descriptor of SET_VRING_KICK, _CALL or _ERR, or with -1 if
- * the message says that it has none. The descriptor is made non-blocking, because otherwise the
- * process at its other end could block this process.
+ * the message says that it has none. Makes the descriptor non-blocking, as vublk_eventfd_check()
+ * and vublk_callfd_check() do.
  */
 int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error);
 

@@ -39,7 +39,7 @@ static void lose(struct vublk_vu_server *server, const struct vublk_error *why)
 }
 
 /*
- * Watches the socket while the owner is ready for a message. If that is impossible, calls
+ * Watches the socket while the owner is ready for a message. If the socket cannot be watched, calls
  * ops->close() and returns false.
  */
 static bool watch(struct vublk_vu_server *server)

@@ -93,9 +93,9 @@ struct vublk_bus_type {
 	int (*ready)(struct vublk_bus *bus, struct vublk_error *error);
 	void (*free)(struct vublk_bus *bus);
 	/*
-	 * The callbacks of the device; their argument `bus` is the bus. The callbacks realized,
-	 * lost, reconnected and gave_up must be the vublk_bus_on_...() functions below, or call
-	 * them.
+	 * The device's callbacks; their argument `bus` is the struct vublk_bus. The callbacks
+	 * realized, lost, reconnected and gave_up must be the vublk_bus_on_...() functions below,
+	 * or call them.
 	 */
 	const struct vublk_device_bus_ops *device_ops;
 	/*
@@ -175,10 +175,7 @@ bool vublk_bus_is_server(const struct vublk_bus *bus);
 
 /* --- open.c, for upgrade/ ----------------------------------------------------- */
 
-/*
- * Makes a bus from the arguments of vublk_bus_open(). Unlike that function, it neither realizes the
- * device nor checks the paths.
- */
+/* Like vublk_bus_open(), but neither realizes the device nor checks the paths. */
 int vublk_bus_prepare(const char *spec, const struct vublk_option *options,
 		      const struct vublk_log *log, struct vublk_bus **bus,
 		      struct vublk_error *error);
@@ -202,7 +199,7 @@ int vublk_bus_adopt(struct vublk_bus *bus, enum vublk_bus_state state, struct vu
 int vublk_bus_next_state(enum vublk_bus_state state, enum vublk_bus_event event);
 const char *vublk_bus_state_name(enum vublk_bus_state state);
 
-/* Sends the program a notice that the client, or one of its messages, was refused. */
+/* Notifies the application that the client, or one of its messages, was refused. */
 void vublk_bus_notify_refused(struct vublk_bus *bus, const struct vublk_error *error);
 /* Called when the type has released its client. Accepts the next client, or finishes the bus. */
 void vublk_bus_client_gone(struct vublk_bus *bus);

@@ -14,9 +14,10 @@
 struct vublk_watch {
 	struct vublk_loop *loop; /* NULL: the watch is not started */
 	/*
-	 * Called when a file has appeared at the path, or with `vanished` when the file's directory
-	 * was removed or renamed, or events were lost. In the latter case the owner must stop and
-	 * start the watch, to watch the directory to which the path now leads.
+	 * Called when a file has appeared at the path, or the file's attributes have changed.
+	 * `vanished`: the file's directory was removed or renamed, or events were lost. The owner
+	 * must then stop and start the watch, so that it watches the directory to which the path
+	 * now leads.
 	 */
 	void (*fn)(void *opaque, bool vanished);
 	void *opaque;

@@ -18,7 +18,10 @@ static inline bool vublk_split_knows_map(const struct vublk_device_ring *ring,
 	return ring->near_regions == map->regions && ring->near_count == map->num_regions;
 }
 
-/* Must be called before each use of the regions that the ring remembers. */
+/*
+ * Discards the regions that the ring remembers unless they are regions of `map`. Must be called
+ * before each use of these regions, unless vublk_split_knows_map() has returned true.
+ */
 static inline void vublk_split_use_map(struct vublk_device_ring *ring,
 				       const struct vublk_memory_map *map)
 {

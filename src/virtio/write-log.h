@@ -177,7 +177,7 @@ bool vublk_write_log_is_empty(struct vublk_write_log *log);
 
 /*
  * Returns the highest end, in bytes, of a range of the disk that an entry covers; 0 if there are no
- * entries. Aborts a pass over the entries that vublk_write_log_rewind() has begun.
+ * entries. Ends any pass that vublk_write_log_rewind() has begun.
  */
 uint64_t vublk_write_log_end_of_disk(struct vublk_write_log *log);
 

@@ -36,8 +36,7 @@ struct vublk_relay_queue {
 
 	/* what the device was given; valid while it has the ring */
 	int handed_kick_fd, handed_call_fd; /* owned by the relay, borrowed by the device */
-	bool kick_changed, call_changed;    /* replaced by the VMM, but not yet passed to the device
-					       */
+	bool kick_changed, call_changed;    /* replaced by the VMM, and not yet passed on */
 
 	/* the state of the ring when it was reclaimed; see struct vublk_device_place */
 	uint16_t outstanding; /* incomplete requests, if only the in-flight area says which of them

@@ -15,7 +15,7 @@ enum vublk_relay_session_state {
 	VUBLK_RELAY_SETTLING,      /* a message waits until the device matches the set-up */
 	VUBLK_RELAY_ACTING,        /* a message waits for the device's answer to it */
 	VUBLK_RELAY_LAST_SETTLING, /* like SETTLING, but the session ends after this message */
-	VUBLK_RELAY_LAST_ACTING,
+	VUBLK_RELAY_LAST_ACTING,   /* like ACTING, but the session ends after this message */
 	VUBLK_RELAY_CLOSING,       /* no further message is read; the session is reset next */
 	VUBLK_RELAY_ENDING,        /* the rings, and then the memory, are being reclaimed */
 	VUBLK_RELAY_ENDED,         /* waits to be freed */

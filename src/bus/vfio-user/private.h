@@ -106,8 +106,8 @@ struct vublk_vfio_user {
 	uint64_t num_commands; /* how many commands the client has sent */
 	struct vublk_vfio_message *command; /* the command that is being executed, in the
 					       channel's buffer */
-	bool is_done;          /* the command has been executed, and its answer is due unless
-				  vublk_vfio_user_has_more() */
+	bool is_done;          /* the command has been executed, at least in part; its answer is due
+				  unless vublk_vfio_user_has_more() */
 	unsigned next_write;   /* index of the next write of a REGION_WRITE_MULTI */
 	int result;            /* payload bytes of the reply, or a negative errno */
 	union vublk_vfio_payload reply;

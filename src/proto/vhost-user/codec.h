@@ -118,7 +118,9 @@ enum vublk_vu_protocol_feature {
 #define VUBLK_VU_FLAG_REPLY 0x4u
 #define VUBLK_VU_FLAG_NEED_REPLY 0x8u
 
-/* The payload of SET_VRING_KICK, _CALL and _ERR is a u64 with the queue index and this flag. */
+/*
+ * The u64 of SET_VRING_KICK, _CALL and _ERR: the queue index, and a flag if there is no descriptor.
+ */
 #define VUBLK_VU_VRING_INDEX_MASK 0xffu
 #define VUBLK_VU_VRING_NO_FD 0x100u
 

@@ -25,9 +25,9 @@ struct vublk_vu_server_ops {
 	/* Returns whether the owner is ready for a message. If not, messages wait in the socket. */
 	bool (*is_reading)(const void *opaque);
 	/*
-	 * Called when the connection has ended; the reason has been logged. The server may call
-	 * close() more than once, and while the owner is in the middle of its work, so the owner
-	 * must only record the end.
+	 * Called when the connection has ended, or has to be closed; the reason has been logged.
+	 * The server may call close() more than once, and while the owner is in the middle of its
+	 * work, so the owner must only record the end.
 	 */
 	void (*close)(void *opaque);
 	/*
@@ -71,8 +71,8 @@ void vublk_vu_server_init(struct vublk_vu_server *server, const struct vublk_vu_
 			  void *opaque, int fd, struct vublk_loop *loop,
 			  const struct vublk_log *log, struct vublk_log_limit *limit);
 /*
- * Begins to read. The time for a message is limited to `timeout_ms` (0: no limit) while another
- * front-end waits at `listen_fd` (-1: there is no such socket).
+ * Begins to read. While another front-end waits at `listen_fd` (-1: there is no such socket), the
+ * first message, and the rest of an incomplete one, must arrive within `timeout_ms` (0: no limit).
  */
 int vublk_vu_server_start(struct vublk_vu_server *server, int listen_fd, uint64_t timeout_ms,
 			  struct vublk_error *error);

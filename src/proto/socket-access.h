@@ -41,7 +41,8 @@ int vublk_socket_access_check(const struct vublk_socket_access *access, struct v
 
 /*
  * Sets the mode and the group of the socket that is bound at `path`. Must be called between bind()
- * and listen(), because the kernel refuses every connection before listen().
+ * and listen(): before listen() the kernel refuses every connection, so no client can connect with
+ * other permissions.
  */
 int vublk_socket_access_apply(const struct vublk_socket_access *access, const char *path,
 			      struct vublk_error *error);

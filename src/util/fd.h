@@ -62,7 +62,8 @@ int vublk_eventfd_check(int fd, struct vublk_error *error);
 /*
  * Like vublk_eventfd_check(), but for a descriptor that this process only signals. It may also be a
  * pipe, because User Mode Linux sends one. The function replaces a pipe with a descriptor whose
- * open file description belongs to this process alone.
+ * open file description belongs to this process alone. Errors: EPROTO, and for a pipe those of
+ * open(2).
  */
 int vublk_callfd_check(int *fd, struct vublk_error *error);
 

@@ -3,8 +3,8 @@
  * The centre of the PCI model: the driver's status, resets, notifications, the device's own config,
  * and the callbacks of the device. The driver's accesses arrive in access.c.
  *
- * Key idea: a reset takes as long as the back-end needs to return the rings. Until then the
- * model is busy, and the status register shows the old status.
+ * Key idea: a reset does not end before the back-end has returned the rings. Until then the model
+ * is busy, and the status register shows the old status.
  *
  * virtio 1.3, sections 2.1, 3.1 and 4.1.4.
  */

@@ -51,8 +51,8 @@ bool vublk_relay_must_reclaim(const struct vublk_relay *relay)
 /* --- how ------------------------------------------------------------------- */
 
 /*
- * Records where the ring stopped. Returns false if the device cannot read the ring, so that the
- * position is uncertain.
+ * Records where the ring stopped. Returns false if the device cannot read the ring; the recorded
+ * position is then uncertain.
  */
 static bool collect_place(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {

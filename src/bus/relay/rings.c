@@ -83,8 +83,8 @@ void vublk_relay_withdraw_all(struct vublk_relay *relay)
 }
 
 /*
- * A VMM without GET_VRING_BASE_SKIP_DRAIN cannot ask for the completion of requests that a stop
- * left.
+ * Returns false for a VMM without GET_VRING_BASE_SKIP_DRAIN, because it cannot ask for the
+ * completion of requests that a stop left.
  */
 bool vublk_relay_has_left(const struct vublk_relay *relay, const struct vublk_relay_queue *queue)
 {

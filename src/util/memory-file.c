@@ -79,7 +79,7 @@ static int examine(int fd, struct vublk_memory_file *file, struct vublk_error *e
 					     "%d", fd);
 	*file = (struct vublk_memory_file){
 		.size_bytes = (uint64_t)st.st_size,
-		.align = (uint64_t)st.st_blksize, /* the page size, also for huge pages */
+		.align = (uint64_t)st.st_blksize, /* the file's page size, also for huge pages */
 		.device = st.st_dev,
 		.inode = st.st_ino,
 	};

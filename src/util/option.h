@@ -16,7 +16,10 @@
 int vublk_parse_u64(const char *name, const char *text, uint64_t min, uint64_t max,
 		    uint64_t *value, struct vublk_error *error);
 
-/* Parses a size in bytes from min to max. A suffix k, M, G, T (powers of 1,024) is permitted. */
+/*
+ * Parses a size in bytes from min to max. A suffix k, M, G or T, also as KiB or KB, is permitted
+ * (powers of 1,024).
+ */
 int vublk_parse_bytes(const char *name, const char *text, uint64_t min, uint64_t max,
 		      uint64_t *value, struct vublk_error *error);
 

@@ -60,8 +60,8 @@ struct vublk_sections_reader {
 
 struct vublk_section {
 	char name[VUBLK_SECTION_NAME_BYTES];
-	unsigned version; /* for messages only: because fields are only appended, it need not be
-			     checked */
+	unsigned version; /* used only in messages; it need not be checked, because fields are only
+			     appended */
 	const uint8_t *bytes;
 	size_t left;
 	struct vublk_sections_reader *from;

@@ -251,7 +251,7 @@ void vublk_virtio_pci_msix_write(struct vublk_virtio_pci *pci, uint64_t offset,
  */
 void vublk_virtio_pci_write_config_vector(struct vublk_virtio_pci *pci, uint32_t value);
 void vublk_virtio_pci_write_queue_vector(struct vublk_virtio_pci *pci, uint32_t value);
-/* Called when a register that can mask all interrupts (command, MSI-X control) has changed. */
+/* Called when a register that can mask all interrupts (command, MSI-X control) may have changed. */
 void vublk_virtio_pci_irqs_update(struct vublk_virtio_pci *pci);
 
 /* --- config-space.c --------------------------------------------------------------------------- */

@@ -13,8 +13,8 @@
  */
 struct vublk_driver_slot {
 	uint64_t serial; /* of the chain that begins here; UINT64_MAX: no chain begins here */
-	uint64_t table;  /* the indirect table to which the ring's descriptor points; 0: to none, or
-			    unknown */
+	uint64_t table;  /* the address of the indirect table to which the ring's descriptor points;
+			    0: no table, or unknown */
 	uint16_t next;   /* the next slot in the free list, or in a chain that is in use */
 	uint16_t tail;   /* the last slot of the chain that begins here; `count` and `token` belong
 			    to this chain, too */

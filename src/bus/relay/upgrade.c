@@ -251,7 +251,7 @@ const struct vublk_section_type vublk_relay_sections[] = {
 	{ NULL },
 };
 
-/* For each ring that the device has, lends the device its kick and call descriptors. */
+/* For each ring that the device has, lends the device the ring's kick and call descriptors. */
 static void end(struct vublk_bus *bus)
 {
 	struct vublk_relay *relay = bus->client;

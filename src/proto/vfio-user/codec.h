@@ -89,7 +89,7 @@ struct vublk_vfio_dma_unmap {
 	uint64_t size;
 };
 
-/* The first version of struct vfio_device_info, because newer kernels have added fields. */
+/* The first version of struct vfio_device_info, without the fields that newer kernels have. */
 struct vublk_vfio_device_info {
 	uint32_t argsz;
 	uint32_t flags;

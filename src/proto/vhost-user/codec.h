@@ -176,7 +176,7 @@ struct vublk_vu_vring_area {
 	uint64_t offset;
 };
 
-/* This has 24 bytes on the wire, because all implementations send the C struct with its padding. */
+/* The struct has 24 bytes on the wire, because all implementations send the padding, too. */
 struct vublk_vu_inflight {
 	uint64_t mmap_size;
 	uint64_t mmap_offset;

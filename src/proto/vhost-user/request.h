@@ -58,7 +58,7 @@ int vublk_vu_check_skip_drain(uint64_t features, struct vublk_error *error);
  */
 int vublk_vu_check_accepted(const struct vublk_vu_message *request, uint64_t features,
 			    struct vublk_error *error);
-/* SET_STATUS: checks that the status is a byte. */
+/* SET_STATUS: checks that the status fits into a byte. */
 int vublk_vu_check_status(const struct vublk_vu_message *request, struct vublk_error *error);
 
 /* --- rings ----------------------------------------------------------------- */

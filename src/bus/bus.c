@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs a bus: changes its state, follows the device's back-end, and accepts one client (a VMM) at a
- * time. open.c chooses the type and sets the options. The type's folder has the code that handles a
- * client's messages.
+ * Runs a bus: changes its state, keeps track of the device's back-end, and accepts one client (a
+ * VMM) at a time. open.c chooses the type and sets the options. The type's folder has the code that
+ * handles a client's messages.
  *
  * Key idea: while the bus serves a client, it does not watch the listening socket, so the next
  * client waits in the backlog. The bus accepts the next client after the current one has

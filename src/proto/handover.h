@@ -59,8 +59,9 @@ int vublk_handover_check_peer(const struct vublk_handover_channel *channel, int6
 
 /*
  * Sends a message with at most VUBLK_STREAM_MAX_FDS descriptors, which are borrowed. If the socket
- * is full, waits until `deadline_ns`, which is on the clock of vublk_now_ns(); 0: does not wait.
- * Errors: ETIMEDOUT, EMSGSIZE if the message is too large, and those of sendmsg(2).
+ * is full, or too many descriptors are in transit, waits until `deadline_ns`, which is on the clock
+ * of vublk_now_ns(); 0: does not wait. Errors: ETIMEDOUT, EMSGSIZE if the message is too large, and
+ * those of sendmsg(2).
  */
 int vublk_handover_send(struct vublk_handover_channel *channel, enum vublk_handover_kind kind,
 			const void *payload, size_t bytes, const int *fds, unsigned num_fds,

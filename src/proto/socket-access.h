@@ -26,7 +26,8 @@ struct vublk_socket_access {
 
 /*
  * These functions parse the permissions (octal) and the group (a name or a number) into `access`.
- * EINVAL: the mode is not octal or is above 0777, or there is no such group; ENOMEM.
+ * EINVAL: the mode is not octal or is above 0777, or there is no such group; ENOMEM: there is no
+ * memory to look up the group.
  */
 int vublk_socket_access_parse_mode(const char *text, struct vublk_socket_access *access,
 				   struct vublk_error *error);

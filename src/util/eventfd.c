@@ -146,8 +146,8 @@ static bool has_context(void)
 }
 
 /*
- * Removes the completions from the ring. They carry no information. The kernel stores the tail
- * after the completions that precede it.
+ * Removes the completions, which carry no information, from the ring. The load of the tail is an
+ * acquire, because the kernel stores the completions before it stores the tail.
  */
 static void drop_completions(void)
 {

@@ -9,9 +9,9 @@
  * accesses the mapping.
  *
  * Pairs of accesses; the letter marks both accesses of a pair:
- *   F  a writer stores an entry's fields and then its even version, and links an initialized entry
- *      into the list; the handler loads the list and the version first. So a handler that sees the
- *      entry or the version also sees the fields.
+ *   F  a writer stores an entry's fields and then its even version, and initializes a new entry
+ *      before it links the entry into the list; the handler loads the list and the version first.
+ *      So a handler that sees the entry or the version also sees the fields.
  * The fields are themselves stored with release and loaded with acquire. So a handler that sees a
  * field of a later change also sees the later version, and discards its copy.
  */

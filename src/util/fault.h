@@ -6,11 +6,11 @@
  * These functions make the process survive a peer that removes pages from shared memory.
  *
  * A peer that holds the descriptor can truncate the file, or punch a hole into a file of huge pages
- * when no free huge page is left. The next access raises SIGBUS on the accessing thread. Accesses
- * to guarded mappings survive this signal: the handler replaces the page with an empty one, records
- * the fault in the owner's `struct vublk_fault`, and signals the record's eventfd. Data that was
- * read from such a page is worthless, so the owner must check the record before it acts on the
- * data.
+ * when no free huge page is left. The next access to a removed page raises SIGBUS on the accessing
+ * thread. Accesses to guarded mappings survive this signal: the handler replaces the page with an
+ * empty one, records the fault in the owner's `struct vublk_fault`, and signals the record's
+ * eventfd. Data that was read from such a page is worthless, so the owner must check the record
+ * before it acts on the data.
  *
  * The handler passes every other SIGBUS to the handler that was installed before it.
  */

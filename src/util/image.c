@@ -27,8 +27,8 @@
 #include <unistd.h>
 
 /*
- * A lock on the byte HELD_BASE + permission means that the program uses this permission; a lock on
- * UNSHARED_BASE + permission means that other programs must not use it.
+ * A program that locks the byte HELD_BASE + permission uses this permission. A program that locks
+ * the byte UNSHARED_BASE + permission does not allow others to use it.
  */
 #define HELD_BASE 100
 #define UNSHARED_BASE 200

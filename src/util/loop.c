@@ -3,9 +3,9 @@
  * The loop consists of an epoll instance, one timerfd for all timers, and one eventfd for all
  * posted tasks.
  *
- * Key idea: a callback may remove any object, including its own. So the batch that epoll
- * returned is kept in loop->ready, and the removal of a source clears its entry there; a timer or
- * task leaves its list before its callback runs.
+ * Key idea: a callback may remove any object, including its own. So the batch that epoll returned
+ * is kept in loop->ready, and the removal of a source clears its entry there. A timer or task
+ * leaves its list before its callback runs.
  */
 #include "util/loop.h"
 

@@ -8,7 +8,7 @@
  * another watch's thread.
  *
  * Watches of one directory share one kernel watch, which is removed with the last of them. Lock
- * order: this file's lock, then a loop's. Callbacks run while neither is held.
+ * order: this file's lock, then a loop's. Callbacks run without either lock.
  */
 #include "util/watch.h"
 

@@ -3,8 +3,9 @@
  * The contents of the PCI configuration space: a conventional header, the five virtio capabilities,
  * and MSI-X. A driver's accesses to this space are in access.c.
  *
- * Key idea: one array has the contents of the space, and another one masks the writable bits. A
- * driver learns the size of a BAR from the low bits of the BAR's address, which are not writable.
+ * Key idea: one array has the contents of the space, and another one has a mask of the writable
+ * bits. A driver learns the size of a BAR from the low bits of the BAR's address, which are not
+ * writable.
  *
  * PCI 3.0, section 6; virtio 1.3, section 4.1.4.
  */

@@ -7,8 +7,8 @@
  * effect of a driver's accesses on a vublk_device. The model has no socket, and knows no protocol.
  *
  * Key idea: the owner of the model is a bus that presents the PCI function to a VMM. The owner
- * passes the driver's accesses, eventfds for the interrupts, and the device's callbacks on to the
- * model.
+ * passes on to the model the driver's accesses, eventfds for the interrupts, and the device's
+ * callbacks.
  *
  * Layout (virtio 1.3, section 4.1):
  *   BAR1  16 KiB memory    MSI-X table at 0, pending bits at 0x2000

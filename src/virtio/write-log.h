@@ -4,7 +4,7 @@
 
 /*
  * A bounded log of copies of completed writes that no flush has made stable yet. After the loss of
- * a back-end, the user of the log sends the writes to the next back-end again.
+ * a back-end, the user of the log sends these writes again, to the next back-end.
  *
  * Key idea: each thread that takes completions owns a stream, which is a first-in first-out buffer,
  * so appending needs no lock. The entries of all streams are ordered by one sequence number for the

@@ -25,7 +25,7 @@ static bool overlaps(const struct vublk_write_replay *replay, uint64_t offset, u
 
 /*
  * Unless a write is being divided, moves to the next write that has at least one byte. Returns
- * false if there is none.
+ * false if there is no such write.
  */
 static bool next_entry(struct vublk_write_replay *replay)
 {

@@ -118,7 +118,7 @@ static bool hand_over_queue(struct vublk_relay *relay, struct vublk_relay_queue 
 
 /*
  * Called when the device refuses the start as a whole, so no single ring is at fault. Withdraws all
- * rings until the VMM sends other kick descriptors.
+ * rings that were handed over, until the VMM sends other kick descriptors.
  */
 static void refuse_all(struct vublk_relay *relay, const struct vublk_error *error)
 {

@@ -206,8 +206,8 @@ void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
 /* --- reclaim.c --------------------------------------------------------------- */
 
 /*
- * Returns whether the rings have to be reclaimed: the device's rings are not those that are wanted,
- * or a change is pending that the device accepts only without rings.
+ * Returns whether the rings have to be reclaimed, because the device's rings are not those that are
+ * wanted, or because a change is pending that the device accepts only without rings.
  */
 bool vublk_relay_must_reclaim(const struct vublk_relay *relay);
 /*

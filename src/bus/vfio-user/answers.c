@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Sends answers to the client, and wakes the task that serves the client. The other code of the
- * connection is in client.c. These functions are not there, because client.c calls the files that
- * use them.
+ * connection is in client.c. These functions have a file of their own, because client.c calls the
+ * files that use them.
  *
  * Key idea: a failure to send does not end the connection here, because the caller may be in the
  * middle of its work. The failure is recorded, and the task ends the connection.

@@ -238,7 +238,7 @@ static void on_busy_timer(void *opaque)
 
 /*
  * epoll reports a hang-up even if no event is requested. Commands that the client sent before it
- * hung up are executed first. If they have to wait, the connection ends without them.
+ * hung up are executed first. If they have to wait, the connection ends and they are not executed.
  */
 static void on_socket(void *opaque, uint32_t events)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest's memory: executes DMA_MAP and DMA_UNMAP, and passes the result on to the device.
+ * The guest's memory: executes DMA_MAP and DMA_UNMAP, and passes the resulting table of regions on
+ * to the device.
  *
  * Key idea: a command changes the client's table of maps immediately. The device has a table of its
  * own, which this file makes from the client's table when the driver is ready. So all commands
@@ -10,7 +11,7 @@
  *
  * While the rings run, memory can be added. For every other change the model holds the rings, so
  * that no request is in flight. A VMM may unmap the memory that contains the rings and map it again
- * in pieces, so the rings resume only when all of it is mapped.
+ * in pieces, so the rings resume only when all memory that contains them is mapped.
  *
  * Specification: "VFIO_USER_DMA_MAP", "VFIO_USER_DMA_UNMAP".
  */

@@ -158,9 +158,10 @@ void vublk_vu_reply_u64(struct vublk_vu_message *reply, uint64_t value);
 /*
  * Returns whether the caller has to send `reply`. `result` is 0, or a negative errno if the request
  * is refused. If the request has a reply of its own, the caller must have stored the reply's
- * payload in `reply`; otherwise this function makes `reply` an acknowledgement. If this function
- * returns false for a refused request, the caller must close the connection, because the front-end
- * would continue as if the request had succeeded.
+ * payload in `reply`. For SET_LOG_BASE, and for requests without a reply of their own, this
+ * function stores the payload, which says whether the request succeeded. If this function returns
+ * false for a refused request, the caller must close the connection, because the front-end would
+ * continue as if the request had succeeded.
  */
 bool vublk_vu_make_answer(struct vublk_vu_message *reply, const struct vublk_vu_message *request,
 			  uint64_t protocol_features, int result);

@@ -169,9 +169,9 @@ static const struct unit time_units[] = { /* in milliseconds */
 };
 
 /*
- * Parses the decimals at *text, if there are any, and advances *text past them: ".25" is 25
- * (`parts`) of 100 (`of`), and no decimals are 0 of 1. Returns 0, or -EINVAL for a dot without
- * digits or more than nine digits.
+ * Parses the decimals at *text, if there are any, and advances *text past them. Stores them as the
+ * fraction `parts` / `of`: 25 / 100 for ".25", 0 / 1 without decimals. Returns 0, or -EINVAL for a
+ * dot without digits or more than nine digits.
  */
 static int parse_decimals(const char **text, uint64_t *parts, uint64_t *of)
 {
@@ -344,7 +344,7 @@ void vublk_cli_refuse_no_socket(struct argp_state *state)
 
 /* --- printing ----------------------------------------------------------------- */
 
-/* Formats `value`, which is in the unit `unit`, with three digits. */
+/* Formats `value` with three digits, followed by its unit `unit`. */
 static const char *format_digits(char text[VUBLK_CLI_TEXT_BYTES], double value, const char *unit)
 {
 	int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0;

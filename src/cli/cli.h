@@ -6,10 +6,10 @@
  * Functions that all sub-commands share: they print messages, parse the values of options, and
  * format numbers.
  *
- * The tool is an application of the library: it includes only <vublk/...>, so an application can do
- * whatever the tool can. The disadvantage is that cli.c duplicates a few lines of src/util/option.c
- * that parse numbers. The library does not export them, because parsing a command line is not its
- * task, and an exported function can never be removed.
+ * The tool is an application of the library: it includes only the library's public headers,
+ * <vublk/...>, so an application can do whatever the tool can. The disadvantage is that cli.c
+ * duplicates a few lines of src/util/option.c that parse numbers. The library does not export them,
+ * because parsing a command line is not its task, and an exported function can never be removed.
  */
 
 #include <vublk/error.h>
@@ -64,10 +64,10 @@ void vublk_cli_warn(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
 /*
- * Prints "vublk COMMAND: sentence" to standard error, but at most VUBLK_CLI_LIMIT_LINES lines per
- * VUBLK_CLI_LIMIT_MS. Before the first line after that time, prints how many lines were left out.
- * `limit` counts the lines; the caller keeps one struct, initially zeroed, per kind of line. Only
- * one thread at a time may use a struct.
+ * Prints "vublk COMMAND: sentence" to standard error, but at most VUBLK_CLI_LIMIT_LINES lines in a
+ * window of VUBLK_CLI_LIMIT_MS. Before the first line of the next window, prints how many lines
+ * were left out. `limit` counts the lines; the caller keeps one struct, initially zeroed, per kind
+ * of line. Only one thread at a time may use a struct.
  */
 #define VUBLK_CLI_LIMIT_LINES 5
 #define VUBLK_CLI_LIMIT_MS 10000
@@ -94,8 +94,8 @@ int vublk_cli_error_errno(struct vublk_error *error, int code, const char *forma
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * The log callback of the commands, a vublk_log_fn. Prints the line `text` to standard error, after
- * the name of the command. The opaque pointer of struct vublk_log must be that name.
+ * The log callback of the commands, a vublk_log_fn. Prints `text` as one line to standard error,
+ * after the name of the command. The opaque pointer of struct vublk_log must point to that name.
  */
 void vublk_cli_log(void *command, enum vublk_log_level level, const char *text);
 
@@ -129,8 +129,8 @@ uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const cha
  */
 uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, const char *text);
 /*
- * Like vublk_cli_milliseconds(), but for a time limit, which must be more than 0. A longer one than
- * poll() permits is reduced to that.
+ * Like vublk_cli_milliseconds(), but for a time limit, which must be more than 0. A limit above the
+ * maximum of poll() is reduced to that maximum.
  */
 unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const char *text);
 
@@ -138,9 +138,9 @@ unsigned vublk_cli_stall_ms(struct argp_state *state, const char *option, const 
  * Stores `text`, the only argument of a command, in `argument`. A second argument ends the process.
  */
 void vublk_cli_take_argument(struct argp_state *state, const char **argument, const char *text);
-/* Ends the process with the sentence that the argument `text` is unexpected. */
+/* Ends the process with a message that the argument `text` is unexpected. */
 void vublk_cli_refuse_argument(struct argp_state *state, const char *text);
-/* Ends the process with the sentence that the argument SOCKET is missing. */
+/* Ends the process with a message that the argument SOCKET is missing. */
 void vublk_cli_refuse_no_socket(struct argp_state *state);
 
 /*

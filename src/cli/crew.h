@@ -22,8 +22,8 @@ struct vublk_crew {
 
 /*
  * Starts `count` threads. Thread i calls work() with `members` + i * `member_bytes`. If a thread
- * cannot be started, vublk_crew_start() calls `stop` with `opaque`, which must make the other
- * threads end, waits until they have ended, and returns the negative errno.
+ * cannot be started, calls stop(opaque), waits until the threads that were started have ended, and
+ * returns a negative errno. stop() must make those threads end.
  */
 int vublk_crew_start(struct vublk_crew *crew, unsigned count, void (*work)(void *member),
 		     void *members, size_t member_bytes, void (*stop)(void *opaque), void *opaque,

@@ -34,7 +34,8 @@
 #define NUM_QUEUES 4
 #define VERIFY_BLOCK_BYTES (64 << 10)
 #define SPEED_MS 1000
-#define LIMIT_MS 5000 /* the time limit of a resize, of a request and of the back-end's end */
+#define LIMIT_MS 5000 /* the time limit for a resize, a request, closing the disk, and the end of
+			 the back-end */
 #define LINE_COLUMNS 76
 
 /* --- cleaning up ----------------------------------------------------------------- */
@@ -49,8 +50,8 @@ static struct {
 } scratch;
 
 /*
- * Ends the back-end and removes the files and the folder. A signal handler also calls this
- * function, so it calls only async-signal-safe functions.
+ * Ends the back-end and removes the files and the folder. Must call only async-signal-safe
+ * functions, because a signal handler calls clean_up().
  */
 static void clean_up(void)
 {
@@ -97,8 +98,8 @@ static void say(const char *format, ...)
 }
 
 /*
- * Prints the names of the bits that are set in `bits`, without their common prefix, wrapped into
- * lines. A bit without a name is left out.
+ * Prints the names of the bits that are set in `bits`, without `prefix`, in lines of at most
+ * LINE_COLUMNS. Leaves out bits without a name.
  */
 static void say_features(const char *title, const char *prefix, const char *(*name)(unsigned bit),
 			 uint64_t bits)

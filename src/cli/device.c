@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk device: runs the host device and presents it on a bus. It stays in the foreground, prints
- * nothing on standard output, and logs to standard error. SIGTERM and SIGINT end it. SIGHUP makes
- * it read the disk's configuration again.
+ * nothing on standard output while it serves, and logs to standard error. SIGTERM and SIGINT end
+ * it. SIGHUP makes it read the disk's configuration again.
  *
- * Key idea: --chardev resembles QEMU's -chardev, but each NAME=VALUE in it sets a property of the
- * device or of the bus, as -o does.
+ * Key idea: --chardev resembles QEMU's -chardev, but each NAME=VALUE in it, except path=SOCKET,
+ * sets a property of the device or of the bus, as -o does.
  */
 #include "cli/cli.h"
 #include "cli/control/commands.h"
@@ -131,8 +131,8 @@ static void add_chardev_pair(struct argp_state *state, struct vublk_cli_options 
 }
 
 /*
- * Returns whether the value of --chardev is a list of pairs instead of a path. A path may contain
- * '=', but the name of a property contains no slash.
+ * Returns whether `text`, the value of --chardev, is a list of pairs instead of a path: whether it
+ * has an '=' before any slash. The name of a property contains no slash.
  */
 static bool is_list(const char *text)
 {
@@ -327,8 +327,8 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
 }
 
 /*
- * The following two functions open `served` and return the exit status. They print the error if
- * they fail.
+ * The following two functions store the bus in `served`. They return VUBLK_EXIT_DONE, or print the
+ * error and return another exit status.
  */
 static int open_bus(const struct arguments *arguments, const struct vublk_log *log)
 {

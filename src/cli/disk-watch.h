@@ -61,7 +61,7 @@ int vublk_disk_open_watched(const char *command, const char *path,
  */
 void vublk_disk_watch_init(struct vublk_disk_watch *watch, const char *command, const char *path);
 
-/* The `event` handler of the disk, whose opaque pointer is the watch. */
+/* The handler of the disk's events. `watch` is the opaque pointer of struct vublk_blk_handlers. */
 void vublk_disk_watch_event(void *watch, enum vublk_blk_event event,
 			    const struct vublk_error *error);
 
@@ -75,9 +75,9 @@ bool vublk_disk_watch_has_outage(const struct vublk_disk_watch *watch);
 bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch);
 
 /*
- * Requests the serial, unless the present back-end has already been asked for it. Must be called
- * repeatedly, on the thread that uses `queue`, whenever that queue may have room for a request.
- * `watch` may be NULL.
+ * Requests the serial, unless the present back-end has answered such a request or one is in flight.
+ * Must be called repeatedly, on the thread that uses `queue`, whenever that queue may have room for
+ * a request. `watch` may be NULL.
  */
 void vublk_disk_watch_poll(struct vublk_disk_watch *watch, struct vublk_blk_queue *queue);
 

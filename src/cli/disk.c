@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opens a disk from the command line; see disk.h. disk-watch.c then watches the disk.
+ * Parses the options of a disk and opens the disk; see disk.h. disk-watch.c watches the open disk.
  *
  * Key idea: the options of a disk set properties of the device. So this file checks only the values
  * of options with a name of their own, and the library checks those of -o.

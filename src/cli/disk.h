@@ -31,7 +31,7 @@ extern const struct argp vublk_disk_argp;
  * Opens the disk at the socket `path`. On failure `error` has one sentence for the caller to print,
  * and the code EINVAL if an option is wrong. With --verbose the library's log goes to standard
  * error. Without --verbose only errors are printed; if the disk outlives its back-end, warnings are
- * printed, too, because a warning says why a new back-end is refused.
+ * printed, too, because they say why a new back-end is refused.
  *
  * Without reconnect-ms or server among the options, the loss of the back-end is permanent. The log
  * of `handlers` is ignored.
@@ -66,8 +66,8 @@ bool vublk_disk_has_property(const struct vublk_property *properties, const char
 bool vublk_disk_is_socket(const char *path);
 
 /*
- * Turns a serial into printable text. Some back-ends pad the serial with spaces, and unprintable
- * characters could control the terminal.
+ * Makes a serial printable. Removes the spaces with which some back-ends pad it, and replaces
+ * unprintable characters, which could control the terminal, with '?'.
  */
 void vublk_disk_clean_serial(char serial[VUBLK_BLK_ID_SIZE]);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A log-linear histogram: each power of two has the same number of buckets, so the relative error
- * is the same for 1 us and for 1 s. 30 kB cover all values of 64 bits.
+ * A log-linear histogram: from 2^BITS on, each range between two successive powers of two has the
+ * same number of buckets, so the relative error is the same for 1 us and for 1 s. 30 kB cover all
+ * values of 64 bits.
  *
  * Key idea: the bucket of a value follows from the value's leading BITS + 1 bits and from how far
  * they were shifted. Below 2^(BITS+1) the shift is 0, and the bucket is the value itself.
@@ -22,7 +23,7 @@ static unsigned bucket_of(uint64_t value)
 	return (unsigned)(shift * STEPS + (value >> shift));
 }
 
-/* Returns the middle of a bucket, whose largest error is half that of either end. */
+/* Returns the middle of a bucket, because its largest error is half the error of either end. */
 static uint64_t value_of(unsigned bucket)
 {
 	unsigned shift;
@@ -80,8 +81,8 @@ double vublk_histogram_stddev(const struct vublk_histogram *histogram)
 uint64_t vublk_histogram_percentile(const struct vublk_histogram *histogram, double percent)
 {
 	/*
-	 * Without the 1e-6, a rounding error would turn 99.9 % of 1000 values into the 1000th
-	 * value.
+	 * Without the 1e-6, a rounding error would turn 99.9 % of 41,000 values into the 40,960th
+	 * value instead of the 40,959th.
 	 */
 	double rank = ceil(percent * (double)histogram->count / 100 - 1e-6);
 	uint64_t wanted = rank < 1 ? 1 : (uint64_t)rank, seen = 0, value;

@@ -41,8 +41,8 @@ struct disk {
 /* --- the configuration space -------------------------------------------------- */
 
 struct config_field {
-	const char *name;  /* the member of struct virtio_blk_config; a part before a dot is a
-			      group */
+	const char *name;  /* a member of struct virtio_blk_config; the part before a dot, if any,
+			      is its group */
 	unsigned offset;
 	unsigned bytes;
 	unsigned feature;  /* the feature that defines the field; NO_FEATURE: every disk has the

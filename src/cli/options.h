@@ -48,7 +48,7 @@ void vublk_cli_options_add_default(struct vublk_cli_options *options, const char
 const char *vublk_cli_options_get(const struct vublk_cli_options *options, const char *name);
 
 /*
- * An alias: the command-line option that sets a name of the list. A sentence of the library
+ * An alias: the command-line option that adds a name to the list. A sentence of the library
  * contains the name, but the user knows the command-line option. So vublk_cli_options_rename()
  * replaces the name with the option, unless the name was given as a pair.
  */

@@ -23,7 +23,10 @@ static bool is_same_file(const char *a, const char *b)
 	       file_a.st_ino == file_b.st_ino;
 }
 
-/* Returns the part of the path that follows the last slash, and stores the part before it. */
+/*
+ * Returns the part of the path after the last slash. Stores the part up to that slash, or "." if
+ * there is none.
+ */
 static const char *split(const char *path, char folder[PATH_MAX])
 {
 	const char *slash = strrchr(path, '/');

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The blocks that `bench --verify` writes and checks; see pattern.h. This file does no I/O.
+ * Blocks for `bench --verify` and the demo, and random numbers and orders; see pattern.h. This file
+ * does no I/O.
  *
  * Key idea: a block is a header (run, offset, generation) followed by words that are computed from
- * the header. The checksum in the header covers the header and the words. A check makes one pass
- * over the block, and examines it more closely only if it is wrong, to describe its content.
+ * the header. The checksum in the header covers the rest of the block. A check makes one pass over
+ * a correct block. Only a wrong block is examined more closely, to describe its content.
  */
 #include "cli/pattern.h"
 

@@ -12,8 +12,8 @@ struct vublk_progress {
 			     changes */
 	uint64_t total;
 	unsigned percent; /* the percentage in the last line */
-	uint64_t most;    /* the largest number of bytes shown so far; it does not decrease if lost
-			     writes are copied again */
+	uint64_t most;    /* the number of bytes that is shown; does not decrease when lost writes
+			     are copied again */
 	uint64_t start_ns;
 };
 

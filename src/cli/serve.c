@@ -272,8 +272,8 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
 }
 
 /*
- * The following two functions open `served` and return the exit status. They print the error if
- * they fail.
+ * The following two functions store the back-end in `served`. They return VUBLK_EXIT_DONE, or print
+ * the error and return another exit status.
  */
 static int open_backend(const struct arguments *arguments, const struct vublk_log *log)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * SIGTERM and SIGINT for the commands that keep running; see signals.h. The demo and chaos have
- * handlers of their own.
+ * Signals of serve, device, bench and copy; see signals.h. The demo, chaos and `ctl trace` handle
+ * signals themselves.
  *
- * Key idea: the handler restores the default action of both signals when the first signal arrives.
- * So the second one ends the process, even if the storage or the back-end hangs.
+ * Key idea: the handler restores the default action of SIGTERM and SIGINT when the first of them
+ * arrives. So the second one ends the process, even if the storage or the back-end hangs.
  */
 #include "cli/signals.h"
 
@@ -12,8 +12,8 @@
 
 /*
  * Signals to ignore, because the default action of each would end the program, and with it a
- * guest's disk. SIGXFSZ reports a write past the file size limit. Such a write also fails with
- * EFBIG, so only one request fails with an I/O error.
+ * guest's disk. SIGXFSZ reports a write past the file size limit. While the signal is ignored, such
+ * a write fails with EFBIG, and only its request fails.
  */
 static const int ignored[] = { SIGPIPE, SIGUSR1, SIGUSR2, SIGXFSZ };
 

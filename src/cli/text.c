@@ -35,8 +35,9 @@ static bool is_control(const char *text, size_t bytes)
 }
 
 /*
- * Writes the next character of `text` to `to`, which must have room for two escapes and a NUL.
- * Returns how many bytes of `text` were used, and stores how many bytes were written.
+ * Writes the next character of `text`, escaped if necessary, to `to`, which must have room for two
+ * escapes and a NUL. Returns how many bytes of `text` were used, and stores how many bytes were
+ * written.
  */
 static size_t step(char *to, const char *text, size_t *written)
 {

@@ -6,8 +6,8 @@
  * Prints text that another process has chosen: the serial of a disk, a path, or a peer's message.
  *
  * Key idea: such text must not control the terminal. So each byte of a control character, and each
- * byte that is not UTF-8, is printed as \xNN. Control characters are those of ASCII (C0 and DEL)
- * and U+0080 to U+009F (C1), which many terminals also obey.
+ * byte that is not part of valid UTF-8, is printed as \xNN. Control characters are those of ASCII
+ * (C0 and DEL) and U+0080 to U+009F (C1), which many terminals also obey.
  */
 #include <stddef.h>
 #include <stdio.h>

@@ -3,8 +3,7 @@
  * vublk bench: measures the disk behind a socket, or verifies what it writes to the disk. This file
  * parses the command line and prints the progress; run.c runs the load.
  *
- * Key idea: the options of the load have the names and meanings that they have in fio, except
- * --verify, which has no value.
+ * Key idea: the options that fio also has keep fio's meaning, except that --verify has no value.
  */
 #include "cli/bench/bench.h"
 
@@ -210,9 +209,9 @@ static error_t parse_end(int key, char *arg, struct argp_state *state)
 }
 
 /*
- * Sets when the run ends. Without an amount (--size, --number_ios) it ends after a time, because a
- * small disk is done too soon with fio's default amount, the whole disk. Exception: --verify
- * without --runtime and amount visits every block once.
+ * Sets when the run ends. Without an amount (--size, --number_ios) the run ends after a time,
+ * because fio's default, one pass over the whole disk, would end too soon on a small disk.
+ * Exception: with --verify, but neither --runtime nor an amount, the run visits every block once.
  */
 static void set_end(struct argp_state *state, struct arguments *arguments)
 {

@@ -25,7 +25,7 @@ enum vublk_bench_direction {
 	VUBLK_BENCH_READ,
 	VUBLK_BENCH_WRITE,
 	VUBLK_BENCH_TRIM,
-	VUBLK_BENCH_SYNC,      /* flushes that --fsync causes */
+	VUBLK_BENCH_SYNC,      /* flushes; only those that --fsync causes are counted */
 	VUBLK_BENCH_NUM_DIRECTIONS,
 };
 
@@ -77,7 +77,8 @@ struct vublk_bench_result {
 
 /* The progress of a run. */
 struct vublk_bench_live {
-	const char *phase;        /* "ramp", "run" or "verify", which keeps the numbers of "run" */
+	const char *phase;        /* "ramp", "run" or "verify"; "verify" continues the numbers of
+				     "run" */
 	uint64_t elapsed_ns;      /* of the phase */
 	uint64_t requests[VUBLK_BENCH_NUM_DIRECTIONS]; /* of the phase */
 	uint64_t bytes[VUBLK_BENCH_NUM_DIRECTIONS];
@@ -98,8 +99,9 @@ int vublk_bench_check(const struct vublk_bench_config *config, const struct vubl
 
 /*
  * Runs the load, and stores one result per job in `results`, an array of config->num_jobs elements.
- * Returns 0, or a negative errno if the load could not be started, a request failed, or a block had
- * wrong content. `tick` (may be NULL) is called with `opaque`.
+ * Returns 0, or a negative errno if the load could not be started, a request failed, no request
+ * completed for `stall_ms`, or a block had wrong content. `tick` (may be NULL) is called with
+ * `opaque`.
  */
 int vublk_bench_run(struct vublk_blk *blk, const struct vublk_bench_config *config,
 		    vublk_bench_tick_fn *tick, void *opaque, struct vublk_bench_result *results,

@@ -101,8 +101,9 @@ void vublk_bench_verify_deinit(struct vublk_bench_verify *verify);
 
 /*
  * Chooses the block of a request, and fills the buffer of a write. If the load writes, the block is
- * one that no request in flight uses, and a read becomes a write as long as nothing has been
- * written. Returns false if no such block was found; the caller must then wait for a completion.
+ * one that no request in flight uses, and a read becomes a write as long as no block has been
+ * chosen for a write. Returns false if no such block was found; the caller must then wait for a
+ * completion.
  */
 bool vublk_bench_verify_pick(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
 

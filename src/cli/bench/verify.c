@@ -62,9 +62,9 @@ static bool pick_write(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 }
 
 /*
- * Chooses a block to read among the first `written` ones of a pass. All passes have the same order.
- * Returns false if requests in flight use all blocks that it tried, at most depth + 1; the job then
- * has to wait for a completion.
+ * Chooses a block to read among the first `written` blocks of a pass, whose order is always the
+ * same. Tries at most depth + 1 blocks. Returns false if requests in flight use all of these; the
+ * job then has to wait for a completion.
  */
 static bool pick_read(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {

@@ -73,8 +73,8 @@ static bool is_in_config(const struct vublk_chaos_config *config, const char *pa
 }
 
 /*
- * Builds the environment of the back-end. No name occurs twice, because programs differ in which of
- * two values they use.
+ * Builds the environment of the back-end. A variable of config->env replaces this process's
+ * variable of that name, because programs differ in which of two values they use.
  */
 static int join_env(struct vublk_chaos_backend *backend)
 {
@@ -94,8 +94,8 @@ static int join_env(struct vublk_chaos_backend *backend)
 }
 
 /*
- * Checks that the path is free for the back-end's socket. A process that listens there serves a
- * disk that this run must not overwrite.
+ * Checks that the path is free for the back-end's socket. A process that already listens there may
+ * serve a disk, which this run must not overwrite.
  */
 static int check_is_free(const char *path, struct vublk_error *error)
 {
@@ -303,8 +303,8 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 /* --- socket and output--------------------------------------------------------- */
 
 /*
- * Returns whether the socket's file is not the one of the previous check. Used without inotify.
- * Inode numbers are reused, so the times are compared as well.
+ * Returns whether the socket's file exists and is not the one of the previous check. Used without
+ * inotify. Inode numbers are reused, so the times are compared as well.
  */
 static bool is_another_file(struct vublk_chaos_backend *backend)
 {

@@ -53,7 +53,7 @@ struct vublk_chaos_config {
 	const char *through;      /* the disk connects to this socket of a device, which uses the
 				     back-end; NULL: the disk connects to the back-end itself */
 	char *const *command;     /* the back-end's argv, which ends with NULL */
-	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, ends with NULL; not for a start
+	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, ends with NULL; not set for a start
 						     that no action follows */
 	unsigned num_env;
 	unsigned actions;           /* bits 1 << enum vublk_chaos_action; 0: none */
@@ -66,7 +66,8 @@ struct vublk_chaos_config {
 	uint64_t size_bytes;      /* how much of the disk is used; 0: all of it, but at most 64
 				     MiB */
 	uint64_t seed;
-	unsigned stuck_ms;        /* time limit for a request and for a start of the back-end */
+	unsigned stuck_ms;        /* time limit for a request while the back-end is up, and for a
+				     start of the back-end */
 	bool verbose;
 	bool is_volatile;         /* the back-end may lose data that was not flushed */
 };
@@ -94,8 +95,8 @@ void vublk_chaos_backend_deinit(struct vublk_chaos_backend *backend);
 
 /*
  * Starts the back-end. Must be called on the main thread, because the kernel kills the back-end
- * when the thread that started it ends. `last` says that no action follows this start, which
- * therefore does not get config->env.
+ * when the thread that started it ends. `last` says that no action follows this start; the back-end
+ * then does not get config->env.
  */
 int vublk_chaos_backend_start(struct vublk_chaos_backend *backend, bool last,
 			      struct vublk_error *error);
@@ -114,7 +115,7 @@ bool vublk_chaos_backend_appeared(struct vublk_chaos_backend *backend);
 
 /*
  * Copies the end of the back-end's captured output to `text`, which has room for `bytes` bytes.
- * Returns its last line, which is "" if there is no output.
+ * Returns the last line of the output, or "" if there is none.
  */
 const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *backend,
 					   char *text, size_t bytes);
@@ -126,8 +127,8 @@ struct vublk_chaos_job;
 /* What the jobs do. The phase only moves forward. */
 enum vublk_chaos_phase {
 	VUBLK_CHAOS_RUN,       /* the jobs zero the disk, then keep requests in flight */
-	VUBLK_CHAOS_READ_BACK, /* the jobs wait for their requests in flight, then read the whole
-				  disk */
+	VUBLK_CHAOS_READ_BACK, /* the jobs wait for their requests in flight, then read their parts
+				  of the disk */
 	VUBLK_CHAOS_ABORT,     /* the jobs end immediately */
 };
 

@@ -34,7 +34,7 @@ struct vublk_chaos_job {
 	uint64_t next;          /* the next block of a pass over the part, counted from the first
 				   block of the part */
 	uint64_t hot;           /* the first hot block, counted like `next` */
-	uint64_t hot_left;      /* how many requests are left until other blocks become hot */
+	uint64_t hot_left;      /* how many requests remain until other blocks become hot */
 	unsigned stuck;
 	struct vublk_error error; /* code 0: no error */
 

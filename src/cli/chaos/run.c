@@ -4,8 +4,8 @@
  * replaces the back-end at random times. At the end the jobs read everything back twice, first
  * through the present back-end and then through a new one.
  *
- * Key idea: one thread does all of this. It waits in one function, wait_for(), for the first of
- * several events. The disk reconnects to a new back-end by itself.
+ * Key idea: one thread does all of this, except the requests of the load. It waits in one function,
+ * wait_for(), for the first of several events. The disk reconnects to a new back-end by itself.
  */
 #include "cli/chaos/chaos.h"
 
@@ -348,9 +348,9 @@ static uint64_t ms_left(const struct run *run)
 }
 
 /*
- * Waits until the load has begun to change the disk, because an action during the initial zeroing
- * would test little. If the back-end ends by itself during this time, that still counts as an
- * action. Returns 0 if the actions may begin or the load has ended.
+ * Waits until each job has completed a change after the initial zeroing, because an action during
+ * the zeroing would test little. If the back-end ends by itself meanwhile, this counts as an
+ * action. Returns 0 if the actions may begin or are all done, or if the load has ended.
  */
 static int wait_for_begin(struct run *run, struct vublk_error *error)
 {
@@ -490,7 +490,7 @@ static int run_all(struct run *run, struct vublk_blk *blk, struct vublk_error *e
 {
 	int ret = vublk_chaos_load_init(&run->load, run->config, blk, error);
 
-	/* Set the time at which the back-end came up, which vublk_chaos_load_init() has reset. */
+	/* Restores the time at which the back-end came up, which vublk_chaos_load_init() reset. */
 	__atomic_store_n(&run->load.up_since_ns, run->listens_ns, __ATOMIC_RELAXED);
 	run->listens_ns = 0; /* this start is not an outage, because no request waited for it */
 	if (!ret)

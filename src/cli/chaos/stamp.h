@@ -27,7 +27,7 @@ enum vublk_chaos_content {
 	VUBLK_CHAOS_UNREAD,   /* the mark of vublk_chaos_stamp_clear(), so the read returned no
 				 data */
 	VUBLK_CHAOS_FOREIGN,  /* a sector of another run */
-	VUBLK_CHAOS_GARBAGE,  /* none of these */
+	VUBLK_CHAOS_GARBAGE,  /* any other content */
 };
 
 /*

@@ -3,7 +3,7 @@
  * The verifier of a chaos run; see verify.h for the rules.
  *
  * Key idea: a few numbers per block decide whether content is permitted. The history of changes
- * gives a fault its name, and finds the stable generation of a volatile disk.
+ * serves to name a fault, and to find the stable generation behind a volatile cache.
  */
 #include "cli/chaos/verify.h"
 
@@ -31,10 +31,10 @@ struct change {
 
 struct vublk_chaos_block {
 	uint32_t newest;      /* the newest generation that was started */
-	uint32_t floor;       /* the oldest generation that a read that starts now may return */
+	uint32_t floor;       /* the oldest generation that a read starting now may return */
 	uint32_t newest_seen;
 	uint32_t newest_zero; /* the newest write zeroes or discard; 0: the initial zeroes */
-	/* used only with a volatile cache */
+	/* stable, lost_floor and expected: used only with a volatile cache */
 	uint32_t stable;      /* the stable generation, as of the last call of keep_stable() */
 	uint32_t lost_floor;  /* the floor right after the last loss */
 	uint32_t expected;    /* the highest floor before any loss since the last read; 0: no loss
@@ -301,9 +301,9 @@ static enum vublk_chaos_fault report_old(struct vublk_chaos_verifier *verifier,
 /* --- sectors ------------------------------------------------------------------ */
 
 /*
- * Returns whether each byte of the sector belongs to a permitted generation. Such a
- * mixture is correct content, because a read may overlap with a write in flight, and the storage
- * may copy in pieces that are smaller than a sector.
+ * Returns whether each byte of the sector is that of a permitted generation. Such a mixture is
+ * correct content, because a read may overlap with a write in flight, and the storage may copy in
+ * pieces that are smaller than a sector.
  */
 static bool is_mixture(const struct vublk_chaos_verifier *verifier,
 		       const struct vublk_chaos_block *block, uint32_t floor,

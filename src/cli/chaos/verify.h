@@ -3,15 +3,15 @@
 #define VUBLK_CLI_CHAOS_VERIFY_H
 
 /*
- * The verifier decides which content each block of a part of a disk may have, and whether a read
- * returned permitted content. The verifier does no I/O: the caller reports each request to it, once
- * before the request starts and once when it has completed.
+ * The verifier decides which content the blocks in its part of the disk may have, and whether a
+ * read returned permitted content. The verifier does no I/O: the caller reports each request to it,
+ * once before the request starts and once when it has completed.
  *
  * Every request that changes a block (write, write zeroes, discard) makes a generation of that
- * block. The generations are numbered from 1 in the order in which the requests were started.
- * Generation 0 is the initial content, zeroes. All requests go through one queue, and the disk
- * guarantees that changes of the same block in one queue take effect in the order in which they
- * were started.
+ * block. The generations of a block are numbered from 1 in the order in which these requests were
+ * started. Generation 0 is the initial content, zeroes. All requests go through one queue, and the
+ * disk guarantees that changes of the same block in one queue take effect in the order in which
+ * they were started.
  *
  * Key idea: therefore a read may return
  *
@@ -171,7 +171,7 @@ enum vublk_chaos_fault vublk_chaos_verify_complete(struct vublk_chaos_verifier *
 						   const struct vublk_chaos_request *request,
 						   const void *buffer);
 
-/* Returns whether any read has had a fault. */
+/* Returns whether a fault was found. */
 bool vublk_chaos_verify_failed(const struct vublk_chaos_verifier *verifier);
 
 #endif

@@ -290,7 +290,8 @@ static int handle_line(struct vublk_control *control, struct slot *slot, const c
 		task->client_pid = slot->client.pid;
 		slot->is_busy = true;
 		/*
-		 * After this the task belongs to the owner's thread, which may have run it already.
+		 * This call gives the task to the owner's thread, which may have run it when the
+		 * call returns.
 		 */
 		r = vublk_control_tasks_post(&control->tasks, task);
 		if (!r)
@@ -325,8 +326,8 @@ static bool is_ready(const struct slot *slot)
 }
 
 /*
- * Handles lines until there are no more, a task is busy, or the output is not flushed. Returns a
- * negative errno if the client has to be closed.
+ * Handles the client's lines until there are no more, its task is busy, or its output is not
+ * flushed. Returns a negative errno if the client has to be closed.
  */
 static int handle_lines(struct vublk_control *control, struct slot *slot)
 {

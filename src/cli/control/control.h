@@ -25,7 +25,7 @@
 struct vublk_control;
 
 /*
- * What a command with `takes_connection` gets: the connection of its client, which takes over the
+ * What a command with `takes_connection` gets: the connection of the client that takes over the
  * served object, and the control socket of this process.
  */
 struct vublk_control_connection {

@@ -262,7 +262,7 @@ static void on_signal(int number)
 	is_ended = 1;
 }
 
-/* Makes SIGINT and SIGTERM end the trace. System calls that they interrupt are restarted. */
+/* Makes SIGINT and SIGTERM end the trace. An interrupted write to the output is restarted. */
 static void watch_signals(void)
 {
 	const struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };

@@ -11,7 +11,7 @@
 
 struct vublk_device_pause_copy {
 	uint64_t timeout_ms; /* how long to wait for outstanding requests; 0: the default */
-	uint64_t deadline_ns; /* when that time is over; 0: the pause has not begun yet */
+	uint64_t deadline_ns; /* when the wait ends; 0: the pause has not begun yet */
 };
 
 int vublk_device_check_pause(struct json_object *arguments, void *copy, struct vublk_error *error);

@@ -3,8 +3,9 @@
  * The command `shadow` of the control socket of `vublk device`: shows and changes whether requests
  * pass through shadow rings.
  *
- * Key idea: a change of the path takes as long as the slowest outstanding request. The answer comes
- * after the change, and says which path the requests take.
+ * Key idea: moving the requests to or from shadow rings takes as long as the slowest outstanding
+ * request. The answer comes after the move, and says whether the requests pass through shadow
+ * rings.
  */
 #include "cli/control/device-shadow.h"
 

@@ -16,7 +16,8 @@ struct vublk_device_status_queue {
 	unsigned index;
 	struct vublk_device_queue setup;
 	struct vublk_device_place place;
-	bool has_place; /* `place` is valid, because the ring is in memory that the VMM shares */
+	bool has_place; /* `place` is valid; false: the ring could not be read in the guest's
+			   memory */
 };
 
 struct vublk_device_status {
@@ -46,8 +47,8 @@ bool vublk_device_status_has_backend(const struct vublk_device_status *status);
 /* Returns what the result of `status` says about unflushed=replay; NULL: replay is not in use. */
 struct json_object *vublk_device_status_replay_json(const struct vublk_replay_info *replay);
 /*
- * Returns what the result of `status` says about a queue: the index, the size, and the position in
- * the ring.
+ * Returns what the result of `status` says about a queue: its index, size and base, and the number
+ * of outstanding requests (null: not known).
  */
 struct json_object *vublk_device_status_queue_json(const struct vublk_device_status_queue *queue);
 

@@ -121,7 +121,7 @@ static int64_t read_clock(clockid_t clock)
 
 /*
  * Adds a time in ns since 1970. `ns` is the time on CLOCK_MONOTONIC (0: unknown), and `offset_ns`
- * is the difference between the clocks.
+ * is the difference between CLOCK_REALTIME and that clock.
  */
 static void add_time(struct json_object *object, const char *name, uint64_t ns, int64_t offset_ns)
 {

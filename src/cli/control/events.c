@@ -125,7 +125,7 @@ static void add_request(struct json_object *object, const struct vublk_notice *n
 }
 
 /*
- * Adds the members of a notice about a mirror or a switch: the target and, if it has one, the
+ * Adds the members of a notice about a mirror or a switch: the target and, if there is one, the
  * reason.
  */
 static void add_target(struct json_object *object, const struct event *event)

@@ -4,8 +4,8 @@
  *
  * Key idea: libmicrohttpd handles all connections on one thread of its own, with limits on the
  * number, memory and idle time of connections. A request waits for the thread of the served object
- * as a command of the control socket does, but for a limited time. So a client cannot delay the
- * disk.
+ * as a command of the control socket does, but for a limited time. So a slow client cannot delay
+ * the disk.
  */
 #include "cli/control/metrics.h"
 

@@ -11,7 +11,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* The content of a packet: little-endian, 40 bytes. */
+/*
+ * The version of the format of packets (40 bytes, little-endian), and the value of an unknown time.
+ */
 #define VUBLK_PCAPNG_VERSION 1
 #define VUBLK_PCAPNG_UNKNOWN UINT64_MAX
 

@@ -90,7 +90,7 @@ int vublk_control_parse(const char *line, size_t bytes, int depth, struct json_o
 	json_tokener_free(tokener);
 	if (code != json_tokener_success)
 		return not_json(code, depth, at, error);
-	/* Of two members with the same name, json-c keeps one. */
+	/* Of two members with the same name, json-c keeps one, so the two counts differ. */
 	if (skip_blank(line, at, bytes) != bytes)
 		r = vublk_cli_error(error, EPROTO, "the line has more text after its JSON object, "
 				    "at byte %zu", at);

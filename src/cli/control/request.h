@@ -17,7 +17,8 @@
 #define VUBLK_CONTROL_DEPTH 8         /* how deeply objects and arrays may be nested in a request */
 #define VUBLK_CONTROL_NAME_BYTES 32
 
-#define VUBLK_CONTROL_ANSWER_DEPTH 32 /* the same limit for the lines that a server sends */
+#define VUBLK_CONTROL_ANSWER_DEPTH 32 /* how deeply they may be nested in a line that a server
+					 sends */
 
 /*
  * Parses a line, which must consist of exactly one JSON value, at most `depth` deep, in which no
@@ -35,8 +36,8 @@ struct vublk_control_request {
 
 /*
  * Parses one line. Returns 1 if it is a request, 0 if it is blank, or a negative errno (EPROTO,
- * EINVAL, ENOMEM) if it cannot be used; `error` says why. In each case `request` has the id of the
- * line, if the line has a valid one.
+ * EINVAL, ENOMEM) if it cannot be used; `error` says why. In each case `request` has the id, if a
+ * valid one could be read from the line.
  */
 int vublk_control_request_parse(const char *line, size_t bytes,
 				struct vublk_control_request *request, struct vublk_error *error);

@@ -3,9 +3,8 @@
 #define VUBLK_CLI_CONTROL_SERVICE_H
 
 /*
- * What `vublk serve` and `vublk device` have in common: they open an object and serve it until the
- * object ends or a signal stops it. Meanwhile they answer at a control socket and at an address for
- * metrics.
+ * What `vublk serve` and `vublk device` have in common: they serve an object until the object ends
+ * or a signal stops it. Meanwhile they answer at a control socket and at an address for metrics.
  */
 #include "cli/control/control.h"
 #include "cli/signals.h"

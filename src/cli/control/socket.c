@@ -248,7 +248,8 @@ int vublk_control_socket_adopt(struct vublk_control_socket *listener,
 		.file = (ino_t)file,
 	};
 	extra->num_fds = 0;
-	listen(listener->fd, BACKLOG); /* from now on, SO_PEERCRED of a client names this process */
+	listen(listener->fd, BACKLOG); /* new clients then get the pid of this process from
+					  SO_PEERCRED */
 	return 0;
 }
 

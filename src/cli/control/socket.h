@@ -53,9 +53,9 @@ int vublk_control_socket_adopt(struct vublk_control_socket *listener,
 			       struct vublk_upgrade_extra *extra, struct vublk_error *error);
 
 /*
- * Connects to the control socket at `path`, and sends blanks, which make the process at the socket
- * of a disk close the connection. Returns a blocking descriptor, or a negative errno. Each system
- * call on the descriptor takes at most `timeout_ms`.
+ * Connects to the control socket at `path`, and sends blanks. If `path` is the socket of a disk
+ * instead, these make the process there close the connection. Returns a blocking descriptor, or a
+ * negative errno. Each system call on the descriptor takes at most `timeout_ms`.
  */
 int vublk_control_socket_connect(const char *path, unsigned timeout_ms, struct vublk_error *error);
 

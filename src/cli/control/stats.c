@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * Counters of requests, as JSON and as metrics; see stats.h.
- */
+/* Counters of requests, as JSON and as metrics; see stats.h. */
 #include "cli/control/stats.h"
 
 #include "cli/cli.h"

@@ -55,7 +55,7 @@ void vublk_stats_print_number(FILE *out, const char *name, const char *type, con
 			      uint64_t value);
 /* Prints the metrics with which each text begins: the version, and the size of the disk. */
 void vublk_stats_print_disk(FILE *out, uint64_t size_bytes);
-/* Prints the metrics that are made of the counters of requests. */
+/* Prints the metrics that are computed from the request counters. */
 void vublk_stats_print_requests(FILE *out, const struct vublk_stats_counters *counters);
 /*
  * Returns the result of `metrics`, which contains the text that print() prints. `owner` and `copy`

@@ -3,7 +3,7 @@
  * Asks a running process for its disk; see take-over.h.
  *
  * Key idea: after the line of the answer, the connection carries another protocol. So this file
- * reads each line byte by byte, so as not to read past its end.
+ * reads lines byte by byte, to stop exactly at the end of the answer.
  */
 #include "cli/control/take-over.h"
 

@@ -30,8 +30,8 @@ struct vublk_copy_end {
 	int fd;                      /* of a file or block device; -1: a disk */
 	bool block_device;
 	uint64_t bytes;              /* the size; 0 for a file that the copy creates */
-	uint32_t block_bytes;        /* offsets and sizes of requests are multiples of this; 1 for a
-					file */
+	uint32_t block_bytes;        /* offsets and sizes of requests are multiples of this, except
+					at the end of a disk; 1 for a file */
 };
 
 struct vublk_copy {
@@ -54,7 +54,7 @@ struct vublk_copy {
 
 /*
  * vublk_copy_run() and vublk_copy_flush() call this function every VUBLK_COPY_TICK_MS, on the
- * thread of their caller. If it returns true, the copy stops.
+ * thread of their caller. If this function returns true, the copy stops.
  */
 typedef bool vublk_copy_tick_fn(void *opaque, const struct vublk_copy *copy);
 #define VUBLK_COPY_TICK_MS 100

@@ -41,8 +41,8 @@ static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 }
 
 /*
- * Checks that the file was not truncated during the copy. seek() reports a hole from the new end to
- * the end of the walk.
+ * Checks that the file was not truncated during the copy, because seek() would report a hole from
+ * the new end to the end of the walk.
  */
 static int check_size(const struct vublk_sparse *sparse, struct vublk_error *error)
 {
@@ -88,8 +88,8 @@ static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error
 		return vublk_cli_error_errno(error, -ret, "cannot find the next hole");
 	hole = round_down(sparse, hole + sparse->unit_bytes - 1);
 	/*
-	 * If the file changes during the walk, the offset may not be after the position. Advance by
-	 * at least one unit anyway.
+	 * If the file changes during the walk, the hole may begin at the position itself. Advances
+	 * by at least one unit anyway.
 	 */
 	hole = VUBLK_CLI_MAX(hole, sparse->position + sparse->unit_bytes);
 	sparse->known_end = VUBLK_CLI_MIN(hole, sparse->end);

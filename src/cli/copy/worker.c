@@ -338,9 +338,9 @@ static void end_flush(struct vublk_copy_worker *worker, int result)
 /* --- slots -------------------------------------------------------------------- */
 
 /*
- * Advances the slot as far as possible without waiting. Returns 1 if the slot has a piece or has
- * just finished one, 0 if there are no more pieces, or a negative errno; -EAGAIN means that a queue
- * is full.
+ * Advances the slot as far as possible without waiting for a disk. Returns 1 if the slot has a
+ * piece or has just finished one, 0 if there are no more pieces, or a negative errno; -EAGAIN means
+ * that a queue is full.
  */
 static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {
@@ -362,7 +362,7 @@ static int advance(struct vublk_copy_worker *worker, struct vublk_copy_slot *slo
 
 /*
  * Advances all slots. Returns whether at least one slot has finished a piece and can take the next
- * one; false if a slot failed or a queue is full.
+ * one. Returns false if a slot failed or a queue is full.
  */
 static bool advance_all(struct vublk_copy_worker *worker)
 {

@@ -57,8 +57,8 @@ bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch)
 /* --- capacity ------------------------------------------------------------------- */
 
 /*
- * Called when the disk was resized. A back-end that reports a new size while it is connected still
- * serves the same disk, so the new capacity becomes the reference.
+ * Called when the disk has been resized. A back-end that reports a new size while it is connected
+ * still serves the same disk, so the new capacity becomes the reference.
  */
 static void take_resize(struct vublk_disk_watch *watch)
 {

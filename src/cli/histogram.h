@@ -13,7 +13,7 @@
 
 struct vublk_histogram {
 	uint64_t count;
-	uint64_t min; /* undefined when count is 0 */
+	uint64_t min; /* not valid if `count` is 0 */
 	uint64_t max;
 	uint64_t sum;
 	unsigned __int128 square_sum;

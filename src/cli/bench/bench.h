@@ -48,7 +48,7 @@ struct vublk_bench_config {
 	uint64_t ramp_ms;
 	bool time_based;          /* the run continues after it has visited every block */
 	uint64_t number_ios;      /* per job; 0: no limit */
-	unsigned fsync_every;     /* a flush follows this many writes; 0: no flushes */
+	unsigned fsync_every;     /* a flush is started after this many writes; 0: no flushes */
 	bool poll;
 	bool verify;
 	uint64_t seed;

@@ -33,7 +33,8 @@ struct vublk_chaos_block {
 	uint32_t newest;      /* the newest generation that was started */
 	uint32_t floor;       /* the oldest generation that a read starting now may return */
 	uint32_t newest_seen;
-	uint32_t newest_zero; /* the newest write zeroes or discard; 0: the initial zeroes */
+	uint32_t newest_zero; /* the generation that the newest write zeroes or discard made; 0:
+				 there is none */
 	/* stable, lost_floor and expected: used only with a volatile cache */
 	uint32_t stable;      /* the stable generation, as of the last call of keep_stable() */
 	uint32_t lost_floor;  /* the floor right after the last loss */

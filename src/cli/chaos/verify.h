@@ -24,8 +24,8 @@
  *
  * All other content is a fault, which has a name. A block is
  *
- *   corrupt    if a sector is not of this run: damaged, of another run, of a generation or
- *              a queue that never existed, or unchanged by the read
+ *   corrupt    if a sector is damaged, is of another run or another queue, has a generation
+ *              that was never started, or is unchanged by the read
  *   misplaced  if a sector belongs to another block, or to another place in this one
  *   torn       if its sectors are of several generations, not all of them permitted
  *

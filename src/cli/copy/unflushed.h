@@ -27,7 +27,8 @@ struct vublk_copy_pieces {
 };
 
 struct vublk_copy_unflushed {
-	bool tracks;               /* false: the lists stay empty, because a loss ends the copy */
+	bool tracks;               /* false: the lists stay empty, because completed writes cannot
+				      be lost or a loss ends the copy */
 	bool is_flushing;
 	unsigned losses;
 	uint64_t written_bytes;    /* the bytes of the pieces in `written` */
@@ -45,7 +46,7 @@ void vublk_copy_unflushed_init(struct vublk_copy_unflushed *unflushed, bool trac
 void vublk_copy_unflushed_deinit(struct vublk_copy_unflushed *unflushed);
 
 /*
- * Must be called when a piece was written. `losses` is the value of unflushed->losses when the
+ * Must be called when a piece has been written. `losses` is the value of unflushed->losses when the
  * copying of the piece began. Returns 1 if the piece counts as copied, 0 if it has to be copied
  * again, or -ENOMEM.
  */

@@ -81,8 +81,8 @@ static int next_piece(struct vublk_copy_worker *worker, struct vublk_copy_slot *
 }
 
 /*
- * Called when the piece of the slot was written. Counts the piece as copied, unless it has to be
- * copied again.
+ * Called when the piece of the slot has been written. Counts the piece as copied, unless it has to
+ * be copied again.
  */
 static int finish(struct vublk_copy_worker *worker, struct vublk_copy_slot *slot)
 {

@@ -32,7 +32,7 @@ struct vublk_copy_slot {
 
 struct vublk_copy_worker {
 	struct vublk_copy_run *run;
-	struct vublk_blk_queue *from; /* NULL: the source is a file */
+	struct vublk_blk_queue *from; /* NULL: the source is not a disk */
 	struct vublk_blk_queue *to;
 	struct vublk_copy_slot *slots;
 	uint64_t moved_ns;            /* when a request last completed */

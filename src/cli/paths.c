@@ -3,7 +3,7 @@
  * Compares the paths of a command line; see paths.h.
  *
  * Key idea: an existing file is identified by its device and inode number, whatever links lead to
- * it. One that does not exist yet, such as a socket, is identified by its name and its folder.
+ * it. A file that does not exist yet, such as a socket, is identified by its name and its folder.
  */
 #include "cli/paths.h"
 

@@ -9,7 +9,7 @@
 /*
  * Blocks that contain their own offset and generation, so that a check can identify wrong content:
  * another block, an older generation, a torn block, or no block at all. This file also declares the
- * random numbers and the random order of blocks that the loads use.
+ * generators of random numbers and of random orders of blocks that the loads use.
  */
 
 #define VUBLK_PATTERN_MIN_BYTES 512

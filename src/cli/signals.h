@@ -34,7 +34,7 @@ void vublk_cli_signals_hold(struct vublk_cli_signals *signals);
 /* --- bench, copy: a flag that the command checks ----------------------------------- */
 
 /*
- * After this call the first SIGTERM or SIGINT only sets the flag that vublk_cli_signals_caught()
+ * After this call the first SIGTERM or SIGINT only sets the value that vublk_cli_signals_caught()
  * returns.
  */
 void vublk_cli_signals_catch(void);

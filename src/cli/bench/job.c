@@ -199,8 +199,8 @@ static void complete(struct vublk_bench_job *job, const struct vublk_blk_complet
 	if (!job->config->verify || slot->direction == VUBLK_BENCH_SYNC || job->error.code)
 		return;
 	/*
-	 * The watch learns of lost writes before the next back-end can complete a read, so a lost
-	 * write is never mistaken for wrong content.
+	 * The watch learns of lost writes before the next back-end can complete a read, so the old
+	 * content of a block whose write was lost is never reported as wrong.
 	 */
 	if (vublk_disk_watch_has_lost_writes(job->config->watch))
 		fail_for_lost_writes(job);

@@ -135,7 +135,7 @@ static int init_buffers(struct run *run, struct vublk_error *error)
 	for (unsigned i = 0; i < run->num_slots; i++)
 		run->slots[i].buffer = run->buffers + i * stride;
 	/*
-	 * Fill the buffers with random data, because a disk may write zeroes or compressible data
+	 * Fills the buffers with random data, because a disk may write zeroes or compressible data
 	 * faster than other data.
 	 */
 	for (size_t i = 0; has_writes(config) && i < run->num_slots * stride / 8; i++)

@@ -4,8 +4,8 @@
  * does no I/O.
  *
  * Key idea: requests in flight may be executed in any order, so no two of them touch the same
- * block. Each block has a generation: the number of times that it was written. The generation is
- * part of the block's content, so a later read detects a lost write.
+ * block. Each block has a generation: the number of times that this run has written it. The
+ * generation is part of the block's content, so a later read detects a lost write.
  *
  * A read-only load checks blocks that an earlier run wrote. It does not know their run and
  * generations, so it checks only the offsets and the checksums.

@@ -7,10 +7,10 @@
  * JSON object per line, and get one line in answer to each command.
  *
  * Key idea: one thread, the control thread, serves all clients. Another thread, the owner's thread,
- * runs the served object, and only that thread may use the object. So a command has one function
- * for each thread: run() copies what the answer needs, on the owner's thread, and format() turns
- * the copy into JSON, on the control thread. Therefore a client delays the object only while the
- * copy is made.
+ * runs the served object, and only that thread may call most of the object's functions. So a
+ * command has one function for each thread: run() copies what the answer needs, on the owner's
+ * thread, and format() turns the copy into JSON, on the control thread. Therefore a client delays
+ * the object only while the copy is made.
  */
 #include <vublk/error.h>
 #include <vublk/notice.h>
@@ -49,8 +49,8 @@ struct vublk_control_command {
 	/*
 	 * Called on the owner's thread: executes the command and stores in `copy` what the answer
 	 * needs. Must not block. Returns 0 or a negative errno. Returns 1 if the command is not
-	 * done yet; the function is then called again when the object has done some work, or a
-	 * second later.
+	 * done yet; the function is then called again when the object has done some work, at the
+	 * latest a second later.
 	 */
 	int (*run)(void *owner, void *copy, struct vublk_error *error);
 	/*
@@ -66,7 +66,8 @@ struct vublk_control_command {
 	bool takes_connection;
 	/*
 	 * True: the command waits for the end of the object, so run() is called once more after
-	 * that end. If the command is still not done, it fails like any other command.
+	 * that end. If the command is still not done, it fails, as does every other unfinished
+	 * command.
 	 */
 	bool is_about_the_end;
 };
@@ -123,8 +124,8 @@ int vublk_control_run(struct vublk_control *control, int fd,
 		      struct vublk_error *error);
 
 /*
- * Disconnects all clients, removes the socket's file, and frees `control`. Must not be called
- * during vublk_control_run(). NULL is a no-op.
+ * Disconnects all clients, removes the socket's file unless vublk_control_disown() was called, and
+ * frees `control`. Must not be called during vublk_control_run(). NULL is a no-op.
  */
 void vublk_control_close(struct vublk_control *control);
 

@@ -13,8 +13,8 @@ struct vublk_limit_command {
 	unsigned given;             /* input: which limits to change; bit i:
 				       vublk_device_limit_arguments[i] */
 	bool removes;
-	bool is_set; /* run() has set the limits; it may still wait until the requests have been
-			moved to or from shadow rings */
+	bool is_set; /* run() has set the limits; the command may still wait until the requests have
+			been moved to or from shadow rings */
 	unsigned waiting; /* output: how many requests wait because of a limit */
 };
 

@@ -9,8 +9,8 @@
 
 struct vublk_trace_command {
 	bool starts, stops;
-	bool is_started; /* run() has begun the trace; it may still wait until the requests have
-			    been moved to shadow rings */
+	bool is_started; /* run() has begun the trace; the command may still wait until the requests
+			    have been moved to shadow rings */
 	uint64_t number; /* of the trace that the client reads; 0: not given. run() sets it for a
 			    new trace */
 };

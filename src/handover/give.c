@@ -8,7 +8,7 @@
  * it had only been delayed.
  *
  * If this process is asked to stop during the freeze, and the new process does not have the disk
- * yet, the upgrade ends. Signals that come later are passed on to the new process.
+ * yet, the upgrade fails. Signals that come later are passed on to the new process.
  */
 #include "handover/upgrade.h"
 
@@ -315,8 +315,8 @@ static void hand_over(struct handover *handover, uint64_t frozen_ns)
 }
 
 /*
- * Sends the state, and waits until the new process has taken over. Even if TAKEN does not arrive,
- * the new process may have the disk; only the owner's word says whether it does.
+ * Sends the state, and waits for TAKEN until the deadline. Even if TAKEN does not arrive, the new
+ * process may have the disk, and only the owner's word says whether it does.
  */
 static void freeze(struct handover *handover, uint64_t frozen_ns)
 {

@@ -2,8 +2,8 @@
 /*
  * Checks that the new process knows the sections of the state that it must not skip.
  *
- * Key idea: the new process names the sections that it knows before anything stops. So if its
- * version cannot take over, the attempt has no effect.
+ * Key idea: the new process names the sections that it knows before the old process stops anything.
+ * So if the new version cannot take over, the attempt has no effect.
  */
 #include "handover/upgrade.h"
 

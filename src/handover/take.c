@@ -5,8 +5,7 @@
  *
  * Key idea: everything that can fail is done before this process claims the disk, and has no effect
  * outside this process. So after a failure the old process simply continues. If this process is
- * asked to stop before it has the disk, that counts as a failure, because the disk must stay in
- * service.
+ * asked to stop before it has the disk, the upgrade fails, because the disk must stay in service.
  */
 #include "handover/upgrade.h"
 
@@ -85,8 +84,8 @@ static int read_origin(void *owner, struct vublk_section *from, struct vublk_err
 	take->origin.folder_inode = vublk_section_get(from);
 	pid = vublk_section_get(from);
 	/*
-	 * The kernel only knows the process that began to listen on the socket, which may have been
-	 * replaced since.
+	 * So far, origin.pid is what the kernel reports: the process that began to listen on the
+	 * socket. An upgrade may have replaced that process.
 	 */
 	if (pid && take->origin.pid)
 		take->origin.pid = (int64_t)pid;
@@ -134,7 +133,7 @@ static const struct vublk_section_type option_sections[] = {
 	{ NULL },
 };
 
-/* Checks that a relative path leads to the same file in both processes. */
+/* Checks that relative paths lead to the same files in both processes. */
 static int check_folder(const struct take *take, const struct vublk_option *options,
 			struct vublk_error *error)
 {
@@ -283,8 +282,8 @@ static int install(struct take *take, struct vublk_error *error)
 /* --- the new owner ---------------------------------------------------------------------------- */
 
 /*
- * While the new process already serves the disk, this waits for the end of the old process, which
- * passes on the signals that it gets until then.
+ * The last part of an upgrade. The new process serves the disk already, and waits until the old
+ * process closes the channel. Until then, the old process passes on the signals that it gets.
  */
 struct farewell {
 	struct vublk_upgrade base; /* must be the first member */
@@ -381,8 +380,8 @@ static void begin(struct take *take, struct farewell *farewell)
 }
 
 /*
- * Called when the old process has claimed the disk first. Waits for its refusal, and fails with the
- * sentence in it.
+ * Called when the old process has claimed the disk first. Waits for the old process's refusal, and
+ * fails with the reason in it.
  */
 static int refuse_late(struct take *take, struct vublk_error *error)
 {

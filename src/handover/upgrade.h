@@ -28,8 +28,8 @@
 struct vublk_upgrade_host;
 
 /*
- * What the new process knows about the object before it creates its own. Valid only during the call
- * to which it is passed.
+ * What the new process knows about the object of the old process before it creates its own object.
+ * Valid only during the call to which it is passed.
  */
 struct vublk_upgrade_origin {
 	int64_t pid;
@@ -52,16 +52,16 @@ struct vublk_upgrade_type {
 	/* Writes the section `origin`, and a section `option` for each option or property. */
 	void (*give_options)(const void *object, struct vublk_sections_writer *to);
 	/*
-	 * Checks that nothing is in use that cannot be handed over, no matter how long the old
-	 * process waits. After prepare() it is called after each turn of the loop, because such a
-	 * thing may come into use during the upgrade. May be NULL.
+	 * Checks that the object uses nothing that makes a handover impossible, however long the
+	 * old process waits. After prepare(), this is called after each turn of the loop, because
+	 * the object may begin to use such a thing during the upgrade. May be NULL.
 	 */
 	int (*check)(const void *object, struct vublk_error *error);
 	/* Called when the new process is prepared. The object should then remove its obstacles. */
 	void (*prepare)(void *object);
 	/*
 	 * Returns why the object cannot be handed over at this moment, as a static string, or NULL
-	 * if it can. After prepare() it is called after each turn of the loop.
+	 * if it can. After prepare(), this is called after each turn of the loop.
 	 */
 	const char *(*obstacle)(void *object);
 	/*
@@ -73,8 +73,8 @@ struct vublk_upgrade_type {
 	/* Called when the upgrade has failed, and the object has to continue. */
 	void (*cancel)(void *object);
 	/*
-	 * Returns the time since which requests or messages have been waiting, or 0 if they wait
-	 * only since the freeze. May be NULL.
+	 * Returns the time since which requests or messages have been waiting, or 0 if they have
+	 * waited only since the freeze. May be NULL.
 	 */
 	uint64_t (*paused_since)(const void *object);
 	/* Writes the sections of the state. */
@@ -91,8 +91,8 @@ struct vublk_upgrade_type {
 	bool (*has_relative_path)(const struct vublk_upgrade_origin *origin,
 				  const struct vublk_option *options);
 	/*
-	 * Creates an object with these options. So far, the object has no effect outside this
-	 * process. Sets host->is_anothers. `origin` and `options` are borrowed during the call.
+	 * Creates an object with these options, which has no effect outside this process until
+	 * begin(). Sets host->is_anothers. `origin` and `options` are borrowed during the call.
 	 */
 	int (*make)(const struct vublk_upgrade_origin *origin, const struct vublk_option *options,
 		    const struct vublk_log *log, struct vublk_upgrade_host **host,
@@ -106,7 +106,10 @@ struct vublk_upgrade_type {
 	 * be short.
 	 */
 	void (*begin)(void *object);
-	/* Called after begin(), when the old process has been told. May be NULL. */
+	/*
+	 * Called after begin(), when the old process has been told that this process has the disk.
+	 * May be NULL.
+	 */
 	void (*told)(void *object);
 	void (*free)(void *object);
 };
@@ -191,9 +194,9 @@ static inline void vublk_upgrade_step(struct vublk_upgrade_host *host)
 }
 
 /*
- * Must be called when the object is freed: after it has released the disk, because this call closes
- * the channel and thereby tells the other process so, and before its loop and the host's eventfds
- * are closed.
+ * Must be called when the object is freed. The object must have released the disk, because this
+ * call closes the channel, which tells the other process that the disk is released. The object's
+ * loop and the host's eventfds must still be open.
  */
 static inline void vublk_upgrade_end(struct vublk_upgrade_host *host)
 {
@@ -214,7 +217,7 @@ enum vublk_upgrade_owner {
  * Creates a file with an undecided word. Returns the descriptor of the file, or a negative errno.
  */
 int vublk_upgrade_owner_new(struct vublk_error *error);
-/* Maps the word in the file. On failure returns NULL, with a sentence in `error`. */
+/* Maps the word in the file. On failure returns NULL and fills `error`. */
 uint32_t *vublk_upgrade_owner_map(int fd, struct vublk_error *error);
 void vublk_upgrade_owner_unmap(uint32_t *word);
 /* If the word is undecided, stores `owner` in it and returns true. Otherwise returns false. */

@@ -2,9 +2,9 @@
 /*
  * This file takes completions from the back-end's rings and returns them to the driver.
  *
- * Key idea: of what the back-end wrote for a request of the driver, the plane reads only the status
- * and the disk identifier, each once. The plane ignores the back-end's used length, and computes
- * the driver's from the request.
+ * Key idea: when the back-end has completed a request of the driver, the plane reads only the
+ * status and the disk identifier, each once. The plane ignores the used length that the back-end
+ * reports, and computes the one for the driver from the request.
  */
 #include "plane/plane.h"
 

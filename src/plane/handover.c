@@ -2,9 +2,9 @@
 /*
  * The sections of a plane; see handover.h.
  *
- * Key idea: for each section, one function either writes or reads all its fields. What follows from
- * other fields is not written but computed again: the place of a request on the disk, the order of
- * the writes, and the lists.
+ * Key idea: for each section, one function either writes or reads all its fields. Whatever follows
+ * from other fields is not written but computed again: the place of a request on the disk, the
+ * order of the writes, and the lists.
  */
 #include "plane/handover.h"
 
@@ -16,7 +16,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define OWN_REQUEST UINT16_MAX /* stands for the plane's own flush, which has no driver's chain */
+#define OWN_REQUEST UINT16_MAX /* stands for the plane's own flush, which belongs to no chain of the
+				  driver */
 
 static void begin(struct vublk_sections_writer *to, const char *name, struct vublk_fields *fields)
 {
@@ -167,7 +168,10 @@ static void give_slot(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 	visit_slot(plane, slot, &state, &fields);
 }
 
-/* Adds the request to the list, in `state`. Returns false if it cannot be in this state. */
+/*
+ * Adds the request to the list, in `state`. Returns false if the request cannot be in this state,
+ * or if vublk_plane_keep_adopt() refuses it.
+ */
 static bool begin_slot(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 		       enum vublk_plane_slot_state state)
 {
@@ -285,7 +289,7 @@ static void give_ring(const struct vublk_plane *plane, unsigned index,
 
 /*
  * Assigns the chain with `token` on the back-end's ring to the request of the driver's chain at
- * `head`. Returns false if that is impossible. `seen` has the requests that got a chain before,
+ * `head`. Returns false if that is impossible. `seen` marks the requests that have a chain already,
  * because each has at most one.
  */
 static bool find_request(struct vublk_plane *plane, unsigned index, uint16_t token, uint16_t head,
@@ -326,7 +330,7 @@ static bool find_requests(struct vublk_plane *plane, unsigned index, struct vubl
 	return true;
 }
 
-/* Reads a ring of the back-end. The sections of the log and of the requests come first. */
+/* Reads a ring of the back-end. The sections of the log and of the requests must have been read. */
 static int read_ring(struct vublk_plane *plane, struct vublk_fields *fields,
 		     struct vublk_error *error)
 {
@@ -377,7 +381,7 @@ const char *vublk_plane_handover_obstacle(const struct vublk_plane *plane)
 	return NULL;
 }
 
-/* The ready lists are not written, because vublk_plane_take_end() makes them from the slots. */
+/* The ready lists are not written, because vublk_plane_take_end() rebuilds them from the slots. */
 void vublk_plane_give(struct vublk_plane *plane, struct vublk_sections_writer *to)
 {
 	struct vublk_fields fields;

@@ -111,7 +111,7 @@ void vublk_plane_keep_reset(struct vublk_plane *plane)
 		vublk_plane_keep_forget(plane, slot);
 }
 
-/* Returns whether the request can have this value of `copy`. A flush can only await another one. */
+/* Returns whether `copy` can have this value. A flush can only wait for another flush. */
 static bool may_have_copy(const struct vublk_plane_slot *slot)
 {
 	return slot->is_write || (slot->type == VIRTIO_BLK_T_FLUSH &&
@@ -153,8 +153,9 @@ static bool has_data(const struct vublk_plane *plane, const struct vublk_plane_s
 }
 
 /*
- * Returns false, and keeps no copy, if a page of the data was lost. The copy would have zeroes in
- * place of the data, and a replay would write them to the disk.
+ * Copies the data of a write to the log. If a page of the data was lost, keeps no copy and returns
+ * false. The copy would have zeroes in place of the data, and a replay would write these to the
+ * disk.
  */
 static bool copy_data(struct vublk_plane *plane, const struct vublk_plane_slot *slot)
 {

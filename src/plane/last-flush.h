@@ -4,7 +4,7 @@
 
 /*
  * The flush before the device leaves a back-end on purpose: the old back-end of a switch, or a
- * mirror's target. The plane must have stopped using the side when no request was outstanding
+ * mirror's target. The plane must have stopped using the side while no request was outstanding
  * (vublk_plane_lose_side(), vublk_plane_mirror_end()). The back-end must still run the rings.
  */
 #include "plane/plane.h"

@@ -3,8 +3,8 @@
  * This file copies regions of the disk from the source to the target (mirror.h).
  *
  * Key idea: a copy of a region takes its place in the order of writes (order.h), as if it were a
- * write of the driver's. So it begins when the earlier writes to the region have ended, and later
- * writes wait until it has ended. It reads and writes one piece at a time.
+ * write of the driver. So the copy begins when the earlier writes to the region have ended, and
+ * later writes wait until it has ended. A copy reads and writes one piece at a time.
  */
 #include "plane/plane.h"
 
@@ -105,7 +105,10 @@ static bool send_to_target(struct vublk_plane *plane, struct vublk_plane_mirror_
 
 /* --- one copy ------------------------------------------------------------------------ */
 
-/* Frees a flush, or a copy that has left the order of writes. Waiting requests may be ready. */
+/*
+ * Frees the struct of a flush, or of a copy that has left the order of writes. Waiting requests may
+ * be ready.
+ */
 static void free_copy(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {
 	copy->phase = VUBLK_PLANE_MIRROR_COPY_FREE;
@@ -182,8 +185,8 @@ static void fail(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy
 
 /*
  * Called when the source has completed the read of a piece. Copies the data from the source's
- * memory to the target's. The source may change the data meanwhile. This does no harm, because it
- * could have returned any data.
+ * memory to the target's. The source may change the data meanwhile. This does no harm, because the
+ * source could have returned any data in the first place.
  */
 static void piece_read(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index,
 		       uint8_t status)
@@ -221,8 +224,8 @@ static void piece_written(struct vublk_plane *plane, struct vublk_plane_mirror_c
 /* --- the flush ----------------------------------------------------------------------- */
 
 /*
- * A flush of both sides uses a free copy. First the source flushes, then the target. A side without
- * FLUSH has no cache, and is skipped.
+ * A flush of both sides uses a free element of `copies`. First the source flushes, then the target.
+ * A side without FLUSH has no cache, and is skipped.
  */
 
 static bool can_flush(const struct vublk_plane_side *side)
@@ -361,9 +364,9 @@ static bool may_copy_again(const struct vublk_plane *plane)
 }
 
 /*
- * Returns the state of the regions of which this copy may begin one now: DIRTY or BEHIND; SYNCED:
- * none. If there are regions in both states, each state gets half of the copies, so that neither
- * kind has to wait for the other, under any load.
+ * Returns which regions copy `index` may begin with now: DIRTY or BEHIND ones; SYNCED: none. If it
+ * may begin with either, each state gets half of the copies, so that neither has to wait for the
+ * other, under any load.
  */
 static enum vublk_plane_mirror_state choose(const struct vublk_plane *plane, unsigned index)
 {
@@ -429,9 +432,9 @@ static bool driver_flushes(const struct vublk_plane *plane)
 }
 
 /*
- * Begins to flush both sides, so that marks can be removed. Returns whether a flush has begun. None
- * begins while a flush of the driver is outstanding. This does no harm even if there always is one,
- * because the driver's flushes have the same effect.
+ * Begins to flush both sides, so that marks can be removed. Returns whether a flush has begun. No
+ * flush begins while one of the driver is outstanding. This does no harm even if the driver always
+ * has one, because the driver's flushes have the same effect.
  */
 static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {
@@ -514,9 +517,9 @@ static enum vublk_plane_mirror_state state_before(const struct vublk_plane_mirro
 }
 
 /*
- * Stops the work on a copy that is not free. If a back-end has its piece, the copy's memory is in
- * use until the piece completes. While the target has such a piece, no region is copied, because
- * the old data of the piece could overwrite newer data.
+ * Stops the work on a copy that is not free. If a back-end has a piece of the copy, the copy's
+ * memory is in use until the back-end completes the piece. While the target has such a piece, no
+ * copy begins, because the old data of the piece could overwrite newer data.
  */
 static void abandon(struct vublk_plane_mirror *mirror, struct vublk_plane_mirror_copy *copy)
 {

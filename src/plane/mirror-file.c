@@ -275,7 +275,7 @@ static int open_locked(struct vublk_mirror_file *file, const char *path, int fla
 				     "file system that supports locks", path);
 }
 
-/* Makes the name of the file stable, too. */
+/* Makes the name of the file stable. */
 static int sync_folder(const char *path)
 {
 	const char *slash = strrchr(path, '/');

@@ -2,7 +2,7 @@
 #ifndef VUBLK_PLANE_MIRROR_FILE_H
 #define VUBLK_PLANE_MIRROR_FILE_H
 
-/* The file of a mirror's state (mirror-state.h): it is created, locked, checked and synced here. */
+/* The file of a mirror's state (mirror-state.h): functions that create, lock, check and sync it. */
 #include "plane/mirror-state.h"
 
 #include <sys/types.h>
@@ -51,14 +51,14 @@ void vublk_mirror_file_close(struct vublk_mirror_file *file);
 int vublk_mirror_file_write(struct vublk_mirror_file *file, struct vublk_mirror_header *header,
 			    struct vublk_error *error);
 /*
- * Makes a file empty whose header could not be written, so that the file is refused at the next
- * start. On failure the storage may have the old contents.
+ * Makes the file empty when its header could not be written, so that the file is refused at the
+ * next start. On failure the storage may have the old contents.
  */
 int vublk_mirror_file_invalidate(struct vublk_mirror_file *file);
 
 /*
  * Makes the file's contents stable. Fails if the file has less than `bytes` bytes, or is not at its
- * path any more, because then the next process would not find it.
+ * path any more, where the next process will look for it.
  */
 int vublk_mirror_file_sync(const struct vublk_mirror_file *file, uint64_t bytes,
 			   struct vublk_error *error);

@@ -11,8 +11,8 @@
 /*
  * The marks are collected in batches. New marks enter the open batch. A sync closes the open batch,
  * and makes it and all earlier ones stable. The ticket of a mark is the number of its batch. The
- * numbers may wrap. Then an old ticket may look unstable, and a write waits for a sync that it does
- * not need.
+ * numbers may wrap. An old ticket may then look unstable, so that a write waits for a sync that it
+ * does not need.
  */
 struct vublk_mirror_marks {
 	/* constant while the marks are in use */

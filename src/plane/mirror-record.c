@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file marks the regions of writes in the mirror's state file (mirror-state.h), and removes
- * the marks again. The rules are in mirror.h.
+ * This file marks the regions of writes in the mirror's state file (mirror-state.h), and later
+ * removes the marks. The rules are in mirror.h.
  *
  * Key idea: a write that waits for its marks is in no ready list, so other requests may overtake
  * it. All marks of a round are synced together. Once per second, marks are removed in three steps:
@@ -90,7 +90,10 @@ static void remove_marks(struct vublk_plane *plane)
 
 /* --- rounds ------------------------------------------------------------------------- */
 
-/* After a failure no mark becomes stable, so writes wait until the owner ends the mirror. */
+/*
+ * Makes the mirror fail if a sync has failed. No mark becomes stable after that, so writes wait
+ * until the owner ends the mirror.
+ */
 static void check_failure(struct vublk_plane *plane)
 {
 	struct vublk_error error;

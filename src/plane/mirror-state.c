@@ -28,8 +28,8 @@ int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const cha
 }
 
 /*
- * Returns whether the disk is that of the header with this index. The serials decide if each disk
- * has one and those in the header differ, because a path may lead to another disk than before.
+ * Returns whether `disk` is disk `index` of the header. The serials decide if all three disks have
+ * one and the two in the header differ, because a path may lead to another disk than before.
  * Otherwise the paths decide.
  */
 static bool is_disk(const struct vublk_mirror_header *header, unsigned index,
@@ -150,7 +150,7 @@ void vublk_mirror_state_get_info(const struct vublk_mirror_state *state,
 
 /* --- mirrors --------------------------------------------------------------------------------- */
 
-/* Returns whether the file has the marks of a mirror of these disks that did not end. */
+/* Returns whether the file has the marks of an interrupted mirror with the same disks and sizes. */
 static bool can_resume(const struct vublk_mirror_header *header,
 		       const struct vublk_mirror_state_disk *source,
 		       const struct vublk_mirror_state_disk *target, uint64_t region_bytes)

@@ -19,9 +19,9 @@
  *
  * A write to a region that is not marked waits for one fdatasync() of the file, which is as slow as
  * a small synchronous write to its file system. All writes that arrive during this time share the
- * next fdatasync(). A write to a marked region does not wait, and a region stays marked while it is
- * in use, because vublk_mirror_state_age() removes only the marks of regions that were not written
- * between two calls. The marks need 4 bytes and 2 bits of memory per region.
+ * next fdatasync(). A write to a marked region does not wait. A region stays marked while it is in
+ * use, because vublk_mirror_state_age() removes a mark only if the region was not written between
+ * two calls. The marks need 4 bytes and 2 bits of memory per region.
  *
  * Threads: one at a time, except that any thread may call vublk_mirror_state_is_stable() and
  * vublk_mirror_state_has_failed() at any time. The functions that write the header block for a few
@@ -81,7 +81,7 @@ int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const cha
 /*
  * Opens the file at `path` and locks it. A missing file is created, with the phase NEW. Errors:
  * EBUSY if another process uses the file, EINVAL if the file is no state file or is damaged, ENOSPC
- * and others of open(2). `error` has a sentence that names the file.
+ * and others of open(2).
  *
  * If the phase is MIRRORING, the previous process did not end its mirror. The caller must call
  * vublk_mirror_state_begin() or vublk_mirror_state_end() before it submits a write, because until
@@ -104,8 +104,8 @@ void vublk_mirror_state_get_info(const struct vublk_mirror_state *state,
 				 struct vublk_mirror_state_info *info);
 
 /*
- * Checks that `disk` is the authoritative one; in the phase NEW, every disk is. Errors: ESTALE if
- * the disk is not up to date or not in the file, EIO if an earlier write of the header failed.
+ * Checks that `disk` is the authoritative one; in the phase NEW, accepts any disk. Errors: ESTALE
+ * if the disk is not up to date or not in the file, EIO if an earlier write of the header failed.
  */
 int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
 			     const struct vublk_mirror_state_disk *disk, struct vublk_error *error);
@@ -114,8 +114,10 @@ int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
  * Begins to mirror `source`, which must be admissible, to `target`. If the phase is MIRRORING with
  * the same disks, sizes and region size, the marks are those that the previous process left, and
  * *resumed is true. Otherwise all regions are marked. Reserves the space for the bitmap, and starts
- * the thread that syncs. After a failure there is no mirror, as after vublk_mirror_state_end().
- * `region_bytes` must be a power of two.
+ * the thread that syncs. `region_bytes` must be a power of two. The errors of
+ * vublk_mirror_state_admit(), EBUSY if there is a mirror already, and EINVAL if both paths are the
+ * same change nothing. After any other failure there is no mirror, as after
+ * vublk_mirror_state_end().
  */
 int vublk_mirror_state_begin(struct vublk_mirror_state *state,
 			     const struct vublk_mirror_state_disk *source,
@@ -124,22 +126,23 @@ int vublk_mirror_state_begin(struct vublk_mirror_state *state,
 /*
  * Ends the mirror, so that only the authoritative disk is up to date. Must be called before the
  * first write that is not marked. Does nothing without a mirror. After a failure the file is empty
- * if that was possible, so that no process can start with it. The disk may be used nevertheless.
+ * if that was possible, so that no process can start with the file. The authoritative disk may be
+ * used nevertheless.
  */
 int vublk_mirror_state_end(struct vublk_mirror_state *state, struct vublk_error *error);
 /*
  * Ends the mirror, and makes the other disk the authoritative one. No write may be in flight, both
  * disks must be identical, and their data stable. Only after success may the caller write to the
- * other disk. After a failure the caller may continue with the former disk, and the file is as
+ * other disk. After a failure the caller may continue with the present disk, and the file is as
  * after a failure of vublk_mirror_state_end(). Error: EINVAL if there is no mirror, and others.
  */
 int vublk_mirror_state_commit_switch(struct vublk_mirror_state *state, struct vublk_error *error);
 
 /*
  * Must be called repeatedly after a failure of vublk_mirror_state_end() or
- * vublk_mirror_state_commit_switch(). If the file could not be made empty, tries again. Otherwise
- * the next process would trust its marks, although later writes were not marked. Error: EIO if that
- * failed again. `state` NULL: no-op.
+ * vublk_mirror_state_commit_switch(). If the file could not be made empty, tries again, because the
+ * next process would trust the file's marks, although later writes were not marked. Error: EIO if
+ * this attempt fails, too. `state` NULL: no-op.
  */
 int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_error *error);
 
@@ -147,9 +150,9 @@ int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_
 
 /*
  * Marks the regions of a write to `bytes` bytes at `offset` of the disk. The write may be submitted
- * as soon as vublk_mirror_state_is_stable() is true for the ticket. If it is false, the caller must
- * call vublk_mirror_state_start_sync() or vublk_mirror_state_sync() afterwards. One call is enough
- * after many marks.
+ * as soon as vublk_mirror_state_is_stable() is true for the ticket. Until then, it has to wait, and
+ * the caller must call vublk_mirror_state_start_sync() or vublk_mirror_state_sync(). One such call
+ * is enough for many marks.
  */
 vublk_mirror_state_ticket vublk_mirror_state_mark(struct vublk_mirror_state *state, uint64_t offset,
 						  uint64_t bytes);
@@ -167,7 +170,10 @@ void vublk_mirror_state_clear(struct vublk_mirror_state *state, uint64_t region)
  * checks that the file is intact.
  */
 uint64_t vublk_mirror_state_age(struct vublk_mirror_state *state);
-/* Returns whether a region is marked in the file, or may be because the file is damaged. */
+/*
+ * Returns whether a region is marked in the file. Returns true if the file has lost a page or a
+ * sync has failed.
+ */
 bool vublk_mirror_state_is_marked(const struct vublk_mirror_state *state, uint64_t region);
 /* Returns how many regions are marked in the file. */
 uint64_t vublk_mirror_state_num_marked(const struct vublk_mirror_state *state);
@@ -181,7 +187,8 @@ int vublk_mirror_state_sync(struct vublk_mirror_state *state, struct vublk_error
 /*
  * Like vublk_mirror_state_sync(), but does not wait for the thread that syncs. When a sync is done,
  * the eventfd of vublk_mirror_state_fd() becomes readable. If a sync is in progress, another one
- * follows. Does nothing if there are no marks since the last call.
+ * follows. Does nothing if there are no new marks, and vublk_mirror_state_age() was not called,
+ * since the last call.
  */
 void vublk_mirror_state_start_sync(struct vublk_mirror_state *state);
 int vublk_mirror_state_fd(const struct vublk_mirror_state *state);

@@ -89,9 +89,9 @@ static bool has_waiters(const struct vublk_plane_slot *slot)
 }
 
 /*
- * Admits a write that only the source gets. If the target is far behind, the write waits for
- * copies, unless the plane takes no chains. A write with waiters does not wait, because one of them
- * may be a copy, or a write that a copy waits for.
+ * Admits a write that only the source gets. If the target is far behind, a write to a synced region
+ * waits for copies, unless the plane takes no chains. A write with waiters does not wait, because
+ * one of them may be a copy, or a write that a copy waits for.
  */
 static enum vublk_plane_mirror_admission admit_to_source(struct vublk_plane *plane,
 							 struct vublk_plane_slot *slot)
@@ -157,7 +157,7 @@ enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *p
 	if (!mirror->target || mirror->failure.code)
 		return slot->mirrored.is_on_target ? VUBLK_PLANE_MIRROR_WAIT :
 						     VUBLK_PLANE_MIRROR_SOURCE_ONLY;
-	if (slot->mirrored.is_on_target) /* since the previous source */
+	if (slot->mirrored.is_on_target) /* the target has had it since the previous source */
 		return VUBLK_PLANE_MIRROR_WAIT;
 	if (slot->type == VIRTIO_BLK_T_FLUSH)
 		return admit_flush(plane, slot);
@@ -333,8 +333,8 @@ static void let_go(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 }
 
 /*
- * Returns whether the mirror has ended and the source does not use the mirror's memory any more,
- * which the next mirror will use.
+ * Returns whether the mirror has ended and the source no longer uses its memory, which the next
+ * mirror will use.
  */
 static bool is_idle(const struct vublk_plane *plane)
 {
@@ -355,7 +355,7 @@ static void free_when_idle(struct vublk_plane *plane)
 		vublk_plane_mirror_free(plane);
 }
 
-/* The order of the writes is made again, because it still contains the copies. */
+/* The order of the writes is rebuilt, because it still contains the copies. */
 void vublk_plane_mirror_end(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *slot, *next;

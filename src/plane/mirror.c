@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the mirror's record of the disk: the states of its regions, and the pool of memory
- * for the data of writes. mirror-copy.c copies regions, and mirror-write.c handles the driver's
- * requests; see mirror.h.
+ * This file manages the states of a mirror's regions, and the pool of memory for the data of
+ * writes; see mirror.h. mirror-copy.c copies regions, and mirror-write.c handles the driver's
+ * requests.
  *
  * Key idea: a source with a write cache may lose completed writes that no flush has made stable,
  * while the target keeps them. So each region stores the epoch of its last write, and each flush
@@ -321,7 +321,10 @@ static void note_write(struct vublk_plane *plane, const struct vublk_plane_slot 
 	vublk_plane_mirror_fail(plane, &error);
 }
 
-/* Drops a request that the target still has. Until the target completes it, no region is copied. */
+/*
+ * Drops a request that the target still has. No copy of a region begins until the target completes
+ * the request.
+ */
 static void drop_chain(struct vublk_plane_mirror *mirror, const struct vublk_plane_slot *slot)
 {
 	const struct vublk_plane_mirrored *mirrored = &slot->mirrored;

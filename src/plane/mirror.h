@@ -5,7 +5,7 @@
 /*
  * The mirror copies the disk from its back-end, the source, to a second back-end, the target, and
  * keeps both identical while the driver uses the disk. Reads go to the source. A request that goes
- * to both completes when both have completed it, with the source's status.
+ * to both back-ends completes when both have completed it, with the source's status.
  *
  * Key idea: the disk is divided into regions. A write to a region that has not been copied goes to
  * the source only. While a region is being copied, writes to it wait. Afterwards they go to both
@@ -52,7 +52,7 @@ struct vublk_plane_side;
 struct vublk_plane_side_queue;
 struct vublk_plane_slot;
 
-/* The usual size of a region, and the largest number of them. Large disks have larger regions. */
+/* The usual size of a region, and the largest number of regions. Large disks have larger ones. */
 #define VUBLK_PLANE_MIRROR_REGION_BYTES (UINT64_C(1) << 20)
 #define VUBLK_PLANE_MIRROR_MAX_REGIONS (UINT64_C(1) << 22)
 #define VUBLK_PLANE_MIRROR_MAX_WRITE (VUBLK_PLANE_MIRROR_CHUNKS / 2 * VUBLK_PLANE_MIRROR_CHUNK)
@@ -71,7 +71,8 @@ enum vublk_plane_mirror_state {
 struct vublk_plane_mirrored {
 	bool was_sent;      /* the request was submitted to both back-ends, perhaps to a source that
 			       was lost since */
-	bool is_on_source, is_on_target; /* this back-end has not completed the request */
+	bool is_on_source, is_on_target; /* this back-end has the request and has not completed
+					    it */
 	bool is_parked;     /* the request is held, but in no ready list. A write waits for its
 			       marks in the state file or for copies, a flush waits for the
 			       mirror's own flush. */
@@ -117,8 +118,9 @@ struct vublk_plane_mirror_copy {
 };
 
 struct vublk_plane_mirror {
-	struct vublk_plane_side *target; /* NULL: the mirror has ended or has not begun, but the
-					    source still uses its memory, or writes need marks */
+	struct vublk_plane_side *target; /* NULL: no mirror is active. The struct then exists
+					    because the source still uses the mirror's memory,
+					    writes need marks, or writes wait (is_closed) */
 	struct vublk_mirror_state *state; /* where writes are marked; NULL: nowhere */
 	bool is_closed; /* writes wait until the owner has changed the state file */
 	bool wants_sync; /* the next round has to request a sync of the state file */
@@ -204,7 +206,9 @@ void vublk_plane_mirror_free(struct vublk_plane *plane);
 void vublk_plane_mirror_set_rate(struct vublk_plane *plane, uint64_t rate);
 void vublk_plane_mirror_get_info(const struct vublk_plane *plane,
 				 struct vublk_plane_mirror_info *info);
-/* Records why the mirror has to end. Only the first failure counts. The next round ends it. */
+/*
+ * Records why the mirror has to end. Only the first failure counts. The next round ends the mirror.
+ */
 void vublk_plane_mirror_fail(struct vublk_plane *plane, const struct vublk_error *error);
 
 /* Returns whether there is a mirror that has not ended. */
@@ -256,7 +260,10 @@ void vublk_plane_mirror_note_loss(struct vublk_plane *plane);
 /* Called when the plane has a new source, which is plane->side. */
 void vublk_plane_mirror_set_source(struct vublk_plane *plane);
 
-/* Takes `count` successive chunks from the pool. Returns the first; -1: there are none free. */
+/*
+ * Takes `count` successive chunks from the pool. Returns the first; -1: there are not so many free
+ * ones in a row.
+ */
 int vublk_plane_mirror_take_chunks(struct vublk_plane_mirror *mirror, unsigned count);
 void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigned chunk,
 				      unsigned count);
@@ -336,11 +343,14 @@ void vublk_plane_mirror_detach(struct vublk_plane *plane);
 unsigned vublk_plane_mirror_work(struct vublk_plane *plane);
 /*
  * While `on`, the regions in which the target is behind are copied even if the plane takes no
- * chains, and the plane is not settled (plane.h) before that is done. Does nothing without a
- * mirror.
+ * chains, and the plane is not settled (plane.h) until they have been copied. Does nothing without
+ * a mirror.
  */
 void vublk_plane_mirror_catch_up(struct vublk_plane *plane, bool on);
-/* Returns whether no region is being copied, nor has to be for vublk_plane_mirror_catch_up(). */
+/*
+ * Returns whether no copy and no flush of the mirror is in progress, and no region has to be copied
+ * for vublk_plane_mirror_catch_up().
+ */
 bool vublk_plane_mirror_is_settled(const struct vublk_plane *plane);
 /* Returns when a round is due even if no notification arrives; UINT64_MAX: never. */
 uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
@@ -358,7 +368,10 @@ bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
  * source, all flushes of the driver that wait fail, too. If none waits, the next one fails.
  */
 bool vublk_plane_mirror_flushes(const struct vublk_plane_mirror *mirror);
-/* Begins and continues copies, as far as the rings and the rate permit. Returns how many steps. */
+/*
+ * Begins and continues copies and flushes, as far as the rings and the rate permit. Returns how
+ * many steps it did.
+ */
 unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane);
 /* Handles the source's completion and returns true if `token` belongs to a copy. */
 bool vublk_plane_mirror_copies_took(struct vublk_plane *plane, const struct vublk_plane_side_queue *queue,
@@ -366,16 +379,19 @@ bool vublk_plane_mirror_copies_took(struct vublk_plane *plane, const struct vubl
 /* Called when the target has completed the write or the flush of the copy with this index. */
 void vublk_plane_mirror_copy_written(struct vublk_plane *plane, unsigned index, uint8_t status);
 /*
- * Called when the source is lost. Ends the copies that have begun to read, and their regions have
- * to be copied again. Copies that wait for earlier writes stay as they are.
+ * Called when the source is lost. Ends the mirror's flush, and all copies except those in the phase
+ * BLOCKED. The regions of the ended copies have to be copied again.
  */
 void vublk_plane_mirror_copies_lose_source(struct vublk_plane *plane);
 /*
- * Ends all copies. Their regions have to be copied again. The copies are not removed from the order
- * of writes, because the caller resets it.
+ * Ends all copies, whose regions have to be copied again. The copies are not removed from the order
+ * of writes, because the caller resets the order.
  */
 void vublk_plane_mirror_copies_drop(struct vublk_plane *plane);
-/* Called after vublk_plane_mirror_copies_drop() if the target will complete no more requests. */
+/*
+ * Called after vublk_plane_mirror_copies_drop() if the target will complete no more requests. Frees
+ * the copies that only the target still used.
+ */
 void vublk_plane_mirror_copies_lose_target(struct vublk_plane *plane);
 
 #endif

@@ -6,9 +6,9 @@
  * Key idea: all memory is allocated before the first write. With n writes there are at most 2n
  * pieces: a write adds one piece for itself and, if it divides a piece, another one for the end of
  * that piece. Both parts of a divided piece are removed when their write ends, and the write that
- * divided them ends later, because it waits for that one. There are at most 4n waiters, because
- * each waiter stands for a piece that its write has removed, or for one of the two that it has
- * shortened.
+ * divided the piece ends later, because it waits for that write. There are at most 4n waiters,
+ * because each waiter stands for a piece that the waiting write has removed, or for one of the two
+ * pieces that it has shortened.
  *
  * A listed write overlaps no other write: the filter has shown this when the write began, and a
  * later write that overlaps a listed one first adds it to the map. So listed writes can be added to
@@ -30,9 +30,9 @@
 #define PIECES_PER_WRITE 2
 #define WAITERS_PER_WRITE 4
 
-/* A place in the list: on each level, the last piece that starts before it. */
+/* A place in the skip list: on each level, the last piece that starts before the place. */
 struct path {
-	unsigned levels; /* on the levels above, the last piece would be the head */
+	unsigned levels; /* on higher levels, the last piece is the head */
 	struct vublk_order_piece *before[VUBLK_ORDER_LEVELS];
 };
 
@@ -211,7 +211,7 @@ static void cut_previous(struct vublk_order *order, struct vublk_order_write *wr
 }
 
 /*
- * Removes the pieces after the path that start before `end`, and makes the new write wait for their
+ * Removes the pieces after `path` that start before `end`, and makes the new write wait for their
  * writes. If the last of them extends beyond `end`, only the part before `end` is removed.
  */
 static void cut_following(struct vublk_order *order, struct vublk_order_write *write, uint64_t end,
@@ -271,7 +271,9 @@ static void map_listed(struct vublk_order *order, struct vublk_order_write *writ
 	map_write(order, write);
 }
 
-/* Adds to the map each listed write that overlaps `write`, and before that the oldest ones. */
+/*
+ * Moves listed writes to the map: first the oldest ones, and then each one that overlaps `write`.
+ */
 static void map_touched(struct vublk_order *order, const struct vublk_order_write *write)
 {
 	struct vublk_order_write *next;

@@ -16,7 +16,7 @@
  *
  * Most writes overlap no other write. A filter of all writes shows this with a few loads, and these
  * writes are only in a list, not in the map. When a later write may overlap one of them, the list
- * is searched, and the writes that it does overlap are added to the map.
+ * is searched, and the writes that the later write does overlap are moved to the map.
  */
 #include "virtio/blk-overlap.h"
 
@@ -32,10 +32,10 @@
 #define VUBLK_ORDER_LEVELS 9
 
 /*
- * Before each search of the list, its VUBLK_ORDER_SEARCH_MAPS oldest writes are added to the map,
- * and more of them if the list is longer than VUBLK_ORDER_MAX_SEARCH. So each write takes part in
- * at most VUBLK_ORDER_MAX_SEARCH / VUBLK_ORDER_SEARCH_MAPS searches. If there are so many writes
- * that the filter often errs, the list becomes empty.
+ * Before each search of the list, the VUBLK_ORDER_SEARCH_MAPS oldest writes of the list are moved
+ * to the map, and more of them while the list is longer than VUBLK_ORDER_MAX_SEARCH. So each write
+ * takes part in at most VUBLK_ORDER_MAX_SEARCH / VUBLK_ORDER_SEARCH_MAPS searches. If there are so
+ * many writes that the filter often errs, the list becomes empty.
  */
 #define VUBLK_ORDER_MAX_SEARCH 128
 #define VUBLK_ORDER_SEARCH_MAPS 4
@@ -79,7 +79,7 @@ struct vublk_order_write {
 };
 
 struct vublk_order {
-	unsigned num_writes; /* the largest number of writes at the same time */
+	unsigned num_writes; /* how many writes there may be at the same time */
 	struct vublk_blk_overlap filter; /* has all writes, listed and mapped ones */
 	struct vublk_order_write *first_listed, *last_listed; /* from the oldest to the newest */
 	unsigned num_listed;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the driver's side of the plane. It takes over the rings in the guest's memory and
- * later returns them to the driver. take.c, submit.c and complete.c handle the requests, and side.c
- * has the back-end's side.
+ * This file implements the driver's side of the plane. It takes over the rings in the guest's
+ * memory and later returns them to the driver. take.c, submit.c and complete.c handle the requests,
+ * and side.c implements the back-end's side.
  *
  * Key idea: the driver's rings stay attached when one back-end is lost and another takes its place.
  * During the outage, the driver's requests only take longer.
@@ -104,6 +104,7 @@ typedef int begin_fn(struct vublk_plane_queue *queue, const struct vublk_plane_s
 		     uint64_t features, const struct vublk_split_ring *memory,
 		     struct vublk_error *error);
 
+/* The letter B marks an access of a pair that virtio/split.h explains. */
 static int begin_queue(struct vublk_plane_queue *queue, const struct vublk_plane_setup *setup,
 		       uint64_t features, const struct vublk_split_ring *memory,
 		       struct vublk_error *error)
@@ -235,7 +236,7 @@ bool vublk_plane_is_mapped(const struct vublk_memory_map *map, const struct vubl
 	return vublk_memory_map_guest(map, slot->status_addr, 1);
 }
 
-/* Fails the requests of which a buffer or the status byte is not in the new mapping. */
+/* Fails the requests that have a buffer or their status byte outside the new mapping. */
 static void end_lost_requests(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *next;

@@ -8,14 +8,14 @@
  *
  * Key idea: the plane keeps a record (slot) of each request until it returns the completion to the
  * driver. When a back-end is lost, the plane takes the completions that the back-end has published,
- * and submits all other requests to the next back-end, in their original order. Repeating a request
- * is safe, because a write is submitted only when no earlier write to the same place is
+ * and submits the remaining requests to the next back-end, in their original order. Repeating a
+ * request is safe, because a write is submitted only when no earlier write to the same place is
  * outstanding. So a write that a completed write has overwritten is never executed again.
  *
  * The plane passes on the guest addresses of the driver's data buffers. It copies data only to keep
  * completed writes (replay.h), for a mirror (mirror.h), and to answer GET_ID. The header, the
- * ranges and the status that the back-end gets are in the plane's own memory, so the driver cannot
- * change them after the plane has checked them.
+ * ranges (of a discard, for example) and the status byte that the back-end gets are in the plane's
+ * own memory, so the driver cannot change them after the plane has checked them.
  *
  * The functions declared here start no threads. Only one thread at a time may use a plane; thread.h
  * declares the thread that runs a plane.
@@ -44,7 +44,7 @@
 #define VUBLK_PLANE_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
 /* No status that virtio defines. It means that the back-end has not completed the request yet. */
 #define VUBLK_PLANE_NO_STATUS 0xff
-/* The type of a request whose header could not be read. */
+/* The type of a request whose chain is too short for a header. */
 #define VUBLK_PLANE_NO_TYPE UINT32_MAX
 
 /*
@@ -95,9 +95,9 @@ struct vublk_plane_queue {
 /* The back-end's end of a queue. */
 struct vublk_plane_side_queue {
 	struct vublk_driver_ring ring;
-	struct vublk_plane_slot **slots; /* by token: the requests on the ring */
+	struct vublk_plane_slot **slots; /* the requests on the ring, indexed by token */
 	const struct vublk_plane_region_queue *memory;
-	int kick_fd, call_fd; /* eventfds that the plane made */
+	int kick_fd, call_fd; /* eventfds, owned; -1: none */
 };
 
 /* The side of one back-end: the rings and the memory that the plane shares with it. */
@@ -106,7 +106,7 @@ struct vublk_plane_side {
 	bool is_broken; /* the back-end broke a ring, or its rings are too small for a replay, so
 			   the plane submits no more requests and takes no more completions */
 	uint64_t features;          /* the features that were negotiated with the back-end */
-	uint32_t max_segment_bytes; /* the limit for the plane's own writes; 0: no limit */
+	uint32_t max_segment_bytes; /* the largest segment of the plane's own writes; 0: no limit */
 	unsigned num_queues;
 	unsigned size; /* the largest number of entries of a ring */
 	struct vublk_plane_side_queue *queues;
@@ -143,12 +143,12 @@ struct vublk_plane_ops {
 	 * called if the owner has ended the mirror.
 	 */
 	void (*mirror_failed)(void *opaque, const struct vublk_error *error);
-	/* The target has got all regions for the first time. */
+	/* Every region has been copied to the target for the first time. */
 	void (*mirror_synced)(void *opaque);
 	/*
-	 * A replay has succeeded. Or a replay, or a flush of the plane's own, has failed for the
-	 * first time since the last successful replay; see vublk_plane_replay_get_info(). May be
-	 * NULL.
+	 * Called when a replay has succeeded, and when a replay or a flush of the plane's own has
+	 * failed for the first time since the last successful replay; see
+	 * vublk_plane_replay_get_info(). May be NULL.
 	 */
 	void (*replay_ended)(void *opaque);
 };
@@ -272,7 +272,7 @@ static inline uint64_t vublk_plane_bytes(const struct vublk_plane *plane,
 
 /*
  * Returns whether no request is outstanding, every completed write is stable or was never kept, and
- * no region is being copied for a mirror.
+ * the mirror, if there is one, has no work in progress (vublk_plane_mirror_is_settled()).
  */
 static inline bool vublk_plane_is_settled(const struct vublk_plane *plane)
 {
@@ -309,8 +309,8 @@ int vublk_plane_side_reset(struct vublk_plane_side *side, const uint16_t *sizes,
 			   struct vublk_error *error);
 
 /*
- * Begins to use `side`, whose rings its back-end must run already. Submits the held requests. If
- * copies of completed writes are kept (replay.h), the back-end gets these first.
+ * Begins to use `side`. The back-end must run the side's rings already. Submits the held requests.
+ * If copies of completed writes are kept (replay.h), the back-end gets these first.
  */
 void vublk_plane_set_side(struct vublk_plane *plane, struct vublk_plane_side *side);
 /*
@@ -332,10 +332,10 @@ void vublk_plane_end_write(struct vublk_plane *plane, struct vublk_plane_slot *s
  */
 void vublk_plane_end_order(struct vublk_plane *plane, struct vublk_order_write *write);
 /*
- * A caller that ends requests in any order, even writes that still wait for other writes, must call
- * the first function before it ends them and the second one afterwards. The second function makes
- * the order again from the list of requests. So a write that is on the back-end's ring still has no
- * blockers.
+ * A caller that may end writes while they wait for other writes must call the first function before
+ * it ends them, and the second one afterwards. The second function builds the order again from the
+ * list of requests, which has the oldest first. So a write that is on the back-end's ring still has
+ * no blockers.
  */
 void vublk_plane_forget_writes(struct vublk_plane *plane);
 void vublk_plane_begin_writes_again(struct vublk_plane *plane);

@@ -5,8 +5,8 @@
 /*
  * The requests that the plane answers itself, because the disk that the driver sees differs from
  * the back-end's: it may be read-only, lack features, or have another serial. A driver that
- * respects the properties that it sees makes no request that the plane refuses. The plane also
- * fails a flush after a failed flush of the device's own.
+ * respects the properties that it sees sends no request that the plane refuses. The plane also
+ * fails a flush of the driver after one of the device's own flushes has failed.
  */
 #include "virtio/blk-format.h"
 
@@ -44,8 +44,8 @@ void vublk_plane_fail_next_flush(struct vublk_plane *plane);
  */
 uint8_t vublk_plane_fail_flush(struct vublk_plane *plane);
 /*
- * Fails the driver's flushes that are not submitted. Called when none of them may succeed. Returns
- * their number. If it is not 0, the caller must call vublk_plane_sort_held().
+ * Fails those flushes of the driver that were taken and are not submitted. Called when none of them
+ * may succeed. Returns their number. If it is not 0, the caller must call vublk_plane_sort_held().
  */
 unsigned vublk_plane_fail_held_flushes(struct vublk_plane *plane);
 /* Writes the disk's identifier to the buffers of a GET_ID, as far as they have room. */

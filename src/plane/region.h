@@ -8,8 +8,9 @@
  *
  * Key idea: each back-end gets a file of its own, so a lost back-end that is still alive cannot
  * change what the next one reads. The file's guest address is far above the guest's memory. The
- * plane writes each part of the file before the back-end is to read that part. The plane reads once
- * what the back-end writes there (used rings, status bytes, disk identifiers), and checks the copy.
+ * plane writes each part of the file before the back-end may read that part. The plane reads each
+ * value that the back-end writes there (used rings, status bytes, disk identifiers) only once, and
+ * checks its copy.
  */
 #include "virtio/blk-format.h"
 #include "virtio/ring.h"
@@ -33,14 +34,20 @@
  */
 #define VUBLK_PLANE_REGION_LAYOUT 1
 
-/* The number of entries in the short table next to each slot's header. Most requests fit in it. */
+/*
+ * The number of entries in the short indirect table next to each slot's header. Most requests fit
+ * in such a table.
+ */
 #define VUBLK_PLANE_SHORT_TABLE 8
 /* The largest number of ranges of one discard, write zeroes or secure erase. */
 #define VUBLK_PLANE_MAX_RANGES 32
 
-/* How many requests of its own the plane can have: writes of a replay and, as the last, a flush. */
+/*
+ * How many requests of its own the plane can have at the same time: the writes of a replay, and a
+ * flush, which is the last one.
+ */
 #define VUBLK_PLANE_NUM_OWN (VUBLK_WRITE_REPLAY_SLOTS + 1)
-/* The size of the memory for the data of each of these writes. */
+/* How much memory each of these requests has for data. */
 #define VUBLK_PLANE_BOUNCE_BYTES VUBLK_WRITE_REPLAY_BYTES
 
 /*

@@ -321,10 +321,10 @@ static unsigned submit_writes(struct vublk_plane *plane)
 
 /*
  * Begins the replay again after the pause. Does nothing until the back-end has completed the
- * requests that were submitted before the failure, because the replay must not overtake them. A
- * large write among them has no copy: an older copy could overwrite it, or the back-end may have
- * failed the flush because it lost this write. So such writes fail. If there are no copies
- * afterwards, nothing has to be repeated.
+ * requests that were submitted before the failure, because the replay must not overtake them. Some
+ * writes among them have no copy. The replay could overwrite such a write with an older copy, and
+ * the back-end may have failed the flush because it lost such a write. So these writes fail. If
+ * there are no copies afterwards, nothing has to be repeated.
  */
 static unsigned try_again(struct vublk_plane *plane)
 {
@@ -350,10 +350,10 @@ static unsigned try_again(struct vublk_plane *plane)
 /*
  * After a failed flush, a back-end may have dropped writes, and its next flush may succeed without
  * them. The driver does not know of the plane's own flush, so the plane writes the copies again.
- * Writes that waited for the flush have no copies, so they fail. The replay waits for the pause
- * even if there are no copies now, because the back-end may have completed more writes before the
- * flush, whose completions the plane has not taken yet. If no flush has succeeded so far, writes
- * may have completed before the plane kept copies, so the driver's next flush fails, too.
+ * Writes that waited for the plane's flush have no copies, so they fail. The replay waits for the
+ * pause even if there are no copies now, because the back-end may have completed more writes before
+ * the flush, whose completions the plane has not taken yet. If no flush has succeeded so far,
+ * writes may have completed before the plane kept copies, so the driver's next flush fails, too.
  */
 static void fail_own_flush(struct vublk_plane *plane)
 {
@@ -413,8 +413,8 @@ bool vublk_plane_replay_took(struct vublk_plane *plane, const struct vublk_plane
 
 /*
  * Called when a flush of the driver has succeeded while the plane's own flush is outstanding. The
- * back-end may report the loss of a write to only one of the two, and this may be the plane's. So
- * the driver's flush ends together with the plane's, and with the same status.
+ * back-end may report the loss of a write to only one of the two flushes, which may be the plane's.
+ * So the driver's flush ends together with the plane's flush, and with the same status.
  */
 static bool await_own_flush(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 {

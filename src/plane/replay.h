@@ -34,7 +34,7 @@ enum vublk_plane_copy {
 					  flush */
 	VUBLK_PLANE_COPY_IN_FLUSH,  /* the write has completed, and waits for the plane's flush that
 				       is submitted; or the request is a flush of the driver that
-				       has succeeded and waits for the plane's (replay.c) */
+				       has succeeded and waits for the plane's flush (replay.c) */
 };
 
 enum vublk_plane_replay_phase {
@@ -65,9 +65,11 @@ struct vublk_plane_replay {
 	uint64_t mark;          /* if the submitted flush succeeds, the writes below this mark are
 				   stable */
 	bool wants_ring;        /* a flush is due, but the ring is full */
-	bool is_old;            /* the deadline has passed: a copy has waited long for a flush */
+	bool is_old;            /* a flush is due: the deadline has passed, or the plane's last
+				   flush has failed */
 	uint64_t retry_ns;      /* after a failure, the time of the next try; 0: none */
-	uint64_t pause_ns;      /* the pause after the last failure; 0: none since a success */
+	uint64_t pause_ns;      /* the pause after the last failure; 0: no failure since the last
+				   success */
 	bool has_flushed;       /* a flush has succeeded, so the log has all completed writes that
 				   are not stable */
 	bool fails_flushes;     /* the back-end failed to write or flush the log, so the driver's
@@ -80,7 +82,7 @@ struct vublk_plane_replay {
 
 /* The state of the copies and the replays, for the owner. */
 struct vublk_plane_replay_info {
-	bool is_replaying;   /* requests wait until the back-end has got the log */
+	bool is_replaying;   /* a replay is in progress, so requests wait */
 	const char *failure; /* static; NULL: no failure since the last successful replay */
 	uint64_t kept_bytes, max_bytes; /* of the log */
 	uint64_t replays, total_writes, total_bytes, last_writes, last_bytes;
@@ -112,7 +114,7 @@ bool vublk_plane_keep_reserve(struct vublk_plane *plane, struct vublk_plane_slot
  * them was lost. Then the driver sees the completion only after the next flush.
  */
 bool vublk_plane_keep_copy(struct vublk_plane *plane, struct vublk_plane_slot *slot);
-/* Called when a request ends. Frees its reservation. */
+/* Called when a request ends. Frees the request's reservation, if it has one. */
 void vublk_plane_keep_forget(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
  * Frees the reservations of all requests. Called when no request is on the back-end's ring any
@@ -123,21 +125,22 @@ void vublk_plane_keep_reset(struct vublk_plane *plane);
 
 /*
  * Called for a slot that was read from another process, with its `state` and `copy`. Reserves room,
- * and counts the slot if it awaits a flush. Returns false if a slot cannot be in these states.
+ * and counts the slot if it awaits a flush. Returns false if the slot cannot have these values, or
+ * if the log has no room.
  */
 bool vublk_plane_keep_adopt(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 
 /* --- replay.c: flushes of the plane's own, and the replay ------------------------------------ */
 
 /*
- * Returns whether a request may be submitted now. If so, a write has room in the log, and a flush
- * has its mark. Otherwise the request has to wait.
+ * Returns whether a request may be submitted now. If so, a write that needs room in the log has it,
+ * and a flush has its mark. Otherwise the request has to wait.
  */
 bool vublk_plane_replay_admits(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
  * Called when the back-end has completed one of the driver's requests. Returns false if the caller
- * must not end the request: it waits for a flush of the plane, or this function has ended it with
- * an error.
+ * must not end the request, because it waits for a flush of the plane's own or this function has
+ * ended it with an error.
  */
 bool vublk_plane_replay_completed(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				  uint8_t status);
@@ -171,8 +174,8 @@ struct vublk_fields;
  */
 bool vublk_plane_replay_may_move(const struct vublk_plane *plane);
 /*
- * Writes the log and the state of the flushes and replays, or reads and checks them. Errors, with a
- * sentence: EINVAL, ENOMEM and others.
+ * Writes the log and the state of the flushes and replays, or reads and checks them. Errors:
+ * EINVAL, ENOMEM and others.
  */
 int vublk_plane_replay_fields(struct vublk_plane *plane, struct vublk_fields *fields,
 			      struct vublk_error *error);
@@ -181,7 +184,7 @@ bool vublk_plane_replay_owns(const struct vublk_plane *plane,
 			     const struct vublk_plane_side_queue *queue, uint16_t token);
 void vublk_plane_replay_get_info(const struct vublk_plane *plane,
 				 struct vublk_plane_replay_info *info);
-/* Returns whether no write in the log still needs a flush. */
+/* Returns whether the log is empty, so that no write in it needs a flush. */
 bool vublk_plane_replay_is_settled(const struct vublk_plane *plane);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the back-end's side of the plane: its memory, its rings, and what happens to the
- * requests when the back-end is lost.
+ * This file implements the back-end's side of the plane. It makes the side's memory and rings, and
+ * holds the requests when the back-end is lost.
  *
  * Key idea: a side belongs to one connection. Its back-end may stop the rings and start them again,
  * but when the connection is lost, no part of the side is used again.

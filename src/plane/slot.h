@@ -56,9 +56,10 @@ struct vublk_plane_slot {
 	unsigned num_segments;
 	struct vublk_ring_buffer *segments; /* the data's guest addresses */
 	enum vublk_plane_copy copy; /* state of the copy in the log of completed writes */
-	uint64_t flush_mark;        /* for a flush, its mark in that log */
+	uint64_t flush_mark;        /* for a flush, its position in that log
+				       (vublk_write_log_mark()) */
 	struct vublk_ring_buffer short_segments[VUBLK_PLANE_SHORT_SEGMENTS];
-	struct vublk_order_write order; /* if is_write */
+	struct vublk_order_write order; /* valid if is_write is set */
 	struct vublk_plane_mirrored mirrored;
 };
 

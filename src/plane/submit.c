@@ -3,9 +3,9 @@
  * This file puts requests on the back-end's rings.
  *
  * Key idea: a write waits while an earlier write to the same place is outstanding, on any queue. So
- * after a loss, all requests that were not completed can be submitted again, because none of them
- * can overwrite a later write that has completed. The plane submits them in the order in which it
- * has taken them.
+ * no incomplete request can overwrite a later write that has completed. After a loss, all
+ * incomplete requests can therefore be submitted again. The plane submits them in the order in
+ * which it has taken them.
  *
  * The back-end's ring may be smaller than the driver's. If the back-end's ring has no room for a
  * request, later requests of the queue do not overtake this request. Usually (see
@@ -83,7 +83,7 @@ static uint64_t shared_addr_of(const struct vublk_plane_region_queue *memory, ui
 	return memory->slots_addr + token * sizeof(struct vublk_plane_shared_slot);
 }
 
-/* Returns whether the segments are all the data of a request: it has no ranges and is no GET_ID. */
+/* Returns whether the segments are all the request's data: it has no ranges and is not a GET_ID. */
 static VUBLK_ALWAYS_INLINE bool is_plain(const struct vublk_plane_slot *slot)
 {
 	return !slot->num_ranges && slot->type != VIRTIO_BLK_T_GET_ID;
@@ -166,8 +166,8 @@ static inline struct vring_desc *table_of(const struct vublk_plane_side *side,
 
 /*
  * Adds the chain of a request with an indirect table of `count` entries. The ring must have a free
- * entry. The completion will belong to `owner`: `slot` itself, or the slot of which it is a view
- * (vublk_plane_mirror_view()).
+ * entry. `owner` gets the completion. It is `slot` itself or, if `slot` is a view
+ * (vublk_plane_mirror_view()), the slot that the view was made from.
  */
 static VUBLK_ALWAYS_INLINE void add_indirect(struct vublk_plane *plane,
 					     const struct vublk_plane_side *side,
@@ -218,8 +218,8 @@ static VUBLK_NOINLINE bool add_direct(struct vublk_plane *plane,
 }
 
 /*
- * Fails a request that is too long for the back-end's ring. This happens only if the back-end has
- * no indirect tables.
+ * Fails a request that is too long for the back-end's ring. This happens only if the back-end does
+ * not support indirect descriptors.
  */
 static VUBLK_COLD void refuse(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 			      unsigned count, unsigned size)
@@ -351,7 +351,7 @@ void vublk_plane_submit(struct vublk_plane *plane, struct vublk_plane_slot *slot
 
 /*
  * Puts the queue's ready requests on the ring, as far as there is room. A request that is too long
- * for the ring fails. Its end may make requests of any queue ready, and sets has_ended.
+ * for the ring fails. When it ends, requests of any queue may become ready, and has_ended is set.
  */
 static void put_ready(struct vublk_plane *plane, struct vublk_plane_queue *queue)
 {

@@ -18,7 +18,7 @@
 
 #define RANGE_BYTES sizeof(struct virtio_blk_discard_write_zeroes)
 
-/* No disk is larger than this, and byte offsets below this limit cannot overflow. */
+/* No disk is larger than this, and byte offsets up to this limit cannot overflow. */
 #define MAX_SECTOR (UINT64_C(1) << (63 - VUBLK_SECTOR_SHIFT))
 
 /* The result of parse() for a request that the back-end has to execute. */
@@ -180,7 +180,7 @@ static VUBLK_ALWAYS_INLINE void begin(struct vublk_plane *plane, struct vublk_pl
 {
 	struct vublk_plane_slot *slot = &queue->slots[chain->head];
 	/*
-	 * The arrays are those to which chain->iov and chain->guest_addrs point. Their offsets in
+	 * chain->iov and chain->guest_addrs point to the same arrays. The offsets of the arrays in
 	 * `plane` are constant, so the code need not load these pointers.
 	 */
 	struct vublk_blk_buffers readable = { plane->iov, plane->guest_addrs, chain->num_out };
@@ -204,7 +204,10 @@ static VUBLK_ALWAYS_INLINE void begin(struct vublk_plane *plane, struct vublk_pl
 	}
 	vublk_blk_take_header(&readable, &slot->header);
 	status = parse(plane, slot, chain, readable, writable);
-	/* If memory was truncated, the plane may have read zeroes instead of the driver's data. */
+	/*
+	 * If the guest's memory was truncated, the plane may have read zeroes instead of the
+	 * driver's data.
+	 */
 	if (VUBLK_UNLIKELY(vublk_fault_happened(plane->fault)))
 		status = VIRTIO_BLK_S_IOERR;
 	if (VUBLK_UNLIKELY(plane->hooks || status != SUBMIT)) {
@@ -321,7 +324,8 @@ unsigned vublk_plane_take(struct vublk_plane *plane, struct vublk_plane_queue *q
 	unsigned n = 0;
 
 	error.code = 0;
-	error.text[0] = '\0'; /* most calls find no chain, so clearing all of it costs too much */
+	error.text[0] = '\0'; /* clearing all of `error` would cost too much, because most calls
+				 find no chain */
 	/*
 	 * Each request needs at least one entry of the back-end's ring. If a request needs more
 	 * entries than are free, it joins the ready list, which ends the loop.

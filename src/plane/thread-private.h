@@ -42,7 +42,7 @@ struct vublk_plane_thread {
 	/* used on the plane's thread */
 	struct vublk_plane plane __attribute__((aligned(VUBLK_CACHE_LINE)));
 	bool drains; /* drained_task has to be posted when the plane is settled */
-	unsigned num_polled; /* queues without a kick descriptor */
+	unsigned num_polled; /* how many queues in use have no kick descriptor */
 	bool begins_parked; /* the thread has not run yet and starts parked; the owner does not wait
 			       for `parked` */
 	bool parks; /* the next round waits for `unpark` before it begins (park.c) */
@@ -68,7 +68,8 @@ struct vublk_plane_thread {
 	bool is_attached;
 	struct vublk_plane_side *side; /* NULL: none */
 	struct vublk_plane_side *target; /* of the mirror; NULL: none */
-	bool has_marks; /* the plane marks writes in a state file, or has stopped writes */
+	bool has_marks; /* the plane marks writes in a state file, or writes wait since the file was
+			   closed */
 	unsigned num_queues;
 	struct vublk_plane_thread_queue *queues;
 };
@@ -124,7 +125,7 @@ int vublk_plane_thread_execute(struct vublk_plane_thread *thread,
 			       struct vublk_plane_thread_call *call, vublk_plane_thread_fn *fn);
 /* Called when a notification has arrived at the source. The next round looks at the rings. */
 void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events);
-/* Counts the queues without a kick descriptor. */
+/* Counts the queues in use that have no kick descriptor, in `num_polled`. */
 void vublk_plane_thread_count_polled(struct vublk_plane_thread *thread);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file has the plane's thread, and the calls with which the owner (the device) controls it.
+ * This file implements the plane's thread, and the calls with which the owner (the device) controls
+ * it.
  *
  * Key idea: the owner's thread hands the plane's thread one call at a time and waits until the call
  * is done. If the plane's thread is blocked because a peer keeps an eventfd full, the waiting
@@ -43,8 +44,9 @@ static void on_call(void *opaque)
 }
 
 /*
- * Unblocks the plane's thread if it is blocked in a write because a peer has filled the eventfd.
- * The peer may fill it again, so from then on the thread signals all eventfds without blocking.
+ * Unblocks the plane's thread if it is blocked in a write because a peer has filled an eventfd. The
+ * peer may fill the eventfd again, so from then on the thread signals all eventfds without
+ * blocking.
  */
 static void unblock(struct vublk_plane_thread *thread)
 {
@@ -330,7 +332,10 @@ static const struct vublk_worker_ops worker_ops = {
 /* A notification only wakes the thread. The next round looks at the rings. */
 void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events)
 {
-	/* A descriptor that gets no more signals (a pipe without a writer) would stay readable. */
+	/*
+	 * A descriptor that gets no more signals (a pipe without a writer) would keep waking the
+	 * thread.
+	 */
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(source->fd) < 0)
 		vublk_loop_remove(source);
 }

@@ -3,13 +3,13 @@
 #define VUBLK_PLANE_THREAD_H
 
 /*
- * A plane and the thread that runs it. The owner (the device) calls the functions below, on the
- * thread that runs the owner's loop.
+ * A plane and the thread that runs it. The owner (the device) calls the functions below on the
+ * owner's thread, which runs the owner's loop.
  *
  * Key idea: the plane's thread executes each call between two rounds, and the caller waits until
  * the call is done. The wait is short, because a round is short. If a peer blocks the plane's
  * thread by keeping an eventfd full, the waiting caller clears the eventfd. Only draining depends
- * on how fast the back-end is, so a callback reports the end of it.
+ * on how fast the back-end is, so a callback reports when it is done.
  */
 #include "plane/memory.h"
 #include "plane/plane.h"
@@ -31,10 +31,7 @@ struct vublk_plane_thread_ops {
 	void (*side_broke)(void *opaque, const struct vublk_error *error);
 	/* The driver broke a ring, so the plane takes no more chains from that queue. */
 	void (*queue_broke)(void *opaque, unsigned index, const struct vublk_error *error);
-	/*
-	 * A flush of the driver has failed because of vublk_plane_thread_fail_next_flush() or after
-	 * flush_must_fail().
-	 */
+	/* See flush_failed() in struct vublk_plane_ops. */
 	void (*flush_failed)(void *opaque);
 	/* The owner must keep the plane until flush_failed(), because the next flush must fail. */
 	void (*flush_must_fail)(void *opaque);
@@ -113,8 +110,8 @@ void vublk_plane_thread_lose_side(struct vublk_plane_thread *thread);
 bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread);
 
 /*
- * Stops taking chains. drained() is called when every request is complete and every kept write is
- * stable. If the back-end is lost first, the next back-end has to execute the remaining requests.
+ * Stops taking chains. drained() is called when the plane is settled (vublk_plane_is_settled()). If
+ * the back-end is lost before that, the next back-end has to execute the remaining requests.
  */
 void vublk_plane_thread_stop(struct vublk_plane_thread *thread);
 /* Undoes vublk_plane_thread_stop(): takes chains again. drained() is not called any more. */
@@ -198,16 +195,16 @@ int vublk_plane_thread_begin_mirror(struct vublk_plane_thread *thread,
 int vublk_plane_thread_record_for_mirror(struct vublk_plane_thread *thread,
 					 struct vublk_mirror_state *state, struct vublk_error *error);
 /*
- * Ends the mirror. Its callbacks are not called any more. If writes were marked in a state file,
- * the plane does not use the file any more, and submits no write until the next mirror begins or
- * vublk_plane_thread_release_writes() is called. Idempotent.
+ * Ends the mirror. mirror_failed() and mirror_synced() are not called any more. If writes were
+ * marked in a state file, the plane does not use the file any more, and submits no write until the
+ * next mirror begins or vublk_plane_thread_release_writes() is called. Idempotent.
  */
 void vublk_plane_thread_end_mirror(struct vublk_plane_thread *thread);
 /* See vublk_plane_mirror_release(). Idempotent. */
 void vublk_plane_thread_release_writes(struct vublk_plane_thread *thread);
 /*
- * Like vublk_plane_thread_stop(), but if there is a mirror, drained() is called only when the
- * target is behind in no region (vublk_plane_mirror_catch_up()), or when the mirror has failed.
+ * Like vublk_plane_thread_stop(), but if there is a mirror, drained() is not called before the
+ * target is behind in no region (vublk_plane_mirror_catch_up()) or the mirror has failed.
  */
 void vublk_plane_thread_catch_up(struct vublk_plane_thread *thread);
 /* Does nothing without a mirror. */

@@ -3,9 +3,9 @@
 #define VUBLK_WORKER_INFLIGHT_H
 
 /*
- * Records a queue's requests in flight in the queue's region of an in-flight area. With this
- * record, the next process that runs the ring can repeat the requests that this process did not
- * complete.
+ * Records which requests of a queue are in flight, in the queue's region of an in-flight area. With
+ * this record, the next process that runs the ring can repeat the requests that this process did
+ * not complete.
  */
 #include "proto/vhost-user/inflight.h"
 #include "util/atomic.h"

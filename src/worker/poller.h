@@ -10,8 +10,8 @@
  * helps only if work arrives within the window. No work arrives if the driver shares the worker's
  * core, because then the driver cannot run while the worker polls, or if the driver pauses for
  * longer than the window. So several windows in a row without work turn polling off, for so many
- * sleeps that the next attempt costs almost nothing. A long sleep halves the window or closes it. A
- * disk that becomes idle costs one window.
+ * sleeps that the next attempt costs almost nothing. A long sleep halves the window or closes it.
+ * When a disk becomes idle, the worker polls for one more window.
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
  * because the two waits differ: a request comes soon or not at all, but a disk always takes about

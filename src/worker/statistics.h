@@ -32,7 +32,7 @@ void vublk_statistics_free(struct vublk_statistics *statistics);
 
 /* --- the thread that runs the queue ------------------------------------------------------ */
 
-/* Returns the kind of request that has the type `type` (VIRTIO_BLK_T_...). */
+/* Returns the kind of a request with the type `type` (VIRTIO_BLK_T_...). */
 enum vublk_request_kind vublk_statistics_kind(uint32_t type);
 /* Counts the beginning of a request. */
 void vublk_statistics_add_begun(struct vublk_request_stats *stats);

@@ -45,8 +45,8 @@ static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wa
 }
 
 /*
- * Waits for a moment between two looks at the rings. Polling without a pause would keep taking the
- * cache line of a ring's index away from the driver, which writes to it.
+ * Waits for a moment between two looks at the rings. Without a pause, polling would keep taking the
+ * cache line of a ring's index away from the driver, which writes the index.
  */
 static void pause_for_a_moment(void)
 {

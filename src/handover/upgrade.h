@@ -66,8 +66,8 @@ struct vublk_upgrade_type {
 	const char *(*obstacle)(void *object);
 	/*
 	 * Called when there is no obstacle. Stops the object's threads until cancel() and returns
-	 * NULL. If that is not possible now, returns the reason as a static string, and the threads
-	 * run on. May be NULL.
+	 * NULL. If that is not possible now, leaves the threads running and returns the reason as a
+	 * static string. May be NULL.
 	 */
 	const char *(*freeze)(void *object);
 	/* Called when the upgrade has failed, and the object has to continue. */
@@ -125,9 +125,9 @@ struct vublk_upgrade_host {
 	const struct vublk_log *log;
 	struct vublk_log_limit *limit;
 	/*
-	 * Eventfds that a signal handler may signal, so that the object stops, or reads its size or
-	 * configuration again. If a signal comes too late for the old process, it is passed on to
-	 * the new one.
+	 * Eventfds that a signal handler may signal. The first one stops the object, and the second
+	 * one makes it read its size or configuration again. If a signal comes too late for the old
+	 * process, it is passed on to the new one.
 	 */
 	int stop_fd, refresh_fd;
 	struct vublk_upgrade *upgrade; /* the upgrade that is under way; NULL: no upgrade */
@@ -160,7 +160,10 @@ int vublk_upgrade_give(struct vublk_upgrade_host *host, int fd,
 		       struct vublk_error *error);
 /* Checks that no upgrade is under way. Error: EBUSY if one is. */
 int vublk_upgrade_check_free(const struct vublk_upgrade_host *host, struct vublk_error *error);
-/* These functions write the section `origin`, and one section `option`. For give_options(). */
+/*
+ * For give_options(). The first function writes the section `origin`, the second one a section
+ * `option`.
+ */
 void vublk_upgrade_put_origin(struct vublk_sections_writer *to, const char *spec);
 void vublk_upgrade_put_option(struct vublk_sections_writer *to, const char *name,
 			      const char *value, bool is_default);

@@ -11,8 +11,8 @@
 
 /*
  * Submits a flush. Returns the descriptor that becomes readable when the flush may be complete.
- * Error: ENOENT if no flush is needed, because the back-end has no FLUSH, so that completed writes
- * are stable, or because no queue is in use.
+ * Error: ENOENT if no flush is needed, because no queue is in use or because the back-end has no
+ * FLUSH, which means that completed writes are stable.
  */
 int vublk_plane_last_flush_begin(struct vublk_plane_side *side);
 /*

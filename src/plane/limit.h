@@ -27,8 +27,8 @@ enum vublk_plane_kind {
 
 /* A waiting request's entry in its list. */
 struct vublk_plane_waiter {
-	uint32_t number; /* over all queues and kinds, in the order in which requests began to
-			    wait */
+	uint32_t number; /* counts the requests of all queues and kinds, in the order in which they
+			    began to wait */
 	uint16_t next;   /* number of the next slot in the list; undefined in the last entry */
 };
 

@@ -268,8 +268,9 @@ static void fail_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy
 }
 
 /*
- * Called when the source has failed a flush of the mirror, even an abandoned one. The source may
- * have dropped completed writes, and may not report this to a later flush.
+ * Called when the source has failed a flush of the mirror, even an abandoned one. Fails the
+ * driver's flushes that wait or, if there are none, the next one, because the source may have
+ * dropped completed writes and may not report this to a later flush.
  */
 static void fail_flushes_of_driver(struct vublk_plane *plane)
 {
@@ -364,9 +365,9 @@ static bool may_copy_again(const struct vublk_plane *plane)
 }
 
 /*
- * Returns which regions copy `index` may begin with now: DIRTY or BEHIND ones; SYNCED: none. If it
- * may begin with either, each state gets half of the copies, so that neither has to wait for the
- * other, under any load.
+ * Returns the state of the regions that copy `index` may begin to copy now: DIRTY or BEHIND;
+ * SYNCED: none. If both are possible, each state gets half of the copies, so that neither has to
+ * wait for the other, under any load.
  */
 static enum vublk_plane_mirror_state choose(const struct vublk_plane *plane, unsigned index)
 {
@@ -449,7 +450,7 @@ static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_cop
 	return true;
 }
 
-/* Does the next step of a copy, if possible. Returns whether there was one. */
+/* Does the next step of a copy, if that is possible. Returns whether it did one. */
 static bool step(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index)
 {
 	enum vublk_plane_mirror_state from;

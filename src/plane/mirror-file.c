@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The file below a mirror's state; see mirror-file.h. The numbers in the header are little-endian.
+ * The file that stores a mirror's state; see mirror-file.h. The numbers in the header are
+ * little-endian.
  *
  * Key idea: a new file is complete before it gets its name. It is written as PATH.new and then
  * renamed. So a process that is killed leaves no empty file at PATH, and an empty file there is a

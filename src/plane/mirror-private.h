@@ -29,7 +29,7 @@ struct vublk_mirror_marks {
 	uint8_t *recent, *older; /* bitmaps: regions that are clear, but still marked in the file */
 	vublk_mirror_state_ticket *tickets; /* of each region's last mark */
 	vublk_mirror_state_ticket open;     /* the batch of the next mark */
-	bool has_new;                       /* the open batch is not empty */
+	bool has_new;                       /* the open batch has to be synced */
 	uint64_t num_marked;
 
 	/* protected by the lock */

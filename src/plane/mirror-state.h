@@ -111,12 +111,12 @@ int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
 			     const struct vublk_mirror_state_disk *disk, struct vublk_error *error);
 
 /*
- * Begins to mirror `source`, which must be admissible, to `target`. If the phase is MIRRORING with
- * the same disks, sizes and region size, the marks are those that the previous process left, and
- * *resumed is true. Otherwise all regions are marked. Reserves the space for the bitmap, and starts
- * the thread that syncs. `region_bytes` must be a power of two. The errors of
- * vublk_mirror_state_admit(), EBUSY if there is a mirror already, and EINVAL if both paths are the
- * same change nothing. After any other failure there is no mirror, as after
+ * Begins to mirror `source`, which vublk_mirror_state_admit() must accept, to `target`. If the
+ * phase is MIRRORING with the same disks, sizes and region size, the marks are those that the
+ * previous process left, and *resumed is true. Otherwise all regions are marked. Reserves the space
+ * for the bitmap, and starts the thread that syncs. `region_bytes` must be a power of two. The
+ * errors of vublk_mirror_state_admit(), EBUSY if there is a mirror already, and EINVAL if both
+ * paths are the same change nothing. After any other failure there is no mirror, as after
  * vublk_mirror_state_end().
  */
 int vublk_mirror_state_begin(struct vublk_mirror_state *state,

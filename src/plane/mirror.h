@@ -74,10 +74,11 @@ struct vublk_plane_mirrored {
 	bool is_on_source, is_on_target; /* this back-end has the request and has not completed
 					    it */
 	bool is_parked;     /* the request is held, but in no ready list. A write waits for its
-			       marks in the state file or for copies, a flush waits for the
-			       mirror's own flush. */
+			       marks in the state file or for copies. A flush waits for the mirror's
+			       own flush. */
 	bool awaits_copies; /* the write is parked until the target is less behind */
-	uint8_t status;     /* the source's, if it has completed the request */
+	uint8_t status;     /* the status from the source, if the source has completed the
+			       request */
 	uint16_t token;     /* on the target's ring */
 	uint16_t chunk, num_chunks; /* the chunks of the pool that have the request's data */
 	uint64_t mark;      /* of a flush: the epoch that it ends */
@@ -125,11 +126,13 @@ struct vublk_plane_mirror {
 	bool is_closed; /* writes wait until the owner has changed the state file */
 	bool wants_sync; /* the next round has to request a sync of the state file */
 	bool awaits_marks; /* there are slots that are parked until their marks are stable */
-	vublk_mirror_state_ticket ticket; /* if so, the ticket of the first of these marks */
+	vublk_mirror_state_ticket ticket; /* if awaits_marks is set, the ticket of the first of
+					     these marks */
 	bool awaits_copies; /* there are slots that are parked until the target is less behind */
 	bool catches_up; /* set by vublk_plane_mirror_catch_up() */
 	size_t max_behind; /* VUBLK_PLANE_MIRROR_MAX_BEHIND; smaller in tests */
-	uint64_t *unclear; /* one bit per region: its mark has to be removed when this is safe */
+	uint64_t *unclear; /* one bit per region; 1: the region's mark has to be removed when that
+			      is safe */
 	uint64_t tick_ns;  /* when marks are removed next */
 	bool wants_flush;  /* after a flush, more marks could be removed */
 	uint64_t bytes, region_bytes;
@@ -178,7 +181,8 @@ struct vublk_plane_mirror_info {
 	bool is_active;
 	bool is_idle; /* the target has completed all requests */
 	uint64_t bytes, rate;
-	uint64_t synced_bytes; /* of regions that were copied, also if the target is behind */
+	uint64_t synced_bytes; /* of regions that were copied, including those in which the target
+				  is behind */
 	uint64_t behind_bytes; /* of regions in which the target is behind */
 };
 
@@ -211,7 +215,7 @@ void vublk_plane_mirror_get_info(const struct vublk_plane *plane,
  */
 void vublk_plane_mirror_fail(struct vublk_plane *plane, const struct vublk_error *error);
 
-/* Returns whether there is a mirror that has not ended. */
+/* Returns whether a mirror has begun and has not ended. */
 static inline bool vublk_plane_mirror_is_active(const struct vublk_plane_mirror *mirror)
 {
 	return mirror && mirror->target;

@@ -48,9 +48,10 @@ struct vublk_order_piece {
 	struct vublk_order_write *write;
 	struct vublk_order_piece *next_of_write, *previous_of_write;
 	unsigned levels;
-	struct vublk_order_piece *previous[VUBLK_ORDER_LEVELS]; /* the head, or a piece */
-	struct vublk_order_piece *next[VUBLK_ORDER_LEVELS]; /* on each level, in the order of
-							       their places */
+	struct vublk_order_piece *previous[VUBLK_ORDER_LEVELS]; /* the previous piece on each level,
+								   or the head */
+	struct vublk_order_piece *next[VUBLK_ORDER_LEVELS]; /* the next piece on each level, in the
+							       order of the places */
 };
 
 /* An entry in a write's list of waiters: `write` waits for the write that has the list. */

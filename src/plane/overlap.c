@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file keeps writes to the same place of the disk in order, across all queues. order.c has the
- * map that shows which earlier writes a write has to wait for.
+ * This file keeps writes to the same place of the disk in order, across all queues. order.c
+ * implements the map that shows which earlier writes a write has to wait for.
  */
 #include "plane/plane.h"
 
@@ -58,9 +58,10 @@ void vublk_plane_begin_writes_again(struct vublk_plane *plane)
 }
 
 /*
- * While `waiting` is set, no write except that one gets room for its copy. In the new lists, that
- * write may come after one of the others in the same queue, and then neither could continue. So the
- * next write that finds no room takes its place.
+ * Clears `waiting` of the replay and of the mirror, because while it is set, only the write to
+ * which it points gets room for its data. In the new lists, that write may be behind another write
+ * of the same queue, and then neither could continue. The next write that finds no room sets
+ * `waiting` again.
  */
 void vublk_plane_sort_held(struct vublk_plane *plane)
 {

@@ -104,7 +104,7 @@ typedef int begin_fn(struct vublk_plane_queue *queue, const struct vublk_plane_s
 		     uint64_t features, const struct vublk_split_ring *memory,
 		     struct vublk_error *error);
 
-/* The letter B marks an access of a pair that virtio/split.h explains. */
+/* virtio/split.h explains the letter B at the load of the used index. */
 static int begin_queue(struct vublk_plane_queue *queue, const struct vublk_plane_setup *setup,
 		       uint64_t features, const struct vublk_split_ring *memory,
 		       struct vublk_error *error)

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-/* Each of these features permits a driver to make requests of one type. */
+/* Each of these features permits a driver to send requests of one type. */
 #define FEATURES_OF_REQUESTS \
 	(VUBLK_BIT(VIRTIO_BLK_F_DISCARD) | VUBLK_BIT(VIRTIO_BLK_F_WRITE_ZEROES) | \
 	 VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE))

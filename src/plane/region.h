@@ -22,8 +22,8 @@
 #include <stdbool.h>
 
 /*
- * The address is above every physical address. The alignment suits back-ends that register memory
- * in units of 2 MiB.
+ * The address is above every guest-physical address. The alignment suits back-ends that register
+ * memory in units of 2 MiB.
  */
 #define VUBLK_PLANE_REGION_ADDR (UINT64_C(1) << 53)
 #define VUBLK_PLANE_REGION_ALIGN (UINT64_C(2) << 20)

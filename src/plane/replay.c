@@ -138,7 +138,7 @@ static unsigned submit_flush(struct vublk_plane *plane)
 	return 1;
 }
 
-/* Ends the requests that waited for the flush. */
+/* Ends, with `status`, the requests that waited for the plane's flush. */
 static void end_flushed(struct vublk_plane *plane, uint8_t status)
 {
 	struct vublk_plane_slot *next;
@@ -322,8 +322,8 @@ static unsigned submit_writes(struct vublk_plane *plane)
 /*
  * Begins the replay again after the pause. Does nothing until the back-end has completed the
  * requests that were submitted before the failure, because the replay must not overtake them. Some
- * writes among them have no copy. The replay could overwrite such a write with an older copy, and
- * the back-end may have failed the flush because it lost such a write. So these writes fail. If
+ * of them may be writes without a copy. The replay could overwrite such a write with an older copy,
+ * and the back-end may have failed the flush because it lost such a write. So these writes fail. If
  * there are no copies afterwards, nothing has to be repeated.
  */
 static unsigned try_again(struct vublk_plane *plane)

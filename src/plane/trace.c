@@ -66,7 +66,7 @@ void vublk_plane_trace_submit(struct vublk_plane *plane, const struct vublk_plan
 	times_of(plane, slot)->submitted_ns = plane->now_ns();
 }
 
-/* Stores the first sector and the number of bytes of the request's data or ranges. */
+/* Stores the lowest sector and the number of bytes of the request's data or ranges. */
 static void fill_place(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 		       struct vublk_trace_record *record)
 {

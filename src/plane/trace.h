@@ -6,7 +6,7 @@
  * The trace of a plane: a ring of records, which the plane's thread writes and one other thread
  * reads.
  *
- * Key idea: the writer never waits; it drops a record if the ring is full.
+ * Key idea: the writer never waits. If the ring is full, it drops the record.
  */
 #include "util/atomic.h"
 

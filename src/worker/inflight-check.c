@@ -8,10 +8,11 @@
  * in flight are some of the outstanding chains. The other outstanding chains were made available
  * last, because a back-end takes chains in order. So
  *   - no more chains are in flight than are outstanding;
- *   - none of the chains in flight is among the entries that were not taken;
- *   - each entry taken since the used index is in flight or was completed;
- *   - if the entry that made a chain available is still in the avail ring, the used ring has no
- *     completion of that chain after the entry;
+ *   - no avail entry that was not taken names a chain in flight;
+ *   - each avail entry that was taken, from the used index on, names a chain that is in flight or
+ *     was completed;
+ *   - if the avail entry of a chain in flight is still in the ring, the used ring has no completion
+ *     of that chain after the entry;
  *   - in a ring that has not wrapped yet, that entry is still there, and the chain was made
  *     available exactly once more than it was completed.
  * In a ring that has wrapped, nothing else can be checked, because newer entries may have

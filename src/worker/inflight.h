@@ -36,7 +36,7 @@ struct vublk_inflight_pending {
  * Starts tracking a queue of `size` entries whose ring has the used index `used_idx`: finishes the
  * record of a batch that the previous process left unfinished, and stores in `pending` the requests
  * that the previous process did not complete. On entry *base must be the value of SET_VRING_BASE.
- * On return it is the avail index at which to continue.
+ * On return *base is the avail index at which to continue.
  *
  * `region` must have `desc_num` entries, at least `size`, and must stay mapped until the queue
  * stops. The area may have any layout (vublk_inflight_split_stride()). If `region` is NULL, the

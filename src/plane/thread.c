@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file implements the plane's thread, and the calls with which the owner (the device) controls
+ * This file implements the plane's thread and the calls by which the owner (the device) controls
  * it.
  *
  * Key idea: the owner's thread hands the plane's thread one call at a time and waits until the call
@@ -332,10 +332,7 @@ static const struct vublk_worker_ops worker_ops = {
 /* A notification only wakes the thread. The next round looks at the rings. */
 void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events)
 {
-	/*
-	 * A descriptor that gets no more signals (a pipe without a writer) would keep waking the
-	 * thread.
-	 */
+	/* An idle but readable descriptor (a pipe without a writer) would keep the thread awake. */
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(source->fd) < 0)
 		vublk_loop_remove(source);
 }

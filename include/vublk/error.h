@@ -60,7 +60,7 @@ struct vublk_error {
 	char text[VUBLK_ERROR_TEXT_BYTES]; /* one sentence, NUL-terminated, no final full stop */
 };
 
-/* A handler gets the lines of its level and of the levels that precede it in this list. */
+/* A struct vublk_log receives the lines of its level and of the levels listed before that level. */
 enum vublk_log_level {
 	VUBLK_LOG_ERROR = 0,   /* data was lost, or an operation failed */
 	VUBLK_LOG_WARNING = 1, /* something is wrong, but the object continues */

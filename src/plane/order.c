@@ -32,7 +32,8 @@
 
 /* A place in the skip list: on each level, the last piece that starts before the place. */
 struct path {
-	unsigned levels; /* on higher levels, the last piece is the head */
+	unsigned levels; /* how many entries of `before` are set; on the levels above, the last
+			    piece is the list's head */
 	struct vublk_order_piece *before[VUBLK_ORDER_LEVELS];
 };
 

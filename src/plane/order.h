@@ -54,7 +54,7 @@ struct vublk_order_piece {
 							       order of the places */
 };
 
-/* An entry in a write's list of waiters: `write` waits for the write that has the list. */
+/* An entry in a write's list of waiters: `write` waits for the write that the list belongs to. */
 struct vublk_order_waiter {
 	struct vublk_order_write *write;
 	struct vublk_order_waiter *next;

@@ -344,7 +344,10 @@ static bool has_log_agreed(const struct vublk_device_dirty *dirty)
 	       dirty->phase <= VUBLK_DEVICE_DIRTY_ON;
 }
 
-/* Makes the objects that realize makes because of properties: the counters and the plane. */
+/*
+ * Makes the objects that the properties require and vublk_device_realize() would have made, unless
+ * they exist already: the counters and the plane.
+ */
 static int realize_properties(struct vublk_device *device, struct vublk_error *error)
 {
 	int r = vublk_device_statistics_realize(device, error);

@@ -274,7 +274,7 @@ static void test_reset_while_starting(void **state)
 	for (unsigned i = 1; i <= 2; i++) {
 		rig_set_up(&rig, 2);
 		assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
-		for (unsigned k = 1; k < i; k++) { /* the second round resets later in the start */
+		for (unsigned k = 1; k < i; k++) { /* in round 2, the reset comes later during the start */
 			mock_pump(&mock);
 			vublk_device_process(rig.device);
 		}

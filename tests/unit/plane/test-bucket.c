@@ -51,7 +51,7 @@ static void test_rate_is_exact(void **state)
 	}
 }
 
-/* Requests that come late, but by less than the burst, do not lower the rate. */
+/* Requests that are late by less than BURST_NS do not lower the rate. */
 static void test_late_requests(void **state)
 {
 	uint64_t n = 0, now = START, end = START + 10 * NS_PER_S;

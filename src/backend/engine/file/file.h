@@ -105,7 +105,7 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step);
 
 /*
- * Stores in `step` once more the call that a request in progress needs next. Returns as
+ * Determines again which call a request in progress needs next, and stores it in `step`. Returns as
  * vublk_file_begin() does.
  */
 int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,

@@ -238,7 +238,7 @@ static void prepare(struct uring_queue *uring, struct io_uring_sqe *sqe,
 					(off_t)step->bytes);
 		break;
 	}
-	/* After EAGAIN or EINTR, a kernel thread executes the call, and may wait. */
+	/* After EAGAIN or EINTR, a kernel thread has to make the call, because it may block. */
 	if (io->retries)
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, io);

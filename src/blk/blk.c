@@ -4,9 +4,9 @@
  * opens a disk, and queue.c implements the data path.
  *
  * Key idea: "the disk's own thread" of vublk/blk.h is the thread of the in-process bus. This thread
- * keeps blk->info up to date, under the lock. Queues need no lock, because they read only the
- * capacity, of which blk->capacity_bytes is an atomic copy. When a back-end is lost, the disk's
- * thread takes over the queues for a moment (recover.c).
+ * keeps blk->info up to date, under the lock. Queues take no lock: of this information they need
+ * only the capacity, and they load its atomic copy, blk->capacity_bytes. When a back-end is lost,
+ * the disk's thread takes over the queues for a moment (recover.c).
  */
 #include "blk/change.h"
 #include "blk/config.h"

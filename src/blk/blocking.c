@@ -232,7 +232,7 @@ static int run(struct vublk_blk *blk, struct job *job, struct vublk_error *error
 
 /* --- the calls -------------------------------------------------------------------------------- */
 
-/* Extends the caller's range to whole blocks, but not past the end of the disk. */
+/* Checks the caller's range, and extends it to whole blocks, but not past the end of the disk. */
 static int round_range(struct vublk_blk *blk, struct job *job, struct vublk_error *error)
 {
 	uint64_t capacity = vublk_load_relaxed(&blk->capacity_bytes);

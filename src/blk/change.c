@@ -113,9 +113,9 @@ void vublk_blk_change_begin(struct vublk_blk_change *change)
 /* --- the result ---------------------------------------------------------------------- */
 
 /*
- * Applies the result of a change that has ended to the disk, and returns the result. The caller
- * must hold the lock. The memory of a successful ALLOC then belongs to the disk. A RELEASE always
- * succeeds, because its memory is freed even if the back-end could not be told.
+ * Updates the disk after a change has ended, and returns the change's result. The caller must hold
+ * the lock. The memory of a successful ALLOC then belongs to the disk. A RELEASE always succeeds,
+ * because its memory is freed even if the back-end could not be told.
  */
 static int settle(struct vublk_blk_change *change, struct vublk_error *error)
 {

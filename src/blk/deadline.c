@@ -3,12 +3,12 @@
  * Finds out whether a piece of a request has taken longer than request-deadline-ms.
  * src/inproc/deadline.c decides what happens then.
  *
- * Key idea: requests have no time stamps. The disk's thread checks the queue several times per
+ * Key idea: no request needs a time stamp. The disk's thread checks the queue several times per
  * deadline, and records each time how many pieces have been published so far. A piece is overdue if
- * it still has its slot and had already been published at the check one deadline ago. So deadlines
- * cost the owner nothing, and an overdue piece is found late by at most one interval between
- * checks. A piece keeps its sequence number when the next back-end gets it, so its time runs from
- * the submission, over all back-ends.
+ * it still has its slot and had already been published at the check one deadline ago. So a deadline
+ * adds no work to a request, and an overdue piece is found at most one interval between checks too
+ * late. A piece keeps its sequence number when the next back-end gets it, so its time runs from the
+ * submission, over all back-ends.
  */
 #include "blk/queue.h"
 

@@ -56,7 +56,7 @@ struct vublk_blk_blocking {
 enum vublk_blk_phase {
 	VUBLK_BLK_PHASE_OPENING, /* the open has not ended; vublk_blk_open_start() says which calls
 				    are permitted */
-	VUBLK_BLK_PHASE_FAILED,  /* the open has failed; the same calls are permitted */
+	VUBLK_BLK_PHASE_FAILED,  /* the open has failed; the calls of OPENING are permitted */
 	VUBLK_BLK_PHASE_RUNNING, /* the disk is open, and reports its events */
 	VUBLK_BLK_PHASE_CLOSING,
 };

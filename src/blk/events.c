@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queue of a disk's events. An application can poll this queue instead of setting a handler,
+ * The list of a disk's events. An application can poll this list instead of setting a handler,
  * which the disk's thread would call.
  *
- * Key idea: the queue has at most one event of each kind, in the order of their latest occurrence.
- * An event that occurs again before it was taken moves to the end, with the new error. So the queue
- * is bounded, no kind of event is lost, and the latest of LOST, RECONNECTED and GAVE_UP tells the
+ * Key idea: the list has at most one event of each kind, in the order of their latest occurrence.
+ * An event that occurs again before it was taken moves to the end, with the new error. So the list
+ * is bounded, no kind of event is lost, and the latest of LOST, RECONNECTED and GAVE_UP shows the
  * present state of the connection.
  */
 #include "blk/disk.h"

@@ -6,8 +6,8 @@
  * The gate keeps a queue's owner out while the disk's thread uses the queue.
  *
  * Key idea: the cost is asymmetric. The owner, which passes the gate in every call, pays two plain
- * stores and a load. The disk's thread, which closes the gate a few times per outage, pays for the
- * memory barriers of both threads.
+ * stores and a load. The disk's thread, which closes the gate rarely, for example in an outage, pays
+ * for the memory barriers of both threads.
  *
  * The pairs of accesses, by letter:
  *   E  the owner stores `inside` and then loads `closed`; the disk's thread stores `closed` and

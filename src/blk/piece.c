@@ -6,7 +6,7 @@
  * Key idea: header, data and status have separate descriptors, because some back-ends understand no
  * other framing. The header and the status of a slot have a fixed place in shared memory, so they
  * need no allocation and no address translation. The status is set to 0xff before the piece is
- * published. A piece that completes with 0xff therefore got no status, and counts as not executed.
+ * published. A piece that completes with 0xff therefore got no status, and counts as failed.
  */
 #include "blk/piece.h"
 #include "blk/replay.h"

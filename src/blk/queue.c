@@ -594,8 +594,8 @@ int vublk_blk_left_ms(uint64_t deadline_ns)
 }
 
 /*
- * Sleeps until the back-end calls or the deadline passes. Returns 0 if the deadline had already
- * passed, and 1 if there may be completions. Negative errno: the wait failed.
+ * Sleeps until the back-end calls or the deadline passes. Returns 0 if the deadline had passed
+ * before the sleep, and otherwise 1. Negative errno: the wait failed.
  */
 static int sleep_for_call(struct vublk_blk_queue *queue, uint64_t deadline_ns,
 			  struct vublk_error *error)

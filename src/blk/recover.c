@@ -53,7 +53,7 @@ void vublk_blk_queue_lost(struct vublk_blk_queue *queue)
 /*
  * Fails the flushes in flight, and the writes with FUA of which a part may be lost. Returns whether
  * a flush was in flight. The failed flush tells the application of the loss. A failed write with
- * FUA does not count as one, because it reports only its own loss.
+ * FUA does not count as a flush, because it reports only its own loss.
  */
 static bool fail_flushes(struct vublk_blk_queue *queue)
 {

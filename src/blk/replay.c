@@ -66,7 +66,10 @@ void vublk_blk_replay_deinit(struct vublk_blk *blk)
 
 /* --- the ring of queue 0 --------------------------------------------------------------- */
 
-/* Returns the offset of the data of a slot's piece in the shared memory next to the ring. */
+/*
+ * Returns the offset, in the shared memory next to the ring, at which a slot has the data of its
+ * piece.
+ */
 static uint64_t bounce_offset(const struct vublk_blk_queue *queue, unsigned slot)
 {
 	return vublk_blk_queue_shared_bytes(queue->size, queue->has_indirect) +

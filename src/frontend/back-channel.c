@@ -5,8 +5,8 @@
  * proto/vhost-user/back-channel.c.
  *
  * Key idea: a disk works without this channel. So once it exists, no failure of the channel ends
- * the connection: a message that cannot be received closes the channel, and a request that is
- * invalid or not served is refused. The number of log lines about such messages is limited.
+ * the connection: if a message cannot be sent or received, the channel is closed, and a request
+ * that is invalid or not served is refused. The number of log lines about both is limited.
  *
  * Specification: "Back-end communication", "VHOST_USER_SET_BACKEND_REQ_FD".
  */

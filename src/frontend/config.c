@@ -21,8 +21,9 @@
 #define LONG_CONFIG_FEATURES (VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE) | VUBLK_BIT(VUBLK_BLK_F_ZONED))
 
 /*
- * The sizes that are requested. The second one is requested first. If it is refused, the smaller
- * ones follow. The first one follows if the back-end offers a feature that needs it.
+ * The sizes that are requested. The handshake begins with the second one. If that is refused, the
+ * smaller ones follow. If it is accepted, and the back-end offers a feature that needs the first
+ * one, the first one follows.
  */
 static const unsigned sizes[] = {
 	VUBLK_BLK_CONFIG_BYTES,

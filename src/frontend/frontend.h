@@ -505,8 +505,8 @@ void vublk_frontend_stop_rings(struct vublk_frontend *frontend,
 			       void *opaque);
 
 /*
- * Reads that part of the config which the back-end has and its features need. Only one call may be
- * under way (config.c).
+ * Reads the part of the config that the back-end has and that its features need. Only one call may
+ * be under way (config.c).
  */
 void vublk_frontend_read_config(struct vublk_frontend *frontend, vublk_frontend_config_fn *done,
 				void *opaque);

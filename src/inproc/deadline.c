@@ -7,7 +7,8 @@
  * request is overdue, so that the deadline adds no cost to each request. The time of a request runs
  * from its submission, over all back-ends. If a request is overdue, there are three cases:
  *   - The connected back-end has had the rings for a whole deadline, so it counts as hung. It has
- *     to return the rings, and is disconnected if it does not. The disk then fails permanently.
+ *     to return the rings, and is disconnected if it does not. In both cases the disk fails
+ *     permanently.
  *   - The connected back-end got the rings later, so earlier back-ends or an outage used up a part
  *     of the request's time. The back-end has to return the rings, and the requests fail. The
  *     back-end then executes new requests.
@@ -54,8 +55,9 @@ static void give_up_requests(struct vublk_inproc *inproc)
 }
 
 /*
- * Returns whether the bus may act on an overdue request. It must not do so during a start, because
- * the start has a deadline of its own, and the requests are checked again after it.
+ * Returns whether the bus may act on an overdue request. It must not do so while it is already
+ * reclaiming the rings, nor during a start, because the start has a deadline of its own, and the
+ * requests are checked again after it.
  */
 static bool may_give_up(const struct vublk_inproc *inproc)
 {

@@ -142,8 +142,9 @@ void vublk_inproc_read_config(struct vublk_inproc *inproc, void *config, unsigne
 			      uint32_t *generation);
 
 /*
- * Accepts `features`, and gives the device memory and queues. One shared memory has all rings and,
- * for each queue, `extra_bytes` bytes for the driver's own use. Must be called on the bus's thread.
+ * Accepts `features`, and gives the device memory and queues. One piece of shared memory has all
+ * rings and, for each queue, `extra_bytes` bytes for the driver's own use. Must be called on the
+ * bus's thread.
  */
 int vublk_inproc_set_up(struct vublk_inproc *inproc, uint64_t features, uint64_t extra_bytes,
 			struct vublk_error *error);

@@ -117,8 +117,8 @@ struct vublk_inproc {
 
 /*
  * Runs `fn` on the bus's thread and waits until the call has ended. `fn` returns 0 if the call is
- * done, 1 if the event in inproc->await will end it, or a negative errno. EBUSY: the caller is on
- * the bus's thread.
+ * done, 1 if the event in inproc->await will end the call (AWAIT_SETTLED: run `fn` again), or a
+ * negative errno. EBUSY: the caller is on the bus's thread.
  */
 int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn, void *args,
 			   struct vublk_error *error);
@@ -132,7 +132,10 @@ void vublk_inproc_calls_init(struct vublk_inproc *inproc);
  */
 void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
 			     bool ahead, vublk_inproc_call_fn *fn, void *args);
-/* Ends the present call, if there is one. Called on the bus's thread. `error` may be NULL. */
+/*
+ * Ends the present call, if there is one. Called on the bus's thread. `error` may be NULL if `result`
+ * is 0.
+ */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error);
 /*

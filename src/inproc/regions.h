@@ -35,8 +35,9 @@ struct vublk_inproc_region_cache {
 };
 
 /*
- * The slow part of vublk_inproc_regions_find(), for an address that is not in the cached region.
- * Stores the region of the address in the cache. Returns false if no region contains the address.
+ * The slow part of vublk_inproc_regions_find(), for an address that is not in the cached region,
+ * and for a table that has changed since the region was cached. Stores the region of the address in
+ * the cache. Returns false if no region contains the address.
  */
 bool vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
 				 struct vublk_inproc_region_cache *cache, const void *address);

@@ -12,6 +12,7 @@
 
 #define VUBLK_HANDOVER_MAX_BYTES (64u << 20) /* limit of a message's payload, exclusive */
 
+/* The kinds of messages. Each comment names the sender and the contents. */
 enum vublk_handover_kind {
 	VUBLK_HANDOVER_HELLO = 1,   /* new process: its version, and the sections that it knows */
 	VUBLK_HANDOVER_OPTIONS,     /* old process: the properties of the device */

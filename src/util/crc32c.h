@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /*
- * CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `bytes` bytes. It detects accidental
- * errors, including every burst of up to 32 bits, but not deliberate changes.
+ * Returns the CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `bytes` bytes. This checksum detects
+ * accidental errors, including every burst of up to 32 bits, but not deliberate changes.
  */
 uint32_t vublk_crc32c(const void *data, size_t bytes);
 

@@ -50,9 +50,9 @@ static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 const char *vublk_fault_name(const struct vublk_fault *fault);
 
 /*
- * Guards a mapping of `fd`. At a fault, the handler replaces one page, which has the page size of
- * the file. The first call installs the SIGBUS handler, unless the program handles SIGBUS itself
- * (<vublk/sigbus.h>). Error: ENOMEM.
+ * Guards a mapping of `fd`. At a fault, the handler replaces one page of the file's page size or,
+ * if the process has too many mappings for that, the whole mapping. The first call installs the
+ * SIGBUS handler, unless the program handles SIGBUS itself (<vublk/sigbus.h>). Error: ENOMEM.
  */
 int vublk_fault_guard(void *address, uint64_t bytes, int fd, struct vublk_fault *fault,
 		      enum vublk_fault_kind kind, struct vublk_error *error);

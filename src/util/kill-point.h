@@ -18,8 +18,8 @@
 /*
  * Reads VUBLK_KILL_POINT from the environment: NAME or NAME:N. The process is killed when its
  * threads pass that point for the N-th time (default 1). With VUBLK_KILL_SIGNAL=NUMBER the process
- * gets that signal instead of SIGKILL. `names` is static and ends with NULL. Error: EINVAL if there
- * is no such name or signal.
+ * gets that signal instead of SIGKILL. `names` is static and ends with NULL. Error: EINVAL if
+ * either variable has an invalid value.
  */
 int vublk_kill_points_init(const char *const *names, struct vublk_error *error);
 /*

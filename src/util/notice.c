@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Returns the names of the kinds of notices; see <vublk/notice.h>. */
+/* The names of the kinds of notices; see <vublk/notice.h>. */
 #include "util/notice.h"
 
 #include "util/checked.h"

@@ -3,8 +3,8 @@
 #define VUBLK_UTIL_SECTIONS_H
 
 /*
- * The state of a process as a list of sections, for a process that takes over its work and that
- * runs on the same machine as the same user. Each section has a name, a version, a size, and a flag
+ * The state of a process, as a list of sections, for another process that takes over its work. Both
+ * run on the same machine as the same user. Each section has a name, a version, a size, and a flag
  * that says whether a reader that does not know the name may skip it.
  *
  * Key idea: a newer version of a section only appends fields. A reader gets 0 for a field that is

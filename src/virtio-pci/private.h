@@ -160,8 +160,8 @@ bool vublk_virtio_pci_set_busy(struct vublk_virtio_pci *pci, enum vublk_virtio_p
 /* --- virtio-pci.c ----------------------------------------------------------------------------- */
 
 /*
- * Returns the features that are offered to a modern driver: the device's features, except those
- * that only a legacy driver can use, and the features of the transport itself.
+ * Returns the features that are offered to a modern driver: the device's features without those
+ * that only a legacy driver can use, plus the features of the transport itself.
  */
 uint64_t vublk_virtio_pci_features(const struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_write_status(struct vublk_virtio_pci *pci, uint32_t value);

@@ -7,8 +7,8 @@
  * effect of a driver's accesses on a vublk_device. The model has no socket, and knows no protocol.
  *
  * Key idea: the owner of the model is a bus that presents the PCI function to a VMM. The owner
- * passes on to the model the driver's accesses, eventfds for the interrupts, and the device's
- * callbacks.
+ * passes the driver's accesses, the eventfds of the interrupts and the device's callbacks on to the
+ * model.
  *
  * Layout (virtio 1.3, section 4.1):
  *   BAR1  16 KiB memory    MSI-X table at 0, pending bits at 0x2000
@@ -16,7 +16,7 @@
  *                          notifications at 0x3000, four bytes per queue
  *   BAR0  128 bytes I/O    the registers of a legacy driver; transitional devices only
  *
- * All calls come from the device's thread.
+ * All functions must be called on the device's thread.
  */
 
 #include "util/log.h"

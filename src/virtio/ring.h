@@ -104,7 +104,7 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring);
 /*
  * Takes one completion. Returns 1 if there is one; then `token` is its token, and `bytes` is the
  * number of bytes that the device claims to have written, which is not checked. Returns 0 if there
- * is no completion. -EPROTO: the device broke the ring: it completed a chain that is not
+ * is no completion. -EPROTO: the ring is broken, because the device completed a chain that is not
  * outstanding, or moved the used index too far. `error` says how, and each later call fails with
  * the same error.
  */

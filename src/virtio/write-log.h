@@ -30,7 +30,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A write. If the type is VIRTIO_BLK_T_OUT, its data follows in the stream. */
+/* A write. If `type` is VIRTIO_BLK_T_OUT, the data follows the entry in the stream. */
 struct vublk_write_log_entry {
 	uint64_t sequence;
 	uint64_t offset, bytes; /* of the disk */

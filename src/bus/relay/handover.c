@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Hands over to the device, as one new session, the rings that the VMM has started.
+ * Hands the rings that the VMM has started over to the device, as one new session.
  *
  * Key idea: a ring that cannot be handed over is withdrawn, so that the hand-over is not attempted
  * again before the VMM sends another kick descriptor. One bad ring does not keep the other rings

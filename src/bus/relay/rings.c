@@ -3,10 +3,10 @@
  * The rings as the VMM wants them: which are started and enabled, where they are, and when starts
  * are delayed. Nothing here informs the device; reconcile.c does so later.
  *
- * Key idea: when a VMM stops or starts its queues one by one, the other queues would be restarted
- * each time. So starts are delayed for a moment (HOLD_NS) after a queue is stopped or disabled.
- * With the protocol feature STATUS they are also delayed after a queue is started or enabled, but
- * not beyond DRIVER_OK.
+ * Key idea: a VMM stops or starts its queues one by one. If the relay followed each step, it would
+ * restart the other queues each time. So starts are delayed for a moment (HOLD_NS) after a queue is
+ * stopped or disabled. With the protocol feature STATUS they are also delayed after a queue is
+ * started or enabled, but not beyond DRIVER_OK.
  */
 #include "bus/relay/relay.h"
 

@@ -78,8 +78,8 @@ static int prepare(struct vublk_blk *blk, const struct job *job, struct vublk_er
 /* --- one piece ------------------------------------------------------------------------------- */
 
 /*
- * Returns how many bytes of the piece belong to the caller's range, and where they are in the slot
- * and in the caller's buffer.
+ * Returns how many bytes of the piece belong to the caller's range. Stores where these bytes begin
+ * in the slot and in the caller's buffer.
  */
 static size_t part_of(const struct job *job, const struct vublk_blk_bounce_slot *slot,
 		      size_t *in_slot, uint64_t *in_buffer)

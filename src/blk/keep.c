@@ -36,7 +36,7 @@ void vublk_blk_keep_release(struct vublk_blk_queue *queue, uint32_t type, uint64
 		vublk_write_log_release(queue->stream, vublk_write_log_room(type, bytes));
 }
 
-/* Copies `bytes` bytes of data, from the position of `cursor` on, to `to`. */
+/* Copies `bytes` bytes of data to `to`, beginning at the position of `cursor`. */
 static void copy_data(char *to, struct vublk_blk_cursor cursor, uint64_t bytes)
 {
 	while (bytes) {

@@ -143,8 +143,8 @@ static void on_realized(void *opaque, const struct vublk_error *cause)
 }
 
 /*
- * A change of the config while the disk was being opened has only set config_stale. In that case,
- * this function reads the config again.
+ * If the config changed while the disk was being opened, only config_stale was set, so this
+ * function reads the config again.
  */
 static void on_started(void *opaque, const struct vublk_error *cause)
 {

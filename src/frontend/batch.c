@@ -12,8 +12,8 @@
  * After messages that have no answer, the batch sends GET_FEATURES as a barrier, unless a message
  * with an answer follows anyway. Requests are answered in order, so when the barrier is answered,
  * the back-end has read all messages before it. Without REPLY_ACK, barriers replace all
- * confirmations. Little is lost by that, because some back-ends confirm every message, even one
- * that failed.
+ * confirmations. This loses little, because some back-ends confirm every message, even one that
+ * failed.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */

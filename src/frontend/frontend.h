@@ -19,9 +19,10 @@
  * deadline, the connection counts as lost.
  *
  * There is only one way to fail. An event that breaks the connection (a failed send, a reply that
- * violates a rule, a missed deadline, the peer's end of file) turns every later call into a no-op.
- * The loop then calls ops->lost() once, never during another call. No other callback is called
- * after the failure, not even the done() of an operation that is under way.
+ * violates a rule, a missed deadline, the peer's end of file) turns every later call into a no-op,
+ * except vublk_frontend_close(). Unless the owner makes that call first, the loop calls ops->lost()
+ * once, never during another call. No other callback is called after the failure, not even the
+ * done() of an operation that is under way.
  */
 
 /* The default time limit for each answer of the back-end. */

@@ -62,8 +62,8 @@ struct vublk_inproc_set_up {
 
 struct vublk_inproc {
 	/*
-	 * constant after realized(), which calls vublk_inproc_set_up(), except that the rings in
-	 * `queues` may be replaced later
+	 * constant after realized(), within which the driver calls vublk_inproc_set_up(); only the
+	 * rings in `queues` may be replaced later
 	 */
 	struct vublk_inproc_handlers handlers;
 	struct vublk_log_limit limit; /* used by the bus's thread */

@@ -44,8 +44,9 @@ enum permission {
 #define BIT(permission) (1u << (permission))
 
 /*
- * How often to try a busy image again, for 3 seconds in all. The kernel may release the files of a
- * killed program only after a while, because io_uring ends its requests in the background.
+ * How often to try a busy image again; the pauses add up to 3 seconds. The kernel may release the
+ * files of a killed program only after a while, because io_uring ends its requests in the
+ * background.
  */
 #define LOCK_TRIES 300
 #define LOCK_PAUSE_NS 10000000

@@ -8,7 +8,7 @@
  *
  * Key idea: a probe is one nop, and a note in the ELF file that says where the nop is, and in which
  * registers or memory the arguments are. So a probe on the path of a request must have only
- * arguments that are at hand there. In a build without <sys/sdt.h> a probe is a no-op.
+ * arguments that need not be computed for it. In a build without <sys/sdt.h> a probe is a no-op.
  */
 #ifdef VUBLK_HAS_PROBES
 #include <sys/sdt.h>

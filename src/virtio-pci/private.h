@@ -213,7 +213,7 @@ void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci);
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue);
 
-/* --- irq.c, below queue.c --------------------------------------------------------------------- */
+/* --- irq.c, which queue.c calls --------------------------------------------------------------- */
 
 void vublk_virtio_pci_irqs_init(struct vublk_virtio_pci *pci);
 void vublk_virtio_pci_irqs_deinit(struct vublk_virtio_pci *pci);

@@ -137,8 +137,8 @@ static inline bool vublk_driver_ring_has_completion_inline(const struct vublk_dr
 }
 
 /*
- * Stores the token of the next completion. Returns false if taking it requires the used index to be
- * read again. The token is only a hint, because it is not checked before take().
+ * Stores the token of the next completion. Returns false if the used index has to be read again
+ * first. The token is only a hint, because the completion is not checked before take().
  */
 static inline bool vublk_driver_ring_peek(const struct vublk_driver_ring *ring, uint16_t *token)
 {

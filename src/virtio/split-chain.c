@@ -362,8 +362,8 @@ static int add_buffer(struct vublk_device_ring *ring, const struct vublk_memory_
 }
 
 /*
- * Returns the indirect table, a copy if the table spans regions or is not aligned, or NULL if a
- * part of it is outside the driver's memory.
+ * Returns the indirect table, or a copy of it if it spans regions or is not aligned. NULL: a part
+ * of the table is outside the driver's memory.
  */
 static const struct vring_desc *find_table(struct vublk_device_ring *ring,
 					   const struct vublk_memory_map *map,

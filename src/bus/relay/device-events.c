@@ -89,8 +89,8 @@ static void on_config_changed(void *opaque)
 }
 
 /*
- * The loss of the back-end is not a refusal: the next back-end gets the memory with the rest of the
- * set-up.
+ * The loss of the back-end is not a refusal, because the next back-end gets the memory with the
+ * rest of the set-up.
  */
 static void on_memory_changed(void *opaque, const struct vublk_error *error)
 {

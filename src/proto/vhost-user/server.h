@@ -87,9 +87,9 @@ void vublk_vu_server_run(struct vublk_vu_server *server);
 /* --- for step() -------------------------------------------------------------- */
 
 /*
- * Receives a message into server->request. Returns 1 if the message is complete. Returns 0 if it is
- * incomplete, or if it is the turn of the loop's other descriptors. On failure, calls ops->close()
- * and returns a negative errno.
+ * Receives a message into server->request. Returns 1 if the message is complete. Returns 0 if the
+ * message is incomplete, or if other descriptors of the loop have to get their turn first. On
+ * failure, calls ops->close() and returns a negative errno.
  */
 int vublk_vu_server_receive(struct vublk_vu_server *server);
 /*

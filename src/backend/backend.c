@@ -173,8 +173,8 @@ static void on_listen_timer(void *opaque)
 /* --- calls from other threads ----------------------------------------------- */
 
 /*
- * Warns that a stop is taking long. The stop has to wait, because a request that the storage has
- * cannot be cancelled.
+ * Warns that a stop is taking long. The stop has to wait, because a request that the storage is
+ * executing cannot be cancelled.
  */
 static void on_stop_timer(void *opaque)
 {

@@ -80,12 +80,13 @@ int vublk_backend_prepare(const struct vublk_option *options,
 /* Finishes the back-end without touching the disk, which another process now serves. */
 void vublk_backend_finish_handed_over(struct vublk_backend *backend);
 /*
- * Makes a prepared back-end continue the work of the other process. If it has no session, it
- * listens on `listen_fd` (-1: there is no listening socket). Error: EINVAL if it has neither.
+ * Makes a prepared back-end continue the work of the other process. If the back-end has no session,
+ * it listens on `listen_fd` (-1: none). Errors: EINVAL if it has neither a session nor a listening
+ * socket, and others.
  */
 int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error);
 
-/* Watches the listening socket again. If there is none, or this fails, finishes the back-end. */
+/* Watches the listening socket again. Finishes the back-end if it has none, or on failure. */
 int vublk_backend_listen_again(struct vublk_backend *backend, const char *why);
 
 #endif

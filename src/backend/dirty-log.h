@@ -12,7 +12,7 @@
 
 struct vublk_backend_dirty_log {
 	struct vublk_dirty_log dirty;
-	struct vublk_memory_part part; /* not mapped: there is no log */
+	struct vublk_memory_part part; /* part.mapping NULL: there is no log */
 	int fd;               /* owned while the log is mapped; kept for an upgrade */
 	uint64_t mmap_offset;
 	struct vublk_fault *fault; /* set once; records whether a page was lost (util/fault.h) */

@@ -12,7 +12,7 @@
 
 /* The mapped area of a session. The area has one region per queue, one after the other. */
 struct vublk_inflight_area {
-	struct vublk_memory_part part; /* not mapped: there is no area */
+	struct vublk_memory_part part; /* part.mapping NULL: there is no area */
 	uint16_t num_queues;
 	uint16_t queue_size;
 	int fd;               /* owned while the area is mapped; kept for an upgrade */

@@ -89,8 +89,8 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 }
 
 /*
- * If the worker finds requests without a kick at this many looks in a row, the driver certainly
- * sends no kicks. At a single look, a kick may still be on its way.
+ * If this many looks since the last kick have found requests, the driver certainly sends no kicks.
+ * At the first such look, a kick may still be on its way.
  */
 #define CERTAIN_LOOKS 2
 

@@ -153,7 +153,7 @@ struct vublk_queue {
 	struct vublk_request *free_requests;
 	unsigned outstanding; /* how many requests are taken, but not pushed yet */
 	unsigned pushed;      /* how many completions are pushed, but not published yet */
-	unsigned unkicked;    /* how many looks in a row found requests without a kick */
+	unsigned unkicked;    /* how many looks have found requests since the last kick */
 	struct vublk_log_limit *limit; /* the worker's, so it outlives the queue */
 };
 

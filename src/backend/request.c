@@ -48,8 +48,8 @@ static void mark_written(const struct vublk_request *request)
 }
 
 /*
- * Completes a request. If a page of the guest's memory was lost, the data is unknown, so the
- * request fails.
+ * Completes a request. If a page of shared memory was lost, the data may be wrong, so the request
+ * fails.
  */
 static void complete(struct vublk_request *request, uint8_t status)
 {
@@ -75,8 +75,8 @@ static bool is_within(const struct vublk_disk *disk, uint64_t sector, uint64_t b
 }
 
 /*
- * Submits a request to the engine. Fails the request if a page of the guest's memory was lost,
- * because the copied header or ranges may then not be the driver's.
+ * Submits a request to the engine. Fails the request if a page of shared memory was lost, because
+ * the copied header or ranges may then not be the driver's.
  */
 static void submit(struct vublk_request *request, struct vublk_engine_queue *engine)
 {

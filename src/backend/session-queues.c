@@ -18,8 +18,8 @@
 
 /*
  * If a worker has not answered for WORKER_TIMEOUT_NS, the front-end may be blocking it. The timer
- * then unblocks the blocked workers, up to UNBLOCKS_IN_A_ROW times without a pause. If any worker
- * was blocked, the timer runs again after UNBLOCK_AGAIN_NS.
+ * then unblocks the workers, up to UNBLOCKS_IN_A_ROW times without a pause. If any call descriptor
+ * was full, the timer runs again after UNBLOCK_AGAIN_NS.
  */
 #define WORKER_TIMEOUT_NS UINT64_C(100000000)
 #define UNBLOCK_AGAIN_NS UINT64_C(1000000)
@@ -61,9 +61,8 @@ bool vublk_session_is_suspended(const struct vublk_session *session)
 /* --- stopping -------------------------------------------------------------- */
 
 /*
- * Unblocks the workers that are blocked because a call descriptor is full. Returns whether a worker
- * was blocked. An honest front-end never fills a call descriptor, so a full descriptor ends the
- * session.
+ * Unblocks the workers that a full call descriptor may block. Returns whether a call descriptor was
+ * full. An honest front-end never fills a call descriptor, so a full descriptor ends the session.
  */
 static bool unblock_workers(struct vublk_session *session)
 {
@@ -106,8 +105,8 @@ static void on_worker_timer(void *opaque)
 }
 
 /*
- * Counts an answer that is missing, and arms the timer. The answer does not disarm the timer,
- * because that would cost a system call.
+ * Counts one more answer to wait for, and arms the timer, unless it is armed already. The answer
+ * does not disarm the timer, because that would cost a system call.
  */
 static void wait_for_worker(struct vublk_session *session)
 {
@@ -203,8 +202,8 @@ static void fill_disk(const struct vublk_session *session, struct vublk_disk *di
 }
 
 /*
- * Records why a queue could not start. The first reason becomes the result. The queue does not
- * start before the front-end sends another kick descriptor.
+ * Records why a queue could not start. The first reason becomes the operation's result. The queue
+ * does not start before the front-end sends another kick descriptor.
  */
 static void start_failed(struct vublk_session *session, struct vublk_queue *queue, int result,
 			 const struct vublk_error *error)

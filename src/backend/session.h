@@ -101,8 +101,8 @@ struct vublk_session {
 	enum vublk_session_phase phase;
 	const struct vublk_session_operation *operation;
 	bool said_no_memory;
-	unsigned waiting; /* how many answers of workers are missing */
-	struct vublk_loop_timer worker_timer; /* always armed while answers are missing */
+	unsigned waiting; /* how many answers of workers have not arrived yet */
+	struct vublk_loop_timer worker_timer; /* always armed while `waiting` is not 0 */
 	struct vublk_queue *concerned; /* the queue that the message is about, or NULL */
 	int result;
 	struct vublk_error error;
@@ -138,10 +138,10 @@ void vublk_session_end(struct vublk_session *session);
 void vublk_session_rescan(struct vublk_session *session);
 
 /*
- * Holds the session after the present operation, and then calls owner->held(): no queue runs, no
- * request is outstanding, and messages wait in the socket. With `between_messages` the hold does
- * not begin while a message has been received or sent in part, because the session could then not
- * be handed to another process.
+ * Holds the session after the present operation, which means that no queue runs, no request is
+ * outstanding, and messages wait in the socket. Then calls owner->held(). With `between_messages`
+ * the hold does not begin while a message has been received or sent in part, because the session
+ * could then not be handed to another process.
  */
 void vublk_session_hold(struct vublk_session *session, bool between_messages);
 /*
@@ -152,8 +152,8 @@ void vublk_session_release(struct vublk_session *session);
 bool vublk_session_is_held(const struct vublk_session *session);
 /*
  * For a session that another process has begun (upgrade/). The first function must be called when
- * all settings have been read. The second one must be called when this process has the disk, and
- * starts the queues.
+ * all settings have been read. The second one starts the queues, and must be called when this
+ * process has the disk.
  */
 void vublk_session_prepare_take(struct vublk_session *session);
 void vublk_session_begin_taken(struct vublk_session *session);
@@ -194,7 +194,7 @@ bool vublk_session_doubts_write_cache(const struct vublk_session *session);
 /* --- session-fault.c ------------------------------------------------------- */
 
 int vublk_session_watch_fault(struct vublk_session *session, struct vublk_error *error);
-/* Ends the session if a page of shared memory was lost. */
+/* If a page of shared memory was lost, logs that and makes the session end. */
 void vublk_session_notice_fault(struct vublk_session *session);
 
 /* --- messages.c ------------------------------------------------------------ */

@@ -27,9 +27,9 @@
  */
 #define TAKE_BATCH 64
 /*
- * The same for an engine that has no descriptor, because it serves requests within submit(), unless
- * the driver seems to share the worker's core. While the engine serves a small batch, the driver
- * can handle earlier completions and make new requests.
+ * The same for an engine that has no descriptor, because it serves requests within submit(). If the
+ * driver seems to share the worker's core, TAKE_BATCH applies instead. While the engine serves a
+ * small batch, the driver can handle earlier completions and make new requests.
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The new process of an upgrade: creates an object with the options of the old one, and then takes
- * over its state.
+ * The new process of an upgrade: creates an object with the old object's options, and then takes
+ * over the old object's state.
  *
  * Key idea: everything that can fail is done before this process claims the disk, and has no effect
  * outside this process. So after a failure the old process simply continues. If this process is
@@ -103,7 +103,7 @@ static int read_image(void *owner, struct vublk_section *from, struct vublk_erro
 
 /*
  * Reads a property. A property that this version does not know is ignored if it has its default
- * value, and otherwise an error.
+ * value. Otherwise it is an error.
  */
 static int read_option(void *owner, struct vublk_section *from, struct vublk_error *error)
 {
@@ -356,7 +356,7 @@ static struct farewell *new_farewell(struct take *take, struct vublk_error *erro
 	return farewell;
 }
 
-/* Begins to serve the disk, which now belongs to this process. Nothing here can fail. */
+/* Begins to serve the disk, which now belongs to this process. The upgrade can no longer fail. */
 static void begin(struct take *take, struct farewell *farewell)
 {
 	struct vublk_upgrade_host *host = take->host;
@@ -380,8 +380,8 @@ static void begin(struct take *take, struct farewell *farewell)
 }
 
 /*
- * Called when the old process has claimed the disk first. Waits for the old process's refusal, and
- * fails with the reason in it.
+ * Called when the old process has claimed the disk before this one. Waits for the old process's
+ * refusal, and fails with the reason in it.
  */
 static int refuse_late(struct take *take, struct vublk_error *error)
 {

@@ -91,7 +91,7 @@ struct vublk_upgrade_type {
 	bool (*has_relative_path)(const struct vublk_upgrade_origin *origin,
 				  const struct vublk_option *options);
 	/*
-	 * Creates an object with these options, which has no effect outside this process until
+	 * Creates an object with these options. The object has no effect outside this process until
 	 * begin(). Sets host->is_anothers. `origin` and `options` are borrowed during the call.
 	 */
 	int (*make)(const struct vublk_upgrade_origin *origin, const struct vublk_option *options,

@@ -3,8 +3,8 @@
  * This file takes completions from the back-end's rings and returns them to the driver.
  *
  * Key idea: when the back-end has completed a request of the driver, the plane reads only the
- * status and the disk identifier, each once. The plane ignores the used length that the back-end
- * reports, and computes the one for the driver from the request.
+ * status and, for GET_ID, the disk identifier from the shared memory, each once. The plane ignores
+ * the used length that the back-end reports, and computes the one for the driver from the request.
  */
 #include "plane/plane.h"
 
@@ -72,7 +72,9 @@ static VUBLK_ALWAYS_INLINE void complete(struct vublk_plane *plane,
 		vublk_plane_end(plane, slot, status);
 }
 
-/* Handles the completion and returns true if `token` belongs to one of the plane's own requests. */
+/*
+ * If `token` belongs to one of the plane's own requests, handles its completion and returns true.
+ */
 static bool took_own(struct vublk_plane *plane, const struct vublk_plane_side_queue *queue,
 		     uint16_t token)
 {

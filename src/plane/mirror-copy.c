@@ -106,8 +106,8 @@ static bool send_to_target(struct vublk_plane *plane, struct vublk_plane_mirror_
 /* --- one copy ------------------------------------------------------------------------ */
 
 /*
- * Frees the struct of a flush, or of a copy that has left the order of writes. Waiting requests may
- * be ready.
+ * Frees the struct of a flush, or of a copy that has left the order of writes. Sets has_ended,
+ * because waiting requests may now be ready.
  */
 static void free_copy(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {
@@ -145,7 +145,7 @@ static uint32_t next_piece(const struct vublk_plane *plane,
 	return (uint32_t)VUBLK_MIN(bytes, copy->end - copy->offset);
 }
 
-/* Returns whether a request of a copy fits the ring when the ring is empty. */
+/* Returns whether a request of a copy fits in the ring when the ring is empty. */
 static bool fits(const struct vublk_driver_ring *ring)
 {
 	return ring->has_indirect || ring->size >= 3;
@@ -301,7 +301,7 @@ static void target_flushed(struct vublk_plane *plane, struct vublk_plane_mirror_
 
 /* --- completions ---------------------------------------------------------------------- */
 
-/* Returns the copy whose request has this token on the source's ring; -1: none. */
+/* Returns the index of the copy whose request has this token on the source's ring; -1: none. */
 static int find_reading(const struct vublk_plane_mirror *mirror, uint16_t token)
 {
 	for (unsigned i = 0; i < VUBLK_PLANE_MIRROR_COPIES; i++)
@@ -357,7 +357,10 @@ static bool may_copy(const struct vublk_plane *plane)
 	       vublk_bucket_ready_ns(&mirror->bucket) <= plane->now_ns();
 }
 
-/* The rate does not apply, because writes of the driver may wait for these copies. */
+/*
+ * The limit on the rate does not apply here, because writes of the driver may wait for these
+ * copies.
+ */
 static bool may_copy_again(const struct vublk_plane *plane)
 {
 	return (plane->takes || plane->mirror->catches_up) &&

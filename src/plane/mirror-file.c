@@ -27,7 +27,7 @@
 
 #define COPY_BYTES (VUBLK_MIRROR_FILE_HEADERS_BYTES / 2)
 #define NUM_COPIES 2
-#define MAGIC "vublk mirror\n\x1a\r\n" /* 16 bytes; any conversion of line ends damages it */
+#define MAGIC "vublk mirror\n\x1a\r\n" /* 16 bytes; any conversion of line endings damages it */
 #define VERSION 1
 
 #define WHAT_TO_DO "find out which disk is up to date, remove the file, and start with that disk"
@@ -176,7 +176,7 @@ static int write_all(int fd, const void *data, size_t bytes, off_t offset)
 	return 0;
 }
 
-/* Returns whether the path leads to the file. If it cannot be examined, assumes that it does. */
+/* Returns whether the path leads to the file. Returns true if the path cannot be examined. */
 static bool is_at(const struct vublk_mirror_file *file, const char *path)
 {
 	struct stat st;
@@ -232,7 +232,7 @@ int vublk_mirror_file_write(struct vublk_mirror_file *file, struct vublk_mirror_
 	return r ? r : vublk_mirror_file_sync(file, VUBLK_MIRROR_FILE_HEADERS_BYTES, error);
 }
 
-/* The size changes at each try, because the kernel may not write again what it failed to write. */
+/* Each attempt changes the size, because the kernel may not repeat a write that has failed. */
 int vublk_mirror_file_invalidate(struct vublk_mirror_file *file)
 {
 	if (ftruncate(file->fd, 1) < 0 || ftruncate(file->fd, 0) < 0 || fdatasync(file->fd) < 0)

@@ -199,7 +199,7 @@ void vublk_mirror_marks_end(struct vublk_mirror_state *state)
 
 /* --- marks ------------------------------------------------------------------------------------ */
 
-/* Returns whether a page was lost or a sync has failed, so that the bits cannot be trusted. */
+/* Returns whether the bits cannot be trusted, because a page was lost or a sync has failed. */
 static bool is_lost(const struct vublk_mirror_marks *marks)
 {
 	return VUBLK_UNLIKELY(vublk_fault_happened(&marks->fault)) ||

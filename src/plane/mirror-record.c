@@ -54,8 +54,8 @@ bool vublk_plane_mirror_is_marked(struct vublk_plane *plane, struct vublk_plane_
 /* --- removal of marks -------------------------------------------------------------- */
 
 /*
- * Clears the regions of one word of `unclear` that are stable on both sides. If others only need a
- * flush, sets wants_flush.
+ * Clears the regions of one word of `unclear` that are stable on both sides. If other regions lack
+ * only a flush, sets wants_flush.
  */
 static void clear_word(struct vublk_plane_mirror *mirror, size_t word)
 {

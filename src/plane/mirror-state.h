@@ -114,9 +114,9 @@ int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
  * Begins to mirror `source`, which vublk_mirror_state_admit() must accept, to `target`. If the
  * phase is MIRRORING with the same disks, sizes and region size, the marks are those that the
  * previous process left, and *resumed is true. Otherwise all regions are marked. Reserves the space
- * for the bitmap, and starts the thread that syncs. `region_bytes` must be a power of two. The
- * errors of vublk_mirror_state_admit(), EBUSY if there is a mirror already, and EINVAL if both
- * paths are the same change nothing. After any other failure there is no mirror, as after
+ * for the bitmap, and starts the thread that syncs. `region_bytes` must be a power of two. Nothing
+ * changes on the errors of vublk_mirror_state_admit(), on EBUSY (there is a mirror already), and on
+ * EINVAL if both paths are the same. After any other failure there is no mirror, as after
  * vublk_mirror_state_end().
  */
 int vublk_mirror_state_begin(struct vublk_mirror_state *state,
@@ -187,8 +187,8 @@ int vublk_mirror_state_sync(struct vublk_mirror_state *state, struct vublk_error
 /*
  * Like vublk_mirror_state_sync(), but does not wait for the thread that syncs. When a sync is done,
  * the eventfd of vublk_mirror_state_fd() becomes readable. If a sync is in progress, another one
- * follows. Does nothing if there are no new marks, and vublk_mirror_state_age() was not called,
- * since the last call.
+ * follows. Does nothing if no mark was added since the last call, and vublk_mirror_state_age() was
+ * not called either.
  */
 void vublk_mirror_state_start_sync(struct vublk_mirror_state *state);
 int vublk_mirror_state_fd(const struct vublk_mirror_state *state);

@@ -2,9 +2,9 @@
 /*
  * This file sends the driver's writes and flushes to both back-ends (mirror.h), and ends mirrors.
  *
- * Key idea: the plane puts a request on both rings in one step or not at all. If the source is
- * lost, the request is held until the target has completed it. Then the data is copied again, and
- * both the next source and the target get the request.
+ * Key idea: the plane puts a mirrored request on both rings in one step or on neither. If the
+ * source is lost, the request is held until the target has completed it. Then the data is copied
+ * again, and both the next source and the target get the request.
  */
 #include "plane/plane.h"
 
@@ -37,7 +37,7 @@ static uint64_t count_segments(const struct vublk_plane_slot *slot,
 	return (slot->bytes + longest_segment(side) - 1) / longest_segment(side);
 }
 
-/* Returns whether a mirrored write fits an empty ring; + 2: the header and the status. */
+/* Returns whether a mirrored write fits in an empty ring; + 2: the header and the status. */
 static bool fits(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 		 const struct vublk_plane_side *side)
 {
@@ -333,8 +333,8 @@ static void let_go(struct vublk_plane *plane, struct vublk_plane_slot *slot)
 }
 
 /*
- * Returns whether the mirror has ended and the source no longer uses its memory, which the next
- * mirror will use.
+ * Returns whether the mirror has ended and the source no longer uses the mirror's memory, which the
+ * next mirror will use.
  */
 static bool is_idle(const struct vublk_plane *plane)
 {
@@ -346,7 +346,10 @@ static bool is_idle(const struct vublk_plane *plane)
 	return true;
 }
 
-/* Frees a mirror that has ended, unless the source still uses its memory or writes need marks. */
+/*
+ * Frees a mirror that has ended, unless the source still uses the mirror's memory, or writes need
+ * marks or wait.
+ */
 static void free_when_idle(struct vublk_plane *plane)
 {
 	const struct vublk_plane_mirror *mirror = plane->mirror;

@@ -66,7 +66,7 @@ static int make_regions(struct vublk_plane_mirror *mirror)
 	return mirror->states && mirror->epochs ? 0 : -ENOMEM;
 }
 
-/* Makes all regions synced that are not marked in the state file. The others stay dirty. */
+/* The regions that are not marked in the state file become SYNCED. The others stay DIRTY. */
 static int take_marks(struct vublk_plane_mirror *mirror, struct vublk_error *error)
 {
 	struct vublk_mirror_state_info info;

@@ -265,8 +265,8 @@ void vublk_plane_mirror_note_loss(struct vublk_plane *plane);
 void vublk_plane_mirror_set_source(struct vublk_plane *plane);
 
 /*
- * Takes `count` successive chunks from the pool. Returns the first; -1: there are not so many free
- * ones in a row.
+ * Takes `count` successive chunks from the pool. Returns the index of the first, or -1 if the pool
+ * does not have `count` free chunks in a row.
  */
 int vublk_plane_mirror_take_chunks(struct vublk_plane_mirror *mirror, unsigned count);
 void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigned chunk,
@@ -363,7 +363,7 @@ uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
 
 /* Returns whether no region is being copied, and the mirror has no flush outstanding. */
 bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
-/* Returns whether another region could be copied at the same time. */
+/* Returns whether fewer regions are being copied than can be copied at the same time. */
 bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
 /*
  * Returns whether a flush of the mirror's own is in progress. This flush and one of the driver are
@@ -377,7 +377,7 @@ bool vublk_plane_mirror_flushes(const struct vublk_plane_mirror *mirror);
  * many steps it did.
  */
 unsigned vublk_plane_mirror_copies_work(struct vublk_plane *plane);
-/* Handles the source's completion and returns true if `token` belongs to a copy. */
+/* If `token` belongs to a copy, handles the source's completion and returns true. */
 bool vublk_plane_mirror_copies_took(struct vublk_plane *plane, const struct vublk_plane_side_queue *queue,
 			     uint16_t token);
 /* Called when the target has completed the write or the flush of the copy with this index. */

@@ -99,7 +99,7 @@ static int make_slots(struct vublk_plane *plane, struct vublk_plane_queue *queue
 	return 0;
 }
 
-/* Makes the device end of a queue on the ring in `memory`. */
+/* Sets up the device's end of a queue on the ring in `memory`. */
 typedef int begin_fn(struct vublk_plane_queue *queue, const struct vublk_plane_setup *setup,
 		     uint64_t features, const struct vublk_split_ring *memory,
 		     struct vublk_error *error);

@@ -42,7 +42,10 @@
  * that crosses the border between two memory regions is split.
  */
 #define VUBLK_PLANE_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
-/* No status that virtio defines. It means that the back-end has not completed the request yet. */
+/*
+ * A status that virtio does not define. It means that the back-end has not completed the request
+ * yet.
+ */
 #define VUBLK_PLANE_NO_STATUS 0xff
 /* The type of a request whose chain is too short for a header. */
 #define VUBLK_PLANE_NO_TYPE UINT32_MAX

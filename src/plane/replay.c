@@ -352,8 +352,9 @@ static unsigned try_again(struct vublk_plane *plane)
  * them. The driver does not know of the plane's own flush, so the plane writes the copies again.
  * Writes that waited for the plane's flush have no copies, so they fail. The replay waits for the
  * pause even if there are no copies now, because the back-end may have completed more writes before
- * the flush, whose completions the plane has not taken yet. If no flush has succeeded so far,
- * writes may have completed before the plane kept copies, so the driver's next flush fails, too.
+ * the flush, and the plane may not have taken these completions yet. If no flush has succeeded so
+ * far, writes may have completed before the plane kept copies, so the driver's next flush fails,
+ * too.
  */
 static void fail_own_flush(struct vublk_plane *plane)
 {
@@ -461,7 +462,7 @@ bool vublk_plane_replay_admits(struct vublk_plane *plane, struct vublk_plane_slo
 	return !slot->is_write || !has_cache(plane) || vublk_plane_keep_reserve(plane, slot);
 }
 
-/* Returns whether the back-end's rings have room for one write of the log. */
+/* Returns whether a write of the log fits in the back-end's largest ring. */
 static bool fits(const struct vublk_plane *plane)
 {
 	const struct vublk_driver_ring *ring = &queue_of(plane)->ring;

@@ -170,7 +170,7 @@ struct vublk_fields;
 
 /*
  * Returns whether the log and the plane's own requests can be handed to another process now. This
- * is so while no replay is being written, because then at most a flush is submitted.
+ * is so while no replay is in progress, because then at most a flush is submitted.
  */
 bool vublk_plane_replay_may_move(const struct vublk_plane *plane);
 /*

@@ -94,7 +94,8 @@ static bool wants_kicks(const struct vublk_plane *plane, const struct vublk_plan
 }
 
 /*
- * A queue without room on the back-end's ring waits for a completion, so a kick would be of no use.
+ * Does not enable the kicks of a queue without room on the back-end's ring. Such a queue waits for
+ * a completion, so a kick would be of no use.
  */
 bool vublk_plane_enable_notifications(struct vublk_plane *plane)
 {

@@ -96,7 +96,7 @@ static VUBLK_ALWAYS_INLINE void share_header(const struct vublk_plane_slot *slot
 	vublk_store_relaxed(&shared->status, VUBLK_PLANE_NO_STATUS);
 }
 
-/* Builds the indirect table of a request for which is_plain() is true. It has `count` entries. */
+/* Builds the indirect table, with `count` entries, of a request for which is_plain() is true. */
 static VUBLK_ALWAYS_INLINE void build_plain(const struct vublk_plane_slot *slot,
 					    struct vublk_plane_shared_slot *shared,
 					    uint64_t shared_addr, struct vring_desc *table,

@@ -2,7 +2,7 @@
 #ifndef VUBLK_PLANE_THREAD_PRIVATE_H
 #define VUBLK_PLANE_THREAD_PRIVATE_H
 
-/* The struct of a plane's thread, and how its owner calls it: shared by thread*.c and park.c. */
+/* The struct of a plane's thread and of a call from its owner, for thread*.c and park.c. */
 #include "plane/thread.h"
 #include "util/atomic.h"
 #include "worker/worker.h"
@@ -11,7 +11,7 @@
 
 struct vublk_plane_thread_call;
 
-/* Executes a call on the plane's thread. */
+/* Executes a call on the plane's thread, or on the owner's while the plane's thread is parked. */
 typedef int vublk_plane_thread_fn(struct vublk_plane_thread *thread,
 				  struct vublk_plane_thread_call *call);
 

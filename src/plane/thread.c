@@ -6,7 +6,7 @@
  * Key idea: the owner's thread hands the plane's thread one call at a time and waits until the call
  * is done. If the plane's thread is blocked because a peer keeps an eventfd full, the waiting
  * thread clears the eventfd. The plane's thread reports events as tasks that it posts to the
- * owner's loop. A call that makes an event meaningless cancels its task.
+ * owner's loop. A call that makes an event meaningless cancels the event's task.
  */
 #include "plane/thread-private.h"
 

@@ -9,7 +9,7 @@
  * Key idea: the plane's thread executes each call between two rounds, and the caller waits until
  * the call is done. The wait is short, because a round is short. If a peer blocks the plane's
  * thread by keeping an eventfd full, the waiting caller clears the eventfd. Only draining depends
- * on how fast the back-end is, so a callback reports when it is done.
+ * on how fast the back-end is, so a callback reports its end.
  */
 #include "plane/memory.h"
 #include "plane/plane.h"
@@ -203,8 +203,8 @@ void vublk_plane_thread_end_mirror(struct vublk_plane_thread *thread);
 /* See vublk_plane_mirror_release(). Idempotent. */
 void vublk_plane_thread_release_writes(struct vublk_plane_thread *thread);
 /*
- * Like vublk_plane_thread_stop(), but if there is a mirror, drained() is not called before the
- * target is behind in no region (vublk_plane_mirror_catch_up()) or the mirror has failed.
+ * Like vublk_plane_thread_stop(), but if there is a mirror, drained() is called only when the
+ * target is behind in no region (vublk_plane_mirror_catch_up()), or the mirror has failed.
  */
 void vublk_plane_thread_catch_up(struct vublk_plane_thread *thread);
 /* Does nothing without a mirror. */

@@ -23,7 +23,7 @@ struct vublk_plane_times {
 /* Fields that more than one thread uses are atomic. */
 struct vublk_plane_trace {
 	/* written by the plane's thread; the owner resets `dropped` when a trace begins */
-	uint64_t head __attribute__((aligned(VUBLK_CACHE_LINE))); /* records that were written */
+	uint64_t head __attribute__((aligned(VUBLK_CACHE_LINE))); /* how many records were written */
 	uint64_t dropped;
 
 	/* written by the owner's thread */
@@ -31,7 +31,7 @@ struct vublk_plane_trace {
 	bool is_on;
 
 	/* written by the reader; the owner also sets `read_ns` when a trace begins */
-	uint64_t tail __attribute__((aligned(VUBLK_CACHE_LINE))); /* records that were read */
+	uint64_t tail __attribute__((aligned(VUBLK_CACHE_LINE))); /* how many records were read */
 	uint64_t read_ns; /* when the reader last looked for records */
 
 	struct vublk_trace_record records[VUBLK_TRACE_RECORDS]

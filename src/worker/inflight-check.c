@@ -8,8 +8,8 @@
  * in flight are some of the outstanding chains. The other outstanding chains were made available
  * last, because a back-end takes chains in order. So
  *   - no more chains are in flight than are outstanding;
- *   - no avail entry that was not taken names a chain in flight;
- *   - each avail entry that was taken, from the used index on, names a chain that is in flight or
+ *   - an avail entry that was not taken never names a chain in flight;
+ *   - from the used index on, each avail entry that was taken names a chain that is in flight or
  *     was completed;
  *   - if the avail entry of a chain in flight is still in the ring, the used ring has no completion
  *     of that chain after the entry;

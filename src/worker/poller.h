@@ -15,8 +15,8 @@
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
  * because the two waits differ: a request comes soon or not at all, but a disk always takes about
- * the same time. The window for a disk is not longer than a sleep and a wake-up take, because every
- * request may have to pay for it.
+ * the same time. The window for a disk is no longer than the time of a sleep and a wake-up, because
+ * every request may have to pay for this window.
  */
 #include <stdbool.h>
 #include <stdint.h>

@@ -166,8 +166,8 @@ struct vublk_engine_queue {
 	 */
 	int fd;
 	/*
-	 * If not 0, the worker must call poll() again after this time, because the kernel refuses a
-	 * request for now and no event will tell when it can accept the request.
+	 * If not 0, the worker must call poll() again after this time, because the kernel has
+	 * refused a request for now, and no event tells when it can accept the request.
 	 */
 	unsigned retry_ms;
 };
@@ -189,8 +189,8 @@ struct vublk_engine_ops {
 	int (*image_fd)(const struct vublk_engine *engine);
 	/*
 	 * has_lost_writes() returns whether writes were lost after they had completed, and
-	 * lose_writes() records that. From then on, flushes and durable writes fail. NULL: the
-	 * engine never loses writes.
+	 * lose_writes() records such a loss. After a loss, flushes and durable writes fail. NULL:
+	 * the engine never loses writes.
 	 */
 	bool (*has_lost_writes)(const struct vublk_engine *engine);
 	void (*lose_writes)(struct vublk_engine *engine);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The list of all engines, by name. No other file knows all of them. */
+/* The list of all engines, and the search for an engine by its name. */
 #include "backend/engine/engine.h"
 
 #include "util/checked.h"

@@ -4,9 +4,9 @@
  * transfers the options and says when the back-end can be handed over; state.c writes and reads the
  * state.
  *
- * Key idea: requests that the engine has cannot be handed over. So the old process holds the
- * session: it takes no more requests, and waits until those that it has taken are complete. In the
- * meantime, the driver's other requests wait in the rings. Before the hold, the new process has
+ * Key idea: requests that the engine is executing cannot be handed over. So the old process holds
+ * the session: it takes no more requests, and waits until those that it has taken are complete. In
+ * the meantime, the driver's other requests wait in the rings. Before the hold, the new process has
  * opened the engine on the old process's descriptor of the image, which carries the lock.
  */
 #include "backend/upgrade/upgrade.h"
@@ -181,7 +181,7 @@ static void begin(void *object)
 		vublk_session_begin_taken(backend->session);
 }
 
-/* Tells the front-end if the image had another size when this process opened it. */
+/* Tells the front-end if the disk has another size here than in the old process. */
 static void told(void *object)
 {
 	struct vublk_backend *backend = object;

@@ -52,8 +52,8 @@ static void blocking_free(struct vublk_engine_queue *queue)
 
 /*
  * Makes a sync, or waits for the sync of another thread. Returns as vublk_file_begin() does. A
- * thread that only waits passes on the result 0. If the sync failed, its leader has recorded the
- * failure, so finish() (step.c) fails the request.
+ * thread that only waits passes the result 0 to vublk_file_next(). If the sync failed, its leader
+ * has recorded the failure, so finish() (step.c) fails the request.
  */
 static int make_sync(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		     struct vublk_file_step *step)

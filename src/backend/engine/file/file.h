@@ -148,7 +148,7 @@ bool vublk_file_syncs_begin(struct vublk_file_syncs *syncs, uint64_t *number,
  * whether the caller leads.
  */
 bool vublk_file_syncs_wait(struct vublk_file_syncs *syncs);
-/* Ends the caller's sync. Signals all waiters except the caller's own (NULL: it has none). */
+/* Ends the caller's sync. Signals all waiters except `own`, the caller's (NULL: none). */
 void vublk_file_syncs_end(struct vublk_file_syncs *syncs, const struct vublk_file_waiter *own);
 /*
  * Removes `waiter` from the list. Must be called before it is freed and its descriptor is closed.

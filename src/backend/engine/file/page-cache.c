@@ -72,7 +72,7 @@ static unsigned direction_of(const struct vublk_file_step *step)
 	return step->call == VUBLK_FILE_WRITE;
 }
 
-/* RWF_NOWAIT does not prevent a wait for the disk with O_DIRECT or RWF_DSYNC. */
+/* With O_DIRECT or RWF_DSYNC, RWF_NOWAIT does not prevent a wait for the disk. */
 bool vublk_file_may_be_cached(const struct vublk_file *file, const struct vublk_engine_io *io,
 			      const struct vublk_file_step *step)
 {

@@ -30,7 +30,7 @@ enum stage {
 	STAGE_PUNCH,      /* a hole: discard, or zeroes that may be unmapped */
 	STAGE_ZERO_RANGE, /* zeroes whose blocks stay allocated */
 	STAGE_ZEROS,      /* zeroes written as data */
-	STAGE_DISCARD,    /* of a block device */
+	STAGE_DISCARD,    /* a discard on a block device */
 	STAGE_SYNC,
 };
 

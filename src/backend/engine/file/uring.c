@@ -422,8 +422,8 @@ static void begin_sync(struct uring_queue *uring)
 }
 
 /*
- * Called when the leader's sync has completed, after vublk_file_next() has recorded a possible
- * failure.
+ * Called when the leader's sync has completed, after vublk_file_next() has recorded the failure, if
+ * the sync failed.
  */
 static void end_sync(struct uring_queue *uring)
 {

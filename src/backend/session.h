@@ -26,7 +26,7 @@ enum vublk_session_phase {
 	VUBLK_SESSION_HELD,            /* the queues are stopped until the owner releases the
 					  session */
 	VUBLK_SESSION_STARTING_QUEUES, /* waits until the workers have the queues */
-	VUBLK_SESSION_ENDED,           /* waits until the owner frees it */
+	VUBLK_SESSION_ENDED,           /* waits until the owner frees the session */
 };
 
 /* An operation. `run` and `finish` may be NULL. The operations are in session.c and messages.c. */

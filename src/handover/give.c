@@ -63,7 +63,8 @@ static struct handover *of(struct vublk_upgrade *base)
 /* --- the end ------------------------------------------------------------------------------- */
 
 /*
- * Passes the signals that came too late for this process on to the new process, which has the disk.
+ * Called when the new process has the disk. Passes on to it the signals that came too late for this
+ * process.
  */
 static void pass_signals_on(struct handover *handover)
 {

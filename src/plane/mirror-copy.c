@@ -215,7 +215,10 @@ static void piece_written(struct vublk_plane *plane, struct vublk_plane_mirror_c
 	copy->offset += copy->bytes;
 	if (copy->offset < copy->end)
 		return;
-	/* The source may have the data only in its cache. */
+	/*
+	 * The source may have the data only in its cache, so the region counts as written in this
+	 * epoch.
+	 */
 	mirror->epochs[copy->region] = mirror->epoch;
 	vublk_plane_mirror_note_unclear(mirror, copy->region);
 	end(plane, copy, VUBLK_PLANE_MIRROR_SYNCED);

@@ -272,7 +272,10 @@ int vublk_plane_mirror_take_chunks(struct vublk_plane_mirror *mirror, unsigned c
 void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigned chunk,
 				      unsigned count);
 
-/* Makes all parked requests ready. The next attempt to submit them may park them again. */
+/*
+ * Ends the parking of all requests. A held request becomes ready unless an earlier write blocks it.
+ * The next attempt to submit it may park it again.
+ */
 void vublk_plane_mirror_unpark(struct vublk_plane *plane);
 /* Called while VUBLK_PLANE_HOOK_MIRROR is set, when a request ends or is dropped. */
 void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plane_slot *slot,
@@ -363,7 +366,7 @@ uint64_t vublk_plane_mirror_next_ns(const struct vublk_plane *plane);
 
 /* Returns whether no region is being copied, and the mirror has no flush outstanding. */
 bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
-/* Returns whether fewer regions are being copied than can be copied at the same time. */
+/* Returns whether an element of `copies` is free. */
 bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
 /*
  * Returns whether a flush of the mirror's own is in progress. This flush and one of the driver are

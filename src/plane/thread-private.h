@@ -57,6 +57,7 @@ struct vublk_plane_thread {
 	struct vublk_error mirror_failed;
 	struct vublk_loop_task replay_task;
 
+	/* for parking: the owner posts the task to the plane's thread (park.c) */
 	struct vublk_loop_task park_task;
 	sem_t parked, unpark; /* posted by the thread when it is parked, and by the owner to let it
 				 continue */

@@ -47,7 +47,7 @@ struct history {
 		int balance;              /* how often the chain was made available, minus how often
 					     it was completed */
 		int taken, completions;   /* how often the chain was taken at position 0 or later,
-					     and how often the used ring contains it */
+					     and how many of its completions the used ring has */
 	} heads[VUBLK_RING_MAX_SIZE];
 };
 

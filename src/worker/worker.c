@@ -113,8 +113,8 @@ static void run(struct vublk_worker *worker)
 /* --- life ------------------------------------------------------------------ */
 
 /*
- * The arguments of the new thread. They are on the stack of the thread that starts it, so the new
- * thread must not use them after it has posted `done`.
+ * The arguments of the new thread. They are on the stack of the starting thread, so the new thread
+ * must not use them after it has posted `done`.
  */
 struct start {
 	struct vublk_worker *worker;

@@ -4,8 +4,9 @@
  *
  * Key idea: the queues are stopped, and no request is outstanding. So one index describes the
  * position of a ring, and the new process starts the queues as it does after a message of the
- * front-end. It takes over regions, in-flight area and dirty log with the functions that execute
- * the front-end's messages, because these functions make all checks.
+ * front-end. The new process takes over the memory regions, the in-flight area and the dirty log
+ * with the functions that execute the front-end's messages, because these functions make all
+ * checks.
  */
 #include "backend/upgrade/upgrade.h"
 

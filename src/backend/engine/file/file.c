@@ -347,7 +347,7 @@ static void file_close(struct vublk_engine *engine)
 
 /*
  * Returns a duplicate of the old process's descriptor of the image. Checks that the path still
- * leads to the same image, because that is what the user expects this process to serve.
+ * leads to this image, because the user expects this process to serve the image at the path.
  */
 static int use_image(const struct vublk_engine_options *options, struct vublk_error *error)
 {

@@ -439,7 +439,7 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
  * If a write with RWF_DSYNC fails, it is unknown whether the write or its sync has failed. So the
  * write is repeated without the sync. If the repeated write succeeds, or fails with another error,
  * the sync had failed. If it fails with the same error, either the write or the sync may have
- * failed before, for example because the disk is dead. A separate sync then decides.
+ * failed the first time, for example because the disk is dead. A separate sync then decides.
  */
 static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {

@@ -43,9 +43,10 @@ static int check_region(const struct vublk_memory_region *region, unsigned index
 	if (region->size_bytes - 1 > UINT64_MAX - region->guest_addr ||
 	    !vublk_range_within(region->fd_offset, region->size_bytes, INT64_MAX))
 		return vublk_error_set(error, EINVAL,
-				       "memory region %u (at 0x%" PRIx64 ", %" PRIu64 " bytes) "
-				       "exceeds the address space", index, region->guest_addr,
-				       region->size_bytes);
+				       "memory region %u (at 0x%" PRIx64 ", %" PRIu64 " bytes, "
+				       "file offset %" PRIu64 ") exceeds the address space or the "
+				       "largest file offset", index, region->guest_addr,
+				       region->size_bytes, region->fd_offset);
 	return 0;
 }
 
@@ -80,7 +81,7 @@ static int check_slots(const struct vublk_device *device, unsigned num_regions,
 	return vublk_error_set(error, ENOSPC,
 			       "the guest's memory has %u regions, but the back-end accepts only %u%s; use "
 			       "fewer, larger regions", num_regions, slots,
-			       has_plane ? ", because the shadow rings need one" : "");
+			       has_plane ? " in addition to that of the shadow rings" : "");
 }
 
 /* --- the table --------------------------------------------------------------------------- */

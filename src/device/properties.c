@@ -140,8 +140,8 @@ struct row {
 	  "how much unused allowance of the limits may be saved up, in milliseconds")       \
 	X("statistics", BOOL, "off", statistics, "count requests (needs shadow rings)")     \
 	X("slow-request-ms", NUMBER, "0", slow_request_ms,                                  \
-	  "report requests that are incomplete for longer than this, those that a limit "   \
-	  "delays included (needs shadow rings); 0: no report")                             \
+	  "report requests that are incomplete for longer than this, including those "      \
+	  "that a limit delays (needs shadow rings); 0: no report")                         \
 	X("skip-get-vring-base-on-force-shutdown", BOOL, "off", skip_get_vring_base,        \
 	  "a forced shutdown does not wait for requests that the back-end has begun")       \
 	X("realize-retries", NUMBER, "3", realize_retries,                                  \

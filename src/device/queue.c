@@ -119,7 +119,8 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
 		return r;
 	if (index >= device->num_queues)
 		return vublk_error_set(error, EINVAL, "there is no queue %u; the device has %u "
-				       "queues", index, device->num_queues);
+				       "queue%s", index, device->num_queues,
+				       device->num_queues == 1 ? "" : "s");
 	r = vublk_struct_needs(struct vublk_device_queue, call_fd, given, given_bytes, error);
 	if (given && !r)
 		r = vublk_struct_in(&queue, sizeof(queue), given, given_bytes,

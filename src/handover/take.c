@@ -232,8 +232,9 @@ static int read_owner(void *owner, struct vublk_section *from, struct vublk_erro
 
 	take->paused_ns = vublk_section_get(from);
 	if (fd < 0 || take->owner)
-		return vublk_error_set(error, EINVAL, "the old process must send exactly one word of "
-				       "memory that says which process owns the disk");
+		return vublk_error_set(error, EINVAL, "the old process sent no descriptor, or more "
+				       "than one, of the memory that says which process owns the "
+				       "disk");
 	take->owner = vublk_upgrade_owner_map(fd, error);
 	return take->owner ? 0 : -ENOMEM;
 }

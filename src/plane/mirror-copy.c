@@ -178,8 +178,8 @@ static void fail(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy
 	struct vublk_error error;
 
 	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
-	vublk_error_set(&error, EIO, "%s of %u bytes at offset %" PRIu64 " failed with status %u", what,
-			copy->bytes, copy->offset, status);
+	vublk_error_set(&error, EIO, "%s failed with status %u (%u bytes at offset %" PRIu64 ")",
+			what, status, copy->bytes, copy->offset);
 	vublk_plane_mirror_fail(plane, &error);
 }
 

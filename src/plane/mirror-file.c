@@ -196,7 +196,7 @@ int vublk_mirror_file_sync(const struct vublk_mirror_file *file, uint64_t bytes,
 					     "'%s'", file->path);
 	if ((uint64_t)st.st_size < bytes)
 		return vublk_error_set(error, EIO, "the mirror's state file '%s' was truncated to %lld "
-				       "bytes, it must have %" PRIu64, file->path,
+				       "bytes; expected at least %" PRIu64 " bytes", file->path,
 				       (long long)st.st_size, bytes);
 	if (!is_at(file, file->path))
 		return vublk_error_set(error, EIO, "the mirror's state file '%s' was removed or "

@@ -237,8 +237,9 @@ static void fail_request(struct vublk_plane *plane, const struct vublk_plane_slo
 	if (slot->type == VIRTIO_BLK_T_FLUSH)
 		vublk_error_set(&error, EIO, "a flush of the target failed with status %u", status);
 	else
-		vublk_error_set(&error, EIO, "the write to the target of %" PRIu64 " bytes at offset %"
-				PRIu64 " failed with status %u", slot->bytes, slot->offset, status);
+		vublk_error_set(&error, EIO, "the write to the target failed with status %u "
+				"(%" PRIu64 " bytes at offset %" PRIu64 ")", status, slot->bytes,
+				slot->offset);
 	vublk_plane_mirror_fail(plane, &error);
 }
 
@@ -414,8 +415,9 @@ static void check_time(struct vublk_plane *plane)
 
 	if (!mirror->num_on_target || plane->now_ns() < mirror->progress_ns + mirror->timeout_ns)
 		return;
-	vublk_error_set(&error, ETIMEDOUT, "the target has not completed any of %u requests for %" PRIu64
-			" ms", mirror->num_on_target, mirror->timeout_ns / 1000000);
+	vublk_error_set(&error, ETIMEDOUT, "the target has completed no request for %" PRIu64
+			" ms, and %u request%s outstanding", mirror->timeout_ns / 1000000,
+			mirror->num_on_target, mirror->num_on_target == 1 ? " is" : "s are");
 	vublk_plane_mirror_fail(plane, &error);
 }
 

@@ -128,7 +128,7 @@ def killed_without_an_area(case):
     kill(child)
     child = start_again(case, image, socket, '-o', 'inflight=off')
     check(bench.wait(peer.LIMIT_S) == 1, case.output(bench))
-    check('the device cannot tell which of them it had begun' in case.output(relay), case.output(relay))
+    check('the device cannot tell which of them the back-end had begun' in case.output(relay), case.output(relay))
     verify(case, path)
     stop_relay(case, relay, path)
     case.stop(child)

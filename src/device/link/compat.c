@@ -92,8 +92,8 @@ int vublk_device_check_limits_of(const struct vublk_device_reliance *reliance,
 			continue;
 		return vublk_error_set(error, ENOTSUP,
 				       "the back-end reports %u for %s, but the driver relies on "
-				       "%u", is,
-				       limits[i].name, was);
+				       "%s%u", is, limits[i].name,
+				       limits[i].exact ? "" : "at least ", was);
 	}
 	return 0;
 }

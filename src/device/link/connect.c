@@ -102,7 +102,7 @@ static void on_owner_ended(void *opaque, uint32_t events)
 
 	vublk_loop_remove(&device->fence.source);
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
-			  "the process of the lost back-end has ended");
+			  "the back-end process that the device waited for has ended");
 	vublk_device_reconnect_wake(device);
 }
 

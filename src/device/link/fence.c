@@ -154,12 +154,14 @@ int vublk_device_fence_check(const struct vublk_device *device, struct vublk_err
 				       "(%s), so it may still write to the disk; make sure that it "
 				       "has ended, then restart this device", owner->why);
 	if (!owner->pid)
-		return vublk_error_set(error, EBUSY, "the process of the lost back-end, which is "
-				       "in another PID namespace, is alive and may still write to "
-				       "the disk; end it");
-	return vublk_error_set(error, EBUSY, "process %" PRId64 " of the lost back-end is alive "
+		return vublk_error_set(error, EBUSY, "the process of %s back-end, which is in "
+				       "another PID namespace, is alive and may still write to the "
+				       "disk; end it",
+				       owner == &device->fence.owner ? "the lost" : "an earlier");
+	return vublk_error_set(error, EBUSY, "process %" PRId64 " of %s back-end is alive "
 			       "and may still write to the disk; end it (kill -KILL %" PRId64 ")",
 			       owner->pid,
+			       owner == &device->fence.owner ? "the lost" : "an earlier",
 			       owner->pid);
 }
 

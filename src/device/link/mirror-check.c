@@ -25,16 +25,16 @@ static int check_features(const struct vublk_device *device, struct vublk_error 
 	char names[VUBLK_FEATURE_LIST_BYTES];
 
 	if (info->features & VUBLK_BIT(VIRTIO_BLK_F_RO))
-		return vublk_error_set(error, EROFS, "it is read-only: export it writable");
+		return vublk_error_set(error, EROFS, "it is read-only; export it writable");
 	if (device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) && !device->settings.read_only)
 		return vublk_error_set(error, ENOTSUP, "it is writable, but the driver was shown a "
-				       "read-only disk: start the device with read-only=on");
+				       "read-only disk; start the device with read-only=on");
 	if (!missing)
 		return 0;
 	vublk_features_list(missing, names);
-	return vublk_error_set(error, ENOTSUP, "it does not offer %s, which the driver has accepted: "
-			       "use a back-end that does, or start the device with the property that "
-			       "hides it", names);
+	return vublk_error_set(error, ENOTSUP, "it does not offer %s, which the driver has "
+			       "accepted; use a back-end that does, or start the device with "
+			       "the property that hides it", names);
 }
 
 int vublk_device_mirror_check(const struct vublk_device *device, struct vublk_error *error)
@@ -51,9 +51,9 @@ int vublk_device_mirror_check(const struct vublk_device *device, struct vublk_er
 	if (r < 0)
 		return r;
 	if (has < needs)
-		return vublk_error_set(error, ENOSPC, "it has %" PRIu64 " bytes, and the disk has %" PRIu64
-				       ": make it at least as large", has << VUBLK_SECTOR_SHIFT,
-				       needs << VUBLK_SECTOR_SHIFT);
+		return vublk_error_set(error, ENOSPC, "it has %" PRIu64 " bytes, but the disk "
+				       "has %" PRIu64 " bytes; make it at least as large",
+				       has << VUBLK_SECTOR_SHIFT, needs << VUBLK_SECTOR_SHIFT);
 	if (frontend->info.max_queues < device->num_queues)
 		return vublk_error_set(error, ENOTSUP, "it has %u queue%s, but the device has %u",
 				       (unsigned)frontend->info.max_queues,

@@ -153,8 +153,8 @@ void vublk_device_mirror_end_for_migration(struct vublk_device *device)
 	if (device->mirror.phase == VUBLK_DEVICE_MIRROR_NONE)
 		return;
 	device->mirror.is_interrupted = false;
-	vublk_error_set(&error, EBUSY, "the VMM has begun to migrate the VM, and a disk cannot be "
-			"mirrored meanwhile: mirror it again after the migration");
+	vublk_error_set(&error, EBUSY, "the VMM has begun to migrate the VM, and the disk cannot "
+			"be mirrored during a migration; mirror it again afterwards");
 	fail(device, &error);
 }
 
@@ -369,9 +369,9 @@ int vublk_device_mirror_check_synced(struct vublk_device *device, struct vublk_e
 		vublk_plane_thread_get_mirror(device->shadow.thread, &info);
 	if (info.is_active && info.synced_bytes == info.bytes)
 		return 0;
-	return vublk_error_set(error, EBUSY, "the mirror at '%s' has %" PRIu64 " of %" PRIu64 " bytes: "
-			       "switch when it is synced", device->mirror.target, info.synced_bytes,
-			       info.bytes);
+	return vublk_error_set(error, EBUSY, "the mirror at '%s' has synced %" PRIu64 " of %" PRIu64
+			       " bytes; switch when it is synced", device->mirror.target,
+			       info.synced_bytes, info.bytes);
 }
 
 static void end_flush(struct vublk_device *device)
@@ -534,12 +534,14 @@ static void on_path_settled(void *opaque, enum vublk_device_path path,
 static int check(const struct vublk_device *device, const char *target, struct vublk_error *error)
 {
 	if (!target[0] || strlen(target) >= sizeof(device->mirror.target))
-		return vublk_error_set(error, EINVAL, "the path of the target must have 1 to %zu bytes",
+		return vublk_error_set(error, EINVAL, "the path of the target has %zu bytes; "
+				       "expected 1 to %zu", strlen(target),
 				       sizeof(device->mirror.target) - 1);
 	for (unsigned i = 0; i < vublk_device_num_paths(device); i++)
 		if (vublk_socket_is_same(device->settings.chardevs[i], target))
-			return vublk_error_set(error, EINVAL, "'%s' is a path of the disk itself: mirror it "
-					       "to a back-end with other storage", target);
+			return vublk_error_set(error, EINVAL, "'%s' is a path of the disk itself; "
+					       "mirror the disk to a back-end with other storage",
+					       target);
 	if (vublk_device_is_mirrored(device))
 		return vublk_error_set(error, EBUSY, "the disk is being mirrored to '%s': end that mirror "
 				       "first", device->mirror.target);
@@ -548,13 +550,14 @@ static int check(const struct vublk_device *device, const char *target, struct v
 				       "back-end and reconnects: set server=off and a nonzero "
 				       "reconnect-ms");
 	if (device->state != VUBLK_DEVICE_STOPPED && device->state != VUBLK_DEVICE_RUNNING)
-		return vublk_error_set(error, EBUSY, "the device is %s: a mirror can begin when a "
-				       "back-end is connected", vublk_device_state_name(device->state));
+		return vublk_error_set(error, EBUSY, "the device is %s; a mirror can begin only "
+				       "when it is stopped or running",
+				       vublk_device_state_name(device->state));
 	if (device->path_switch.phase != VUBLK_DEVICE_SWITCH_NONE)
 		return vublk_error_set(error, EBUSY, "a switch is under way");
 	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_OFF)
-		return vublk_error_set(error, EBUSY, "the VM is being migrated: mirror the disk before or "
-				       "afterwards");
+		return vublk_error_set(error, EBUSY, "the VM is being migrated; mirror the disk "
+				       "after the migration");
 	return 0;
 }
 

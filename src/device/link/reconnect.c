@@ -162,7 +162,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 
 static void refuse(struct vublk_device *device, struct vublk_error *error)
 {
-	vublk_error_prepend(error, "cannot replace the lost back-end by the new one at '%s'",
+	vublk_error_prepend(error, "cannot replace the lost back-end with the new one at '%s'",
 			    vublk_device_path(device));
 	vublk_device_reconnect_failed(device, error);
 }

@@ -418,7 +418,8 @@ static void end_search(struct vublk_device *device)
 		return;
 	}
 	if (!error.code)
-		vublk_error_set(&error, ENOTCONN, "no back-end has connected at that path");
+		vublk_error_set(&error, ENOTCONN, "no back-end has connected to '%s'",
+				path_of(device, own->target));
 	note_failure(device, &error);
 	settle(device);
 }
@@ -493,7 +494,7 @@ static int switch_lost_disk(struct vublk_device *device, unsigned index, struct 
 
 	if (r < 0)
 		return r;
-	vublk_error_set(&overtaken, EBUSY, "another switch was asked for");
+	vublk_error_set(&overtaken, EBUSY, "another switch was requested");
 	if (own->phase == VUBLK_DEVICE_SWITCH_SEEKING)
 		fail(device, &overtaken);
 	else if (own->phase == VUBLK_DEVICE_SWITCH_RETURNING)
@@ -513,8 +514,9 @@ static int check_ready(const struct vublk_device *device, struct vublk_error *er
 				       "and has not answered yet; try again later, or end that "
 				       "back-end", vublk_device_path(device));
 	if (!runs && device->state != VUBLK_DEVICE_STOPPED)
-		return vublk_error_set(error, EBUSY, "the device is %s; expected running or stopped. "
-				       "Try again later", vublk_device_state_name(device->state));
+		return vublk_error_set(error, EBUSY, "the device is %s; try again when it is "
+				       "running or stopped",
+				       vublk_device_state_name(device->state));
 	if (has_messages(device) || device->num_notifiers ||
 	    vublk_device_dirty_log_is_changing(device))
 		return vublk_error_set(error, EBUSY, "the device waits for an answer from the "
@@ -594,7 +596,7 @@ int vublk_device_switch(struct vublk_device *device, const char *chardev, struct
 		return index;
 	if (index == VUBLK_MAX_PATHS && device->state != VUBLK_DEVICE_RUNNING)
 		return vublk_error_set(error, EBUSY, "the device is %s: the disk can be switched to its "
-				       "mirror while the VM runs",
+				       "mirror only while the VM runs",
 				       vublk_device_state_name(device->state));
 	if (index < VUBLK_MAX_PATHS && device->mirror.phase != VUBLK_DEVICE_MIRROR_NONE)
 		return vublk_error_set(error, EBUSY, "the disk is being mirrored to '%s': end the mirror "

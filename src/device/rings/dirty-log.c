@@ -257,7 +257,7 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 			       "the back-end cannot log which pages it writes, because it does not "
 			       "offer %s%s%s",
 			       shared ? "" : "the protocol feature LOG_SHMFD (bit 1)",
-			       shared || logs ? "" : " and ",
+			       shared || logs ? "" : " or ",
 			       logs ? "" : "VHOST_F_LOG_ALL (feature bit 26)");
 }
 
@@ -325,7 +325,7 @@ static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes
 static void warn_not_marked(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "cannot mark the rings that the lost back-end used in the dirty log: %s",
+			  "cannot mark in the dirty log the rings that the lost back-end used: %s",
 			  error->text);
 }
 

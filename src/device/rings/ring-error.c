@@ -43,7 +43,7 @@ static void on_signalled(void *opaque, uint32_t events)
 
 	vublk_loop_remove(&watch->source);
 	vublk_error_set(&error, EPROTO,
-			"back-end '%s': the back-end reports that the ring of queue %u is broken%s",
+			"the back-end at '%s' reports that the ring of queue %u is broken%s",
 			vublk_device_path(device), watch->queue,
 			vublk_device_is_shadowed(device) ? "" : "; the driver must reset the device");
 	/*

@@ -130,8 +130,8 @@ static int check_segments(const struct vublk_device *device, struct vublk_error 
 	    le32toh(config->seg_max) <= room_of(device))
 		return 0;
 	return vublk_error_set(error, ENOTSUP, "the driver may use up to %u segments per request, "
-			       "but the shadow rings have room for %u; start the device with "
-			       "shadow=auto",
+			       "but the shadow rings have room for only %u segments; start the "
+			       "device with shadow=auto",
 			       le32toh(config->seg_max), room_of(device));
 }
 
@@ -616,9 +616,8 @@ static void on_queue_broke(void *opaque, unsigned index, const struct vublk_erro
 	struct vublk_error error = *cause;
 
 	device->shadow.num_broken++;
-	vublk_error_prepend(&error, "the driver broke the ring of queue %u; the device needs a "
-			    "reset",
-			    index);
+	vublk_error_prepend(&error, "the driver broke the ring of queue %u and must reset "
+			    "the device", index);
 	vublk_device_raise_needs_reset(device, &error);
 }
 

@@ -182,8 +182,8 @@ static int check_counts(const struct vublk_device *device, const struct vublk_sa
 				       state->num_queues);
 	if (state->queue_size != device->settings.queue_size)
 		return vublk_error_set(error, EINVAL,
-				       "the queues of the saved device have up to %u entries, but "
-				       "those of this one have %u; set queue-size to %u",
+				       "the saved device has queue-size=%u, but this device has "
+				       "queue-size=%u; set queue-size to %u",
 				       state->queue_size,
 				       (unsigned)device->settings.queue_size, state->queue_size);
 	return 0;

@@ -215,9 +215,10 @@ static int read_queues(struct reader *from, struct vublk_save_state *state,
 {
 	if (from->left != state->num_queues * (uint64_t)QUEUE_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "its section of queues has %" PRIu64 " bytes; %u queues "
-				       "need %u", from->left, state->num_queues,
-				       state->num_queues * QUEUE_BYTES);
+				       "its section of queues has %" PRIu64 " bytes; expected %u "
+				       "bytes for %u queue%s", from->left,
+				       state->num_queues * QUEUE_BYTES, state->num_queues,
+				       state->num_queues == 1 ? "" : "s");
 	for (unsigned i = 0; i < state->num_queues; i++) {
 		struct vublk_device_queue *queue = &state->queues[i];
 

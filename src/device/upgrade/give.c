@@ -76,7 +76,7 @@ const char *vublk_device_handover_obstacle(const struct vublk_device *device)
 		return "the device is not connected to its back-end";
 	}
 	if (is_exchanging(device))
-		return "the requests are being moved to the shadow rings, or from them";
+		return "the requests are being moved to or from the shadow rings";
 	if (device->path_switch.phase != VUBLK_DEVICE_SWITCH_NONE)
 		return "the disk is being switched to another back-end";
 	if (device->memory_change_under_way || device->inflight_under_way ||

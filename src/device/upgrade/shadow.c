@@ -242,8 +242,10 @@ int vublk_device_read_statistics(void *owner, struct vublk_section *from,
 	int r = 0;
 
 	if (queue >= device->num_queues || kind >= VUBLK_REQUEST_NUM_KINDS)
-		return vublk_error_set(error, EINVAL, "there are no counters of queue %u",
-				       (unsigned)queue);
+		return vublk_error_set(error, EINVAL, "the state counts requests of queue %u and "
+				       "kind %u, but the device has %u queues and %u kinds",
+				       (unsigned)queue, (unsigned)kind, device->num_queues,
+				       (unsigned)VUBLK_REQUEST_NUM_KINDS);
 	if (!device->statistics.counters) {
 		r = vublk_device_set_statistics(device, true, error);
 		if (!r)

@@ -444,7 +444,7 @@ static void test_back_ends_that_cannot(void **state)
 	rig_realize(&rig);
 	rig_start(&rig, QUEUES);
 	expect_sentence(vublk_device_dirty_log_start(rig.device, NULL, 0, &error), ENOTSUP, &error,
-			"LOG_SHMFD (bit 1) and VHOST_F_LOG_ALL");
+			"LOG_SHMFD (bit 1) or VHOST_F_LOG_ALL");
 	assert_int_equal(log_inode(&rig), 0);
 	rig_end(&rig, &mock);
 }

@@ -346,7 +346,8 @@ static void check_two_owners(bool first_ends_first)
 	rig_wait(&pair.rig, RIG_STARTED, 3);
 	mock_die(&pair.a);
 	end_child(children[!first_ends_first]);
-	run_until_logged(&pair, "of the lost back-end is alive");
+	run_until_logged(&pair, first_ends_first ?
+			 "of the lost back-end is alive" : "of an earlier back-end is alive");
 	assert_int_equal(pair.b.num_connections, 0);
 	end_child(children[first_ends_first]);
 	rig_wait(&pair.rig, RIG_STARTED, 4);
@@ -644,7 +645,7 @@ static void test_switches_in_an_outage(void **state)
 	expect_switch_under_way(&pair, 2);
 	assert_int_equal(vublk_device_get_switch_result(pair.rig.device, 1, &info, sizeof(info)), 0);
 	assert_int_equal(info.code, EBUSY);
-	assert_string_equal(info.reason, "another switch was asked for");
+	assert_string_equal(info.reason, "another switch was requested");
 	rig_wait(&pair.rig, RIG_RECONNECTED, 1);
 	rig_settle(&pair.rig);
 	assert_int_equal(vublk_device_get_switch_result(pair.rig.device, 2, &info, sizeof(info)), 0);

@@ -245,7 +245,7 @@ static void test_smaller_offers(void **state)
 		       "relies on 512");
 	config->seg_max = 100;
 	expect_refusal(&rig, &mock, &good, "the back-end reports 100 for seg_max, but the driver "
-		       "relies on 126");
+		       "relies on at least 126");
 	config->seg_max = 0;
 	expect_refusal(&rig, &mock, &good, "no longer reports a valid value for VIRTIO_BLK_F_SEG_MAX");
 	config->capacity = UINT64_MAX;

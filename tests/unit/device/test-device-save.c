@@ -329,7 +329,7 @@ static void test_devices_and_back_ends_that_will_not_do(void **state)
 	mock.features = good.features;
 	config->seg_max = 100;
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP,
-			  "reports 100 for seg_max, but the driver relies on 126");
+			  "reports 100 for seg_max, but the driver relies on at least 126");
 	config->seg_max = 126;
 	config->blk_size = 4096;
 	expect_refusal_by(&saved, &mock, NULL, NULL, ENOTSUP, "reports 4096 for blk_size");

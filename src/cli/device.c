@@ -205,7 +205,8 @@ static void check_take_over(struct argp_state *state, const struct arguments *ar
 	    arguments->properties.count)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--take-over uses the bus, the "
 			     "back-end, the control socket and the properties of the other "
-			     "process; remove these options");
+			     "process; remove all options except --take-over, --verbose and "
+			     "--quiet");
 }
 
 static void check(struct argp_state *state, const struct arguments *arguments)

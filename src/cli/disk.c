@@ -176,8 +176,8 @@ static void explain_failure(const char *command, const char *path, struct vublk_
 		return;
 	if (vublk_vfio_probe(path))
 		vublk_cli_error(error, error->code, "'%s' is the socket of a vfio-user device, but "
-				"%s needs the socket of a vhost-user-blk back-end, such as the one "
-				"that the device uses as --chardev", path, command);
+				"vublk %s needs the socket of a vhost-user-blk back-end, such as "
+				"the one that the device uses as --chardev", path, command);
 }
 
 int vublk_disk_open(const char *command, const char *path,

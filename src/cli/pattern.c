@@ -98,9 +98,9 @@ static int fail_foreign(const struct vublk_pattern *pattern, const uint64_t *wor
 		return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected the "
 				       "block that was written there, found only zeroes%s",
 				       pattern->offset, pattern->generation ? "" :
-				       "; the block is lost, unless the earlier run has not "
-				       "written it: only a run of writes without --runtime "
-				       "writes every block");
+				       "; the block is lost, unless the earlier run did not "
+				       "write it (only a run of writes without --runtime writes "
+				       "every block)");
 	return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ": expected a block that "
 			       "begins with 0x%016" PRIx64 ", found 0x%016" PRIx64 ", which no run "
 			       "with --verify wrote", pattern->offset, MAGIC, words[0]);
@@ -126,8 +126,8 @@ static int fail_damaged(const struct header *header, const uint64_t *words, uint
 	wanted = word_at(seed, i);
 	changed = words[i] ^ wanted;
 	return vublk_cli_error(error, EILSEQ, "block at offset %" PRIu64 ", generation %" PRIu32 ": "
-			       "expected 0x%016" PRIx64 ", found 0x%016" PRIx64 " at byte %zu of "
-			       "the block",
+			       "expected the 64-bit word 0x%016" PRIx64 ", found 0x%016" PRIx64
+			       "; the first difference is at byte %zu of the block",
 			       header->offset, header->generation, wanted, words[i],
 			       i * 8 + (size_t)__builtin_ctzll(changed) / 8);
 }

@@ -143,8 +143,9 @@ static void list_options(void)
 static void check_take_over(struct argp_state *state, const struct arguments *arguments)
 {
 	if (arguments->service.control || arguments->service.metrics || arguments->options.count)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--take-over uses the sockets, the image and "
-			     "all options of the other process; remove the other options");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--take-over uses the sockets, the "
+			     "image and the options of the other process; remove all options "
+			     "except --take-over, --verbose and --quiet");
 }
 
 static void check_paths(struct argp_state *state, const struct arguments *arguments)

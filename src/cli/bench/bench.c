@@ -85,10 +85,11 @@ static const struct argp_option options[] = {
 	{ "stall-time", KEY_STALL_TIME, "TIME", 0,
 	  "Fail if no request completes for this time (default: 30s)" },
 	{ NULL, 0, NULL, 0, "The result:", 3 },
-	{ "verify", KEY_VERIFY, NULL, 0, "Write blocks that contain their place and generation, "
-					 "check each block that is read, and read back all blocks "
-					 "at the end; a load of reads only checks the blocks of an "
-					 "earlier run with --verify" },
+	{ "verify", KEY_VERIFY, NULL, 0, "Write blocks that contain their offset and generation, "
+					 "check each block that is read, and at the end read back "
+					 "all blocks that were written; with --rw=read or "
+					 "randread, check the blocks of an earlier run with "
+					 "--verify" },
 	{ "output-format", KEY_OUTPUT_FORMAT, "FORMAT", 0, "normal (default) or json, as in fio" },
 	{ "json", KEY_JSON, NULL, 0, "Same as --output-format=json" },
 	{ "group_reporting", KEY_GROUP_REPORTING, NULL, 0, "In JSON, report all jobs as one "

@@ -155,8 +155,8 @@ static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *sl
 
 static void fail_for_lost_writes(struct vublk_bench_job *job)
 {
-	vublk_cli_error(&job->error, EOWNERDEAD, "the back-end was lost with completed writes that "
-			"had not been flushed; they may be lost, so the load cannot be verified "
+	vublk_cli_error(&job->error, EOWNERDEAD, "the back-end was lost before completed writes "
+			"were flushed; these writes may be lost, so the load cannot be verified "
 			"(set -o unflushed=trust if the back-end keeps completed writes)");
 }
 
@@ -280,9 +280,10 @@ static bool take_completions(struct vublk_bench_job *job)
 	if (now - job->moved_ns <= (uint64_t)job->config->stall_ms * 1000000)
 		return true;
 	if (!job->error.code)
-		vublk_cli_error(&job->error, ETIMEDOUT, "the back-end completed none of the %u "
-				"requests in flight within %s", vublk_blk_in_flight(job->queue),
-				vublk_cli_format_ns(text, job->config->stall_ms * 1e6));
+		vublk_cli_error(&job->error, ETIMEDOUT, "the back-end completed no request within "
+				"%s; requests in flight: %u",
+				vublk_cli_format_ns(text, job->config->stall_ms * 1e6),
+				vublk_blk_in_flight(job->queue));
 	return false;
 }
 

@@ -56,8 +56,8 @@ static int check_access(const struct vublk_bench_config *config,
 			const struct vublk_blk_info *info, struct vublk_error *error)
 {
 	if ((has_writes(config) || config->direction == VUBLK_BENCH_TRIM) && info->read_only)
-		return vublk_cli_error(error, EROFS, "--rw=%s writes, but the disk is read-only",
-				       config->rw);
+		return vublk_cli_error(error, EROFS, "--rw=%s changes the disk's content, but the "
+				       "disk is read-only", config->rw);
 	if (config->direction == VUBLK_BENCH_TRIM && !info->max_discard_bytes)
 		return vublk_cli_error(error, ENOTSUP, "--rw=%s discards, but the disk does not "
 				       "support discard", config->rw);
@@ -82,15 +82,16 @@ static int check_region(const struct vublk_bench_config *config,
 				       config->offset_bytes, info->block_size_bytes);
 	if (config->offset_bytes > info->capacity_bytes ||
 	    config->size_bytes > info->capacity_bytes - config->offset_bytes)
-		return vublk_cli_error(error, EINVAL, "--offset=%" PRIu64 " plus "
-				       "--size=%" PRIu64 " exceeds the disk, which has %" PRIu64
-				       " bytes", config->offset_bytes, config->size_bytes,
+		return vublk_cli_error(error, EINVAL, "the end of the part to use, at byte %" PRIu64
+				       ", exceeds the disk's capacity of %" PRIu64 " bytes; reduce "
+				       "--offset or --size",
+				       config->offset_bytes + config->size_bytes,
 				       info->capacity_bytes);
 	bytes = region_bytes(config, info);
 	if (bytes / config->block_bytes < config->num_jobs)
-		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are too few for %u jobs "
+		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are too few for %u job%s "
 				       "with blocks of %" PRIu32 " bytes", bytes, config->num_jobs,
-				       config->block_bytes);
+				       config->num_jobs == 1 ? "" : "s", config->block_bytes);
 	return 0;
 }
 
@@ -101,7 +102,8 @@ int vublk_bench_check(const struct vublk_bench_config *config, const struct vubl
 
 	if (config->num_jobs > info->num_queues)
 		return vublk_cli_error(error, EINVAL, "--numjobs=%u needs one queue per job, but "
-				       "the disk has %u", config->num_jobs, info->num_queues);
+				       "the disk has %u queue%s", config->num_jobs,
+				       info->num_queues, info->num_queues == 1 ? "" : "s");
 	if (config->depth > info->queue_size)
 		return vublk_cli_error(error, EINVAL, "--iodepth=%u exceeds the %u entries of a "
 				       "queue; raise --queue-size", config->depth,

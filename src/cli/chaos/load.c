@@ -40,8 +40,8 @@ static int check_disk(const struct vublk_chaos_config *config, const struct vubl
 				       "write to it");
 	if (VUBLK_CHAOS_BLOCK_BYTES % info->block_size_bytes)
 		return vublk_cli_error(error, EINVAL, "the disk has blocks of %" PRIu32 " bytes, but the "
-				       "load supports at most %d", info->block_size_bytes,
-				       VUBLK_CHAOS_BLOCK_BYTES);
+				       "load supports blocks of at most %d bytes",
+				       info->block_size_bytes, VUBLK_CHAOS_BLOCK_BYTES);
 	if (config->num_queues > info->num_queues)
 		return vublk_cli_error(error, EINVAL, "--queues=%u exceeds the queues of the disk, "
 				       "which has %u queue%s", config->num_queues, info->num_queues,

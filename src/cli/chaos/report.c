@@ -78,8 +78,8 @@ static void print_outage(FILE *out, const struct vublk_histogram *outage)
 	char median[VUBLK_CLI_TEXT_BYTES], worst[VUBLK_CLI_TEXT_BYTES];
 
 	if (outage->count)
-		fprintf(out, "  reconnect    median %s, worst %s, of %" PRIu64 ", from the socket to "
-			"the first completion\n",
+		fprintf(out, "  reconnect    median %s, worst %s, of %" PRIu64 " reconnects, from "
+			"the socket's appearance to the first completion\n",
 			vublk_cli_format_ns(median,
 					    (double)vublk_histogram_percentile(outage, 50)),
 			vublk_cli_format_ns(worst, (double)outage->max), outage->count);

@@ -292,10 +292,10 @@ static enum vublk_chaos_fault report_old(struct vublk_chaos_verifier *verifier,
 	uint32_t generation = zero ? older_zero(block, floor) : found->generation;
 	char what[WHAT_BYTES];
 
-	snprintf(what, sizeof(what), "expected generation %" PRIu32 "%s, which was %s, but found %s%" PRIu32,
-		 floor, block->newest > floor ? " or a newer one" : "",
-		 block->newest_seen >= floor ? "there before" : "completed",
-		 zero ? "zeroes, as of generation " : "generation ", generation);
+	snprintf(what, sizeof(what), "expected generation %" PRIu32 " (%s)%s, but found %s%" PRIu32,
+		 floor, block->newest_seen >= floor ? "read before" : "completed",
+		 block->newest > floor ? " or a newer one" : "",
+		 zero ? "the zeroes of generation " : "generation ", generation);
 	return report_fault(verifier, place, name_old(verifier, block, generation), what);
 }
 
@@ -425,9 +425,9 @@ static enum vublk_chaos_fault report_torn(struct vublk_chaos_verifier *verifier,
 					   const struct place *place, const struct found *found)
 {
 	char what[WHAT_BYTES];
-	size_t used = (size_t)snprintf(what, sizeof(what), "expected generation %" PRIu32 "%s, but the "
-				       "sectors have", place->floor,
-				       place->block->newest > place->floor ? " or a newer one" : "");
+	size_t used = (size_t)snprintf(what, sizeof(what), "expected generation %" PRIu32 "%s, "
+				       "but found generations", place->floor,
+				       place->block->newest > place->floor ? " or newer" : "");
 
 	for (unsigned s = 0; s < VUBLK_CHAOS_SECTORS; s++)
 		used += (size_t)snprintf(what + used, sizeof(what) - used,

@@ -148,9 +148,9 @@ static struct json_object *begin_events(struct vublk_control *control, struct sl
 
 	if (copy->has_since && copy->since >= next) {
 		slot->task.result = vublk_cli_error(&slot->task.error, EINVAL, "there is no event "
-						    "%" PRIu64 " yet; the last one is %" PRIu64 ". "
-						    "If the process was restarted, ask again with "
-						    "since=0", copy->since, next - 1);
+						    "%" PRIu64 " yet (the last one is %" PRIu64
+						    "); if the process was restarted, ask "
+						    "again with since=0", copy->since, next - 1);
 		return NULL;
 	}
 	result = json_object_new_object();

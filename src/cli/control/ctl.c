@@ -89,7 +89,8 @@ static void add_value(struct argp_state *state, struct arguments *arguments, con
 
 	if (end == pair || (size_t)(end - pair) >= sizeof(name))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "an argument of a command must be "
-			     "NAME=VALUE or NAME, not '%s'", pair);
+			     "NAME or NAME=VALUE, with a NAME of 1 to %zu bytes, not '%s'",
+			     sizeof(name) - 1, pair);
 	snprintf(name, sizeof(name), "%.*s", (int)(end - pair), pair);
 	if (!arguments->values)
 		arguments->values = json_object_new_object();
@@ -114,9 +115,9 @@ static void check(struct argp_state *state, const struct arguments *arguments)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the path of a control socket or a "
 			     "command such as 'status' is missing; see --help");
 	if (!strcmp(arguments->command, "upgrade"))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the process that takes over sends the "
-			     "command upgrade; start it with --take-over PATH, see "
-			     "'vublk device --help' and 'vublk serve --help'");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "the command upgrade is sent by the "
+			     "process that takes over; start that process with --take-over PATH "
+			     "(see 'vublk device --help' or 'vublk serve --help')");
 	if (arguments->has_trace_options && !is_trace(arguments))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--format, --max and --output need the "
 			     "command trace without arguments");
@@ -199,8 +200,9 @@ static int grow(struct connection *connection, struct vublk_error *error)
 		return 0;
 	data = room <= MAX_LINE_BYTES ? realloc(connection->data, room) : NULL;
 	if (!data)
-		return vublk_cli_error(error, ENOMEM, "cannot allocate memory for an answer of %zu "
-				       "bytes", room);
+		return vublk_cli_error(error, ENOMEM, "cannot store an answer of more than %zu "
+				       "bytes; the limit is %zu bytes, or less if memory is short",
+				       connection->room, (size_t)MAX_LINE_BYTES);
 	connection->data = data;
 	connection->room = room;
 	return 0;
@@ -211,7 +213,7 @@ static int closed(const struct connection *connection, struct vublk_error *error
 	if (!connection->is_greeted)
 		return vublk_cli_error(error, ENOTCONN, "the process at '%s' closed the connection "
 				       "without a greeting, so this is probably not a control "
-				       "socket; pass the path that vublk has with --control",
+				       "socket; pass the path that was given to vublk as --control",
 				       connection->path);
 	return vublk_cli_error(error, ENOTCONN, "the process at '%s' closed the connection; it may "
 			       "have ended", connection->path);
@@ -240,9 +242,9 @@ static int receive_more(struct connection *connection, struct vublk_error *error
 				       connection->path, connection->timeout_ms);
 	if (n == -ETIMEDOUT)
 		return vublk_cli_error(error, ETIMEDOUT, "the process at '%s' sent no greeting "
-				       "within %u ms, so this is probably not a control socket; "
-				       "pass the path that vublk has with --control. If it is that "
-				       "path, the process hangs, or --timeout is too short",
+				       "within %u ms; either this is not a control socket (pass "
+				       "the path that was given to vublk as --control), or the "
+				       "process hangs, or --timeout is too short",
 				       connection->path, connection->greeting_ms);
 	return vublk_cli_error_errno(error, (int)-n, "cannot read from the control socket '%s'",
 				     connection->path);

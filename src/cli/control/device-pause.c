@@ -42,8 +42,8 @@ int vublk_device_run_pause(void *owner, void *copy, struct vublk_error *error)
 		return vublk_cli_error(error, EBUSY, "the pause was ended by the command 'resume'");
 	if (now < pause->deadline_ns)
 		return 1;
-	return vublk_cli_error(error, ETIMEDOUT, "some requests have not completed yet; new "
-			       "requests are held back. Wait with another 'pause', or end the "
+	return vublk_cli_error(error, ETIMEDOUT, "some requests have not completed yet, and new "
+			       "requests are held back; wait with another 'pause', or end the "
 			       "pause with 'resume'");
 }
 

@@ -110,7 +110,7 @@ static void print_replays(FILE *out, const struct vublk_replay_info *replay)
 				 "Size of the copies of writes that no flush covers",
 				 replay->kept_bytes);
 	vublk_stats_print_number(out, "vublk_replay_max_bytes", "gauge",
-				 "Largest size of these copies", replay->max_bytes);
+				 "Limit of vublk_replay_kept_bytes", replay->max_bytes);
 	vublk_stats_print_number(out, "vublk_replays_total", "counter",
 				 "Number of times that a back-end has got the copies",
 				 replay->replays);

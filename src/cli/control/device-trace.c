@@ -102,8 +102,9 @@ int vublk_device_run_trace(void *owner, void *copy, struct vublk_error *error)
 	if (command->starts)
 		command->number = info.number;
 	if (command->number != info.number)
-		return vublk_cli_error(error, ESTALE, "trace %" PRIu64 " has ended, and another "
-				       "trace has started", command->number);
+		return vublk_cli_error(error, ESTALE, "trace %" PRIu64 " has ended or never "
+				       "started; the latest trace is %" PRIu64, command->number,
+				       info.number);
 	if (command->stops)
 		vublk_bus_stop_trace(owner);
 	return 0;

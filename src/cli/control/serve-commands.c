@@ -133,8 +133,9 @@ static int run_resize(void *owner, void *copy, struct vublk_error *error)
 		return 0;
 	if (vublk_cli_now_ns() < resize->deadline_ns)
 		return 1;
-	return vublk_cli_error(error, ETIMEDOUT, "the new size is not known yet; it is read when the "
-			       "requests in the storage have completed");
+	return vublk_cli_error(error, ETIMEDOUT, "the new size was not read within %u s; it will "
+			       "be read when the requests in the storage have completed",
+			       (unsigned)(RESIZE_NS / 1000000000));
 }
 
 static struct json_object *format_resize(void *owner, const void *copy)

@@ -35,10 +35,9 @@ static int fill_address(struct sockaddr_un *address, const char *path, struct vu
 				       "give a path");
 	if (bytes >= sizeof(address->sun_path))
 		return vublk_cli_error(error, ENAMETOOLONG,
-				       "the path of the control socket has %zu bytes, but the "
-				       "maximum is %zu; use a shorter or a relative path: '%s'",
-				       bytes,
-				       sizeof(address->sun_path) - 1, path);
+				       "the path of the socket has %zu bytes, but the maximum "
+				       "is %zu; use a shorter or a relative path: '%s'",
+				       bytes, sizeof(address->sun_path) - 1, path);
 	memset(address, 0, sizeof(*address));
 	address->sun_family = AF_UNIX;
 	memcpy(address->sun_path, path, bytes);
@@ -65,23 +64,21 @@ static int listen_failed(int code, const char *path, struct vublk_error *error)
 	switch (code) {
 	case EEXIST:
 		return vublk_cli_error(error, code, "'%s' exists and is not a socket; remove it or "
-				       "choose another path for the control socket", path);
+				       "choose another path", path);
 	case EADDRINUSE:
-		return vublk_cli_error(error, code, "another process listens on the control socket "
-				       "'%s'; stop it or choose another path", path);
+		return vublk_cli_error(error, code, "another process listens on the socket '%s'; "
+				       "stop it or choose another path", path);
 	case ENOENT:
-		return vublk_cli_error(error, code, "cannot listen on the control socket '%s' "
-				       "because its directory does not exist; create the directory "
-				       "or choose another path", path);
+		return vublk_cli_error(error, code, "cannot listen on the socket '%s' because its "
+				       "directory does not exist; create the directory or choose "
+				       "another path", path);
 	case EACCES:
 	case EROFS:
-		return vublk_cli_error_errno(error, code, "cannot create the control socket '%s' "
-					     "in its directory; choose a directory in which this "
-					     "user can create files", path);
+		return vublk_cli_error_errno(error, code, "cannot create the socket '%s' in its "
+					     "directory; choose a directory in which this user can "
+					     "create files", path);
 	default:
-		return vublk_cli_error_errno(error, code, "cannot listen on the control socket "
-					     "'%s'",
-					     path);
+		return vublk_cli_error_errno(error, code, "cannot listen on the socket '%s'", path);
 	}
 }
 

@@ -38,8 +38,8 @@ static int receive_line(int fd, const char *path, struct json_object **object,
 		if (n <= 0)
 			return vublk_cli_error(error, n < 0 ? (int)-n : EPROTO, "the process closed "
 					       "the connection, so '%s' is probably not a control "
-					       "socket; pass the path that the other process has with "
-					       "--control", path);
+					       "socket; pass the path that was given to the other "
+					       "process as --control", path);
 		bytes++;
 	} while (line[bytes - 1] != '\n');
 	if (vublk_control_parse(line, bytes - 1, VUBLK_CONTROL_ANSWER_DEPTH, object, &cause) < 0)

@@ -104,7 +104,7 @@ static int check_sizes(struct vublk_copy *copy, uint64_t size, struct vublk_erro
 	if (fixed && copy->bytes > to->bytes)
 		return vublk_cli_error(error, ENOSPC, "nothing was written, because the %s '%s' "
 				       "has only %" PRIu64 " bytes, which is less than the "
-				       "%" PRIu64 " bytes of the %s '%s'",
+				       "%" PRIu64 " bytes to copy from the %s '%s'",
 				       kind_of(to), to->path, to->bytes, copy->bytes,
 				       kind_of(from), from->path);
 	return 0;
@@ -147,12 +147,12 @@ static int check_end(const struct vublk_copy *copy, const struct vublk_copy_end 
 	ret = read_end(copy, end, bytes, error);
 	if (!ret)
 		return 0;
-	return vublk_cli_error(error, -ret, "nothing was written, because the back-end cannot "
-			       "write the last bytes of the disk '%s': its size of %" PRIu64
-			       " bytes is not a multiple of its block size of %" PRIu32 " bytes, and the "
-			       "back-end refuses a request for the last %" PRIu64 " bytes (%s); "
-			       "copy less with --size=%" PRIu64, end->path, end->bytes,
-			       end->block_bytes, bytes, strerrordesc_np(-ret), end->bytes - bytes);
+	return vublk_cli_error(error, -ret, "nothing was written, because the last %" PRIu64
+			       " bytes of the disk '%s' cannot be read (%s): its size of %" PRIu64
+			       " bytes is not a multiple of its block size of %" PRIu32 " bytes; "
+			       "copy less with --size=%" PRIu64, bytes, end->path,
+			       strerrordesc_np(-ret), end->bytes, end->block_bytes,
+			       end->bytes - bytes);
 }
 
 static void fit_requests(struct vublk_copy *copy)

@@ -75,7 +75,8 @@ static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error
 		return 0;
 	}
 	if (ret)
-		return vublk_cli_error_errno(error, -ret, "cannot find the next data");
+		return vublk_cli_error_errno(error, -ret, "cannot find the next data in the source "
+					     "from offset %" PRIu64, sparse->position);
 	if (data < sparse->end)
 		data = round_down(sparse, data);
 	if (data > sparse->position) {
@@ -85,7 +86,8 @@ static int find_next_kind(struct vublk_sparse *sparse, struct vublk_error *error
 	}
 	ret = seek(sparse, SEEK_HOLE, &hole);
 	if (ret)
-		return vublk_cli_error_errno(error, -ret, "cannot find the next hole");
+		return vublk_cli_error_errno(error, -ret, "cannot find the next hole in the source "
+					     "from offset %" PRIu64, sparse->position);
 	hole = round_down(sparse, hole + sparse->unit_bytes - 1);
 	/*
 	 * If the file changes during the walk, the hole may begin at the position itself. Advances

@@ -269,8 +269,8 @@ int vublk_copy_redo_unflushed(struct vublk_copy_run *run, struct vublk_error *er
 		return vublk_cli_error_errno(error, (int)-bytes, "cannot allocate memory to track "
 					     "unflushed pieces");
 	__atomic_fetch_sub(&run->copy->done, (uint64_t)bytes, __ATOMIC_RELAXED);
-	vublk_cli_say_limited("copy", &run->loss_limit, "a back-end of '%s' was lost with writes "
-			      "that were not flushed; copying at least %" PRId64 " bytes again",
+	vublk_cli_say_limited("copy", &run->loss_limit, "a back-end of '%s' was lost before all "
+			      "writes were flushed; copying at least %" PRId64 " bytes again",
 			      run->copy->to.path, bytes);
 	return 0;
 }
@@ -480,10 +480,10 @@ static bool take_completions(struct vublk_copy_worker *worker)
 			if (now - worker->moved_ns <= (uint64_t)copy->stall_ms * 1000000)
 				return true;
 			if (!worker->error.code)
-				vublk_cli_error(&worker->error, ETIMEDOUT, "a back-end completed "
-						"none of %u requests in flight within %s",
-						in_flight(worker),
-						vublk_cli_format_ns(text, copy->stall_ms * 1e6));
+				vublk_cli_error(&worker->error, ETIMEDOUT, "no request completed "
+						"within %s; requests in flight: %u",
+						vublk_cli_format_ns(text, copy->stall_ms * 1e6),
+						in_flight(worker));
 			return false;
 		}
 	}

@@ -243,7 +243,7 @@ static void test_bench_tells_failures(void **state)
 	disk->die_after = 0;
 	config.stall_ms = SHORT_STALL_MS;
 	disk->stall_after = disk->requests + 100;
-	check_fails(disk, &config, ETIMEDOUT, "the back-end completed none of");
+	check_fails(disk, &config, ETIMEDOUT, "the back-end completed no request");
 	fake_disk_free(disk);
 }
 
@@ -268,7 +268,7 @@ static void test_bench_refuses(void **state)
 	config.size_bytes = MIB;
 	check_fails(disk, &config, EINVAL, "exceeds the disk");
 	config.size_bytes = 512;
-	check_fails(disk, &config, EINVAL, "too few for 1 jobs");
+	check_fails(disk, &config, EINVAL, "too few for 1 job ");
 	config.size_bytes = config.offset_bytes = 0;
 	disk->info.read_only = true;
 	check_fails(disk, &config, EROFS, "read-only");
@@ -734,7 +734,7 @@ static void test_copy_tells_failures(void **state)
 	disk->die_after = 0;
 	disk->stall_after = disk->requests + 10;
 	impatient.stall_ms = SHORT_STALL_MS;
-	check_copy_fails_as(impatient, file, disk->path, 0, ETIMEDOUT, "completed none of");
+	check_copy_fails_as(impatient, file, disk->path, 0, ETIMEDOUT, "no request completed");
 	fake_disk_free(disk);
 }
 

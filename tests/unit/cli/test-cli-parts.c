@@ -155,7 +155,7 @@ static void test_pattern_sentences(void **state)
 	check_sentence(&p, block, sizeof(block), "block at offset 8192: expected the block that "
 		       "was written there, found only zeroes");
 	wanted = (struct vublk_pattern){ .offset = 8192 };
-	check_sentence(&wanted, block, sizeof(block), "unless the earlier run has not written it");
+	check_sentence(&wanted, block, sizeof(block), "unless the earlier run did not write it");
 	block[100] = 1;
 	check_sentence(&p, block, sizeof(block), "no run with --verify wrote");
 	vublk_pattern_fill(&p, block, sizeof(block));

@@ -547,7 +547,8 @@ int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vub
 		return 0;
 	}
 	if (listen_fd < 0)
-		return vublk_error_set(error, EINVAL, "the socket is missing");
+		return vublk_error_set(error, EINVAL, "the state has neither a listening socket "
+				       "nor a connection of a front-end");
 	return vublk_loop_add(&backend->loop, &backend->listen_source, listen_fd, EPOLLIN, error);
 }
 

@@ -104,7 +104,8 @@ int vublk_inflight_area_region(const struct vublk_inflight_area *area, unsigned 
 		return 0;
 	}
 	return vublk_error_set(error, EPROTO,
-			       "queue %u has %u entries, but the in-flight area is for %u queue%s "
-			       "of %u entries", index, size, area->num_queues,
-			       area->num_queues == 1 ? "" : "s", area->queue_size);
+			       "queue %u of %u entries does not fit the in-flight area, which is "
+			       "for %u queue%s, numbered from 0, of at most %u entries", index,
+			       size, area->num_queues, area->num_queues == 1 ? "" : "s",
+			       area->queue_size);
 }

@@ -45,7 +45,7 @@ static int parse_socket_path(const char *name, const char *value,
 {
 	if (!value[0])
 		return vublk_error_set(error, EINVAL, "%s must be the path of a socket, not an "
-				       "empty text", name);
+				       "empty string", name);
 	settings->socket_path = value;
 	return 0;
 }
@@ -88,7 +88,7 @@ static int parse_blk_file(const char *name, const char *value,
 {
 	if (!value[0])
 		return vublk_error_set(error, EINVAL, "%s must be the path of a file or a block "
-				       "device, not an empty text",
+				       "device, not an empty string",
 				       name);
 	settings->disk.path = value;
 	return 0;
@@ -256,8 +256,9 @@ static int parse_serial(const char *name, const char *value,
 	size_t bytes = strlen(value);
 
 	if (bytes > VUBLK_BLK_ID_BYTES)
-		return vublk_error_set(error, EINVAL, "%s must have at most %u characters, but "
-				       "'%s' has %zu", name, VUBLK_BLK_ID_BYTES, value, bytes);
+		return vublk_error_set(error, EINVAL, "%s must be at most %u bytes long, but "
+				       "'%s' has %zu bytes", name, VUBLK_BLK_ID_BYTES, value,
+				       bytes);
 	settings->has_serial = strcmp(value, "auto");
 	memset(settings->serial, 0, sizeof(settings->serial));
 	memcpy(settings->serial, value, bytes);
@@ -339,23 +340,23 @@ static const struct option options_table[] = {
 	    "one host" },
 	  parse_lock },
 	{ { "write-cache", "bool", "on",
-	    "Writes complete before they are stable, until the driver flushes" },
+	    "Let writes complete before they are stable; a flush by the driver makes them stable" },
 	  parse_write_cache },
 	{ { "inflight", "bool", "on",
-	    "Offer an in-flight area, with which the next back-end repeats the requests that this "
-	    "one leaves" },
+	    "Offer an in-flight area, from which the next back-end learns which requests to repeat "
+	    "because this one did not complete them" },
 	  parse_inflight },
 	{ { "statistics", "bool", "off",
 	    "Count requests and their times from the start, for the control socket" },
 	  parse_statistics },
 	{ { "serial", "string", "auto",
-	    "Serial number of the disk, at most 20 characters; auto: derived from the image" },
+	    "Serial number of the disk, at most 20 bytes; auto: derived from the image" },
 	  parse_serial },
 	{ { "logical-block-size", "size", "auto",
-	    "Block size of the disk, a power of two from 512; auto: that of the image" },
+	    "Block size of the disk, a power of two of at least 512 bytes; auto: the image's" },
 	  parse_logical_block_size },
 	{ { "physical-block-size", "size", "auto",
-	    "Preferred size of writes to the disk, a power of two; auto: that of the image" },
+	    "Preferred size of writes to the disk, a power of two in bytes; auto: the image's" },
 	  parse_physical_block_size },
 };
 
@@ -483,8 +484,8 @@ int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 			continue;
 		if (!option)
 			r = vublk_error_set(error, EINVAL, "there is no option '%s'; 'vublk serve "
-					    "--list-options' and vublk_backend_options() list all",
-					    o->name);
+					    "--list-options' and vublk_backend_options() list all "
+					    "options", o->name);
 		else if (!o->value)
 			r = vublk_error_set(error, EINVAL, "the option %s needs a value", o->name);
 		else if (r)

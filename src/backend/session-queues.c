@@ -247,9 +247,9 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 		return;
 	session->warned_of_seg_max = true;
 	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_WARNING,
-			  "queue %u has %u entries and no indirect descriptors, but this disk "
-			  "allows requests of %u segments, which do not fit; a Linux guest hangs "
-			  "if it sends one. Use larger queues, or serve the disk with -o "
+			  "queue %u has %u entries and no indirect descriptors, so the requests of "
+			  "%u segments that this disk allows do not fit, and a Linux guest that "
+			  "sends one hangs; use larger queues, or serve the disk with -o "
 			  "seg-max=%u", queue->index, size, session->owner->seg_max,
 			  size > overhead ? size - overhead : 1);
 }

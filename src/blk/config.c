@@ -110,8 +110,8 @@ int vublk_blk_config_describe(const uint8_t *bytes, uint64_t features, unsigned 
 	sectors = le64toh(config.capacity);
 	if (sectors > INT64_MAX >> VUBLK_SECTOR_SHIFT)
 		return vublk_error_set(error, EPROTO, "the back-end reports a capacity of "
-				       "%" PRIu64 " sectors, which exceeds the maximum of a disk",
-				       sectors);
+				       "%" PRIu64 " sectors, but a disk can have at most %" PRIu64,
+				       sectors, (uint64_t)INT64_MAX >> VUBLK_SECTOR_SHIFT);
 	info->features = features;
 	info->capacity_bytes = sectors << VUBLK_SECTOR_SHIFT;
 	info->read_only = has(info, VIRTIO_BLK_F_RO);

@@ -130,7 +130,8 @@ static int check_bytes(size_t bytes, struct vublk_error *error)
 {
 	if (bytes && bytes <= SIZE_MAX / 2)
 		return 0;
-	return vublk_error_set(error, EINVAL, "cannot allocate %zu bytes for buffers", bytes);
+	return vublk_error_set(error, EINVAL, "cannot allocate %zu bytes for buffers; expected 1 "
+			       "to %zu bytes", bytes, SIZE_MAX / 2);
 }
 
 static int new_change(struct vublk_blk *blk, struct vublk_blk_change **change,

@@ -14,6 +14,6 @@ int vublk_blk_require_running(const struct vublk_blk *blk, struct vublk_error *e
 {
 	if (vublk_blk_is_running(blk))
 		return 0;
-	return vublk_error_set(error, EBUSY, "the disk is not open; call vublk_blk_open_finish() "
-			       "until it returns 0");
+	return vublk_error_set(error, EBUSY, "the disk is not open; vublk_blk_open_finish() says "
+			       "whether it is still being opened or why that failed");
 }

@@ -149,7 +149,7 @@ static void end(struct vublk_blk *blk)
 	replay->pause_ns = 0;
 	vublk_write_log_trim(&replay->log, vublk_write_log_mark(&replay->log));
 	vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_INFO,
-			  "repeated %u write%s (%" PRIu64 " bytes) that the previous back-end had "
+			  "repeated %u write%s (%" PRIu64 " bytes) that an earlier back-end had "
 			  "completed but not flushed", replay->writes.num_writes,
 			  replay->writes.num_writes == 1 ? "" : "s", replay->writes.num_bytes);
 	fail_flushes(blk, false);
@@ -237,7 +237,7 @@ static void send_pieces(struct vublk_blk *blk)
 		vublk_write_replay_sent(writes, slot);
 	}
 	if (step == VUBLK_WRITE_REPLAY_FAILED)
-		pause_replay(blk, "the new back-end failed a completed write that was repeated");
+		pause_replay(blk, "the new back-end failed to repeat a completed write");
 	else if (step == VUBLK_WRITE_REPLAY_DONE)
 		send_flush(blk);
 	publish(queue);

@@ -128,8 +128,9 @@ static int sum_iov(uint32_t type, const struct iovec *iov, int iovcnt, uint64_t 
 	uint64_t bytes = 0;
 
 	if (iovcnt < 0 || (iovcnt && !iov))
-		return vublk_error_set(error, EINVAL, "%s: invalid iovec count %d", name_of(type),
-				       iovcnt);
+		return vublk_error_set(error, EINVAL, "%s: the iovec count is %d, but %s",
+				       name_of(type), iovcnt, iovcnt < 0 ? "must be at least 0" :
+				       "the array of iovecs is NULL");
 	for (int i = 0; i < iovcnt; i++) {
 		if (iov[i].iov_len > VUBLK_BLK_MAX_REQUEST_BYTES - bytes)
 			return vublk_error_set(error, EINVAL, "%s of more than %" PRIu64 " bytes, "
@@ -164,11 +165,12 @@ static int check_memory(struct vublk_blk_queue *queue, uint32_t type, const stru
 					       (char *)iov[cursor.index].iov_base + cursor.offset);
 		if (n < 0)
 			return vublk_error_set(error, EINVAL,
-					       "%s: a block of %u bytes is spread over more than %u "
-					       "buffers, the most segments that the back-end "
-					       "accepts; use larger buffers",
+					       "%s: a block of %u bytes is spread over too many "
+					       "buffers, because the back-end accepts at most %u "
+					       "segment%s per request; use larger buffers",
 					       name_of(type), queue->limits.block_bytes,
-					       queue->limits.max_segments);
+					       queue->limits.max_segments,
+					       queue->limits.max_segments == 1 ? "" : "s");
 	}
 	return 0;
 }

@@ -111,8 +111,8 @@ static int check_alignment(const void *address, uint64_t bytes, uint64_t fd_offs
 		return 0;
 	return vublk_error_set(error, EINVAL,
 			       "cannot register %" PRIu64 " bytes at %p from offset %" PRIu64 " of "
-			       "their file: expected multiples of the page size (%" PRIu64 ") for "
-			       "all three, and at least one page",
+			       "their file: expected multiples of the page size (%" PRIu64 " "
+			       "bytes) for all three, and at least one page",
 			       bytes, address, fd_offset, page);
 }
 

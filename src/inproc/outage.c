@@ -186,9 +186,9 @@ void vublk_inproc_on_fail_timer(void *opaque)
 	if (inproc->link != VUBLK_INPROC_OUTAGE)
 		return;
 	vublk_error_set(&error, ETIMEDOUT,
-			"no back-end has been connected for %u ms (fail-after-ms); the requests "
-			"that fail may or may not have been executed; the device still tries to "
-			"reconnect",
+			"no back-end has been connected for %u ms (fail-after-ms), and the device "
+			"still tries to reconnect; the requests that fail may or may not have "
+			"been executed",
 			(unsigned)inproc->fail_after_ms);
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_WARNING, "%s", error.text);
 	vublk_inproc_fail_requests(inproc, &error);

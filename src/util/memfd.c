@@ -41,7 +41,8 @@ int vublk_memfd_check(int fd, uint64_t bytes, struct vublk_error *error)
 	struct stat st;
 
 	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) < 0)
-		return vublk_error_set(error, EINVAL, "it is not a memfd whose size is sealed");
+		return vublk_error_set(error, EINVAL, "it is not a memfd with the seal "
+				       "F_SEAL_SHRINK");
 	if ((uint64_t)st.st_size != bytes)
 		return vublk_error_set(error, EINVAL, "it has %" PRIu64 " bytes instead of %" PRIu64,
 				       (uint64_t)st.st_size, bytes);
@@ -89,7 +90,7 @@ static int map_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offset, uint
 
 	if (address == MAP_FAILED)
 		return vublk_error_set_errno(error, errno,
-					     "cannot read the memory by read() and cannot map "
+					     "cannot read the memory's file with read() or map "
 					     "%" PRIu64 " bytes of it at offset %" PRIu64,
 					     bytes, start);
 	r = vublk_fault_guard(address, bytes, fd, &fault, VUBLK_FAULT_MEMORY, error);
@@ -135,8 +136,8 @@ int vublk_read_shared_u16(int fd, uint64_t start, uint64_t bytes, uint64_t offse
 		return vublk_error_set(error, EIO, "the memory's file ends before offset "
 				       "%" PRIu64 "; its owner may have truncated it",
 				       start + offset + 2);
-	return vublk_error_set(error, EIO, "the memory at offset %" PRIu64 " changes all the time",
-			       start + offset);
+	return vublk_error_set(error, EIO, "the 2 bytes at offset %" PRIu64 " of the memory's file "
+			       "kept changing during %d reads", start + offset, MAX_READS);
 }
 
 bool vublk_memory_is_blank(const void *bytes, uint64_t count)

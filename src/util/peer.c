@@ -86,7 +86,7 @@ static void set_unknown(struct vublk_peer *peer, int code)
 		break;
 	case EREMOTE:
 		snprintf(peer->why, sizeof(peer->why), "it is in another PID namespace, and this "
-			 "kernel cannot identify it (Linux 6.5 can)");
+			 "kernel cannot identify it (Linux 6.5 or later can)");
 		break;
 	default:
 		snprintf(peer->why, sizeof(peer->why), "the kernel cannot identify it: %s",

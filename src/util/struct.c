@@ -48,8 +48,9 @@ int vublk_struct_check_bytes(size_t given_bytes, size_t least_bytes, const char 
 {
 	if (given_bytes >= least_bytes)
 		return 0;
-	return vublk_error_set(error, EINVAL, "%s has %zu bytes, which do not contain its member "
-			       "%s; pass the sizeof of the struct", type, given_bytes, member);
+	return vublk_error_set(error, EINVAL, "the size passed for %s, %zu bytes, does not include "
+			       "its member %s; pass the sizeof of the struct", type, given_bytes,
+			       member);
 }
 
 void vublk_struct_out(void *given, size_t given_bytes, const void *own, size_t own_bytes)

@@ -131,9 +131,9 @@ static int check_not_taken(const struct history *history, struct vublk_error *er
 		if (head < history->size && history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area does not belong to this ring: "
-					       "it marks entry %u as in flight, but according to "
-					       "the number of entries that it marks this entry "
-					       "has not been taken yet", head);
+					       "it marks entry %u as in flight, but with only %d "
+					       "marked in all, that entry has not been taken yet",
+					       head, history->taken);
 	}
 	return 0;
 }
@@ -172,10 +172,9 @@ static int check_complete(const struct history *history, struct vublk_error *err
 		if (open > history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area does not belong to this ring: "
-					       "it does not mark entry %u as in flight, but "
-					       "according to the number of entries that it marks "
-					       "this entry was taken and has not been completed",
-					       head);
+					       "it does not mark entry %u as in flight, but with "
+					       "%d marked in all, that entry was taken and has not "
+					       "been completed", head, history->taken);
 	}
 	return 0;
 }
@@ -195,9 +194,10 @@ int vublk_inflight_check(const struct vublk_inflight_pending *pending,
 	if (history.outstanding > (int)size || history.taken > history.outstanding)
 		return vublk_error_set(error, EPROTO,
 				       "the in-flight area does not belong to this ring: it marks "
-				       "%u request%s as in flight, but the ring has only %d "
-				       "outstanding (used index %u, avail index %u, %u entries)",
-				       pending->count, pending->count == 1 ? "" : "s", history.outstanding, used, avail, size);
+				       "%u request%s as in flight, but the ring's indexes leave %d "
+				       "of its %u entries outstanding (used index %u, avail index "
+				       "%u)", pending->count, pending->count == 1 ? "" : "s",
+				       history.outstanding, size, used, avail);
 	history.is_first_round = is_first_round(&history, avail);
 	read_history(&history);
 	for (unsigned i = 0; i < pending->count; i++)

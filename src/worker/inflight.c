@@ -45,7 +45,8 @@ static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 		if (head >= size)
 			return vublk_error_set(error, EPROTO,
 					       "the last batch in the in-flight area names entry "
-					       "%u of a ring of %u", head, size);
+					       "%u, but the ring's last entry is %u", head,
+					       size - 1);
 		vublk_store_relaxed(&region->desc[head].inflight, 0);
 		head = vublk_load_relaxed(&region->desc[head].next);
 	}

@@ -179,7 +179,9 @@ static int read_frontend(void *owner, struct vublk_section *from, struct vublk_e
 
 	if (fd < 0 || backend->session) {
 		vublk_fd_close(&fd);
-		return vublk_error_set(error, EINVAL, "the front-end's connection is missing");
+		return vublk_error_set(error, EINVAL, "the state has %s", backend->session ?
+				       "two connections of a front-end" :
+				       "no descriptor for the front-end's connection");
 	}
 	backend->owner.listen_fd = backend->listen_fd;
 	r = vublk_session_new(&backend->owner, fd, &backend->session, error);

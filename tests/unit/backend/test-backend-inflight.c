@@ -254,7 +254,8 @@ static void test_refused_areas(void **state)
 	assert_int_equal(rig_set_area_as(&rig, &area, area.bytes, 0, 1, 64), 0);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	assert_int_equal(rig_tell_queue(&rig, 0, 0), 1);
-	assert_true(rig_log_has(&rig, "the in-flight area is for 1 queue of 64 entries"));
+	assert_true(rig_log_has(&rig, "the in-flight area, which is for 1 queue, numbered "
+				       "from 0, of at most 64 entries"));
 	rig_make_ring(&rig, 1, 64, 0);
 	assert_int_equal(rig_tell_queue(&rig, 1, 0), 1);
 	rig_drop_area(&area);
@@ -318,9 +319,9 @@ _Static_assert(sizeof(ALL_THE_SAME) - 1 == RIG_SIZE, "it fills the ring");
 
 static const struct history histories[] = {
 	{ "nothing available", 0, "", "", "b",
-	  "marks 1 request as in flight, but the ring has only 0" },
+	  "marks 1 request as in flight, but the ring's indexes leave 0 of" },
 	{ "all are completed", 0, "abc", "abc", "b",
-	  "marks 1 request as in flight, but the ring has only 0" },
+	  "marks 1 request as in flight, but the ring's indexes leave 0 of" },
 	{ "more than outstanding", 0, "abc", "ab", "cd", "marks 2 requests as in flight" },
 	{ "never available", 0, "ab", "a", "z", "never made available" },
 	{ "prepared again", 0, "abc", "ab", "a", "has completed since" },

@@ -461,7 +461,7 @@ static void test_refused_images(void **state)
 
 	make_image(1000);
 	assert_int_equal(try_open(&options, &error), -EMEDIUMTYPE);
-	assert_non_null(strstr(error.text, "expected a multiple of 512. Resize it to 1024"));
+	assert_non_null(strstr(error.text, "expected a multiple of 512, so resize it to 1024"));
 	make_image(0);
 	assert_int_equal(try_open(&options, &error), -EMEDIUMTYPE);
 	assert_non_null(strstr(error.text, "is empty"));

@@ -433,8 +433,8 @@ static void test_open_failures(void **state)
 	open_fails(ENOTSUP, "the back-end accepts at most 1 segment of 256 bytes per request, "
 		   "which is less than one block (512 bytes)");
 	fake_plan.config.capacity = UINT64_MAX;
-	open_fails(EPROTO, "the back-end reports a capacity of 18446744073709551615 sectors, which "
-		   "exceeds the maximum of a disk");
+	open_fails(EPROTO, "the back-end reports a capacity of 18446744073709551615 sectors, but a "
+		   "disk can have at most 18014398509481983");
 	fake_deinit();
 }
 

@@ -222,8 +222,8 @@ static void test_start_refuses(void **state)
 	assert_int_equal(vublk_blk_register_start(blk, (void *)0x100001, 4096, fd, 0, &change,
 						  &error), -EINVAL);
 	assert_string_equal(error.text, "cannot register 4096 bytes at 0x100001 from offset 0 of "
-			    "their file: expected multiples of the page size (4096) for all three, "
-			    "and at least one page");
+			    "their file: expected multiples of the page size (4096 bytes) for all "
+			    "three, and at least one page");
 	assert_int_equal(vublk_blk_register_start(blk, (void *)0x100000, 4096, -1, 0, &change,
 						  &error), -EBADF);
 	unsealed = memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);

@@ -457,8 +457,8 @@ static void test_register_refuses(void **state)
 	assert_string_equal(error.text, text);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100001, 4096, fd, 0, &error), -EINVAL);
 	assert_string_equal(error.text, "cannot register 4096 bytes at 0x100001 from offset 0 of "
-			    "their file: expected multiples of the page size (4096) for all three, "
-			    "and at least one page");
+			    "their file: expected multiples of the page size (4096 bytes) for all "
+			    "three, and at least one page");
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 0, fd, 0, &error), -EINVAL);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 4096, fd, 1, &error), -EINVAL);
 	assert_int_equal(vublk_blk_register(blk, (void *)0x100000, 4096, -1, 0, &error), -EBADF);
@@ -634,16 +634,16 @@ static void test_bad_arguments(void **state)
 		"read of more than 1073741824 bytes, which is the maximum; split it into several "
 		"requests");
 	refuses(vublk_blk_readv(queue, 0, iov, -1, 0, NULL, &error), EINVAL,
-		"read: invalid iovec count -1");
+		"read: the iovec count is -1, but must be at least 0");
 	refuses(vublk_blk_writev(queue, 0, NULL, 1, 0, NULL, &error), EINVAL,
-		"write: invalid iovec count 1");
+		"write: the iovec count is 1, but the array of iovecs is NULL");
 	refuses(vublk_blk_writev(queue, 0, iov, 0, 0, NULL, &error), EINVAL,
 		"write of 0 bytes at byte 0: expected at least 1 byte");
 	for (int i = 0; i < 6; i++)
 		iov[i] = (struct iovec){ b + 200 * i, i == 5 ? 12 : 100 };
 	refuses(vublk_blk_writev(queue, 0, iov, 6, 0, NULL, &error), EINVAL,
-		"write: a block of 512 bytes is spread over more than 4 buffers, the most segments "
-		"that the back-end accepts; use larger buffers");
+		"write: a block of 512 bytes is spread over too many buffers, because the back-end "
+		"accepts at most 4 segments per request; use larger buffers");
 	assert_int_equal(vublk_blk_in_flight(queue), 0);
 	tear_down(blk);
 }

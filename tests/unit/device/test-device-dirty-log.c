@@ -223,8 +223,8 @@ static void test_bitmaps_that_do_not_fit(void **state)
 	}
 	expect_sentence(vublk_device_dirty_log_start(rig.device, &(struct vublk_device_dirty_log){ fd },
 						     0, &error), EINVAL, &error,
-			"struct vublk_device_dirty_log has 0 bytes, which do not contain its "
-			"member fd; pass the sizeof of the struct");
+			"the size passed for struct vublk_device_dirty_log, 0 bytes, does not "
+			"include its member fd; pass the sizeof of the struct");
 	assert_int_equal(mock.num_log, 0);
 	assert_int_equal(vublk_device_dirty_log_start(rig.device,
 						      &(struct vublk_device_dirty_log)

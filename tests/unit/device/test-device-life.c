@@ -224,8 +224,8 @@ static void test_bad_queues(void **state)
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue,
 						offsetof(struct vublk_device_queue, call_fd), &error),
 			 -EINVAL);
-	assert_string_equal(error.text, "struct vublk_device_queue has 36 bytes, which do not "
-			    "contain its member call_fd; pass the sizeof of the struct");
+	assert_string_equal(error.text, "the size passed for struct vublk_device_queue, 36 bytes, "
+			    "does not include its member call_fd; pass the sizeof of the struct");
 	queue.used_addr = RIG_GUEST_ADDR + RIG_MEMORY_BYTES - 8;
 	assert_int_equal(vublk_device_set_queue(rig.device, 1, &queue, sizeof(queue), &error), 0);
 	assert_int_equal(set_status(&rig, VIRTIO_CONFIG_S_DRIVER_OK, &error), -EINVAL);

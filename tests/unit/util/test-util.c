@@ -365,8 +365,8 @@ static void test_struct_needs(void **state)
 	assert_int_equal(vublk_struct_needs(struct longer, b, given, 8, &error), 0);
 	assert_int_equal(vublk_struct_needs(struct longer, b, NULL, 0, &error), 0);
 	assert_int_equal(vublk_struct_needs(struct longer, b, given, 7, &error), -EINVAL);
-	assert_string_equal(error.text, "struct longer has 7 bytes, which do not contain its "
-			    "member b; pass the sizeof of the struct");
+	assert_string_equal(error.text, "the size passed for struct longer, 7 bytes, does not "
+			    "include its member b; pass the sizeof of the struct");
 }
 
 static void test_struct_out(void **state)

@@ -94,8 +94,8 @@ static int check_size(const struct vublk_file *file, uint64_t bytes, struct vubl
 		return vublk_error_set(error, EMEDIUMTYPE, "%s is empty; a disk has at least 512 bytes",
 				       file->engine.description);
 	return vublk_error_set(error, EMEDIUMTYPE,
-			       "%s has %" PRIu64 " bytes; expected a multiple of 512. Resize it to "
-			       "%" PRIu64 " bytes (truncate -s %%512 FILE rounds up)",
+			       "%s has %" PRIu64 " bytes; expected a multiple of 512, so resize it "
+			       "to %" PRIu64 " bytes (truncate -s %%512 FILE rounds up)",
 			       file->engine.description, bytes, vublk_round_up(bytes, 512));
 }
 
@@ -273,8 +273,9 @@ static int keep_cache(struct vublk_file *file, struct vublk_error *error)
 		try_alignment(file);
 	if (!file->offset_align || !vublk_is_power_of_two(file->offset_align) ||
 	    !vublk_is_power_of_two(file->memory_align))
-		return vublk_error_set(error, ENOTSUP, "the old process uses O_DIRECT for %s, but the "
-				       "alignment that this needs is not known", file->engine.description);
+		return vublk_error_set(error, ENOTSUP, "the old process uses O_DIRECT for %s, but "
+				       "this process cannot find out which alignment that needs",
+				       file->engine.description);
 	geometry->min_block_bytes = file->offset_align;
 	geometry->block_bytes = VUBLK_MAX(geometry->block_bytes, file->offset_align);
 	geometry->physical_block_bytes = VUBLK_MAX(geometry->physical_block_bytes,
@@ -324,8 +325,8 @@ static int choose_method(struct vublk_file *file, const struct vublk_engine_opti
 		return vublk_error_set(error, -r, "io=io_uring is not available (%s): %s, or use "
 				       "io=auto", strerrordesc_np(-r),
 				       vublk_file_uring_cause(-r));
-	vublk_log(options->log, VUBLK_LOG_WARNING, "io_uring is not available (%s): %s. The "
-		  "back-end uses blocking calls instead, which are slower", strerrordesc_np(-r),
+	vublk_log(options->log, VUBLK_LOG_WARNING, "the back-end uses blocking calls, which are "
+		  "slower, because io_uring is not available (%s): %s", strerrordesc_np(-r),
 		  vublk_file_uring_cause(-r));
 	file->blocking = true;
 	return 0;
@@ -359,7 +360,7 @@ static int use_image(const struct vublk_engine_options *options, struct vublk_er
 					     options->path);
 	if (stat(options->path, &there) < 0)
 		return vublk_error_set_errno(error, errno, "cannot find the image '%s' that the old "
-					     "process serves; put it back there", options->path);
+					     "process serves (put it back there)", options->path);
 	if (S_ISBLK(ours.st_mode) ? !S_ISBLK(there.st_mode) || ours.st_rdev != there.st_rdev :
 	    ours.st_dev != there.st_dev || ours.st_ino != there.st_ino)
 		return vublk_error_set(error, ESTALE, "'%s' is no longer the image that the old "

@@ -153,8 +153,8 @@ const char *vublk_file_uring_cause(int code)
 				       "a seccomp filter or a security module probably forbids it; "
 				       "allow it there";
 	case ENOSYS:
-		return "the kernel is too old or a seccomp filter hides it; use another kernel or "
-		       "filter";
+		return "the kernel is too old or a seccomp filter hides io_uring; use a newer "
+		       "kernel or another filter";
 	default:
 		return "the cause is unknown; see the kernel's log";
 	}

@@ -39,7 +39,8 @@ static int find_type(const char *spec, const struct vublk_bus_type **type, const
 		*argument = colon + 1;
 		return 0;
 	}
-	return vublk_error_set(error, EINVAL, "there is no bus '%s'; expected %s:PATH or %s:PATH",
+	return vublk_error_set(error, EINVAL, "the bus '%s' is invalid; expected %s:PATH or "
+			       "%s:PATH",
 			       spec ? spec : "", types[0]->name, types[1]->name);
 }
 

@@ -400,12 +400,12 @@ static void on_deadline(void *opaque)
 		return;
 	}
 	vublk_error_set(&error, ETIMEDOUT,
-			"the back-end did not answer %s within %u ms; %s, or raise "
-			"request-timeout-ms",
+			"the back-end did not answer %s within %u ms; check whether it hangs%s, "
+			"or raise request-timeout-ms",
 			vublk_vu_request_name(VUBLK_VU_TO_BACKEND, frontend->expected->request),
-			frontend->timeout_ms, frontend->num_answers ? "check whether it hangs" :
-			"check whether it hangs or serves another front-end (a VM, for example), "
-			"because a back-end serves only one at a time");
+			frontend->timeout_ms, frontend->num_answers ? "" :
+			" or already serves another front-end, such as a VM (a back-end serves "
+			"only one at a time)");
 	vublk_frontend_fail(frontend, &error);
 }
 

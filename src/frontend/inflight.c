@@ -116,11 +116,12 @@ static void on_area(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 	} else {
 		vublk_frontend_batch_refuse(batch, EPROTO,
 					    "the answer to GET_INFLIGHT_FD announces an in-flight "
-					    "area of %" PRIu64 " bytes at offset %" PRIu64 ", but "
+					    "area of %" PRIu64 " bytes at offset %" PRIu64 " and "
 					    "comes with %s; set inflight=off to use no in-flight "
 					    "area", answer->mmap_size,
-					    answer->mmap_offset,
-					    fd < 0 ? "no descriptor" : "a file that is too small");
+					    answer->mmap_offset, fd < 0 ? "no descriptor" :
+					    !answer->mmap_size ? "a file descriptor" :
+					    "a file that does not contain this area");
 	}
 	vublk_frontend_batch_answered(batch);
 }

@@ -31,9 +31,11 @@ static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 	if (header->kind && header->kind < VUBLK_HANDOVER_NUM_KINDS && !header->zero &&
 	    header->bytes < VUBLK_HANDOVER_MAX_BYTES)
 		return (ssize_t)header->bytes;
-	return vublk_error_set(error, EPROTO, "received an invalid upgrade message: kind %u with a "
-			       "payload of %llu bytes",
-			       header->kind, (unsigned long long)header->bytes);
+	return vublk_error_set(error, EPROTO, "received an invalid upgrade message: kind %u, a "
+			       "payload of %llu bytes and a reserved field of 0x%x; expected kind "
+			       "1 to %u, at most %u bytes and 0",
+			       header->kind, (unsigned long long)header->bytes, header->zero,
+			       VUBLK_HANDOVER_NUM_KINDS - 1, VUBLK_HANDOVER_MAX_BYTES - 1);
 }
 
 static void name(const void *opaque, char *text, size_t text_bytes)
@@ -143,7 +145,8 @@ int vublk_handover_send(struct vublk_handover_channel *channel, enum vublk_hando
 
 	if (bytes >= VUBLK_HANDOVER_MAX_BYTES)
 		return vublk_error_set(error, EMSGSIZE, "cannot send an upgrade message of %zu "
-				       "bytes: it is too large", bytes);
+				       "bytes; the maximum is %u bytes", bytes,
+				       VUBLK_HANDOVER_MAX_BYTES - 1);
 	while (sent < sizeof(header) + bytes) {
 		ssize_t n = vublk_stream_send_message(channel->fd, &message, sent);
 

@@ -32,8 +32,8 @@ static int fill_address(struct sockaddr_un *address, const char *path, struct vu
 	if (bytes >= sizeof(address->sun_path))
 		return vublk_error_set(error, ENAMETOOLONG,
 				       "the path of the socket has %zu bytes, but the maximum is "
-				       "%zu; use a shorter or a relative path: '%s'", bytes,
-				       sizeof(address->sun_path) - 1, path);
+				       "%zu bytes; use a shorter or a relative path, not '%s'",
+				       bytes, sizeof(address->sun_path) - 1, path);
 	memset(address, 0, sizeof(*address));
 	address->sun_family = AF_UNIX;
 	memcpy(address->sun_path, path, bytes);

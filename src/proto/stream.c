@@ -263,7 +263,7 @@ int vublk_stream_read(int fd, const struct vublk_stream_format *format,
 	if (reader->failure)
 		return vublk_error_set(error, reader->failure,
 				       "cannot receive from this connection, because an earlier "
-				       "message was invalid");
+				       "receive failed");
 	do {
 		r = advance(fd, format, reader, place, error);
 		if (r < 0) {

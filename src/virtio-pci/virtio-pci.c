@@ -118,8 +118,8 @@ static int check_features_ok(struct vublk_virtio_pci *pci, struct vublk_error *e
 	if (pci->driver_features & VUBLK_BIT(VIRTIO_F_VERSION_1))
 		return accept_features(pci, error);
 	return vublk_error_set(error, EPROTO,
-			       "the driver did not accept VIRTIO_F_VERSION_1 but set FEATURES_OK, "
-			       "which a legacy driver does not do");
+			       "the driver set FEATURES_OK but did not accept VIRTIO_F_VERSION_1, "
+			       "which every driver that sets FEATURES_OK must accept");
 }
 
 static void write_bits(struct vublk_virtio_pci *pci, uint8_t bits)

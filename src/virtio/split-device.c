@@ -167,8 +167,9 @@ static int look(struct vublk_device_ring *ring, struct vublk_error *error)
 	index = vublk_load_acquire(&ring->memory.avail->idx); /* A acquire */
 	if (VUBLK_UNLIKELY((uint16_t)(index - ring->next) > ring->size)) {
 		vublk_error_set(&ring->broken, EPROTO,
-				"the driver moved the avail index from %u to %u, more than the "
-				"ring's %u entries ahead", ring->next, index, ring->size);
+				"the driver set the avail index to %u, which is more than the "
+				"ring's %u entries ahead of the device's index, %u", index,
+				ring->size, ring->next);
 		return break_ring(ring, error);
 	}
 	ring->seen = index;

@@ -235,9 +235,10 @@ int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *e
 	waiting = (uint16_t)(index - (uint16_t)ring->taken);
 	if (VUBLK_UNLIKELY(waiting > ring->published - ring->taken)) {
 		vublk_error_set(&ring->broken, EPROTO,
-				"the device moved the used index from %u to %u, but only %u "
-				"chain%s outstanding; set up the ring again before it can be used",
-				(unsigned)(uint16_t)ring->taken, index,
+				"the device set the used index to %u, but the driver's index is %u "
+				"and only %u chain%s outstanding; set up the ring again before it "
+				"can be used",
+				index, (unsigned)(uint16_t)ring->taken,
 				(unsigned)(ring->published - ring->taken),
 				ring->published - ring->taken == 1 ? " is" : "s are");
 		return break_ring(ring, error);

@@ -30,7 +30,7 @@ static int check_part(const char *name, const void *part, unsigned alignment,
 	if (part && (uintptr_t)part % alignment == 0)
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "the ring's %s is at %p; expected a multiple of %u. Check the ring "
+			       "the ring's %s is at %p; expected a multiple of %u; check the ring "
 			       "addresses that the driver set", name, part,
 			       alignment);
 }
@@ -73,9 +73,9 @@ int vublk_split_ring_find(const struct vublk_memory_map *map, vublk_split_transl
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(parts); i++) {
 		hosts[i] = translate(map, parts[i].addr, parts[i].bytes);
 		if (!hosts[i])
-			return vublk_error_set(error, EFAULT, "the %s at 0x%" PRIx64 ", "
-					       "0x%" PRIx64 " bytes, is outside the shared memory",
-					       parts[i].name, parts[i].addr, parts[i].bytes);
+			return vublk_error_set(error, EFAULT, "the %s of 0x%" PRIx64 " bytes at "
+					       "0x%" PRIx64 " is outside the shared memory",
+					       parts[i].name, parts[i].bytes, parts[i].addr);
 	}
 	*ring = (struct vublk_split_ring){ hosts[0], hosts[1], hosts[2] };
 	return vublk_split_ring_check(ring, size, error);

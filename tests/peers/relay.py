@@ -198,7 +198,7 @@ def misuse(case):
     for words, sentence in (([], '--chardev=SOCKET'),
                             (['--chardev', 'x'], '--bus, the socket for the VMM'),
                             (['--bus', 'vhost-user:x'], '--chardev=SOCKET'),
-                            (['--chardev', 'x', '--bus', 'pci:y'], "there is no bus 'pci:y'"),
+                            (['--chardev', 'x', '--bus', 'pci:y'], "the bus 'pci:y' is invalid"),
                             (['--chardev', 'path=x,colour=red', '--bus', 'vhost-user:y'], "no property 'colour'; --list-properties"),
                             (['--chardev', 'x,colour=red', '--bus', 'vhost-user:y'], 'write path=x'),
                             (['--chardev', 'x', '--bus', 'vhost-user:y', '-o', 'colour=red'], '--list-properties'),

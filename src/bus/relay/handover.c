@@ -40,10 +40,11 @@ static int check_area(const struct vublk_relay *relay, const struct vublk_relay_
 	    (queue->index < area->num_queues && queue->size <= area->queue_size))
 		return 0;
 	return vublk_error_set(error, EPROTO,
-			       "queue %u has %u entries, but the in-flight area is for %u queue%s "
-			       "of %u entries", queue->index, queue->size,
+			       "the in-flight area is for %u queue%s of %u entries, so it has no "
+			       "room for queue %u, which has %u entries (queues are numbered "
+			       "from 0)",
 			       area->num_queues, area->num_queues == 1 ? "" : "s",
-			       area->queue_size);
+			       area->queue_size, queue->index, queue->size);
 }
 
 /*
@@ -66,9 +67,9 @@ static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queu
 	}
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
 			  "queue %u cannot start: a back-end was lost with up to %u request%s "
-			  "outstanding, and the device cannot tell which of them it had begun; the "
-			  "driver must reset the device", queue->index, place.outstanding,
-			  place.outstanding == 1 ? "" : "s");
+			  "outstanding, and the device cannot tell which of them the back-end "
+			  "had begun; the driver must reset the device", queue->index,
+			  place.outstanding, place.outstanding == 1 ? "" : "s");
 	vublk_relay_tell_needs_reset(relay);
 	return false;
 }
@@ -180,8 +181,8 @@ static int write_through(struct vublk_relay *relay, bool resumes)
 		return 0;
 	relay->asked = VUBLK_RELAY_ASKED_WRITE_THROUGH;
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_INFO,
-			  "the VMM resumes a disk without having read its configuration; writes "
-			  "are durable until the VMM sets wce");
+			  "the VMM resumes a disk without having read its configuration, so the "
+			  "back-end's write cache is turned off until the VMM sets wce");
 	return 1;
 }
 

@@ -185,10 +185,10 @@ static int check_drained(struct vublk_relay *relay, struct vublk_error *error)
 
 	if (!vublk_relay_has_left(relay, queue) || skips_drain(relay))
 		return 0;
-	return vublk_error_set(error, EIO, "cannot stop queue %u: no back-end has executed %u of "
-			       "its requests, which are in the in-flight area; try again when a "
-			       "back-end is connected",
-			       queue->index, queue->undrained);
+	return vublk_error_set(error, EIO, "cannot stop queue %u: %u of its requests wait%s in "
+			       "the in-flight area for a back-end; try again when a back-end is "
+			       "connected", queue->index, queue->undrained,
+			       queue->undrained == 1 ? "s" : "");
 }
 
 int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *error)
@@ -202,11 +202,11 @@ int vublk_relay_get_vring_base(struct vublk_relay *relay, struct vublk_error *er
 		return r;
 	if (queue->outstanding)
 		vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
-				  "queue %u was stopped without a back-end and with %u request%s "
-				  "outstanding, which %s", queue->index, queue->outstanding,
+				  "queue %u was stopped while no back-end was connected, with %u "
+				  "request%s outstanding%s", queue->index, queue->outstanding,
 				  queue->outstanding == 1 ? "" : "s", relay->area_is_vmms ?
-				  "the VMM's in-flight area contains" :
-				  "the driver must abandon with a reset");
+				  " (recorded in the VMM's in-flight area)" :
+				  "; the driver has to reset the device");
 	relay->server.reply.payload.state.index = queue->index;
 	relay->server.reply.payload.state.num = queue->base;
 	relay->server.reply.header.size = sizeof(relay->server.reply.payload.state);

@@ -125,7 +125,8 @@ static int read_server(void *owner, struct vublk_section *from, struct vublk_err
 
 	if (fd < 0 || bus->client || !vublk_device_num_queues(bus->device)) {
 		vublk_fd_close(&fd);
-		return vublk_error_set(error, EINVAL, "the state has no connection to the VMM");
+		return vublk_error_set(error, EINVAL, "the state of the VMM's connection has no "
+				       "socket, comes twice, or precedes the state of the device");
 	}
 	r = vublk_relay_new(bus, fd, error);
 	if (r < 0)
@@ -225,8 +226,8 @@ static int read_queue(void *owner, struct vublk_section *from, struct vublk_erro
 	if (r < 0)
 		return r;
 	if (index >= relay->num_queues)
-		return vublk_error_set(error, EINVAL, "the state names queue %u of a relay with %u "
-				       "queues", (unsigned)index, relay->num_queues);
+		return vublk_error_set(error, EINVAL, "the state has a queue %u, but the relay's "
+				       "last queue is %u", (unsigned)index, relay->num_queues - 1);
 	if (state >= VUBLK_RELAY_NUM_RING_STATES)
 		return vublk_error_set(error, EINVAL, "the relay's state of queue %u is %u; expected "
 				       "0 to %u", (unsigned)index, (unsigned)state,

@@ -161,7 +161,7 @@ static int end(void *object, struct vublk_error *error)
 	struct vublk_bus *bus = object;
 
 	if (bus->listen_fd < 0)
-		return vublk_error_set(error, EINVAL, "the bus is missing");
+		return vublk_error_set(error, EINVAL, "the old process did not send its bus");
 	bus->type->handover->end(bus);
 	return vublk_device_take_end(bus->device, error);
 }
@@ -227,8 +227,9 @@ static int check(const struct vublk_bus *bus, struct vublk_error *error)
 	int r;
 
 	if (!bus->type->handover)
-		return vublk_error_set(error, ENOTSUP, "a %s bus cannot be handed to another process "
-				       "while it runs; stop the VM or the process first",
+		return vublk_error_set(error, ENOTSUP, "a %s bus cannot be handed to another "
+				       "process; stop the VM and this process, then start the "
+				       "new process",
 				       bus->type->name);
 	r = vublk_upgrade_check_free(&bus->upgrade, error);
 	if (r < 0)

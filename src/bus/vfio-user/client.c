@@ -230,8 +230,9 @@ static void on_busy_timer(void *opaque)
 	struct vublk_vfio_user *bus = opaque;
 
 	vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
-			  "the back-end has not answered in time, so the VMM's command is answered "
-			  "before the back-end has executed it");
+			  "the back-end has not answered in time (%u s), so the VMM gets the reply "
+			  "to its vfio-user command before the back-end is ready",
+			  (unsigned)(BUSY_TIMEOUT_NS / UINT64_C(1000000000)));
 	bus->has_timed_out = true;
 	serve(bus);
 }

@@ -87,8 +87,8 @@ static int get_irq_info(struct vublk_vfio_user *bus, struct vublk_error *error)
 		return r;
 	if (asked->index >= VFIO_PCI_NUM_IRQS)
 		return vublk_error_set(error, EINVAL,
-				       "there is no interrupt index %u; the device has %u",
-				       asked->index, VFIO_PCI_NUM_IRQS);
+				       "there is no interrupt index %u; the last index is %u",
+				       asked->index, VFIO_PCI_NUM_IRQS - 1);
 	*info = (struct vfio_irq_info){
 		.argsz = sizeof(*info),
 		.flags = vublk_vfio_user_irq_flags(asked->index),
@@ -172,9 +172,10 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 	if (writes->count > VUBLK_VFIO_MAX_WRITES ||
 	    bytes != writes->count * sizeof(writes->writes[0]))
 		return vublk_error_set(error, EINVAL,
-				       "REGION_WRITE_MULTI announces %" PRIu64 " writes but has "
-				       "only %u bytes for them",
-				       writes->count, bytes);
+				       "REGION_WRITE_MULTI announces %" PRIu64 " write%s in "
+				       "%u bytes; expected at most %zu writes of %zu bytes each",
+				       writes->count, writes->count == 1 ? "" : "s", bytes,
+				       VUBLK_VFIO_MAX_WRITES, sizeof(writes->writes[0]));
 	for (unsigned i = 0; i < writes->count && !r; i++) {
 		const struct vublk_vfio_write *write = &writes->writes[i];
 
@@ -182,8 +183,9 @@ static int check_writes(const struct vublk_vfio_user *bus, struct vublk_error *e
 				 write->count, error);
 		if (!r && write->count > sizeof(write->data))
 			r = vublk_error_set(error, EINVAL,
-					    "REGION_WRITE_MULTI has a write of %u bytes; the "
-					    "maximum is 8", write->count);
+					    "REGION_WRITE_MULTI has a write of %u bytes; "
+					    "expected at most %zu bytes", write->count,
+					    sizeof(write->data));
 	}
 	return r;
 }

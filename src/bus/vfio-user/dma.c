@@ -113,12 +113,12 @@ static int check_file(const struct vublk_vfio_dma_map *map, int fd,
 
 	if (map->offset % PAGE_BYTES)
 		return vublk_error_set(error, EINVAL,
-				       "DMA_MAP at 0x%" PRIx64 ": the offset in its file, "
-				       "0x%" PRIx64 ", is not page-aligned",
-				       map->address, map->offset);
+				       "DMA_MAP at 0x%" PRIx64 " has the file offset 0x%" PRIx64
+				       "; expected a multiple of 0x%" PRIx64,
+				       map->address, map->offset, PAGE_BYTES);
 	r = vublk_memory_file_check(fd, map->offset, map->size, file, error);
 	if (r < 0)
-		vublk_error_prepend(error, "DMA_MAP of 0x%" PRIx64, map->address);
+		vublk_error_prepend(error, "DMA_MAP at 0x%" PRIx64, map->address);
 	return r;
 }
 
@@ -182,8 +182,9 @@ static int unmap_one(struct vublk_vfio_user_dma *dma, const struct vublk_vfio_dm
 	if (place >= dma->num_maps || dma->maps[place].address != unmap->address ||
 	    dma->maps[place].size_bytes != unmap->size)
 		return vublk_error_set(error, ENOENT,
-				       "DMA_UNMAP at 0x%" PRIx64 " of 0x%" PRIx64 " bytes does not "
-				       "match one map exactly", unmap->address, unmap->size);
+				       "DMA_UNMAP names 0x%" PRIx64 " bytes at 0x%" PRIx64 ", but "
+				       "no mapping has this size and address", unmap->size,
+				       unmap->address);
 	remove_map(dma, place);
 	return 0;
 }

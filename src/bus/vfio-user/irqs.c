@@ -59,14 +59,15 @@ static int check_range(const struct vublk_vfio_user *bus, const struct vublk_vfi
 	    !is_one_of(set->flags, VFIO_IRQ_SET_ACTION_TYPE_MASK) ||
 	    set->flags & ~(uint32_t)(VFIO_IRQ_SET_DATA_TYPE_MASK | VFIO_IRQ_SET_ACTION_TYPE_MASK))
 		return vublk_error_set(error, EINVAL,
-				       "SET_IRQS has flags 0x%x; expected one kind of data and one "
-				       "action", set->flags);
+				       "SET_IRQS has flags 0x%x; expected one DATA flag, one "
+				       "ACTION flag and no other", set->flags);
 	if (set->index < VFIO_PCI_NUM_IRQS && vublk_range_within(set->start, set->count, count))
 		return 0;
 	return vublk_error_set(error, EINVAL,
-			       "SET_IRQS names %u interrupts starting at number %u, but interrupt "
-			       "index %u has only %u interrupts",
-			       set->count, set->start, set->index, count);
+			       "SET_IRQS names %u interrupt%s starting at number %u, but interrupt "
+			       "index %u has only %u interrupt%s",
+			       set->count, set->count == 1 ? "" : "s", set->start, set->index,
+			       count, count == 1 ? "" : "s");
 }
 
 static int check_data(const struct vublk_vfio_irq_set *set, uint32_t data_bytes, unsigned num_fds,
@@ -82,9 +83,11 @@ static int check_data(const struct vublk_vfio_irq_set *set, uint32_t data_bytes,
 	if (num_fds != (eventfds ? set->count : 0) && !(eventfds && !num_fds))
 		return vublk_error_set(error, EINVAL,
 				       "SET_IRQS has %u file descriptor%s for %u interrupt%s; "
-				       "expected one per interrupt",
+				       "expected %s",
 				       num_fds, num_fds == 1 ? "" : "s", set->count,
-				       set->count == 1 ? "" : "s");
+				       set->count == 1 ? "" : "s",
+				       eventfds ? "none, or one per interrupt" :
+				       "none without the flag DATA_EVENTFD");
 	if (eventfds && !(set->flags & VFIO_IRQ_SET_ACTION_TRIGGER))
 		return vublk_error_set(error, ENOTSUP,
 				       "SET_IRQS has eventfds that mask or unmask an interrupt, "

@@ -109,7 +109,7 @@ static int keep_rest(struct vublk_vfio_channel *channel, const struct vublk_vfio
 	if (header->size - sent > sizeof(channel->out) - channel->out_end)
 		return vublk_error_set(error, ENOBUFS,
 				       "the client does not read its socket: %zu bytes of replies "
-				       "are queued, which is too many",
+				       "are queued, and the queue has no room for the next reply",
 				       channel->out_end - channel->out_begin);
 	keep(channel, (const char *)header + of_header, HEADER_BYTES - of_header);
 	keep(channel, (const char *)payload + (sent - of_header),

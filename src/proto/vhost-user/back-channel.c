@@ -88,8 +88,8 @@ static int take_answers(struct vublk_back_channel *back, struct vublk_error *err
 		r = back->is_unanswered ?
 			    vublk_vu_check_reply(VUBLK_VU_BACKEND_CONFIG_CHANGE_MSG,
 						 sizeof(uint64_t), &reply, error) :
-			    vublk_error_set(error, EPROTO, "the front-end sent a reply, but no "
-					    "request is outstanding");
+			    vublk_error_set(error, EPROTO, "the front-end sent a message, but no "
+					    "reply is expected");
 		if (!r && reply.payload.u64)
 			vublk_log_limited(back->log, back->limit, VUBLK_LOG_WARNING,
 					  "the front-end rejected the notification that the disk's "

@@ -304,9 +304,9 @@ int vublk_vu_check_request(enum vublk_vu_direction direction,
 				       header->request);
 	if (direction == VUBLK_VU_TO_BACKEND && is_draft_skip_drain(message))
 		return vublk_error_set(error, EPROTO, "GET_SHMEM_CONFIG has a payload of 8 bytes; "
-				       "expected 0. The sender probably means "
+				       "expected 0 (the sender probably means "
 				       "GET_VRING_BASE_SKIP_DRAIN, which had the number 44 in a "
-				       "draft of the protocol and now has 45: update the VMM, or "
+				       "draft of the protocol and now has 45); update the VMM, or "
 				       "turn off its inflight-migration");
 	r = check_request_flags(info->name, header->flags, error);
 	if (!r)

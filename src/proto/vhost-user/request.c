@@ -145,7 +145,7 @@ int vublk_vu_check_vring_addr(const struct vublk_vu_message *request, struct vub
 	if (!(addr->flags & ~(1u << VHOST_VRING_F_LOG)))
 		return 0;
 	return vublk_error_set(error, EPROTO, "SET_VRING_ADDR of queue %u has unknown flags: 0x%x",
-			       addr->index, addr->flags);
+			       addr->index, addr->flags & ~(1u << VHOST_VRING_F_LOG));
 }
 
 int vublk_vu_check_vring_base(const struct vublk_vu_message *request, struct vublk_error *error)
@@ -219,9 +219,15 @@ int vublk_vu_check_mem_table(const struct vublk_vu_message *request, struct vubl
 	    request->header.size >= offsetof(struct vublk_vu_mem_table, regions) +
 				    count * sizeof(table->regions[0]))
 		return 0;
-	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE lists %u regions, but has %u file "
-			       "descriptors and %u bytes", count, request->num_fds,
-			       request->header.size);
+	return vublk_error_set(error, EPROTO, "SET_MEM_TABLE lists %u region%s with %u file "
+			       "descriptor%s in a payload of %u bytes; expected at most %d "
+			       "regions, one file descriptor per region, and at least %zu bytes "
+			       "plus %zu per region",
+			       count, count == 1 ? "" : "s", request->num_fds,
+			       request->num_fds == 1 ? "" : "s", request->header.size,
+			       VUBLK_VU_MAX_TABLE_REGIONS,
+			       offsetof(struct vublk_vu_mem_table, regions),
+			       sizeof(table->regions[0]));
 }
 
 static bool wraps(uint64_t addr, uint64_t bytes)
@@ -258,8 +264,9 @@ int vublk_vu_check_overlap(const struct vublk_vu_region *region,
 		return 0;
 	return vublk_error_set(error, EPROTO,
 			       "the memory region of 0x%" PRIx64 " bytes at guest address "
-			       "0x%" PRIx64 " and user address 0x%" PRIx64 " overlaps the one of "
-			       "0x%" PRIx64 " bytes at 0x%" PRIx64 " and 0x%" PRIx64,
+			       "0x%" PRIx64 " and user address 0x%" PRIx64 " overlaps the region "
+			       "of 0x%" PRIx64 " bytes at guest address 0x%" PRIx64 " and user "
+			       "address 0x%" PRIx64,
 			       region->size_bytes,
 			       region->guest_addr, region->user_addr, other->size_bytes,
 			       other->guest_addr, other->user_addr);
@@ -324,11 +331,10 @@ int vublk_vu_check_inflight(const struct vublk_vu_message *request, unsigned num
 	    area->queue_size <= queue_size)
 		return 0;
 	return vublk_error_set(error, EPROTO, "%s names an in-flight area for %u queue%s of %u "
-			       "entries, but this disk has %u queue%s of at most %u entries",
+			       "entries; expected 1 to %u queues of 1 to %u entries",
 			       vublk_vu_request_name(VUBLK_VU_TO_BACKEND, request->header.request),
 			       area->num_queues, area->num_queues == 1 ? "" : "s",
-			       area->queue_size, num_queues, num_queues == 1 ? "" : "s",
-			       queue_size);
+			       area->queue_size, num_queues, queue_size);
 }
 
 int vublk_vu_check_inflight_file(const struct vublk_vu_message *request, uint64_t least_bytes,
@@ -360,19 +366,21 @@ int vublk_vu_check_set_config(const struct vublk_vu_message *request, unsigned w
 	const struct vublk_vu_config *config = &request->payload.config;
 
 	if (request->header.size != VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG announces %u bytes of "
-				       "configuration, but its payload has %u bytes, including %u "
-				       "bytes of its own header",
-				       config->size_bytes, request->header.size,
+		return vublk_error_set(error, EPROTO, "SET_CONFIG announces %u byte%s of "
+				       "configuration in a payload of %u bytes; expected %" PRIu64
+				       " bytes, of which %d are a header", config->size_bytes,
+				       config->size_bytes == 1 ? "" : "s", request->header.size,
+				       VUBLK_VU_CONFIG_HEADER_BYTES + (uint64_t)config->size_bytes,
 				       VUBLK_VU_CONFIG_HEADER_BYTES);
 	if (config->flags > VUBLK_VU_CONFIG_MIGRATION)
 		return vublk_error_set(error, EPROTO, "SET_CONFIG has unknown flags: 0x%x",
 				       config->flags);
 	if (config->offset != writable_offset || config->size_bytes != 1 || config->data[0] > 1)
-		return vublk_error_set(error, EPROTO, "SET_CONFIG writes %u bytes at offset %u of "
+		return vublk_error_set(error, EPROTO, "SET_CONFIG writes %u byte%s at offset %u of "
 				       "the configuration; only the byte at offset %u (wce) may be "
-				       "written",
-				       config->size_bytes, config->offset, writable_offset);
+				       "written, with 0 or 1", config->size_bytes,
+				       config->size_bytes == 1 ? "" : "s", config->offset,
+				       writable_offset);
 	return 0;
 }
 

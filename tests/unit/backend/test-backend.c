@@ -500,7 +500,7 @@ static void test_bad_mem_tables(void **state)
 	message.header.flags = VUBLK_VU_VERSION;
 	message.payload.table.num_regions = 1;
 	assert_int_equal(rig_send_acked(&rig, &message), 1);
-	assert_true(rig_log_has(&rig, "lists 1 regions, but has 0 file descriptors"));
+	assert_true(rig_log_has(&rig, "lists 1 region with 0 file descriptors"));
 	message.header.flags = VUBLK_VU_VERSION;
 	message.payload.table.num_regions = 2;
 	message.fds[0] = message.fds[1] = rig.memory_fd;

@@ -275,7 +275,7 @@ static void receive_header(uint32_t flags, uint32_t size, const char *text)
 	assert_string_equal(pair.error.text, text);
 	assert_int_equal(vublk_channel_receive(&pair.channel, &received, &pair.error), -EPROTO);
 	assert_string_equal(pair.error.text, "cannot receive from this connection, because an "
-			    "earlier message was invalid");
+			    "earlier receive failed");
 	pair_deinit(&pair);
 }
 

@@ -144,8 +144,8 @@ static void test_length_of_a_path(void **state)
 	memset(longest, 'x', sizeof(longest));
 	longest[108] = '\0';
 	assert_int_equal(vublk_socket_connect(longest, &error), -ENAMETOOLONG);
-	assert_text("the path of the socket has 108 bytes, but the maximum is 107; use a shorter "
-		    "or a relative path: '%s'", longest);
+	assert_text("the path of the socket has 108 bytes, but the maximum is 107 bytes; use a "
+		    "shorter or a relative path, not '%s'", longest);
 	assert_int_equal(vublk_socket_listen(longest, &error), -ENAMETOOLONG);
 	longest[107] = '\0';
 	assert_int_equal(vublk_socket_connect(longest, &error), -ENOENT);

@@ -202,7 +202,7 @@ static void test_stop_with_the_vmms_area(void **state)
 	relay_send_requests(&rig, 0);
 	relay_lose_backend(&relay);
 	assert_int_equal(rig_get_base(&rig, 0), 2);
-	relay_wait(&relay, "16 requests outstanding, which the VMM's in-flight area contains");
+	relay_wait(&relay, "16 requests outstanding (recorded in the VMM's in-flight area)");
 	assert_int_equal(rig_set_u64(&rig, VUBLK_VU_SET_STATUS, 0), 0);
 	assert_int_equal(rig_set_area(&rig, &area), 0);
 	go_on_from(&rig, 0, 2);

@@ -173,8 +173,8 @@ static void test_a_drain_without_a_back_end(void **state)
 	begin(&mock, &relay, &rig, &area, 0);
 	disable(&rig);
 	ask_base(&rig, VUBLK_VU_GET_VRING_BASE, 0);
-	relay_wait(&relay, "cannot stop queue 0: no back-end has executed 3 "
-			   "of its requests");
+	relay_wait(&relay, "cannot stop queue 0: 3 of its requests wait in "
+			   "the in-flight area for a back-end");
 	rig_wait_for_end(&rig);
 	rig_close(&rig);
 	end(&mock, &relay, &area);

@@ -322,8 +322,8 @@ static const struct {
 	{ "head of 65535", head_is_huge,
 	  "made descriptor 65535 available, but the ring's last descriptor is 7" },
 	{ "head available twice", head_twice, "before the device completed it" },
-	{ "index jumps by size + 1", index_jumps_by_size_and_one, "from 65535 to 8," },
-	{ "index goes back", index_goes_back, "from 65535 to 65534," },
+	{ "index jumps by size + 1", index_jumps_by_size_and_one, "avail index to 8," },
+	{ "index goes back", index_goes_back, "avail index to 65534," },
 	{ "index jumps half way round", index_jumps_half_way, "avail index" },
 };
 
@@ -466,7 +466,7 @@ static const struct {
 	{ "id added but not published", id_not_published, 0, "descriptor 4, which is not" },
 	{ "id twice", id_twice, 1, "descriptor 0, which is not" },
 	{ "index jumps by one too many", used_jumps_by_one_too_many, 0,
-	  "from 65535 to 2, but only 2" },
+	  "to 2, but the driver's index is 65535 and only 2 chains are" },
 	{ "index jumps half way round", used_jumps_half_way, 0, "used index" },
 	{ "index goes back", used_goes_back, 0, "used index" },
 };

@@ -618,8 +618,8 @@ static void test_starts_that_fail(void **state)
 	assert_int_equal(failure_of(spec, &mock, "chardev", "", &error), -EINVAL);
 	assert_non_null(strstr(error.text, "chardev"));
 	assert_int_equal(failure_of("vfio-user:", &mock, NULL, NULL, &error), -EINVAL);
-	assert_string_equal(error.text, "there is no bus 'vfio-user:'; expected vhost-user:PATH or "
-			    "vfio-user:PATH");
+	assert_string_equal(error.text, "the bus 'vfio-user:' is invalid; expected vhost-user:PATH "
+			    "or vfio-user:PATH");
 	assert_int_equal(mkdir(path, 0700), 0);
 	assert_int_equal(failure_of(spec, &mock, "vectors", "2", &error), -EEXIST);
 	assert_int_equal(rmdir(path), 0);

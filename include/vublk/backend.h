@@ -198,7 +198,7 @@ struct vublk_backend_info {
 	uint64_t protocol_features;    /* vhost-user bits that the front-end accepted */
 	/* about the last call of vublk_backend_drain() */
 	enum vublk_backend_drain_state drain;
-	struct vublk_error drain_failure; /* why the drain failed; code 0: it did not */
+	struct vublk_error drain_failure; /* why the drain failed; code 0: it did not fail */
 };
 
 /*

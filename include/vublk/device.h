@@ -388,8 +388,8 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 
 /*
  * Tells the device whether the VM runs. A new device assumes that the VM runs. The rings run while
- * the driver has set DRIVER_OK, the VM runs, and a back-end is connected. A pause stops them: the
- * back-end completes the requests that it has begun (with inflight-migration it may leave them in
+ * the driver has set DRIVER_OK, the VM runs, and a back-end is connected. A pause stops the rings:
+ * the back-end completes the requests that it has begun (with inflight-migration it may leave them in
  * the in-flight area instead), and no longer touches the memory. Status, features, queues, their
  * bases and the in-flight area stay as they are, and after the pause the rings resume where they
  * stopped. During the pause, the memory, features and queues may be set again, except after the
@@ -628,10 +628,10 @@ int vublk_device_dirty_log_get(const struct vublk_device *device,
  */
 struct vublk_device_place {
 	bool is_known;        /* false: the back-end was lost before it returned the ring */
-	uint16_t base;        /* where the queue resumes; if unknown: the used index, which
-	                         is exact if `outstanding` is 0 */
+	uint16_t base;        /* where the queue resumes; if not `is_known`: the used index,
+	                         which is exact if `outstanding` is 0 */
 	uint16_t outstanding; /* incomplete requests that a back-end may have seen */
-	uint16_t undrained;   /* if known: incomplete requests before `base` */
+	uint16_t undrained;   /* if `is_known`: incomplete requests before `base` */
 };
 
 /*

@@ -19,7 +19,7 @@ extern "C" {
 
 #define VUBLK_IMAGE_WRITE 0x1u    /* read and write; without it, only read */
 #define VUBLK_IMAGE_REPLACE 0x2u  /* like WRITE; may also resize, and creates a missing file */
-#define VUBLK_IMAGE_UNLOCKED 0x4u /* take no lock and ignore those of others */
+#define VUBLK_IMAGE_UNLOCKED 0x4u /* take no lock, ignore the locks of others */
 
 /*
  * Opens `path`, a regular file or a block device, and locks it for as long as the returned

@@ -28,8 +28,8 @@ extern "C" {
 
 /* Passed with its size; see <vublk/version.h>. */
 struct vublk_device_mirror_info {
-	bool is_active;        /* there is a mirror, or it is being set up */
-	bool is_copying;       /* the set-up is done: the mirror copies, or is synced */
+	bool is_active;        /* there is a mirror, or one is being set up */
+	bool is_copying;       /* the set-up is complete: the mirror copies, or is synced */
 	char target[256];      /* the target's socket; if there is no mirror, the last one's */
 	uint64_t size_bytes;   /* of the disk; 0 unless the mirror copies */
 	uint64_t synced_bytes; /* how many bytes the target has received; size_bytes: it is

@@ -60,7 +60,7 @@ enum vublk_notice_kind {
 	VUBLK_NOTICE_NEEDS_RESET,
 	/* A client connected (bus, back-end: pid). */
 	VUBLK_NOTICE_CLIENT_CONNECTED,
-	/* The client disconnected, so the next one can use the disk (bus, back-end: pid). */
+	/* The client disconnected; the next client can use the disk (bus, back-end: pid). */
 	VUBLK_NOTICE_CLIENT_DISCONNECTED,
 	/*
 	 * A client, or a message of a client, was refused (bus, back-end: reason, pid). If the
@@ -146,10 +146,10 @@ struct vublk_notice {
 	uint64_t before_bytes; /* the size before the change */
 	uint64_t outage_ms;    /* the length of the outage */
 	/*
-	 * How many of the requests that the driver had made available were incomplete when the next
-	 * back-end was connected. In VUBLK_NOTICE_SLOW_REQUEST: how many requests have become slow.
-	 * In VUBLK_NOTICE_PAUSING: how many requests are not complete. In VUBLK_NOTICE_REPLAYED:
-	 * the number of writes.
+	 * In VUBLK_NOTICE_RECOVERED: how many of the requests that the driver had made available
+	 * were incomplete when the next back-end was connected. In VUBLK_NOTICE_SLOW_REQUEST: how
+	 * many requests have become slow. In VUBLK_NOTICE_PAUSING: how many requests are not
+	 * complete. In VUBLK_NOTICE_REPLAYED: the number of writes.
 	 */
 	uint64_t requests;
 	uint32_t queue;                  /* of the request */

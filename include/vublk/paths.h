@@ -61,8 +61,9 @@ struct vublk_device_fence_info {
 };
 
 /*
- * Says in `info` whether the disk waits for the end of a process before it continues: at another
- * path or, with fence=exit, at any path. `info_bytes` is sizeof(struct vublk_device_fence_info).
+ * Says in `info` whether the disk waits until a process has ended. It waits for that before it
+ * continues at another path or, with fence=exit, at any path. `info_bytes` is sizeof(struct
+ * vublk_device_fence_info).
  * States: all.
  * Threads: the device's.
  */
@@ -77,8 +78,8 @@ void vublk_device_get_fence(const struct vublk_device *device, struct vublk_devi
  * direct path use shadow rings during the switch (<vublk/shadow.h>). The bus gets the callbacks
  * lost() with ECANCELED, reconnected() and started(). If the old back-end fails the flush, the
  * driver's next flush fails, too. During an outage the device tries `chardev` next, but only if the
- * process of the lost back-end has ended. Such a switch ends when the outage ends, or when a later
- * call during the outage replaces it. Unrealize ends any switch.
+ * process of the lost back-end has ended. A switch during an outage ends with the outage, or when a
+ * later call during the outage replaces it. Unrealize ends any switch.
  * If `chardev` is NULL, the disk moves to the target of its mirror (<vublk/mirror.h>). The mirror
  * must be synced, and the rings must run. First the target receives what it lacks, and both
  * back-ends flush. The target is then the disk's only path.
@@ -118,10 +119,10 @@ void vublk_device_get_switch(const struct vublk_device *device,
 			     struct vublk_device_switch_info *info, size_t info_bytes);
 
 /*
- * Does the same for the switch `number`, so that several callers of vublk_device_switch() get their
- * own results: each reads its number with vublk_device_get_switch() right after its switch has
- * begun. The device keeps the results of the last 8 switches.
- * Errors:
+ * Fills `info` as vublk_device_get_switch() does, but for the switch `number`. So several callers
+ * of vublk_device_switch() can get their own results: each reads its number with
+ * vublk_device_get_switch() right after its switch has begun. The device keeps the results of the
+ * last 8 switches. Errors:
  *   ENOENT  the device does not know the result of this switch
  * States: all.
  * Threads: the device's.

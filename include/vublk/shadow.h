@@ -12,7 +12,7 @@
  *
  * Unless a function says otherwise:
  * States: any.
- * Threads: one at a time, the device's thread.
+ * Threads: the device's thread.
  */
 
 #include <vublk/bus.h>
@@ -29,7 +29,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 enum vublk_shadow {
-	VUBLK_SHADOW_OFF,  /* direct, unless a feature that is in use needs shadow rings */
+	VUBLK_SHADOW_OFF,  /* the direct path, unless a feature in use needs shadow rings */
 	VUBLK_SHADOW_ON,   /* shadow rings */
 	VUBLK_SHADOW_AUTO, /* shadow rings if the device reconnects and the back-end has no
 			      in-flight area; otherwise like OFF */
@@ -86,7 +86,7 @@ struct vublk_shadow_info {
 	bool is_changing; /* an exchange is due or under way */
 	/*
 	 * Why shadow rings are wanted: words joined by commas, such as "property"; empty: they are
-	 * not.
+	 * not wanted.
 	 */
 	char reasons[128];
 	/* Why the path is not the wanted one; empty if it is, or if the exchange is under way. */

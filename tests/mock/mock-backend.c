@@ -287,7 +287,7 @@ static void on_get_vring_base(struct mock *mock, const struct vublk_vu_message *
 	answer(mock, &reply);
 }
 
-#define INFLIGHT_BYTES 8192 /* whole pages, to which some back-ends round up */
+#define INFLIGHT_BYTES 8192 /* like some back-ends, rounded up to whole pages */
 
 static uint64_t area_bytes(const struct mock *mock, const struct vublk_vu_inflight *asked)
 {

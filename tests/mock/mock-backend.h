@@ -4,7 +4,7 @@
 
 /*
  * A back-end that a test controls, and that can have faults. It has no thread and works only in
- * mock_pump() and mock_pump_once(), so each run is the same.
+ * mock_pump() and mock_pump_once(), so each run of a test is the same.
  *
  * A new mock behaves well: it has four queues, every protocol feature, and a valid config. A test
  * changes its fields, or sets a fault for one of its answers.
@@ -69,7 +69,7 @@ struct mock {
 	uint64_t max_queues, memory_slots, status;
 	bool echoes_log_size; /* answers SET_LOG_BASE with the size of the log, not with 0 */
 	uint8_t config[256] __attribute__((aligned(8))); /* a struct virtio_blk_config */
-	unsigned max_config_bytes; /* the mock refuses GET_CONFIG for more, with an empty answer */
+	unsigned max_config_bytes; /* the mock refuses GET_CONFIG for more, by an empty answer */
 	bool ignore_set_config;
 	uint16_t base; /* the index in the answer to GET_VRING_BASE */
 	bool keeps_base; /* SET_VRING_BASE of queue 0 changes `base` */
@@ -81,7 +81,7 @@ struct mock {
 	uint64_t dirty_log_inode;      /* 0: there was no SET_LOG_BASE */
 	unsigned num_regions;
 
-	uint32_t refused_request; /* the mock refuses this request if a reply is needed; 0: none */
+	uint32_t refused_request; /* refused if the message requests a reply; 0: none */
 	struct mock_fault fault;
 	bool silent; /* sends no answers; set by MOCK_SILENCE and by tests */
 	unsigned answers[VUBLK_VU_REQUEST_END];

@@ -19,8 +19,8 @@
 /* --- sizes for I/O ---------------------------------------------------------------- */
 
 /*
- * The I/O sizes in the config are in blocks. If the engine's size is unknown, one block, not a
- * multiple of a block, or too large, the config has 0.
+ * The I/O sizes in the config are in blocks. A size in the config is 0 if the engine's size is
+ * unknown, one block, not a multiple of a block, or too large.
  */
 static void test_io_sizes(void **state)
 {

@@ -388,7 +388,7 @@ static void test_bad_logs(void **state)
 	rig_close(&rig);
 }
 
-/* A log is refused if its file is smaller than the front-end says. The queue continues. */
+/* A log is refused if its file is smaller than the message says. The queue continues. */
 static void test_shrunk_log(void **state)
 {
 	struct backend_rig rig;

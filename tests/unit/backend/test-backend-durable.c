@@ -252,7 +252,7 @@ static void test_resumed_and_set(void **state)
 	end_resumed(&rig, &area);
 }
 
-/* If there is no in-flight area, a base that is not 0 shows that the disk was in use before. */
+/* Without an in-flight area, a base other than 0 shows that the disk was in use before. */
 static void test_resumed_ring(void **state)
 {
 	struct backend_rig rig;

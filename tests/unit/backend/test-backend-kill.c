@@ -125,13 +125,13 @@ struct scene {
 	struct backend_rig rig;
 	struct rig_area area;
 	int image_fd;
-	bool published[REQUESTS]; /* whether the driver could see the completion at the last
+	bool published[REQUESTS]; /* whether the driver could see the completion after the last
 				     death */
 };
 
 /*
  * Requests are numbered across all queues. queue_of() returns the queue of request `i`, and
- * token_of() returns the token of the request in this queue.
+ * token_of() returns the request's token in that queue.
  */
 static unsigned queue_of(const struct scene *scene, unsigned i)
 {

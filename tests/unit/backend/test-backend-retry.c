@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* more often than a worker tries before it sleeps */
+/* more than the tries of a worker before it sleeps */
 #define REFUSALS 200
 
 static _Atomic unsigned refusals;

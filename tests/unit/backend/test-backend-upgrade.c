@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Hands a back-end over to another one within this process, and drains one. A case decides when the
- * storage completes requests, and which syncs fail. tests/peers/takeover.py and drain.py test whole
- * programs.
+ * Back-ends that are handed over to another one within this process, or drained. A case decides
+ * when the storage completes requests, and which syncs fail. tests/peers/takeover.py and drain.py
+ * test whole programs.
  *
  * Key idea: only the thread that runs a back-end may hand it over or drain it. So each back-end has
  * a thread, which also executes the orders of the case.

@@ -258,7 +258,7 @@ static void test_a_driver_without_kicks(void **state)
 
 	rig_open_memory(&rig);
 	rig_start(&rig);
-	/* There is no warning while the worker polls. */
+	/* While the worker polls, it logs no warning, so the test repeats the request. */
 	while (!rig_log_has(&rig, "queue 0: the driver does not send kicks")) {
 		rig_add(&rig, 0, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 		vublk_driver_ring_publish(&rig.queues[0].driver);

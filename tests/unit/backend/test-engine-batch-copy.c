@@ -324,7 +324,7 @@ static void test_both(void **state)
 	disk_close(&disk);
 }
 
-/* Two requests, long requests, and durable writes do not form a batch. */
+/* Only two requests, long requests, and durable writes do not form a batch. */
 static void test_no_batch(void **state)
 {
 	struct disk disk;

@@ -412,7 +412,7 @@ static void test_interrupted(void **state)
 	for_each_mode(check_interrupted);
 }
 
-/* The write succeeds, but its sync fails: a separate sync, or the one of RWF_DSYNC. */
+/* The write succeeds, but its sync (a separate one, or that of RWF_DSYNC) fails. */
 static void check_durable_write(struct disk *disk)
 {
 	failing.durable_write = EIO;
@@ -443,8 +443,8 @@ static void test_failed_write(void **state)
 }
 
 /*
- * A write with RWF_DSYNC fails, and the repeated write fails with another error. So the sync had
- * failed.
+ * A write with RWF_DSYNC fails, and the repeated write fails with another error. So the first error
+ * was that of the sync.
  */
 static void check_durable_write_fails_twice(struct disk *disk)
 {
@@ -464,7 +464,7 @@ static void test_durable_write_fails_twice(void **state)
 
 /*
  * The disk is dead: a write with RWF_DSYNC fails, and the repeated write fails with the same error.
- * So either the write or its sync may have failed first, and the sync that decides fails as well.
+ * This does not show whether the write or its sync had failed first, and a further sync fails, too.
  */
 static void check_dead_disk(struct disk *disk)
 {
@@ -495,8 +495,8 @@ static void test_durable_range(void **state)
 	struct disk disk;
 
 	/*
-	 * Only the blocking method, because a completion of io_uring does not show whether it is of
-	 * the range or of its sync.
+	 * Tests only the blocking method, because a completion of io_uring does not show whether it
+	 * belongs to the range or to the sync after it.
 	 */
 	for (size_t i = 0; i < 2; i++) {
 		if (!disk_open(&disk, &modes[i]))

@@ -321,7 +321,7 @@ static void test_memory_short(void **state)
 #define LONG_BYTES (128u << 10)
 #define NUM_LONG 16
 
-/* After two long requests, the other requests wait for the next poll(). They keep their order. */
+/* After two long requests, the others wait for the next poll(). All requests keep their order. */
 static void test_memory_in_turns(void **state)
 {
 	struct vublk_engine_io ios[NUM_LONG + 1], *done[NUM_LONG + 1];

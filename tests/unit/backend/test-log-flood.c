@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Peers that connect again and again and make the same error. The limit of log lines must apply to
+ * Peers that connect again and again and break the same rule. The limit of log lines must apply to
  * all connections together, and separately to each kind of line.
  */
 #include "backend-rig.h"

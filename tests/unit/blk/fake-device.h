@@ -88,7 +88,7 @@ void fake_give_up(void);   /* reconnect-deadline-ms has passed */
 void fake_resize(uint64_t bytes);
 void fake_realize(void);
 void fake_await_memory(void);  /* waits until a change of the memory is held; see holds_memory */
-void fake_answer_memory(void); /* answers the change that is held; no further change is held */
+void fake_answer_memory(void); /* answers the held change; later changes are not held */
 void fake_needs_reset(const char *why);
 
 /*

@@ -6,7 +6,7 @@
  * (src/blk/deadline.c). So the first cases make these checks themselves. In the other cases the
  * disk's thread makes them.
  */
-#include "blk/queue.h" /* before the rig, because its parameters shadow the rig's globals */
+#include "blk/queue.h" /* first, because its parameters would shadow the rig's globals */
 
 #include "blk-rig.h"
 

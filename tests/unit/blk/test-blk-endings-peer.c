@@ -52,8 +52,8 @@ static void test_killed_in_mid_flight(void **state)
 }
 
 /*
- * Starts the back-end and opens a disk with a short timeout. Before the second step, opens and
- * closes a disk without this timeout, because the start of the back-end may take longer.
+ * Starts the back-end, and opens a disk with a short timeout. Before that, opens and closes a disk
+ * with the default timeout, because the start of the back-end may take longer.
  */
 static struct vublk_blk *open_impatiently(void)
 {

@@ -47,7 +47,7 @@ static void add_fua(size_t bytes)
 	add_fua_at(4096, bytes);
 }
 
-/* Completes one request with this status. The request must have this type. */
+/* Completes the next request, which must be of this type, with this status. */
 static void serve(uint32_t type, uint8_t status)
 {
 	assert_int_equal(fake_serve_with(0, 1, status), 1);

@@ -226,7 +226,7 @@ static void expect_failed_read(struct vublk_blk *blk)
 	assert_int_equal(c.result, -ENOTCONN);
 }
 
-/* The thread that submits is unblocked, and the disk stops using the back-end. */
+/* A kick blocks the submitting thread. It is unblocked, and the disk disconnects the back-end. */
 static void test_kick_that_blocks(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -238,7 +238,7 @@ static void test_kick_that_blocks(void **state)
 	tear_down(blk);
 }
 
-/* The loss of the back-end is handled while the back-end blocks a thread. */
+/* The back-end is lost while a kick to it blocks a thread. The loss is handled nevertheless. */
 static void test_kick_that_blocks_and_the_back_end_goes(void **state)
 {
 	struct vublk_blk *blk = set_up();
@@ -267,7 +267,7 @@ static void test_lost_back_end_blocks_kicks(void **state)
 	read_many(blk, 0, 1);
 	fake_block_kicks(0);
 	lose();
-	fake_kicks(0); /* clears the counter, which would block kicks to the next back-end, too */
+	fake_kicks(0); /* clears the eventfd, which would also block the next kick */
 	find();
 	assert_int_equal(fake_serve(0, 2), 1);
 	assert_int_equal(vublk_blk_wait(vublk_blk_queue(blk, 0), &c, 1, 1, -1, &error), 1);

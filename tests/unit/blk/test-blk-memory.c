@@ -263,7 +263,7 @@ static void test_finish_refuses(void **state)
 	expect_failure(changes[0], EINVAL, "no registered memory starts at");
 	for (unsigned i = 0; i < 8; i++)
 		changes[i] = start_alloc(blk);
-	for (unsigned i = 0; i < 6; i++) /* 8 together with the rings and the registered memory */
+	for (unsigned i = 0; i < 6; i++) /* 8 with the rings and the registered memory */
 		finish_add(changes[i]);
 	expect_failure(changes[6], ENOSPC, "all 8 memory slots of the back-end are in use");
 	expect_failure(changes[7], ENOSPC, "all 8 memory slots of the back-end are in use");
@@ -401,7 +401,7 @@ static void test_cancel_before_it_began(void **state)
 	fake_answer_memory();
 	finish_add(first);
 	finish_add(start_register(blk, &own));
-	assert_int_equal(fake_num_changes, 2); /* the canceled ones were never sent */
+	assert_int_equal(fake_num_changes, 2); /* the canceled changes were never sent */
 	tear_down(blk);
 	free_own(&own);
 }

@@ -11,7 +11,7 @@
  *
  * test-blk.c tests the effects of requests.
  */
-#include "blk/queue.h" /* before the rig, because its parameters shadow the rig's globals */
+#include "blk/queue.h" /* first, because its parameters would shadow the rig's globals */
 
 #include "blk-rig.h"
 

@@ -290,7 +290,7 @@ static void test_every_kind(void **state)
 	assert_int_equal(request.type, VIRTIO_BLK_T_IN);
 	assert_int_equal(request.sector, 8);
 	assert_int_equal(request.data_bytes, 4096);
-	lose(); /* the request that the case took is not lost, either */
+	lose(); /* the request that the case has taken must not be lost */
 	find();
 	assert_int_equal(fake_serve(0, 9), 5);
 	take(blk, 0, 5, 0);
@@ -421,7 +421,7 @@ static void test_tracked_rings_stay(void **state)
 }
 
 /*
- * Writes block 0, each time from the same buffer. So from the second write on, its descriptors are
+ * Writes block 0, each time from the same buffer. So from the second write on, the descriptors are
  * already in shared memory.
  */
 static void write_same(struct vublk_blk *blk, char *buffer, int value)

@@ -461,7 +461,7 @@ static void test_an_idle_disk_flushes(void **state)
 	struct vublk_blk *blk = open_cached(2);
 
 	write_one(blk, 1, 0, 'a', 512);
-	/* The first flush fails, and another one follows. */
+	/* The disk's first flush fails, and the disk sends another one. */
 	while (!fake_serve_with(1, 1, VIRTIO_BLK_S_IOERR))
 		sched_yield();
 	assert_int_equal(fake_last.type, VIRTIO_BLK_T_FLUSH);

@@ -103,7 +103,7 @@ static void test_the_next_flush_fails_once(void **state)
 	write_one(blk, 1);
 	outage();
 	assert_int_equal(times_told(), 1);
-	/* on each queue, because each may have a different owner */
+	/* a flush fails on each queue, because each may have a different owner */
 	for (unsigned queue = 0; queue < 2; queue++) {
 		assert_int_equal(add_flush(blk, queue), LOST);
 		assert_non_null(strstr(error.text, "may be lost"));
@@ -137,7 +137,7 @@ static void test_a_flush_covers_what_came_before_it(void **state)
 
 	write_one(blk, 0);
 	assert_int_equal(add_flush(blk, 1), 0);
-	write_one(blk, 0); /* made during the flush, which therefore need not cover it */
+	write_one(blk, 0); /* completes during the flush, which therefore need not cover it */
 	assert_int_equal(serve_one(blk, 1), 0);
 	outage();
 	assert_int_equal(times_told(), 1);

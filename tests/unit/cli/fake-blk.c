@@ -306,7 +306,8 @@ static void lose(struct fake_disk *disk)
 
 		queue->flush_fails = true;
 		for (unsigned i = 0; i < queue->in_flight; i++) {
-			/* The other requests had completed, but the program had not been told. */
+			/* Requests not executed here had completed, but the program had not taken
+			   the completion. */
 			if (rand_r(&queue->random) % 2)
 				execute(disk, &queue->pending[i]);
 			if (!queue->pending[i].flush)

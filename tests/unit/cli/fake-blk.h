@@ -30,7 +30,7 @@ struct fake_disk {
 	uint64_t fail_offset;       /* requests whose range contains this byte fail ... */
 	int fail_code;              /* ... with this positive errno */
 	uint64_t flip_offset;       /* reads return a flipped bit in each of 8 bytes from here on */
-	uint64_t lose_offset;       /* writes that begin here have no effect ... */
+	uint64_t lose_offset;       /* writes that begin at this offset have no effect ... */
 	unsigned lose_after;        /* ... after this many that had an effect */
 	uint64_t keep_offset;       /* a read that begins here succeeds, but transfers ... */
 	uint32_t keep_after;        /* ... at most this many bytes */
@@ -65,7 +65,7 @@ struct fake_disk {
 	/* protects the content and the requests in flight, and the following members */
 	pthread_mutex_t lock;
 	unsigned char *stable;      /* the content that the next back-end will have */
-	unsigned char *flushing;    /* the content that the flush in flight covers; there is only
+	unsigned char *flushing;    /* the content that the flush in flight covers; at most
 				       one */
 	struct vublk_blk *blk;      /* the handle of the last open */
 };

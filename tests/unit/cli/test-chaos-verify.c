@@ -355,7 +355,7 @@ static void test_each_fault_has_its_name(void **state)
 		assert_int_equal(read_back(rig, 1, 4), cases[i].fault);
 		assert_int_equal(read_back(rig, 3, 1), VUBLK_CHAOS_NONE);
 		check_fault(rig, cases[i].fault);
-		/* Later generations of the block are checked again. */
+		/* After the report, new content of the block is still checked. */
 		change(rig, VUBLK_CHAOS_WRITE, 3, 1);
 		assert_int_equal(read_back(rig, 0, 8), VUBLK_CHAOS_NONE);
 		rig->disk[3][5] ^= 1;

@@ -92,7 +92,7 @@ static void check_good_run(struct chaos_rig *rig)
 	if (vublk_chaos_count_faults(&rig->result))
 		fail_msg("%s", counts->sentences[0]);
 	assert_int_equal(rig->result.actions[VUBLK_CHAOS_KILL], 5);
-	assert_int_equal(rig->result.starts, 7); /* the first one, five more, and the last one */
+	assert_int_equal(rig->result.starts, 7); /* the first start, five more, the last start */
 	/* At least two complete passes, in each of which all blocks are read back. */
 	assert_true(counts->verified_blocks >= 2 * 4 * MIB / VUBLK_CHAOS_BLOCK_BYTES);
 }

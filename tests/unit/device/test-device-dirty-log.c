@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tests which messages the back-end gets about the dirty log, and that the log stays on through
+ * Tests which messages the back-end gets about the dirty log, and whether the log stays on through
  * starts, stops and losses. test-device-migrate.c tests whether pages are marked.
  *
  * Key idea: each case compares what the device has sent to the mock (the feature, the bitmap, the

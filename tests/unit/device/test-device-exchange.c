@@ -447,8 +447,8 @@ static void finish_pause(struct device_rig *rig, bool wanted)
 }
 
 /*
- * The VMM disables a queue, and later enables it again. Each time, the relay pauses the device,
- * which stops all rings, and then starts the enabled queues as a new session.
+ * Acts like the relay when the VMM disables a queue and later enables it again. Each time, pauses
+ * the device, which stops all rings, and starts the enabled queues as a new session.
  */
 static void finish_queue(struct device_rig *rig, struct mock *mock, bool wanted)
 {
@@ -663,10 +663,10 @@ static void turn(struct device_rig *rig, unsigned count)
 }
 
 /*
- * The back-end behaves like qemu-storage-daemon 11.1: it signals the descriptor that parks its
- * ring. After it has confirmed the descriptor, it reads the signal and takes a request. If asked
- * for the ring, it does not wait for this request. So the device must not ask for the ring before
- * the request is complete.
+ * The device gives the back-end another kick descriptor, so that it takes no more requests. Like
+ * qemu-storage-daemon 11.1, the back-end signals this descriptor itself. After it has confirmed the
+ * descriptor, it reads the signal and takes a request. If asked for the ring, it does not wait for
+ * this request. So the device must not ask for the ring before the request is complete.
  */
 static void test_signalled_kick(void **state)
 {

@@ -338,7 +338,7 @@ static void check_two_owners(bool first_ends_first)
 	children[0] = listen_in_child(&pair.a);
 	rig_realize(&pair.rig);
 	rig_start(&pair.rig, 1);
-	mock_hang_up(&pair.a); /* this process may serve the disk again */
+	mock_hang_up(&pair.a); /* the process of this back-end may serve the disk again */
 	rig_wait(&pair.rig, RIG_STARTED, 2);
 	mock_die(&pair.a);
 	mock_live_again(&pair.a); /* another process may serve it now */

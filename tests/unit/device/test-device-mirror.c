@@ -94,7 +94,7 @@ static bool pump(void *opaque)
 	return mock_pump(&pair->target) || worked;
 }
 
-static unsigned num_ended; /* how many notices VUBLK_NOTICE_MIRROR_ENDED came */
+static unsigned num_ended; /* the number of VUBLK_NOTICE_MIRROR_ENDED notices */
 static char reason[VUBLK_ERROR_TEXT_BYTES]; /* the reason in the last such notice */
 
 static void on_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
@@ -311,7 +311,7 @@ static void test_file_cannot_be_emptied(void **state)
 	assert_non_null(timer->loop);
 	fail_syncs(0, 0);
 	truncate_failure = 0;
-	vublk_loop_timer_arm(&pair.rig.device->loop, timer, vublk_now_ns()); /* its time has come */
+	vublk_loop_timer_arm(&pair.rig.device->loop, timer, vublk_now_ns()); /* the timer is due */
 	while (timer->loop)
 		rig_turn(&pair.rig, 1000);
 	assert_int_equal(stat(file_path(), &st), 0);

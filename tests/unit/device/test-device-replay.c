@@ -270,8 +270,8 @@ static void test_a_pause_in_an_outage(void **state)
 }
 
 /*
- * Pausing the VM waits for a back-end only until the deadline, and then reports ETIMEDOUT. The plane
- * keeps the write, and replays it when the VM runs again.
+ * A pause of the VM waits for a back-end only until the deadline, and then reports ETIMEDOUT. The
+ * plane keeps the write, and replays it when the VM runs again.
  */
 static void test_a_pause_that_waits_too_long(void **state)
 {

@@ -45,9 +45,9 @@ struct plane_rig {
 
 	struct vublk_plane_side *side; /* of the present back-end; NULL: no back-end */
 	/*
-	 * The sides of earlier planes, which rig_install() replaced, the oldest first. They are
+	 * The sides of the planes that rig_install() has replaced, the oldest first. The sides are
 	 * freed only when the back-end is lost, because the back-end still uses the mapping of the
-	 * oldest one.
+	 * oldest side.
 	 */
 	struct vublk_plane_side *old_sides[RIG_MAX_HANDOVERS];
 	unsigned num_old_sides;
@@ -124,8 +124,8 @@ uint64_t rig_status(const struct plane_rig *rig, unsigned queue, uint16_t token)
 int rig_add(struct plane_rig *rig, unsigned queue, uint16_t token,
 	    const struct rig_request *request);
 /*
- * Takes the next completion from the driver's ring. Returns whether there was one. `bytes`: the
- * number of bytes written.
+ * Takes the next completion from the driver's ring, and stores its token and the number of bytes
+ * that the device has written. Returns whether there was a completion.
  */
 bool rig_take(struct plane_rig *rig, unsigned queue, uint16_t *token, uint32_t *bytes);
 

@@ -14,7 +14,7 @@
 static struct vublk_bucket bucket;
 
 /*
- * Lets requests of `units` each pass as early as possible until `until_ns`. Returns their number.
+ * Until `until_ns`, passes requests of `units` units as early as possible. Returns their number.
  */
 static uint64_t pass_until(uint64_t units, uint64_t until_ns)
 {

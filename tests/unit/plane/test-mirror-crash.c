@@ -2,7 +2,7 @@
 /*
  * The state file of a mirror after the death of its process, and after a loss of power.
  *
- * Key idea: the test plays a small mirror that follows the rules of mirror-state.h. Its two disks
+ * Key idea: the test acts as a small mirror that follows the rules of mirror-state.h. Its two disks
  * are arrays with one number per region. The mirror is interrupted at any point. Afterwards, the
  * disk that the file names as up to date must have the data, and each region in which the disks
  * differ must be marked. The mirror resumes with this file and these disks, and is interrupted
@@ -95,7 +95,7 @@ static void record(void)
 
 int __wrap_fdatasync(int fd);
 
-/* Drops the images older than the one at the start of the call, whose content is now stable. */
+/* Makes the image at the start of the call stable: drops all older images. */
 int __wrap_fdatasync(int fd)
 {
 	unsigned first;

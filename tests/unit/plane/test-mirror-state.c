@@ -300,7 +300,7 @@ static void test_switch(void **state_of_test)
 	vublk_mirror_state_close(state);
 }
 
-/* Serials identify disks if they differ. If they are the same, or one is missing, paths do. */
+/* Serials identify disks if they differ. If they are equal, or one is missing, paths do. */
 static void test_serials(void **state_of_test)
 {
 	struct vublk_mirror_state_disk a = disk("/a", "one"), b = disk("/b", "two");
@@ -570,7 +570,7 @@ static void test_missing_folder(void **state_of_test)
 	assert_int_equal(vublk_mirror_state_open(path, &state, &error), -ENAMETOOLONG);
 }
 
-/* Files with other contents, and truncated files. */
+/* Files with other contents or of a wrong size are refused. */
 static void test_foreign_contents(void **state_of_test)
 {
 	char bytes[BITMAP * 2] = "QFI\xfb";

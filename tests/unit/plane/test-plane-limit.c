@@ -155,7 +155,7 @@ static void test_bps(void **state)
 	end();
 }
 
-/* A limit for reads or writes counts only these, and `iops` counts all requests. */
+/* iops_read counts only reads, bps_write only written bytes, and `iops` all requests. */
 static void test_all_limits(void **state)
 {
 	begin(2, &(struct vublk_limits){ .iops = 1000, .iops_read = 100, .bps_write = 512 * 200,

@@ -43,7 +43,7 @@ struct sector {
 	uint64_t id, noise;
 };
 
-/* A write or a discard, as the model knows it. Times are numbers of steps of the test. */
+/* A write or a discard, as the model knows it. A time is the number of a step of the test. */
 struct write {
 	uint64_t submitted, completed; /* completed 0: the write is outstanding */
 	uint64_t sector;

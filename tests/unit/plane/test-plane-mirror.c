@@ -291,7 +291,7 @@ static void begin_with_file(struct vublk_mirror_state *state)
 	assert_int_equal(rig_mirror(&rig, DISK_BYTES, REGION_SECTORS * VUBLK_SECTOR_BYTES, 32, 0), 0);
 }
 
-/* Lets some seconds pass, with a sync of the file in each. */
+/* Lets some seconds pass, with a sync of the file in each second. */
 static void let_marks_age(struct vublk_mirror_state *state)
 {
 	for (unsigned i = 0; i < 10; i++) {

@@ -32,7 +32,7 @@
 #define MAX_WRITES 20000
 #define MAX_TAKEN 4096
 
-/* A write, as the model knows it. Times are numbers of steps of the test. */
+/* A write, as the model knows it. A time is the number of a step of the test. */
 struct write {
 	uint64_t submitted, completed; /* completed 0: the write is outstanding */
 	uint64_t sector;

@@ -136,7 +136,7 @@ static void test_another_bitmap(void **state)
 	drop_log(&second);
 }
 
-/* The VMM sets its log during an outage. The next back-end uses it. */
+/* The VMM sets its log during an outage. The next back-end uses the log. */
 static void test_over_an_outage(void **state)
 {
 	struct relay relay;
@@ -217,7 +217,7 @@ static void test_a_move_that_is_refused(void **state)
 
 static struct relay target; /* only its back-end is used */
 
-/* Runs on the bus's thread, once. */
+/* The relay's hook. Begins the mirror at its first call, on the bus's thread. */
 static void begin_mirror(struct relay *relay)
 {
 	struct vublk_error error;

@@ -47,7 +47,7 @@ struct fifo {
 
 /* One end's notification state in the model. */
 struct notification {
-	bool first;     /* the other end has published nothing since its own init */
+	bool first;     /* the other end has published nothing since that end's init */
 	bool enabled;   /* used without EVENT_IDX */
 	uint16_t event; /* used with EVENT_IDX */
 	bool sleeping;

@@ -385,7 +385,7 @@ static void driver_sleeps(struct race *race)
 }
 
 /*
- * Adds an entry, which the round publishes. Before that, disables notifications of the other end.
+ * Adds an entry, which the round publishes. Before that, the other end disables notifications.
  */
 static void prepare(struct race *race, bool kicks)
 {

@@ -389,8 +389,8 @@ int vublk_device_set_status(struct vublk_device *device, uint8_t status,
 /*
  * Tells the device whether the VM runs. A new device assumes that the VM runs. The rings run while
  * the driver has set DRIVER_OK, the VM runs, and a back-end is connected. A pause stops the rings:
- * the back-end completes the requests that it has begun (with inflight-migration it may leave them in
- * the in-flight area instead), and no longer touches the memory. Status, features, queues, their
+ * the back-end completes the requests that it has begun (with inflight-migration it may leave them
+ * in the in-flight area instead), and no longer touches the memory. Status, features, queues, their
  * bases and the in-flight area stay as they are, and after the pause the rings resume where they
  * stopped. During the pause, the memory, features and queues may be set again, except after the
  * loss of a back-end that had the rings (EBUSY, because the rings resume as they are). The setting

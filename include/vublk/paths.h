@@ -122,7 +122,8 @@ void vublk_device_get_switch(const struct vublk_device *device,
  * Fills `info` as vublk_device_get_switch() does, but for the switch `number`. So several callers
  * of vublk_device_switch() can get their own results: each reads its number with
  * vublk_device_get_switch() right after its switch has begun. The device keeps the results of the
- * last 8 switches. Errors:
+ * last 8 switches.
+ * Errors:
  *   ENOENT  the device does not know the result of this switch
  * States: all.
  * Threads: the device's.

@@ -246,8 +246,8 @@ static bool is_being_read(const struct guest *guest, unsigned buffer)
 }
 
 /*
- * Returns the next buffer that no outstanding read uses. While a read is outstanding, the other
- * queue may use all other buffers, so that it is the turn of the read's buffer again.
+ * Returns the next buffer that no outstanding read uses. The next buffer in turn may be in use,
+ * because the other queue may go through all buffers while one read is outstanding.
  */
 static unsigned take_buffer(struct guest *guest)
 {

@@ -69,7 +69,7 @@ struct mock {
 	uint64_t max_queues, memory_slots, status;
 	bool echoes_log_size; /* answers SET_LOG_BASE with the size of the log, not with 0 */
 	uint8_t config[256] __attribute__((aligned(8))); /* a struct virtio_blk_config */
-	unsigned max_config_bytes; /* the mock refuses GET_CONFIG for more, by an empty answer */
+	unsigned max_config_bytes; /* the mock refuses GET_CONFIG for more, with an empty answer */
 	bool ignore_set_config;
 	uint16_t base; /* the index in the answer to GET_VRING_BASE */
 	bool keeps_base; /* SET_VRING_BASE of queue 0 changes `base` */

@@ -443,8 +443,8 @@ static void test_failed_write(void **state)
 }
 
 /*
- * A write with RWF_DSYNC fails, and the repeated write fails with another error. So the first error
- * was that of the sync.
+ * A write with RWF_DSYNC fails, and the repeated write fails with another error. So the first
+ * error was that of the sync.
  */
 static void check_durable_write_fails_twice(struct disk *disk)
 {
@@ -464,7 +464,7 @@ static void test_durable_write_fails_twice(void **state)
 
 /*
  * The disk is dead: a write with RWF_DSYNC fails, and the repeated write fails with the same error.
- * This does not show whether the write or its sync had failed first, and a further sync fails, too.
+ * This does not show whether the write or its sync failed first. The sync that follows fails, too.
  */
 static void check_dead_disk(struct disk *disk)
 {

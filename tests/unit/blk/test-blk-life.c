@@ -312,7 +312,7 @@ static void test_disconnect_wakes_who_waits(void **state)
 	tear_down(blk);
 }
 
-/* If pieces of a request still wait for room, the whole request fails, and completes once. */
+/* The back-end is lost while pieces of a request wait for room. The request fails, once. */
 static void test_disconnect_with_pieces_waiting(void **state)
 {
 	struct vublk_blk_completion c[4];

@@ -279,8 +279,8 @@ static void daemon_dies(const struct peer *peer)
 }
 
 /*
- * The kernel holds the disk lock of a killed process until the requests of the process are
- * complete. Waits for the lock, because a new back-end would be refused without it.
+ * Waits until the kernel has released the disk lock of a killed process, which it does when the
+ * requests of the process are complete. Until then, a new back-end would be refused.
  */
 static void wait_for_lock(void)
 {

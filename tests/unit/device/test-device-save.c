@@ -3,8 +3,8 @@
  * A device is saved and loaded into another one: the driver's set-up, and the requests in flight.
  * test-device-stream.c tests damaged and foreign streams.
  *
- * Key idea: make_saved() makes the saved state. Most cases load the state into a device, or with a
- * back-end, that differs from the first one in one respect.
+ * Key idea: make_saved() saves a device. Most cases load this state into a device that differs from
+ * the saved one in one respect, or whose back-end does.
  */
 #include "harness.h"
 

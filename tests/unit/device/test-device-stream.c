@@ -3,8 +3,8 @@
  * The stream of a saved device: other versions of the format, and every kind of damage.
  * test-device-save.c tests saving and loading.
  *
- * Key idea: a refused stream must not have changed the device, so the test saves the device again
- * and compares. After an accepted stream, the device must work.
+ * Key idea: a refused stream must not change the device, so the test saves the device again and
+ * compares the two streams. After an accepted stream, the device must work.
  */
 #include "harness.h"
 

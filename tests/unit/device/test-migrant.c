@@ -115,7 +115,7 @@ static void finish(struct disk *disk)
 
 /*
  * The disk executes the reads of one queue but does not complete them. Meanwhile, the other queue
- * reads into each buffer several times.
+ * reads into each of the other buffers several times.
  */
 static void test_a_queue_that_waits(void **state)
 {

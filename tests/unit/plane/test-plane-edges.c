@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Edge cases of the plane: the dirty log of its owner, the notification flags of the driver's ring,
- * a back-end's ring that is smaller than the driver's, writes to the same place, and the policy.
+ * a back-end's ring that is smaller than the driver's, writes to the same place, and requests that
+ * the plane answers itself.
  */
 #include "harness.h"
 

@@ -145,7 +145,7 @@ static void test_bad_rings(void **state)
 	relay_set_up_vmm(&relay, &rig);
 	rig_make_ring(&rig, 0, RIG_SIZE, 0);
 	/*
-	 * The relay refuses a misaligned ring only when the ring should start. For a ring that is
+	 * The relay refuses a misaligned ring only when the ring would start. For a ring that is
 	 * outside of the memory, the relay waits for more memory.
 	 */
 	assert_int_equal(rig_describe_queue(&rig, 0, 0), 0);

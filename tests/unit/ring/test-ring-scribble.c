@@ -75,7 +75,7 @@ static void scribble_as_driver(void)
 	uint16_t index = vublk_load_relaxed(&memory->avail->idx);
 
 	scribble_desc(&memory->desc[below(SIZE)], SIZE);
-#ifndef VUBLK_TSAN /* our device end copies tables with memcpy(), which TSan rightly calls a race */
+#ifndef VUBLK_TSAN /* our device end copies tables by memcpy(), which TSan rightly reports */
 	scribble_desc(rig_data(&scribbler.rig, RIG_GUEST_BASE + 4096 - 32 + 16 * below(TABLE_ENTRIES)),
 		      TABLE_ENTRIES);
 #endif

@@ -140,8 +140,8 @@ static void test_kinds(void **state)
 	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
 	assert_int_equal(vublk_eventfd_check(pipes[1], &error), -EPROTO);
 	/*
-	 * The library's own open file description does not block, whatever the peer does to the
-	 * other one.
+	 * The library's own open file description does not block, whatever the peer does to its
+	 * own.
 	 */
 	fill_pipe(pipes[1]);
 	before = dup(pipes[1]);

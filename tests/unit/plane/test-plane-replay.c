@@ -275,8 +275,7 @@ static void test_a_flush_before_one_that_fails(void **state)
 }
 
 /*
- * The back-end is lost while the driver's flush waits. The next back-end gets the log and both
- * flushes.
+ * A loss comes while the driver's flush waits. The next back-end gets the log and both flushes.
  */
 static void test_a_loss_while_a_flush_awaits_another(void **state)
 {

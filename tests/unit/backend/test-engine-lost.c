@@ -481,7 +481,7 @@ static void test_dead_disk(void **state)
 	for_each_mode(check_dead_disk);
 }
 
-/* A durable request for a range ends with a separate sync. */
+/* A durable request for a range ends with a separate sync, which fails. */
 static void check_durable_range(struct disk *disk)
 {
 	failing.sync = EIO;

@@ -199,7 +199,7 @@ static void test_a_failed_flush_fails_other_writes_with_fua(void **state)
 	expect_result(-EIO);
 	serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK);
 	expect_result(-EIO);
-	add_fua(512); /* was issued after the failure */
+	add_fua(512); /* issued after the failure, so it succeeds */
 	serve(VIRTIO_BLK_T_OUT, VIRTIO_BLK_S_OK);
 	expect_nothing();
 	serve(VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_S_OK);

@@ -3,7 +3,7 @@
  * The option unflushed=replay: when a back-end is lost with its cache, the disk writes the lost
  * data again to the next back-end.
  *
- * The stand-in device has a cache: when its back-end is lost, the disk returns to its content at
+ * The stand-in device has a cache: when its back-end is lost, its data returns to the content at
  * the last flush.
  */
 #include "blk-rig.h"

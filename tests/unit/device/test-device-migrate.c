@@ -323,7 +323,7 @@ static void stop_guest(struct side *side, enum way way)
 	if (way == KILLED || way == DIED) {
 		end_serve(side, SIGKILL);
 		rig_wait(&side->rig, RIG_LOST, 1);
-		wait_for_lock(side); /* waits for requests that the kernel has */
+		wait_for_lock(side); /* the kernel may still execute the back-end's requests */
 		vublk_device_set_vm_running(side->rig.device, false);
 		return;
 	}

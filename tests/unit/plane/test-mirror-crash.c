@@ -522,7 +522,7 @@ static void test_power(void **state_of_test)
 		steps_left = 1 + below(below(4) ? 500 : 40);
 		live_until_power_fails(path);
 		steps_left = 0;
-		/* the state's thread may still call fdatasync() */
+		/* from here on, a fdatasync() by the state's thread does nothing */
 		history.is_on = is_open = false;
 		vublk_mirror_state_close(state);
 		state = NULL;

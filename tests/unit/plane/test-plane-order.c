@@ -184,8 +184,8 @@ static void choose_dense(struct model *model)
 #define LAST_BYTE (UINT64_C(1) << 63)            /* no disk is larger */
 
 /*
- * The place of a request with many ranges extends from the start of the lowest to the end of the
- * highest.
+ * The place of a request with many ranges extends from the start of the lowest range to the end of
+ * the highest.
  */
 static void choose_ranges(struct model *model)
 {

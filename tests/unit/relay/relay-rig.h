@@ -36,7 +36,7 @@ struct relay {
 };
 
 /*
- * Starts a back-end with a disk and a relay that uses this back-end, and waits until the relay
+ * Starts a back-end with a disk, then a relay that uses this back-end, and waits until the relay
  * listens. `properties` may be NULL. If the environment variable VUBLK_TEST_SHADOW is set, the
  * relay has shadow rings.
  */

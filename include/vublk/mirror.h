@@ -32,8 +32,8 @@ struct vublk_device_mirror_info {
 	bool is_copying;       /* the set-up is complete: the mirror copies, or is synced */
 	char target[256];      /* the target's socket; if there is no mirror, the last one's */
 	uint64_t size_bytes;   /* of the disk; 0 unless the mirror copies */
-	uint64_t synced_bytes; /* how many bytes the target has received; size_bytes: all, it is
-				  synced */
+	uint64_t synced_bytes; /* how many bytes the target has received; equal to size_bytes
+				  if the mirror is synced */
 	uint64_t rate;         /* the maximum number of bytes copied per second; 0: no limit */
 	int code; /* why the last mirror failed, a positive errno; 0: it has not failed */
 	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */

@@ -466,7 +466,7 @@ struct schedule {
 	unsigned num;
 	unsigned lose_at;                /* the first write from this step on is lost; 0: none */
 	struct request *kept;            /* a copy of the first write, which is repeated later */
-	uint32_t lost_blocks;            /* of the lost write; if not 0, no more requests begin */
+	uint32_t lost_blocks;            /* in the lost write; if not 0, no more requests begin */
 	uint32_t newest[BLOCKS];         /* the last write or write zeroes of each block */
 };
 

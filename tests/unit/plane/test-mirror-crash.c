@@ -3,7 +3,7 @@
  * The state file of a mirror after the death of its process, and after a loss of power.
  *
  * Key idea: the test acts as a small mirror that follows the rules of mirror-state.h. Its two disks
- * are arrays with one number per region. The mirror is interrupted at any point. Afterwards, the
+ * are arrays with one number per region. The test interrupts the mirror at many points. Then, the
  * disk that the file names as up to date must have the data, and each region in which the disks
  * differ must be marked. The mirror resumes with this file and these disks, and is interrupted
  * again.

@@ -272,7 +272,7 @@ static void test_none_is_left(void **state)
 }
 
 /*
- * After a fork, the child opens an inotify instance of its own, and the parent still gets its
+ * After a fork, the child opens an inotify instance of its own, and the parent still gets its own
  * events.
  */
 static void test_fork(void **state)

@@ -226,7 +226,7 @@ static void expect_failed_read(struct vublk_blk *blk)
 	assert_int_equal(c.result, -ENOTCONN);
 }
 
-/* A kick blocks the submitting thread. It is unblocked, and the disk disconnects the back-end. */
+/* A kick blocks the submitting thread. It is unblocked, and the disk stops using the back-end. */
 static void test_kick_that_blocks(void **state)
 {
 	struct vublk_blk *blk = set_up();

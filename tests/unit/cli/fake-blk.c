@@ -306,8 +306,10 @@ static void lose(struct fake_disk *disk)
 
 		queue->flush_fails = true;
 		for (unsigned i = 0; i < queue->in_flight; i++) {
-			/* Requests not executed here had completed, but the program had not taken
-			   the completion. */
+			/*
+			 * Requests that are not executed here had completed, but the program had
+			 * not taken their completions.
+			 */
 			if (rand_r(&queue->random) % 2)
 				execute(disk, &queue->pending[i]);
 			if (!queue->pending[i].flush)

@@ -102,7 +102,7 @@ static void expect_data(struct device_rig *rig, unsigned queue, uint64_t sector,
 	assert_int_equal(data[511], byte);
 }
 
-/* Makes the calls that need the back-end while the rings run. None may wait for the back-end. */
+/* Makes the calls that need the back-end while the rings run. No call may wait for it. */
 static void make_calls(struct device_rig *rig)
 {
 	struct vublk_memory_region regions[] = {

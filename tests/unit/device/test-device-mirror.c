@@ -31,7 +31,7 @@
 
 /* --- the storage of the state file ----------------------------------------------------------- */
 
-/* The errno with which calls fail from now on; 0: they succeed. */
+/* The errno with which each call of this kind fails; 0: it succeeds. */
 static int sync_failure, fallocate_failure, truncate_failure;
 static unsigned num_failing_syncs; /* how many syncs fail; UINT_MAX: all */
 

@@ -31,9 +31,9 @@
 /* --- fdatasync() ------------------------------------------------------------------------- */
 
 static struct {
-	bool waits; /* each call waits for `proceed`, after it has posted `called` */
+	bool waits; /* each fdatasync() posts `called`, then waits for `proceed` */
 	sem_t called, proceed;
-	int failure; /* the errno of the next calls; 0: they succeed */
+	int failure; /* the errno of the next fdatasync() calls; 0: they succeed */
 	bool refuses_size; /* ftruncate() fails with EIO */
 } sync_of_storage;
 

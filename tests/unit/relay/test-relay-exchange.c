@@ -32,7 +32,7 @@ static unsigned num_refusals;
 
 /*
  * Requests the other data path if the device is running and no exchange is under way. Counts the
- * requests for an exchange, and the refusals.
+ * exchanges that it requests, and the refusals.
  */
 static void exchange(struct relay *relay)
 {

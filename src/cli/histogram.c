@@ -23,7 +23,7 @@ static unsigned bucket_of(uint64_t value)
 	return (unsigned)(shift * STEPS + (value >> shift));
 }
 
-/* Returns the middle of a bucket, because its largest error is half the error of either end. */
+/* Returns the middle of a bucket, which is at most half a bucket away from each value in it. */
 static uint64_t value_of(unsigned bucket)
 {
 	unsigned shift;

@@ -113,8 +113,8 @@ static bool field_has_meaning(const struct disk *disk, const struct config_field
 
 /*
  * Returns whether the device has changed this field of the back-end's configuration. The number of
- * queues does not count, because the device always sets its own, which is shown elsewhere. Fields
- * of features that the back-end does not offer have no meaning and do not count, either.
+ * queues does not count, because the device always sets its own number, which is shown elsewhere.
+ * Fields of features that the back-end does not offer have no meaning and do not count, either.
  */
 static bool is_field_changed(const struct disk *disk, const struct config_field *field)
 {

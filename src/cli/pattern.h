@@ -48,7 +48,7 @@ struct vublk_shuffle {
 };
 
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed);
-/* Returns the number at position `index` of the order. `index` must be less than the count. */
+/* Returns the number at position `index` of the permutation. `index` must be less than `count`. */
 uint64_t vublk_shuffle_at(const struct vublk_shuffle *shuffle, uint64_t index);
 
 #endif

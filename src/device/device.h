@@ -204,8 +204,8 @@ struct vublk_device_shadow {
 	struct vublk_device_inflight side_area;
 	unsigned num_broken; /* how many of the attached rings the driver has broken */
 	/*
-	 * in an upgrade: the plane is from another process; had the driver's rings there; had a
-	 * side there
+	 * in an upgrade: whether the plane is from another process, had the driver's rings there,
+	 * and had a side there
 	 */
 	bool is_taken, takes_rings, takes_side;
 	struct vublk_loop_timer timer; /* armed while the plane's requests have a deadline */
@@ -292,7 +292,8 @@ struct vublk_device {
 	struct vublk_device_trace trace;
 	bool memory_change_under_way; /* the back-end has not confirmed the bus's change of the
 					 memory yet */
-	bool inflight_under_way; /* the back-end is making an area for the bus; no start begins */
+	bool inflight_under_way; /* the back-end is making an area for the bus; no start begins
+				    meanwhile */
 	bool has_tight_areas;    /* the last area that a back-end made or accepted had no padding */
 	struct vublk_device_inflight made_inflight;
 	struct vublk_frontend_memory memory; /* the device owns the descriptors of the regions */
@@ -612,7 +613,7 @@ bool vublk_device_take_early_kick(struct vublk_device *device);
 
 /*
  * Sends the descriptors that the back-end does not have yet, if the rings run and no stop is due.
- * With the plane, ends the pending changes instead; may call the bus's callbacks.
+ * With the plane, completes the pending changes instead, and may call the bus's callbacks.
  */
 void vublk_device_notifiers_send(struct vublk_device *device);
 /*

@@ -86,7 +86,8 @@ struct vublk_device_exchange {
 					the next start */
 	bool waits; /* for an upgrade: the path changes only if a switch to another back-end needs
 		       the plane */
-	uint32_t features; /* the reasons that are set, not computed (path.c) */
+	uint32_t features; /* the bits of the reasons that other files have set; path.c computes the
+			      other reasons */
 	bool is_reported_shadowed; /* the program was last told that requests pass through the
 				      plane */
 	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was
@@ -172,7 +173,7 @@ bool vublk_device_exchange_is_due(const struct vublk_device *device);
 /*
  * Begins an exchange of rings that run. When the requests on the present path are complete, or the
  * back-end polls the rings, calls `drained`, which has to stop the rings. If the exchange ends
- * before, `drained` is not called.
+ * before that, `drained` is not called.
  */
 void vublk_device_exchange_begin(struct vublk_device *device,
 				 void (*drained)(struct vublk_device *device));

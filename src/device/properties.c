@@ -154,7 +154,10 @@ struct row {
 	  offsetof(struct vublk_device_settings, field), \
 	  sizeof(((struct vublk_device_settings *)0)->field) },
 
-/* The ranges of those numbers, other than rates, whose range is not 0 to UINT32_MAX. */
+/*
+ * Numbers with a range of their own. All other numbers range from 0 to UINT32_MAX, except rates,
+ * which may be higher.
+ */
 static const struct {
 	const char *name;
 	uint64_t min, max;

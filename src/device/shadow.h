@@ -144,9 +144,9 @@ int vublk_device_shadow_attach(struct vublk_device *device, struct vublk_error *
 int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * Returns whether the plane has the driver's rings. If so, the plane takes no more requests. When
- * all of its requests are complete, it calls `drained` (may be NULL). If this takes longer than
- * request-timeout-ms, the back-end counts as lost; without a back-end, an update returns the rings.
+ * If the plane has the driver's rings, makes it take no more requests and returns true; otherwise
+ * returns false. When all requests of the plane are complete, `drained` (may be NULL) is called. If
+ * they take longer than request-timeout-ms, the back-end counts as lost; without a back-end, an update returns the rings.
  * An exchange has a deadline of its own instead.
  */
 bool vublk_device_shadow_stop(struct vublk_device *device,

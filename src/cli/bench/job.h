@@ -16,7 +16,7 @@ enum vublk_bench_phase {
 	VUBLK_BENCH_ABORT, /* the jobs end immediately */
 };
 
-/* A slot for one request, free or in flight. */
+/* A slot for one request: free, held, or in flight. */
 struct vublk_bench_slot {
 	enum vublk_bench_direction direction;
 	uint64_t start_ns;

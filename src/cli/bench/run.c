@@ -217,7 +217,7 @@ static void deinit_run(struct run *run)
 /* --- phases ----------------------------------------------------------------------- */
 
 /*
- * Changes the shared phase from `from` to `to`. Does nothing in any other phase, so
+ * Changes the shared phase from `from` to `to`. Does nothing if the phase is not `from`, so
  * VUBLK_BENCH_ABORT is final.
  */
 static void advance(struct run *run, unsigned from, unsigned to)

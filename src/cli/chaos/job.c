@@ -3,8 +3,8 @@
  * One job of a chaos run: a thread that keeps a queue of its own busy with requests to its part of
  * the disk. verify.c checks the content.
  *
- * Key idea: most requests go to a few hot blocks, so that several writes of the same block are in
- * flight whenever the back-end dies. A job does not react to outages: it only sees that completions
+ * Key idea: most requests go to a few hot blocks, so that the back-end often dies while several
+ * writes of the same block are in flight. A job does not react to outages: it only sees that completions
  * are late. But the time limit of a request runs only while the back-end is up, and starts again
  * whenever a back-end comes up.
  */

@@ -6,7 +6,7 @@
 
 #include "cli/chaos/chaos.h"
 
-/* A slot for one request, free or in flight. */
+/* A slot for one request: free, held, or in flight. */
 struct vublk_chaos_slot {
 	struct vublk_chaos_request request;
 	void *buffer;       /* room for VUBLK_CHAOS_MAX_BLOCKS blocks */

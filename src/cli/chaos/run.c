@@ -306,8 +306,8 @@ static int do_action(struct run *run, enum vublk_chaos_action action, struct vub
 }
 
 /*
- * Called when the back-end has ended by itself, for example because of an error. Starts it again.
- * `last` says that the actions are over.
+ * Called when the back-end has ended by itself, for example because of an error. Starts it again,
+ * unless the actions are over (`last`) and it has ended too often.
  */
 static int handle_own_end(struct run *run, bool last, struct vublk_error *error)
 {
@@ -519,8 +519,8 @@ static int run_signalled(struct run *run, vublk_chaos_open_fn *open_disk_fn, voi
 	if (!ret)
 		ret = run_all(run, blk, error);
 	/*
-	 * Kills the back-end before the disk is closed, because a stopped back-end would not return
-	 * the rings.
+	 * Kills the back-end before the disk is closed, because a back-end that SIGSTOP has stopped
+	 * would not return the rings.
 	 */
 	vublk_chaos_backend_deinit(&run->backend);
 	vublk_blk_close(blk, 0, NULL);

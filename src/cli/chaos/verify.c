@@ -249,8 +249,8 @@ static bool is_allowed(const struct place *place, const struct found *found)
 }
 
 /*
- * Returns the newest generation below the floor that made zeroes, or 0 for the initial zeroes. If
- * the history does not reach back to that generation, returns the newest generation that is too old
+ * Returns the newest generation below the floor that is zeroes, or 0 for the initial zeroes. If the
+ * history does not reach back to that generation, returns the newest generation that is too old
  * for the history.
  */
 static uint32_t older_zero(struct vublk_chaos_block *block, uint32_t floor)
@@ -404,8 +404,8 @@ static void set_seen(struct vublk_chaos_block *block, uint32_t generation)
 }
 
 /*
- * Records that a read returned zeroes. Several permitted generations may have made them, so only
- * the oldest one of these counts as seen.
+ * Records that a read returned zeroes. Several of the permitted generations may be zeroes, so only
+ * the oldest of these counts as seen.
  */
 static void set_seen_zero(struct vublk_chaos_block *block, uint32_t floor)
 {

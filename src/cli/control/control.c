@@ -290,8 +290,8 @@ static int handle_line(struct vublk_control *control, struct slot *slot, const c
 		task->client_pid = slot->client.pid;
 		slot->is_busy = true;
 		/*
-		 * This call gives the task to the owner's thread, which may have run it when the
-		 * call returns.
+		 * This call gives the task to the owner's thread, which may already have run it
+		 * when the call returns.
 		 */
 		r = vublk_control_tasks_post(&control->tasks, task);
 		if (!r)

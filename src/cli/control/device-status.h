@@ -3,8 +3,8 @@
 #define VUBLK_CLI_CONTROL_DEVICE_STATUS_H
 
 /*
- * The state of a device as the commands of `vublk device` copy it on the device's thread, for use
- * on the control thread.
+ * A copy of the state of a device. The commands of `vublk device` make it on the device's thread and
+ * use it on the control thread.
  */
 #include <vublk/bus.h>
 #include <vublk/device.h>

@@ -4,7 +4,7 @@
 
 /*
  * Functions that add members to the results of commands. If there is no memory for a member, the
- * member is null or missing. A client that misses a member may repeat the command.
+ * member is null or missing. The client may then repeat the command.
  */
 #include <json-c/json.h>
 #include <stdbool.h>

@@ -14,7 +14,7 @@ struct vublk_sparse {
 	uint32_t unit_bytes; /* pieces begin and end at multiples of this, or at `end` */
 	uint64_t end;
 	uint64_t position;   /* where the next piece begins */
-	uint64_t known_end;  /* `hole` applies from `position` up to here */
+	uint64_t known_end;  /* `hole` describes the range from `position` up to here */
 	bool hole;
 };
 

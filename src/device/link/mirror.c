@@ -159,7 +159,8 @@ void vublk_device_mirror_end_for_migration(struct vublk_device *device)
 }
 
 /*
- * The plane has ended the mirror. The state file may be the reason, so no mirror stays interrupted.
+ * Called when the plane has ended the mirror. The state file may be the reason, so the mirror must
+ * not stay interrupted.
  */
 static void on_failed(void *opaque)
 {

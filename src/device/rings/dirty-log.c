@@ -332,8 +332,8 @@ static void warn_not_marked(struct vublk_device *device, const struct vublk_erro
 /*
  * A back-end that died may have published a completion without marking the page of the used ring.
  * The next back-end does not repeat that request. So all pages of the used rings are marked. The
- * other writes of the dead back-end belong to requests that the next back-end executes again, and
- * it marks their pages.
+ * other writes of the dead back-end belong to requests that the next back-end executes again,
+ * marking their pages.
  */
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device)
 {

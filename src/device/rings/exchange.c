@@ -139,8 +139,8 @@ static bool has_drained(struct vublk_device *device)
 /*
  * Returns whether the back-end polls the rings: it takes requests although it gets no kicks, so the
  * rings never become quiet under load. The evidence is completions of requests that were made
- * available after the fence. Because a back-end that waits for kicks may complete as many as one
- * ring holds, more than that are needed; after the deadline, one is enough.
+ * available after the fence. A back-end that waits for kicks may complete as many of these as the
+ * ring has entries, so more than that are needed; after the deadline, one is enough.
  */
 static bool is_polling(const struct vublk_device *device, bool is_overdue)
 {
@@ -256,9 +256,10 @@ static void on_fenced(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * A back-end that signals the idle descriptors itself may read them after it has confirmed them,
- * and then takes requests. So the device waits until they have been read. Then it asks for one more
- * answer, which such a back-end gives from the same thread, after it has taken the requests.
+ * A back-end that signals the idle descriptors itself may read these signals after it has confirmed
+ * the descriptors, and then takes requests. So the device waits until the signals have been read.
+ * Then the device asks for one more answer, which such a back-end gives from the same thread, after
+ * it has taken the requests.
  */
 static void fence(struct vublk_device *device)
 {

@@ -53,8 +53,8 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 }
 
 /*
- * If there is an area that is in use, the lost back-end or the plane has recorded all requests in
- * it, and the next back-end or the plane resumes them.
+ * Returns whether the requests are recorded in the session's area. After a loss, the next back-end
+ * or the plane then resumes the requests that the area has.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device)
 {

@@ -32,8 +32,8 @@ bool vublk_device_replay_has_writes(const struct vublk_device *device)
 }
 
 /*
- * Warns if unflushed=replay has no effect, because a back-end without FLUSH has no write cache
- * (virtio 1.3, section 5.2.6.2).
+ * If the back-end does not offer FLUSH, warns that unflushed=replay has no effect. Such a back-end
+ * has no write cache (virtio 1.3, section 5.2.6.2).
  */
 static void warn_of_missing_flush(struct vublk_device *device)
 {

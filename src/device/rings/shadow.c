@@ -220,7 +220,7 @@ int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error 
 
 	if (!vublk_device_is_shadowed(device))
 		return keep_side(device, error);
-	/* A back-end that is connected later may have fewer slots. */
+	/* This back-end may have fewer slots than the one for which the memory was set. */
 	r = vublk_device_memory_check_shadow(device, error);
 	if (!r)
 		r = make_side(device, error);

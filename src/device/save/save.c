@@ -4,7 +4,7 @@
  * area. A device in another process, with another back-end, loads that state and continues the
  * driver's session. The format of the stream is in stream.c.
  *
- * Key idea: a load is like a reconnection, but of a driver that this device has never seen. Before
+ * Key idea: a load is like a reconnection for a driver that this device has never seen. Before
  * anything is changed, the saved state is compared with the offer of this device and its back-end.
  * After the load, the device is in the same state as if the driver had set it up here and the VM
  * had been paused, and start-stop.c does the rest. Memory and descriptors are not part of the

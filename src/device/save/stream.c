@@ -165,8 +165,8 @@ struct reader {
 };
 
 /*
- * Reads a number of `bytes` bytes. The caller must have checked that they exist. If they do not,
- * returns 0 and reads nothing.
+ * Reads a number of `bytes` bytes. If fewer are left, reads nothing and returns 0, which the caller
+ * must rule out beforehand.
  */
 static uint64_t get(struct reader *from, unsigned bytes)
 {

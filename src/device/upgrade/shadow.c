@@ -212,7 +212,7 @@ static void visit_counters(struct vublk_request_stats *stats, struct vublk_field
 		VUBLK_FIELD(fields, stats->latency[i]);
 }
 
-/* Writes the counters that are not 0. The thread that writes them must be parked. */
+/* Writes the counters that are not 0. The thread that updates the counters must be parked. */
 void vublk_device_give_statistics(const struct vublk_device *device,
 				  struct vublk_sections_writer *to)
 {

@@ -67,7 +67,7 @@ void vublk_device_take_notifiers(struct vublk_device *device, unsigned index, in
 				 int call_fd);
 /*
  * Called when all sections have been read. Checks that the sections agree, and makes the objects
- * that realize makes for the properties. Error: EINVAL, or ENOMEM.
+ * that the properties require, unless they exist already. Error: EINVAL or ENOMEM.
  */
 int vublk_device_take_end(struct vublk_device *device, struct vublk_error *error);
 /*
@@ -80,7 +80,7 @@ void vublk_device_take_begin(struct vublk_device *device);
 
 /* If there is a plane, writes it and its side. The plane's thread must be parked. */
 void vublk_device_give_shadow(struct vublk_device *device, struct vublk_sections_writer *to);
-/* Read these sections. The sections of the queues and of the memory must come before them. */
+/* Read the sections above. The sections of the queues and of the memory must come before. */
 int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_side(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_plane(void *owner, struct vublk_section *from, struct vublk_error *error);

@@ -23,8 +23,8 @@ struct vublk_cli_signals {
 void vublk_cli_signals_init(struct vublk_cli_signals *signals, int another);
 
 /*
- * Installs `handler` for the blocked signals and unblocks them. A pending signal is delivered
- * immediately. Interrupted system calls are restarted (SA_RESTART).
+ * Installs `handler` for the blocked signals and restores the signal mask. A pending signal is then
+ * delivered immediately. Interrupted system calls are restarted (SA_RESTART).
  */
 void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)(int number));
 

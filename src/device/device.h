@@ -279,7 +279,7 @@ struct vublk_device {
 	enum vublk_device_config_read config_read;
 	struct vublk_loop_timer config_timer; /* polls the config while the back-end does not report
 						 changes */
-	bool config_read_again; /* the config may have changed since a read began, so another
+	bool config_read_again; /* the config may have changed since a read began, so another read
 				   follows */
 	enum vublk_device_config_write config_write;
 	uint8_t config_write_wce;
@@ -341,8 +341,8 @@ bool vublk_device_is_driver_ready(const struct vublk_device *device);
  */
 bool vublk_device_should_run(const struct vublk_device *device);
 /*
- * Returns whether the rings should run, or a stop waits until a back-end has completed the requests
- * of the plane and made its writes stable (shadow.c). A reset does not wait for that.
+ * Returns whether a back-end is needed: because the rings should run, or because a stop waits until
+ * the plane's requests are complete and its writes are stable (shadow.c). A reset does not wait.
  */
 bool vublk_device_needs_backend(const struct vublk_device *device);
 /* Returns whether the back-end has the rings, is being given them, or is asked to return them. */

@@ -20,7 +20,7 @@ int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *er
 int vublk_device_shadow_check(const struct vublk_device *device, struct vublk_error *error);
 /*
  * Returns whether an exchange of the path is possible: the driver has broken no ring that the plane
- * has, and no access to the guest's memory has failed.
+ * has, and no access of the plane to the guest's memory or the in-flight area has failed.
  */
 bool vublk_device_shadow_is_sound(const struct vublk_device *device);
 /*
@@ -105,8 +105,8 @@ void vublk_device_replay_ended(void *opaque);
  */
 void vublk_device_flush_must_fail(void *opaque);
 /*
- * Called when the plane has made that flush of the driver fail, so the plane is no longer needed
- * for it. `opaque` is the device.
+ * Called when, after vublk_device_flush_must_fail(), the plane has made a flush of the driver fail.
+ * The plane is then no longer needed for this reason. `opaque` is the device.
  */
 void vublk_device_flush_failed(void *opaque);
 
@@ -127,8 +127,8 @@ bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
 /* --- rings/shadow.c, continued ----------------------------------------------------------- */
 
 /*
- * A start calls prepare(), memory(), collect(), attach() and run(), in this order; if there is an
- * in-flight area, also collect() and area() before memory(). Without the plane, collect(), attach()
+ * A start calls these functions in the order prepare(), memory(), collect(), attach(), run(); if the
+ * back-end records requests, also collect() and area() before memory(). Without the plane, collect(), attach()
  * and run() are no-ops, and the other functions keep the region of an existing side in the
  * back-end's memory table.
  */
@@ -146,8 +146,8 @@ int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *err
 /*
  * If the plane has the driver's rings, makes it take no more requests and returns true; otherwise
  * returns false. When all requests of the plane are complete, `drained` (may be NULL) is called. If
- * they take longer than request-timeout-ms, the back-end counts as lost; without a back-end, an update returns the rings.
- * An exchange has a deadline of its own instead.
+ * they take longer than request-timeout-ms, the back-end counts as lost; without a back-end, an
+ * update returns the rings. An exchange has a deadline of its own instead.
  */
 bool vublk_device_shadow_stop(struct vublk_device *device,
 			      void (*drained)(struct vublk_device *device));

@@ -38,7 +38,7 @@ enum vublk_chaos_action {
 	VUBLK_CHAOS_KILL,    /* SIGKILL, then another back-end is started */
 	VUBLK_CHAOS_STOP,    /* SIGSTOP, and after a while SIGCONT or SIGKILL */
 	VUBLK_CHAOS_TERM,    /* SIGTERM; when the back-end has ended, another one is started */
-	VUBLK_CHAOS_REPLACE, /* the socket's file is removed, then the same as TERM */
+	VUBLK_CHAOS_REPLACE, /* the socket's file is removed, and after a while the same as TERM */
 	VUBLK_CHAOS_OWN,     /* not an action of the run: the back-end ended by itself */
 	VUBLK_CHAOS_NUM_ACTIONS,
 };

@@ -4,9 +4,9 @@
  * the disk. verify.c checks the content.
  *
  * Key idea: most requests go to a few hot blocks, so that the back-end often dies while several
- * writes of the same block are in flight. A job does not react to outages: it only sees that completions
- * are late. But the time limit of a request runs only while the back-end is up, and starts again
- * whenever a back-end comes up.
+ * writes of the same block are in flight. A job does not react to outages: it only sees that
+ * completions are late. But the time limit of a request runs only while the back-end is up, and
+ * starts again whenever a back-end comes up.
  */
 #include "cli/chaos/load.h"
 

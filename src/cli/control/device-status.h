@@ -3,8 +3,8 @@
 #define VUBLK_CLI_CONTROL_DEVICE_STATUS_H
 
 /*
- * A copy of the state of a device. The commands of `vublk device` make it on the device's thread and
- * use it on the control thread.
+ * A copy of the state of a device. The commands of `vublk device` make the copy on the device's
+ * thread, and use it on the control thread.
  */
 #include <vublk/bus.h>
 #include <vublk/device.h>
@@ -16,8 +16,8 @@ struct vublk_device_status_queue {
 	unsigned index;
 	struct vublk_device_queue setup;
 	struct vublk_device_place place;
-	bool has_place; /* `place` is valid; false: the ring could not be read in the guest's
-			   memory */
+	bool has_place; /* `place` is valid; false: the ring could not be read from the
+			   guest's memory */
 };
 
 struct vublk_device_status {

@@ -53,7 +53,7 @@ void vublk_stats_print_head(FILE *out, const char *name, const char *type, const
 /* Prints a metric that consists of one number. */
 void vublk_stats_print_number(FILE *out, const char *name, const char *type, const char *help,
 			      uint64_t value);
-/* Prints the metrics with which each text begins: the version, and the size of the disk. */
+/* Prints the metrics with which each output begins: the version, and the size of the disk. */
 void vublk_stats_print_disk(FILE *out, uint64_t size_bytes);
 /* Prints the metrics that are computed from the request counters. */
 void vublk_stats_print_requests(FILE *out, const struct vublk_stats_counters *counters);

@@ -49,7 +49,7 @@ struct vublk_control_tasks {
 	/* protected by the lock */
 	pthread_mutex_t lock;
 	struct vublk_control_task *posted, **posted_end;
-	bool has_ended; /* no further task is executed */
+	bool has_ended; /* no further task is accepted */
 };
 
 int vublk_control_tasks_init(struct vublk_control_tasks *tasks, void *owner,

@@ -460,8 +460,8 @@ static void sleep_on_queues(struct vublk_copy_worker *worker)
 }
 
 /*
- * Submits the requests and processes completions. If there are none, waits for them up to WAIT_MS.
- * Returns false if no request has completed for stall_ms.
+ * Submits the requests and processes completions. If no request has completed yet, waits up to
+ * WAIT_MS. Returns false if no request has completed for stall_ms.
  */
 static bool take_completions(struct vublk_copy_worker *worker)
 {

@@ -60,8 +60,8 @@ void vublk_device_mirror_init(struct vublk_device *device);
 void vublk_device_mirror_drop(struct vublk_device *device);
 /*
  * Called in realize when the state file has admitted the disk. Notes whether the file has a mirror
- * that can be resumed. Does not change the file, because the device may be realized without any
- * intention to write.
+ * that can be resumed. Does not change the file, because the program may realize the device without
+ * intending to write.
  */
 void vublk_device_mirror_find_interrupted(struct vublk_device *device);
 /*
@@ -104,7 +104,7 @@ bool vublk_device_is_mirrored(const struct vublk_device *device);
 
 /*
  * If there is a state file, records in it that the disk is mirrored to the back-end at `target`.
- * This record ends with vublk_mirror_state_end() or vublk_mirror_state_commit_switch(). Sets
+ * The record stays until vublk_mirror_state_end() or vublk_mirror_state_commit_switch(). Sets
  * *resumed as vublk_mirror_state_begin() does; without a file, to false.
  */
 int vublk_device_mirror_state_begin(struct vublk_device *device, const char *target, bool *resumed,

@@ -5,8 +5,9 @@
  * in turn, for failover-ms each. connect.c and reconnect.c make the tries.
  *
  * Key idea: the device leaves a path only if the fence permits it (fence.c). Until then the device
- * keeps looking for a back-end at its present path, as a device with one path does. When the process
- * that had the rings ends, the device makes the next try immediately, at the path whose turn it is.
+ * keeps looking for a back-end at the present path, as a device with one path does. When the
+ * process that had the rings ends, the device makes the next try immediately, at the path whose
+ * turn it is.
  */
 #include "device/device.h"
 

@@ -102,7 +102,7 @@ void vublk_device_paths_end(struct vublk_device *device);
  * the process that had the rings has ended.
  */
 uint64_t vublk_device_paths_deadline_ns(const struct vublk_device *device);
-/* Makes `index` the active path, without making the next try. */
+/* Makes `index` the active path, and watches for a socket there. Does not make the next try. */
 void vublk_device_paths_choose(struct vublk_device *device, unsigned index, uint64_t now);
 /*
  * Chooses the next path if its turn has come and the fence permits the move. If the fence forbids

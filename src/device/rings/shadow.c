@@ -518,7 +518,7 @@ void vublk_device_shadow_return(struct vublk_device *device)
 
 /* --- stops ------------------------------------------------------------------------ */
 
-/* Called when a stop has exceeded its deadline. If a back-end has the rings, it counts as lost. */
+/* Called when a stop has exceeded its deadline. A back-end that has the rings counts as lost. */
 static void on_overdue(void *opaque)
 {
 	struct vublk_device *device = opaque;

@@ -72,7 +72,8 @@ void vublk_device_take_notifiers(struct vublk_device *device, unsigned index, in
 int vublk_device_take_end(struct vublk_device *device, struct vublk_error *error);
 /*
  * Called when the device belongs to this process. Arms the device's timers and continues the search
- * for a back-end if there is none. If the rings run, signals each kick and call once. Cannot fail.
+ * for a back-end if there is none. If the rings run, signals all kick and call descriptors. Cannot
+ * fail.
  */
 void vublk_device_take_begin(struct vublk_device *device);
 

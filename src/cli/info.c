@@ -53,7 +53,7 @@ struct config_field {
 	{ name, offsetof(struct virtio_blk_config, member), \
 	  sizeof(((struct virtio_blk_config *)0)->member), feature }
 
-/* The kernel headers in use may be older than VIRTIO_BLK_F_ZONED and the fields of this feature. */
+/* The kernel headers in use may be older than VIRTIO_BLK_F_ZONED and its config fields. */
 #define ZONED_FEATURE 17
 #define ZONED_OFFSET 72
 

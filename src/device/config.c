@@ -147,8 +147,8 @@ static bool lacks_indirect(const struct vublk_device *device)
 }
 
 /*
- * Returns the number of entries of the smaller ring, the driver's or the back-end's. A request has
- * to fit in both.
+ * Returns the number of entries of the driver's ring or of the shadow ring, whichever is smaller. A
+ * request has to fit in both.
  */
 static uint64_t smallest_ring(const struct vublk_device *device)
 {
@@ -247,7 +247,7 @@ static void report_write(struct vublk_device *device, const struct vublk_error *
 /*
  * Ends a write to the config. The write has succeeded only if the value was read back, because a
  * back-end may confirm a write without adopting the value. `read_error` says why the config was not
- * read or was refused; NULL: it was accepted.
+ * read or was refused; NULL: the config was accepted.
  */
 static void end_write(struct vublk_device *device, const struct vublk_error *read_error)
 {

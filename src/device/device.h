@@ -699,7 +699,7 @@ uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsig
 void vublk_device_rings_are_back(struct vublk_device *device);
 /*
  * Called at the loss of a back-end that had the driver's rings, and before the plane drops
- * requests. Records each ring's avail index.
+ * requests. Makes the rings resume at their used indices, and records each ring's avail index.
  */
 void vublk_device_note_loss(struct vublk_device *device);
 /*
@@ -731,8 +731,8 @@ uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigne
 /* Called after a stop that waits for all requests. Warns if requests are still incomplete. */
 void vublk_device_warn_undrained(struct vublk_device *device);
 /*
- * Called when a back-end that had no rings has just been lost. Records whether that back-end had
- * left requests incomplete.
+ * Called when a back-end is lost that had no rings, or cannot have begun to work on them. Records
+ * whether an earlier stop has left requests incomplete.
  */
 void vublk_device_note_loss_at_rest(struct vublk_device *device);
 

@@ -127,10 +127,10 @@ bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
 /* --- rings/shadow.c, continued ----------------------------------------------------------- */
 
 /*
- * A start calls these functions in the order prepare(), memory(), collect(), attach(), run(); if the
- * back-end records requests, also collect() and area() before memory(). Without the plane, collect(), attach()
- * and run() are no-ops, and the other functions keep the region of an existing side in the
- * back-end's memory table.
+ * A start calls these functions in the order prepare(), memory(), collect(), attach(), run(). If
+ * the back-end records requests, the start also calls collect() and area() before memory().
+ * Without the plane, collect(), attach() and run() are no-ops, and the other functions keep the
+ * region of an existing side in the back-end's memory table.
  */
 int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error *error);
 /*

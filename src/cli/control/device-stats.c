@@ -3,7 +3,8 @@
  * The commands `stats` and `metrics` of the control socket of `vublk device`; see stats.h.
  *
  * Key idea: the state of the device is available with or without shadow rings, but the device
- * counts requests only on shadow rings. The commands do not move requests to or from shadow rings.
+ * counts requests only while they pass through shadow rings. The commands do not move requests to
+ * or from shadow rings.
  */
 #include "cli/control/device-stats.h"
 

@@ -3,8 +3,8 @@
 #define VUBLK_CLI_CONTROL_TAKE_OVER_H
 
 /*
- * The first step of an upgrade (docs/upgrade.md): the new process asks the old one, at the control
- * socket of the old one, to hand over its disk.
+ * The first step of an upgrade (docs/upgrade.md): through the control socket of the old process,
+ * the new process asks the old one to hand over its disk.
  */
 
 #include <vublk/error.h>

@@ -14,8 +14,8 @@
 extern const char *const vublk_control_timeout_arguments[];
 
 /*
- * Stores the value of `timeout-ms` in `timeout_ms`, which keeps its value if the argument is missing.
- * EINVAL: it is not a number from 1 to 3600000.
+ * Stores the value of `timeout-ms` in `timeout_ms`, or leaves that unchanged if there is none.
+ * Error: EINVAL if the value is not a number from 1 to 3600000.
  */
 int vublk_control_read_timeout(struct json_object *arguments, uint64_t *timeout_ms,
 			       struct vublk_error *error);

@@ -41,8 +41,8 @@ static int seek(const struct vublk_sparse *sparse, int whence, uint64_t *offset)
 }
 
 /*
- * Checks that the file was not truncated during the copy, because seek() would report a hole from
- * the new end to the end of the walk.
+ * Checks that the file was not truncated during the copy. If it was, seek() reports a hole from the
+ * new end to the end of the walk.
  */
 static int check_size(const struct vublk_sparse *sparse, struct vublk_error *error)
 {

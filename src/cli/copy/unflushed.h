@@ -38,8 +38,8 @@ struct vublk_copy_unflushed {
 };
 
 /*
- * Initializes the struct with empty lists. `tracks` is the member of the same name. A flush is due
- * after at most `most_bytes` written bytes.
+ * Initializes the struct with empty lists. `tracks` is the value for the member `tracks`. A flush
+ * is due after at most `most_bytes` written bytes.
  */
 void vublk_copy_unflushed_init(struct vublk_copy_unflushed *unflushed, bool tracks,
 			       uint64_t most_bytes);

@@ -81,8 +81,8 @@ int vublk_device_read_avail_event(const struct vublk_device *device, unsigned in
 
 /*
  * If the used index has passed the avail index that was recorded at the loss, the lost back-end
- * continued after the loss. In that case, this back-end may have seen every request that the driver
- * has added since.
+ * continued after the loss. In that case, it may have seen every request that the driver has added
+ * since.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail)

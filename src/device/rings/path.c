@@ -131,7 +131,7 @@ int vublk_device_check_shadow(const struct vublk_device *device, struct vublk_er
 	return r < 0 ? r : vublk_device_shadow_check(device, error);
 }
 
-/* A reason is logged as a warning only if it differs from the previous one. */
+/* Warns and sends a notice only if the reason differs from that of the previous refusal. */
 void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_error *cause)
 {
 	struct vublk_device_exchange *exchange = &device->exchange;

@@ -475,7 +475,7 @@ void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint
 
 /*
  * Forgets a fault, and watches for the next one. A fault concerns only the rings that the plane had
- * at that time.
+ * when the fault occurred.
  */
 static int watch_fault(struct vublk_device *device, struct vublk_error *error)
 {

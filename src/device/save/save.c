@@ -66,7 +66,7 @@ static void fill_state(const struct vublk_device *device, struct vublk_save_stat
 
 /*
  * Reads the area from its file into `bytes`. Does not map the file, because the process that made
- * it may truncate it. Error: EIO and others.
+ * the file may truncate it. Error: EIO and others.
  */
 static int read_area(const struct vublk_device_inflight *area, uint8_t *bytes,
 		     struct vublk_error *error)

@@ -209,7 +209,7 @@ static int read_device(struct reader *from, struct vublk_save_state *state,
 	return 0;
 }
 
-/* Reads the queues. The section device, which has their number, must have been read before. */
+/* Reads the queues. The section "device", which has their number, must have been read before. */
 static int read_queues(struct reader *from, struct vublk_save_state *state,
 		       struct vublk_error *error)
 {
@@ -287,7 +287,7 @@ static const struct section {
 
 #define NUM_SECTIONS VUBLK_ARRAY_SIZE(sections)
 
-/* The place of each section of the table above in the stream; `at` NULL: the section is missing. */
+/* Where the stream has each section of the table above; `at` NULL: the section is missing. */
 struct places {
 	struct reader of[NUM_SECTIONS];
 };

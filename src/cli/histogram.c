@@ -23,7 +23,7 @@ static unsigned bucket_of(uint64_t value)
 	return (unsigned)(shift * STEPS + (value >> shift));
 }
 
-/* Returns the middle of a bucket, which is at most half a bucket away from each value in it. */
+/* Returns the middle of a bucket, which is at most half a bucket away from each of its values. */
 static uint64_t value_of(unsigned bucket)
 {
 	unsigned shift;

@@ -38,8 +38,8 @@ struct vublk_chaos_block {
 	/* stable, lost_floor and expected: used only with a volatile cache */
 	uint32_t stable;      /* the stable generation, as of the last call of keep_stable() */
 	uint32_t lost_floor;  /* the floor right after the last loss */
-	uint32_t expected;    /* the highest floor before any loss since the last read; 0: no loss
-				 since then */
+	uint32_t expected;    /* the highest floor that a loss since the last read has lowered; 0:
+				 no loss since then */
 	uint32_t reported_newest;    /* if `is_reported`: the block is not checked until its floor
 					exceeds this */
 	bool is_reported;

@@ -101,7 +101,7 @@ static void add_value(struct argp_state *state, struct arguments *arguments, con
 }
 
 /*
- * Returns whether to make a trace, which takes repeated requests for records. With arguments, the
+ * Returns whether to run a trace, which needs repeated requests for records. With arguments, the
  * command `trace` is sent once, like any other command.
  */
 static bool is_trace(const struct arguments *arguments)

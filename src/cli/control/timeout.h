@@ -14,7 +14,7 @@
 extern const char *const vublk_control_timeout_arguments[];
 
 /*
- * Stores the value of `timeout-ms` in `timeout_ms`, or leaves that unchanged if there is none.
+ * Stores the value of `timeout-ms` in `timeout_ms`; without the argument, stores nothing.
  * Error: EINVAL if the value is not a number from 1 to 3600000.
  */
 int vublk_control_read_timeout(struct json_object *arguments, uint64_t *timeout_ms,

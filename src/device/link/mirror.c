@@ -66,7 +66,7 @@ static void free_target(struct vublk_device *device)
 
 /*
  * Ends the mirror in the plane and at the target, and then calls `leave_file` to update the state
- * file. Meanwhile writes wait in the plane.
+ * file. If there is a state file, writes wait in the plane meanwhile.
  */
 static void end_mirror(struct vublk_device *device, void (*leave_file)(struct vublk_device *device))
 {

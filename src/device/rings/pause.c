@@ -6,9 +6,8 @@
  * Key idea: while pause.stops is true, the rings must not run. With the plane, pause.stops becomes
  * true when the plane has completed its requests. Without the plane it becomes true as soon as no
  * change of the memory and no exchange is under way, because the stop makes the back-end complete
- * the requests that it has begun. If a back-end was
- * lost with requests outstanding, the rings first run again, so that the next back-end completes
- * these requests.
+ * the requests that it has begun. If a back-end was lost with requests outstanding, the rings first
+ * run again, so that the next back-end completes these requests.
  */
 #include "device/device.h"
 

@@ -29,8 +29,8 @@ typedef int vublk_ctl_ask(void *opaque, struct json_object *arguments, struct js
 			  struct vublk_error *error);
 
 /*
- * Runs a trace and writes its records to the output. `ask` is called with `opaque`. Returns 0 when a
- * signal, `max` requests or the device has ended the trace, or a negative errno.
+ * Runs a trace and writes its records to the output. `ask` is called with `opaque`. Returns 0 when
+ * a signal, `max` requests or the device has ended the trace, or a negative errno.
  */
 int vublk_ctl_trace(vublk_ctl_ask *ask, void *opaque, const struct vublk_ctl_trace_options *options,
 		    struct vublk_error *error);

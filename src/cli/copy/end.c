@@ -3,7 +3,7 @@
  * The source and the destination of a copy. A path that leads to a socket stands for the disk
  * behind it; any other path is a file or a block device. The data path is in worker.c.
  *
- * Key idea: before a byte of the destination changes, this file makes all checks that need no write.
+ * Key idea: all checks that need no write are made here, before a byte of the destination changes.
  */
 #include "cli/copy/copy.h"
 

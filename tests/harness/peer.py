@@ -46,9 +46,14 @@ def check(condition, sentence):
         raise Failure(sentence)
 
 
+RESET = 'the driver must reset the device'
+# A warning about a back-end that returns rings early, as qemu-storage-daemon does. No reset is needed yet.
+CONDITION = f'if the back-end is lost before it completes them, {RESET}'
+
+
 def check_no_reset(log):
     """Checks that a device has not asked its driver for a reset, which would lose the driver's requests."""
-    check('must reset the device' not in log, f'the driver must reset the device: {log}')
+    check('must reset the device' not in log.replace(CONDITION, ''), f'{RESET}: {log}')
 
 
 def need(*programs):

@@ -540,10 +540,10 @@ static void test_bad_arguments(void **state)
 	const struct vublk_option serial[] = { { "chardev", "/nowhere" }, { "serial", "disk7" },
 					       { NULL } };
 
-	check_refused(NULL, good, "no bus ''");
-	check_refused("vhost-user", good, "no bus 'vhost-user'");
-	check_refused("vhost-user:", good, "no bus");
-	check_refused("pci:/x", good, "no bus 'pci:/x'");
+	check_refused(NULL, good, "the bus '' is invalid");
+	check_refused("vhost-user", good, "the bus 'vhost-user' is invalid");
+	check_refused("vhost-user:", good, "the bus 'vhost-user:' is invalid");
+	check_refused("pci:/x", good, "the bus 'pci:/x' is invalid");
 	check_refused("vhost-user:/x", none, "chardev is not set");
 	check_refused("vhost-user:/x", unknown, "no property 'x'");
 	check_refused("vhost-user:/x", odd, "power of two");

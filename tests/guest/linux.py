@@ -7,6 +7,7 @@ import functools
 import os
 import pathlib
 import re
+import signal
 import tempfile
 
 import initramfs
@@ -52,17 +53,28 @@ class Guest(qemu.Process):
     def until_ready(self):
         """
         Waits until the guest is up. In rare cases the kernel hangs on one of several emulated
-        processors before it has a driver for the disk. Then the guest is booted again.
+        processors, or QEMU crashes, before the kernel has a driver for the disk. Then the guest is
+        booted again.
         """
-        self.until(lambda: 'ready' in self.words or self.hangs_before_init(), 'the guest is up')
+        try:
+            self.until(lambda: 'ready' in self.words or self.hangs_before_init(), 'the guest is up')
+        except peer.Failure:
+            if not self.crashed_before_init():
+                raise
         if 'ready' not in self.words:
-            print('# the guest hangs before its first process, and is booted again', flush=True)
+            print('# the guest hangs or QEMU crashed before the first process; the guest is booted again', flush=True)
             self.kill()
             self.boot()
             self.until_ready()
 
+    def is_before_init(self):
+        return 'begin' not in self.words and self.boots < 3
+
     def hangs_before_init(self):
-        return 'begin' not in self.words and 'BUG: soft lockup' in self.console and self.boots < 3
+        return self.is_before_init() and 'BUG: soft lockup' in self.console
+
+    def crashed_before_init(self):
+        return self.is_before_init() and self.child.poll() == -signal.SIGSEGV
 
     def remarks(self):
         return f'{super().remarks()}\nThe guest: {self.console[-2000:]}'

@@ -323,7 +323,7 @@ def switch(disk, name, code=0):
     while the device is starting or waits for its back-end, for example when a VM has just connected.
     """
     result = disk.case.call([VUBLK, 'ctl', disk.ctl, 'switch', f'to={disk.paths[name]}'])
-    while 'ry again later' in result.err:
+    while 'try again' in result.err:
         result = disk.case.call([VUBLK, 'ctl', disk.ctl, 'switch', f'to={disk.paths[name]}'])
     check(result.code == code, f'expected exit {code}: {result}{disk.log()}')
     return result.err

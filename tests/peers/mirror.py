@@ -95,8 +95,12 @@ class Disk:
             self.load()
 
     def mirror(self, *arguments):
+        """Begins a mirror. Asks again while the device is starting, as it may be when the load has just connected."""
         self.ensure_load()
-        return self.ctl('mirror', f'target={self.paths["b"]}', *arguments)
+        words = 'mirror', f'target={self.paths["b"]}', *arguments
+        peer.wait_until(lambda: 'the device is starting' not in (result := self.call(*words)).err or result.code == 0,
+                        'the device does not start')
+        return self.ctl(*words)
 
     def wait_for_state(self, *states):
         def is_reached():

@@ -123,8 +123,9 @@ class Case:
             done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,
                                   capture_output=True, text=True, errors='replace', timeout=limit_s,
                                   preexec_fn=tie_to_parent, **options)
-        except subprocess.TimeoutExpired:
-            raise Failure(f'{" ".join(map(str, command))}: no end after {limit_s} s') from None
+        except subprocess.TimeoutExpired as late:
+            said = b''.join(text for text in (late.stdout, late.stderr) if text).decode(errors='replace')
+            raise Failure(f'{" ".join(map(str, command))}: no end after {limit_s} s: {said}') from None
         return Result(command, done)
 
     def run(self, command, **options):

@@ -123,13 +123,19 @@ static bool is_quiet(struct vublk_device *device, bool *is_sure)
 	return is_quiet;
 }
 
+/* Returns whether the back-end has handled the idle descriptors, and no change is under way. */
+static bool is_parked(const struct vublk_device *device)
+{
+	return !device->num_notifiers && device->exchange.is_fenced &&
+	       !vublk_device_dirty_log_is_changing(device);
+}
+
 static bool has_drained(struct vublk_device *device)
 {
 	struct vublk_device_exchange *exchange = &device->exchange;
 	bool is_sure, quiet;
 
-	if (device->num_notifiers || !exchange->is_fenced ||
-	    vublk_device_dirty_log_is_changing(device))
+	if (!is_parked(device))
 		return false;
 	quiet = is_quiet(device, &is_sure);
 	exchange->num_quiet = quiet ? exchange->num_quiet + 1 : 0;
@@ -147,8 +153,7 @@ static bool is_polling(const struct vublk_device *device, bool is_overdue)
 	const struct vublk_device_exchange *exchange = &device->exchange;
 	uint16_t used, avail;
 
-	if (device->num_notifiers || !exchange->is_fenced ||
-	    vublk_device_dirty_log_is_changing(device))
+	if (!is_parked(device))
 		return false;
 	for (unsigned i = 0; i < device->num_queues; i++)
 		if (device->queues[i].size &&

@@ -24,7 +24,6 @@
 #define EXCHANGES vublk_test_rounds(1000)
 #define POLLING_EXCHANGES vublk_test_rounds(100) /* each takes longer */
 
-static unsigned wanted_exchanges;
 static unsigned num_exchanges; /* atomic; written by the relay's thread */
 static unsigned num_refusals;
 
@@ -127,7 +126,7 @@ static unsigned turn(struct backend_rig *rig, bool continues)
 	return left;
 }
 
-static void run_load(struct backend_rig *rig)
+static void run_load(struct backend_rig *rig, unsigned exchanges)
 {
 	unsigned long requests = 0;
 
@@ -137,7 +136,7 @@ static void run_load(struct backend_rig *rig)
 			send_next(rig, q, i);
 		rig_kick(rig, q);
 	}
-	for (; vublk_load_acquire(&num_exchanges) < wanted_exchanges; requests += QUEUES)
+	for (; vublk_load_acquire(&num_exchanges) < exchanges; requests += QUEUES)
 		turn(rig, true);
 	while (turn(rig, false))
 		;
@@ -156,7 +155,7 @@ static void skip_without_qemu(bool needs_area)
 		vublk_test_skip("qemu-storage-daemon has no in-flight area");
 }
 
-static void run(const char *event_idx, const char *option, bool has_area)
+static void run(const char *event_idx, const char *option, bool has_area, unsigned exchanges)
 {
 	const struct vublk_option properties[] = {
 		{ "event_idx", event_idx }, { "keepalive-ms", "0" }, { NULL, NULL },
@@ -165,8 +164,6 @@ static void run(const char *event_idx, const char *option, bool has_area)
 	struct backend_rig rig;
 	struct rig_area area;
 
-	if (!wanted_exchanges)
-		wanted_exchanges = EXCHANGES;
 	num_exchanges = num_refusals = 0;
 	relay_open_alone(&relay, properties);
 	relay_start_backend(&relay, option);
@@ -177,7 +174,7 @@ static void run(const char *event_idx, const char *option, bool has_area)
 		relay_start_vmm(&relay, &rig, QUEUES);
 	relay_write_and_read(&rig, 0, QUEUES, 'a');
 	vublk_store_release(&relay.hook, exchange);
-	run_load(&rig);
+	run_load(&rig, exchanges);
 	vublk_store_release(&relay.hook, NULL);
 	assert_false(relay_has_said(&relay, "must reset the device"));
 	assert_false(relay_has_said(&relay, "waits for a back-end"));
@@ -193,7 +190,7 @@ static void run(const char *event_idx, const char *option, bool has_area)
 static void test_exchanges(void **state)
 {
 	skip_without_qemu(false);
-	run("on", "inflight=off", false);
+	run("on", "inflight=off", false, EXCHANGES);
 }
 
 /* The back-end takes requests without kicks. */
@@ -201,26 +198,25 @@ static void test_exchanges_with_a_polling_back_end(void **state)
 {
 	if (getenv("VUBLK_TEST_PEER"))
 		vublk_test_skip("qemu-storage-daemon does not poll rings");
-	wanted_exchanges = POLLING_EXCHANGES;
-	run("on", "poll=busy", false);
+	run("on", "poll=busy", false, POLLING_EXCHANGES);
 }
 
 static void test_exchanges_without_event_idx(void **state)
 {
 	skip_without_qemu(false);
-	run("off", "inflight=off", false);
+	run("off", "inflight=off", false, EXCHANGES);
 }
 
 static void test_exchanges_with_area(void **state)
 {
 	skip_without_qemu(true);
-	run("on", "inflight=on", true);
+	run("on", "inflight=on", true, EXCHANGES);
 }
 
 static void test_exchanges_with_area_of_the_relay(void **state)
 {
 	skip_without_qemu(true);
-	run("off", "inflight=on", false);
+	run("off", "inflight=on", false, EXCHANGES);
 }
 
 int main(int argc, char **argv)

@@ -8,6 +8,7 @@
 #include "harness.h"
 
 #include "mock/device-rig.h"
+#include "mock/plane-end.h"
 
 #include "device/device.h"
 #include "plane/thread-private.h"
@@ -29,11 +30,7 @@
 static struct mock a, b;
 static struct device_rig rig;
 
-static struct {
-	struct vublk_device_ring ring;
-	struct vublk_memory_map map;
-	struct vublk_memory_map_region regions[2];
-} backend;
+static struct rig_plane_end backend;
 
 /* --- the back-end ------------------------------------------------------------------------- */
 
@@ -46,22 +43,10 @@ static bool pump(void *opaque)
 
 static void start_backend(void)
 {
-	const struct vublk_plane_side *side = rig.device->shadow.side;
-
-	vublk_device_ring_deinit(&backend.ring);
-	if (!vublk_device_is_shadowed(rig.device))
-		return;
-	backend.regions[0] = (struct vublk_memory_map_region){
-		RIG_GUEST_ADDR, RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig.memory,
-	};
-	backend.regions[1] = (struct vublk_memory_map_region){
-		VUBLK_PLANE_REGION_ADDR, VUBLK_PLANE_REGION_ADDR, side->region.bytes,
-		side->region.host,
-	};
-	backend.map = (struct vublk_memory_map){ 2, backend.regions };
-	assert_int_equal(vublk_device_ring_init(&backend.ring, &side->queues[0].memory->ring,
-						RIG_QUEUE_SIZE, 0,
-						vublk_device_session_features(rig.device), NULL), 0);
+	if (vublk_device_is_shadowed(rig.device))
+		rig_plane_end_start(&backend, &rig);
+	else
+		rig_plane_end_stop(&backend);
 }
 
 static void on_callback(struct device_rig *at, enum rig_callback callback)
@@ -69,7 +54,7 @@ static void on_callback(struct device_rig *at, enum rig_callback callback)
 	if (callback == RIG_STARTED)
 		start_backend();
 	else if (callback == RIG_STOPPED || callback == RIG_LOST)
-		vublk_device_ring_deinit(&backend.ring);
+		rig_plane_end_stop(&backend);
 }
 
 static bool has_request(struct vublk_chain *chain)
@@ -120,7 +105,7 @@ static void begin(const char *shadow)
 
 static void end(void)
 {
-	vublk_device_ring_deinit(&backend.ring);
+	rig_plane_end_stop(&backend);
 	mock_deinit(&b);
 	rig_end(&rig, &a);
 }

@@ -6,6 +6,7 @@
 #include "harness.h"
 
 #include "mock/device-rig.h"
+#include "mock/plane-end.h"
 
 #include "device/device.h"
 #include "util/checked.h"
@@ -25,46 +26,16 @@
 static struct mock mock;
 static struct device_rig rig;
 
-static struct {
-	struct vublk_device_ring ring;
-	struct vublk_memory_map map;
-	struct vublk_memory_map_region regions[2];
-	bool runs;
-} backend;
+static struct rig_plane_end backend;
 
 /* --- the back-end ------------------------------------------------------------------- */
-
-static void stop_backend(void)
-{
-	vublk_device_ring_deinit(&backend.ring);
-	backend.runs = false;
-}
-
-static void start_backend(void)
-{
-	const struct vublk_plane_side *side = rig.device->shadow.side;
-
-	stop_backend();
-	backend.regions[0] = (struct vublk_memory_map_region){
-		RIG_GUEST_ADDR, RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig.memory,
-	};
-	backend.regions[1] = (struct vublk_memory_map_region){
-		VUBLK_PLANE_REGION_ADDR, VUBLK_PLANE_REGION_ADDR, side->region.bytes,
-		side->region.host,
-	};
-	backend.map = (struct vublk_memory_map){ 2, backend.regions };
-	assert_int_equal(vublk_device_ring_init(&backend.ring, &side->queues[0].memory->ring,
-						RIG_QUEUE_SIZE, 0,
-						vublk_device_session_features(rig.device), NULL), 0);
-	backend.runs = true;
-}
 
 static void on_callback(struct device_rig *at, enum rig_callback callback)
 {
 	if (callback == RIG_STARTED)
-		start_backend();
+		rig_plane_end_start(&backend, &rig);
 	else if (callback == RIG_STOPPED || callback == RIG_LOST)
-		stop_backend();
+		rig_plane_end_stop(&backend);
 }
 
 /*
@@ -121,7 +92,7 @@ static void begin(const char *timeout_ms)
 
 static void end(void)
 {
-	stop_backend();
+	rig_plane_end_stop(&backend);
 	rig_end(&rig, &mock);
 }
 
@@ -410,7 +381,7 @@ static void test_the_device_ends_in_an_outage(void **state)
 			rig_wait(&rig, RIG_LOST, 1);
 		}
 		before = rig.num_warnings;
-		stop_backend();
+		rig_plane_end_stop(&backend);
 		vublk_device_unrealize(rig.device);
 		assert_int_equal(rig.num_warnings - before, lost);
 		if (lost)

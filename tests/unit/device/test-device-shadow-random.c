@@ -9,6 +9,7 @@
 #include "harness.h"
 
 #include "mock/device-rig.h"
+#include "mock/plane-end.h"
 
 #include "device/device.h"
 #include "util/checked.h"
@@ -32,12 +33,7 @@ static struct device_rig rig;
 static uint64_t seed;
 static bool is_dead;
 
-static struct {
-	struct vublk_device_ring ring;
-	struct vublk_memory_map map;
-	struct vublk_memory_map_region regions[2];
-	bool runs;
-} backend;
+static struct rig_plane_end backend;
 
 static bool is_sent[REQUESTS];
 static unsigned num_sent, num_completed;
@@ -50,31 +46,6 @@ static unsigned below(unsigned limit)
 
 /* --- the back-end ---------------------------------------------------------------- */
 
-static void stop_backend(void)
-{
-	vublk_device_ring_deinit(&backend.ring);
-	backend.runs = false;
-}
-
-static void start_backend(void)
-{
-	const struct vublk_plane_side *side = rig.device->shadow.side;
-
-	stop_backend();
-	backend.regions[0] = (struct vublk_memory_map_region){
-		RIG_GUEST_ADDR, RIG_GUEST_ADDR, RIG_MEMORY_BYTES, rig.memory,
-	};
-	backend.regions[1] = (struct vublk_memory_map_region){
-		VUBLK_PLANE_REGION_ADDR, VUBLK_PLANE_REGION_ADDR, side->region.bytes,
-		side->region.host,
-	};
-	backend.map = (struct vublk_memory_map){ 2, backend.regions };
-	assert_int_equal(vublk_device_ring_init(&backend.ring, &side->queues[0].memory->ring,
-						RIG_QUEUE_SIZE, 0,
-						vublk_device_session_features(rig.device), NULL), 0);
-	backend.runs = true;
-}
-
 static void execute(void)
 {
 	struct iovec iov[16];
@@ -82,7 +53,7 @@ static void execute(void)
 	struct vublk_error error;
 	int r;
 
-	if (!backend.runs || !rig.device->shadow.side)
+	if (!backend.ring.size || !rig.device->shadow.side)
 		return;
 	r = vublk_device_ring_take(&backend.ring, &backend.map, &chain, &error);
 	if (r < 0)
@@ -98,9 +69,9 @@ static void execute(void)
 static void on_callback(struct device_rig *at, enum rig_callback callback)
 {
 	if (callback == RIG_STARTED)
-		start_backend();
+		rig_plane_end_start(&backend, &rig);
 	else if (callback == RIG_STOPPED || callback == RIG_LOST)
-		stop_backend();
+		rig_plane_end_stop(&backend);
 	else if (callback == RIG_NEEDS_RESET)
 		fail_msg("needs reset: %s", rig.errors[RIG_NEEDS_RESET].text);
 }
@@ -193,7 +164,7 @@ static void reset(void)
 		execute();
 		assert_true(vublk_now_ns() < until);
 	}
-	stop_backend();
+	rig_plane_end_stop(&backend);
 	memset(is_sent, 0, sizeof(is_sent));
 	rig_set_up(&rig, 1);
 	assert_int_equal(vublk_device_set_status(rig.device, VIRTIO_CONFIG_S_DRIVER_OK, NULL), 0);
@@ -296,7 +267,7 @@ static void run(uint64_t number, const char *unflushed)
 	printf("# %u sent, %u complete; %u starts, %u stops, %u losses, %u changes of the memory\n",
 	       num_sent, num_completed, rig.calls[RIG_STARTED], rig.calls[RIG_STOPPED],
 	       rig.calls[RIG_LOST], rig.calls[RIG_MEMORY_CHANGED]);
-	stop_backend();
+	rig_plane_end_stop(&backend);
 	rig_end(&rig, &mock);
 }
 

@@ -5,7 +5,6 @@ relay or of the back-end, switch to another back-end of the same storage, kill t
 the disk to other storage.
 """
 import json
-import re
 import subprocess
 
 import disk_cases
@@ -102,15 +101,8 @@ class Relay(Controlled):
         """
         while True:
             new = self.case.start([self.way.program, command, '--take-over', control])
-            self.guest.wait_until(
-                lambda: 'the upgrade is complete' in self.case.output(new) or new.poll() is not None, 'the upgrade does not end')
-            if new.poll() is None:
-                break
-            check(any(words in self.case.output(new) for words in too_slow),
-                  f'the upgrade failed: {self.case.output(new)}{self.case.output(old)}')
-        code = old.wait(peer.LIMIT_S)
-        check(code == 0, f'the old process ended with {code}: {self.case.output(old)}')
-        return new, int(re.search(r'requests were paused for (\d+) us', self.case.output(new))[1])
+            if upgrading.has_replaced(self.case, old, new, too_slow, self.guest.wait_until):
+                return new, upgrading.pause_of(self.case.output(new))
 
     def upgrade_once(self):
         self.disk.door, pause = self.replace(self.disk.door, 'device', self.control, ('needed more than 50 ms',))

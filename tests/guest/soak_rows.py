@@ -4,17 +4,16 @@ The part of `make soak` with guests (scripts/soak): back-ends are killed at rand
 verified load, and each action of an operator is repeated many times.
 """
 import collections
-import contextlib
 import itertools
 import json
 import random
-import socket
 
 import disk_cases
 import doors
 import operator_cases
 import peer
 import qemu
+import upgrading
 from peer import check
 
 QUEUES = (1, 4)
@@ -91,28 +90,16 @@ class Killed(operator_cases.Controlled):
 
     def count_in_flight(self):
         """Returns the sum of the requests in the events `recovered`."""
-        with self.ask_for_events() as (end, _):
+        with upgrading.ask_for_events(self.control) as (end, _):
             pass
         count = sequence = 0
-        with self.ask_for_events(since=0) as (_, lines):
+        with upgrading.ask_for_events(self.control, since=0) as (_, lines):
             while sequence < end - 1:
                 event = json.loads(lines.readline())
                 check(event['event'] not in ('needs_reset', 'missed'), f'{event}')
                 sequence = event['sequence']
                 count += event['requests'] if event['event'] == 'recovered' else 0
         return count
-
-    @contextlib.contextmanager
-    def ask_for_events(self, **arguments):
-        """Yields the sequence number of the next event, and a file from which the events can be read."""
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(peer.LIMIT_S)
-            link.connect(str(self.control))
-            with link.makefile('rw') as lines:
-                lines.readline()
-                lines.write(json.dumps({'command': 'events', 'arguments': arguments}) + '\n')
-                lines.flush()
-                yield json.loads(lines.readline())['result']['next'], lines
 
 
 def run(group, function):

@@ -2,6 +2,7 @@
 """
 For tests that replace a running `vublk device` or `vublk serve` with another process while a verified load runs.
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -31,20 +32,50 @@ def wait_for_progress(backend, load, output):
     check(load.poll() is None, f'the load ended: {output()}')
 
 
-def events_until(control, name):
-    """Returns the names of the events of the process at the control socket, up to the first event `name`."""
+@contextlib.contextmanager
+def ask_for_events(control, **arguments):
+    """
+    Asks the process at a control socket for events. Yields the sequence number of the next one, and a file from which the
+    events can be read.
+    """
     with socket.socket(socket.AF_UNIX) as link:
         link.settimeout(peer.LIMIT_S)
         link.connect(str(control))
         with link.makefile('rw') as lines:
             lines.readline()
-            lines.write(json.dumps({'command': 'events', 'arguments': {'since': 0}}) + '\n')
+            lines.write(json.dumps({'command': 'events', 'arguments': arguments}) + '\n')
             lines.flush()
-            lines.readline()
-            names = []
-            while name not in names:
-                names.append(json.loads(lines.readline())['event'])
-            return names
+            yield json.loads(lines.readline())['result']['next'], lines
+
+
+def events_until(control, name):
+    """Returns the names of the events of the process at the control socket, up to the first event `name`."""
+    names = []
+    with ask_for_events(control, since=0) as (_, lines):
+        while name not in names:
+            names.append(json.loads(lines.readline())['event'])
+    return names
+
+
+def has_replaced(case, old, new, too_slow, wait_until=peer.wait_until):
+    """
+    Waits until the upgrade from process `old` to `new` has ended, with a function like peer.wait_until(). Returns whether
+    the new process has the work now. It has not if the upgrade took too long, so that it says one of the sentences in
+    `too_slow`.
+    """
+    wait_until(lambda: 'the upgrade is complete' in case.output(new) or new.poll() is not None, 'the upgrade does not end')
+    if new.poll() is not None:
+        check(any(sentence in case.output(new) for sentence in too_slow),
+              f'the upgrade failed: {case.output(new)}{case.output(old)}')
+        return False
+    code = old.wait(peer.LIMIT_S)
+    check(code == 0, f'the old process ended with {code}: {case.output(old)}')
+    return True
+
+
+def pause_of(output):
+    """Returns the pause in microseconds that the new process reports."""
+    return int(re.search(r'requests were paused for (\d+) us', output)[1])
 
 
 def end_load(case, load, output):
@@ -89,13 +120,8 @@ class Replaceable:
     def try_upgrade(self, *arguments):
         """Returns whether a new process has replaced the present one. It has not if the upgrade took too long."""
         new = self.take_over(*arguments)
-        peer.wait_until(lambda: 'the upgrade is complete' in self.output(new) or new.poll() is not None,
-                        'the upgrade does not end')
-        if new.poll() is not None:
-            check(self.was_too_slow(new), f'the upgrade failed: {self.output(new)}{self.output()}')
+        if not has_replaced(self.case, self.process, new, self.too_slow):
             return False
-        code = self.process.wait(peer.LIMIT_S)
-        check(code == 0, f'the old process ended with {code}: {self.output()}')
         self.process = new
         return True
 
@@ -103,4 +129,4 @@ class Replaceable:
         """Repeats the upgrade until it succeeds. Returns the pause in microseconds."""
         while not self.try_upgrade(*arguments):
             pass
-        return int(re.search(r'requests were paused for (\d+) us', self.output()).group(1))
+        return pause_of(self.output())

@@ -97,10 +97,15 @@ class Disk:
     def mirror(self, *arguments):
         """Begins a mirror. Asks again while the device is starting, as it may be when the load has just connected."""
         self.ensure_load()
-        words = 'mirror', f'target={self.paths["b"]}', *arguments
-        peer.wait_until(lambda: 'the device is starting' not in (result := self.call(*words)).err or result.code == 0,
-                        'the device does not start')
-        return self.ctl(*words)
+        answer = None
+
+        def has_begun():
+            nonlocal answer
+            answer = self.call('mirror', f'target={self.paths["b"]}', *arguments)
+            return 'the device is starting' not in answer.err
+        peer.wait_until(has_begun, 'the device does not start')
+        check(answer.code == 0, f'{answer}{self.log()}')
+        return json.loads(answer.out)
 
     def wait_for_state(self, *states):
         def is_reached():

@@ -434,6 +434,19 @@ int rig_mirror(struct plane_rig *rig, uint64_t bytes, uint64_t region_bytes, uns
 	return r;
 }
 
+void rig_complete(struct plane_rig *rig, unsigned queue, uint8_t status)
+{
+	struct rig_chain chain;
+	uint16_t token;
+	uint32_t bytes;
+
+	assert_true(rig_backend_take(rig, queue, &chain));
+	rig_backend_push(rig, queue, &chain, status);
+	rig_backend_publish(rig, queue);
+	vublk_plane_work(&rig->plane);
+	assert_true(rig_take(rig, queue, &token, &bytes));
+}
+
 void rig_end_mirror(struct plane_rig *rig)
 {
 	if (!rig->target.side)

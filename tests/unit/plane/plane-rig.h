@@ -146,6 +146,8 @@ bool rig_backend_take(struct plane_rig *rig, unsigned queue, struct rig_chain *c
 void rig_backend_push(struct plane_rig *rig, unsigned queue, const struct rig_chain *chain,
 		      uint8_t status);
 void rig_backend_publish(struct plane_rig *rig, unsigned queue);
+/* The back-end completes its next request, and the driver takes the completion. */
+void rig_complete(struct plane_rig *rig, unsigned queue, uint8_t status);
 
 /*
  * Begins to mirror a disk of `bytes` bytes, in regions of `region_bytes`, to a new target with

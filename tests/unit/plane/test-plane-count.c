@@ -43,19 +43,6 @@ static void begin(unsigned queue, uint16_t token, uint32_t type, unsigned num_se
 	vublk_plane_work(&rig.plane);
 }
 
-static void complete(unsigned queue, uint8_t status)
-{
-	struct rig_chain chain;
-	uint16_t token;
-	uint32_t bytes;
-
-	assert_true(rig_backend_take(&rig, queue, &chain));
-	rig_backend_push(&rig, queue, &chain, status);
-	rig_backend_publish(&rig, queue);
-	vublk_plane_work(&rig.plane);
-	assert_true(rig_take(&rig, queue, &token, &bytes));
-}
-
 static struct vublk_request_stats read_stats(unsigned queue, enum vublk_request_kind kind)
 {
 	struct vublk_request_stats stats;
@@ -88,9 +75,9 @@ static void test_counts(void **state)
 	stats = read_stats(1, VUBLK_REQUEST_WRITE);
 	assert_int_equal(stats.in_flight, 2);
 	assert_int_equal(stats.count, 0);
-	complete(1, VIRTIO_BLK_S_OK);
-	complete(1, VIRTIO_BLK_S_IOERR);
-	complete(0, VIRTIO_BLK_S_OK);
+	rig_complete(&rig, 1, VIRTIO_BLK_S_OK);
+	rig_complete(&rig, 1, VIRTIO_BLK_S_IOERR);
+	rig_complete(&rig, 0, VIRTIO_BLK_S_OK);
 	stats = read_stats(1, VUBLK_REQUEST_WRITE);
 	assert_int_equal(stats.in_flight, 0);
 	assert_int_equal(stats.count, 2);
@@ -118,7 +105,7 @@ static void test_ranges(void **state)
 	ranges[0] = (struct virtio_blk_discard_write_zeroes){ .sector = 60, .num_sectors = 8 };
 	ranges[1] = (struct virtio_blk_discard_write_zeroes){ .sector = 40, .num_sectors = 4 };
 	vublk_plane_work(&rig.plane);
-	complete(0, VIRTIO_BLK_S_OK);
+	rig_complete(&rig, 0, VIRTIO_BLK_S_OK);
 	assert_int_equal(read_stats(0, VUBLK_REQUEST_DISCARD).bytes, 12 * 512);
 	deinit();
 }
@@ -141,7 +128,7 @@ static void test_refused_and_repeated(void **state)
 	assert_int_equal(read_stats(0, VUBLK_REQUEST_READ).in_flight, 1);
 	rig_connect(&rig);
 	vublk_plane_work(&rig.plane);
-	complete(0, VIRTIO_BLK_S_OK);
+	rig_complete(&rig, 0, VIRTIO_BLK_S_OK);
 	assert_int_equal(read_stats(0, VUBLK_REQUEST_READ).count, 1);
 	assert_int_equal(read_stats(0, VUBLK_REQUEST_READ).in_flight, 0);
 	deinit();
@@ -158,11 +145,11 @@ static void test_switching(void **state)
 	begin(0, 0, VIRTIO_BLK_T_IN, 1);
 	set_on(true);
 	begin(0, 1, VIRTIO_BLK_T_IN, 1);
-	complete(0, VIRTIO_BLK_S_OK);
+	rig_complete(&rig, 0, VIRTIO_BLK_S_OK);
 	assert_int_equal(read_stats(0, VUBLK_REQUEST_READ).count, 0);
 	set_on(false);
 	assert_int_not_equal(rig.plane.hooks, 0);
-	complete(0, VIRTIO_BLK_S_OK);
+	rig_complete(&rig, 0, VIRTIO_BLK_S_OK);
 	assert_int_equal(read_stats(0, VUBLK_REQUEST_READ).count, 1);
 	assert_int_equal(rig.plane.hooks, 0);
 	deinit();
@@ -223,9 +210,9 @@ static void test_slow(void **state)
 	assert_int_equal(read_stats(1, VUBLK_REQUEST_WRITE).in_flight, 0); /* counting is off */
 	vublk_plane_set_counts(&rig.plane, statistics, 0);
 	for (unsigned i = 0; i < 3; i++)
-		complete(1, VIRTIO_BLK_S_OK);
+		rig_complete(&rig, 1, VIRTIO_BLK_S_OK);
 	assert_int_equal(rig.plane.hooks, 0);
-	complete(0, VIRTIO_BLK_S_OK);
+	rig_complete(&rig, 0, VIRTIO_BLK_S_OK);
 	deinit();
 }
 

@@ -163,9 +163,7 @@ static void test_a_failed_own_flush(void **state)
 	set_up(FLUSH | INDIRECT, LOG_BYTES);
 	write_one(0, 0, 1);
 	add(1, VIRTIO_BLK_T_OUT, 0, 1);
-	expect(VIRTIO_BLK_T_OUT);
-	held = chain;
-	held.chain.iov = held.iov;
+	keep(VIRTIO_BLK_T_OUT, &held);
 	rig.plane.replay->is_old = true;
 	expect(VIRTIO_BLK_T_FLUSH);
 	complete(VIRTIO_BLK_S_IOERR);
@@ -308,9 +306,7 @@ static void test_a_large_write_beside_a_failed_flush(void **state)
 	set_up(FLUSH | INDIRECT, 4096);
 	write_one(0, 0, 1);
 	add(1, VIRTIO_BLK_T_OUT, 0, 8);
-	expect(VIRTIO_BLK_T_OUT);
-	large = chain;
-	large.chain.iov = large.iov;
+	keep(VIRTIO_BLK_T_OUT, &large);
 	rig.plane.replay->is_old = true;
 	expect(VIRTIO_BLK_T_FLUSH);
 	complete(VIRTIO_BLK_S_IOERR);
@@ -525,9 +521,7 @@ static void test_writes_wait_for_room(void **state)
 	add(0, VIRTIO_BLK_T_OUT, 0, 5);
 	add(1, VIRTIO_BLK_T_OUT, 8, 5);
 	add(2, VIRTIO_BLK_T_OUT, 16, 1); /* the log has room for it, but an earlier write waits */
-	expect(VIRTIO_BLK_T_OUT);
-	first = chain;
-	first.chain.iov = first.iov;
+	keep(VIRTIO_BLK_T_OUT, &first);
 	expect_nothing();
 	rig_backend_push(&rig, 0, &first, VIRTIO_BLK_S_OK);
 	rig_backend_publish(&rig, 0);

@@ -146,7 +146,7 @@ class BackendLost(WithoutRecord):
     def lose(self):
         self.guest.start_load()
         # A stopped back-end completes nothing, so requests are outstanding when it dies.
-        self.disk.child.send_signal(signal.SIGSTOP)
+        peer.suspend(self.disk.child)
         peer.wait_until(lambda: self.count_outstanding() > 0, 'no request is outstanding under load')
         self.disk.kill()
         self.disk.start_again()

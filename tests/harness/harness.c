@@ -86,6 +86,15 @@ void vublk_test_fill_eventfd(int fd)
 	assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
 }
 
+void vublk_test_suspend(pid_t pid)
+{
+	int status;
+
+	kill(pid, SIGSTOP);
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	assert_true(WIFSTOPPED(status));
+}
+
 static struct resources count_resources(void)
 {
 	return (struct resources){

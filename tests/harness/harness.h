@@ -23,6 +23,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <cmocka.h>
 
@@ -68,5 +69,11 @@ unsigned vublk_test_count_mappings(void);
  * the eventfd blocks.
  */
 void vublk_test_fill_eventfd(int fd);
+
+/*
+ * Stops a child process with SIGSTOP, and returns when all of its threads have stopped. kill()
+ * returns earlier: the kernel tells one thread, and until that thread runs, the others continue.
+ */
+void vublk_test_suspend(pid_t pid);
 
 #endif

@@ -199,8 +199,18 @@ class StorageDaemon:
             time.sleep(0.01)
 
 
+def listens(path):
+    """
+    Whether a process listens on the Unix socket. The file appears with bind(), and until listen() the kernel
+    refuses connections. A connection would tell, too, but the process would see a client.
+    """
+    LISTENS = 1 << 16  # __SO_ACCEPTCON in the column of flags
+    lines = (line.split(maxsplit=7) for line in pathlib.Path('/proc/net/unix').read_text().splitlines()[1:])
+    return any(int(line[3], 16) & LISTENS for line in lines if line[7:] == [str(path)])
+
+
 def wait_for_socket(case, child, path):
-    wait_until(lambda: path.is_socket() or child.poll() is not None, f'{path} does not appear')
+    wait_until(lambda: listens(path) or child.poll() is not None, f'nothing listens on {path}')
     check(child.poll() is None, f'{child.args[0]} ended with {child.returncode}: {case.output(child)}')
 
 
@@ -209,6 +219,15 @@ def server_pid(path):
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         return struct.unpack('3i', client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def suspend(child):
+    """
+    Stops a child with SIGSTOP, and returns when all of its threads have stopped. kill() returns earlier: the kernel
+    tells one thread, and until that thread runs, the others continue.
+    """
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 def outcome_of(function):

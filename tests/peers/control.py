@@ -119,11 +119,14 @@ def start_serve(case, *arguments):
     return child, path, control
 
 
-def start_device(case, bus='vhost-user', *arguments):
-    """Starts a relay, which looks for a back-end at back.sock. Returns the process and its control socket."""
+def start_device(case, bus='vhost-user', timeout_ms=100000):
+    """
+    Starts a relay, which looks for a back-end at back.sock, and takes it for lost if a message has no answer within
+    `timeout_ms`. Returns the process and its control socket.
+    """
     control = case.path('device-control')
-    child = case.start([VUBLK, 'device', '--chardev', f'path={case.path("back.sock")},request-timeout-ms=1000',
-                        '--bus', f'{bus}:{case.path("vm.sock")}', '--control', control, *arguments])
+    child = case.start([VUBLK, 'device', '--chardev', f'path={case.path("back.sock")},request-timeout-ms={timeout_ms}',
+                        '--bus', f'{bus}:{case.path("vm.sock")}', '--control', control])
     peer.wait_for_socket(case, child, control)
     return child, control
 
@@ -249,12 +252,12 @@ def pci_device_status(case):
 
 def a_stuck_backend(case):
     """`status` is answered while the back-end hangs, before and after the loss is noticed."""
-    child, control = start_device(case)
+    child, control = start_device(case, timeout_ms=1000)
     backend = start_backend(case)
     wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
     bench = start_load(case, child, case.path('vm.sock'))
     wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
-    backend.send_signal(signal.SIGSTOP)
+    peer.suspend(backend)
     wait_for_status(case, control, lambda s: s['back_end']['outages'], 'the hanging back-end is not noticed')
     backend.send_signal(signal.SIGCONT)
     wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run again')
@@ -276,7 +279,8 @@ def device_shadow(case):
     for wanted, path, reasons in (('on', 'shadow', 'property'), ('auto', 'direct', ''), ('on', 'shadow', 'property'),
                                   ('off', 'direct', '')) * 5:
         expected = {'wanted': wanted, 'path': path, 'changing': False, 'reasons': reasons, 'refusal': ''}
-        check(ctl(case, control, 'shadow', wanted) == expected, f'{wanted}: {ctl(case, control, "shadow")}')
+        answer = ctl(case, control, 'shadow', wanted)
+        check(answer == expected, f'{wanted}: {answer}')
         check(ctl(case, control, 'status')['shadow'] == expected, 'status says something else')
     for words in (['on', 'off'], ['on=1'], ['up']):
         result = case.call([VUBLK, 'ctl', str(control), 'shadow', *words])

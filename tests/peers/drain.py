@@ -124,7 +124,7 @@ def with_a_signal(case):
     """SIGTERM ends a drain that is waiting, and then ends the process as usual."""
     disk = Disk(case, '-o', 'threads=1')
     disk.start_load()
-    os.kill(disk.serve.pid, signal.SIGSTOP)
+    peer.suspend(disk.serve)
     waiting = case.start([VUBLK, 'ctl', disk.control, 'drain'])
     disk.serve.send_signal(signal.SIGTERM)
     disk.serve.send_signal(signal.SIGCONT)

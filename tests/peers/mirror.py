@@ -199,7 +199,7 @@ def target_hangs(case):
     disk.load(6)
     disk.mirror()
     disk.wait_for_state('synced')
-    disk.children['b'].send_signal(signal.SIGSTOP)
+    peer.suspend(disk.children['b'])
     disk.wait_for_state('none')
     disk.finish_load()
     disk.children['b'].send_signal(signal.SIGCONT)

@@ -106,7 +106,7 @@ class Disk(mirror.Disk):
             self.wait_for_state('synced')
 
     def stop_process(self, name):
-        self.children[name].send_signal(signal.SIGSTOP)
+        peer.suspend(self.children[name])
 
     def continue_process(self, name):
         self.children[name].send_signal(signal.SIGCONT)

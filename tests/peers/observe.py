@@ -250,7 +250,7 @@ def device_request_stats(case):
         check(samples['vublk_request_duration_seconds_count', f'type="{name}"'] == found, str(samples))
     bench = start_load(case, child, case.path('vm.sock'))
     wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
-    backend.send_signal(signal.SIGSTOP)
+    peer.suspend(backend)
     wait_for_status(case, control, lambda s: any(q['outstanding'] for q in s['queues']), 'no request is outstanding')
     peer.wait_until(lambda: total(ctl(case, control, 'stats'), 'read', 'in_flight') +
                     total(ctl(case, control, 'stats'), 'write', 'in_flight') > 0, 'no request is in flight')
@@ -270,7 +270,7 @@ def slow_requests(case):
     bench = start_load(case, child, case.path('vm.sock'))
     wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
     with Events(control) as events:
-        backend.send_signal(signal.SIGSTOP)
+        peer.suspend(backend)
         slow = events.expect('slow_request', queue=0)
         check(slow['request'] in ('read', 'write') and slow['bytes'] == 4096, str(slow))
         check(slow['waited_ms'] >= 100 and slow['requests'] >= 1, str(slow))
@@ -432,7 +432,7 @@ def events_of_a_replay(case):
     check(status['replay']['kept_bytes'] <= status['replay']['max_bytes'] == 8 * MIB, str(status['replay']))
     check(status['replay']['replays'] == 0, str(status['replay']))
     with Events(control) as events:
-        backend.send_signal(signal.SIGSTOP)
+        peer.suspend(backend)
         kept = wait_for_status(case, control, lambda s: s['replay']['kept_bytes'], 'no write is kept')['replay']
         backend.kill()
         backend.wait()
@@ -461,7 +461,7 @@ def wait_until_running(case, control):
 
 def lose_with_requests(case, control, backend):
     """Kills the back-end while requests of the driver are outstanding."""
-    backend.send_signal(signal.SIGSTOP)
+    peer.suspend(backend)
     wait_for_status(case, control, lambda s: any(q['outstanding'] for q in s['queues']), 'no request is outstanding')
     backend.kill()
     backend.wait()

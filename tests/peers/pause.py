@@ -112,7 +112,7 @@ def hanging_backend(case, shadow):
     """A pause waits for a hanging back-end. The command reports its time limit, and the pause takes effect later."""
     disk = Disk(case, shadow)
     disk.wait_for_progress()
-    disk.backend.send_signal(signal.SIGSTOP)
+    peer.suspend(disk.backend)
     disk.wait_for_requests()
     if shadow == 'on':  # the back-end gets no message, so request-timeout-ms (1000) does not matter
         disk.time_out(2500)
@@ -122,7 +122,7 @@ def hanging_backend(case, shadow):
     disk.backend.send_signal(signal.SIGCONT)
     disk.wait(lambda s: s['pause'] == 'paused', 'the pause never takes effect')
     disk.check_stands()
-    disk.backend.send_signal(signal.SIGSTOP)
+    peer.suspend(disk.backend)
     disk.pause()  # nothing is outstanding, so no answer of the back-end is needed
     disk.backend.send_signal(signal.SIGCONT)
     disk.resume()
@@ -134,7 +134,7 @@ def lost_backend(case, shadow):
     """A back-end is lost before the pause is complete, and another one during the pause."""
     disk = Disk(case, shadow)
     disk.wait_for_progress()
-    disk.backend.send_signal(signal.SIGSTOP)
+    peer.suspend(disk.backend)
     disk.wait_for_requests()
     disk.time_out()
     disk.kill_backend()

@@ -473,7 +473,7 @@ def serve_out_of_descriptors(case):
     for count in range(4, 48, 2):
         child = case.start(['sh', '-c', f'ulimit -n {count}; exec "$@"', 'sh', VUBLK, 'serve',
                             '--socket-path', path, '--blk-file', image, '--num-queues', '4'])
-        peer.wait_until(lambda: path.is_socket() or child.poll() is not None, 'serve neither serves nor ends')
+        peer.wait_until(lambda: peer.listens(path) or child.poll() is not None, 'serve neither serves nor ends')
         if child.poll() is not None:
             refused += child.returncode == 1
             check(child.returncode != 1 or len(case.output(child).splitlines()) == 1, case.output(child))

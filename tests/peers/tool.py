@@ -157,7 +157,7 @@ def a_stopped_backend(case):
     """If the back-end hangs, the commands fail after the stall time."""
     server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 1024 * MIB))
     copy = start_slow_copy(case, path)
-    server.send_signal(signal.SIGSTOP)
+    peer.suspend(server)
     code = case.stop(copy, 0)
     check(code == 1, f'copy ended with {code}: {case.output(copy)}')
     check_sentence(case.output(copy), 'copy', 'no request completed', 'within 300 ms', 'incomplete')
@@ -168,7 +168,7 @@ def a_stopped_backend(case):
                             '--stall-time', '300ms'])
         peer.wait_until(lambda: processor_ticks(server) > before + 10 or bench.poll() is not None,
                         'the back-end is not used')
-        server.send_signal(signal.SIGSTOP)
+        peer.suspend(server)
         code = case.stop(bench, 0)
         check(code == 1, f'bench ended with {code}: {case.output(bench)}')
         check(re.search('the back-end completed no request within 300 ms', case.output(bench)),

@@ -202,11 +202,11 @@ class ShadowRelay(Relay):
 
     def upgrade_with_stopped_backend(self):
         """The back-end is stopped before the upgrade, and stays stopped, except while an upgrade is tried again."""
-        self.serve.send_signal(signal.SIGSTOP)
+        peer.suspend(self.serve)
         while not self.try_upgrade():
             self.serve.send_signal(signal.SIGCONT)
             self.wait_for_progress(self.load)
-            self.serve.send_signal(signal.SIGSTOP)
+            peer.suspend(self.serve)
 
     def end(self):
         self.wait_for_progress(self.load)
@@ -395,7 +395,7 @@ def exchanged(case):
     """An upgrade cancels an exchange of the path that cannot end, and the new process begins it again."""
     relay = Relay(case, '-o', 'keepalive-ms=0')
     load = relay.start_load('--iodepth', 32)
-    relay.serve.send_signal(signal.SIGSTOP)
+    peer.suspend(relay.serve)
     ctl = case.start([VUBLK, 'ctl', relay.control, 'shadow', 'on'])
     peer.wait_until(lambda: relay.status()['shadow']['changing'], 'no exchange begins')
     relay.upgrade()
@@ -482,7 +482,7 @@ def then_stuck(case):
     relay.upgrade()
     peer.wait_until(lambda: relay.status()['shadow']['path'] == 'shadow', 'no shadow rings')
     relay.wait_for_progress(load)
-    relay.serve.send_signal(signal.SIGSTOP)
+    peer.suspend(relay.serve)
     load.kill()
     peer.wait_until(lambda: 'did not complete within 500 ms' in relay.output() or relay.process.poll() is not None,
                     f'the stop has no deadline: {relay.output()}')
@@ -507,7 +507,7 @@ def in_a_stop(case):
     """An upgrade waits until the back-end has returned the rings."""
     relay = Relay(case, '-v')
     load = relay.start_load()
-    relay.serve.send_signal(signal.SIGSTOP)
+    peer.suspend(relay.serve)
     load.send_signal(signal.SIGINT)
     load.kill()
     peer.wait_until(lambda: relay.status()['device'] == 'stopping', 'the rings are not being stopped')

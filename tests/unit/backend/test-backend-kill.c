@@ -456,15 +456,6 @@ static void wait_until_asleep(const struct backend_rig *rig, const struct child 
 		sched_yield();
 }
 
-static void stop_child(struct child *child)
-{
-	int status;
-
-	kill(child->pid, SIGSTOP);
-	assert_int_equal(waitpid(child->pid, &status, WUNTRACED), child->pid);
-	assert_true(WIFSTOPPED(status));
-}
-
 /*
  * A front-end disconnects from a back-end whose process is stopped. When the process continues, the
  * back-end must not take the chains that the driver has added meanwhile.
@@ -481,7 +472,7 @@ static void leave_while_stopped(const char *io)
 	rig_start(&scene.rig);
 	assert_int_equal(rig_io(&scene.rig, 0, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
 	wait_until_asleep(&scene.rig, &child);
-	stop_child(&child);
+	vublk_test_suspend(child.pid);
 	memset(rig_data(&scene.rig, 0), 'x', REQUEST_BYTES);
 	for (uint16_t i = 0; i < REQUESTS; i++)
 		rig_add(&scene.rig, 0, i, VIRTIO_BLK_T_OUT, i * REQUEST_BYTES / 512, 0,

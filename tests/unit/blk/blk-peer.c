@@ -93,11 +93,7 @@ void end_peer(void)
 
 void stop_peer_running(void)
 {
-	int status;
-
-	kill(peer.pid, SIGSTOP);
-	assert_int_equal(waitpid(peer.pid, &status, WUNTRACED), peer.pid);
-	assert_true(WIFSTOPPED(status));
+	vublk_test_suspend(peer.pid);
 }
 
 struct vublk_blk *open_with(const struct vublk_option *options)

@@ -203,7 +203,7 @@ static void test_open_in_steps(void **state)
 	char sector[512];
 
 	start_peer();
-	kill(peer.pid, SIGSTOP);
+	stop_peer_running();
 	assert_int_equal(vublk_blk_open_start(peer.socket, NULL, NULL, 0, &blk, &error), 0);
 	assert_int_equal(vublk_blk_open_finish(blk, &error), -EAGAIN);
 	assert_int_equal(vublk_blk_close(blk, -1, &error), 0); /* cancels the open */

@@ -84,15 +84,6 @@ static void end(struct device_rig *rig, pid_t pid)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
-static void stop(pid_t pid)
-{
-	int status;
-
-	kill(pid, SIGSTOP);
-	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
-	assert_true(WIFSTOPPED(status));
-}
-
 static void expect_data(struct device_rig *rig, unsigned queue, uint64_t sector, char byte)
 {
 	char data[512];
@@ -132,7 +123,7 @@ static void test_a_short_hang(void **state)
 	pid_t pid = begin(&rig, "1");
 
 	for (unsigned i = 1; i <= 3; i++) {
-		stop(pid);
+		vublk_test_suspend(pid);
 		memset(data, (int)i, sizeof(data));
 		rig_submit(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512);
 		if (i == 1)
@@ -165,7 +156,7 @@ static void hang_long(const char *keepalive_ms, bool ask)
 	for (unsigned i = 1; i <= 2; i++) {
 		unsigned started, disconnected = rig.calls[RIG_LOST];
 
-		stop(pid);
+		vublk_test_suspend(pid);
 		rig.device->frontend.timeout_ms = 300; /* applies to this connection only */
 		memset(data, (int)i, sizeof(data));
 		rig_submit(&rig, 0, VIRTIO_BLK_T_OUT, i, data, 512);

@@ -419,7 +419,7 @@ static void test_serve_requests_in_flight(void **state)
 		unsigned done = 0, before = (i - 1) / 3;
 
 		if (!before)
-			kill(pid, SIGSTOP);
+			vublk_test_suspend(pid);
 		submit_all(&rig, (uint8_t)i);
 		while (done < before)
 			done = collect(&rig, done);
@@ -480,7 +480,7 @@ static void test_serve_out_of_order(void **state)
 	rig_realize(&rig);
 	rig_start(&rig, 2);
 	assert_int_equal(rig_request(&rig, 0, VIRTIO_BLK_T_IN, 7, data, 512), 0);
-	kill(pid, SIGSTOP);
+	vublk_test_suspend(pid);
 	submit(&rig, 0, 0, 0xa1);
 	submit(&rig, 0, 1, 0xa2);
 	vublk_driver_ring_publish(&rig.rings[0]);
@@ -517,7 +517,7 @@ static void test_qsd_requests_in_flight(void **state)
 	rig_realize(&rig);
 	rig_start(&rig, 2);
 	for (unsigned i = 1; i <= 3; i++) {
-		kill(pid, SIGSTOP);
+		vublk_test_suspend(pid);
 		submit_all(&rig, (uint8_t)i);
 		pid = replace(&qsd, pid);
 		rig_wait(&rig, RIG_NEEDS_RESET, i);

@@ -153,11 +153,7 @@ void relay_wait_for_start(struct relay *relay)
 
 void relay_freeze_backend(struct relay *relay)
 {
-	int status;
-
-	kill(relay->pid, SIGSTOP);
-	assert_int_equal(waitpid(relay->pid, &status, WUNTRACED), relay->pid);
-	assert_true(WIFSTOPPED(status));
+	vublk_test_suspend(relay->pid);
 }
 
 void relay_resize(struct relay *relay, uint64_t bytes)

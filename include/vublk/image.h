@@ -39,6 +39,7 @@ extern "C" {
  * VDI image; it is treated as raw data in any case.
  * Returns: the descriptor, which the caller closes.
  * Errors:
+ *   EINVAL   `flags` has an unknown bit
  *   EBUSY    the image is in use, and the sentence says how
  *   ENOTBLK  `path` is neither a regular file nor a block device
  *   others   of open(2) or fstat(2), such as ENOENT and EACCES

@@ -67,6 +67,7 @@ bool vublk_session_is_suspended(const struct vublk_session *session)
 static bool unblock_workers(struct vublk_session *session)
 {
 	bool was_blocked = false;
+	struct vublk_error error;
 
 	for (unsigned i = 0; i < session->num_used; i++) {
 		struct vublk_queue *queue = &session->queues[i];
@@ -75,12 +76,14 @@ static bool unblock_workers(struct vublk_session *session)
 		if (!vublk_session_runs(queue) || !vublk_queue_unblock(queue))
 			continue;
 		was_blocked = true;
-		if (!is_known)
-			vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
-					  "closed the connection, because the front-end keeps the "
-					  "call descriptor of queue %u full, which blocks the "
-					  "thread that serves the queue", i);
 		session->wants_end = true;
+		if (is_known)
+			continue;
+		vublk_error_set(&error, EPROTO, "the front-end keeps the call descriptor of queue %u "
+				"full, which blocks the thread that serves the queue", i);
+		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
+				  "closed the connection: %s", error.text);
+		session->owner->refused(session->owner->opaque, &error);
 	}
 	return was_blocked;
 }

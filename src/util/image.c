@@ -382,6 +382,9 @@ int vublk_image_open(const char *path, unsigned flags, const struct vublk_log *l
 	struct vublk_error last = { 0 };
 	int r;
 
+	if (flags & ~(VUBLK_IMAGE_WRITE | VUBLK_IMAGE_REPLACE | VUBLK_IMAGE_UNLOCKED))
+		return vublk_error_set(error, EINVAL, "cannot open '%s' with the unknown flags 0x%x",
+				       path, flags);
 	if (flags & VUBLK_IMAGE_REPLACE)
 		image.flags |= VUBLK_IMAGE_WRITE;
 	r = try_open(&image, &last);

@@ -10,6 +10,8 @@
 #include "util/atomic.h"
 #include "util/fd.h"
 
+#include <vublk/notice.h>
+
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
@@ -27,6 +29,16 @@ static void block_worker(struct backend_rig *rig)
 		sched_yield();
 }
 
+/* Counts the notices that a front-end was refused because of the call descriptor. */
+static void count_refusals(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
+{
+	unsigned *count = opaque;
+
+	if (notice->kind == VUBLK_NOTICE_CLIENT_REFUSED &&
+	    strstr(notice->reason, "keeps the call descriptor of queue 0 full"))
+		(*count)++;
+}
+
 /*
  * The front-end stops the queue while a call blocks the worker. The stop succeeds, and the session
  * ends.
@@ -34,14 +46,17 @@ static void block_worker(struct backend_rig *rig)
 static void test_call(void **state)
 {
 	struct backend_rig rig;
+	unsigned refusals = 0;
 
 	rig_open_memory(&rig);
+	vublk_backend_set_notice_handler(rig.backend, count_refusals, &refusals);
 	rig_start(&rig);
 	block_worker(&rig);
 	assert_int_equal(rig_get_base(&rig, 0), 1);
 	rig_wait_for_end(&rig);
 	assert_true(rig_log_has(&rig, "keeps the call descriptor of queue 0 full"));
 	rig_close_expecting_end(&rig);
+	assert_int_equal(refusals, 1);
 }
 
 static void test_call_and_the_front_end_goes(void **state)

@@ -193,6 +193,8 @@ static void test_what_may_be_opened(void **state)
 	make_image("", 0, 0);
 	assert_int_equal(vublk_image_open("/dev/null", 0, NULL, &error), -ENOTBLK);
 	assert_non_null(strstr(error.text, "neither a file nor a block device"));
+	assert_int_equal(vublk_image_open(image, 0x8, NULL, &error), -EINVAL);
+	assert_string_equal(strstr(error.text, "with"), "with the unknown flags 0x8");
 	snprintf(path, sizeof(path), "%s/pipe", vublk_test_folder());
 	assert_int_equal(mkfifo(path, 0600), 0);
 	assert_int_equal(vublk_image_open(path, VUBLK_IMAGE_WRITE, NULL, &error), -ENOTBLK);

@@ -245,17 +245,22 @@ static bool is_aligned(const struct vublk_file *file, const struct vublk_engine_
 	return !(addresses & (file->memory_align - 1)) && !(lengths & (file->offset_align - 1));
 }
 
+/* Makes the request use a buffer of its own, which O_DIRECT can use, for pieces of `bytes`. */
+static int begin_bounce(const struct vublk_file *file, struct vublk_engine_io *io, uint64_t bytes)
+{
+	io->stage = STAGE_BOUNCE;
+	return -posix_memalign(&io->bounce, VUBLK_MAX(file->memory_align, 4096u), bytes);
+}
+
 static int begin_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io)
 {
 	const struct vublk_file *file = file_of(queue);
-	uint64_t piece = VUBLK_MIN(io->bytes, VUBLK_FILE_PIECE_BYTES);
 
 	if (!file->direct || is_aligned(file, io)) {
 		io->stage = STAGE_TRANSFER;
 		return 0;
 	}
-	io->stage = STAGE_BOUNCE;
-	return -posix_memalign(&io->bounce, VUBLK_MAX(file->memory_align, 4096u), piece);
+	return begin_bounce(file, io, VUBLK_MIN(io->bytes, VUBLK_FILE_PIECE_BYTES));
 }
 
 static enum stage first_stage_of_zeroes(const struct vublk_file *file,
@@ -354,10 +359,8 @@ static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_
 		io->stage = stage_after_data(queue, io);
 		return 0;
 	}
-	if (file_of(queue)->direct && !is_aligned(file_of(queue), io)) {
-		io->stage = STAGE_BOUNCE;
-		return -posix_memalign(&io->bounce, 4096, VUBLK_FILE_PIECE_BYTES);
-	}
+	if (file_of(queue)->direct && !is_aligned(file_of(queue), io))
+		return begin_bounce(file_of(queue), io, VUBLK_FILE_PIECE_BYTES);
 	return 0;
 }
 

@@ -18,7 +18,7 @@ help:
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
 	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the ways to a guest (half an hour)"
 	@echo "make bench BENCH='--parts rates --rows null'   only these (scripts/bench --help)"
-	@echo "make soak     kill back-ends a thousand times under a verified load (half an hour; docs/soak.md)"
+	@echo "make soak     kill back-ends a thousand times under a verified load (ten minutes; docs/soak.md)"
 	@echo "make soak SOAK='--parts operations'   only this part (scripts/soak --help)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
 	@echo "make clean    remove what was built"

@@ -268,6 +268,7 @@ static int open_workers(struct vublk_backend *backend,
 				       settings->num_threads);
 	while (!r && backend->num_workers < settings->num_threads) {
 		r = vublk_backend_worker_new(backend->engine, settings->poll,
+					     settings->poll_budget_percent,
 					     &backend->workers[backend->num_workers], error);
 		if (!r)
 			backend->num_workers++;

@@ -22,6 +22,10 @@
 
 #define AUTO_MAX_THREADS 16
 
+/* The value of a macro as a string. */
+#define TEXT_OF(macro) QUOTED(macro)
+#define QUOTED(value) #value
+
 struct option {
 	struct vublk_property shown;
 	int (*parse)(const char *name, const char *value, struct vublk_backend_settings *settings,
@@ -189,6 +193,17 @@ static int parse_poll(const char *name, const char *value,
 	return r;
 }
 
+static int parse_poll_budget(const char *name, const char *value,
+			     struct vublk_backend_settings *settings, struct vublk_error *error)
+{
+	uint64_t number;
+	int r = vublk_parse_u64(name, value, 0, VUBLK_POLL_BUDGET_MAX, &number, error);
+
+	if (!r)
+		settings->poll_budget_percent = (unsigned)number;
+	return r;
+}
+
 static int parse_cache(const char *name, const char *value,
 		       struct vublk_backend_settings *settings, struct vublk_error *error)
 {
@@ -328,6 +343,9 @@ static const struct option options_table[] = {
 	{ { "poll", "choice", "adaptive",
 	    "How to wait for requests: adaptive (poll for a short time, then sleep), off (sleep), "
 	    "busy (poll all the time)" }, parse_poll },
+	{ { "poll-budget", "number", TEXT_OF(VUBLK_POLL_BUDGET_DEFAULT),
+	    "Processor time that adaptive polling may waste, in percent of a core per thread, 0 to "
+	    "100; 100: no limit" }, parse_poll_budget },
 	{ { "cache", "choice", "auto",
 	    "Use of the host's page cache: direct (none), buffered, auto (direct if possible)" },
 	  parse_cache },

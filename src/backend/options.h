@@ -25,6 +25,7 @@ struct vublk_backend_settings {
 	unsigned seg_max;
 	uint64_t message_timeout_ms;
 	enum vublk_poll_mode poll;
+	unsigned poll_budget_percent;
 	bool write_cache;
 	bool statistics;
 	bool inflight;

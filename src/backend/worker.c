@@ -385,7 +385,8 @@ static const struct vublk_worker_ops worker_ops = {
 };
 
 int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
-			     struct vublk_backend_worker **result, struct vublk_error *error)
+			     unsigned budget_percent, struct vublk_backend_worker **result,
+			     struct vublk_error *error)
 {
 	struct vublk_backend_worker *worker = aligned_alloc(VUBLK_CACHE_LINE, sizeof(*worker));
 	int r;
@@ -396,7 +397,8 @@ int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode p
 	worker->unkicked_timer = (struct vublk_loop_timer){ .fn = on_unkicked_timer,
 							    .opaque = worker };
 	worker->engine_source = (struct vublk_loop_source){ .fn = on_engine, .opaque = worker };
-	r = vublk_worker_start(&worker->common, &worker_ops, poll, error);
+	r = vublk_worker_start(&worker->common, &worker_ops, poll, budget_percent,
+			       error);
 	if (r) {
 		free(worker);
 		return r;

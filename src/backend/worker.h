@@ -10,9 +10,13 @@
 
 struct vublk_backend_worker;
 
-/* Makes a worker for `engine` and starts its thread. */
+/*
+ * Makes a worker for `engine` and starts its thread. vublk_worker_start() explains `poll` and
+ * `budget_percent`.
+ */
 int vublk_backend_worker_new(struct vublk_engine *engine, enum vublk_poll_mode poll,
-			     struct vublk_backend_worker **worker, struct vublk_error *error);
+			     unsigned budget_percent, struct vublk_backend_worker **worker,
+			     struct vublk_error *error);
 /* Ends the thread and waits for its end. The worker must have no queues. NULL is a no-op. */
 void vublk_backend_worker_free(struct vublk_backend_worker *worker);
 

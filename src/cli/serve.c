@@ -51,6 +51,7 @@ enum key {
 	KEY_ENGINE,
 	KEY_SIZE,
 	KEY_POLL,
+	KEY_POLL_BUDGET,
 	KEY_TAKE_OVER,
 	KEY_LIST_OPTIONS,
 };
@@ -72,6 +73,9 @@ static const struct argp_option argp_options[] = {
 	{ "size", KEY_SIZE, "BYTES", 0, "Size of a memory or null disk (suffixes k, M, G, T)" },
 	{ "poll", KEY_POLL, "MODE", 0,
 	  "How to wait for requests: adaptive, off or busy" },
+	{ "poll-budget", KEY_POLL_BUDGET, "PERCENT", 0,
+	  "Processor time that adaptive polling may waste, in percent of a core per thread, 0 "
+	  "to 100 (no limit)" },
 	VUBLK_SERVICE_OPTIONS,
 	{ "take-over", KEY_TAKE_OVER, "PATH", 0,
 	  "Take the disk over from the vublk serve whose control socket is PATH; its front-end stays "
@@ -97,6 +101,7 @@ static const struct vublk_cli_alias aliases[] = {
 	{ "engine", "--engine", true },
 	{ "size", "--size", true },
 	{ "poll", "--poll", true },
+	{ "poll-budget", "--poll-budget", false },
 	{ NULL },
 };
 
@@ -186,6 +191,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case KEY_ENGINE:
 	case KEY_SIZE:
 	case KEY_POLL:
+	case KEY_POLL_BUDGET:
 		vublk_cli_options_add(state, &arguments->options, name_of(key),
 				      value ? value : "on");
 		break;

@@ -772,7 +772,8 @@ int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, bool is_p
 	sem_init(&thread->unpark, 0, 0);
 	r = init(thread, num_queues, max_segments, log, error);
 	if (!r)
-		r = vublk_worker_start(&thread->worker, &worker_ops, VUBLK_POLL_ADAPTIVE, error);
+		r = vublk_worker_start(&thread->worker, &worker_ops, VUBLK_POLL_ADAPTIVE,
+				       VUBLK_POLL_BUDGET_DEFAULT, error);
 	if (r < 0) {
 		free_thread(thread);
 		return r;

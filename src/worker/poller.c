@@ -12,13 +12,14 @@ static void close_window(struct vublk_poller *poller)
 	poller->next_sleeps = VUBLK_MIN(2 * poller->sleeps_left, VUBLK_POLLER_LAST_SLEEPS);
 }
 
-void vublk_poller_missed(struct vublk_poller *poller)
+uint64_t vublk_poller_missed(struct vublk_poller *poller)
 {
 	if (!poller->is_looking)
-		return;
+		return 0;
 	poller->is_looking = false;
 	if (++poller->misses >= VUBLK_POLLER_MISSES)
 		close_window(poller);
+	return poller->looked_ns - poller->began_ns;
 }
 
 void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns)

@@ -17,6 +17,10 @@
  * because the two waits differ: a request comes soon or not at all, but a disk always takes about
  * the same time. The window for a disk is no longer than the time of a sleep and a wake-up, because
  * every request may have to pay for this window.
+ *
+ * A window wastes the time of its looks without work. But if work came, a sleep and a wake-up would
+ * have cost SLEEP_NS, so a window that found work wastes only the time above SLEEP_NS. The worker
+ * charges the wasted time to its budget (budget.h).
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,6 +32,7 @@
 #define VUBLK_POLLER_FIRST_NS 8000u
 #define VUBLK_POLLER_DRIVER_NS 64000u
 #define VUBLK_POLLER_DISK_NS 8000u
+#define VUBLK_POLLER_SLEEP_NS 8000u /* processor time of a sleep and a wake-up, estimated */
 /*
  * After MISSES windows in a row without work, polling is off for FIRST_SLEEPS sleeps. The number
  * doubles each time, up to LAST_SLEEPS.
@@ -40,6 +45,7 @@ struct vublk_poller {
 	uint64_t last_ns;   /* constant: the longest window */
 	uint64_t window_ns; /* the present window; 0: the worker sleeps immediately */
 	uint64_t began_ns;  /* when the window began; valid while is_looking */
+	uint64_t looked_ns; /* when the worker last looked without finding work; as above */
 	bool is_looking;    /* the worker polls, and no work has come yet */
 	unsigned misses;    /* how many windows in a row had no work */
 	unsigned sleeps_left; /* how many more sleeps polling stays off */
@@ -64,22 +70,32 @@ static inline bool vublk_poller_looks(struct vublk_poller *poller, uint64_t now_
 {
 	if (!poller->is_looking)
 		poller->began_ns = now_ns;
+	poller->looked_ns = now_ns;
 	poller->is_looking = true;
 	return now_ns - poller->began_ns < poller->window_ns;
 }
 
-/* Called when there is work: ends the window. */
-static inline void vublk_poller_found(struct vublk_poller *poller)
+/*
+ * Called when there is work: ends the window. Returns the time that the window wasted up to
+ * looked_ns, in nanoseconds.
+ */
+static inline uint64_t vublk_poller_found(struct vublk_poller *poller)
 {
+	uint64_t waited_ns = poller->looked_ns - poller->began_ns;
+
 	if (!poller->is_looking)
-		return;
+		return 0;
 	poller->is_looking = false;
 	poller->misses = 0;
 	poller->next_sleeps = 0;
+	return waited_ns > VUBLK_POLLER_SLEEP_NS ? waited_ns - VUBLK_POLLER_SLEEP_NS : 0;
 }
 
-/* Called when the window is over without work, before the worker sleeps. */
-void vublk_poller_missed(struct vublk_poller *poller);
+/*
+ * Called when the window is over without work, before the worker sleeps. Returns the time that the
+ * window wasted up to looked_ns, in nanoseconds.
+ */
+uint64_t vublk_poller_missed(struct vublk_poller *poller);
 /* Called after each sleep, with its duration. */
 void vublk_poller_slept(struct vublk_poller *poller, uint64_t slept_ns);
 

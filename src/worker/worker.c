@@ -5,7 +5,7 @@
  * Key idea: while there is work, notifications are disabled and the worker polls the rings. The
  * event loop, which handles descriptors and posted tasks, runs only every few rounds. Before the
  * worker sleeps, it enables notifications and looks at the rings once more. How long it polls
- * before it sleeps is adaptive (poller.h).
+ * before it sleeps is adaptive (poller.h), within a budget (budget.h).
  */
 #include "worker/worker.h"
 
@@ -30,6 +30,7 @@ static struct vublk_poller *poller_of(struct vublk_worker *worker, enum vublk_wo
 static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wait)
 {
 	struct vublk_poller *poller;
+	uint64_t now_ns;
 
 	if (wait == VUBLK_WAIT_UNSIGNALLED)
 		return true;
@@ -40,8 +41,11 @@ static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wa
 	poller = worker->looking ? worker->looking : poller_of(worker, wait);
 	if (!poller->window_ns)
 		return false;
+	now_ns = vublk_now_ns();
+	if (!worker->looking && !vublk_poll_budget_permits(&worker->budget, now_ns))
+		return false;
 	worker->looking = poller;
-	return vublk_poller_looks(poller, vublk_now_ns());
+	return vublk_poller_looks(poller, now_ns);
 }
 
 /*
@@ -54,14 +58,17 @@ static void pause_for_a_moment(void)
 		vublk_cpu_relax();
 }
 
-/*
- * Ends adaptive polling. `ends` is vublk_poller_found() if work has come, otherwise
- * vublk_poller_missed().
- */
-static void stop_looking(struct vublk_worker *worker, void (*ends)(struct vublk_poller *poller))
+/* Ends adaptive polling, and charges its window to the budget. */
+static void stop_looking(struct vublk_worker *worker, bool is_found)
 {
-	if (worker->looking)
-		ends(worker->looking);
+	struct vublk_poller *poller = worker->looking;
+	uint64_t wasted_ns;
+
+	if (!poller)
+		return;
+	wasted_ns = is_found ? vublk_poller_found(poller) : vublk_poller_missed(poller);
+	if (wasted_ns)
+		vublk_poll_budget_charge(&worker->budget, wasted_ns, poller->looked_ns);
 	worker->looking = NULL;
 }
 
@@ -73,7 +80,7 @@ static void sleep_until_needed(struct vublk_worker *worker, enum vublk_worker_wa
 		worker->poll == VUBLK_POLL_ADAPTIVE ? poller_of(worker, wait) : NULL;
 	uint64_t before;
 
-	stop_looking(worker, vublk_poller_missed);
+	stop_looking(worker, false);
 	if (worker->ops->enable_notifications(worker)) {
 		before = poller ? vublk_now_ns() : 0;
 		worker->is_asleep = true;
@@ -95,7 +102,7 @@ static void run(struct vublk_worker *worker)
 {
 	while (!worker->quit) {
 		if (worker->ops->work(worker)) {
-			stop_looking(worker, vublk_poller_found);
+			stop_looking(worker, true);
 		} else {
 			enum vublk_worker_wait wait = worker->ops->waits_for(worker);
 
@@ -180,7 +187,8 @@ static int start_thread(struct vublk_worker *worker, struct vublk_error *error)
 }
 
 int vublk_worker_start(struct vublk_worker *worker, const struct vublk_worker_ops *ops,
-		       enum vublk_poll_mode poll, struct vublk_error *error)
+		       enum vublk_poll_mode poll, unsigned budget_percent,
+		       struct vublk_error *error)
 {
 	int r;
 
@@ -191,6 +199,7 @@ int vublk_worker_start(struct vublk_worker *worker, const struct vublk_worker_op
 		.for_driver.last_ns = VUBLK_POLLER_DRIVER_NS,
 		.for_disk.last_ns = VUBLK_POLLER_DISK_NS,
 	};
+	vublk_poll_budget_init(&worker->budget, budget_percent);
 	r = vublk_loop_init(&worker->loop, error);
 	if (r)
 		return r;

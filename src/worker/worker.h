@@ -14,6 +14,7 @@
 #include "util/atomic.h"
 #include "util/log.h"
 #include "util/loop.h"
+#include "worker/budget.h"
 #include "worker/poller.h"
 
 #include <pthread.h>
@@ -87,15 +88,19 @@ struct vublk_worker {
 	struct vublk_poller for_driver, for_disk; /* one per kind of wait */
 	struct vublk_poller *looking;             /* the poller whose window is open; NULL: the
 						     worker is not polling adaptively */
+	struct vublk_poll_budget budget;          /* shared by both pollers */
 };
 
 /*
  * Initialises the worker, starts its thread, and waits until the thread has executed ops->set_up().
- * `worker` must be aligned to VUBLK_CACHE_LINE, and `ops` must outlive it. Returns 0, the error of
- * set_up(), or another negative errno; after an error the thread does not run.
+ * `worker` must be aligned to VUBLK_CACHE_LINE, and `ops` must outlive it. `budget_percent`, at most
+ * VUBLK_POLL_BUDGET_MAX, is the budget of adaptive polling (budget.h); other modes ignore it.
+ * Returns 0, the error of set_up(), or another negative errno; after an error the thread does not
+ * run.
  */
 int vublk_worker_start(struct vublk_worker *worker, const struct vublk_worker_ops *ops,
-		       enum vublk_poll_mode poll, struct vublk_error *error);
+		       enum vublk_poll_mode poll, unsigned budget_percent,
+		       struct vublk_error *error);
 /*
  * Ends the thread after it has executed the tasks that were posted before this call, and waits for
  * its end. The worker must not have any ring to run.

@@ -357,6 +357,7 @@ def misuse_of_serve(case):
     for arguments, words in (
             (['--num-queues', '0'], 'from 1 to 256'), (['-o', 'num-queues=257'], 'from 1 to 256'),
             (['-o', 'steam=on'], 'steam'), (['-o', 'steam'], 'NAME=VALUE'), (['--poll', 'perhaps'], 'adaptive'),
+            (['--poll-budget', '101'], '--poll-budget must be'), (['-o', 'poll-budget=half'], ' poll-budget must be'),
             (['--fd', '3'], 'cannot be used together'), (['--size', '1M'], 'size'), (['-o', 'threads=0'], 'threads'),
             (['--num-queues', '2', '-o', 'threads=3'], 'threads'), (['--engine', 'steam'], 'null'),
             (['--engine', 'memory', '--size', '1M'], 'does not use a file'),

@@ -131,6 +131,24 @@ static void test_a_hit_makes_up_for_misses(void **state)
 	assert_in_range(poller.sleeps_left, 1, VUBLK_POLLER_FIRST_SLEEPS);
 }
 
+/* A look that takes no longer than a sleep is free if work comes, and wasted if none comes. */
+static void test_waste(void **state)
+{
+	struct vublk_poller poller = { .window_ns = VUBLK_POLLER_DRIVER_NS };
+
+	assert_int_equal(vublk_poller_found(&poller), 0);
+	assert_int_equal(vublk_poller_missed(&poller), 0);
+	vublk_poller_looks(&poller, 1000);
+	vublk_poller_looks(&poller, 1000 + VUBLK_POLLER_SLEEP_NS);
+	assert_int_equal(vublk_poller_found(&poller), 0);
+	vublk_poller_looks(&poller, 1000);
+	vublk_poller_looks(&poller, 1000 + VUBLK_POLLER_SLEEP_NS + 300);
+	assert_int_equal(vublk_poller_found(&poller), 300);
+	vublk_poller_looks(&poller, 1000);
+	vublk_poller_looks(&poller, 1700);
+	assert_int_equal(vublk_poller_missed(&poller), 700);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -140,6 +158,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_long_sleeps_close_it),
 		VUBLK_TEST(test_windows_in_vain_close_it),
 		VUBLK_TEST(test_a_hit_makes_up_for_misses),
+		VUBLK_TEST(test_waste),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

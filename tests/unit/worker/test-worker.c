@@ -27,6 +27,7 @@ struct rig {
 	int set_up_result;
 	bool blocks_signals, was_asleep;
 	unsigned rounds_until; /* `reached` is posted in this round; 0: never */
+	unsigned enabled_until; /* `reached` is posted when `enabled` has this value; 0: never */
 	sem_t reached, told;
 	struct vublk_loop_task task;
 	void (*tell)(struct rig *rig);
@@ -71,7 +72,8 @@ static bool enable_notifications(struct vublk_worker *worker)
 {
 	struct rig *rig = (struct rig *)worker;
 
-	rig->enabled++;
+	if (++rig->enabled == rig->enabled_until)
+		sem_post(&rig->reached);
 	if (!rig->refusals)
 		return true;
 	rig->refusals--;
@@ -103,11 +105,16 @@ static struct rig *rig_new(void)
 	return rig;
 }
 
-static void rig_start(struct rig *rig, enum vublk_poll_mode poll)
+static void rig_start_with_budget(struct rig *rig, enum vublk_poll_mode poll, unsigned percent)
 {
 	struct vublk_error error = { 0 };
 
-	assert_int_equal(vublk_worker_start(&rig->worker, &ops, poll, &error), 0);
+	assert_int_equal(vublk_worker_start(&rig->worker, &ops, poll, percent, &error), 0);
+}
+
+static void rig_start(struct rig *rig, enum vublk_poll_mode poll)
+{
+	rig_start_with_budget(rig, poll, VUBLK_POLL_BUDGET_MAX);
 }
 
 static void rig_free(struct rig *rig)
@@ -145,6 +152,14 @@ static void tell_three_pieces(struct rig *rig)
 	rig->rounds_until = rig->rounds + 4;
 }
 
+/* Opens the longest polling window. The worker polls after this task, and then sleeps once. */
+static void tell_window(struct rig *rig)
+{
+	rig->worker.for_driver.window_ns = VUBLK_POLLER_DRIVER_NS;
+	rig->asked = 0;
+	rig->enabled_until = rig->enabled + 1;
+}
+
 /* --- cases ----------------------------------------------------------------- */
 
 static void test_starts_and_stops(void **state)
@@ -165,7 +180,7 @@ static void test_cannot_be_set_up(void **state)
 	struct vublk_error error = { 0 };
 
 	rig->set_up_result = -EIO;
-	assert_int_equal(vublk_worker_start(&rig->worker, &ops, VUBLK_POLL_OFF, &error), -EIO);
+	assert_int_equal(vublk_worker_start(&rig->worker, &ops, VUBLK_POLL_OFF, 0, &error), -EIO);
 	assert_string_equal(error.text, "no disk");
 	assert_int_equal(rig->rounds, 0);
 	assert_int_equal(rig->torn_down, 0);
@@ -228,7 +243,8 @@ static void test_sleeps_up_to_the_limit(void **state)
 
 	rig->wait = VUBLK_WAIT_DISK;
 	rig->rounds_until = 4;
-	assert_int_equal(vublk_worker_start(&rig->worker, &with_limit, VUBLK_POLL_OFF, &error), 0);
+	assert_int_equal(vublk_worker_start(&rig->worker, &with_limit, VUBLK_POLL_OFF, 0, &error),
+			 0);
 	sem_wait(&rig->reached);
 	vublk_worker_stop(&rig->worker);
 	rig_free(rig);
@@ -272,6 +288,38 @@ static void test_sleeps_without_rings(void **state)
 	rig_free(rig);
 }
 
+/*
+ * Opens a polling window in which no work comes. Returns how often the worker looked for work
+ * before it slept, and stores the tokens that the budget then has in `left`.
+ */
+static unsigned looks_in_a_window(unsigned percent, int64_t *left)
+{
+	struct rig *rig = rig_new();
+	unsigned asked;
+
+	rig->wait = VUBLK_WAIT_DRIVER;
+	rig_start_with_budget(rig, VUBLK_POLL_ADAPTIVE, percent);
+	rig_tell(rig, tell_window);
+	sem_wait(&rig->reached);
+	vublk_worker_stop(&rig->worker);
+	asked = rig->asked;
+	*left = rig->worker.budget.left;
+	rig_free(rig);
+	return asked;
+}
+
+/* Even if the sleep was long, half of the window remains. */
+static void test_budget(void **state)
+{
+	const int64_t full = (int64_t)VUBLK_POLL_BUDGET_BURST_NS * 100;
+	int64_t left;
+
+	assert_int_equal(looks_in_a_window(0, &left), 1);
+	assert_int_equal(left, 0);
+	assert_true(looks_in_a_window(1, &left) > 1);
+	assert_true(left <= full - (int64_t)VUBLK_POLLER_DRIVER_NS / 2 * 100);
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -282,6 +330,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_sleeps_up_to_the_limit),
 		VUBLK_TEST(test_never_sleeps),
 		VUBLK_TEST(test_sleeps_without_rings),
+		VUBLK_TEST(test_budget),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

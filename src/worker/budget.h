@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_WORKER_BUDGET_H
+#define VUBLK_WORKER_BUDGET_H
+
+/*
+ * The polling budget: limits the processor time that a worker wastes by adaptive polling, in
+ * percent of a core.
+ *
+ * Key idea: a token bucket whose tokens are nanoseconds of wasted polling. It gains `percent` of
+ * the time that passes, and holds at most VUBLK_POLL_BUDGET_BURST_NS. Each polling window takes
+ * what it has wasted (poller.h says how much that is). When the bucket is empty, the worker does
+ * not poll until the bucket is full again. So the worker polls or sleeps for many requests in a
+ * row, because a request that pays for a short look and for a sleep costs more than either.
+ *
+ * The budget is asked before a window and charged after it, so the bucket can fall below zero by
+ * one window. Both use a time that the poller has read already.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+/* the budget of a worker whose owner has no option for it, and the default of such an option */
+#define VUBLK_POLL_BUDGET_DEFAULT 10
+#define VUBLK_POLL_BUDGET_MAX 100 /* no limit, because one thread cannot waste more */
+
+#define VUBLK_POLL_BUDGET_BURST_NS 10000000
+
+struct vublk_poll_budget {
+	unsigned percent;   /* constant */
+	bool is_spent;      /* there is no polling until the bucket is full */
+	int64_t left;       /* the tokens, in hundredths of a nanosecond, so that no fraction of
+			       a percentage is lost */
+	uint64_t filled_ns; /* when the bucket last gained tokens */
+};
+
+/* Sets up a full bucket. With 0 percent the budget never permits polling. */
+void vublk_poll_budget_init(struct vublk_poll_budget *budget, unsigned percent);
+/* Returns whether a window may begin at `now_ns`. */
+bool vublk_poll_budget_permits(struct vublk_poll_budget *budget, uint64_t now_ns);
+/* Charges a window that has wasted `ns` nanoseconds up to `now_ns`. */
+void vublk_poll_budget_charge(struct vublk_poll_budget *budget, uint64_t ns, uint64_t now_ns);
+
+#endif

@@ -330,6 +330,8 @@ def wrong_options(case):
         result = case.call([VUBLK, *arguments])
         check(result.code == 2, f'exit 2 was expected: {result}')
         check(result.err and not result.out, f'a sentence on standard error was expected: {result}')
+    for rate in ('0', '-1', '1.5', '1000000001', 'fast'):
+        refuse(case, MISUSED, ['bench', image, '--rate_iops', rate], '--rate_iops must be')
 
 
 def misuse_of_a_disk(case):

@@ -7,6 +7,7 @@ replaced, and a file size limit. Also the demo, and each way in which it can end
     tool.py VUBLK [-l] [-k] [WORD...]
 """
 import functools
+import json
 import os
 import pathlib
 import re
@@ -215,6 +216,24 @@ def bench_keeps_to_its_time_without_a_backend(case):
         path.unlink(missing_ok=True)
 
 
+def bench_keeps_a_rate(case):
+    """No check depends on the speed: a slow machine starts requests later, and never more of them."""
+    child, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB), queues=2)
+    rate, count = 500, 100
+    for mode in 'event', 'poll':
+        words = [VUBLK, 'bench', path, '--mode', mode, '--rate_iops', rate, '--json']
+        for job in json.loads(case.run([*words, '--numjobs', '2', '--number_ios', count]))['jobs']:
+            check(job['job options']['rate_iops'] == str(rate), str(job['job options']))
+            check(job['read']['total_ios'] == count, f'{count} requests were asked for: {job}')
+            check(job['job_runtime'] >= (count - 1) * 1000 // rate, f'{count} requests are too early: {job}')
+        job = json.loads(case.run([*words, '--rw', 'randrw', '--fsync', '5', '--runtime', '300ms']))['jobs'][0]
+        done = job['read']['total_ios'] + job['write']['total_ios']
+        check(done <= rate * (job['job_runtime'] + 1) / 1000 + 1, f'too many requests: {job}')
+    text = case.run([VUBLK, 'bench', path, '--rw', 'randrw', '--verify', '--rate_iops', '2000', '--number_ios', '64'])
+    check('at most 2000 IOPS per job' in text and 'all correct' in text, text)
+    case.stop(child)
+
+
 def another_disk(case):
     """The next back-end serves another, smaller image. bench prints a warning and continues."""
     server, path = peer.VublkServe(VUBLK).start(case, image_file(case, 16 * MIB))
@@ -271,7 +290,8 @@ def cases():
         yield (f'demo_is_interrupted ({number.name} in step {step})',
                functools.partial(demo_is_interrupted, number=number, step=step))
     yield from [bench_is_interrupted, copy_is_interrupted, a_stopped_backend,
-                interrupted_without_a_backend, bench_keeps_to_its_time_without_a_backend, another_disk,
+                interrupted_without_a_backend, bench_keeps_to_its_time_without_a_backend,
+                bench_keeps_a_rate, another_disk,
                 copy_loses_its_backend,
                 copy_to_a_file_that_may_not_grow, without_standard_descriptors]
 

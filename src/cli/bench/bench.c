@@ -7,6 +7,7 @@
  */
 #include "cli/bench/bench.h"
 
+#include "cli/bench/pacer.h"
 #include "cli/cli.h"
 #include "cli/disk.h"
 #include "cli/signals.h"
@@ -27,6 +28,7 @@ enum {
 	KEY_SIZE,
 	KEY_OFFSET,
 	KEY_RWMIXREAD,
+	KEY_RATE_IOPS,
 	KEY_NUMBER_IOS,
 	KEY_FSYNC,
 	KEY_SEED,
@@ -66,6 +68,8 @@ static const struct argp_option options[] = {
 	  "Run N jobs, each with its own thread, queue and part of the disk (default: 1)" },
 	{ "rwmixread", KEY_RWMIXREAD, "PERCENT", 0, "Percentage of reads in a mixed load (default: "
 						    "50)" },
+	{ "rate_iops", KEY_RATE_IOPS, "N", 0, "Start at most N requests per second and job; "
+					      "latencies count from when a request was due" },
 	{ "offset", KEY_OFFSET, "SIZE", 0, "Start of the part of the disk to use (default: 0)" },
 	{ "size", KEY_SIZE, "SIZE", 0, "Size of the part of the disk to use (default: up to the "
 				       "end of the disk)" },
@@ -162,6 +166,10 @@ static error_t parse_load(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_RWMIXREAD:
 		config->read_percent = (unsigned)vublk_cli_number(state, "rwmixread", arg, 0, 100);
+		return 0;
+	case KEY_RATE_IOPS:
+		config->rate_iops = vublk_cli_number(state, "rate_iops", arg, 1,
+						     VUBLK_PACER_MAX_RATE);
 		return 0;
 	case KEY_OFFSET:
 		config->offset_bytes = vublk_cli_bytes(state, "offset", arg, 0, INT64_MAX);

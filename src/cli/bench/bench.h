@@ -8,6 +8,7 @@
  *   bench.c   the command: options and their defaults
  *   run.c     all jobs together: checks, buffers, threads, phases
  *   job.c     one job: the data path
+ *   pacer.c   when the requests of a job with a rate are due
  *   verify.c  which blocks a verifying job writes and reads, and their content
  *   report.c  the result as text and as JSON
  */
@@ -48,6 +49,7 @@ struct vublk_bench_config {
 	uint64_t ramp_ms;
 	bool time_based;          /* the run continues after it has visited every block */
 	uint64_t number_ios;      /* per job; 0: no limit */
+	uint64_t rate_iops;       /* requests per second and job; 0: no limit */
 	unsigned fsync_every;     /* a flush is started after this many writes; 0: no flushes */
 	bool poll;
 	bool verify;

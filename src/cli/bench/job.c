@@ -7,6 +7,9 @@
  * Key idea: this is the data path, so it allocates nothing, and reads the clock only once per
  * request that it starts and once per batch of completions. After the first error, which is kept in
  * job->error, the job starts no more requests and waits for those in flight.
+ *
+ * With a rate (pacer.h), the job also waits while no request is in flight, and reads the clock more
+ * often.
  */
 #include "cli/bench/job.h"
 
@@ -14,10 +17,15 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #define WAIT_MS 100          /* the longest sleep before the job checks the phase again */
+#define PACED_WAIT_NS 10000000 /* the same for a job with a rate. A job that sleeps when the run
+				  ends measures a run that is longer by up to this time. */
 /*
  * The byte that fills a buffer before a verified read. Otherwise the buffer might still contain the
  * block to read, and the check would accept a read that transfers no data.
@@ -43,6 +51,11 @@ static enum vublk_bench_direction choose_direction(struct vublk_bench_job *job)
 									     : VUBLK_BENCH_WRITE;
 }
 
+static bool wants_sync(const struct vublk_bench_job *job)
+{
+	return job->config->fsync_every && job->unsynced >= job->config->fsync_every;
+}
+
 /*
  * Chooses the next request and stores it in `slot`. Returns false if another request has to
  * complete first.
@@ -51,7 +64,7 @@ static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 {
 	const struct vublk_bench_config *config = job->config;
 
-	if (config->fsync_every && job->unsynced >= config->fsync_every) {
+	if (wants_sync(job)) {
 		slot->direction = VUBLK_BENCH_SYNC;
 		job->unsynced = 0;
 		return true;
@@ -66,6 +79,7 @@ static bool prepare(struct vublk_bench_job *job, struct vublk_bench_slot *slot)
 	}
 	job->unsynced += slot->direction == VUBLK_BENCH_WRITE;
 	job->started++;
+	slot->due_ns = vublk_pacer_take(&job->pacer);
 	return true;
 }
 
@@ -85,6 +99,20 @@ static bool wants_more(struct vublk_bench_job *job)
 	if (config->number_ios && job->started >= config->number_ios)
 		return false;
 	return config->time_based || config->number_ios || job->started < job->num_blocks;
+}
+
+/* Returns whether the next request may start now. If not, job->wake_ns says when it may. */
+static bool is_due(struct vublk_bench_job *job)
+{
+	uint64_t due_ns;
+
+	if (!job->pacer.rate || job->held || wants_sync(job))
+		return true;
+	due_ns = vublk_pacer_due_ns(&job->pacer);
+	if (vublk_cli_now_ns() >= due_ns)
+		return true;
+	job->wake_ns = due_ns;
+	return false;
 }
 
 static bool wants_read_back(struct vublk_bench_job *job)
@@ -120,17 +148,20 @@ typedef bool prepare_fn(struct vublk_bench_job *job, struct vublk_bench_slot *sl
 static bool start(struct vublk_bench_job *job, prepare_fn *prepare_slot)
 {
 	struct vublk_bench_slot *slot = job->held;
+	uint64_t now;
 	int ret;
 
 	if (!slot) {
 		slot = job->free[job->num_free - 1];
+		slot->due_ns = 0;
 		if (!prepare_slot(job, slot))
 			return false;
 		job->num_free--;
 	}
-	slot->start_ns = vublk_cli_now_ns();
+	now = vublk_cli_now_ns();
+	slot->start_ns = slot->due_ns ? slot->due_ns : now;
 	if (!vublk_blk_in_flight(job->queue))
-		job->moved_ns = slot->start_ns;
+		job->moved_ns = now;
 	ret = add_request(job, slot);
 	job->held = ret == -EAGAIN ? slot : NULL;
 	if (ret == -EAGAIN && vublk_blk_in_flight(job->queue))
@@ -214,6 +245,7 @@ static void begin_run(struct vublk_bench_job *job, uint64_t now)
 	job->seen_phase = VUBLK_BENCH_RUN;
 	job->start_ns = now;
 	job->started = 0;
+	vublk_pacer_start(&job->pacer, job->config->rate_iops, now);
 	memset(job->result, 0, sizeof(*job->result));
 	for (unsigned d = 0; d < VUBLK_BENCH_NUM_DIRECTIONS; d++) {
 		__atomic_store_n(&job->live_requests[d], 0, __ATOMIC_RELAXED);
@@ -222,8 +254,45 @@ static void begin_run(struct vublk_bench_job *job, uint64_t now)
 	getrusage(RUSAGE_THREAD, &job->usage);
 }
 
+/* Sleeps until a completion arrives or the time `until_ns` has come. */
+static int sleep_until(struct vublk_bench_job *job, uint64_t until_ns)
+{
+	struct pollfd pollfd = { .fd = vublk_blk_queue_fd(job->queue), .events = POLLIN };
+	uint64_t now = vublk_cli_now_ns();
+	struct timespec left = { .tv_nsec = until_ns > now ? (long)(until_ns - now) : 0 };
+
+	if (vublk_blk_arm(job->queue) || ppoll(&pollfd, 1, &left, NULL) >= 0 || errno == EINTR)
+		return 0;
+	return vublk_cli_error_errno(&job->error, errno, "cannot wait for the queue");
+}
+
+/*
+ * Waits like collect(), but no longer than until job->wake_ns. Works without a request in flight.
+ */
+static int collect_paced(struct vublk_bench_job *job)
+{
+	uint64_t until_ns = vublk_cli_now_ns() + PACED_WAIT_NS;
+	int n, ret;
+
+	if (job->wake_ns)
+		until_ns = VUBLK_CLI_MIN(until_ns, job->wake_ns);
+	vublk_blk_submit(job->queue);
+	for (;;) {
+		n = vublk_blk_poll(job->queue, job->completions, job->config->depth);
+		if (n || vublk_cli_now_ns() >= until_ns)
+			return n;
+		if (job->config->poll)
+			continue;
+		ret = sleep_until(job, until_ns);
+		if (ret)
+			return ret;
+	}
+}
+
 static int collect(struct vublk_bench_job *job, unsigned *idle_polls)
 {
+	if (job->pacer.rate)
+		return collect_paced(job);
 	if (!job->config->poll)
 		return vublk_blk_wait(job->queue, job->completions, 1, job->config->depth, WAIT_MS,
 				      &job->error);
@@ -272,7 +341,7 @@ static bool take_completions(struct vublk_bench_job *job)
 		begin_run(job, now);
 	for (int i = 0; i < n; i++)
 		complete(job, &job->completions[i], now);
-	if (n)
+	if (n || !vublk_blk_in_flight(job->queue))
 		job->moved_ns = now;
 	vublk_disk_watch_poll(job->watch, job->queue);
 	if (abandons(job))
@@ -290,17 +359,20 @@ static bool take_completions(struct vublk_bench_job *job)
 /* --- the job ---------------------------------------------------------------------- */
 
 /*
- * Keeps requests in flight until `wants` returns false or a request fails. Then waits for the
- * requests that are still in flight.
+ * Keeps requests in flight, as far as the rate permits, until `wants` returns false or a request
+ * fails. Then waits for the requests that are still in flight.
  */
 static void run_load(struct vublk_bench_job *job, bool (*wants)(struct vublk_bench_job *job),
 		     prepare_fn *prepare_slot)
 {
 	for (;;) {
+		job->wake_ns = 0;
 		while (!job->error.code && (job->held || job->num_free) && wants(job))
-			if (!start(job, prepare_slot))
+			if (!is_due(job) || !start(job, prepare_slot))
 				break;
-		if (!vublk_blk_in_flight(job->queue) || !take_completions(job))
+		if (!vublk_blk_in_flight(job->queue) && !job->wake_ns)
+			return;
+		if (!take_completions(job))
 			return;
 	}
 }
@@ -321,6 +393,7 @@ static bool wants_flush(struct vublk_bench_job *job)
 static void verify_written(struct vublk_bench_job *job)
 {
 	__atomic_store_n(&job->verifying, 1, __ATOMIC_RELAXED);
+	job->pacer.rate = 0; /* reads back as fast as possible */
 	job->unsynced = 1;
 	run_load(job, wants_flush, prepare_flush);
 	run_load(job, wants_read_back, vublk_bench_verify_pick_back);
@@ -353,6 +426,8 @@ void vublk_bench_job_run(void *member)
 	struct vublk_bench_job *job = member;
 	struct vublk_error cause;
 
+	if (job->config->rate_iops)
+		prctl(PR_SET_TIMERSLACK, 1); /* sleeps until a request is due end in time */
 	begin_run(job, vublk_cli_now_ns());
 	if (current_phase(job) == VUBLK_BENCH_RAMP)
 		job->seen_phase = VUBLK_BENCH_RAMP; /* until take_completions() sees the next

@@ -5,6 +5,7 @@
 /* One job of a bench. run.c prepares it, and job.c runs it on a thread of its own. */
 
 #include "cli/bench/bench.h"
+#include "cli/bench/pacer.h"
 #include "cli/pattern.h"
 
 #include <sys/resource.h>
@@ -19,7 +20,8 @@ enum vublk_bench_phase {
 /* A slot for one request: free, held, or in flight. */
 struct vublk_bench_slot {
 	enum vublk_bench_direction direction;
-	uint64_t start_ns;
+	uint64_t due_ns;      /* when the pacer wants the request to start; 0: immediately */
+	uint64_t start_ns;    /* from when the latency counts: due_ns, if it is set */
 	uint64_t block;       /* counted from the first block of the job's part */
 	void *buffer;
 };
@@ -59,7 +61,10 @@ struct vublk_bench_job {
 	unsigned seen_phase;
 	uint64_t start_ns;
 	struct rusage usage;    /* the thread's resource usage when the measured run began */
-	uint64_t moved_ns;      /* when a request last completed or was added to an idle queue */
+	struct vublk_pacer pacer;
+	uint64_t wake_ns;       /* when the next request is due and can be started; 0: it has to
+				   wait for something else, or there is no rate */
+	uint64_t moved_ns;      /* when a request last completed or the queue was last idle */
 	struct vublk_bench_verify verify;
 
 	/* atomic; written by the job's thread, read by others while the job runs */

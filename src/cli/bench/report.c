@@ -88,9 +88,12 @@ void vublk_bench_print_text(FILE *out, const char *socket, const struct vublk_be
 {
 	double cpu_us = (double)total->runtime_ns / 1e3 * config->num_jobs;
 
-	fprintf(out, "%s: %s, %" PRIu32 " bytes per block, iodepth %u, %u job%s, %s mode\n", socket,
+	fprintf(out, "%s: %s, %" PRIu32 " bytes per block, iodepth %u, %u job%s, %s mode", socket,
 		config->rw, config->block_bytes, config->depth, config->num_jobs,
 		config->num_jobs == 1 ? "" : "s", config->poll ? "poll" : "event");
+	if (config->rate_iops)
+		fprintf(out, ", at most %" PRIu64 " IOPS per job", config->rate_iops);
+	fputc('\n', out);
 	for (unsigned d = 0; d < VUBLK_BENCH_NUM_DIRECTIONS; d++)
 		print_direction(out, total, d);
 	if (cpu_us > 0)
@@ -187,6 +190,10 @@ static struct json_object *options_json(const struct vublk_bench_config *config)
 	add_text(object, "iodepth", text);
 	snprintf(text, sizeof(text), "%u", config->num_jobs);
 	add_text(object, "numjobs", text);
+	if (config->rate_iops) {
+		snprintf(text, sizeof(text), "%" PRIu64, config->rate_iops);
+		add_text(object, "rate_iops", text);
+	}
 	return object;
 }
 

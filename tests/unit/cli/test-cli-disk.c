@@ -131,6 +131,34 @@ static void test_bench_ends(void **state)
 	fake_disk_free(disk);
 }
 
+static void test_bench_keeps_a_rate(void **state)
+{
+	struct vublk_bench_config config = load("randread", VUBLK_BENCH_READ, false, true);
+	struct vublk_bench_result *total = calloc(1, sizeof(*total));
+	const struct vublk_bench_stats *stats = &total->stats[VUBLK_BENCH_READ];
+	struct fake_disk *disk = fake_disk_new("disk", MIB, 1);
+	struct vublk_error e = { 0 };
+
+	for (unsigned i = 0; i < 3; i++) {
+		/* The last loop's job has one request at a time, and each one is late. */
+		config.poll = i;
+		config.depth = i < 2 ? 16 : 1;
+		config.number_ios = i < 2 ? 100 : 1000;
+		config.rate_iops = i < 2 ? 10000 : 1000000000;
+		do {
+			memset(total, 0, sizeof(*total));
+			assert_int_equal(run_bench(disk, &config, total, &e), 0);
+			assert_int_equal(stats->requests, config.number_ios);
+			assert_true(total->runtime_ns >= (config.number_ios - 1) * 1000000000 /
+							 config.rate_iops);
+			/* Counted from each start, the sum would never exceed the runtime. */
+		} while (i == 2 && vublk_histogram_mean(&stats->latency_ns) * 1000 <=
+				   (double)total->runtime_ns);
+	}
+	free(total);
+	fake_disk_free(disk);
+}
+
 static void test_bench_verifies(void **state)
 {
 	struct fake_disk *disk = fake_disk_new("disk", 4 * MIB, 4);
@@ -743,6 +771,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_bench_does_each_block_once),
 		VUBLK_TEST(test_bench_ends),
+		VUBLK_TEST(test_bench_keeps_a_rate),
 		VUBLK_TEST(test_bench_verifies),
 		VUBLK_TEST(test_bench_verifies_what_was_written),
 		VUBLK_TEST(test_bench_finds_what_is_wrong),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Parts of the tool that need no disk: histogram, pattern, shuffle, holes, crew, progress. */
+/* Parts of the tool that need no disk: histogram, pacer, pattern, shuffle, holes, crew, progress. */
 #include "harness.h"
 
+#include "cli/bench/pacer.h"
 #include "cli/cli.h"
 #include "cli/crew.h"
 #include "cli/histogram.h"
@@ -96,6 +97,68 @@ static void test_histogram_merge(void **state)
 	free(b);
 	free(all);
 	free(empty);
+}
+
+/* --- pacer -------------------------------------------------------------------- */
+
+#define SECOND_NS UINT64_C(1000000000)
+
+/* Compares the pacer with exact fractions: n / rate seconds, rounded up to nanoseconds. */
+static void test_pacer_is_exact(void **state)
+{
+	static const uint64_t rates[] = { 1, 3, 7, 1000, 49999, 50000, 999999937, VUBLK_PACER_MAX_RATE };
+	static const uint64_t numbers[] = { 0, 1, 2, 999, 1000003, UINT64_C(123456789012345) };
+	const uint64_t start = 12345;
+
+	for (size_t i = 0; i < VUBLK_ARRAY_SIZE(rates); i++)
+		for (size_t j = 0; j < VUBLK_ARRAY_SIZE(numbers); j++) {
+			uint64_t number = numbers[j] % (rates[i] * 1000000); /* up to 12 days */
+			unsigned __int128 exact = (unsigned __int128)number * SECOND_NS;
+			struct vublk_pacer pacer;
+
+			vublk_pacer_start(&pacer, rates[i], start);
+			pacer.number = number;
+			exact = (exact + rates[i] - 1) / rates[i] + start;
+			assert_true(vublk_pacer_due_ns(&pacer) == (uint64_t)exact);
+		}
+}
+
+/*
+ * A model of a job, on a simulated clock: its disk stops for a while in each second. The job starts
+ * each request as soon as it is due and the disk works.
+ */
+static void test_pacer_catches_up(void **state)
+{
+	const uint64_t rate = 1000, stop_ns = SECOND_NS / 10, runtime_ns = 3 * SECOND_NS;
+	uint64_t started = 0, late = 0, now = 0, latest_ns = 0;
+	struct vublk_pacer pacer;
+
+	vublk_pacer_start(&pacer, rate, 0);
+	while (now < runtime_ns) {
+		uint64_t due = vublk_pacer_due_ns(&pacer);
+
+		now = VUBLK_CLI_MAX(now, due);
+		if (now % SECOND_NS < stop_ns)
+			now += stop_ns - now % SECOND_NS;
+		if (now >= runtime_ns)
+			break;
+		assert_true(vublk_pacer_take(&pacer) == due);
+		started++;
+		late += now > due;
+		latest_ns = VUBLK_CLI_MAX(latest_ns, now - due);
+		assert_true(started <= rate * now / SECOND_NS + 1);
+	}
+	assert_int_equal(started, rate * runtime_ns / SECOND_NS); /* none is left out */
+	assert_int_equal(late, 3 * rate * stop_ns / SECOND_NS);
+	assert_int_equal(latest_ns, stop_ns);
+}
+
+static void test_pacer_without_a_rate(void **state)
+{
+	struct vublk_pacer pacer;
+
+	vublk_pacer_start(&pacer, 0, 12345);
+	assert_int_equal(vublk_pacer_take(&pacer), 0);
 }
 
 /* --- pattern ------------------------------------------------------------------ */
@@ -381,6 +444,9 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_histogram_against_sort),
 		VUBLK_TEST(test_histogram_edges),
 		VUBLK_TEST(test_histogram_merge),
+		VUBLK_TEST(test_pacer_is_exact),
+		VUBLK_TEST(test_pacer_catches_up),
+		VUBLK_TEST(test_pacer_without_a_rate),
 		VUBLK_TEST(test_pattern_is_recognized),
 		VUBLK_TEST(test_pattern_every_byte_counts),
 		VUBLK_TEST(test_pattern_sentences),

@@ -16,7 +16,7 @@ help:
 	@echo "make demo     build the tool only (a minute or more), then show a disk served, used and resized (10 seconds)"
 	@echo "make check    run every test: sanitizers, real peers, guests (half an hour)"
 	@echo "make check LANES='gcc peers'   run only these lanes (scripts/check --list)"
-	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the ways to a guest (half an hour)"
+	@echo "make bench    compare vublk with qemu-storage-daemon and libblkio, and the ways to a guest (forty minutes)"
 	@echo "make bench BENCH='--parts rates --rows null'   only these (scripts/bench --help)"
 	@echo "make soak     kill back-ends a thousand times under a verified load (ten minutes; docs/soak.md)"
 	@echo "make soak SOAK='--parts operations'   only this part (scripts/soak --help)"

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Puts a short load on a disk, and then keeps the disk open and idle. After a load, a back-end or
- * device with adaptive polling may still poll. This program shows whether it stops. The program
- * prints "idle" when the load is over, and then sleeps until a signal ends it.
+ * Puts a short load on each disk, one after the other, and then keeps the disks open and idle. After
+ * a load, a back-end or device with adaptive polling may still poll. This program shows whether it
+ * stops. The program prints "idle" when the load is over, and then sleeps until a signal ends it.
  *
- *     idle-disk SOCKET
+ *     idle-disk [-n REQUESTS] SOCKET...
  */
 #include <vublk/blk.h>
 
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define REQUESTS 100000
+#define REQUESTS 100000 /* per disk, without -n */
 #define BLOCK_BYTES 4096
 
 static void check(bool is_good, const char *what, const struct vublk_error *error)
@@ -23,7 +23,8 @@ static void check(bool is_good, const char *what, const struct vublk_error *erro
 	exit(1);
 }
 
-int main(int argc, char **argv)
+/* Opens a disk, which stays open, and puts a load of `requests` requests on it. */
+static void use_disk(const char *path, unsigned requests)
 {
 	struct vublk_blk_completion completion;
 	struct vublk_error error = { 0 };
@@ -31,20 +32,31 @@ int main(int argc, char **argv)
 	struct vublk_blk *disk;
 	void *buffer;
 
-	if (argc != 2) {
-		fprintf(stderr, "idle-disk: expected one argument, the back-end's socket\n");
-		return 2;
-	}
-	check(!vublk_blk_open(argv[1], NULL, NULL, 0, &disk, &error), argv[1], &error);
+	check(!vublk_blk_open(path, NULL, NULL, 0, &disk, &error), path, &error);
 	queue = vublk_blk_queue(disk, 0);
 	buffer = vublk_blk_alloc(disk, BLOCK_BYTES, &error);
 	check(buffer, "a buffer", &error);
-	for (unsigned i = 0; i < REQUESTS; i++) {
+	for (unsigned i = 0; i < requests; i++) {
 		check(!vublk_blk_read(queue, 0, buffer, BLOCK_BYTES, 0, NULL, &error), "a read", &error);
 		vublk_blk_submit(queue);
 		while (!vublk_blk_poll(queue, &completion, 1))
 			;
 	}
+}
+
+int main(int argc, char **argv)
+{
+	unsigned requests = REQUESTS;
+	int option;
+
+	while ((option = getopt(argc, argv, "n:")) == 'n')
+		requests = (unsigned)atoi(optarg);
+	if (option != -1 || optind == argc) {
+		fprintf(stderr, "usage: idle-disk [-n REQUESTS] SOCKET...\n");
+		return 2;
+	}
+	for (int i = optind; i < argc; i++)
+		use_disk(argv[i], requests);
 	puts("idle");
 	fflush(stdout);
 	for (;;)

@@ -87,6 +87,7 @@ DISTRIBUTION, NEWER = qemu.Qemu(), qemu.NewerQemu()
 SYSTEMS = {
     'vublk': System(serve()),
     'vublk poll=off': System(serve('--poll', 'off')),
+    'vublk poll-budget=100': System(serve('--poll-budget', '100')),
     'qsd newer': System(storage_daemon(NEWER), NEWER),
     'qsd': System(storage_daemon(DISTRIBUTION), DISTRIBUTION),
     'none': System(None),  # for a client that needs no back-end

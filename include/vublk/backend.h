@@ -41,6 +41,17 @@ struct vublk_backend;
 const struct vublk_property *vublk_backend_options(void);
 
 /*
+ * Stores in `options` the options that only the engine `engine` has, as a static array that ends
+ * with an entry whose name is NULL. Loads the engine if it is a module (<vublk/engine.h>).
+ * Errors:
+ *   EINVAL   there is no such engine
+ *   ENOTSUP  the module of the engine cannot be used
+ * Threads: any.
+ */
+int vublk_backend_engine_options(const char *engine, const struct vublk_property **options,
+				 struct vublk_error *error);
+
+/*
  * Opens the disk and the socket. Front-ends are not served before vublk_backend_run() or
  * vublk_backend_process() is called.
  *
@@ -53,7 +64,8 @@ const struct vublk_property *vublk_backend_options(void);
  *                minus the umask
  *   socket-group the group of that file, a name or a number; default: the group of the process. No
  *                client can connect before mode and group are set;
- *   engine       file (default), memory, null
+ *   engine       file (default), memory, null, or the name of a module (<vublk/engine.h>), which may
+ *                have options of its own: vublk_backend_engine_options() lists them
  *   blk-file     engine file: the image or block device
  *   size         engines memory and null: the size of the disk in bytes
  *   inflight     on (default) or off: whether an in-flight area (INFLIGHT_SHMFD) is
@@ -73,6 +85,8 @@ const struct vublk_property *vublk_backend_options(void);
  * Errors:
  *   EINVAL          an option is unknown or missing, has a bad value or contradicts another, or
  *                   `fd` is not a Unix stream socket that is listening or connected
+ *   ENOTSUP         the module of the engine cannot be used, or cache or io has a value that is not
+ *                   possible for the image
  *   EBUSY           the image is in use
  *   ENOTBLK         the image is neither a file nor a block device
  *   EMEDIUMTYPE     a disk cannot have the size of the image

@@ -20,7 +20,8 @@
  *   EAGAIN        a queue is full (take completions and try again), the opening of a disk or a
  *                 change of its memory has not ended, too many clients already wait at a socket, or
  *                 no thread can be created
- *   ENOTSUP       the peer does not offer the feature, or the feature was not negotiated
+ *   ENOTSUP       the peer does not offer the feature, or the feature was not negotiated, or the
+ *                 module of an engine does not fit this library
  *   EPROTO        the peer (back-end, front-end, driver) broke a rule; the sentence names the rule
  *   ENOTCONN      the peer is not connected
  *   ENOBUFS       the peer does not read the messages that are sent to it

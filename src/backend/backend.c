@@ -428,12 +428,21 @@ static int open_socket(struct vublk_backend *backend, struct vublk_backend_setti
 	return 0;
 }
 
+/* Called by the engine, on any thread. */
+static void request_rescan(void *backend)
+{
+	vublk_backend_rescan(backend);
+}
+
 static int set_up(struct vublk_backend *backend, struct vublk_backend_settings *settings,
 		  const struct vublk_backend_taken *taken, struct vublk_error *error)
 {
 	int r;
 
 	settings->disk.log = &backend->log;
+	settings->disk.num_queues = settings->num_threads;
+	settings->disk.rescan = request_rescan;
+	settings->disk.rescan_opaque = backend;
 	settings->disk.has_image = taken && taken->image_fd >= 0;
 	settings->disk.image_fd = taken ? taken->image_fd : -1;
 	r = open_loop(backend, error);

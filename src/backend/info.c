@@ -49,7 +49,7 @@ void vublk_backend_get_info(const struct vublk_backend *backend, struct vublk_ba
 		.num_queues = backend->owner.num_queues,
 		.num_threads = backend->num_workers,
 		.size_bytes = geometry->size_bytes,
-		.rescans = backend->engine->rescans,
+		.rescans = backend->engine->host->rescans,
 		.block_bytes = geometry->block_bytes,
 		.physical_block_bytes = geometry->physical_block_bytes,
 		.read_only = geometry->read_only,

@@ -77,14 +77,29 @@ static int parse_socket_group(const char *name, const char *value,
 	return vublk_socket_access_parse_group(value, &settings->access, error);
 }
 
+static const struct option *find(const char *name);
+
+/* Finds an engine, whose own options must not have the names of options of every back-end. */
+static int find_engine(const char *name, const struct vublk_engine_ops **ops,
+		       struct vublk_error *error)
+{
+	int r = vublk_engine_find(name, ops, error);
+
+	if (r)
+		return r;
+	for (const struct vublk_property *o = (*ops)->options; o && o->name; o++)
+		if (!o->type || !o->description || find(o->name))
+			return vublk_error_set(error, ENOTSUP, "the engine %s cannot have the option "
+					       "'%s', because every back-end has an option of that "
+					       "name, or its type or description is missing; the "
+					       "module has to be changed", name, o->name);
+	return 0;
+}
+
 static int parse_engine(const char *name, const char *value,
 			struct vublk_backend_settings *settings, struct vublk_error *error)
 {
-	settings->engine = vublk_engine_find(value);
-	if (!settings->engine)
-		return vublk_error_set(error, EINVAL, "%s must be one of %s, not '%s'", name,
-				       vublk_engine_names(), value);
-	return 0;
+	return find_engine(value, &settings->engine, error);
 }
 
 static int parse_blk_file(const char *name, const char *value,
@@ -320,7 +335,8 @@ static const struct option options_table[] = {
 	  parse_socket_group },
 	{ { "fd", "number", NULL, "Descriptor of a socket that is listening or "
 				  "connected" }, parse_fd },
-	{ { "engine", "choice", "file", "Where the data is stored: file, memory, null" },
+	{ { "engine", "choice", "file", "Where the data is stored: file, memory, null, or the name "
+				      "of a module" },
 	  parse_engine },
 	{ { "blk-file", "string", NULL, "Image file or block device (engine "
 					"file)" }, parse_blk_file },
@@ -479,9 +495,39 @@ struct vublk_option *vublk_backend_options_copy(const struct vublk_option *optio
 	return copy;
 }
 
-bool vublk_backend_knows_option(const char *name)
+int vublk_backend_engine_options(const char *engine, const struct vublk_property **options,
+				 struct vublk_error *error)
 {
-	return find(name);
+	static const struct vublk_property none[1];
+	const struct vublk_engine_ops *ops;
+	int r = find_engine(engine, &ops, error);
+
+	if (!r)
+		*options = ops->options ? ops->options : none;
+	return r;
+}
+
+bool vublk_backend_knows_option(const char *engine, const char *name)
+{
+	const struct vublk_engine_ops *ops;
+
+	return find(name) || (engine[0] && !find_engine(engine, &ops, NULL) &&
+			      vublk_engine_find_option(ops, name));
+}
+
+/* Checks an option that is not in the table, but may be one of the engine's own options. */
+static int check_own_option(const struct vublk_engine_ops *engine, const struct vublk_option *o,
+			    struct vublk_error *error)
+{
+	const struct vublk_property *option = vublk_engine_find_option(engine, o->name);
+
+	if (!option)
+		return vublk_error_set(error, EINVAL, "there is no option '%s'; 'vublk serve "
+				       "--list-options' and vublk_backend_options() list all "
+				       "options", o->name);
+	if (!o->value)
+		return vublk_error_set(error, EINVAL, "the option %s needs a value", o->name);
+	return vublk_engine_check_option(option, o->value, error);
 }
 
 int vublk_backend_settings_parse_taken(const struct vublk_option *options,
@@ -498,19 +544,19 @@ int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 		const struct option *option = find(o->name);
 		bool is_fd = option && option->parse == parse_fd;
 
-		if (r && !is_fd)
+		if (!option || (r && !is_fd))
 			continue;
-		if (!option)
-			r = vublk_error_set(error, EINVAL, "there is no option '%s'; 'vublk serve "
-					    "--list-options' and vublk_backend_options() list all "
-					    "options", o->name);
-		else if (!o->value)
+		if (!o->value)
 			r = vublk_error_set(error, EINVAL, "the option %s needs a value", o->name);
 		else if (r)
 			option->parse(o->name, o->value, settings, NULL);
 		else
 			r = option->parse(o->name, o->value, settings, error);
 	}
+	for (const struct vublk_option *o = options; o && o->name && !r; o++)
+		if (!find(o->name))
+			r = check_own_option(settings->engine, o, error);
+	settings->disk.given = options;
 	return r ? r : check_together(settings, error);
 }
 

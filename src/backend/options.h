@@ -47,7 +47,8 @@ int vublk_backend_settings_parse(const struct vublk_option *options,
 int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 				       struct vublk_backend_settings *settings,
 				       struct vublk_error *error);
-bool vublk_backend_knows_option(const char *name);
+/* `engine` is the engine whose own options also count, or "". */
+bool vublk_backend_knows_option(const char *engine, const char *name);
 /*
  * Copies the options, except `fd`, for the process that takes the back-end over. Returns NULL if
  * there is no memory. Free the copy with vublk_backend_options_free(), for which NULL is a no-op.

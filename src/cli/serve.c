@@ -19,6 +19,7 @@
 #include <vublk/notice.h>
 #include <vublk/upgrade.h>
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +31,7 @@ struct arguments {
 	struct vublk_cli_options options;
 	struct vublk_service_options service;
 	const char *take_over; /* the control socket of the process to take over from; NULL: none */
+	bool list_options;
 	bool verbose;
 	bool quiet;
 };
@@ -69,7 +71,8 @@ static const struct argp_option argp_options[] = {
 	{ "blk-file", KEY_BLK_FILE, "FILE", 0, "Serve this image or block device" },
 	{ "read-only", KEY_READ_ONLY, NULL, 0, "Serve the disk read-only" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Offer N queues" },
-	{ "engine", KEY_ENGINE, "NAME", 0, "Where the data is stored: file, memory or null" },
+	{ "engine", KEY_ENGINE, "NAME", 0, "Where the data is stored: file, memory, null, or the name of a "
+	  "module" },
 	{ "size", KEY_SIZE, "BYTES", 0, "Size of a memory or null disk (suffixes k, M, G, T)" },
 	{ "poll", KEY_POLL, "MODE", 0,
 	  "How to wait for requests: adaptive, off or busy" },
@@ -81,7 +84,8 @@ static const struct argp_option argp_options[] = {
 	  "Take the disk over from the vublk serve whose control socket is PATH; its front-end stays "
 	  "connected" },
 	{ "option", 'o', "NAME=VALUE", 0, "Any other option; see --list-options" },
-	{ "list-options", KEY_LIST_OPTIONS, NULL, 0, "List the options for -o and exit" },
+	{ "list-options", KEY_LIST_OPTIONS, NULL, 0, "List the options for -o, with --engine also those of the "
+	  "engine, and exit" },
 	{ "verbose", 'v', NULL, 0, "Also log protocol messages and state changes" },
 	{ "quiet", 'q', NULL, 0, "Log only warnings and errors" },
 	{ 0 },
@@ -113,20 +117,43 @@ static const char *name_of(int key)
 	return NULL;
 }
 
-static bool is_option(const char *name)
+static bool is_in(const struct vublk_property *options, const char *name)
 {
-	for (const struct vublk_property *o = vublk_backend_options(); o->name; o++)
+	for (const struct vublk_property *o = options; o->name; o++)
 		if (!strcmp(o->name, name))
 			return true;
 	return false;
 }
 
-static void add_pair(struct argp_state *state, struct vublk_cli_options *options, char *pair)
+/*
+ * Returns the options that only the engine has. The engine may be a module, so this is called when
+ * the whole command line has been read.
+ */
+static const struct vublk_property *own_options(struct argp_state *state,
+						const struct arguments *arguments)
 {
-	vublk_cli_options_add_pair(state, options, "--option", pair);
-	if (!is_option(pair))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no option '%s'; "
-			     "--list-options lists all options", pair);
+	static const struct vublk_property none[1];
+	const char *engine = vublk_cli_options_get(&arguments->options, "engine");
+	const struct vublk_property *own = none;
+	struct vublk_error error = { 0 };
+
+	if (engine && vublk_backend_engine_options(engine, &own, &error))
+		argp_failure(state, error.code == EINVAL ? VUBLK_EXIT_MISUSED : VUBLK_EXIT_FAILED, 0,
+			     "%s", error.text);
+	return own;
+}
+
+static void check_pairs(struct argp_state *state, const struct arguments *arguments)
+{
+	const struct vublk_cli_options *options = &arguments->options;
+	const struct vublk_property *own = own_options(state, arguments);
+
+	for (unsigned i = 0; i < options->count; i++)
+		if (!is_in(vublk_backend_options(), options->list[i].name) &&
+		    !is_in(own, options->list[i].name))
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no option '%s'; "
+				     "--list-options lists all options, with --engine=NAME also "
+				     "those of a module", options->list[i].name);
 }
 
 static void print_capabilities(void)
@@ -136,11 +163,19 @@ static void print_capabilities(void)
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
-static void list_options(void)
+static void print_options(const struct vublk_property *options)
 {
-	for (const struct vublk_property *o = vublk_backend_options(); o->name; o++)
+	for (const struct vublk_property *o = options; o->name; o++)
 		printf("%-19s %-7s %-9s %s\n", o->name, o->type,
 		       o->default_value ? o->default_value : "-", o->description);
+}
+
+static void list_options(struct argp_state *state, const struct arguments *arguments)
+{
+	const struct vublk_property *own = own_options(state, arguments);
+
+	print_options(vublk_backend_options());
+	print_options(own);
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 
@@ -167,6 +202,9 @@ static void check_paths(struct argp_state *state, const struct arguments *argume
 
 static void check(struct argp_state *state, const struct arguments *arguments)
 {
+	if (arguments->list_options)
+		list_options(state, arguments);
+	check_pairs(state, arguments);
 	check_paths(state, arguments);
 	if (arguments->take_over)
 		check_take_over(state, arguments);
@@ -199,13 +237,13 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		arguments->take_over = value;
 		break;
 	case 'o':
-		add_pair(state, &arguments->options, value);
+		vublk_cli_options_add_pair(state, &arguments->options, "--option", value);
 		break;
 	case KEY_PRINT_CAPABILITIES:
 		print_capabilities();
 		break;
 	case KEY_LIST_OPTIONS:
-		list_options();
+		arguments->list_options = true;
 		break;
 	case 'v':
 		arguments->verbose = true;

@@ -22,7 +22,9 @@ from peer import check  # noqa: E402
 
 BUILD = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCE / 'build'
 # The structs whose size never changes; <vublk/version.h> also lists them.
-FIXED = {'vublk_error', 'vublk_option', 'vublk_property', 'vublk_log', 'vublk_memory_region', 'vublk_blk_completion'}
+FIXED = {'vublk_error', 'vublk_option', 'vublk_property', 'vublk_log', 'vublk_memory_region', 'vublk_blk_completion',
+         'vublk_engine', 'vublk_engine_io', 'vublk_engine_geometry', 'vublk_engine_params', 'vublk_engine_queue',
+         'vublk_engine_ops', 'vublk_engine_queue_ops', 'vublk_engine_module'}
 STRUCT = re.compile(r'^struct (vublk_\w+) \{$(.*?)^\};$', re.M | re.S)
 DISK_BYTES = 1 << 20
 

@@ -44,7 +44,7 @@ def headers_stand_alone(case):
     """Each header compiles as the only include, in C and in C++, with a strict compiler."""
     root, include = install(case)
     headers = sorted(path.name for path in (include / 'vublk').iterdir())
-    check({'blk.h', 'device.h', 'backend.h', 'error.h', 'image.h', 'memory.h', 'version.h'} <= set(headers), f'{headers}')
+    check({'blk.h', 'device.h', 'backend.h', 'engine.h', 'error.h', 'image.h', 'memory.h', 'version.h'} <= set(headers), f'{headers}')
     for command in compilers():
         peer.need(command[0])
         for header in headers:
@@ -75,6 +75,91 @@ def programs_build(case):
     case.run([case.path('embed'), case.path('socket')], env=installed)
     check(case.stop(child) == 0, case.output(child))
     check(image.read_bytes() == b'a' * 4096 + b'\1' * 4096, 'embed wrote something else to the disk')
+
+
+class Modules:
+    """Builds modules with the installed headers, and starts the installed tool with them."""
+
+    def __init__(self, case):
+        self.case = case
+        root, self.include = install(case)
+        folder = one(root, 'vublk.pc').parent
+        self.pkg = {**os.environ, 'PKG_CONFIG_PATH': str(folder), 'PKG_CONFIG_SYSROOT_DIR': str(root)}
+        self.tool = one(root, 'bin/vublk')
+        self.env = {**os.environ, 'LD_LIBRARY_PATH': str(one(root, 'libvublk.so.0').parent),
+                    'VUBLK_ENGINE_PATH': f'/nowhere:{case.folder}'}
+
+    def build(self, name, source, *flags):
+        libraries = self.case.run(['pkg-config', '--cflags', '--libs', 'vublk'], env=self.pkg).split()
+        self.case.run(['gcc', '-shared', '-fPIC', '-Wall', '-Wextra', '-Werror', source, *flags, *libraries, '-o',
+                       self.case.path(f'libvublk-engine-{name}.so')])
+
+    def serve(self, *arguments):
+        command = [self.tool, 'serve', '--socket-path', self.case.path('socket'), *arguments]
+        return self.case.call(command, env=self.env, limit_s=20)
+
+
+def engine_builds(case):
+    """The example of an engine builds as its comment says, and the installed tool serves a disk with it."""
+    modules = Modules(case)
+    modules.build('ram', f'{EXAMPLES}/engine-ram.c')
+    flags = case.run(['pkg-config', '--cflags', '--libs', 'vublk'], env=modules.pkg).split()
+    case.run(['gcc', f'{EXAMPLES}/disk-sum.c', *flags, '-o', case.path('disk-sum')])
+    child = case.start([modules.tool, 'serve', '--socket-path', case.path('socket'), '--engine', 'ram', '--size', '1M',
+                        '-o', 'fill=3', '-v'], env=modules.env)
+    peer.wait_for_socket(case, child, case.path('socket'))
+    told = case.run([case.path('disk-sum'), case.path('socket')], env=modules.env)
+    check(str(3 << 20) in told.split(), f'the sum of a disk full of 3 was told as: {told}')
+    case.run([modules.tool, 'bench', case.path('socket'), '--rw', 'randrw', '--number_ios', '3000', '--numjobs', '2',
+              '--verify'], env=modules.env)
+    check(case.stop(child) == 0, case.output(child))
+    for words in ('a disk of 3', 'the disk is full of 3'):
+        check(words in case.output(child), f'the log does not say "{words}": {case.output(child)}')
+
+
+def engine_options(case):
+    """The options of a module are listed and checked like all others."""
+    modules = Modules(case)
+    modules.build('ram', f'{EXAMPLES}/engine-ram.c')
+    told = case.run([modules.tool, 'serve', '--list-options', '--engine', 'ram'], env=modules.env)
+    check(re.search('^fill +number +0 ', told, re.M) and re.search('^seg-max ', told, re.M), told)
+    check('fill' not in case.run([modules.tool, 'serve', '--list-options']), 'fill is an option of every engine')
+    ram = ['--engine', 'ram', '--size', '1M']
+    for code, words, arguments in ((2, 'from 0 to 255', [*ram, '-o', 'fill=256']), (2, 'a whole number', [*ram, '-o', 'fill=x']),
+                                   (2, "no option 'fool'", [*ram, '-o', 'fool=1']), (2, 'needs a size', ram[:2]),
+                                   (2, "no option 'fill'", ['--engine', 'null', '--size', '1M', '-o', 'fill=1']),
+                                   (2, 'does not use a file', [*ram, '--blk-file', '/dev/null'])):
+        result = modules.serve(*arguments)
+        check(result.code == code and words in result.err and len(result.err.splitlines()) == 1, f'expected "{words}": {result}')
+
+
+def unfit_engines(case):
+    """A module that is missing, or does not fit, is refused with one sentence that names it."""
+    modules = Modules(case)
+    source = pathlib.Path(EXAMPLES, 'engine-ram.c').read_text()
+    of = {name: case.path(f'{name}.c') for name in ('version', 'size', 'symbol', 'name', 'option', 'function', 'undefined')}
+    of['version'].write_text(source.replace('<vublk/engine.h>', '<vublk/engine.h>\n#undef VUBLK_ENGINE_VERSION\n'
+                                            '#define VUBLK_ENGINE_VERSION 99'))
+    of['size'].write_text(source.replace('VUBLK_ENGINE_MODULE(ram_ops);', 'const struct vublk_engine_module '
+                                         'vublk_engine_module = { .version = VUBLK_ENGINE_VERSION, .ops = &ram_ops };'))
+    of['symbol'].write_text('int a;\n')
+    of['name'].write_text(source)
+    of['option'].write_text(source.replace('.name = "ram"', '.name = "option"').replace('{ "fill"', '{ "poll"'))
+    of['function'].write_text(source.replace('.name = "ram"', '.name = "function"').replace('\t.close = ram_close,\n', ''))
+    of['undefined'].write_text('extern int there_is_no_such_symbol(void);\nint a(void);\n'
+                               'int a(void)\n{\n\treturn there_is_no_such_symbol();\n}\n')
+    for name, path in of.items():
+        modules.build(name, path, '-Wno-unused-function', '-Wno-missing-field-initializers')
+    case.path('libvublk-engine-text.so').write_text('no library')
+    for name, words in (('version', 'version 99'), ('size', 'other sizes'), ('symbol', 'no symbol vublk_engine_module'),
+                        ('name', "has the engine 'ram', not 'name'"), ('option', "cannot have the option 'poll'"),
+                        ('function', 'no function open'), ('undefined', 'there_is_no_such_symbol'),
+                        ('text', 'cannot load the engine text')):
+        result = modules.serve('--engine', name, '--size', '1M')
+        check(result.code == 1 and words in result.err and len(result.err.splitlines()) == 1, f'expected "{words}": {result}')
+    for name in ('rbd', '../x', '', 'x' * 5000):
+        result = modules.serve('--engine', name, '--size', '1M')
+        check(result.code == 2 and 'is not installed; ' in result.err and len(result.err.splitlines()) == 1, str(result))
 
 
 def readme_program(case):
@@ -146,7 +231,7 @@ def no_other_development_files(case):
 
 def examples(case):
     root, _ = install(case)
-    for name in ('disk-epoll.c', 'disk-sum.c', 'embed.c'):
+    for name in ('disk-epoll.c', 'disk-sum.c', 'embed.c', 'engine-ram.c'):
         check(one(root, f'examples/{name}').read_text() == pathlib.Path(EXAMPLES, name).read_text(), f'{name} differs')
 
 
@@ -192,7 +277,7 @@ def manual_pages(case):
         check(one(root, f'{page}.1').stat().st_size > 500, f'{page}.1 is empty')
 
 
-CASES = [headers_stand_alone, programs_build, readme_program, readme_doors, no_other_development_files, examples,
+CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, readme_program, readme_doors, no_other_development_files, examples,
          the_program_finds_its_library, make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]
 

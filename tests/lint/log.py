@@ -28,6 +28,7 @@ UNLIMITED = [
 # otherwise a peer could reset the limit by connecting again.
 OWNERS = {
     'src/backend/backend.h': 'the server',
+    'src/backend/engine/engine.h': 'the engine',
     'src/backend/engine/file/file.h': 'a queue of the engine, one per worker',
     'src/worker/worker.h': 'the worker',
     'src/blk/disk.h': 'the disk',

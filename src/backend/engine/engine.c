@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opens, rescans and closes an engine, and implements helpers for engines. The list of engines is
- * in list.c.
+ * Opens, rescans and closes an engine, and checks what it says about its disk, because an engine may
+ * be a module that others wrote. The list of engines is in list.c.
  */
 #include "backend/engine/engine.h"
 
@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 
 /* Sets the requested block sizes, or refuses them if they do not fit the image. */
 static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engine_options *options,
@@ -23,9 +24,10 @@ static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engin
 
 	if (block < geometry->min_block_bytes)
 		return vublk_error_set(error, EINVAL,
-				       "logical-block-size is %u bytes, but O_DIRECT requests to "
-				       "%s need at least %u bytes; use that size or cache=buffered",
-				       block, engine->description, geometry->min_block_bytes);
+				       "logical-block-size is %u bytes, but requests to %s need at "
+				       "least %u bytes; use that size%s", block, engine->description,
+				       geometry->min_block_bytes, engine->ops->flags &
+				       VUBLK_ENGINE_USES_PATH ? " or cache=buffered" : "");
 	if (physical < block)
 		return vublk_error_set(error, EINVAL,
 				       "physical-block-size is %u bytes; expected at least the "
@@ -42,20 +44,112 @@ static int set_block_sizes(struct vublk_engine *engine, const struct vublk_engin
 	return 0;
 }
 
+static bool is_block_size(uint32_t bytes)
+{
+	return bytes >= 512 && bytes <= VUBLK_ENGINE_MAX_BLOCK_BYTES && vublk_is_power_of_two(bytes);
+}
+
+/* Sets the defaults of the geometry, and refuses one that no disk can have. */
+static int check_geometry(struct vublk_engine *engine, struct vublk_error *error)
+{
+	struct vublk_engine_geometry *geometry = &engine->geometry;
+
+	if (!geometry->block_bytes)
+		geometry->block_bytes = 512;
+	if (!geometry->physical_block_bytes)
+		geometry->physical_block_bytes = geometry->block_bytes;
+	if (!is_block_size(geometry->block_bytes) || !is_block_size(geometry->physical_block_bytes) ||
+	    geometry->physical_block_bytes < geometry->block_bytes)
+		return vublk_error_set(error, ENOTSUP, "the engine %s reports blocks of %u and %u "
+				       "bytes for %s; expected powers of two from 512 to %u",
+				       engine->ops->name, geometry->block_bytes,
+				       geometry->physical_block_bytes, engine->description,
+				       VUBLK_ENGINE_MAX_BLOCK_BYTES);
+	if (!geometry->size_bytes || geometry->size_bytes % 512 || geometry->size_bytes > INT64_MAX)
+		return vublk_error_set(error, EMEDIUMTYPE, "%s has %" PRIu64 " bytes; a disk has a "
+				       "multiple of 512 bytes, at least 512", engine->description,
+				       geometry->size_bytes);
+	return 0;
+}
+
+static int check_options(const struct vublk_engine_ops *ops,
+			 const struct vublk_engine_options *options, struct vublk_error *error)
+{
+	if (options->path && !(ops->flags & VUBLK_ENGINE_USES_PATH))
+		return vublk_error_set(error, EINVAL,
+				       "the engine %s does not use a file; remove blk-file '%s'",
+				       ops->name, options->path);
+	if (options->size_bytes && !(ops->flags & VUBLK_ENGINE_USES_SIZE))
+		return vublk_error_set(error, EINVAL, "the storage of the engine %s has a size of its "
+				       "own; remove the option size", ops->name);
+	return 0;
+}
+
+static struct vublk_engine_host *new_host(const struct vublk_engine_ops *ops,
+					  const struct vublk_engine_options *options)
+{
+	struct vublk_engine_host *host = calloc(1, sizeof(*host));
+
+	if (!host)
+		return NULL;
+	host->ops = ops;
+	host->log = options->log;
+	host->rescan = options->rescan;
+	host->rescan_opaque = options->rescan_opaque;
+	pthread_mutex_init(&host->lock, NULL);
+	return host;
+}
+
+static void free_host(struct vublk_engine_host *host)
+{
+	pthread_mutex_destroy(&host->lock);
+	free(host);
+}
+
+static int open_with(struct vublk_engine_host *host, const struct vublk_engine_options *options,
+		     struct vublk_engine **engine, struct vublk_error *error)
+{
+	const struct vublk_engine_params params = {
+		.host = host,
+		.path = options->path,
+		.size_bytes = options->size_bytes,
+		.read_only = options->read_only,
+		.num_queues = options->num_queues,
+	};
+	int r;
+
+	host->options = options;
+	r = host->ops->open(&params, engine, error);
+	host->options = NULL;
+	if (r)
+		return r;
+	(*engine)->ops = host->ops;
+	(*engine)->host = host;
+	r = check_geometry(*engine, error);
+	if (!r)
+		r = set_block_sizes(*engine, options, error);
+	if (r)
+		host->ops->close(*engine);
+	return r;
+}
+
 int vublk_engine_open(const struct vublk_engine_ops *ops,
 		      const struct vublk_engine_options *options, struct vublk_engine **result,
 		      struct vublk_error *error)
 {
+	struct vublk_engine_host *host;
 	struct vublk_engine *engine;
-	int r = ops->open(options, &engine, error);
+	int r = check_options(ops, options, error);
 
 	if (r)
 		return r;
-	engine->ops = ops;
-	engine->log = options->log;
-	r = set_block_sizes(engine, options, error);
+	host = new_host(ops, options);
+	if (!host)
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine %s",
+				       ops->name);
+	r = open_with(host, options, &engine, error);
 	if (r) {
-		ops->close(engine);
+		free_host(host);
 		return r;
 	}
 	*result = engine;
@@ -64,8 +158,32 @@ int vublk_engine_open(const struct vublk_engine_ops *ops,
 
 void vublk_engine_close(struct vublk_engine *engine)
 {
-	if (engine)
-		engine->ops->close(engine);
+	struct vublk_engine_host *host;
+
+	if (!engine)
+		return;
+	host = engine->host;
+	engine->ops->close(engine);
+	free_host(host);
+}
+
+/* Reads the size again. Keeps the present size if the new one does not fit the block size. */
+static int refresh(struct vublk_engine *engine, struct vublk_error *error)
+{
+	struct vublk_engine_geometry *geometry = &engine->geometry;
+	uint64_t before = geometry->size_bytes, now;
+	int r;
+
+	if (!engine->ops->refresh)
+		return 0;
+	r = engine->ops->refresh(engine, error);
+	now = geometry->size_bytes;
+	if (!r && now && !(now % geometry->block_bytes) && now <= INT64_MAX)
+		return 0;
+	geometry->size_bytes = before;
+	return r ? r : vublk_error_set(error, EINVAL, "%s now has %" PRIu64 " bytes, which is not a "
+				       "multiple of its block size of %u bytes", engine->description,
+				       now, geometry->block_bytes);
 }
 
 bool vublk_engine_rescan(struct vublk_engine *engine, struct vublk_log_limit *limit)
@@ -73,17 +191,17 @@ bool vublk_engine_rescan(struct vublk_engine *engine, struct vublk_log_limit *li
 	uint64_t before = engine->geometry.size_bytes;
 	struct vublk_error error = { 0 };
 
-	engine->rescans++;
-	if (engine->ops->refresh && engine->ops->refresh(engine, &error)) {
-		vublk_log_limited(engine->log, limit, VUBLK_LOG_WARNING,
+	engine->host->rescans++;
+	if (refresh(engine, &error)) {
+		vublk_log_limited(engine->host->log, limit, VUBLK_LOG_WARNING,
 				  "cannot resize the disk: %s", error.text);
 		return false;
 	}
 	if (engine->geometry.size_bytes == before)
-		vublk_log_limited(engine->log, limit, VUBLK_LOG_INFO,
+		vublk_log_limited(engine->host->log, limit, VUBLK_LOG_INFO,
 				  "the size of the disk is unchanged: %" PRIu64 " bytes", before);
 	else
-		vublk_log_limited(engine->log, limit, VUBLK_LOG_INFO,
+		vublk_log_limited(engine->host->log, limit, VUBLK_LOG_INFO,
 				  "the size of the disk changed from %" PRIu64 " to %" PRIu64
 				  " bytes", before, engine->geometry.size_bytes);
 	return engine->geometry.size_bytes != before;
@@ -99,20 +217,15 @@ unsigned vublk_engine_list_take_many(struct vublk_engine_list *list,
 	return n;
 }
 
-int vublk_engine_check_size(const char *name, const struct vublk_engine_options *options,
+int vublk_engine_check_size(const char *name, const struct vublk_engine_params *params,
 			    struct vublk_error *error)
 {
-	if (options->path)
-		return vublk_error_set(error, EINVAL,
-				       "the engine %s does not use a file; remove blk-file '%s'",
-				       name,
-				       options->path);
-	if (!options->size_bytes)
+	if (!params->size_bytes)
 		return vublk_error_set(error, EINVAL,
 				       "the engine %s needs a size; set size=BYTES", name);
-	if (options->size_bytes % 512)
+	if (params->size_bytes % 512)
 		return vublk_error_set(error, EINVAL,
 				       "size must be a multiple of 512 bytes, not %" PRIu64,
-				       options->size_bytes);
+				       params->size_bytes);
 	return 0;
 }

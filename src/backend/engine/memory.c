@@ -69,34 +69,34 @@ static int map(struct memory_engine *memory, uint64_t bytes)
 	return 0;
 }
 
-static int memory_open(const struct vublk_engine_options *options, struct vublk_engine **engine,
+static int memory_open(const struct vublk_engine_params *params, struct vublk_engine **engine,
 		       struct vublk_error *error)
 {
 	struct memory_engine *memory;
-	int r = vublk_engine_check_size("memory", options, error);
+	int r = vublk_engine_check_size("memory", params, error);
 
 	if (r)
 		return r;
-	memory = calloc(1, sizeof(*memory) + options->size_bytes / EXTENT_BYTES + 1);
+	memory = calloc(1, sizeof(*memory) + params->size_bytes / EXTENT_BYTES + 1);
 	if (!memory)
 		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine "
 				       "memory");
 	memory->begun = (uint8_t *)&memory[1];
-	r = map(memory, options->size_bytes);
+	r = map(memory, params->size_bytes);
 	if (r) {
 		free(memory);
 		return vublk_error_set_errno(error, -r,
 					     "cannot reserve %" PRIu64 " bytes for a memory disk",
-					     options->size_bytes);
+					     params->size_bytes);
 	}
 	memory->page_bytes = (size_t)sysconf(_SC_PAGESIZE);
 	memory->engine.geometry = (struct vublk_engine_geometry){
-		.size_bytes = options->size_bytes,
+		.size_bytes = params->size_bytes,
 		.block_bytes = 512,
 		.physical_block_bytes = 512,
 		.discard_bytes = (uint32_t)memory->page_bytes,
 		.zeroes_may_unmap = true,
-		.read_only = options->read_only,
+		.read_only = params->read_only,
 	};
 	snprintf(memory->engine.description, sizeof(memory->engine.description),
 		 "a memory disk");
@@ -256,6 +256,7 @@ static int memory_queue_new(struct vublk_engine *engine, struct vublk_engine_que
 
 const struct vublk_engine_ops vublk_engine_memory = {
 	.name = "memory",
+	.flags = VUBLK_ENGINE_USES_SIZE,
 	.open = memory_open,
 	.close = memory_close,
 	.queue_new = memory_queue_new,

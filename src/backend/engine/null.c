@@ -16,11 +16,11 @@ struct null_queue {
 	struct vublk_engine_list done;
 };
 
-static int null_open(const struct vublk_engine_options *options, struct vublk_engine **engine,
+static int null_open(const struct vublk_engine_params *params, struct vublk_engine **engine,
 		     struct vublk_error *error)
 {
 	struct vublk_engine *null;
-	int r = vublk_engine_check_size("null", options, error);
+	int r = vublk_engine_check_size("null", params, error);
 
 	if (r)
 		return r;
@@ -28,12 +28,12 @@ static int null_open(const struct vublk_engine_options *options, struct vublk_en
 	if (!null)
 		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine null");
 	null->geometry = (struct vublk_engine_geometry){
-		.size_bytes = options->size_bytes,
+		.size_bytes = params->size_bytes,
 		.block_bytes = 512,
 		.physical_block_bytes = 512,
 		.discard_bytes = 512,
 		.zeroes_may_unmap = true,
-		.read_only = options->read_only,
+		.read_only = params->read_only,
 	};
 	snprintf(null->description, sizeof(null->description), "a null disk");
 	*engine = null;
@@ -90,6 +90,7 @@ static int null_queue_new(struct vublk_engine *engine, struct vublk_engine_queue
 
 const struct vublk_engine_ops vublk_engine_null = {
 	.name = "null",
+	.flags = VUBLK_ENGINE_USES_SIZE,
 	.open = null_open,
 	.close = null_close,
 	.image_fd = null_image_fd,

@@ -64,7 +64,8 @@ static void give_options(const void *object, struct vublk_sections_writer *to)
 {
 	const struct vublk_backend *backend = object;
 
-	vublk_upgrade_put_origin(to, "");
+	/* The new process needs the name to know the engine's own options. */
+	vublk_upgrade_put_origin(to, backend->engine->ops->options ? backend->engine->ops->name : "");
 	for (const struct vublk_option *o = backend->options; o->name; o++)
 		if (!is_number(o->name))
 			vublk_upgrade_put_option(to, o->name, o->value, false);
@@ -120,7 +121,7 @@ static void handed_over(void *object)
 
 static bool knows_option(const char *spec, const char *name)
 {
-	return vublk_backend_knows_option(name);
+	return vublk_backend_knows_option(spec, name);
 }
 
 static bool has_relative_path(const struct vublk_upgrade_origin *origin,

@@ -29,7 +29,7 @@ static void give_backend(const struct vublk_backend *backend, struct vublk_secti
 	vublk_section_put(to, backend->owner.write_cache);
 	vublk_section_put(to, engine->ops->has_lost_writes && engine->ops->has_lost_writes(engine));
 	vublk_section_put(to, engine->geometry.size_bytes);
-	vublk_section_put(to, engine->rescans);
+	vublk_section_put(to, engine->host->rescans);
 	vublk_section_put(to, vublk_load_relaxed(&backend->statistics->is_on));
 }
 
@@ -153,7 +153,7 @@ static int read_backend(void *owner, struct vublk_section *from, struct vublk_er
 	if (vublk_section_get(from) && ops->lose_writes)
 		ops->lose_writes(backend->engine);
 	backend->told_size_bytes = vublk_section_get(from);
-	backend->engine->rescans = vublk_section_get(from);
+	backend->engine->host->rescans = vublk_section_get(from);
 	vublk_store_relaxed(&backend->statistics->is_on, vublk_section_get(from));
 	return 0;
 }

@@ -88,10 +88,10 @@ static int outcome(const struct vublk_engine_io *io, int result)
 {
 	int code = 0;
 
-	if (io->sync)
+	if (state_of(io)->sync)
 		code = report_sync();
 	else if (io->op == VUBLK_OP_WRITE && io->flags & VUBLK_IO_DURABLE && failing.dsync &&
-		 !io->durable_error)
+		 !state_of(io)->durable_error)
 		code = failing.durable_write;
 	else if (io->op == VUBLK_OP_WRITE)
 		code = failing.plain_write;

@@ -112,7 +112,7 @@ void vublk_file_mapping_open(struct vublk_file *file)
 	r = map_image(mapping, file->fd);
 	if (!r)
 		return;
-	vublk_log(file->engine.log, VUBLK_LOG_DEBUG, "%s needs one system call per request, "
+	vublk_log(file->engine.host->log, VUBLK_LOG_DEBUG, "%s needs one system call per request, "
 		  "because batches are not available (%s)", file->engine.description,
 		  strerrordesc_np(-r));
 	vublk_file_mapping_close(file);

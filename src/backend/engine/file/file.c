@@ -406,9 +406,10 @@ static int set_up(struct vublk_file *file, const struct vublk_engine_options *op
 	return r;
 }
 
-static int file_open(const struct vublk_engine_options *options, struct vublk_engine **engine,
+static int file_open(const struct vublk_engine_params *params, struct vublk_engine **engine,
 		     struct vublk_error *error)
 {
+	const struct vublk_engine_options *options = params->host->options;
 	struct vublk_file *file;
 	int r;
 
@@ -425,7 +426,7 @@ static int file_open(const struct vublk_engine_options *options, struct vublk_en
 	file->fd = -1;
 	vublk_file_syncs_init(&file->syncs);
 	file->mapping.uffd = -1;
-	file->engine.log = options->log;
+	file->engine.host = params->host;
 	file->engine.geometry.read_only = options->read_only;
 	snprintf(file->engine.description, sizeof(file->engine.description), "'%s'",
 		 options->path);
@@ -484,6 +485,7 @@ static void file_lose_writes(struct vublk_engine *engine)
 
 const struct vublk_engine_ops vublk_engine_file = {
 	.name = "file",
+	.flags = VUBLK_ENGINE_USES_PATH | VUBLK_ENGINE_USES_SIZE,
 	.open = file_open,
 	.close = file_close,
 	.refresh = file_refresh,

@@ -14,6 +14,7 @@
 #include "util/checked.h"
 #include "util/log.h"
 
+#include <assert.h>
 #include <pthread.h>
 
 /* The largest part of a request that one step moves through the engine's own memory. */
@@ -79,6 +80,28 @@ struct vublk_file_queue {
 	struct vublk_engine_list done;
 	struct vublk_log_limit limit;
 };
+
+/* What the engine remembers of a request: the content of io->scratch. */
+struct vublk_file_io {
+	uint64_t done_bytes;
+	unsigned stage;
+	unsigned retries;
+	/* the error of a durable write while it is repeated without its sync; otherwise 0 */
+	int durable_error;
+	union {
+		struct iovec own_iov;
+		uint64_t sync; /* while the request waits for a sync: the sync's number */
+	};
+	void *bounce;
+};
+
+static_assert(sizeof(struct vublk_file_io) <= sizeof(((struct vublk_engine_io *)0)->scratch),
+	      "the scratch of a request is too small");
+
+static inline struct vublk_file_io *state_of(const struct vublk_engine_io *io)
+{
+	return (struct vublk_file_io *)io->scratch;
+}
 
 enum vublk_file_call {
 	VUBLK_FILE_READ,

@@ -48,7 +48,7 @@ void vublk_file_lose_writes(struct vublk_file *file, int result)
 {
 	if (vublk_exchange_acquire(&file->lost_writes, true))
 		return;
-	vublk_log(file->engine.log, VUBLK_LOG_ERROR,
+	vublk_log(file->engine.host->log, VUBLK_LOG_ERROR,
 		  "a flush of %s failed (%s), so completed writes may be lost, and all further "
 		  "flushes and durable writes of this image will fail; check the disk that stores "
 		  "it, then restart this program", file->engine.description,

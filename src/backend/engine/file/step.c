@@ -90,7 +90,7 @@ static void log_failure(struct vublk_file_queue *queue, const struct vublk_engin
 	if (io->op != VUBLK_OP_FLUSH)
 		snprintf(range, sizeof(range), " of %" PRIu64 " bytes at offset %" PRIu64,
 			 io->bytes, io->offset);
-	vublk_log_limited(file->engine.log, &queue->limit, VUBLK_LOG_ERROR,
+	vublk_log_limited(file->engine.host->log, &queue->limit, VUBLK_LOG_ERROR,
 			  "%s%s of %s failed: %s%s", op_name(io->op), range,
 			  file->engine.description, strerrordesc_np(-result),
 			  advice(file, io, result, text));
@@ -105,9 +105,9 @@ static int finish(struct vublk_file_queue *queue, struct vublk_engine_io *io, in
 	const struct vublk_file *file = file_of(queue);
 	bool is_refused = vublk_file_makes_stable(io) && vublk_file_has_lost_writes(file);
 
-	free(io->bounce);
-	io->bounce = NULL;
-	io->stage = STAGE_DONE;
+	free(state_of(io)->bounce);
+	state_of(io)->bounce = NULL;
+	state_of(io)->stage = STAGE_DONE;
 	io->result = is_refused && !result ? -EIO : result;
 	if (result && !is_refused)
 		log_failure(queue, io, result);
@@ -123,7 +123,7 @@ static bool is_durable(const struct vublk_engine_io *io)
 
 static int write_flags(const struct vublk_file *file, const struct vublk_engine_io *io)
 {
-	return is_durable(io) && file->dsync && !io->durable_error ? RWF_DSYNC : 0;
+	return is_durable(io) && file->dsync && !state_of(io)->durable_error ? RWF_DSYNC : 0;
 }
 
 static int step_transfer(const struct vublk_file *file, struct vublk_engine_io *io,
@@ -132,8 +132,8 @@ static int step_transfer(const struct vublk_file *file, struct vublk_engine_io *
 	*step = (struct vublk_file_step){
 		.call = io->op == VUBLK_OP_READ ? VUBLK_FILE_READ : VUBLK_FILE_WRITE,
 		.flags = io->op == VUBLK_OP_WRITE ? write_flags(file, io) : 0,
-		.offset = io->offset + io->done_bytes,
-		.bytes = io->bytes - io->done_bytes,
+		.offset = io->offset + state_of(io)->done_bytes,
+		.bytes = io->bytes - state_of(io)->done_bytes,
 		.iov = io->iov,
 		.num_iov = io->num_iov,
 	};
@@ -165,13 +165,14 @@ static void copy_to_iov(const struct iovec *iov, const char *from, uint64_t byte
 static int step_bounce(const struct vublk_file *file, struct vublk_engine_io *io,
 		       struct vublk_file_step *step)
 {
-	uint64_t piece = VUBLK_MIN(io->bytes - io->done_bytes, VUBLK_FILE_PIECE_BYTES);
+	uint64_t piece = VUBLK_MIN(io->bytes - state_of(io)->done_bytes, VUBLK_FILE_PIECE_BYTES);
 
 	step_transfer(file, io, step);
 	if (io->op == VUBLK_OP_WRITE)
-		copy_from_iov(io->bounce, io->iov, piece);
-	io->own_iov = (struct iovec){ .iov_base = io->bounce, .iov_len = piece };
-	step->iov = &io->own_iov;
+		copy_from_iov(state_of(io)->bounce, io->iov, piece);
+	state_of(io)->own_iov.iov_base = state_of(io)->bounce;
+	state_of(io)->own_iov.iov_len = piece;
+	step->iov = &state_of(io)->own_iov;
 	step->num_iov = 1;
 	step->bytes = piece;
 	return 1;
@@ -180,15 +181,15 @@ static int step_bounce(const struct vublk_file *file, struct vublk_engine_io *io
 static int step_zeros(const struct vublk_file *file, struct vublk_engine_io *io,
 		      struct vublk_file_step *step)
 {
-	uint64_t piece = VUBLK_MIN(io->bytes - io->done_bytes, VUBLK_FILE_PIECE_BYTES);
+	uint64_t piece = VUBLK_MIN(io->bytes - state_of(io)->done_bytes, VUBLK_FILE_PIECE_BYTES);
 
-	io->own_iov = (struct iovec){ .iov_base = file->zeros, .iov_len = piece };
+	state_of(io)->own_iov = (struct iovec){ .iov_base = file->zeros, .iov_len = piece };
 	*step = (struct vublk_file_step){
 		.call = VUBLK_FILE_WRITE,
 		.flags = write_flags(file, io),
-		.offset = io->offset + io->done_bytes,
+		.offset = io->offset + state_of(io)->done_bytes,
 		.bytes = piece,
-		.iov = &io->own_iov,
+		.iov = &state_of(io)->own_iov,
 		.num_iov = 1,
 	};
 	return 1;
@@ -209,7 +210,7 @@ static int step_range(const struct vublk_engine_io *io, enum vublk_file_call cal
 int vublk_file_step(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 		    struct vublk_file_step *step)
 {
-	switch (io->stage) {
+	switch (state_of(io)->stage) {
 	case STAGE_TRANSFER:
 		return step_transfer(file_of(queue), io, step);
 	case STAGE_BOUNCE:
@@ -248,8 +249,8 @@ static bool is_aligned(const struct vublk_file *file, const struct vublk_engine_
 /* Makes the request use a buffer of its own, which O_DIRECT can use, for pieces of `bytes`. */
 static int begin_bounce(const struct vublk_file *file, struct vublk_engine_io *io, uint64_t bytes)
 {
-	io->stage = STAGE_BOUNCE;
-	return -posix_memalign(&io->bounce, VUBLK_MAX(file->memory_align, 4096u), bytes);
+	state_of(io)->stage = STAGE_BOUNCE;
+	return -posix_memalign(&state_of(io)->bounce, VUBLK_MAX(file->memory_align, 4096u), bytes);
 }
 
 static int begin_transfer(struct vublk_file_queue *queue, struct vublk_engine_io *io)
@@ -257,7 +258,7 @@ static int begin_transfer(struct vublk_file_queue *queue, struct vublk_engine_io
 	const struct vublk_file *file = file_of(queue);
 
 	if (!file->direct || is_aligned(file, io)) {
-		io->stage = STAGE_TRANSFER;
+		state_of(io)->stage = STAGE_TRANSFER;
 		return 0;
 	}
 	return begin_bounce(file, io, VUBLK_MIN(io->bytes, VUBLK_FILE_PIECE_BYTES));
@@ -280,14 +281,14 @@ static int begin_stage(struct vublk_file_queue *queue, struct vublk_engine_io *i
 	case VUBLK_OP_WRITE:
 		return begin_transfer(queue, io);
 	case VUBLK_OP_FLUSH:
-		io->stage = file->engine.geometry.read_only ? STAGE_DONE : STAGE_SYNC;
+		state_of(io)->stage = file->engine.geometry.read_only ? STAGE_DONE : STAGE_SYNC;
 		return 0;
 	case VUBLK_OP_DISCARD:
-		io->stage = file->block_device ? STAGE_DISCARD :
+		state_of(io)->stage = file->block_device ? STAGE_DISCARD :
 			    vublk_load_relaxed(&file->no_punch) ? STAGE_DONE : STAGE_PUNCH;
 		return 0;
 	case VUBLK_OP_WRITE_ZEROES:
-		io->stage = first_stage_of_zeroes(file, io);
+		state_of(io)->stage = first_stage_of_zeroes(file, io);
 		return 0;
 	}
 	return -EINVAL;
@@ -298,11 +299,11 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 {
 	int r;
 
-	io->done_bytes = 0;
-	io->retries = 0;
-	io->durable_error = 0;
-	io->sync = 0;
-	io->bounce = NULL;
+	state_of(io)->done_bytes = 0;
+	state_of(io)->retries = 0;
+	state_of(io)->durable_error = 0;
+	state_of(io)->sync = 0;
+	state_of(io)->bounce = NULL;
 	if (vublk_file_makes_stable(io) && vublk_file_has_lost_writes(file_of(queue)))
 		return finish(queue, io, -EIO);
 	r = begin_stage(queue, io);
@@ -311,14 +312,16 @@ int vublk_file_begin(struct vublk_file_queue *queue, struct vublk_engine_io *io,
 
 static bool is_range_stage(const struct vublk_engine_io *io)
 {
-	return io->stage == STAGE_PUNCH || io->stage == STAGE_ZERO_RANGE ||
-	       io->stage == STAGE_DISCARD;
+	return state_of(io)->stage == STAGE_PUNCH || state_of(io)->stage == STAGE_ZERO_RANGE ||
+	       state_of(io)->stage == STAGE_DISCARD;
 }
 
 static bool is_write_stage(const struct vublk_engine_io *io)
 {
-	return io->op != VUBLK_OP_READ && (io->stage == STAGE_TRANSFER ||
-					   io->stage == STAGE_BOUNCE || io->stage == STAGE_ZEROS);
+	unsigned stage = state_of(io)->stage;
+
+	return io->op != VUBLK_OP_READ && (stage == STAGE_TRANSFER || stage == STAGE_BOUNCE ||
+					   stage == STAGE_ZEROS);
 }
 
 /* Returns the stage after the last call that changes data. */
@@ -354,9 +357,9 @@ static int advance_transfer(struct vublk_file_queue *queue, struct vublk_engine_
 			  uint64_t moved)
 {
 	advance(io, moved);
-	io->done_bytes += moved;
-	if (io->done_bytes >= io->bytes) {
-		io->stage = stage_after_data(queue, io);
+	state_of(io)->done_bytes += moved;
+	if (state_of(io)->done_bytes >= io->bytes) {
+		state_of(io)->stage = stage_after_data(queue, io);
 		return 0;
 	}
 	if (file_of(queue)->direct && !is_aligned(file_of(queue), io))
@@ -368,11 +371,11 @@ static void advance_bounce(struct vublk_file_queue *queue, struct vublk_engine_i
 			   uint64_t moved)
 {
 	if (io->op == VUBLK_OP_READ)
-		copy_to_iov(io->iov, io->bounce, moved);
+		copy_to_iov(io->iov, state_of(io)->bounce, moved);
 	advance(io, moved);
-	io->done_bytes += moved;
-	if (io->done_bytes >= io->bytes)
-		io->stage = stage_after_data(queue, io);
+	state_of(io)->done_bytes += moved;
+	if (state_of(io)->done_bytes >= io->bytes)
+		state_of(io)->stage = stage_after_data(queue, io);
 }
 
 static bool is_unsupported(int64_t result)
@@ -391,27 +394,27 @@ static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io 
 
 	if (!is_unsupported(result) && result != -EINVAL)
 		return (int)result;
-	if (io->stage == STAGE_PUNCH && result != -EINVAL)
+	if (state_of(io)->stage == STAGE_PUNCH && result != -EINVAL)
 		vublk_store_relaxed(&file->no_punch, true);
-	if (io->stage == STAGE_ZERO_RANGE && result != -EINVAL)
+	if (state_of(io)->stage == STAGE_ZERO_RANGE && result != -EINVAL)
 		vublk_store_relaxed(&file->no_zero_range, true);
 	if (io->op == VUBLK_OP_DISCARD)
-		io->stage = STAGE_DONE; /* a discard is only a hint */
-	else if (io->stage == STAGE_PUNCH && !vublk_load_relaxed(&file->no_zero_range))
-		io->stage = STAGE_ZERO_RANGE;
+		state_of(io)->stage = STAGE_DONE; /* a discard is only a hint */
+	else if (state_of(io)->stage == STAGE_PUNCH && !vublk_load_relaxed(&file->no_zero_range))
+		state_of(io)->stage = STAGE_ZERO_RANGE;
 	else
-		io->stage = STAGE_ZEROS;
+		state_of(io)->stage = STAGE_ZEROS;
 	return 0;
 }
 
 static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {
-	if (io->durable_error) {
-		if (io->stage != STAGE_SYNC)
-			vublk_file_lose_writes(file_of(queue), io->durable_error);
-		return io->durable_error;
+	if (state_of(io)->durable_error) {
+		if (state_of(io)->stage != STAGE_SYNC)
+			vublk_file_lose_writes(file_of(queue), state_of(io)->durable_error);
+		return state_of(io)->durable_error;
 	}
-	switch (io->stage) {
+	switch (state_of(io)->stage) {
 	case STAGE_TRANSFER:
 		return result > 0 ? advance_transfer(queue, io, (uint64_t)result) : -EIO;
 	case STAGE_BOUNCE:
@@ -422,17 +425,17 @@ static int advance_stage(struct vublk_file_queue *queue, struct vublk_engine_io 
 	case STAGE_ZEROS:
 		if (result <= 0)
 			return -EIO;
-		io->done_bytes += (uint64_t)result;
-		if (io->done_bytes >= io->bytes)
-			io->stage = stage_after_data(queue, io);
+		state_of(io)->done_bytes += (uint64_t)result;
+		if (state_of(io)->done_bytes >= io->bytes)
+			state_of(io)->stage = stage_after_data(queue, io);
 		return 0;
 	case STAGE_PUNCH:
 	case STAGE_ZERO_RANGE:
 	case STAGE_DISCARD:
-		io->stage = stage_after_data(queue, io);
+		state_of(io)->stage = stage_after_data(queue, io);
 		return 0;
 	default:
-		io->stage = STAGE_DONE;
+		state_of(io)->stage = STAGE_DONE;
 		return 0;
 	}
 }
@@ -448,19 +451,19 @@ static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int6
 {
 	if (is_range_stage(io))
 		return try_other_way(queue, io, result);
-	if (io->stage == STAGE_SYNC) {
+	if (state_of(io)->stage == STAGE_SYNC) {
 		vublk_file_lose_writes(file_of(queue), (int)result);
 		return (int)result;
 	}
-	if (io->durable_error == (int)result) {
-		io->stage = STAGE_SYNC;
+	if (state_of(io)->durable_error == (int)result) {
+		state_of(io)->stage = STAGE_SYNC;
 		return 0;
 	}
-	if (io->durable_error)
-		vublk_file_lose_writes(file_of(queue), io->durable_error);
+	if (state_of(io)->durable_error)
+		vublk_file_lose_writes(file_of(queue), state_of(io)->durable_error);
 	if (!is_write_stage(io) || !write_flags(file_of(queue), io))
 		return (int)result;
-	io->durable_error = (int)result;
+	state_of(io)->durable_error = (int)result;
 	return 0;
 }
 
@@ -470,7 +473,7 @@ static int fail(struct vublk_file_queue *queue, struct vublk_engine_io *io, int6
  */
 static bool is_repeated(const struct vublk_engine_io *io, int64_t result)
 {
-	return (result == -EINTR || result == -EAGAIN) && io->stage != STAGE_SYNC;
+	return (result == -EINTR || result == -EAGAIN) && state_of(io)->stage != STAGE_SYNC;
 }
 
 int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result,
@@ -478,7 +481,7 @@ int vublk_file_next(struct vublk_file_queue *queue, struct vublk_engine_io *io, 
 {
 	int r;
 
-	if (is_repeated(io, result) && io->retries++ < MAX_RETRIES)
+	if (is_repeated(io, result) && state_of(io)->retries++ < MAX_RETRIES)
 		return vublk_file_step(queue, io, step);
 	r = result < 0 ? fail(queue, io, result) : advance_stage(queue, io, result);
 	return r ? finish(queue, io, r) : vublk_file_step(queue, io, step);

@@ -239,7 +239,7 @@ static void prepare(struct uring_queue *uring, struct io_uring_sqe *sqe,
 		break;
 	}
 	/* After EAGAIN or EINTR, a kernel thread has to make the call, because it may block. */
-	if (io->retries)
+	if (state_of(io)->retries)
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, io);
 	uring->prepared++;
@@ -374,7 +374,7 @@ static void continue_synced(struct uring_queue *uring)
 	struct vublk_engine_io *io;
 	struct vublk_file_step step;
 
-	while ((io = uring->syncing.head) && io->sync <= ended) {
+	while ((io = uring->syncing.head) && state_of(io)->sync <= ended) {
 		vublk_engine_list_take(&uring->syncing);
 		issue(uring, io, vublk_file_next(&uring->file_queue, io, 0, &step), &step);
 	}
@@ -391,7 +391,7 @@ static bool number_unsynced(struct uring_queue *uring)
 	struct vublk_engine_io *io;
 
 	while ((io = vublk_engine_list_take(&uring->unsynced))) {
-		io->sync = number;
+		state_of(io)->sync = number;
 		vublk_engine_list_add(&uring->syncing, io);
 	}
 	return leads;
@@ -412,7 +412,7 @@ static void begin_sync(struct uring_queue *uring)
 		leads = number_unsynced(uring);
 	else if (uring->syncing.head && !uring->leader &&
 		 !vublk_load_relaxed(&uring->waiter.is_listed))
-		leads = vublk_file_syncs_begin(syncs_of(uring), &uring->syncing.head->sync,
+		leads = vublk_file_syncs_begin(syncs_of(uring), &state_of(uring->syncing.head)->sync,
 					       &uring->waiter);
 	if (!leads)
 		return;

@@ -367,6 +367,7 @@ int vublk_cmd_serve(int argc, char **argv)
 	r = run(&arguments, &signals, &error);
 	if (r)
 		vublk_cli_fail(COMMAND, "%s", error.text);
+	vublk_cli_signals_release();
 	vublk_backend_free(served);
 	return r ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE;
 }

@@ -65,6 +65,20 @@ void vublk_cli_signals_hold(struct vublk_cli_signals *signals)
 	sigprocmask(SIG_BLOCK, &signals->ours, NULL);
 }
 
+void vublk_cli_signals_release(void)
+{
+	struct sigaction action;
+	sigset_t ends;
+
+	/* The first signal has restored the default action. Any handler would use the object. */
+	if (sigaction(SIGTERM, NULL, &action) < 0 || action.sa_handler != SIG_DFL)
+		return;
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGTERM);
+	sigaddset(&ends, SIGINT);
+	sigprocmask(SIG_UNBLOCK, &ends, NULL);
+}
+
 static void set_caught(int number)
 {
 	caught = number;

@@ -31,6 +31,12 @@ void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)
 /* Blocks the signals again. Must be called before the object is freed. */
 void vublk_cli_signals_hold(struct vublk_cli_signals *signals);
 
+/*
+ * Lets a further SIGTERM or SIGINT end the process immediately, if one has arrived already. To be
+ * called before the object is freed, because its storage can make that wait.
+ */
+void vublk_cli_signals_release(void);
+
 /* --- bench, copy: a flag that the command checks ----------------------------------- */
 
 /*

@@ -33,6 +33,7 @@ ALLOWED = {
     'src/backend': ['util', 'proto', 'handover', 'virtio', 'worker'],
     'src/cli': [],
     'plugins': [],
+    'engines': [],
     'examples': [],
 }
 LAYERS = {folder.split('/')[1] for folder in ALLOWED if '/' in folder}

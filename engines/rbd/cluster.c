@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The connection to a cluster, and the pool in it. */
+#include "engines/rbd/rbd.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Returns an option whose value must not be empty, or NULL. */
+static const char *option(const struct vublk_engine_params *params, const char *name)
+{
+	const char *value = vublk_engine_option(params, name);
+
+	return value && value[0] ? value : NULL;
+}
+
+static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error *error)
+{
+	int r;
+
+	/*
+	 * librados prints its messages on standard error by default. The errno values tell the same,
+	 * and the configuration can turn the messages on.
+	 */
+	rados_conf_set(rbd->cluster, "log_to_stderr", "false");
+	rados_conf_set(rbd->cluster, "err_to_stderr", "false");
+	r = rados_conf_read_file(rbd->cluster, path);
+	if (!r)
+		return 0;
+	if (!path && r == -ENOENT)
+		return vublk_engine_fail(error, ENOENT, "there is no configuration of a Ceph cluster "
+					 "in the default places, such as /etc/ceph/ceph.conf; set "
+					 "conf=PATH");
+	/* EINVAL would mean that the option itself is wrong. */
+	return vublk_engine_fail(error, r == -EINVAL ? EMEDIUMTYPE : -r,
+				 "cannot read the cluster's configuration '%s' (%s); set conf=PATH to a "
+				 "valid ceph.conf", path ? path : "/etc/ceph/ceph.conf",
+				 strerrordesc_np(-r));
+}
+
+static const char *hint_of(int code)
+{
+	switch (code) {
+	case ETIMEDOUT:
+		return "no monitor has answered within client_mount_timeout; check 'mon host' in the "
+		       "configuration and the network";
+	case EACCES:
+	case EPERM:
+	case ENOENT:
+		return "check that the user exists and that its key is in the keyring that the "
+		       "configuration names";
+	default:
+		return "check 'mon host' in the configuration";
+	}
+}
+
+static int connect_cluster(struct vublk_rbd *rbd, const char *user, struct vublk_error *error)
+{
+	int r = rados_connect(rbd->cluster);
+
+	if (r)
+		return vublk_engine_fail(error, -r, "cannot connect to the Ceph cluster as the user "
+					 "'%s' (%s): %s", user, strerrordesc_np(-r), hint_of(-r));
+	return 0;
+}
+
+static int open_pool(struct vublk_rbd *rbd, const char *pool, const char *user,
+		     struct vublk_error *error)
+{
+	int r = rados_ioctx_create(rbd->cluster, pool, &rbd->pool);
+
+	if (!r)
+		return 0;
+	rbd->pool = NULL;
+	if (r == -ENOENT)
+		return vublk_engine_fail(error, ENOENT, "the Ceph cluster has no pool '%s'; set "
+					 "pool=NAME to one of those that 'ceph osd pool ls' lists",
+					 pool);
+	return vublk_engine_fail(error, -r, "cannot open the pool '%s' as the user '%s': %s", pool,
+				 user, strerrordesc_np(-r));
+}
+
+static int choose_namespace(struct vublk_rbd *rbd, const char *pool, const char *name,
+			    struct vublk_error *error)
+{
+	bool exists = true;
+	int r = rbd_namespace_exists(rbd->pool, name, &exists);
+
+	/* A user whose capabilities are limited to one namespace cannot read the list. */
+	if (r && r != -EPERM && r != -EACCES)
+		return vublk_engine_fail(error, -r, "cannot look for the namespace '%s' in the pool "
+					 "'%s': %s", name, pool, strerrordesc_np(-r));
+	if (!exists)
+		return vublk_engine_fail(error, ENOENT, "the pool '%s' has no namespace '%s'; set "
+					 "namespace=NAME to one of those that 'rbd namespace ls %s' "
+					 "lists", pool, name, pool);
+	rados_ioctx_set_namespace(rbd->pool, name);
+	return 0;
+}
+
+int vublk_rbd_cluster_open(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
+		     struct vublk_error *error)
+{
+	const char *user = option(params, "user");
+	const char *pool = option(params, "pool");
+	const char *name = option(params, "namespace");
+	int r;
+
+	if (!option(params, "image"))
+		return vublk_engine_fail(error, EINVAL, "the engine rbd needs an image; set image=NAME");
+	if (!user || !pool)
+		return vublk_engine_fail(error, EINVAL, "%s must be a name, not an empty string",
+					 user ? "pool" : "user");
+	r = rados_create(&rbd->cluster, user);
+	if (r) {
+		rbd->cluster = NULL;
+		return vublk_engine_fail(error, -r, "cannot prepare a connection to a Ceph cluster as "
+					 "the user '%s': %s", user, strerrordesc_np(-r));
+	}
+	r = read_conf(rbd, option(params, "conf"), error);
+	if (!r)
+		r = connect_cluster(rbd, user, error);
+	if (!r)
+		r = open_pool(rbd, pool, user, error);
+	if (!r && name)
+		r = choose_namespace(rbd, pool, name, error);
+	return r;
+}
+
+void vublk_rbd_cluster_close(struct vublk_rbd *rbd)
+{
+	if (rbd->pool)
+		rados_ioctx_destroy(rbd->pool);
+	if (rbd->cluster)
+		rados_shutdown(rbd->cluster);
+}

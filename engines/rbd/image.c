@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The image: its geometry, its lock, and changes of its size.
+ *
+ * Key idea: an image with the feature exclusive-lock belongs to one client at a time. By default
+ * librbd passes the lock to any client that wants to write, so two programs could write to one file
+ * system. rbd_lock_acquire() makes the lock stay here until the image is closed, but it also takes
+ * the lock from a program that only has librbd's default, and whose writes then fail. So the engine
+ * first waits until no other client has the image open for writing.
+ */
+#include "engines/rbd/rbd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SECTOR_BYTES 512
+
+/* How the opening waits for other clients: how often it looks, and how much longer than the cluster
+   takes to notice a client's death. */
+#define LOOKS_PER_SECOND 4
+#define MARGIN_S 10
+
+/* --- size and geometry ------------------------------------------------------------- */
+
+int vublk_rbd_image_check_size(const struct vublk_rbd *rbd, uint64_t bytes, struct vublk_error *error)
+{
+	uint32_t block = rbd->engine.geometry.block_bytes;
+
+	if (bytes && !(bytes % block))
+		return 0;
+	if (!bytes)
+		return vublk_engine_fail(error, EMEDIUMTYPE, "%s is empty; resize it with 'rbd resize'",
+					 rbd->engine.description);
+	return vublk_engine_fail(error, EMEDIUMTYPE, "%s has %" PRIu64 " bytes, which is not a "
+				 "multiple of the block size of %" PRIu32 " bytes; resize it with "
+				 "'rbd resize'", rbd->engine.description, bytes, block);
+}
+
+/*
+ * Returns the granularity of discards. librbd ignores the parts of a discard that cover only a part
+ * of such a unit.
+ */
+static uint32_t discard_bytes(struct vublk_rbd *rbd, uint64_t object_bytes)
+{
+	char text[32] = "";
+	unsigned long bytes = 0;
+
+	if (!rados_conf_get(rbd->cluster, "rbd_discard_granularity_bytes", text, sizeof(text)))
+		bytes = strtoul(text, NULL, 10);
+	if (bytes < SECTOR_BYTES || bytes % SECTOR_BYTES)
+		return SECTOR_BYTES;
+	return (uint32_t)(bytes < object_bytes ? bytes : object_bytes);
+}
+
+static int fill_geometry(struct vublk_rbd *rbd, bool read_only, struct vublk_error *error)
+{
+	struct vublk_engine_geometry *geometry = &rbd->engine.geometry;
+	rbd_image_info_t info;
+	uint64_t none = 0;
+	int r = rbd_stat(rbd->image, &info, sizeof(info));
+
+	if (r)
+		return vublk_engine_fail(error, -r, "cannot get the size of %s: %s",
+					 rbd->engine.description, strerrordesc_np(-r));
+	*geometry = (struct vublk_engine_geometry){
+		.size_bytes = info.size,
+		.block_bytes = SECTOR_BYTES,
+		.physical_block_bytes = 4096,
+		.optimal_io_bytes = (uint32_t)info.obj_size,
+		.discard_bytes = discard_bytes(rbd, info.obj_size),
+		.zeroes_may_unmap = true,
+		.read_only = read_only,
+	};
+	/* on_update() may have stored a newer size. */
+	if (!__atomic_compare_exchange_n(&rbd->told_bytes, &none, info.size, false,
+					 __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		geometry->size_bytes = none;
+	return vublk_rbd_image_check_size(rbd, geometry->size_bytes, error);
+}
+
+/* FNV-1a */
+static uint64_t hash(uint64_t hash, const char *text)
+{
+	for (; *text; text++)
+		hash = (hash ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
+	return (hash ^ '/') * UINT64_C(0x100000001b3);
+}
+
+/*
+ * Fills the identity from the ids of the cluster, the pool and the image, which stay the same when
+ * the image is renamed. A snapshot is another disk than its image.
+ */
+static void fill_identity(struct vublk_rbd *rbd, const char *name, const char *snapshot)
+{
+	uint64_t identity = UINT64_C(0xcbf29ce484222325);
+	char text[256] = "";
+
+	rados_cluster_fsid(rbd->cluster, text, sizeof(text));
+	identity = hash(identity, text);
+	snprintf(text, sizeof(text), "%" PRId64, rados_ioctx_get_id(rbd->pool));
+	identity = hash(identity, text);
+	rados_ioctx_get_namespace(rbd->pool, text, sizeof(text));
+	identity = hash(identity, text);
+	if (rbd_get_id(rbd->image, text, sizeof(text)))
+		snprintf(text, sizeof(text), "%s", name); /* an image of the old format has no id */
+	identity = hash(identity, text);
+	rbd->engine.identity = hash(identity, snapshot ? snapshot : "");
+}
+
+/* --- the lock ---------------------------------------------------------------------- */
+
+/*
+ * Returns whether another client has the image open for writing, which its watch of the image
+ * shows, and stores the client's address.
+ */
+static bool find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes)
+{
+	uint64_t own_id = rados_get_instance_id(rbd->cluster);
+	rbd_image_watcher_t watchers[32];
+	size_t count = 32;
+	bool found = false;
+	int r = rbd_watchers_list(rbd->image, watchers, &count);
+
+	if (r == -ERANGE)
+		snprintf(address, bytes, "several addresses");
+	if (r)
+		return r == -ERANGE;
+	for (size_t i = 0; i < count && !found; i++) {
+		found = (uint64_t)watchers[i].id != own_id;
+		if (found)
+			snprintf(address, bytes, "%s", watchers[i].addr);
+	}
+	rbd_watchers_list_cleanup(watchers, count);
+	return found;
+}
+
+/* Returns how long the cluster takes at most to notice that a client has died. */
+static unsigned watch_timeout_s(struct vublk_rbd *rbd)
+{
+	char text[32] = "";
+	unsigned long seconds = 0;
+
+	if (!rados_conf_get(rbd->cluster, "osd_client_watch_timeout", text, sizeof(text)))
+		seconds = strtoul(text, NULL, 10);
+	return seconds && seconds < 600 ? (unsigned)seconds : 30;
+}
+
+/* Returns whether the user wants to end the program, which handles the signal after the start. */
+static bool is_interrupted(void)
+{
+	sigset_t pending;
+
+	return !sigpending(&pending) &&
+	       (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT));
+}
+
+/*
+ * Waits until no other client has the image open. That is the normal start after a back-end was
+ * killed: the cluster still lists it for a while.
+ */
+static int wait_for_others(struct vublk_rbd *rbd, struct vublk_error *error)
+{
+	const struct timespec interval = { .tv_nsec = 1000000000 / LOOKS_PER_SECOND };
+	unsigned looks = (watch_timeout_s(rbd) + MARGIN_S) * LOOKS_PER_SECOND;
+	char address[128];
+
+	for (unsigned i = 0; i < looks; i++) {
+		if (!find_other_client(rbd, address, sizeof(address)))
+			return 0;
+		if (is_interrupted())
+			return vublk_engine_fail(error, EINTR, "the start was interrupted while it "
+						 "waited for the client at %s, which has %s open",
+						 address, rbd->engine.description);
+		if (!i)
+			vublk_engine_log(rbd->host, VUBLK_LOG_INFO, "waiting for the client at %s, "
+					 "which has %s open; if that client has died, the cluster "
+					 "notices it within %u s", address, rbd->engine.description,
+					 watch_timeout_s(rbd));
+		nanosleep(&interval, NULL);
+	}
+	return vublk_engine_fail(error, EBUSY, "the client at %s has %s open; end that client, or set "
+				 "exclusive-lock=off for both to use the image", address,
+				 rbd->engine.description);
+}
+
+static int keep_lock(struct vublk_rbd *rbd, struct vublk_error *error)
+{
+	uint64_t features = 0;
+	int r;
+
+	rbd_get_features(rbd->image, &features);
+	if (!(features & RBD_FEATURE_EXCLUSIVE_LOCK)) {
+		vublk_engine_log(rbd->host, VUBLK_LOG_WARNING, "%s does not have the feature "
+				 "exclusive-lock, so other clients can open it later; 'rbd feature "
+				 "enable' turns the feature on, and exclusive-lock=off turns this "
+				 "warning off", rbd->engine.description);
+		return 0;
+	}
+	r = rbd_lock_acquire(rbd->image, RBD_LOCK_MODE_EXCLUSIVE);
+	if (r)
+		return vublk_engine_fail(error, -r, "cannot lock %s, perhaps because another client has "
+					 "just locked it: %s", rbd->engine.description,
+					 strerrordesc_np(-r));
+	return 0;
+}
+
+static int lock(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
+		struct vublk_error *error)
+{
+	bool wanted = true;
+	int r = vublk_engine_option_bool(params, "exclusive-lock", &wanted, error);
+
+	if (r || !wanted)
+		return r;
+	r = wait_for_others(rbd, error);
+	return r ? r : keep_lock(rbd, error);
+}
+
+/* --- changes of the size ----------------------------------------------------------- */
+
+/*
+ * Called on a thread of librbd when the header of the image has changed, for example because there
+ * is a new size or a new snapshot.
+ */
+static void on_update(void *opaque)
+{
+	struct vublk_rbd *rbd = opaque;
+	uint64_t bytes;
+
+	if (rbd_get_size(rbd->image, &bytes) ||
+	    bytes == __atomic_exchange_n(&rbd->told_bytes, bytes, __ATOMIC_RELAXED))
+		return;
+	vublk_engine_request_refresh(rbd->host);
+}
+
+static int watch(struct vublk_rbd *rbd, struct vublk_error *error)
+{
+	int r = rbd_update_watch(rbd->image, &rbd->watch, on_update, rbd);
+
+	if (r)
+		return vublk_engine_fail(error, -r, "cannot watch %s for changes of its size: %s",
+					 rbd->engine.description, strerrordesc_np(-r));
+	rbd->has_watch = true;
+	return 0;
+}
+
+/* --- open and close ---------------------------------------------------------------- */
+
+static void describe(struct vublk_rbd *rbd, const struct vublk_engine_params *params)
+{
+	const char *name = vublk_engine_option(params, "namespace");
+	const char *snapshot = vublk_engine_option(params, "snapshot");
+
+	snprintf(rbd->engine.description, sizeof(rbd->engine.description),
+		 "the rbd image '%s/%s%s%s%s%s'", vublk_engine_option(params, "pool"),
+		 name ? name : "", name ? "/" : "", vublk_engine_option(params, "image"),
+		 snapshot ? "@" : "", snapshot ? snapshot : "");
+}
+
+static int open_image(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
+		      bool read_only, struct vublk_error *error)
+{
+	const char *name = vublk_engine_option(params, "image");
+	const char *user = vublk_engine_option(params, "user");
+	int r = read_only ? rbd_open_read_only(rbd->pool, name, &rbd->image, NULL) :
+			    rbd_open(rbd->pool, name, &rbd->image, NULL);
+
+	if (!r)
+		return 0;
+	rbd->image = NULL;
+	if (r == -ENOENT)
+		return vublk_engine_fail(error, ENOENT, "%s does not exist; set image=NAME to one of "
+					 "those that 'rbd ls' lists", rbd->engine.description);
+	if (r == -EPERM || r == -EACCES)
+		return vublk_engine_fail(error, -r, "the user '%s' must not %s %s; give the user the "
+					 "capabilities 'profile %s' for the monitors and the pool",
+					 user, read_only ? "read" : "write to",
+					 rbd->engine.description,
+					 read_only ? "rbd-read-only" : "rbd");
+	return vublk_engine_fail(error, -r, "cannot open %s as the user '%s': %s",
+				 rbd->engine.description, user, strerrordesc_np(-r));
+}
+
+static int choose_snapshot(struct vublk_rbd *rbd, const char *snapshot, struct vublk_error *error)
+{
+	int r = rbd_snap_set(rbd->image, snapshot);
+
+	if (r == -ENOENT)
+		return vublk_engine_fail(error, ENOENT, "%s does not exist; set snapshot=NAME to one of "
+					 "those that 'rbd snap ls' lists", rbd->engine.description);
+	if (r)
+		return vublk_engine_fail(error, -r, "cannot open %s: %s", rbd->engine.description,
+					 strerrordesc_np(-r));
+	return 0;
+}
+
+int vublk_rbd_image_open(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
+		   struct vublk_error *error)
+{
+	const char *snapshot = vublk_engine_option(params, "snapshot");
+	bool read_only = params->read_only || snapshot;
+	int r;
+
+	describe(rbd, params);
+	r = open_image(rbd, params, read_only, error);
+	if (!r && snapshot)
+		r = choose_snapshot(rbd, snapshot, error);
+	if (!r && !read_only)
+		r = lock(rbd, params, error);
+	/* The image may be resized during the wait for the lock, so its size is read last. */
+	if (!r)
+		r = watch(rbd, error);
+	if (!r)
+		r = fill_geometry(rbd, read_only, error);
+	if (!r)
+		fill_identity(rbd, vublk_engine_option(params, "image"), snapshot);
+	return r;
+}
+
+void vublk_rbd_image_close(struct vublk_rbd *rbd)
+{
+	if (rbd->has_watch)
+		rbd_update_unwatch(rbd->image, rbd->watch);
+	if (rbd->image)
+		rbd_close(rbd->image);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_ENGINES_RBD_H
+#define VUBLK_ENGINES_RBD_H
+
+/* The engine rbd: an image of a Ceph cluster, by librbd. */
+#include <vublk/engine.h>
+
+#include <rados/librados.h>
+#include <rbd/librbd.h>
+
+/* The part of the engine that finds the image and knows its size; the queues use `image` only. */
+struct vublk_rbd {
+	struct vublk_engine engine; /* must be the first member */
+
+	/* constant after the opening; NULL: not open */
+	rados_t cluster;
+	rados_ioctx_t pool;
+	rbd_image_t image;
+	uint64_t watch; /* the handle of rbd_update_watch() */
+	bool has_watch;
+	struct vublk_engine_host *host;
+
+	uint64_t told_bytes; /* the last size that librbd has reported; used by its threads and by
+				the control thread, relaxed */
+};
+
+int vublk_rbd_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
+		  struct vublk_error *error);
+
+/* --- image.c ----------------------------------------------------------------------- */
+
+/*
+ * These functions fill `rbd` step by step. After a failure of any of them, vublk_rbd_image_close() and
+ * vublk_rbd_cluster_close() close what is open.
+ */
+
+/* Opens the image, and the snapshot if there is one. */
+int vublk_rbd_image_open(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
+		   struct vublk_error *error);
+void vublk_rbd_image_close(struct vublk_rbd *rbd);
+/* Checks a size that librbd has reported. */
+int vublk_rbd_image_check_size(const struct vublk_rbd *rbd, uint64_t bytes, struct vublk_error *error);
+
+/* --- cluster.c --------------------------------------------------------------------- */
+
+/* Connects to the cluster and opens the pool and the namespace. */
+int vublk_rbd_cluster_open(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
+		     struct vublk_error *error);
+void vublk_rbd_cluster_close(struct vublk_rbd *rbd);
+
+#endif

@@ -204,7 +204,8 @@ int vublk_device_check_start(const struct vublk_device *device, struct vublk_err
 {
 	if (device->state == VUBLK_DEVICE_LOST && !device->reconnect.lost_ns)
 		return vublk_error_set(error, ENOTCONN,
-				       "the device cannot start, because it has lost its back-end");
+				       "the device cannot start, because the connection to its "
+				       "back-end was lost");
 	if (!device->has_acked_features)
 		return vublk_error_set(error, EINVAL,
 				       "the device cannot start, because the driver has not "

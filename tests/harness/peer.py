@@ -48,7 +48,7 @@ def check(condition, sentence):
 
 RESET = 'the driver must reset the device'
 # A warning about a back-end that returns rings early, as qemu-storage-daemon does. No reset is needed yet.
-CONDITION = f'if the back-end is lost before it completes them, {RESET}'
+CONDITION = f'if the connection is lost before they are complete, {RESET}'
 
 
 def check_no_reset(log):

@@ -155,7 +155,7 @@ def hangs(case):
     disk.load()
     disk.wait_for_requests('a')
     peer.suspend(a)
-    disk.wait_for_log(f'process {a.pid} of the lost back-end is alive')
+    disk.wait_for_log(f'process {a.pid} of the previous back-end is alive')
     check(f'end it (kill -KILL {a.pid})' in disk.log(), disk.log())
     check(not disk.served('b') and disk.path_in_use() == disk.paths['a'], 'B has the rings, and A is alive')
     check(disk.waits_for()['pid'] == a.pid and 'is alive' in disk.waits_for()['reason'], str(disk.waits_for()))
@@ -199,7 +199,7 @@ def hangs_on_one_path(case):
     disk.load()
     disk.wait_for_requests('a')
     peer.suspend(a)
-    disk.wait_for_log(f'cannot reconnect yet: process {a.pid} of the lost back-end is alive')
+    disk.wait_for_log(f'cannot reconnect yet: process {a.pid} of the previous back-end is alive')
     check(disk.waits_for()['pid'] == a.pid, str(disk.waits_for()))
     disk.paths['b'] = disk.paths['a']
     disk.start('b', None, '-o', 'inflight=off')
@@ -400,7 +400,7 @@ def switch_during_an_outage(case):
     disk.wait_for_requests('a')
     peer.suspend(a)
     disk.wait_for_log('cannot reconnect yet')
-    peer.wait_until(lambda: f'process {a.pid} of the lost back-end is alive' in switch(disk, 'b', 1),
+    peer.wait_until(lambda: f'process {a.pid} of the previous back-end is alive' in switch(disk, 'b', 1),
                     'the switch is not refused')
     disk.kill('a')
     peer.wait_until(lambda: case.call([VUBLK, 'ctl', disk.ctl, 'switch', f'to={disk.paths["b"]}']).code == 0,

@@ -482,7 +482,7 @@ def events_of_failures(case):
         events.expect('lost')
         events.expect('refused')
         backend = start_backend(case, '--read-only')
-        while "cannot replace the lost back-end" not in events.expect('refused')['reason']:
+        while "cannot replace the previous back-end" not in events.expect('refused')['reason']:
             pass
         end(case, backend)
         backend = start_backend(case, '-o', 'inflight=off')

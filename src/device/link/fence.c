@@ -45,10 +45,9 @@ void vublk_device_fence_connected(struct vublk_device *device)
 	vublk_peer_find(&fence->peer, device->frontend.channel.fd);
 	if (fence->peer.pidfd < 0)
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-				  "cannot find the process of the back-end '%s' (%s); if this "
-				  "back-end is lost, the device cannot tell whether it has ended",
-				  vublk_device_path(device),
-				  fence->peer.why);
+				  "cannot find the process of the back-end '%s' (%s); if the "
+				  "connection is lost, the device cannot tell whether that process "
+				  "is still running", vublk_device_path(device), fence->peer.why);
 }
 
 static void forget_former(struct vublk_device_fence *fence, unsigned index)
@@ -82,8 +81,9 @@ static void keep_owner(struct vublk_device *device)
 		forget_former(fence, 0);
 	}
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
-			  "process %" PRId64 ", which had the disk before, is alive: before the disk "
-			  "continues at another path after a loss, this process has to end, too",
+			  "process %" PRId64 ", which had the disk before, is alive; if the "
+			  "connection to the back-end is lost, this process, too, has to end "
+			  "before the disk continues at another path",
 			  owner->pid);
 	fence->former[fence->num_former++] = *owner;
 	vublk_peer_init(owner);
@@ -146,23 +146,22 @@ static const struct vublk_peer *find_living(const struct vublk_device_fence *fen
 int vublk_device_fence_check(const struct vublk_device *device, struct vublk_error *error)
 {
 	const struct vublk_peer *owner = find_living(&device->fence);
+	const char *which;
 
 	if (!owner)
 		return 0;
+	which = owner == &device->fence.owner ? "the previous" : "an earlier";
 	if (owner->pidfd < 0)
-		return vublk_error_set(error, EBUSY, "cannot find the process of the lost back-end "
-				       "(%s), so it may still write to the disk; make sure that it "
-				       "has ended, then restart this device", owner->why);
+		return vublk_error_set(error, EBUSY, "the process of the previous back-end cannot "
+				       "be found (%s) and may still write to the disk; make sure "
+				       "that it has ended, then restart this device", owner->why);
 	if (!owner->pid)
 		return vublk_error_set(error, EBUSY, "the process of %s back-end, which is in "
 				       "another PID namespace, is alive and may still write to the "
-				       "disk; end it",
-				       owner == &device->fence.owner ? "the lost" : "an earlier");
+				       "disk; end it", which);
 	return vublk_error_set(error, EBUSY, "process %" PRId64 " of %s back-end is alive "
 			       "and may still write to the disk; end it (kill -KILL %" PRId64 ")",
-			       owner->pid,
-			       owner == &device->fence.owner ? "the lost" : "an earlier",
-			       owner->pid);
+			       owner->pid, which, owner->pid);
 }
 
 int vublk_device_fence_hold(struct vublk_device *device, struct vublk_error *error)

@@ -408,7 +408,7 @@ int vublk_device_mirror_leave(struct vublk_device *device,
 	vublk_plane_thread_get_mirror(device->shadow.thread, &info);
 	if (!info.is_idle || info.behind_bytes)
 		return vublk_error_set(error, EBUSY, "the mirror at '%s' has requests that are not "
-				       "complete: try again", mirror->target);
+				       "complete; try again", mirror->target);
 	vublk_plane_thread_end_mirror(device->shadow.thread);
 	mirror->phase = VUBLK_DEVICE_MIRROR_LEAVING;
 	mirror->left = left;
@@ -427,8 +427,8 @@ int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *
 	int r;
 
 	if (device->mirror.phase != VUBLK_DEVICE_MIRROR_LEFT)
-		return vublk_error_set(error, ENOTCONN, "the mirror at '%s' was lost",
-				       device->mirror.target);
+		return vublk_error_set(error, ENOTCONN, "the connection to the mirror at '%s' "
+				       "was lost", device->mirror.target);
 	r = device->mirror_state ? vublk_mirror_state_commit_switch(device->mirror_state, error) : 0;
 	if (r < 0)
 		return r;
@@ -502,8 +502,8 @@ void vublk_device_mirror_begin_start(struct vublk_device *device)
 		mirror->is_recording = true;
 		return;
 	}
-	vublk_error_prepend(&error, "the interrupted mirror cannot be resumed, so the next one copies the "
-			    "whole disk");
+	vublk_error_prepend(&error, "the next mirror copies the whole disk, because the "
+			    "interrupted one cannot be resumed");
 	mirror->is_interrupted = false;
 	fail(device, &error);
 }

@@ -112,8 +112,8 @@ static void hold(struct vublk_device *device, uint64_t now, const struct vublk_e
 		return;
 	paths->logged_held = true;
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "no back-end returned at '%s' within %u ms, and the device cannot use "
-			  "'%s', because %s", vublk_device_path(device),
+			  "no back-end was available at '%s' within %u ms, and the device cannot "
+			  "use '%s', because %s", vublk_device_path(device),
 			  (unsigned)device->settings.failover_ms,
 			  device->settings.chardevs[next_path(device)], error->text);
 }
@@ -127,7 +127,8 @@ static void move(struct vublk_device *device, uint64_t now)
 	bool is_news = paths->num_moves++ < vublk_device_num_paths(device);
 
 	vublk_log_limited(&device->log, &device->limit, is_news ? VUBLK_LOG_WARNING : VUBLK_LOG_DEBUG,
-			  "no back-end returned at '%s' within %u ms; the device now tries '%s'",
+			  "no back-end was available at '%s' within %u ms; the device now tries "
+			  "'%s'",
 			  vublk_device_path(device), (unsigned)device->settings.failover_ms,
 			  device->settings.chardevs[next_path(device)]);
 	vublk_device_paths_choose(device, next_path(device), now);

@@ -71,7 +71,8 @@ static bool is_transient(int code)
 static void await_next(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "refused the back-end that connected, and waiting for another one: %s",
+			  "waiting for another back-end, because the one that connected was "
+			  "refused: %s",
 			  error->text);
 	undo(device);
 	vublk_device_listen(device);
@@ -102,8 +103,8 @@ void vublk_device_realize_failed(struct vublk_device *device, const struct vublk
 	again = is_transient(all.code) && device->tries < tries && !device->is_lent;
 	/* realized() reports the failure of the last try, so it is logged at debug level only. */
 	vublk_log_limited(&device->log, &device->limit, again ? VUBLK_LOG_INFO : VUBLK_LOG_DEBUG,
-			  "attempt %u of %u to realize the device failed%s: %s", device->tries, tries,
-			  again ? "" : " (the last attempt)", all.text);
+			  "attempt %u of %u to set up the device failed%s: %s", device->tries,
+			  tries, again ? "" : " (the last attempt)", all.text);
 	vublk_device_paths_rewind(device);
 	if (again) {
 		try_again(device, RETRY_PAUSE_NS);

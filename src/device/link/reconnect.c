@@ -122,10 +122,11 @@ static void warn_of_unflushed_writes(struct vublk_device *device)
 		return;
 	device->reconnect.warned_unflushed = true;
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "the back-end at '%s' was lost and has no in-flight area: if it cached "
-			  "completed writes in its own memory, those that the driver had not "
-			  "flushed are lost, and the driver is not notified; run such a back-end "
-			  "with write-through caching, or set unflushed=replay",
+			  "the connection to the back-end at '%s' was lost, and this back-end has "
+			  "no in-flight area: if it cached completed writes in its own memory, "
+			  "those that the driver had not flushed are lost, and the driver is not "
+			  "notified; run such a back-end with write-through caching, or set "
+			  "unflushed=replay",
 			  vublk_device_path(device));
 }
 
@@ -162,7 +163,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
 
 static void refuse(struct vublk_device *device, struct vublk_error *error)
 {
-	vublk_error_prepend(error, "cannot replace the lost back-end with the new one at '%s'",
+	vublk_error_prepend(error, "cannot replace the previous back-end with the new one at '%s'",
 			    vublk_device_path(device));
 	vublk_device_reconnect_failed(device, error);
 }

@@ -113,7 +113,8 @@ void vublk_device_switch_drop(struct vublk_device *device)
 	if (own->phase == VUBLK_DEVICE_SWITCH_NONE)
 		return;
 	if (!own->failure.code)
-		vublk_error_set(&own->failure, ECANCELED, "the device was unrealized during the switch");
+		vublk_error_set(&own->failure, ECANCELED,
+				"the device was closed during the switch");
 	publish(device);
 }
 

@@ -325,7 +325,7 @@ static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes
 static void warn_not_marked(struct vublk_device *device, const struct vublk_error *error)
 {
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "cannot mark in the dirty log the rings that the lost back-end used: %s",
+			  "cannot mark the rings of the previous back-end in the dirty log: %s",
 			  error->text);
 }
 

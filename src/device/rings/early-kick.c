@@ -47,8 +47,8 @@ bool vublk_device_take_early_kick(struct vublk_device *device)
 		return true;
 	}
 	device->early_kick = VUBLK_DEVICE_KICK_REFUSED;
-	vublk_error_prepend(&error, "the device cannot start for a legacy driver, which kicked a "
-			    "queue before DRIVER_OK");
+	vublk_error_prepend(&error, "a legacy driver kicked a queue before DRIVER_OK, but the "
+			    "device cannot start");
 	vublk_device_raise_needs_reset(device, &error);
 	return false;
 }

@@ -357,7 +357,8 @@ static int make_arrays(struct vublk_device *device, struct vublk_error *error)
 	exchange->idle_fds = calloc(device->num_queues, sizeof(*exchange->idle_fds));
 	if (!exchange->marks || !exchange->fences || !exchange->idle_fds) {
 		free_arrays(device);
-		return vublk_error_set_errno(error, ENOMEM, "cannot allocate memory to exchange the path");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate memory to switch "
+					     "requests between shadow rings and the direct path");
 	}
 	for (unsigned i = 0; i < device->num_queues; i++)
 		exchange->idle_fds[i] = -1;

@@ -82,7 +82,7 @@ int vublk_device_read_avail_event(const struct vublk_device *device, unsigned in
 /*
  * If the used index has passed the avail index that was recorded at the loss, the lost back-end
  * continued after the loss. In that case, it may have seen every request that the driver has added
- * since.
+ * since. The subtraction then makes `at_loss` wrap around to a large number, so all requests count.
  */
 uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsigned index,
 					uint16_t used, uint16_t avail)

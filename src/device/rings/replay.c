@@ -110,7 +110,7 @@ void vublk_device_replay_abandon(struct vublk_device *device)
 		return;
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 			  "the device is closed while it has the only copies of completed writes that "
-			  "the lost back-end at '%s' may have dropped; these writes may be lost",
+			  "the back-end at '%s' may have dropped; these writes may be lost",
 			  vublk_device_path(device));
 }
 

@@ -45,9 +45,10 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 				       "the previous back-end left an in-flight area with up to %u "
 				       "request%s, but the new back-end does not support in-flight "
 				       "areas; the driver must reset the device" :
-				       "the back-end was lost with up to %u request%s outstanding, "
-				       "and the device cannot tell which of them the back-end had "
-				       "begun; the driver must reset the device",
+				       "the connection to the back-end was lost with up to %u "
+				       "request%s outstanding, and the device cannot tell which of "
+				       "them the back-end had begun; the driver must reset the "
+				       "device",
 				       outstanding, outstanding == 1 ? "" : "s");
 	device->bases[index] = used;
 	return 0;

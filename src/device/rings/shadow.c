@@ -613,11 +613,11 @@ static void on_side_broke(void *opaque, const struct vublk_error *error)
 static void on_queue_broke(void *opaque, unsigned index, const struct vublk_error *cause)
 {
 	struct vublk_device *device = opaque;
-	struct vublk_error error = *cause;
+	struct vublk_error error;
 
 	device->shadow.num_broken++;
-	vublk_error_prepend(&error, "the driver broke the ring of queue %u and must reset "
-			    "the device", index);
+	vublk_error_set(&error, cause->code, "the driver broke the ring of queue %u: %s; the "
+			"driver must reset the device", index, cause->text);
 	vublk_device_raise_needs_reset(device, &error);
 }
 
@@ -645,8 +645,9 @@ static void on_fault(void *opaque, uint32_t events)
 
 	vublk_loop_remove(&device->shadow.fault_source);
 	vublk_error_set(&error, EFAULT, "a page of %s cannot be accessed, probably because the VMM "
-			"truncated its file or the host has no free huge page; all requests fail "
-			"until the device is reset", vublk_fault_name(&device->shadow.fault));
+			"truncated the file of that memory or the host has no free huge page; all "
+			"requests fail until the device is reset",
+			vublk_fault_name(&device->shadow.fault));
 	vublk_device_raise_needs_reset(device, &error);
 }
 

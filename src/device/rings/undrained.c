@@ -53,12 +53,13 @@ void vublk_device_warn_undrained(struct vublk_device *device)
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
 				  "back-end '%s': a stop must wait for all requests, but the "
 				  "back-end returned queue %u at index %u with %u request%s "
-				  "outstanding; if the back-end is lost before it completes them, "
-				  "%s",
+				  "outstanding; if the connection is lost before they are "
+				  "complete, %s",
 				  vublk_device_path(device), i, device->bases[i], count,
 				  count == 1 ? "" : "s",
-				  is_tracked ? "the next one repeats them from the in-flight area" :
-					       "the driver must reset the device");
+				  is_tracked ?
+				  "the next back-end repeats them from the in-flight area" :
+				  "the driver must reset the device");
 	}
 }
 

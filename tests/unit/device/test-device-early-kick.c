@@ -195,8 +195,8 @@ static void test_a_kick_that_cannot_start(void **state)
 	vublk_eventfd_signal(rig.kicks[0]);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "the device cannot start for a legacy driver, which kicked a queue "
-			       "before DRIVER_OK: queue 1: the parts of the ring, at 0x1000"));
+			       "a legacy driver kicked a queue before DRIVER_OK, but the device "
+			       "cannot start: queue 1: the parts of the ring, at 0x1000"));
 	expect_idle(&rig, VUBLK_DEVICE_STOPPED);
 	vublk_device_kick(rig.device, 0);
 	assert_int_equal(rig.calls[RIG_NEEDS_RESET], 1);

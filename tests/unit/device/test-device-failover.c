@@ -156,7 +156,7 @@ static void check_fenced(bool old_kernel)
 	rig_realize(&pair.rig);
 	rig_start(&pair.rig, 1);
 	mock_die(&pair.a);
-	run_until_logged(&pair, "of the lost back-end is alive");
+	run_until_logged(&pair, "of the previous back-end is alive");
 	assert_int_equal(pair.b.num_connections, 0);
 	assert_int_equal(active_path(&pair), 0);
 	end_child(child);
@@ -187,7 +187,7 @@ static void check_unknown(struct pair *pair, const char *why)
 	rig_realize(&pair->rig);
 	rig_start(&pair->rig, 1);
 	mock_die(&pair->a);
-	run_until_logged(pair, "cannot find the process of the lost back-end");
+	run_until_logged(pair, "the process of the previous back-end cannot be found");
 	if (!strstr(pair->rig.last_line, why))
 		fail_msg("the log does not say '%s': %s", why, pair->rig.last_line);
 	mock_live_again(&pair->a);
@@ -228,7 +228,7 @@ static void test_the_connection_was_handed_over(void **state)
 	end_child(child);
 	assert_int_equal(unlink(pair.a.path), 0); /* so the device cannot reconnect */
 	pair.a.silent = true;
-	run_until_logged(&pair, "cannot find the process of the lost back-end");
+	run_until_logged(&pair, "the process of the previous back-end cannot be found");
 	assert_non_null(strstr(pair.rig.last_line, "has handed the connection to another one"));
 	assert_int_equal(pair.b.num_connections, 0);
 	pair.a.silent = false;
@@ -347,7 +347,7 @@ static void check_two_owners(bool first_ends_first)
 	mock_die(&pair.a);
 	end_child(children[!first_ends_first]);
 	run_until_logged(&pair, first_ends_first ?
-			 "of the lost back-end is alive" : "of an earlier back-end is alive");
+			 "of the previous back-end is alive" : "of an earlier back-end is alive");
 	assert_int_equal(pair.b.num_connections, 0);
 	end_child(children[first_ends_first]);
 	rig_wait(&pair.rig, RIG_STARTED, 4);
@@ -614,7 +614,7 @@ static void test_the_new_back_end_has_the_rings(void **state)
 	run_until_logged(&pair, "cannot switch the disk");
 	expect_switch_under_way(&pair, 1);
 	mock_die(&pair.b);
-	run_until_logged(&pair, "of the lost back-end is alive");
+	run_until_logged(&pair, "of the previous back-end is alive");
 	assert_int_equal(active_path(&pair), 1);
 	assert_int_equal(pair.a.received[VUBLK_VU_SET_VRING_KICK], 0);
 	end_child(child);

@@ -572,7 +572,8 @@ static void test_retries(void **state)
 	rig_realize(&rig);
 	assert_int_equal(mock.num_connections, 4);
 	assert_int_equal(rig.num_failed_tries, 3);
-	assert_non_null(strstr(rig.last_failed_try, "attempt 3 of 4 to realize the device failed: "));
+	assert_non_null(strstr(rig.last_failed_try,
+			       "attempt 3 of 4 to set up the device failed: "));
 	vublk_device_unrealize(rig.device);
 	rig_settle(&rig);
 	mock_forget(&mock);

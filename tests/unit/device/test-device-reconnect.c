@@ -350,7 +350,7 @@ static void test_outstanding_requests(void **state)
 	mock_hang_up(&mock);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "queue 1: the back-end was lost with up to 3 requests outstanding"));
+			       "queue 1: the connection to the back-end was lost with up to 3 "));
 	assert_int_equal(vublk_device_state(rig.device), VUBLK_DEVICE_STOPPED);
 	mock_hang_up(&mock); /* another loss changes nothing */
 	rig_wait(&rig, RIG_RECONNECTED, 2);

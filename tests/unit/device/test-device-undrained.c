@@ -262,7 +262,8 @@ static void test_a_loss_with_requests_it_took(void **state)
 	vublk_device_set_vm_running(rig.device, true);
 	rig_wait(&rig, RIG_NEEDS_RESET, 1);
 	assert_non_null(strstr(rig.errors[RIG_NEEDS_RESET].text,
-			       "queue 1: the back-end was lost with up to 2 requests outstanding"));
+			       "queue 1: the connection to the back-end was lost with up to 2 requests "
+			       "outstanding"));
 	assert_int_equal(vublk_device_set_status(rig.device, 0, NULL), 0);
 	rig_start(&rig, QUEUES);
 	rig_end(&rig, &mock);

@@ -436,8 +436,8 @@ void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Called when a back-end refused the in-flight area, or hung up instead of accepting it. Prepends
- * the probable reason to `error` (inflight.c).
+ * Called when a back-end refused the in-flight area, or hung up instead of accepting it. Adds
+ * the probable reason and what to do to `error` (inflight.c).
  */
 void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 				     struct vublk_error *error);

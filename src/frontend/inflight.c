@@ -61,12 +61,13 @@ void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 				     struct vublk_error *error)
 {
 	const struct vublk_device_inflight *area = frontend->inflight.area;
+	struct vublk_error cause = *error;
 
-	vublk_error_prepend(error, "the back-end refused an in-flight area of %" PRIu64 " bytes "
-			    "for %u queues of %u entries, possibly because its own layout differs: "
-			    "start the back-end that created the area, or one of the same kind, or "
-			    "reset the device",
-			    area->size_bytes, area->num_queues, area->queue_size);
+	vublk_error_set(error, cause.code, "the back-end refused an in-flight area of %" PRIu64
+			" bytes for %u queues of %u entries, possibly because its own layout "
+			"differs (%s); start the back-end that created the area, or one of the "
+			"same kind, or reset the device",
+			area->size_bytes, area->num_queues, area->queue_size, cause.text);
 }
 
 static void on_area_refused(void *owner, unsigned index, bool first)

@@ -474,10 +474,11 @@ static void refuse_side(struct vublk_plane *plane)
 {
 	struct vublk_error error;
 
-	vublk_error_set(&error, ENOSPC, "the completed writes that were not flushed cannot be repeated to it: a "
-			"write needs %u entries of a ring without indirect descriptors, and the largest "
-			"shadow ring has %u; set shadow-queue-size to 4 or more, or use a back-end with "
-			"indirect descriptors", WRITE_BUFFERS, queue_of(plane)->ring.size);
+	vublk_error_set(&error, ENOSPC, "the completed writes that were not flushed cannot be "
+			"repeated to the back-end: a write needs %u entries of a ring without "
+			"indirect descriptors, and the largest shadow ring has %u; set "
+			"shadow-queue-size to 4 or more, or use a back-end with indirect "
+			"descriptors", WRITE_BUFFERS, queue_of(plane)->ring.size);
 	plane->side->is_broken = true;
 	plane->ops->side_broke(plane->opaque, &error);
 }

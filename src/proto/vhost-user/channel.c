@@ -123,8 +123,9 @@ static int duplicate_fds(struct vublk_vu_message *copy, const struct vublk_vu_me
 
 		if (fd < 0)
 			return vublk_error_set_errno(error, errno,
-						     "cannot duplicate the file descriptors of a "
-						     "message that waits until the peer reads");
+						     "cannot queue a message until the peer reads "
+						     "its socket: cannot duplicate the message's "
+						     "file descriptors");
 		copy->fds[copy->num_fds++] = fd;
 	}
 	return 0;
@@ -148,7 +149,8 @@ static int keep_message(struct vublk_channel *channel, const struct vublk_vu_mes
 	out = calloc(1, sizeof(*out));
 	if (!out)
 		return vublk_error_set_errno(error, ENOMEM,
-					     "cannot queue a message until the peer reads");
+					     "cannot queue a message until the peer reads its "
+					     "socket");
 	out->message = *message;
 	out->message.num_fds = 0;
 	out->sent_bytes = sent_bytes;

@@ -238,8 +238,9 @@ static void test_out_of_descriptors_keeping(void **state)
 		assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
 		assert_int_equal(r, -EMFILE);
 		assert_string_equal(pair.error.text,
-				    "cannot duplicate the file descriptors of a message that "
-				    "waits until the peer reads: Too many open files");
+				    "cannot queue a message until the peer reads its socket: "
+				    "cannot duplicate the message's file descriptors: Too many "
+				    "open files");
 		assert_false(vublk_channel_wants_write(&pair.channel));
 		assert_int_equal(vublk_test_count_fds(), before);
 	}
@@ -287,8 +288,8 @@ static void test_out_of_memory_inside_a_message(void **state)
 	kernel_takes(0, 0);
 	kernel.no_memory = true;
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), -ENOMEM);
-	assert_string_equal(pair.error.text, "cannot queue a message until the peer reads: "
-			    "Cannot allocate memory");
+	assert_string_equal(pair.error.text, "cannot queue a message until the peer reads its "
+			    "socket: Cannot allocate memory");
 	kernel_takes(SIZE_MAX, UINT32_MAX);
 	assert_int_equal(vublk_channel_send(&pair.channel, &sent, &pair.error), 0);
 	assert_int_equal(peer_receive(&pair, &received), 1);

@@ -35,7 +35,7 @@ static void fail(struct vublk_backend *backend, const struct vublk_error *why)
 	backend->drain.failure = *why;
 	notify(backend, VUBLK_NOTICE_DRAIN_FAILED, why->text);
 	vublk_log_limited(&backend->log, &backend->limit, VUBLK_LOG_WARNING,
-			  "the drain has failed, and the disk is served as before: %s", why->text);
+			  "the drain has failed: %s; the disk is served as before", why->text);
 	if (backend->session)
 		vublk_session_release(backend->session);
 	else

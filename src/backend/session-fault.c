@@ -29,7 +29,8 @@ static void say_what_was_lost(struct vublk_session *session)
 			snprintf(where, sizeof(where), " at 0x%" PRIx64, map->regions[i].guest_addr +
 				 (address - (uintptr_t)map->regions[i].host));
 	vublk_error_set(&error, EFAULT, "a page of %s%s cannot be accessed, probably because the "
-			"front-end truncated its file or the host has no free huge page",
+			"front-end truncated the file of that memory or the host has no free huge "
+			"page",
 			vublk_fault_name(&session->fault), where);
 	vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_ERROR,
 			  "closed the connection: %s", error.text);

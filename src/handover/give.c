@@ -101,7 +101,7 @@ static void end(struct handover *handover, const struct vublk_error *why)
 	const struct vublk_upgrade_host *host = handover->host;
 
 	vublk_log_limited(host->log, host->limit, VUBLK_LOG_WARNING,
-			  "the upgrade to process %lld failed, and this process continues: %s",
+			  "this process continues, because the upgrade to process %lld failed: %s",
 			  (long long)handover->base.pid, why->text);
 	vublk_handover_refuse(&handover->channel, why);
 	handover->type->cancel(host->object);

@@ -234,7 +234,7 @@ def new_killed(case, point):
     disk = with_load(case, (), None)
     new = disk.take_over(point=point)
     check(new.wait(peer.LIMIT_S) == -signal.SIGKILL or disk.was_too_slow(new), f'it was not killed: {disk.output(new)}')
-    peer.wait_until(lambda: 'failed, and this process continues' in disk.output(), 'no word of the failure')
+    peer.wait_until(lambda: 'this process continues, because the upgrade' in disk.output(), 'no word of the failure')
     disk.wait_for_progress()
     disk.upgrade()
     disk.wait_for_progress()
@@ -292,7 +292,7 @@ def terminated(case, point):
         new.wait(peer.LIMIT_S)
     if point in BEFORE_NEW_OWNS:
         check(new.returncode == 1 and 'the new process was asked to stop' in disk.output(new), disk.output(new))
-        peer.wait_until(lambda: 'failed, and this process continues' in disk.output(), 'no word of the failure')
+        peer.wait_until(lambda: 'this process continues, because the upgrade' in disk.output(), 'no word of the failure')
         disk.wait_for_progress()
         disk.end_load()
         disk.stop()

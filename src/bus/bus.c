@@ -371,7 +371,8 @@ void vublk_bus_on_lost(void *opaque, const struct vublk_error *error)
 		return;
 	}
 	if (is_known_refusal(bus, error))
-		vublk_log(&bus->log, VUBLK_LOG_DEBUG, "the disk is still waiting: %s", error->text);
+		vublk_log(&bus->log, VUBLK_LOG_DEBUG,
+			  "the disk is still waiting for a back-end: %s", error->text);
 	else
 		vublk_log_limited(&bus->log, &bus->limit, VUBLK_LOG_WARNING,
 				  "the disk waits for a back-end: %s", error->text);

@@ -66,9 +66,9 @@ static bool is_certain(struct vublk_relay *relay, struct vublk_relay_queue *queu
 		return true;
 	}
 	vublk_log_limited(&relay->bus->log, &relay->bus->limit, VUBLK_LOG_WARNING,
-			  "queue %u cannot start: a back-end was lost with up to %u request%s "
-			  "outstanding, and the device cannot tell which of them the back-end "
-			  "had begun; the driver must reset the device", queue->index,
+			  "queue %u cannot start: the connection to a back-end was lost with up to "
+			  "%u request%s outstanding, and the device cannot tell which of them the "
+			  "back-end had begun; the driver must reset the device", queue->index,
 			  place.outstanding, place.outstanding == 1 ? "" : "s");
 	vublk_relay_tell_needs_reset(relay);
 	return false;

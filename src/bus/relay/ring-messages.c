@@ -168,10 +168,11 @@ static int check_move(struct vublk_relay *relay, struct vublk_error *error)
 
 	if (!count || !relay->is_logging || skips_drain(relay))
 		return 0;
-	return vublk_error_set(error, EIO, "cannot stop queue %u for a migration: its back-end %s "
-			       "%u request%s outstanding, and the VMM does not migrate the "
-			       "in-flight area; try again when no request is outstanding",
-			       queue->index, queue->outstanding ? "was lost with" : "stopped with",
+	return vublk_error_set(error, EIO, "cannot stop queue %u for a migration: %s with %u "
+			       "request%s outstanding, and the VMM does not migrate the in-flight "
+			       "area; try again when no request is outstanding", queue->index,
+			       queue->outstanding ? "the connection to the back-end was lost" :
+						    "the back-end stopped",
 			       count, count == 1 ? "" : "s");
 }
 

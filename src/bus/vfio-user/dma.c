@@ -389,7 +389,7 @@ static void send_answers(struct vublk_vfio_user *bus, const struct vublk_error *
 	dma->num_answers = 0;
 	if (error)
 		vublk_log_limited(bus->log, &bus->log_limit, VUBLK_LOG_WARNING,
-				  "cannot change the guest's memory: %s", error->text);
+				  "cannot update the map of the guest's memory: %s", error->text);
 	for (unsigned i = 0; i < count; i++) {
 		const struct vublk_vfio_user_answer *answer = &dma->answers[i];
 		bool is_map = answer->command.command == VUBLK_VFIO_DMA_MAP;

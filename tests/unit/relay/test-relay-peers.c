@@ -72,7 +72,8 @@ static void test_undrained_and_lost(void **state)
 	stop_undrained(&mock, &relay, &rig);
 	lose(&mock, &relay);
 	start_again(&rig);
-	relay_wait(&relay, "queue 0 cannot start: a back-end was lost with up to 3 requests");
+	relay_wait(&relay, "queue 0 cannot start: the connection to a back-end was lost with up to "
+			   "3 requests");
 	relay_expect_signal(rig.queues[0].err_fd);
 	assert_true(rig_get_u64(&rig, VUBLK_VU_GET_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
 	relay_close_vmm(&relay, &rig);

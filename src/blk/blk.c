@@ -102,9 +102,10 @@ static void report_lost_writes(struct vublk_blk *blk)
 	struct vublk_error error;
 
 	vublk_error_set(&error, EOWNERDEAD,
-			"the back-end was lost with completed writes that had not been flushed and "
-			"are lost if it cached them in its own memory; the next flush fails (set "
-			"unflushed=trust if the back-end keeps completed writes)");
+			"the connection to the back-end was lost before completed writes were "
+			"flushed; these writes are lost if the back-end cached them in its own "
+			"memory, so the next flush fails (set unflushed=trust if the back-end "
+			"keeps completed writes)");
 	vublk_log_limited(&blk->handlers.log, &blk->limit, VUBLK_LOG_WARNING, "%s",
 			  error.text);
 	report(blk, VUBLK_BLK_WRITES_LOST, &error);

@@ -537,8 +537,8 @@ static const char *describe_result(int result)
 	case ENOTSUP:
 		return "the back-end does not support the request";
 	case EOWNERDEAD:
-		return "a back-end was lost with completed writes that had not been flushed, so "
-		       "they may be lost; write them again";
+		return "the connection to a back-end was lost before completed writes were "
+		       "flushed, so these writes may be lost; write them again";
 	case EPROTO:
 		return "the back-end completed the request without a valid status";
 	case EFAULT:

@@ -360,9 +360,9 @@ static int check_lost_writes(struct vublk_blk_queue *queue, const struct command
 		return 0;
 	queue->flush_fails = false;
 	return vublk_error_set(error, EOWNERDEAD,
-			       "flush: a back-end was lost with completed writes that had not been "
-			       "flushed, so they may be lost; write them again (or set "
-			       "unflushed=trust if the back-end keeps completed writes)");
+			       "flush: the connection to a back-end was lost before completed "
+			       "writes were flushed, so these writes may be lost; write them again "
+			       "(or set unflushed=trust if the back-end keeps completed writes)");
 }
 
 static int add_command(struct vublk_blk_queue *queue, const struct command *command,

@@ -212,7 +212,8 @@ static void print_disk(const struct disk *disk)
 
 	printf("disk %s\n", disk->socket);
 	if (!disk->is_answering)
-		printf("  %-18s%s\n", "requests", "not answered: the back-end is lost or hangs");
+		printf("  %-18s%s\n", "requests",
+		       "not answered: the back-end hangs, or the connection to it was lost");
 	printf("  %-18s%" PRIu64 " bytes (%s)\n", "capacity", i->capacity_bytes,
 	       vublk_cli_format_bytes(text, i->capacity_bytes));
 	printf("  %-18s%" PRIu32 " bytes (physical %" PRIu32 ")\n", "block size",

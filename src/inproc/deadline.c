@@ -43,7 +43,7 @@ static void give_up_requests(struct vublk_inproc *inproc)
 			"been executed",
 			(unsigned)inproc->request_deadline_ms,
 			hung ? "so the back-end counts as hung" :
-			connected ? "because earlier back-ends were lost" :
+			connected ? "because connections to back-ends were lost" :
 				    "because no back-end is connected");
 	vublk_log_limited(&inproc->handlers.log, &inproc->limit, VUBLK_LOG_ERROR, "%s", error.text);
 	if (hung)

@@ -186,9 +186,10 @@ static void count(struct vublk_bench_job *job, const struct vublk_bench_slot *sl
 
 static void fail_for_lost_writes(struct vublk_bench_job *job)
 {
-	vublk_cli_error(&job->error, EOWNERDEAD, "the back-end was lost before completed writes "
-			"were flushed; these writes may be lost, so the load cannot be verified "
-			"(set -o unflushed=trust if the back-end keeps completed writes)");
+	vublk_cli_error(&job->error, EOWNERDEAD, "the connection to the back-end was lost before "
+			"completed writes were flushed; these writes may be lost, so the load "
+			"cannot be verified (set -o unflushed=trust if the back-end keeps "
+			"completed writes)");
 }
 
 static void fail_request(struct vublk_bench_job *job, const struct vublk_bench_slot *slot,

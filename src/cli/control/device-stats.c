@@ -92,7 +92,8 @@ static void print_states(FILE *out, enum vublk_device_state now)
 static void print_outages(FILE *out, const struct vublk_bus_info *bus)
 {
 	vublk_stats_print_number(out, "vublk_outages_total", "counter",
-				 "Number of lost back-ends", bus->outages);
+				 "Number of times that the connection to a back-end was lost",
+				 bus->outages);
 	vublk_stats_print_number(out, "vublk_reconnects_total", "counter",
 				 "Number of outages that ended with a connection", bus->reconnects);
 	vublk_stats_print_head(out, "vublk_outage_seconds_total", "counter",

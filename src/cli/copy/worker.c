@@ -269,8 +269,9 @@ int vublk_copy_redo_unflushed(struct vublk_copy_run *run, struct vublk_error *er
 		return vublk_cli_error_errno(error, (int)-bytes, "cannot allocate memory to track "
 					     "unflushed pieces");
 	__atomic_fetch_sub(&run->copy->done, (uint64_t)bytes, __ATOMIC_RELAXED);
-	vublk_cli_say_limited("copy", &run->loss_limit, "a back-end of '%s' was lost before all "
-			      "writes were flushed; copying at least %" PRId64 " bytes again",
+	vublk_cli_say_limited("copy", &run->loss_limit, "the connection to the back-end of '%s' "
+			      "was lost before all writes were flushed; copying at least %" PRId64
+			      " bytes again",
 			      run->copy->to.path, bytes);
 	return 0;
 }

@@ -442,9 +442,9 @@ static void test_outage(void **state)
 	end_call(&call, 0, NULL);
 	start_call(&call, blk, flush); /* this flush, and no later one, reports the loss */
 	end_call(&call, EOWNERDEAD,
-		 "flush: a back-end was lost with completed writes that had not been flushed, so "
-		 "they may be lost; write them again (or set unflushed=trust if the back-end keeps "
-		 "completed writes)");
+		 "flush: the connection to a back-end was lost before completed writes were "
+		 "flushed, so these writes may be lost; write them again (or set unflushed=trust "
+		 "if the back-end keeps completed writes)");
 	start_call(&call, blk, flush);
 	serve_one_with(VIRTIO_BLK_S_OK);
 	end_call(&call, 0, NULL);

@@ -202,11 +202,13 @@ class StorageDaemon:
 def listens(path):
     """
     Whether a process listens on the Unix socket. The file appears with bind(), and until listen() the kernel
-    refuses connections. A connection would tell, too, but the process would see a client.
+    refuses connections. A connection would tell, too, but the process would see a client. The kernel lists the path as
+    the process has given it, which may be relative.
     """
     LISTENS = 1 << 16  # __SO_ACCEPTCON in the column of flags
     lines = (line.split(maxsplit=7) for line in pathlib.Path('/proc/net/unix').read_text().splitlines()[1:])
-    return any(int(line[3], 16) & LISTENS for line in lines if line[7:] == [str(path)])
+    names = [line[7] for line in lines if line[7:] and int(line[3], 16) & LISTENS]
+    return path.is_socket() and any(path.parts[-len(name.parts):] == name.parts for name in map(pathlib.Path, names))
 
 
 def wait_for_socket(case, child, path):

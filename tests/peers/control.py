@@ -119,14 +119,14 @@ def start_serve(case, *arguments):
     return child, path, control
 
 
-def start_device(case, bus='vhost-user', timeout_ms=100000):
+def start_device(case, bus='vhost-user', *arguments, timeout_ms=1000):
     """
     Starts a relay, which looks for a back-end at back.sock, and takes it for lost if a message has no answer within
     `timeout_ms`. Returns the process and its control socket.
     """
     control = case.path('device-control')
     child = case.start([VUBLK, 'device', '--chardev', f'path={case.path("back.sock")},request-timeout-ms={timeout_ms}',
-                        '--bus', f'{bus}:{case.path("vm.sock")}', '--control', control])
+                        '--bus', f'{bus}:{case.path("vm.sock")}', '--control', control, *arguments])
     peer.wait_for_socket(case, child, control)
     return child, control
 
@@ -252,7 +252,7 @@ def pci_device_status(case):
 
 def a_stuck_backend(case):
     """`status` is answered while the back-end hangs, before and after the loss is noticed."""
-    child, control = start_device(case, timeout_ms=1000)
+    child, control = start_device(case)
     backend = start_backend(case)
     wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
     bench = start_load(case, child, case.path('vm.sock'))
@@ -268,7 +268,7 @@ def a_stuck_backend(case):
 
 def device_shadow(case):
     """Under load, the device switches between the direct path and shadow rings."""
-    child, control = start_device(case)
+    child, control = start_device(case, timeout_ms=100000)
     backend = start_backend(case)
     wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
     status = ctl(case, control, 'shadow')

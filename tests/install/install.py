@@ -235,6 +235,29 @@ def examples(case):
         check(one(root, f'examples/{name}').read_text() == pathlib.Path(EXAMPLES, name).read_text(), f'{name} differs')
 
 
+def python_package(case):
+    """The installed Python package reads a disk, and is where Python looks for packages of this prefix."""
+    root, _ = install(case)
+    found = list(root.rglob('vublk/_core.abi3.so'))
+    if not found:
+        raise peer.Skip('built without the Python package')
+    package = found[0].parent
+    check(package.parent.name in ('dist-packages', 'site-packages'), f'{package}')
+    check({'__init__.py', '_core.pyi', 'py.typed'} <= {path.name for path in package.iterdir()}, 'files are missing')
+    image = case.path('image')
+    image.write_bytes(b'installed' + bytes(4096 - 9))
+    child = case.start([one(root, 'bin/vublk'), 'serve', '--socket-path', case.path('socket'), '--blk-file', image])
+    peer.wait_for_socket(case, child, case.path('socket'))
+    code = 'import sys, vublk\nwith vublk.open(sys.argv[1]) as disk: print(disk.pread(0, 9).decode(), vublk.__file__)'
+    told = case.run(['/usr/bin/python3', '-c', code, case.path('socket')],
+                    env={**os.environ, 'PYTHONPATH': str(package.parent), 'PYTHONDONTWRITEBYTECODE': '1',
+                         'LD_LIBRARY_PATH': str(one(root, 'libvublk.so.0').parent)})
+    check(told.split() == ['installed', str(package / '__init__.py')], told)
+    code = 'import site; print(*site.getsitepackages())'
+    folders = case.run(['/usr/bin/python3', '-c', code]).split()
+    check('/' + str(package.parent.relative_to(root)) in folders, f'{package} is in none of {folders}')
+
+
 def the_program_finds_its_library(case):
     """The program finds its library in any install folder, without environment variables."""
     root, _ = install(case)
@@ -277,8 +300,8 @@ def manual_pages(case):
         check(one(root, f'{page}.1').stat().st_size > 500, f'{page}.1 is empty')
 
 
-CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, readme_program, readme_doors, no_other_development_files, examples,
-         the_program_finds_its_library, make_installs_the_product,
+CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, readme_program, readme_doors,
+         no_other_development_files, examples, python_package, the_program_finds_its_library, make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]
 
 if __name__ == '__main__':

@@ -101,49 +101,48 @@ static int make_memfd(size_t bytes)
 	return r;
 }
 
-/* Maps memory and starts to register it. Returns 0 or a negative errno. */
-static int map_memory(struct core_disk *disk, struct core_mapping *mapping,
-		      struct vublk_error *error)
+/* Maps a descriptor and starts to register the memory. Returns false with an exception. */
+static bool register_memory(struct core_disk *disk, struct core_mapping *mapping, int fd)
 {
-	int r, fd = make_memfd(mapping->bytes);
+	struct vublk_error error = { 0 };
 
-	if (fd >= 0) {
-		mapping->address = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-					fd, 0);
-		r = mapping->address == MAP_FAILED ? -errno : 0;
-	} else {
-		r = fd;
+	mapping->address = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (mapping->address == MAP_FAILED) {
+		core_raise_text(disk, errno, "cannot map a buffer: the process has no address "
+					     "space left; allocate less");
+		return false;
 	}
-	if (r) {
-		error->code = -r;
-		PyOS_snprintf(error->text, sizeof(error->text),
-			      "cannot make a buffer of %zu bytes: memory or descriptors have run "
-			      "out (errno %d)", mapping->bytes, -r);
-	} else {
-		r = vublk_blk_register_start(disk->blk, mapping->address, mapping->bytes, fd, 0,
-					     &mapping->change, error);
-		if (r)
-			munmap(mapping->address, mapping->bytes);
-	}
-	if (fd >= 0)
-		close(fd);
-	return r;
+	if (!vublk_blk_register_start(disk->blk, mapping->address, mapping->bytes, fd, 0,
+				      &mapping->change, &error))
+		return true;
+	munmap(mapping->address, mapping->bytes);
+	core_raise(disk, &error);
+	return false;
 }
 
 static struct core_mapping *add_mapping(struct core_disk *disk, Py_ssize_t bytes)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	struct core_mapping *mapping = calloc(1, sizeof(*mapping));
-	struct vublk_error error = { 0 };
+	bool added;
+	int fd;
 
 	if (!mapping) {
 		PyErr_NoMemory();
 		return NULL;
 	}
 	mapping->bytes = ((size_t)bytes + page - 1) / page * page;
-	if (map_memory(disk, mapping, &error)) {
+	fd = make_memfd(mapping->bytes);
+	if (fd < 0) {
+		core_raise_text(disk, -fd, "cannot make a buffer: it is too large, or no memory "
+					   "or descriptor is left");
 		free(mapping);
-		core_raise(disk, &error);
+		return NULL;
+	}
+	added = register_memory(disk, mapping, fd);
+	close(fd);
+	if (!added) {
+		free(mapping);
 		return NULL;
 	}
 	mapping->state = CORE_ADDING;

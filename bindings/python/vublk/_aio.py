@@ -283,14 +283,14 @@ class AsyncDisk(Common):
         """
         if self._closing:
             return
-        end = time.monotonic() + timeout
+        end, wait_ms = time.monotonic() + timeout, 0
         try:
             await asyncio.wait_for(self.drain(), timeout)
+            wait_ms = max(0, int((end - time.monotonic()) * 1000))
         except asyncio.TimeoutError:
             pass
         finally:  # a canceled close() closes the disk, too
             self._detach()
-            wait_ms = max(0, int((end - time.monotonic()) * 1000))
             closed = self._loop.run_in_executor(None, self._core.close, wait_ms)
             closed.add_done_callback(self._fail_all)
         await asyncio.shield(closed)

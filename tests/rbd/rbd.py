@@ -183,6 +183,14 @@ def flushes(case, image):
     image.stop(child)
 
 
+@case_of
+def a_sleeping_worker(case, image):
+    """A completion wakes the worker, which does not look for it meanwhile."""
+    child, path = image.start('poll=off')
+    bench(case, path, '--rw', 'randwrite', '--iodepth', '1', '--number_ios', '40')
+    image.stop(child)
+
+
 # --- other kinds of images ----------------------------------------------------------------------
 
 @case_of
@@ -354,6 +362,18 @@ def an_image_in_use(case, image):
 
 
 @case_of
+def the_lock_is_kept(case, image):
+    """Another client that writes fails, and does not take the lock."""
+    child, path = image.start()
+    bench(case, path, '--rw', 'write', '--number_ios', '10', '--verify')
+    other = case.call(['rbd', '--conf', image.cluster.conf, 'bench', '--io-type', 'write', '--io-size', '4096',
+                       '--io-total', '4096', image.spec])
+    check(other.code and 'Read-only file system' in other.err, str(other))
+    bench(case, path, '--rw', 'write', '--number_ios', '10', '--verify')
+    image.stop(child)
+
+
+@case_of
 def a_wait_is_interrupted(case, image):
     """SIGTERM ends the wait for another client."""
     child, _ = image.start()
@@ -439,10 +459,11 @@ def an_image_of_an_odd_size(case):
 
 
 CASES = [
-    wrong_names, verified_loads, content_is_the_clusters, discards, write_zeroes, durable_writes, flushes, a_snapshot,
-    read_only, a_namespace, serials, resized, killed_under_load, the_osd_restarts_under_load, an_unreachable_cluster,
-    the_time_limit_of_librados, ended_while_the_cluster_is_unreachable, an_image_in_use, a_wait_is_interrupted, a_shared_image, a_blocklisted_client,
-    without_the_lock_feature, a_cluster_that_does_not_answer, an_image_of_an_odd_size,
+    wrong_names, verified_loads, content_is_the_clusters, discards, write_zeroes, durable_writes, flushes,
+    a_sleeping_worker, a_snapshot, read_only, a_namespace, serials, resized, killed_under_load,
+    the_osd_restarts_under_load, an_unreachable_cluster, the_time_limit_of_librados,
+    ended_while_the_cluster_is_unreachable, an_image_in_use, the_lock_is_kept, a_wait_is_interrupted, a_shared_image,
+    a_blocklisted_client, without_the_lock_feature, a_cluster_that_does_not_answer, an_image_of_an_odd_size,
 ]
 
 if __name__ == '__main__':

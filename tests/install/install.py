@@ -268,6 +268,20 @@ def the_program_finds_its_library(case):
     check('$ORIGIN/../lib' in needed, f'the library is not looked for relative to the program: {needed}')
 
 
+def nbdkit_plugin(case):
+    """nbdkit loads the installed plugin, which finds its library in any install folder."""
+    peer.need('nbdkit')
+    root, _ = install(case)
+    if not list(root.rglob('nbdkit')):
+        raise peer.Skip('the plugin was not built')
+    plugin = one(root, 'nbdkit/plugins/nbdkit-vublk-plugin.so')
+    environment = {name: value for name, value in os.environ.items() if name != 'LD_LIBRARY_PATH'}
+    told = case.run(['nbdkit', plugin, '--dump-plugin'], env=environment)
+    check('\nvublk_version=' in told, told)
+    check('$ORIGIN/../..' in case.run(['readelf', '-d', plugin]), 'the library is not looked for relative to the plugin')
+    one(root, 'man1/nbdkit-vublk-plugin.1')
+
+
 def make_installs_the_product(case):
     """`make install` builds no test, and needs no root for a folder that belongs to the user."""
     build, prefix = case.path('build'), case.path('prefix')
@@ -301,7 +315,8 @@ def manual_pages(case):
 
 
 CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, readme_program, readme_doors,
-         no_other_development_files, examples, python_package, the_program_finds_its_library, make_installs_the_product,
+         no_other_development_files, examples, python_package, the_program_finds_its_library, nbdkit_plugin,
+         make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]
 
 if __name__ == '__main__':

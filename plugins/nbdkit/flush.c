@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One flush at a time for all connections; see flush.h.
+ *
+ * Key idea: a call needs a flush that begins after the call. If none is in flight, the call begins
+ * one. Otherwise it waits, and the next flush serves all calls that waited. No call owns a flush,
+ * so a call that ends early leaves the flush in flight.
+ *
+ * All flushes use one queue. After a loss of writes the block API lets the next flush on each queue
+ * fail. On one queue this happens once, and the count of failures tells each connection.
+ */
+#include "plugins/nbdkit/flush.h"
+
+#include "plugins/nbdkit/wait.h"
+
+#include <errno.h>
+
+static void finish(struct vublk_nbd_flusher *flusher, int result)
+{
+	flusher->finished = flusher->begun;
+	if (result)
+		flusher->failures++;
+	pthread_cond_broadcast(&flusher->ended);
+}
+
+static void flush_completed(struct vublk_nbd_queue *queue, struct vublk_nbd_piece *piece,
+			    const struct vublk_blk_completion *completion)
+{
+	struct vublk_nbd_flusher *flusher = (struct vublk_nbd_flusher *)piece;
+
+	_Static_assert(!offsetof(struct vublk_nbd_flusher, piece), "the cast above needs this");
+	finish(flusher, vublk_blk_completion_error(queue->queue, completion, &flusher->error));
+}
+
+void vublk_nbd_flusher_init(struct vublk_nbd_flusher *flusher, struct vublk_nbd_queue *queue)
+{
+	*flusher = (struct vublk_nbd_flusher){
+		.piece.completed = flush_completed, .queue = queue,
+	};
+	pthread_cond_init(&flusher->ended, NULL);
+}
+
+uint64_t vublk_nbd_flusher_failures(struct vublk_nbd_flusher *flusher)
+{
+	uint64_t failures;
+
+	pthread_mutex_lock(&flusher->queue->lock);
+	failures = flusher->failures;
+	pthread_mutex_unlock(&flusher->queue->lock);
+	return failures;
+}
+
+/* Begins a flush, or waits until the queue has room for it. */
+static int begin(struct vublk_nbd_flusher *flusher)
+{
+	struct vublk_blk_queue *queue = flusher->queue->queue;
+	struct vublk_error error = { 0 };
+	int r = vublk_blk_flush(queue, 0, &flusher->piece, &error);
+
+	if (r == -EAGAIN)
+		return vublk_nbd_wait(&flusher->queue->room, &flusher->queue->lock);
+	flusher->begun++;
+	if (r) {
+		flusher->error = error;
+		finish(flusher, r);
+	} else {
+		vublk_blk_submit(queue);
+	}
+	return 0;
+}
+
+int vublk_nbd_flush(struct vublk_nbd_flusher *flusher, uint64_t *known, struct vublk_error *error)
+{
+	uint64_t wanted, before;
+	int r = 0;
+
+	pthread_mutex_lock(&flusher->queue->lock);
+	before = *known;
+	wanted = flusher->begun + 1;
+	while (flusher->finished < wanted && !r) {
+		if (flusher->finished == flusher->begun)
+			r = begin(flusher);
+		else
+			r = vublk_nbd_wait(&flusher->ended, &flusher->queue->lock);
+	}
+	if (flusher->finished >= wanted) {
+		r = flusher->failures != before ? -EIO : 0;
+		*known = flusher->failures;
+		*error = flusher->error;
+	}
+	pthread_mutex_unlock(&flusher->queue->lock);
+	return r;
+}

@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * nbdkit-vublk-plugin: the disk of a vhost-user-blk back-end as an NBD export. This file has
+ * nbdkit's callbacks and the parameters; disk.h has the disk.
+ *
+ * Key idea: it uses <vublk/blk.h> only, as any application does. The block API reconnects, and the
+ * properties of a disk are nbdkit's parameters, so the library checks them.
+ */
+#include "plugins/nbdkit/disk.h"
+
+#include <vublk/version.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+/* The queues of a disk unless a parameter says otherwise; nbdcopy opens as many connections. */
+#define DEFAULT_QUEUES "4"
+/* How long the end waits for requests whose clients have left, and for unflushed=replay. */
+#define CLOSE_MS 5000
+#define MAX_REPORTS 5
+#define REPORTS_S 10
+
+static char *socket_path;
+static struct vublk_option *options; /* NULL until the first is given; ends with a NULL name */
+static unsigned num_options;
+static struct vublk_nbd_disk disk;
+
+/* --- messages ------------------------------------------------------------------------------- */
+
+/* A client or a back-end can cause any number of errors, but only so many lines. */
+static bool may_report(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static time_t since;
+	static unsigned reports;
+	struct timespec now;
+	unsigned number;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	pthread_mutex_lock(&lock);
+	if (!reports || now.tv_sec - since >= REPORTS_S) {
+		since = now.tv_sec;
+		reports = 0;
+	}
+	if (reports <= MAX_REPORTS)
+		reports++;
+	number = reports;
+	pthread_mutex_unlock(&lock);
+	return number <= MAX_REPORTS;
+}
+
+/* The library limits the lines of its levels up to INFO itself. */
+static void log_line(void *opaque, enum vublk_log_level level, const char *text)
+{
+	if (level <= VUBLK_LOG_WARNING)
+		nbdkit_error("%s", text);
+	else
+		nbdkit_debug("%s", text);
+}
+
+static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
+{
+	switch (event) {
+	case VUBLK_BLK_LOST:
+		if (may_report())
+			nbdkit_error("%s; requests wait for the next back-end", error->text);
+		break;
+	case VUBLK_BLK_RECONNECTED:
+		nbdkit_debug("a back-end is connected again");
+		break;
+	case VUBLK_BLK_RESIZED:
+		nbdkit_debug("the disk has another size, which clients get when they connect again");
+		break;
+	default:
+		break;
+	}
+}
+
+/* nbdkit tells a client EINVAL for an errno that NBD does not have. */
+static int nbd_errno(int code)
+{
+	switch (code) {
+	case EROFS:
+	case ENOMEM:
+	case ENOSPC:
+	case ENOTSUP:
+	case ESHUTDOWN:
+		return code;
+	default:
+		return EIO;
+	}
+}
+
+static int result_of(int r, const struct vublk_error *error)
+{
+	if (!r)
+		return 0;
+	if (r != -ESHUTDOWN && r != -ENOTSUP && may_report())
+		nbdkit_error("%s", error->text);
+	nbdkit_set_error(nbd_errno(-r));
+	return -1;
+}
+
+/* --- parameters ----------------------------------------------------------------------------- */
+
+static bool is_property(const struct vublk_property *properties, const char *name)
+{
+	for (; properties->name; properties++)
+		if (!strcmp(properties->name, name))
+			return true;
+	return false;
+}
+
+static bool is_parameter(const char *name)
+{
+	/* `socket` is the path of the back-end, and takes the place of these two. */
+	if (!strcmp(name, "chardev") || !strcmp(name, "fd"))
+		return false;
+	return is_property(vublk_device_properties(), name) ||
+	       is_property(vublk_blk_options(), name);
+}
+
+/* nbdkit changes to the root folder when it goes to the background. */
+static bool is_path(const char *name)
+{
+	return !strncmp(name, "chardev-", strlen("chardev-")) || !strcmp(name, "mirror-state");
+}
+
+static const char *parameter(const char *name)
+{
+	for (unsigned i = 0; i < num_options; i++)
+		if (!strcmp(options[i].name, name))
+			return options[i].value;
+	return NULL;
+}
+
+static int add_option(const char *name, const char *value)
+{
+	struct vublk_option *grown = realloc(options, (num_options + 2) * sizeof(*grown));
+
+	if (!grown) {
+		nbdkit_error("no memory for the parameter '%s'", name);
+		return -1;
+	}
+	options = grown;
+	options[num_options++] = (struct vublk_option){ name, value };
+	options[num_options] = (struct vublk_option){ 0 };
+	return 0;
+}
+
+static int plugin_config(const char *key, const char *value)
+{
+	bool is_socket = !strcmp(key, "socket");
+
+	if (!is_socket && !is_parameter(key)) {
+		nbdkit_error("there is no parameter '%s'; there are socket and the properties of a "
+			     "disk, which `nbdkit vublk --dump-plugin` lists", key);
+		return -1;
+	}
+	if (is_socket ? socket_path != NULL : parameter(key) != NULL) {
+		nbdkit_error("the parameter '%s' is given twice", key);
+		return -1;
+	}
+	if (is_socket && !*value) {
+		nbdkit_error("the parameter 'socket' is empty; give the path of the back-end's socket");
+		return -1;
+	}
+	if (is_socket) {
+		socket_path = nbdkit_absolute_path(value);
+		return socket_path ? 0 : -1;
+	}
+	if (is_path(key)) {
+		char *path = nbdkit_absolute_path(value);
+
+		value = path ? nbdkit_strdup_intern(path) : NULL;
+		free(path);
+	} else {
+		value = nbdkit_strdup_intern(value);
+	}
+	key = nbdkit_strdup_intern(key);
+	return key && value ? add_option(key, value) : -1;
+}
+
+static int plugin_config_complete(void)
+{
+	if (!socket_path) {
+		nbdkit_error("no back-end: give its socket, as in `nbdkit vublk socket=PATH`");
+		return -1;
+	}
+	if (parameter("num-queues") || parameter("num-queues-limit"))
+		return 0;
+	return add_option("num-queues-limit", DEFAULT_QUEUES);
+}
+
+static void plugin_dump(void)
+{
+	const struct vublk_property *lists[] = { vublk_device_properties(), vublk_blk_options() };
+
+	printf("vublk_version=%s\n", VUBLK_VERSION_STRING);
+	for (unsigned i = 0; i < 2; i++)
+		for (const struct vublk_property *p = lists[i]; p->name; p++)
+			if (is_parameter(p->name) &&
+			    !(i && is_property(lists[0], p->name)))
+				printf("vublk_property_%s=%s: %s\n", p->name, p->type,
+				       p->description);
+}
+
+/* --- the server ----------------------------------------------------------------------------- */
+
+static int open_disk(void)
+{
+	const struct vublk_blk_handlers handlers = {
+		.log = { .fn = log_line, .level = VUBLK_LOG_DEBUG }, .event = on_event,
+	};
+	struct vublk_error error = { 0 };
+
+	if (!vublk_nbd_disk_open(&disk, socket_path, options, &handlers, &error))
+		return 0;
+	nbdkit_error("cannot open the disk at '%s': %s", socket_path, error.text);
+	return -1;
+}
+
+/*
+ * Opens the disk and closes it again, because a wrong parameter or a missing back-end has to be
+ * reported before nbdkit goes to the background. The threads of a disk would not survive that.
+ */
+static int plugin_get_ready(void)
+{
+	if (open_disk())
+		return -1;
+	vublk_nbd_disk_close(&disk, 0, NULL);
+	return 0;
+}
+
+static int plugin_after_fork(void)
+{
+	return open_disk();
+}
+
+static void plugin_cleanup(void)
+{
+	struct vublk_error error = { 0 };
+
+	if (vublk_nbd_disk_close(&disk, CLOSE_MS, &error))
+		nbdkit_error("%s", error.text);
+}
+
+static void plugin_unload(void)
+{
+	free(options);
+	free(socket_path);
+}
+
+/* --- connections ---------------------------------------------------------------------------- */
+
+static void *plugin_open(int readonly)
+{
+	struct vublk_nbd_connection *connection = vublk_nbd_connection_open(&disk);
+
+	if (!connection)
+		nbdkit_error("no memory for a connection");
+	return connection;
+}
+
+static void plugin_close(void *handle)
+{
+	vublk_nbd_connection_close(handle);
+}
+
+static struct vublk_blk_info get_info(void)
+{
+	struct vublk_blk_info info;
+
+	vublk_blk_get_info(disk.blk, &info, sizeof(info));
+	return info;
+}
+
+static int64_t plugin_get_size(void *handle)
+{
+	return (int64_t)get_info().capacity_bytes;
+}
+
+static uint32_t power_of_two(uint64_t value, uint32_t min, uint32_t max)
+{
+	uint32_t power = min;
+
+	while (power < value && power < max)
+		power *= 2;
+	return power;
+}
+
+/*
+ * The plugin accepts any range, so these sizes are advice. A client may refuse a disk whose size is
+ * not a multiple of the minimum.
+ */
+static int plugin_block_size(void *handle, uint32_t *minimum, uint32_t *preferred,
+			     uint32_t *maximum)
+{
+	struct vublk_blk_info info = get_info();
+	uint64_t preferred_bytes = info.physical_block_bytes;
+
+	*minimum = power_of_two(info.block_size_bytes, 512, 65536);
+	if (info.capacity_bytes % *minimum)
+		*minimum = 512;
+	if (preferred_bytes < info.optimal_io_bytes)
+		preferred_bytes = info.optimal_io_bytes;
+	*preferred = power_of_two(preferred_bytes, 4096, 32U << 20);
+	if (*preferred < *minimum)
+		*preferred = *minimum;
+	*maximum = 64U << 20; /* nbdkit refuses larger ones */
+	return 0;
+}
+
+static int plugin_can_write(void *handle)
+{
+	return !get_info().read_only;
+}
+
+static int plugin_can_trim(void *handle)
+{
+	return get_info().max_discard_bytes != 0;
+}
+
+static int plugin_can_zero(void *handle)
+{
+	return get_info().max_write_zeroes_bytes != 0;
+}
+
+static int yes(void *handle)
+{
+	return 1;
+}
+
+static int plugin_can_fua(void *handle)
+{
+	return NBDKIT_FUA_NATIVE;
+}
+
+/* --- requests ------------------------------------------------------------------------------- */
+
+/* Returns the connection whose request the thread now handles. */
+static struct vublk_nbd_connection *begin(void *handle)
+{
+	struct vublk_nbd_connection *connection = handle;
+
+	vublk_nbd_set_pace(&connection->pace);
+	return connection;
+}
+
+static int plugin_pread(void *handle, void *buffer, uint32_t count, uint64_t offset,
+			uint32_t flags)
+{
+	struct vublk_error error = { 0 };
+
+	return result_of(vublk_nbd_read(begin(handle), buffer, count, offset, &error), &error);
+}
+
+static int plugin_pwrite(void *handle, const void *buffer, uint32_t count, uint64_t offset,
+			 uint32_t flags)
+{
+	struct vublk_error error = { 0 };
+
+	return result_of(vublk_nbd_write(begin(handle), buffer, count, offset, flags & NBDKIT_FLAG_FUA,
+					 &error), &error);
+}
+
+static int plugin_flush(void *handle, uint32_t flags)
+{
+	struct vublk_nbd_connection *connection = begin(handle);
+	struct vublk_error error = { 0 };
+
+	return result_of(vublk_nbd_flush(&disk.flusher, &connection->known_failures, &error),
+			 &error);
+}
+
+static int plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+	struct vublk_error error = { 0 };
+
+	return result_of(vublk_nbd_trim(begin(handle), count, offset, flags & NBDKIT_FLAG_FUA, &error),
+			 &error);
+}
+
+/*
+ * A back-end does not say whether it is faster to let it fill a range with zeroes than to write
+ * them. It says whether it can deallocate blocks, which is fast. So a request that has to be fast
+ * is refused if it may not, or the back-end cannot. nbdkit writes zeroes if this function fails
+ * with ENOTSUP and the request need not be fast.
+ */
+static int plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+	bool may_trim = flags & NBDKIT_FLAG_MAY_TRIM;
+	struct vublk_error error = { 0 };
+	int r;
+
+	if ((flags & NBDKIT_FLAG_FAST_ZERO) &&
+	    !(may_trim && get_info().write_zeroes_may_unmap)) {
+		nbdkit_set_error(ENOTSUP);
+		return -1;
+	}
+	r = vublk_nbd_zero(begin(handle), count, offset, may_trim ? 0 : VUBLK_BLK_NO_UNMAP,
+			   flags & NBDKIT_FLAG_FUA, &error);
+	return result_of(r, &error);
+}
+
+static struct nbdkit_plugin plugin = {
+	.name = "vublk",
+	.longname = "vhost-user-blk disk (vublk)",
+	.version = VUBLK_VERSION_STRING,
+	.description = "serves the disk of a vhost-user-blk back-end",
+	.unload = plugin_unload,
+	.config = plugin_config,
+	.config_complete = plugin_config_complete,
+	.config_help = "socket=PATH     (required) The socket of the back-end.\n"
+		       "PROPERTY=VALUE  A property of the disk, such as reconnect-ms=500; "
+		       "see nbdkit-vublk-plugin(1).",
+	.magic_config_key = "socket",
+	.dump_plugin = plugin_dump,
+	.get_ready = plugin_get_ready,
+	.after_fork = plugin_after_fork,
+	.cleanup = plugin_cleanup,
+	.open = plugin_open,
+	.close = plugin_close,
+	.get_size = plugin_get_size,
+	.block_size = plugin_block_size,
+	.can_write = plugin_can_write,
+	.can_flush = yes,
+	.can_trim = plugin_can_trim,
+	.can_zero = plugin_can_zero,
+	.can_fast_zero = yes,
+	.can_fua = plugin_can_fua,
+	.can_multi_conn = yes,
+	.pread = plugin_pread,
+	.pwrite = plugin_pwrite,
+	.flush = plugin_flush,
+	.trim = plugin_trim,
+	.zero = plugin_zero,
+};
+
+/* nbdkit's header defines this function and does not declare it. */
+NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init(void);
+
+NBDKIT_REGISTER_PLUGIN(plugin)

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_NBD_QUEUE_H
+#define VUBLK_NBD_QUEUE_H
+
+/*
+ * A queue of the disk that nbdkit's threads share. Each call of these functions is a request of an
+ * NBD client, and returns when that request is complete.
+ *
+ * ESHUTDOWN: the server or the client's connection ended first. The back-end may still execute the
+ * request, whose memory stays in use until then.
+ */
+
+#include "plugins/nbdkit/ranges.h"
+
+#include <vublk/blk.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define VUBLK_NBD_PIECES 32             /* of a queue */
+#define VUBLK_NBD_PIECES_OF_CALL 8      /* at the same time */
+#define VUBLK_NBD_PIECE_BYTES (UINT32_C(256) << 10)
+
+struct vublk_nbd_call;
+struct vublk_nbd_queue;
+
+/* A request on the queue, with memory for its data. */
+struct vublk_nbd_piece {
+	/* Called on the queue's thread with the queue's lock held. */
+	void (*completed)(struct vublk_nbd_queue *queue, struct vublk_nbd_piece *piece,
+			  const struct vublk_blk_completion *completion);
+	struct vublk_nbd_piece *next;  /* in the list of free pieces */
+	struct vublk_nbd_call *call;   /* NULL: the call was abandoned */
+	struct vublk_nbd_range *range; /* of an abandoned change; otherwise NULL */
+	char *buffer;
+	uint64_t offset;
+	uint64_t bytes;
+	bool in_flight;
+};
+
+struct vublk_nbd_queue {
+	/* constant */
+	struct vublk_blk_queue *queue;
+	struct vublk_nbd_ranges *ranges;
+	uint64_t piece_bytes;
+	pthread_t thread; /* takes the completions */
+	int stop_fd;
+
+	pthread_mutex_t lock; /* protects `queue`, too */
+	pthread_cond_t piece_freed;
+	pthread_cond_t room; /* a request has completed */
+	struct vublk_nbd_piece *free;
+	bool stops;
+	struct vublk_nbd_piece pieces[VUBLK_NBD_PIECES];
+
+	unsigned connections; /* protected by the lock of the disk */
+};
+
+/*
+ * Starts the queue's thread. `memory` has VUBLK_NBD_PIECES times `piece_bytes` bytes of the disk's
+ * memory.
+ */
+int vublk_nbd_queue_start(struct vublk_nbd_queue *queue, struct vublk_blk_queue *of_disk,
+			  struct vublk_nbd_ranges *ranges, char *memory, uint64_t piece_bytes,
+			  struct vublk_error *error);
+/* Ends the queue's thread. A queue that was not started is a no-op. */
+void vublk_nbd_queue_stop(struct vublk_nbd_queue *queue);
+
+/*
+ * Transfers `bytes` bytes at `offset`. The requests on the disk cover `start` to `end`, which are
+ * `offset` and its end, rounded to whole blocks. If a write does not begin and end with a block,
+ * what is around it is read first and written again. `range` belongs to the caller.
+ */
+int vublk_nbd_queue_read(struct vublk_nbd_queue *queue, uint64_t start, uint64_t end, char *buffer,
+			 size_t bytes, uint64_t offset, struct vublk_error *error);
+int vublk_nbd_queue_write(struct vublk_nbd_queue *queue, struct vublk_nbd_range *range,
+			  const char *buffer, size_t bytes, uint64_t offset,
+			  struct vublk_error *error);
+
+/* Discards the range, or fills it with zeroes. `flags` is 0 or VUBLK_BLK_NO_UNMAP. */
+int vublk_nbd_queue_discard(struct vublk_nbd_queue *queue, struct vublk_nbd_range *range,
+			    struct vublk_error *error);
+int vublk_nbd_queue_zero(struct vublk_nbd_queue *queue, struct vublk_nbd_range *range,
+			 uint32_t flags, struct vublk_error *error);
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Waits that end with the server or the connection. nbdkit does not end before all calls of the
+ * plugin have returned, and during an outage a request may wait without limit.
+ *
+ * Key idea: only nbdkit_nanosleep() tells a plugin that the server or the connection ends. So a
+ * wait that takes long asks it from time to time.
+ */
+#include "plugins/nbdkit/wait.h"
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include <errno.h>
+#include <time.h>
+
+#define ASK_AFTER_NS 500000000
+#define PACE_NS 20000000
+
+static __thread struct vublk_nbd_pace *thread_pace;
+
+void vublk_nbd_set_pace(struct vublk_nbd_pace *pace)
+{
+	thread_pace = pace;
+}
+
+/*
+ * nbdkit 1.32 aborts (an assertion in raw_send_socket()) if a reply to a client that has left fails
+ * while another thread is about to send one on the same connection. A thread that comes later sees
+ * that the connection has failed, and sends nothing. So the threads of a connection do not return
+ * at the same time.
+ */
+static void keep_pace(void)
+{
+	const struct timespec pause = { .tv_nsec = PACE_NS };
+
+	pthread_mutex_lock(&thread_pace->lock);
+	nanosleep(&pause, NULL);
+	pthread_mutex_unlock(&thread_pace->lock);
+}
+
+int vublk_nbd_wait(pthread_cond_t *condition, pthread_mutex_t *lock)
+{
+	struct timespec until;
+	int r = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += ASK_AFTER_NS;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	if (pthread_cond_clockwait(condition, lock, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
+		return 0;
+	pthread_mutex_unlock(lock);
+	if (nbdkit_nanosleep(0, 1) && errno == ESHUTDOWN) {
+		keep_pace();
+		r = -ESHUTDOWN;
+	}
+	pthread_mutex_lock(lock);
+	return r;
+}

@@ -43,9 +43,11 @@ static const char *hint_of(int code)
 	case ETIMEDOUT:
 		return "no monitor has answered within client_mount_timeout; check 'mon host' in the "
 		       "configuration and the network";
+	case ENOENT:
+		return "check that the configuration has 'mon host', and that its keyring has the "
+		       "user's key";
 	case EACCES:
 	case EPERM:
-	case ENOENT:
 		return "check that the user exists and that its key is in the keyring that the "
 		       "configuration names";
 	default:

@@ -434,6 +434,9 @@ def wrong_names(case, image):
     broken = case.path('broken.conf')
     broken.write_text('this is no ceph.conf\n')
     check('configuration' in (said := image.refuse(f'conf={broken}')), said)
+    broken.write_text('[global]\n')
+    result = case.call(image.command(case.path('refused'), conf=broken))  # librados itself prints a line, too
+    check(result.code == 1 and "'mon host'" in result.err, str(result))
     for options, words in (['image='], 'needs an image'), (['user='], 'user must be'), (['exclusive-lock=2'], 'on or off'):
         said = image.refuse(*options, code=2)
         check(words in said, f'{options}: {said}')

@@ -158,6 +158,8 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 	const char *reconnect_ms = vublk_cli_options_get(&options->list, "reconnect-ms");
 	const char *server = vublk_cli_options_get(&options->list, "server");
 
+	if (options->reconnects && !reconnect_ms && !vublk_cli_options_get(&options->list, "fd"))
+		return true;
 	return (reconnect_ms && strtoull(reconnect_ms, NULL, 0)) ||
 	       (server && strcmp(server, "off"));
 }
@@ -194,7 +196,8 @@ int vublk_disk_open(const char *command, const char *path,
 		level = VUBLK_LOG_WARNING;
 	if (options->verbose)
 		level = VUBLK_LOG_DEBUG;
-	vublk_cli_options_add_default(&list, "reconnect-ms", NO_RECONNECTION);
+	if (!options->reconnects)
+		vublk_cli_options_add_default(&list, "reconnect-ms", NO_RECONNECTION);
 	with_log.log = (struct vublk_log){
 		.fn = vublk_cli_log, .opaque = (void *)(uintptr_t)command, .level = level,
 	};

@@ -19,8 +19,7 @@ struct vublk_disk_options {
 	struct vublk_cli_options list;
 	bool num_queues;  /* --num-queues was given */
 	bool verbose;
-	bool reconnects;  /* for --list-properties: the command keeps the library's default of
-			     reconnect-ms */
+	bool reconnects;  /* the command keeps the library's default of reconnect-ms */
 	char timeout_ms[24];
 	char queues_limit[24];
 };
@@ -33,8 +32,8 @@ extern const struct argp vublk_disk_argp;
  * error. Without --verbose only errors are printed; if the disk outlives its back-end, warnings are
  * printed, too, because they say why a new back-end is refused.
  *
- * Without reconnect-ms or server among the options, the loss of the back-end is permanent. The log
- * of `handlers` is ignored.
+ * Without `reconnects`, and without reconnect-ms or server among the options, the loss of the
+ * back-end is permanent. The log of `handlers` is ignored.
  */
 int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_disk_options *options,

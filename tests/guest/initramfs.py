@@ -62,9 +62,13 @@ def copy(source, tree, target):
     shutil.copy(source, path)
 
 
-def make(folder, load=None, init='init'):
-    """Creates the initramfs in `folder` and returns its path. `load` is the path of the load's program."""
-    peer.need('busybox', 'cpio', *PROGRAMS)
+def make(folder, load=None, init='init', more=lambda tree: None, programs=(), order=modules):
+    """
+    Creates the initramfs in `folder` and returns its path. `load` is the path of the load's program, `programs` names
+    further ones of the host, and `more` adds files to the tree. `order` returns the modules to load.
+    """
+    programs = [*PROGRAMS, *programs]
+    peer.need('busybox', 'cpio', *programs)
     tree = folder / 'tree'
     search = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
     copy(HERE / init, tree, 'init')
@@ -72,16 +76,17 @@ def make(folder, load=None, init='init'):
     copy(shutil.which('busybox', path=search), tree, 'bin/busybox')
     if load:
         copy(load, tree, 'bin/load')
-    for name in PROGRAMS:
+    for name in programs:
         program = shutil.which(name, path=search)
         copy(program, tree, f'bin/{name}')
         for library in libraries(program):
             copy(library, tree, library)
-    order = modules()
-    for path in order:
+    ordered = order()
+    for path in ordered:
         copy(path, tree, f'modules/{path.name}')
     (tree / 'modules').mkdir(exist_ok=True)
-    (tree / 'modules/order').write_text('\n'.join(path.name for path in order))
+    (tree / 'modules/order').write_text('\n'.join(path.name for path in ordered))
+    more(tree)
     names = '\n'.join(str(path.relative_to(tree)) for path in tree.rglob('*'))
     with open(folder / 'initramfs', 'wb') as output:
         subprocess.run(['cpio', '--quiet', '-o', '-H', 'newc'], cwd=tree, input=names.encode(),

@@ -32,6 +32,10 @@ def memory_disk(load):
 class Guest(qemu.Process):
     """A QEMU with a Linux guest. The guest's output becomes `words`, and the `facts` of the current job."""
 
+    def system(self):
+        """Returns the kernel and the initramfs."""
+        return initramfs.kernel(), memory_disk(self.load)
+
     def __init__(self, case, which, processors, disks, load, arguments=(), memory=''):
         self.case, self.qemu, self.load, self.memory = case, which, load, memory
         self.processors = processors
@@ -45,8 +49,9 @@ class Guest(qemu.Process):
         self.boots += 1
         self.console = self.unfinished = ''
         self.facts, self.words, self.jobs = {}, [], 0
+        kernel, memory = self.system()
         super().__init__(self.case, self.qemu, [
-            '-smp', self.processors, '-kernel', initramfs.kernel(), '-initrd', memory_disk(self.load),
+            '-smp', self.processors, '-kernel', kernel, '-initrd', memory,
             '-append', 'console=ttyS0 quiet panic=-1 printk.devkmsg=on no_timer_check',
             '-device', 'pcie-root-port,id=slot-disk,chassis=1', *self.extra], BOOT_LIMIT_S, self.memory)
 

@@ -36,6 +36,8 @@ enum vublk_cli_exit {
  */
 int vublk_cmd_serve(int argc, char **argv);
 int vublk_cmd_device(int argc, char **argv);
+int vublk_cmd_attach(int argc, char **argv);
+int vublk_cmd_detach(int argc, char **argv);
 int vublk_cmd_info(int argc, char **argv);
 int vublk_cmd_bench(int argc, char **argv);
 int vublk_cmd_copy(int argc, char **argv);

@@ -27,6 +27,8 @@ static const struct command commands[] = {
 	  "Serve a file or a block device as a disk on a vhost-user socket" },
 	{ "device", vublk_cmd_device, "--chardev=SOCKET --bus=vhost-user:SOCKET",
 	  "Give a VM a disk that survives the loss of its back-end" },
+	{ "attach", vublk_cmd_attach, "SOCKET", "Make a disk a block device of this host, /dev/ublkbN" },
+	{ "detach", vublk_cmd_detach, "DEVICE...", "Remove such block devices" },
 	{ "info", vublk_cmd_info, "SOCKET", "Show the properties of a disk and its back-end" },
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },

@@ -57,9 +57,9 @@ class Guest(qemu.Process):
 
     def until_ready(self):
         """
-        Waits until the guest is up. In rare cases the kernel hangs on one of several emulated
-        processors, or QEMU crashes, before the kernel has a driver for the disk. Then the guest is
-        booted again.
+        Waits until the guest is up. In rare cases the kernel hangs or panics on one of several
+        emulated processors, or QEMU crashes, before the kernel has a driver for the disk. Then the
+        guest is booted again.
         """
         try:
             self.until(lambda: 'ready' in self.words or self.hangs_before_init(), 'the guest is up')
@@ -76,7 +76,7 @@ class Guest(qemu.Process):
         return 'begin' not in self.words and self.boots < 3
 
     def hangs_before_init(self):
-        return self.is_before_init() and 'BUG: soft lockup' in self.console
+        return self.is_before_init() and any(word in self.console for word in ('BUG: soft lockup', 'Kernel panic'))
 
     def crashed_before_init(self):
         return self.is_before_init() and self.child.poll() == -signal.SIGSEGV
@@ -99,7 +99,7 @@ class Guest(qemu.Process):
         elif said:
             self.words.append(said)
         check(not said.startswith('failed'), f'the guest {said}{self.remarks()}')
-        check(not FAULTS.search(line), f'the guest has trouble: {line}{self.remarks()}')
+        check(not FAULTS.search(line) or self.hangs_before_init(), f'the guest has trouble: {line}{self.remarks()}')
 
     def has_said(self, word):
         """

@@ -94,6 +94,31 @@ def a_path_too_long(case):
     check_sentence(result, EITHER)
 
 
+def no_ublk_driver(case):
+    """On a host without the driver, the commands for block devices say so, and do not touch the back-end."""
+    if os.path.exists('/dev/ublk-control'):
+        raise peer.Skip('this host has the ublk driver')
+    server = peer.VublkServe(VUBLK)
+    child, path = server.start(case, image_file(case))
+    before = ticks_of(child)
+    for command in ['attach', path], ['attach', '--list'], ['detach', '0'], ['detach', '--orphans']:
+        refuse(case, FAILED, command, 'no ublk driver', '/dev/ublk-control', 'ublk_drv')
+    check(ticks_of(child) <= before + 1, 'the back-end was used')
+    server.stop(case, child)
+
+
+def misuse_of_attach(case):
+    refuse(case, MISUSED, ['attach'], 'SOCKET')
+    refuse(case, MISUSED, ['attach', 'a', 'b'], "'b'")
+    refuse(case, MISUSED, ['attach', 'a', '--depth', '5000'], '--depth')
+    refuse(case, MISUSED, ['attach', 'a', '--request-size', '12k'], '--request-size')
+    refuse(case, MISUSED, ['attach', '--list', 'a'], '--list')
+    refuse(case, MISUSED, ['attach', 'a', '--json'], '--json')
+    refuse(case, FAILED, ['attach', case.path('no/folder/socket')], 'folder')
+    refuse(case, MISUSED, ['detach'], '--orphans')
+    refuse(case, MISUSED, ['detach', '--orphans', '0'], '--orphans')
+
+
 # --- paths that a device cannot use --------------------------------------------------------
 
 def device_paths(case):
@@ -527,7 +552,7 @@ CASES = [no_such_socket, not_a_socket, no_listener, a_path_too_long, device_path
          chardev_that_becomes_a_file, chaos_socket_that_is_a_file, never_answers, stops_answering,
          closes_immediately, answers_garbage, a_vfio_user_socket, closes_after_every_byte_count, dies_in_the_middle,
          not_a_multiple_of_512, unsuitable_images, wrong_options, misuse_of_a_disk, misuse_of_serve, misuse_of_device,
-         serve_a_wrong_descriptor, a_socket_in_use, read_only_written, copy_to_smaller, copy_of_nothing,
+         misuse_of_attach, no_ublk_driver, serve_a_wrong_descriptor, a_socket_in_use, read_only_written, copy_to_smaller, copy_of_nothing,
          a_new_back_end_that_does_not_suit, out_of_descriptors, serve_out_of_descriptors]
 
 if __name__ == '__main__':

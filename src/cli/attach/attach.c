@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * vublk attach: makes the disk of a back-end a block device of this host, and serves the device
+ * until it is detached. detach.c removes it, list.c lists all devices.
+ *
+ * Key idea: the end of this process, expected or not, leaves the block device as it is. Its
+ * requests wait until `vublk attach` runs again. So a signal removes the device only if no program
+ * uses it, by the command `vublk detach`.
+ */
+#include "cli/attach/device.h"
+#include "cli/attach/list.h"
+#include "cli/signals.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define COMMAND "attach"
+#define DEFAULT_DEPTH 64
+#define DEFAULT_REQUEST_BYTES (512 << 10)
+#define MIN_REQUEST_BYTES (4 << 10)
+#define MAX_REQUEST_BYTES (8 << 20)
+
+struct arguments {
+	const char *socket;
+	bool list;
+	bool json;
+	struct vublk_attach attach;
+};
+
+enum {
+	KEY_ID = 0x100,
+	KEY_DEPTH,
+	KEY_REQUEST_SIZE,
+	KEY_LIST,
+	KEY_JSON,
+};
+
+static const struct argp_option options[] = {
+	{ NULL, 0, NULL, 0, "The block device:", 1 },
+	{ "id", KEY_ID, "N", 0, "Make /dev/ublkbN (default: the first free number)" },
+	{ "depth", KEY_DEPTH, "N", 0, "Requests in flight per queue (default: 64)" },
+	{ "request-size", KEY_REQUEST_SIZE, "SIZE", 0,
+	  "The largest request, a power of two (default: 512k)" },
+	{ NULL, 0, NULL, 0, "Instead of attaching:", 2 },
+	{ "list", KEY_LIST, NULL, 0, "List the block devices that vublk has made" },
+	{ "json", KEY_JSON, NULL, 0, "With --list: print JSON" },
+	{ NULL },
+};
+
+/*
+ * For the signal handler, which needs them: an eventfd that wakes the main thread, and whether a
+ * signal came.
+ */
+static int wake_fd = -1;
+static volatile sig_atomic_t is_signalled;
+
+/* --- arguments ------------------------------------------------------------------- */
+
+static uint32_t parse_request_size(struct argp_state *state, const char *text)
+{
+	uint64_t bytes = vublk_cli_bytes(state, "request-size", text, MIN_REQUEST_BYTES,
+					 MAX_REQUEST_BYTES);
+
+	if (bytes & (bytes - 1))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "--request-size must be a power of two from %d to %d, not '%s'",
+			     MIN_REQUEST_BYTES, MAX_REQUEST_BYTES, text);
+	return (uint32_t)bytes;
+}
+
+static void check(struct argp_state *state, const struct arguments *arguments)
+{
+	if (arguments->list && arguments->socket)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--list takes no SOCKET");
+	else if (arguments->json && !arguments->list)
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--json needs --list");
+	else if (!arguments->list && !arguments->socket)
+		vublk_cli_refuse_no_socket(state);
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *arguments = state->input;
+	struct vublk_attach *attach = &arguments->attach;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &attach->disk;
+		return 0;
+	case KEY_ID:
+		attach->wanted_id = (int64_t)vublk_cli_number(state, "id", arg, 0, INT32_MAX);
+		return 0;
+	case KEY_DEPTH:
+		attach->depth = (unsigned)vublk_cli_number(state, "depth", arg, 1,
+							   UBLK_MAX_QUEUE_DEPTH);
+		return 0;
+	case KEY_REQUEST_SIZE:
+		attach->request_bytes = parse_request_size(state, arg);
+		return 0;
+	case KEY_LIST:
+		arguments->list = true;
+		return 0;
+	case KEY_JSON:
+		arguments->json = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		vublk_cli_take_argument(state, &arguments->socket, arg);
+		return 0;
+	case ARGP_KEY_END:
+		check(state, arguments);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* --- the end --------------------------------------------------------------------- */
+
+static void on_signal(int number)
+{
+	eventfd_t one = 1;
+
+	is_signalled = 1;
+	if (write(wake_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is at its maximum, so the main thread is awake */
+}
+
+/*
+ * Starts `vublk detach`, which is a process of its own because it may wait for the back-end in a
+ * way that no signal interrupts. Returns a descriptor of the process.
+ */
+static int start_detach(const struct vublk_attach *attach, pid_t *pid)
+{
+	char *argv[] = { "vublk", "detach", (char *)(uintptr_t)attach->node, NULL };
+	posix_spawnattr_t attributes;
+	sigset_t none;
+	int ret;
+
+	sigemptyset(&none);
+	posix_spawnattr_init(&attributes);
+	posix_spawnattr_setsigmask(&attributes, &none);
+	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+	ret = posix_spawn(pid, "/proc/self/exe", NULL, &attributes, argv, environ);
+	posix_spawnattr_destroy(&attributes);
+	return ret ? -ret : pidfd_open(*pid, 0);
+}
+
+static bool has_failed(pid_t pid)
+{
+	int status;
+
+	return waitpid(pid, &status, 0) != pid || status;
+}
+
+/* Ends the process. The kernel keeps the device and its requests. */
+static void leave(const struct vublk_attach *attach)
+{
+	vublk_cli_fail(COMMAND, "%s stays, and its requests wait: 'vublk attach %s' continues it",
+		       attach->node, attach->socket);
+	_exit(VUBLK_EXIT_DONE);
+}
+
+static void drain(int fd)
+{
+	eventfd_t count;
+
+	if (read(fd, &count, sizeof(count)) < 0)
+		return; /* woken for another reason */
+}
+
+/* Serves until the device is stopped, or a signal came and the device must stay. */
+static void serve(struct vublk_attach *attach)
+{
+	struct pollfd fds[] = { { .fd = wake_fd, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+	pid_t detach = 0;
+
+	while (!vublk_attach_has_ended(attach)) {
+		if (is_signalled && !detach) {
+			fds[1].fd = start_detach(attach, &detach);
+			if (fds[1].fd < 0)
+				leave(attach);
+		}
+		if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), -1) > 0 && fds[0].revents)
+			drain(wake_fd);
+		if (fds[1].revents && has_failed(detach))
+			leave(attach);
+	}
+	if (fds[1].fd >= 0)
+		close(fds[1].fd);
+}
+
+/* --- the command ----------------------------------------------------------------- */
+
+/*
+ * Says to the kernel that this process serves a block device: otherwise an allocation in it could
+ * wait until the kernel has written dirty pages to this very device. Needs a privilege which a
+ * process that may use the ublk driver usually has.
+ */
+static void become_io_flusher(void)
+{
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+}
+
+static int prepare(struct arguments *arguments)
+{
+	struct vublk_attach *attach = &arguments->attach;
+
+	attach->socket = vublk_ublk_canonical(arguments->socket);
+	if (!attach->socket)
+		return vublk_cli_fail(COMMAND, "there is no folder for the socket '%s'",
+				      arguments->socket);
+	attach->wake_fd = wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (wake_fd < 0)
+		return vublk_cli_fail(COMMAND, "cannot make an eventfd: out of descriptors or memory");
+	become_io_flusher();
+	return VUBLK_EXIT_DONE;
+}
+
+static int attach_device(struct arguments *arguments)
+{
+	struct vublk_attach *attach = &arguments->attach;
+	struct vublk_cli_signals signals;
+	struct vublk_error error = { 0 };
+	int status = prepare(arguments);
+
+	if (status != VUBLK_EXIT_DONE)
+		return status;
+	vublk_cli_signals_init(&signals, 0);
+	vublk_cli_signals_handle(&signals, on_signal);
+	if (vublk_attach_start(attach, &error)) {
+		status = vublk_cli_fail_open(COMMAND, &error);
+		vublk_attach_abandon(attach);
+		return status;
+	}
+	printf("%s\n", attach->node);
+	fflush(stdout);
+	serve(attach);
+	vublk_attach_finish(attach);
+	return VUBLK_EXIT_DONE;
+}
+
+int vublk_cmd_attach(int argc, char **argv)
+{
+	static const struct argp_child children[] = { { &vublk_disk_argp, 0, NULL, 0 }, { NULL } };
+	static const struct argp argp = {
+		options, parse, "SOCKET\n--list",
+		"Make the disk of the back-end at SOCKET a block device of this host, "
+		"/dev/ublkbN, and serve it until it is detached. The path of the block device is "
+		"printed when programs can use it. Needs the kernel's ublk driver, and root.\v"
+		"If this process ends, the block device stays, and its requests wait: run the same "
+		"command again. SIGTERM and SIGINT detach the block device if no program uses it.",
+		children,
+	};
+	struct arguments arguments = { .attach = {
+		.disk.reconnects = true, .wanted_id = -1, .depth = DEFAULT_DEPTH,
+		.request_bytes = DEFAULT_REQUEST_BYTES,
+	} };
+
+	vublk_cli_parse(&argp, argc, argv, &arguments);
+	return arguments.list ? vublk_attach_list(arguments.json) : attach_device(&arguments);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_CLI_ATTACH_DEVICE_H
+#define VUBLK_CLI_ATTACH_DEVICE_H
+
+/*
+ * The block device that `vublk attach` serves: made anew, or taken over from a process that has
+ * died.
+ */
+#include "cli/attach/queue.h"
+#include "cli/attach/ublk.h"
+#include "cli/crew.h"
+#include "cli/disk.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vublk_attach {
+	/* set by the command */
+	struct vublk_disk_options disk;
+	char *socket;              /* the canonical path */
+	int64_t wanted_id;         /* the number of a new device; -1: the first free number */
+	unsigned depth;            /* requests per queue of a new device */
+	uint32_t request_bytes;    /* the largest request of a new device */
+	int wake_fd;               /* an eventfd: a signal came, or a thread has ended */
+
+	struct vublk_ublk ublk;
+	struct ublksrv_ctrl_dev_info info;
+	char node[VUBLK_UBLK_NODE_BYTES];
+	bool is_resumed;           /* the device existed */
+	struct vublk_blk *blk;
+	struct vublk_disk_watch watch;
+	struct vublk_cli_limit lost_limit, resized_limit; /* used by the disk's thread */
+	int char_fd;
+	struct vublk_attach_queue *queues;
+	struct vublk_crew crew;
+
+	/* protected by `lock` */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned num_ready;
+	struct vublk_error failure; /* of the first thread that could not start */
+};
+
+/*
+ * Looks for a device of the socket whose process has died, and otherwise makes one; opens the disk,
+ * and starts the threads. On success the device exists for programs.
+ */
+int vublk_attach_start(struct vublk_attach *attach, struct vublk_error *error);
+
+/* Returns whether all threads have ended, because the kernel has stopped the device. */
+bool vublk_attach_has_ended(struct vublk_attach *attach);
+
+/*
+ * Called after vublk_attach_start() has failed, instead of vublk_attach_finish(). Removes a new
+ * device. A device that existed stays as it was; then the process may end here.
+ */
+void vublk_attach_abandon(struct vublk_attach *attach);
+
+/* Frees everything. The threads must have ended. Removes the device if the kernel has stopped it. */
+void vublk_attach_finish(struct vublk_attach *attach);
+
+#endif

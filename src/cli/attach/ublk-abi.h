@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_CLI_ATTACH_UBLK_ABI_H
+#define VUBLK_CLI_ATTACH_UBLK_ABI_H
+
+/*
+ * The interface of the kernel's driver ublk_drv. <linux/ublk_cmd.h> of Linux 6.1, which Debian 12
+ * has, lacks what later kernels added; those constants are defined here.
+ */
+
+#include <linux/ioctl.h>
+#include <linux/ublk_cmd.h>
+
+/* Linux 6.4: commands are encoded like ioctls. Later kernels may refuse the plain numbers. */
+#ifndef UBLK_F_CMD_IOCTL_ENCODE
+#define UBLK_F_CMD_IOCTL_ENCODE (1UL << 6)
+#endif
+#define VUBLK_UBLK_READ(number) _IOR('u', number, struct ublksrv_ctrl_cmd)
+#define VUBLK_UBLK_WRITE(number) _IOWR('u', number, struct ublksrv_ctrl_cmd)
+#define VUBLK_UBLK_IO(number) _IOWR('u', number, struct ublksrv_io_cmd)
+
+/* Linux 6.9: like DEL_DEV, but does not wait until all programs have closed the device. */
+#ifndef UBLK_CMD_DEL_DEV_ASYNC
+#define UBLK_CMD_DEL_DEV_ASYNC 0x14
+#endif
+
+#endif

@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The disk of a back-end as a block device of the host, `vublk attach`. The host is a guest in QEMU, whose kernel has
+the ublk driver: vublk serve and vublk attach run in the guest.
+
+    attach.py --load LOAD [--qemu Q] VUBLK [-l] [WORD...]
+
+Words select the cases whose names contain one of them; -l lists the cases.
+"""
+import argparse
+import functools
+import json
+import lzma
+import pathlib
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import groups  # noqa: E402
+import initramfs  # noqa: E402
+import linux  # noqa: E402
+import peer  # noqa: E402
+import qemu  # noqa: E402
+from peer import check  # noqa: E402
+
+DISK_BYTES = 64 << 20
+QUEUES = 2
+KILLS = 3
+ZEROES = 'bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8'  # 4 MiB of them
+
+
+def folder():
+    return qemu.cache_folder() / 'guest-newer'
+
+
+def kernel():
+    if not (folder() / 'vmlinuz').exists():
+        raise peer.Skip('no kernel with ublk_drv here: scripts/setup check fetches it where it can be had')
+    return folder() / 'vmlinuz'
+
+
+@functools.cache
+def memory_disk(load, vublk):
+    linux.scratch.append(tempfile.TemporaryDirectory(prefix='vublk-'))
+    scratch = pathlib.Path(linux.scratch[-1].name)
+
+    def module():
+        path = scratch / 'ublk_drv.ko'
+        path.write_bytes(lzma.decompress((folder() / 'ublk_drv.ko.xz').read_bytes()))
+        return [path]
+
+    def more(tree):
+        initramfs.copy(initramfs.HERE / 'init-attach', tree, 'jobs')
+        initramfs.copy(vublk, tree, 'bin/vublk')
+        for library in initramfs.libraries(vublk):
+            # The loader of the guest searches this folder. The library of the build is in another one.
+            initramfs.copy(library, tree, f'lib/x86_64-linux-gnu/{pathlib.Path(library).name}'
+                           if 'ld-linux' not in library else library)
+    return initramfs.make(scratch, load, more=more, programs=['e2fsck'], order=module)
+
+
+class Host(linux.Guest):
+    """A guest that is the host of a block device."""
+    loses_requests = False  # the kernel may report failed requests
+
+    def __init__(self, case, which, load, vublk):
+        self.vublk = vublk
+        super().__init__(case, which, QUEUES, [], load)
+
+    def system(self):
+        return kernel(), memory_disk(self.load, self.vublk)
+
+    def take(self, line):
+        if not (self.loses_requests and 'I/O error' in line):
+            super().take(line)
+
+    def vublk_says(self, *words):
+        facts = self.run('vublk', *words)
+        return int(facts['exit'][-1]), facts['said'][-1]
+
+    def devices(self):
+        facts = self.run('list')
+        check(facts['exit'] == ['0'], facts['list'][-1])
+        return json.loads(facts['list'][-1])
+
+    def attach(self, *options):
+        self.run('attach', *options)
+        check(self.last('device') == '/dev/ublkb0', f'vublk attach printed {self.last("device")}')
+
+
+class Attached(groups.Group):
+    """A host with a back-end and an attached disk. Each case but the last leaves it so."""
+    serve = ()
+
+    def open(self):
+        self.guest = Host(self.case, self.way.qemu, self.load, self.way.program)
+        self.guest.run('image', DISK_BYTES)
+        self.guest.run('serve', *self.serve)
+        self.guest.attach()
+
+    def detach(self):
+        code, said = self.guest.vublk_says('detach', '/dev/ublkb0')
+        check(code == 0 and not said, f'vublk detach ended with {code}: {said}')
+        facts = self.guest.run('is_gone')
+        check(facts['said'] == [''], f'vublk attach said {facts["said"]}')
+
+
+class Used(Attached):
+    cases = [
+        ('the kernel has the sizes and limits of the disk', 'is_told'),
+        ('files survive detach and attach, and the image has them', 'files_survive'),
+        ('what is trimmed and zeroed reads as zeroes', 'discard'),
+        ('a write with FUA is in the image when it completes', 'write_through'),
+        ('the back-end is killed under load', 'kill_backend'),
+        ('vublk attach is killed under load', 'kill_attach'),
+        ('both are killed under load', 'kill_both'),
+        ('a second vublk attach is refused', 'second'),
+        ('detach of a mounted device is refused, and SIGTERM leaves it', 'mounted'),
+        ('SIGTERM removes a device that is not in use', 'terminate'),
+        ('an orphaned device is listed and removed', 'orphan'),
+        ('a forced detach needs no back-end', 'force'),
+    ]
+
+    def is_told(self):
+        facts = self.guest.run('facts')
+        for name, wanted in {'sectors': DISK_BYTES // 512, 'queues': QUEUES, 'ro': 0,
+                             'logical_block_size': 512}.items():
+            check(facts[name] == [str(wanted)], f'{name} is {facts[name][0]}, not {wanted}')
+        for name in 'discard_max_hw_bytes', 'write_zeroes_max_bytes':
+            check(int(facts[name][0]) > 0, f'{name} is {facts[name][0]}')
+        for name, wanted in (('write_cache', 'write back'), ('fua', '1'), ('max_hw_sectors_kb', '128'),
+                             ('nr_requests', '16')):
+            check(self.guest.run('queue', name)[name][-1] == wanted, f'{name} is not {wanted}')
+        [device] = self.guest.devices()
+        for name, wanted in (('device', '/dev/ublkb0'), ('state', 'attached'), ('num_queues', QUEUES), ('depth', 16),
+                             ('capacity_bytes', DISK_BYTES), ('socket', '/tmp/socket')):
+            check(device[name] == wanted, f'{name} is {device[name]} in the list, not {wanted}')
+
+    def files_survive(self):
+        self.guest.run('files')
+        self.guest.run('leave')
+        self.detach()
+        self.guest.run('check_image')
+        self.guest.attach()
+        self.guest.run('verify')
+
+    def discard(self):
+        for option in '-z', '':
+            parts = self.guest.run('discard', option)['part']
+            check(parts[1] == ZEROES, f'{option}: the range is not zeroed')
+            check(ZEROES not in (parts[0], parts[2]), f'{option}: more than the range is zeroed')
+        check(int(self.guest.run('statistic', 12)['statistic'][-1]) > 0, 'the device has no discards')
+
+    def write_through(self):
+        self.guest.run('write_direct')
+
+    def kill_backend(self):
+        self.guest.start_load()
+        for _ in range(KILLS):
+            self.guest.run('signal', 'serve', 'KILL')
+            self.guest.run('serve_again')
+            self.guest.listen_for_more()
+        self.guest.stop_load()
+
+    def kill_attach(self):
+        self.guest.start_load()
+        for _ in range(KILLS):
+            self.guest.run('signal', 'attach', 'KILL')
+            self.guest.attach()
+            self.guest.listen_for_more()
+        self.guest.stop_load()
+
+    def kill_both(self):
+        self.guest.start_load()
+        for _ in range(KILLS):
+            self.guest.run('kill_both')
+            self.guest.run('serve')
+            self.guest.attach()
+            self.guest.listen_for_more()
+        self.guest.stop_load()
+
+    def second(self):
+        code, said = self.guest.vublk_says('attach', '/tmp/socket')
+        check(code == 1 and '/dev/ublkb0' in said, f'{code}: {said}')
+
+    def mounted(self):
+        self.guest.run('files')
+        code, said = self.guest.vublk_says('detach', '0')
+        check(code == 1 and 'in use' in said, f'{code}: {said}')
+        said = self.guest.run('signal', 'attach', 'TERM')['said'][-1]
+        check('in use' in said and 'stays' in said, said)
+        self.guest.attach()
+        self.guest.run('leave')
+        self.guest.run('verify')
+
+    def terminate(self):
+        said = self.guest.run('signal', 'attach', 'TERM')['said'][-1]
+        check(not said, said)
+        self.guest.run('is_gone')
+        self.guest.attach()
+
+    def orphan(self):
+        self.guest.run('signal', 'attach', 'KILL')
+        [device] = self.guest.devices()
+        check(device['state'] == 'orphaned', f'{device}')
+        code, said = self.guest.vublk_says('detach', '--orphans')
+        check(code == 0 and not said, f'{code}: {said}')
+        check(not self.guest.devices(), 'the list still has the device')
+        self.guest.run('is_gone')
+        self.guest.attach()
+
+    def force(self):
+        """Leaves no device, so this is the last case."""
+        self.guest.loses_requests = True
+        self.guest.run('signal', 'serve', 'KILL')
+        self.guest.run('begin_write')
+        self.guest.run('vublk', 'detach', '--force', '/dev/ublkb0')
+        check(self.guest.last('exit') == '0', self.guest.last('said'))
+        check(self.guest.run('end_write')['exit'] != ['0'], 'the write succeeded')
+        self.guest.run('is_gone')
+
+
+class ReadOnly(Attached):
+    serve = ('--read-only',)
+    cases = [('a read-only disk is a read-only block device', 'refuses')]
+
+    def refuses(self):
+        check(self.guest.run('facts')['ro'] == ['1'], 'the block device is not read-only')
+        self.guest.run('look')
+        check(self.guest.has_said('refused'), 'a write succeeded')
+        self.detach()
+
+
+class Way:
+    def __init__(self, program, which):
+        self.program, self.qemu = pathlib.Path(program).absolute(), which
+
+    def prepare(self):
+        self.qemu.find_version()
+        kernel()
+
+    def __str__(self):
+        return f'vublk attach, {self.qemu}'
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('vublk', help='the tool, such as build/src/cli/vublk')
+    parser.add_argument('words', nargs='*', help='only cases that have one of these words')
+    parser.add_argument('--load', required=True, help="the guest's load, such as build/tests/guest/guest-load")
+    parser.add_argument('--qemu', choices=qemu.QEMUS, default='system')
+    parser.add_argument('-l', '--list', action='store_true', help='list the cases')
+    options = parser.parse_intermixed_args()
+    way = Way(options.vublk, qemu.QEMUS[options.qemu]())
+    return groups.main([Used, ReadOnly], way, options.load, options.words, options.list)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -167,7 +167,8 @@ static void turn(struct vm *vm)
 	if (fds[2].revents && read(STDIN_FILENO, bytes, sizeof(bytes)) > 0) {
 		vm->step = WRITE;
 		guest_request(vm);
-	} else if (fds[2].revents) { /* reset; if the next call returns 1, stopped() follows */
+	} else if (fds[2].revents) {
+		/* Resets the disk and pauses the VM. If the rings do not stop at once, stopped() follows. */
 		vublk_device_set_status(vm->device, 0, NULL);
 		vm->step = vublk_device_set_vm_running(vm->device, false) ? LEAVING : OFF;
 	}

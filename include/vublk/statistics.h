@@ -74,8 +74,8 @@ uint64_t vublk_latency_limit(unsigned bucket);
  * Returns whether requests pass through the device (<vublk/shadow.h>). If they do not, the device
  * cannot count them. The result can change when the device is realized, and when the path of
  * requests is exchanged.
- * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two
- * calls.
+ * Threads: the device's thread. For the device of a bus, that is the thread that calls
+ * vublk_bus_process(), between two calls.
  */
 bool vublk_device_sees_requests(const struct vublk_device *device);
 
@@ -85,8 +85,8 @@ bool vublk_device_sees_requests(const struct vublk_device *device);
  * the device, but then nothing is counted. A request is counted if it begins while counting is on.
  * Errors:
  *   ENOMEM  no memory for the counters
- * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two
- * calls.
+ * Threads: the device's thread. For the device of a bus, that is the thread that calls
+ * vublk_bus_process(), between two calls.
  */
 int vublk_device_set_statistics(struct vublk_device *device, bool on, struct vublk_error *error);
 int vublk_bus_set_statistics(struct vublk_bus *bus, bool on, struct vublk_error *error);
@@ -132,10 +132,10 @@ struct vublk_replay_info {
 
 /*
  * Fills `info` with the present state of the copies. `info_bytes` is sizeof(struct
- * vublk_replay_info). May wait for the device's own threads, but not for a back-end.
+ * vublk_replay_info). May wait for the library's internal threads, but not for a back-end.
  * Errors: none.
- * Threads: the device's thread; of a bus: the one that calls vublk_bus_process(), between two
- * calls.
+ * Threads: the device's thread. For the device of a bus, that is the thread that calls
+ * vublk_bus_process(), between two calls.
  */
 void vublk_device_get_replay(const struct vublk_device *device, struct vublk_replay_info *info,
 			     size_t info_bytes);

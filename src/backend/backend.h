@@ -77,12 +77,12 @@ extern const char *const *const vublk_backend_kill_points;
 int vublk_backend_prepare(const struct vublk_option *options,
 			  const struct vublk_backend_taken *taken, const struct vublk_log *log,
 			  struct vublk_backend **backend, struct vublk_error *error);
-/* Finishes the back-end without touching the disk, which another process now serves. */
+/* Finishes the back-end without touching the disk, which the new process now serves. */
 void vublk_backend_finish_handed_over(struct vublk_backend *backend);
 /*
- * Makes a prepared back-end continue the work of the other process. If the back-end has no session,
- * it listens on `listen_fd` (-1: none). Errors: EINVAL if it has neither a session nor a listening
- * socket, and others.
+ * Makes a prepared back-end continue the work of the old process, which handed its state over. If
+ * the back-end has no session, it listens on `listen_fd` (-1: none). Errors: EINVAL if there is
+ * neither a session nor a listening socket, and those of epoll_ctl(2).
  */
 int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error);
 

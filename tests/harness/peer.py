@@ -69,10 +69,14 @@ def own_threads(pid):
 
 
 def wait_until(condition, sentence, limit_s=LIMIT_S):
-    """Polls `condition` until it is true. After the time limit, fails with `sentence`."""
+    """
+    Polls `condition` until it is true. After the time limit, fails with `sentence`, which may be a function, so that it
+    can contain what a program has said until then.
+    """
     end = time.monotonic() + limit_s
     while not condition():
-        check(time.monotonic() < end, sentence)
+        if time.monotonic() >= end:
+            raise Failure(sentence() if callable(sentence) else sentence)
         time.sleep(0.005)
 
 
@@ -212,7 +216,8 @@ def listens(path):
 
 
 def wait_for_socket(case, child, path):
-    wait_until(lambda: listens(path) or child.poll() is not None, f'nothing listens on {path}')
+    wait_until(lambda: listens(path) or child.poll() is not None,
+               lambda: f'nothing listens on {path}: {case.output(child)}')
     check(child.poll() is None, f'{child.args[0]} ended with {child.returncode}: {case.output(child)}')
 
 

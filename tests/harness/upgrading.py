@@ -28,7 +28,7 @@ def wait_for_progress(backend, load, output):
     """
     before = bytes_written(backend)
     peer.wait_until(lambda: bytes_written(backend) > before + 2 * MIB or load.poll() is not None,
-                    f'nothing is written: {output()}')
+                    lambda: f'nothing is written: {output()}')
     check(load.poll() is None, f'the load ended: {output()}')
 
 

@@ -81,7 +81,7 @@ class Disk:
         return self.case.output(self.relay)
 
     def wait_for_log(self, words):
-        peer.wait_until(lambda: words in self.log(), f'the log lacks "{words}": {self.log()}')
+        peer.wait_until(lambda: words in self.log(), lambda: f'the log lacks "{words}": {self.log()}')
 
     def back_end(self):
         return json.loads(self.case.run([VUBLK, 'ctl', self.ctl, 'status']))['back_end']
@@ -113,7 +113,7 @@ def killed(case, backend_arguments, relay_arguments):
     for here, there in ('ab', 'ba', 'ab'):
         disk.wait_for_requests(here)
         disk.kill(here)
-        peer.wait_until(lambda: disk.served(there), f'{there} is not used: {disk.log()}')
+        peer.wait_until(lambda: disk.served(there), lambda: f'{there} is not used: {disk.log()}')
         check(f'the disk continues on back-end {disk.paths[there]}; it was on {disk.paths[here]}' in disk.log(),
               disk.log())
         check(disk.path_in_use() == disk.paths[there], str(disk.path_in_use()))
@@ -208,7 +208,7 @@ def hangs_on_one_path(case):
         check(not disk.served('b'), 'the next back-end is used, and A is alive')
     check(disk.bench.poll() is None, case.output(disk.bench))
     disk.kill('a')
-    peer.wait_until(lambda: disk.served('b'), f'the next back-end is not used: {disk.log()}')
+    peer.wait_until(lambda: disk.served('b'), lambda: f'the next back-end is not used: {disk.log()}')
     disk.finish()
     disk.stop()
 
@@ -381,7 +381,7 @@ def switch_refused(case):
     b = disk.start('b', other)
     words = switch(disk, 'b', 1)
     check(f"the disk stays at '{disk.paths['a']}'" in words and 'the back-end has 32768 sectors' in words, words)
-    peer.wait_until(lambda: disk.served('a'), f'the disk does not return: {disk.log()}')
+    peer.wait_until(lambda: disk.served('a'), lambda: f'the disk does not return: {disk.log()}')
     peer.suspend(b)
     words = switch(disk, 'b', 1)
     check('did not answer' in words and 'the disk stays' in words, words)
@@ -420,7 +420,7 @@ def switch_clients(case):
     disk.kill('a')
     peer.wait_until(lambda: not disk.back_end()['connected'], 'the loss is not noticed')
     first = case.start([VUBLK, 'ctl', disk.ctl, 'switch', f'to={disk.paths["b"]}'])
-    peer.wait_until(lambda: disk.path_in_use() == disk.paths['b'], f'the switch does not begin: {disk.log()}')
+    peer.wait_until(lambda: disk.path_in_use() == disk.paths['b'], lambda: f'the switch does not begin: {disk.log()}')
     second = case.start([VUBLK, 'ctl', disk.ctl, 'switch', f'to={disk.paths["a"]}'])
     check(first.wait(peer.LIMIT_S) == 1 and 'another switch was requested' in case.output(first), case.output(first))
     check(second.poll() is None, f'the switch ended in the outage: {case.output(second)}')

@@ -113,7 +113,7 @@ class Disk:
                 self.ensure_load()
             return self.ctl('mirror')['state'] in states
         peer.wait_until(is_reached,
-                        f'the mirror does not become {" or ".join(states)}: {self.ctl("mirror")}{self.log()}')
+                        lambda: f'the mirror does not become {" or ".join(states)}: {self.ctl("mirror")}{self.log()}')
         return self.ctl('mirror')
 
     def wait_for_marks(self, path, size):

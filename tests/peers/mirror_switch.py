@@ -56,7 +56,7 @@ class Disk(mirror.Disk):
         self.tell_load()
         words = f'paused {self.pauses}\n'
         peer.wait_until(lambda: words in self.case.output(self.bench) or self.bench.poll() is not None,
-                        f'the load does not pause: {self.log()}')
+                        lambda: f'the load does not pause: {self.log()}')
         self.ensure_load()
 
     def resume(self):
@@ -83,7 +83,8 @@ class Disk(mirror.Disk):
     def check_same(self):
         """Waits until the mirror is in step, and compares the images. The load must be paused."""
         self.wait_for_state('synced')
-        peer.wait_until(lambda: not self.ctl('mirror')['behind_bytes'], f'the mirror stays behind: {self.log()}')
+        peer.wait_until(lambda: not self.ctl('mirror')['behind_bytes'],
+                        lambda: f'the mirror stays behind: {self.log()}')
         check(self.digest('a') == self.digest('b'), f'the images differ at {self.differences()}: {self.log()}')
 
     def digest(self, name):
@@ -101,7 +102,8 @@ class Disk(mirror.Disk):
         rates = {'begin': 'rate=1M', 'half-way': 'rate=16M'}
         self.mirror(rates.get(moment, 'rate=0'))
         if moment == 'half-way':
-            peer.wait_until(lambda: self.ctl('mirror')['synced_bytes'] >= SIZE // 2, f'no progress: {self.log()}')
+            peer.wait_until(lambda: self.ctl('mirror')['synced_bytes'] >= SIZE // 2,
+                            lambda: f'no progress: {self.log()}')
         elif moment != 'begin':
             self.wait_for_state('synced')
 
@@ -118,13 +120,14 @@ class Disk(mirror.Disk):
         """
         command = self.case.start([VUBLK, 'ctl', self.control, 'switch'])
         peer.wait_until(lambda: 'switch' in self.ctl('status')['shadow']['reasons'] or command.poll() is not None,
-                        f'no switch: {self.log()}')
+                        lambda: f'no switch: {self.log()}')
         check(command.poll() is None, f'the switch has ended: {self.case.output(command)}{self.log()}')
         return command
 
     def wait_for_last_flush(self):
         """Waits until the plane has ended the mirror for the switch. The mirror has no progress then."""
-        peer.wait_until(lambda: self.ctl('mirror')['size_bytes'] == 0, f'the switch does not begin: {self.log()}')
+        peer.wait_until(lambda: self.ctl('mirror')['size_bytes'] == 0,
+                        lambda: f'the switch does not begin: {self.log()}')
 
     def hold_switch(self, stopped, load):
         """

@@ -190,7 +190,7 @@ class ShadowRelay(Relay):
     def __init__(self, case, *arguments, backend=(), client=(), point=None):
         super().__init__(case, '-o', 'shadow=on', '-o', 'keepalive-ms=0', '-o', 'config-poll-ms=0', *arguments, backend=backend, point=point)
         self.load = self.start_load('--iodepth', 32, *client, runtime=3600)
-        peer.wait_until(self.is_shadowed, f'the requests do not take the shadow rings: {self.output()}')
+        peer.wait_until(self.is_shadowed, lambda: f'the requests do not take the shadow rings: {self.output()}')
 
     def is_shadowed(self):
         return self.status()['shadow']['path'] == 'shadow'
@@ -319,7 +319,7 @@ def backend_killed_meanwhile(case):
         new = relay.take_over()
         relay.kill_backend()
         peer.wait_until(lambda: 'is complete' in relay.output(new) or new.poll() is not None,
-                        f'the upgrade does not end: {relay.output(new)}{relay.output()}')
+                        lambda: f'the upgrade does not end: {relay.output(new)}{relay.output()}')
         if new.poll() is None:
             check(relay.process.wait(peer.LIMIT_S) == 0, relay.output())
             relay.process = new
@@ -401,7 +401,7 @@ def exchanged(case):
     relay.upgrade()
     ctl.wait(peer.LIMIT_S)  # the connection has ended with the old process
     relay.serve.send_signal(signal.SIGCONT)
-    peer.wait_until(lambda: relay.status()['shadow']['path'] == 'shadow', f'no shadow rings: {relay.output()}')
+    peer.wait_until(lambda: relay.status()['shadow']['path'] == 'shadow', lambda: f'no shadow rings: {relay.output()}')
     relay.wait_for_progress(load)
     relay.end_load(load)
     relay.stop()
@@ -411,7 +411,7 @@ def traced(case):
     """A trace ends with the old process, which logs this."""
     relay = ShadowRelay(case)
     trace = case.start([VUBLK, 'ctl', relay.control, 'trace'])
-    peer.wait_until(lambda: case.output(trace).count('\n') > 10, f'no trace: {case.output(trace)}')
+    peer.wait_until(lambda: case.output(trace).count('\n') > 10, lambda: f'no trace: {case.output(trace)}')
     old = relay.process
     relay.upgrade()
     check('the trace of requests ends' in relay.output(old), relay.output(old))
@@ -485,7 +485,7 @@ def then_stuck(case):
     peer.suspend(relay.serve)
     load.kill()
     peer.wait_until(lambda: 'did not complete within 500 ms' in relay.output() or relay.process.poll() is not None,
-                    f'the stop has no deadline: {relay.output()}')
+                    lambda: f'the stop has no deadline: {relay.output()}')
     check(relay.process.poll() is None, f'the relay ended with {relay.process.returncode}: {relay.output()}')
     relay.serve.send_signal(signal.SIGCONT)
     peer.wait_until(lambda: relay.status()['back_end']['connected'], 'no back-end')
@@ -513,7 +513,8 @@ def in_a_stop(case):
     peer.wait_until(lambda: relay.status()['device'] == 'stopping', 'the rings are not being stopped')
     old = relay.process
     new = relay.take_over()
-    peer.wait_until(lambda: 'the upgrade waits' in relay.output(old), f'the upgrade does not wait: {relay.output(old)}')
+    peer.wait_until(lambda: 'the upgrade waits' in relay.output(old),
+                    lambda: f'the upgrade does not wait: {relay.output(old)}')
     check(old.poll() is None and new.poll() is None, relay.output(new))
     relay.serve.send_signal(signal.SIGCONT)
     peer.wait_until(lambda: 'the upgrade is complete' in relay.output(new) or new.poll() is not None,

@@ -109,8 +109,9 @@ void vublk_device_replay_abandon(struct vublk_device *device)
 	    !vublk_plane_thread_end_of_kept(device->shadow.thread))
 		return;
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-			  "the device is closed while it has the only copies of completed writes that "
-			  "the back-end at '%s' may have dropped; these writes may be lost",
+			  "the device is closed without a back-end, and discards its copies of writes "
+			  "that were completed but not flushed; if the back-end at '%s' has not stored "
+			  "these writes, they are lost",
 			  vublk_device_path(device));
 }
 

@@ -359,8 +359,8 @@ static int use_image(const struct vublk_engine_options *options, struct vublk_er
 		return vublk_error_set_errno(error, errno, "cannot use the descriptor of the image '%s'",
 					     options->path);
 	if (stat(options->path, &there) < 0)
-		return vublk_error_set_errno(error, errno, "cannot find the image '%s' that the old "
-					     "process serves (put it back there)", options->path);
+		return vublk_error_set_errno(error, errno, "cannot access '%s'; the image that the old "
+					     "process serves must be at this path", options->path);
 	if (S_ISBLK(ours.st_mode) ? !S_ISBLK(there.st_mode) || ours.st_rdev != there.st_rdev :
 	    ours.st_dev != there.st_dev || ours.st_ino != there.st_ino)
 		return vublk_error_set(error, ESTALE, "'%s' is no longer the image that the old "

@@ -385,7 +385,7 @@ static void test_the_device_ends_in_an_outage(void **state)
 		vublk_device_unrealize(rig.device);
 		assert_int_equal(rig.num_warnings - before, lost);
 		if (lost)
-			assert_non_null(strstr(rig.last_line, "the device is closed while"));
+			assert_non_null(strstr(rig.last_line, "the device is closed without a back-end"));
 		rig_end(&rig, &mock);
 	}
 }

@@ -168,7 +168,10 @@ static void turn(struct vm *vm)
 		vm->step = WRITE;
 		guest_request(vm);
 	} else if (fds[2].revents) {
-		/* Resets the disk and pauses the VM. If the rings do not stop immediately, stopped() follows. */
+		/*
+		 * Resets the disk and pauses the VM. If the rings do not stop immediately,
+		 * stopped() follows.
+		 */
 		vublk_device_set_status(vm->device, 0, NULL);
 		vm->step = vublk_device_set_vm_running(vm->device, false) ? LEAVING : OFF;
 	}

@@ -24,8 +24,12 @@ static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error
 	rados_conf_set(rbd->cluster, "log_to_stderr", "false");
 	rados_conf_set(rbd->cluster, "err_to_stderr", "false");
 	r = rados_conf_read_file(rbd->cluster, path);
+	/*
+	 * librbd's cache completes writes that are only in this process. They would be lost with the
+	 * process, and no driver repeats them, because a lost back-end is no power failure to it.
+	 */
 	if (!r)
-		return 0;
+		return rados_conf_set(rbd->cluster, "rbd_cache", "false");
 	if (!path && r == -ENOENT)
 		return vublk_engine_fail(error, ENOENT, "there is no configuration of a Ceph cluster "
 					 "in the default places, such as /etc/ceph/ceph.conf; set "

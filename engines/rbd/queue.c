@@ -155,7 +155,7 @@ static void report_failure(struct rbd_queue *queue, const struct vublk_engine_io
 			 hint_of(-io->result));
 }
 
-/* A durable request is followed by a flush, because librbd may have the data in its cache. */
+/* A durable request is followed by a flush, because the image may have a cache of its own. */
 static bool needs_flush(const struct vublk_engine_io *io)
 {
 	return io->flags & VUBLK_IO_DURABLE && !io->result &&

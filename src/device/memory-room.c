@@ -55,6 +55,14 @@ unsigned vublk_device_memory_room(const struct vublk_device *device)
 	return vublk_device_plane_needs_slot(device) && slots ? slots - 1 : slots;
 }
 
+int vublk_device_too_many_regions(unsigned num_regions, unsigned slots, bool has_plane,
+				  struct vublk_error *error)
+{
+	return vublk_error_set(error, ENOSPC, "the guest's memory has %u regions, but the back-end accepts "
+			       "only %u%s; use fewer, larger regions", num_regions, slots,
+			       has_plane ? " in addition to that of the shadow rings" : "");
+}
+
 int vublk_device_memory_check_shadow(const struct vublk_device *device, struct vublk_error *error)
 {
 	unsigned slots = vublk_frontend_memory_slots(&device->frontend);

@@ -78,10 +78,7 @@ static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		slots--;
 	if (num_regions <= slots)
 		return 0;
-	return vublk_error_set(error, ENOSPC,
-			       "the guest's memory has %u regions, but the back-end accepts only %u%s; use "
-			       "fewer, larger regions", num_regions, slots,
-			       has_plane ? " in addition to that of the shadow rings" : "");
+	return vublk_device_too_many_regions(num_regions, slots, has_plane, error);
 }
 
 /* --- the table --------------------------------------------------------------------------- */

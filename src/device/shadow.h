@@ -123,6 +123,12 @@ bool vublk_device_plane_needs_slot(const struct vublk_device *device);
  * start would fail.
  */
 bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
+/*
+ * Refuses a memory table: the back-end accepts only `slots` regions, in addition to that of the
+ * shadow rings if `has_plane` is true. Returns -ENOSPC.
+ */
+int vublk_device_too_many_regions(unsigned num_regions, unsigned slots, bool has_plane,
+				  struct vublk_error *error);
 
 /* --- rings/shadow.c, continued ----------------------------------------------------------- */
 

@@ -195,8 +195,8 @@ def target_killed(case, moment):
 
 def target_hangs(case):
     """B is stopped: the mirror ends after request-timeout-ms."""
-    disk = Disk(case, device_arguments=('-o', 'shadow=on', '-o', 'request-timeout-ms=2000'))
-    disk.load(6)
+    disk = Disk(case, device_arguments=('-o', 'shadow=on', '-o', 'request-timeout-ms=8000'))
+    disk.load(15)
     disk.mirror()
     disk.wait_for_state('synced')
     peer.suspend(disk.children['b'])

@@ -365,7 +365,7 @@ def another_image(case):
     """The path must lead to the image that the old process serves."""
     disk = with_load(case, (), None)
     os.rename(disk.image, case.path('moved'))
-    refused(case, 'cannot find the image', disk.control)
+    refused(case, 'must be at this path', disk.control)
     with open(disk.image, 'wb') as file:
         file.truncate(32 * MIB)
     refused(case, 'is no longer the image', disk.control)

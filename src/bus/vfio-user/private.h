@@ -41,7 +41,7 @@ enum vublk_vfio_user_event {
 	VUBLK_VFIO_USER_NUM_EVENTS,
 };
 
-/* --- memory, of dma.c ------------------------------------------------------------------------- */
+/* --- memory (dma.c) --------------------------------------------------------------------------- */
 
 #define VUBLK_VFIO_USER_MAX_MAPS VUBLK_MEMORY_MAX_REGIONS
 #define VUBLK_VFIO_USER_MAX_ANSWERS 64 /* the largest number of deferred answers */

@@ -169,8 +169,8 @@ static void refuse(struct vublk_device *device, struct vublk_error *error)
 }
 
 /*
- * Checks the number of memory regions against the back-end's limit. The memory may have been set
- * while no back-end was connected.
+ * Checks the number of memory regions against the back-end's limit, less the slot that the shadow
+ * rings need. The memory may have been set while no back-end was connected.
  */
 static int check_slots(const struct vublk_device *device, struct vublk_error *error)
 {
@@ -178,9 +178,8 @@ static int check_slots(const struct vublk_device *device, struct vublk_error *er
 
 	if (device->memory.num_regions <= slots)
 		return 0;
-	return vublk_error_set(error, ENOSPC, "the back-end accepts %u memory region%s, but the "
-			       "guest's memory has %u",
-			       slots, slots == 1 ? "" : "s", device->memory.num_regions);
+	return vublk_device_too_many_regions(device->memory.num_regions, slots,
+					     vublk_device_plane_needs_slot(device), error);
 }
 
 /*

@@ -26,8 +26,12 @@
 #define NS_PER_MS UINT64_C(1000000)
 /* The time between two looks at the indices of direct rings that drain. */
 #define LOOK_NS NS_PER_MS
-/* After this many successive looks without progress, the rings are assumed to have drained. */
+/*
+ * After this many successive looks without progress, the rings are assumed to have drained. Without
+ * avail_event the device cannot see that a slow storage still executes requests, so it waits longer.
+ */
 #define QUIET_LOOKS 20
+#define QUIET_LOOKS_BLIND 100
 
 /* --- refusals ------------------------------------------------------------------------------- */
 
@@ -133,13 +137,15 @@ static bool is_parked(const struct vublk_device *device)
 static bool has_drained(struct vublk_device *device)
 {
 	struct vublk_device_exchange *exchange = &device->exchange;
+	unsigned enough = device->acked_features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) ?
+				  QUIET_LOOKS : QUIET_LOOKS_BLIND;
 	bool is_sure, quiet;
 
 	if (!is_parked(device))
 		return false;
 	quiet = is_quiet(device, &is_sure);
 	exchange->num_quiet = quiet ? exchange->num_quiet + 1 : 0;
-	return is_sure || exchange->num_quiet >= QUIET_LOOKS;
+	return is_sure || exchange->num_quiet >= enough;
 }
 
 /*

@@ -274,8 +274,8 @@ static void test_too_few_memory_slots(void **state)
 	mock_live_again(&mock);
 	mock_forget(&mock);
 	run_until_connections(&rig, &mock, 2);
-	assert_non_null(strstr(rig.last_line, "the back-end accepts 8 memory regions, but the "
-			       "guest's memory has 9"));
+	assert_non_null(strstr(rig.last_line, "the guest's memory has 9 regions, but the back-end "
+			       "accepts only 8; use fewer, larger regions"));
 	mock.memory_slots = good.memory_slots;
 	rig_wait(&rig, RIG_STARTED, 2);
 	assert_int_equal(mock.num_regions, 9);

@@ -463,8 +463,9 @@ static void test_kills(void **state_of_test)
 }
 
 /*
- * Kills a process in the middle of a mirror, and then another one while it begins a mirror. The
- * second process does not always resume the mirror of the first.
+ * Kills a process in the middle of a mirror, and then another one while it begins a new mirror. In
+ * some rounds the target's size differs, so the second process cannot resume the first one's mirror,
+ * and dies while it replaces it.
  */
 static void test_kills_at_begin(void **state_of_test)
 {

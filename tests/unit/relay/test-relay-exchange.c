@@ -22,7 +22,7 @@
 #define DEPTH 8 /* the maximum number of outstanding requests per queue */
 #define BLOCK 4096
 #define EXCHANGES vublk_test_rounds(1000)
-#define POLLING_EXCHANGES vublk_test_rounds(100) /* each takes longer */
+#define SLOW_EXCHANGES vublk_test_rounds(100) /* each takes longer, because the device waits longer */
 
 static unsigned num_exchanges; /* atomic; written by the relay's thread */
 static unsigned num_refusals;
@@ -198,13 +198,13 @@ static void test_exchanges_with_a_polling_back_end(void **state)
 {
 	if (getenv("VUBLK_TEST_PEER"))
 		vublk_test_skip("qemu-storage-daemon does not poll rings");
-	run("on", "poll=busy", false, POLLING_EXCHANGES);
+	run("on", "poll=busy", false, SLOW_EXCHANGES);
 }
 
 static void test_exchanges_without_event_idx(void **state)
 {
 	skip_without_qemu(false);
-	run("off", "inflight=off", false, EXCHANGES);
+	run("off", "inflight=off", false, SLOW_EXCHANGES);
 }
 
 static void test_exchanges_with_area(void **state)
@@ -216,7 +216,7 @@ static void test_exchanges_with_area(void **state)
 static void test_exchanges_with_area_of_the_relay(void **state)
 {
 	skip_without_qemu(true);
-	run("off", "inflight=on", false, EXCHANGES);
+	run("off", "inflight=on", false, SLOW_EXCHANGES);
 }
 
 int main(int argc, char **argv)

@@ -226,13 +226,21 @@ static void take_end(void *opaque)
 	struct vublk_attach *attach = opaque;
 	eventfd_t one = 1;
 
+	pthread_mutex_lock(&attach->lock);
+	attach->num_ended++;
+	pthread_mutex_unlock(&attach->lock);
 	if (write(attach->wake_fd, &one, sizeof(one)) < 0)
 		return; /* the counter is at its maximum, so the main thread is awake */
 }
 
 bool vublk_attach_has_ended(struct vublk_attach *attach)
 {
-	return vublk_crew_wait(&attach->crew, 0);
+	bool has_ended;
+
+	pthread_mutex_lock(&attach->lock);
+	has_ended = attach->num_ended == attach->info.nr_hw_queues;
+	pthread_mutex_unlock(&attach->lock);
+	return has_ended;
 }
 
 /*

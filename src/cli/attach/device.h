@@ -39,6 +39,7 @@ struct vublk_attach {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	unsigned num_ready;
+	unsigned num_ended;
 	struct vublk_error failure; /* of the first thread that could not start */
 };
 
@@ -48,7 +49,10 @@ struct vublk_attach {
  */
 int vublk_attach_start(struct vublk_attach *attach, struct vublk_error *error);
 
-/* Returns whether all threads have ended, because the kernel has stopped the device. */
+/*
+ * Returns whether all threads have ended or are about to end, because the kernel has stopped the
+ * device.
+ */
 bool vublk_attach_has_ended(struct vublk_attach *attach);
 
 /*
@@ -57,7 +61,10 @@ bool vublk_attach_has_ended(struct vublk_attach *attach);
  */
 void vublk_attach_abandon(struct vublk_attach *attach);
 
-/* Frees everything. The threads must have ended. Removes the device if the kernel has stopped it. */
+/*
+ * Frees everything. The threads must have ended or be about to end. Removes the device if the kernel
+ * has stopped it.
+ */
 void vublk_attach_finish(struct vublk_attach *attach);
 
 #endif

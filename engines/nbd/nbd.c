@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The engine nbd: a disk that an NBD server stores. The engine has several connections if the server
+ * permits them (multi-conn), and each queue uses one of them. Otherwise all queues share one
+ * connection, because a flush then covers only the writes of its own connection.
+ */
+#include "engines/nbd/nbd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define FIRST_CONNECT_MS 10000
+#define NEXT_CONNECT_MS 2000
+
+/* --- queues ------------------------------------------------------------------- */
+
+static void add_done(struct nbd_queue *queue, struct vublk_engine_io *io)
+{
+	bool was_empty;
+
+	io->next = NULL;
+	pthread_mutex_lock(&queue->lock);
+	was_empty = !queue->done;
+	if (was_empty)
+		queue->done = io;
+	else
+		queue->last_done->next = io;
+	queue->last_done = io;
+	atomic_store(&queue->has_done, true);
+	/* Under the lock, because the worker can free the queue when it has the last request. */
+	if (was_empty)
+		eventfd_write(queue->queue.fd, 1);
+	pthread_mutex_unlock(&queue->lock);
+}
+
+void vublk_nbd_queue_complete(struct nbd_request *request)
+{
+	struct vublk_engine_io *io = request->io;
+	struct nbd_queue *queue = request->queue;
+
+	io->result = request->error;
+	free(request->piece);
+	free(request);
+	add_done(queue, io);
+}
+
+static void fail(struct nbd_queue *queue, struct vublk_engine_io *io, int result)
+{
+	io->result = result;
+	add_done(queue, io);
+}
+
+static void nbd_submit(struct vublk_engine_queue *base, struct vublk_engine_io *io)
+{
+	struct nbd_queue *queue = (struct nbd_queue *)base;
+	struct nbd_engine *engine = (struct nbd_engine *)base->engine;
+	struct nbd_request *request;
+
+	if ((io->offset | io->bytes) & (engine->export.min_block - 1)) {
+		fail(queue, io, -EINVAL);
+		return;
+	}
+	request = calloc(1, sizeof(*request));
+	if (!request) {
+		fail(queue, io, -ENOMEM);
+		return;
+	}
+	request->io = io;
+	request->queue = queue;
+	if (vublk_nbd_order_add(&engine->order, request))
+		vublk_nbd_connection_submit(queue->connection, request);
+}
+
+static void nbd_woken(struct vublk_engine_queue *queue)
+{
+	eventfd_t count;
+
+	eventfd_read(queue->fd, &count);
+}
+
+static unsigned nbd_poll_done(struct vublk_engine_queue *base, struct vublk_engine_io **ios,
+			      unsigned max)
+{
+	struct nbd_queue *queue = (struct nbd_queue *)base;
+	unsigned n = 0;
+
+	if (!atomic_load_explicit(&queue->has_done, memory_order_relaxed))
+		return 0;
+	pthread_mutex_lock(&queue->lock);
+	for (; queue->done && n < max; queue->done = queue->done->next)
+		ios[n++] = queue->done;
+	if (!queue->done)
+		atomic_store(&queue->has_done, false);
+	pthread_mutex_unlock(&queue->lock);
+	return n;
+}
+
+static void nbd_queue_free(struct vublk_engine_queue *base)
+{
+	struct nbd_queue *queue = (struct nbd_queue *)base;
+
+	/* The thread that completed the last request may still hold the lock. */
+	pthread_mutex_lock(&queue->lock);
+	pthread_mutex_unlock(&queue->lock);
+	pthread_mutex_destroy(&queue->lock);
+	close(queue->queue.fd);
+	free(queue);
+}
+
+static const struct vublk_engine_queue_ops queue_ops = {
+	.free = nbd_queue_free,
+	.submit = nbd_submit,
+	.woken = nbd_woken,
+	.poll = nbd_poll_done,
+};
+
+static int nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **result,
+			 struct vublk_error *error)
+{
+	struct nbd_engine *engine = (struct nbd_engine *)base;
+	unsigned index = atomic_fetch_add(&engine->num_queues, 1);
+	struct nbd_queue *queue = calloc(1, sizeof(*queue));
+
+	if (!queue)
+		return vublk_engine_fail(error, ENOMEM, "cannot allocate memory for a queue");
+	queue->queue.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (queue->queue.fd < 0) {
+		free(queue);
+		return vublk_engine_fail(error, errno, "cannot create an eventfd for a queue");
+	}
+	pthread_mutex_init(&queue->lock, NULL);
+	queue->queue.ops = &queue_ops;
+	queue->queue.engine = base;
+	queue->connection = &engine->connections[index % engine->num_connections];
+	*result = &queue->queue;
+	return 0;
+}
+
+/* --- the engine --------------------------------------------------------------- */
+
+static int nbd_refresh(struct vublk_engine *base, struct vublk_error *error)
+{
+	struct nbd_engine *engine = (struct nbd_engine *)base;
+
+	base->geometry.size_bytes = atomic_load(&engine->size_now);
+	return 0;
+}
+
+static void nbd_engine_close(struct vublk_engine *base)
+{
+	struct nbd_engine *engine = (struct nbd_engine *)base;
+
+	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++) {
+		vublk_nbd_connection_close(&engine->connections[i]);
+		pthread_mutex_destroy(&engine->connections[i].lock);
+	}
+	pthread_mutex_destroy(&engine->order.lock);
+	free(engine->uri);
+	free(engine);
+}
+
+static struct nbd_engine *new_engine(const struct vublk_engine_params *params, const char *uri)
+{
+	struct nbd_engine *engine = calloc(1, sizeof(*engine));
+
+	if (!engine)
+		return NULL;
+	engine->host = params->host;
+	engine->uri = strdup(uri);
+	pthread_mutex_init(&engine->order.lock, NULL);
+	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++) {
+		engine->connections[i].engine = engine;
+		engine->connections[i].wake_fd = -1;
+		pthread_mutex_init(&engine->connections[i].lock, NULL);
+	}
+	snprintf(engine->engine.description, sizeof(engine->engine.description), "the NBD export %s",
+		 uri);
+	if (engine->uri)
+		return engine;
+	nbd_engine_close(&engine->engine);
+	return NULL;
+}
+
+static int open_connection(struct nbd_connection *connection, int timeout_ms,
+			   struct vublk_error *error)
+{
+	connection->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (connection->wake_fd < 0)
+		return vublk_engine_fail(error, errno, "cannot create an eventfd for a connection");
+	return vublk_nbd_connection_open(connection, timeout_ms, error);
+}
+
+/* Opens further connections, which only make the disk faster. */
+static void open_further(struct nbd_engine *engine, unsigned wanted)
+{
+	struct vublk_error error = { 0 };
+
+	while (engine->num_connections < wanted) {
+		if (open_connection(&engine->connections[engine->num_connections], NEXT_CONNECT_MS,
+				    &error)) {
+			vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "%s; the disk continues with "
+					 "%u connection%s", error.text, engine->num_connections,
+					 engine->num_connections == 1 ? "" : "s");
+			return;
+		}
+		engine->num_connections++;
+	}
+}
+
+static void fill_geometry(struct nbd_engine *engine, bool read_only)
+{
+	const struct nbd_export *export = &engine->export;
+
+	engine->engine.geometry = (struct vublk_engine_geometry){
+		.size_bytes = export->size_bytes,
+		.block_bytes = export->min_block,
+		.min_block_bytes = export->min_block,
+		.physical_block_bytes = export->preferred_block,
+		.discard_bytes = export->trim ? export->preferred_block : 0,
+		.zeroes_may_unmap = export->zero,
+		.read_only = read_only || export->read_only,
+	};
+}
+
+static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *params,
+		  struct vublk_error *error)
+{
+	uint64_t wanted = 0;
+	int r = vublk_engine_option_number(params, "connections", 1, NBD_MAX_CONNECTIONS, &wanted,
+					   error);
+
+	if (!r)
+		r = open_connection(&engine->connections[0], FIRST_CONNECT_MS, error);
+	if (r)
+		return r;
+	engine->export = engine->connections[0].export;
+	engine->num_connections = 1;
+	atomic_store(&engine->size_now, engine->export.size_bytes);
+	fill_geometry(engine, params->read_only);
+	if (params->num_queues && wanted > params->num_queues)
+		wanted = params->num_queues;
+	if (engine->export.multi_conn)
+		open_further(engine, (unsigned)wanted);
+	for (unsigned i = 0; i < engine->num_connections && !r; i++)
+		r = vublk_nbd_connection_start(&engine->connections[i], error);
+	return r;
+}
+
+static int nbd_open(const struct vublk_engine_params *params, struct vublk_engine **result,
+		    struct vublk_error *error)
+{
+	const char *uri = vublk_engine_option(params, "uri");
+	struct nbd_engine *engine;
+	int r;
+
+	if (!uri)
+		return vublk_engine_fail(error, EINVAL, "the engine nbd needs a server; set "
+					 "uri=nbd://HOST/EXPORT or uri=nbd+unix:///EXPORT?socket=PATH");
+	engine = new_engine(params, uri);
+	if (!engine)
+		return vublk_engine_fail(error, ENOMEM, "cannot allocate memory for the engine nbd");
+	r = set_up(engine, params, error);
+	if (r) {
+		nbd_engine_close(&engine->engine);
+		return r;
+	}
+	*result = &engine->engine;
+	return 0;
+}
+
+static const struct vublk_property options[] = {
+	{ "uri", "string", NULL, "NBD URI of the export, such as nbd://HOST/EXPORT, "
+				 "nbds://HOST/EXPORT (TLS) or nbd+unix:///EXPORT?socket=PATH" },
+	{ "connections", "number", "4", "Maximum number of connections, 1 to 16, if the server permits "
+					"several (multi-conn)" },
+	{ NULL },
+};
+
+static const struct vublk_engine_ops nbd_ops = {
+	.name = "nbd",
+	.options = options,
+	.open = nbd_open,
+	.close = nbd_engine_close,
+	.refresh = nbd_refresh,
+	.queue_new = nbd_queue_new,
+};
+
+VUBLK_ENGINE_MODULE(nbd_ops);

@@ -68,8 +68,7 @@ static void on_flushed(void *opaque, int result)
 	if (!is_draining(backend))
 		return; /* the drain has failed in the meantime, or the back-end was told to stop */
 	if (result) {
-		vublk_error_set_errno(&why, -result, "cannot flush %s (the driver's flushes fail, "
-				      "too)",
+		vublk_error_set_errno(&why, -result, "cannot flush %s",
 				      backend->engine->description);
 		fail(backend, &why);
 		return;

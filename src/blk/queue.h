@@ -379,8 +379,8 @@ void vublk_blk_queue_pump_for_owner(struct vublk_blk_queue *queue);
 
 /*
  * Returns a free request, zeroed, or NULL if no request is free. The caller passes the request to
- * vublk_blk_queue_start() or vublk_blk_queue_finish(). vublk_blk_queue_put_request() frees it when
- * its completion has been taken.
+ * vublk_blk_queue_start() or vublk_blk_queue_finish(). When the request's completion has been
+ * taken, the caller frees the request with vublk_blk_queue_put_request().
  */
 struct vublk_blk_request *vublk_blk_queue_get_request(struct vublk_blk_queue *queue);
 void vublk_blk_queue_put_request(struct vublk_blk_queue *queue, struct vublk_blk_request *request);

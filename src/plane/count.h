@@ -54,7 +54,10 @@ void vublk_plane_count_end(struct vublk_plane *plane, const struct vublk_plane_s
 			   uint8_t status);
 void vublk_plane_count_drop(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
 
-/* Writes the time of a slot's request for another process, or reads what such a process wrote. */
+/*
+ * For an upgrade: writes the time of a slot's request for the new process, or reads the time that
+ * the old process has written.
+ */
 void vublk_plane_count_fields(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			      struct vublk_fields *fields);
 

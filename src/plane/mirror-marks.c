@@ -144,8 +144,8 @@ static int allocate(struct vublk_mirror_state *state, struct vublk_error *error)
 	marks->older = calloc(1, marks->bitmap_bytes);
 	marks->tickets = calloc(marks->num_regions, sizeof(*marks->tickets));
 	if (!marks->recent || !marks->older || !marks->tickets)
-		return vublk_error_set(error, ENOMEM, "cannot allocate memory that tracks which regions "
-				       "may differ, for the mirror's state file '%s'",
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the marks of the "
+				       "mirror's state file '%s'",
 				       state->file.path);
 	marks->event_fd = vublk_eventfd_new();
 	if (marks->event_fd < 0)

@@ -223,7 +223,7 @@ int vublk_mirror_state_begin(struct vublk_mirror_state *state,
 	if (state->marks.mapping)
 		return vublk_error_set(error, EBUSY, "the disk is being mirrored already");
 	if (!strcmp(source->path, target->path))
-		return vublk_error_set(error, EINVAL, "the target '%s' of the mirror is its source",
+		return vublk_error_set(error, EINVAL, "'%s' is both the source and the target of the mirror",
 				       target->path);
 	r = resumes ? vublk_mirror_file_sync(&state->file, 0, error) :
 		      begin_new(state, source, target, region_bytes, error);

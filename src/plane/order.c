@@ -4,11 +4,11 @@
  * places on the disk.
  *
  * Key idea: all memory is allocated before the first write. With n writes there are at most 2n
- * pieces: a write adds one piece for itself and, if it divides a piece, another one for the end of
- * that piece. Both parts of a divided piece are removed when their write ends, and the write that
- * divided the piece ends later, because it waits for that write. There are at most 4n waiters,
- * because each waiter stands for a piece that the waiting write has removed, or for one of the two
- * pieces that it has shortened.
+ * pieces. A write B adds a piece for itself. If B divides a piece of another write A, there is one
+ * more piece, which belongs to A but is counted for B. A ends before B, because B waits for A, and
+ * all of A's pieces are removed then. So no piece outlives the write for which it is counted. There
+ * are at most 4n waiters, because each waiter stands for a piece that the waiting write has
+ * removed, or for one of at most two pieces that it has shortened.
  *
  * A listed write overlaps no other write: the filter has shown this when the write began, and a
  * later write that overlaps a listed one first adds it to the map. So listed writes can be added to

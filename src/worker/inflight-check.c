@@ -46,8 +46,9 @@ struct history {
 					     available, and completed; NEVER: none */
 		int balance;              /* how often the chain was made available, minus how often
 					     it was completed */
-		int taken, completions;   /* how often the chain was taken at position 0 or later,
-					     and how many of its completions the used ring has */
+		int taken;                /* how many of the avail entries from the used index on
+					     that were taken name the chain */
+		int completions;          /* how many entries of the used ring name the chain */
 	} heads[VUBLK_RING_MAX_SIZE];
 };
 

@@ -50,8 +50,8 @@ int vublk_device_check_trace(struct json_object *arguments, void *copy, struct v
 		return r;
 	if (json_object_object_get_ex(arguments, "number", &value)) {
 		if (!json_object_is_type(value, json_type_int) || json_object_get_int64(value) <= 0)
-			return vublk_cli_error(error, EINVAL, "'number' must be the number of a "
-					       "trace, as in the answer to 'start'");
+			return vublk_cli_error(error, EINVAL, "'number' must be a positive integer: "
+					       "the number in the answer to 'start'");
 		command->number = json_object_get_uint64(value);
 	}
 	if (command->starts != !command->number || (command->starts && command->stops))

@@ -64,9 +64,9 @@ void vublk_control_tasks_deinit(struct vublk_control_tasks *tasks);
 int vublk_control_tasks_post(struct vublk_control_tasks *tasks, struct vublk_control_task *task);
 
 /*
- * Runs the object and the tasks until process() returns something other than 1, and returns that
- * value; see vublk_control_run(). Then ends all remaining tasks: with -ENOTCONN, unless a command
- * with is_about_the_end has another result.
+ * Runs the object and the tasks until process() returns something other than 1. Then ends the
+ * remaining tasks: a command with is_about_the_end is run once more, and all that are still not
+ * done fail with -ENOTCONN. Returns the last value of process(); see vublk_control_run().
  */
 int vublk_control_tasks_run(struct vublk_control_tasks *tasks, int fd,
 			    int (*process)(void *owner, struct vublk_error *error),

@@ -64,7 +64,8 @@ struct fake_disk {
 
 	/* protects the content and the requests in flight, and the following members */
 	pthread_mutex_t lock;
-	unsigned char *stable;      /* the content that the next back-end will have */
+	unsigned char *stable;      /* the content at the last completed flush. A loss with
+				       forget_every goes back to it */
 	unsigned char *flushing;    /* the content that the flush in flight covers; at most
 				       one */
 	struct vublk_blk *blk;      /* the handle of the last open */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back-end fails a flush of the device's own. It may have dropped writes, and its next flush
- * may succeed without them, so the driver's next flush must fail.
+ * The back-end fails a flush that the device itself has issued. The back-end may have dropped
+ * writes, and a later flush may succeed without them, so the driver's next flush must fail.
  *
- * The mocks answer the messages. The test itself is the device end of the plane's ring.
+ * The mocks answer the messages. The test plays the back-end at the plane's ring.
  */
 #include "harness.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * unflushed=replay in the device: which settings and back-ends the device refuses, and what a stop
- * waits for. The mock answers the messages. The test itself is the device end of the plane's ring.
+ * waits for. The mock answers the messages. The test plays the back-end at the plane's ring.
  */
 #include "harness.h"
 

@@ -4,7 +4,7 @@
  * requests, and is lost at any time. Each request completes exactly once, unless the driver has
  * reset the device.
  *
- * The mock answers the messages. The test itself is the device end of the plane's rings.
+ * The mock answers the messages. The test plays the back-end at the plane's rings.
  */
 #include "harness.h"
 

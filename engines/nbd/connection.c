@@ -5,7 +5,10 @@
  *
  * Key idea: a request stays in the connection's list until the server has executed all of it. When
  * the server is lost, the requests that were sent count as not sent, and the next connection sends
- * them again. Meanwhile they wait. order.c makes sure that this repeats no overwritten write.
+ * them again. Meanwhile they wait. The server may have lost what it executed without FUA, so the next
+ * connection repeats such a write from its beginning. order.c makes sure that no repetition replaces a
+ * newer write, if the server finishes or drops the requests of a lost connection before it serves
+ * the client again. The protocol gives the client no means to ensure that.
  *
  * A request is executed piece by piece, through memory of this thread: the driver could take its
  * own memory away, which would end the connection, and a hostile request could be very large.
@@ -14,11 +17,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +33,7 @@
 #define MAX_SENT_BYTES (UINT64_C(32) << 20)    /* memory of all pieces of a connection */
 #define MAX_BLOCK_BYTES (UINT32_C(2) << 20)
 #define RETRY_MS 100
+#define MAX_RETRY_MS 5000
 #define CONNECT_MS 10000
 
 static int64_t now_ms(void)
@@ -111,6 +118,24 @@ static struct nbd_handle *new_handle(void)
 	return handle;
 }
 
+/* Makes the kernel end a TCP connection after about 25 s without an answer or without progress. */
+static void watch_peer(struct nbd_handle *handle)
+{
+	int fd = nbd_aio_get_fd(handle), on = 1, idle_s = 10, interval_s = 5, probes = 3;
+	unsigned timeout_ms = 25000;
+	int family = 0;
+	socklen_t bytes = sizeof(family);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &bytes) ||
+	    (family != AF_INET && family != AF_INET6))
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+}
+
 static int handshake(struct nbd_connection *connection, struct nbd_handle *handle, int timeout_ms)
 {
 	int64_t end = now_ms() + timeout_ms;
@@ -147,14 +172,16 @@ int vublk_nbd_connection_open(struct nbd_connection *connection, int timeout_ms,
 		nbd_close(handle);
 		return r;
 	}
+	watch_peer(handle);
 	connection->handle = handle;
 	connection->export = export;
-	connection->is_lost = false;
+	connection->is_lost = connection->has_succeeded = false;
+	connection->connected_ms = now_ms();
 	return 0;
 }
 
-/* Returns why the disk cannot continue with this server, or NULL. */
-static const char *find_misfit(const struct nbd_engine *engine, const struct nbd_export *export)
+const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
+				  unsigned num_connections)
 {
 	if (export->read_only && !engine->engine.geometry.read_only)
 		return "the export is read-only now";
@@ -162,10 +189,12 @@ static const char *find_misfit(const struct nbd_engine *engine, const struct nbd
 		return "its blocks are larger now";
 	if (export->max_bytes < engine->export.max_bytes)
 		return "its requests are smaller now";
-	if (!export->multi_conn && engine->num_connections > 1)
+	if (!export->multi_conn && num_connections > 1)
 		return "it does not permit several connections now";
 	if (engine->export.flush && !export->flush)
 		return "it does not support flushes now";
+	if (engine->export.fua && !export->flush && !export->fua)
+		return "it cannot make data durable now";
 	return NULL;
 }
 
@@ -173,22 +202,24 @@ static void reconnect(struct nbd_connection *connection)
 {
 	struct nbd_engine *engine = connection->engine;
 	struct vublk_error error = { 0 };
+	unsigned generation = atomic_load(&engine->generation);
 	const char *misfit;
 
 	if (vublk_nbd_connection_open(connection, CONNECT_MS, &error)) {
 		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG, "%s", error.text);
-		turn(connection, NULL, RETRY_MS);
+		connection->retry_at_ms = now_ms() + RETRY_MS;
 		return;
 	}
-	misfit = find_misfit(engine, &connection->export);
+	misfit = vublk_nbd_find_misfit(engine, &connection->export, engine->num_connections);
 	if (misfit) {
 		vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "requests to %s wait, because %s",
 				 engine->engine.description, misfit);
 		nbd_close(connection->handle);
 		connection->handle = NULL;
-		turn(connection, NULL, RETRY_MS);
+		connection->retry_at_ms = now_ms() + RETRY_MS;
 		return;
 	}
+	vublk_nbd_loss_connected(connection, generation);
 	vublk_engine_log(engine->host, VUBLK_LOG_INFO, "connected to %s again",
 			 engine->engine.description);
 	if (atomic_exchange(&engine->size_now, connection->export.size_bytes) !=
@@ -224,18 +255,21 @@ static bool has_data(const struct nbd_connection *connection, const struct vublk
 	       (io->op == VUBLK_OP_WRITE_ZEROES && !connection->export.zero);
 }
 
-/*
- * Makes the next piece, unless there is one that a lost connection has left. Returns false if it has
- * to wait for memory.
- */
+/* Returns whether a write or zeroes must have the flag FUA. Without flushes, all of them must. */
+static bool needs_fua(const struct nbd_connection *connection, const struct vublk_engine_io *io)
+{
+	return (io->op == VUBLK_OP_WRITE || io->op == VUBLK_OP_WRITE_ZEROES) &&
+	       connection->export.fua &&
+	       (io->flags & VUBLK_IO_DURABLE || !connection->export.flush);
+}
+
+/* Makes the next piece. Returns false if it has to wait for memory. */
 static bool prepare(struct nbd_connection *connection, struct nbd_request *request)
 {
 	const struct vublk_engine_io *io = request->io;
 	bool data = has_data(connection, io);
 	uint64_t max = data ? connection->export.max_bytes : RANGE_BYTES;
 
-	if (request->piece)
-		return true;
 	request->piece_bytes = io->bytes - request->done_bytes;
 	if (request->piece_bytes > max)
 		request->piece_bytes = max;
@@ -263,6 +297,30 @@ static void free_piece(struct nbd_connection *connection, struct nbd_request *re
 	request->piece = NULL;
 }
 
+static void succeed(struct nbd_connection *connection, struct nbd_request *request)
+{
+	struct nbd_engine *engine = connection->engine;
+	struct vublk_engine_io *io = request->io;
+	bool is_write = io->op == VUBLK_OP_WRITE || io->op == VUBLK_OP_WRITE_ZEROES;
+
+	connection->has_succeeded = true;
+	if (request->needs_flush) {
+		request->needs_flush = false;
+		return;
+	}
+	if (io->op == VUBLK_OP_FLUSH)
+		vublk_nbd_loss_flushed(engine, request->num_written);
+	if (io->op == VUBLK_OP_READ)
+		copy(request, true);
+	request->done_bytes += request->piece_bytes;
+	if (!is_write || needs_fua(connection, io) || request->done_bytes < io->bytes)
+		return;
+	if (io->flags & VUBLK_IO_DURABLE)
+		request->needs_flush = true;
+	else
+		atomic_fetch_add(&engine->num_written, 1);
+}
+
 /* Called by libnbd when a command has ended. Returns 1: libnbd forgets the command. */
 static int on_command(void *opaque, int *error)
 {
@@ -275,17 +333,10 @@ static int on_command(void *opaque, int *error)
 		connection->is_lost = true;
 		return 1;
 	}
-	if (*error) {
+	if (*error)
 		request->error = -*error;
-	} else if (request->needs_flush) {
-		request->needs_flush = false;
-	} else {
-		if (io->op == VUBLK_OP_READ)
-			copy(request, true);
-		request->done_bytes += request->piece_bytes;
-		if (io->flags & VUBLK_IO_DURABLE && !connection->export.fua)
-			request->needs_flush = request->done_bytes == io->bytes;
-	}
+	else
+		succeed(connection, request);
 	free_piece(connection, request);
 	request->is_done = request->error ||
 			   (request->done_bytes == io->bytes && !request->needs_flush);
@@ -297,8 +348,7 @@ static int64_t send_command(struct nbd_connection *connection, struct nbd_reques
 	nbd_completion_callback done = { .callback = on_command, .user_data = request };
 	const struct vublk_engine_io *io = request->io;
 	uint64_t offset = io->offset + request->done_bytes, bytes = request->piece_bytes;
-	uint32_t flags = io->flags & VUBLK_IO_DURABLE && connection->export.fua ?
-			 LIBNBD_CMD_FLAG_FUA : 0;
+	uint32_t flags = needs_fua(connection, io) ? LIBNBD_CMD_FLAG_FUA : 0;
 
 	if (request->needs_flush || io->op == VUBLK_OP_FLUSH)
 		return nbd_aio_flush(connection->handle, done, 0);
@@ -322,30 +372,60 @@ static bool is_no_op(const struct nbd_connection *connection, const struct nbd_r
 	       (op == VUBLK_OP_DISCARD && !connection->export.trim);
 }
 
+/* Sends a request, unless it ends here. */
+static void send_or_end(struct nbd_connection *connection, struct nbd_request *request)
+{
+	request->is_sent = true;
+	if (send_command(connection, request) >= 0)
+		return;
+	request->is_sent = false;
+	if (!nbd_aio_is_ready(connection->handle) && !nbd_aio_is_processing(connection->handle)) {
+		connection->is_lost = true;
+		return;
+	}
+	request->error = nbd_get_errno() ? -nbd_get_errno() : -EIO;
+	request->is_done = true;
+	free_piece(connection, request);
+}
+
+/* Returns false if a flush cannot be sent now, because it has to wait or has failed. */
+static bool begin_flush(struct nbd_connection *connection, struct nbd_request *request)
+{
+	struct nbd_engine *engine = connection->engine;
+
+	if (!vublk_nbd_loss_may_flush(engine))
+		return false;
+	if (vublk_nbd_loss_fails_flush(request)) {
+		request->error = -EIO;
+		request->is_done = true;
+		return false;
+	}
+	request->num_written = atomic_load(&engine->num_written);
+	return true;
+}
+
+/* Sends what can be sent. A request that waits for memory does not delay those that need none. */
 static void send_waiting(struct nbd_connection *connection)
 {
+	bool no_memory = false;
+
 	for (struct nbd_request *r = connection->first; r && !connection->is_lost; r = r->next) {
 		if (r->is_sent || r->is_done)
 			continue;
+		if (r->io->op == VUBLK_OP_FLUSH && !begin_flush(connection, r))
+			continue;
 		if (is_no_op(connection, r)) {
+			if (r->io->op == VUBLK_OP_FLUSH)
+				vublk_nbd_loss_flushed(connection->engine, r->num_written);
 			r->is_done = true;
 			continue;
 		}
+		if (no_memory && has_data(connection, r->io) && !r->needs_flush)
+			continue;
 		if (!prepare(connection, r))
-			return;
-		if (r->is_done)
-			continue;
-		r->is_sent = true;
-		if (send_command(connection, r) >= 0)
-			continue;
-		r->is_sent = false;
-		if (!nbd_aio_is_ready(connection->handle) && !nbd_aio_is_processing(connection->handle)) {
-			connection->is_lost = true;
-			return;
-		}
-		r->error = nbd_get_errno() ? -nbd_get_errno() : -EIO;
-		r->is_done = true;
-		free_piece(connection, r);
+			no_memory = true;
+		else if (!r->is_done)
+			send_or_end(connection, r);
 	}
 }
 
@@ -389,16 +469,105 @@ static void take_new(struct nbd_connection *connection)
 	pthread_mutex_unlock(&connection->lock);
 }
 
-/* Closes a lost connection. Its requests keep their pieces, and are sent again. */
+/*
+ * Makes a request ready for the next connection. Without FUA, the server may have lost the pieces
+ * that it has executed, so all of the data is sent again.
+ */
+static void restart(struct nbd_connection *connection, struct nbd_request *request)
+{
+	enum vublk_engine_op op = request->io->op;
+
+	request->is_sent = false;
+	if (request->is_done)
+		return;
+	free_piece(connection, request);
+	if ((op == VUBLK_OP_WRITE || op == VUBLK_OP_WRITE_ZEROES) &&
+	    !needs_fua(connection, request->io)) {
+		request->done_bytes = 0;
+		request->needs_flush = false;
+	}
+}
+
+/*
+ * Delays the next connection if the server has ended this one before it executed anything.
+ * Otherwise a server that always does so would keep both sides busy.
+ */
+static void delay_next(struct nbd_connection *connection)
+{
+	int64_t now = now_ms();
+
+	if (connection->has_succeeded || now - connection->connected_ms >= MAX_RETRY_MS)
+		connection->retry_ms = 0;
+	else if (!connection->retry_ms)
+		connection->retry_ms = RETRY_MS;
+	else if (connection->retry_ms < MAX_RETRY_MS / 2)
+		connection->retry_ms *= 2;
+	else
+		connection->retry_ms = MAX_RETRY_MS;
+	connection->retry_at_ms = now + connection->retry_ms;
+	if (connection->retry_ms)
+		vublk_engine_log(connection->engine->host, VUBLK_LOG_DEBUG,
+				 "connects to %s again in %d ms, because the server has ended the "
+				 "connection before it executed a request",
+				 connection->engine->engine.description, connection->retry_ms);
+}
+
+/* Closes a lost connection. Its requests are sent again. */
 static void lose(struct nbd_connection *connection)
 {
-	vublk_engine_log(connection->engine->host, VUBLK_LOG_WARNING,
-			 "the connection to %s is lost; requests wait until it is back",
-			 connection->engine->engine.description);
+	const char *description = connection->engine->engine.description;
+
+	if (vublk_nbd_loss_is_outdated(connection)) {
+		vublk_engine_log(connection->engine->host, VUBLK_LOG_DEBUG,
+				 "a connection to %s is made anew, because another one was lost",
+				 description);
+	} else {
+		vublk_engine_log(connection->engine->host, VUBLK_LOG_WARNING,
+				 "the connection to %s is lost; requests wait until it is back",
+				 description);
+		delay_next(connection);
+	}
+	vublk_nbd_loss_disconnected(connection);
 	nbd_close(connection->handle);
 	connection->handle = NULL;
 	for (struct nbd_request *r = connection->first; r; r = r->next)
-		r->is_sent = false;
+		restart(connection, r);
+}
+
+/* Connects again, or waits until it is time for that. */
+static void turn_disconnected(struct nbd_connection *connection)
+{
+	int64_t left = connection->retry_at_ms - now_ms();
+
+	if (left > 0)
+		turn(connection, NULL, (int)left);
+	else
+		reconnect(connection);
+}
+
+static bool has_sent(const struct nbd_connection *connection)
+{
+	for (const struct nbd_request *r = connection->first; r; r = r->next)
+		if (r->is_sent)
+			return true;
+	return false;
+}
+
+static void turn_connected(struct nbd_connection *connection)
+{
+	/* An outdated connection ends without a request that the server could execute later. */
+	if (!vublk_nbd_loss_is_outdated(connection))
+		send_waiting(connection);
+	else if (!has_sent(connection))
+		connection->is_lost = true;
+	complete_done(connection);
+	if (!connection->is_lost)
+		turn(connection, connection->handle, -1);
+	if (nbd_aio_is_dead(connection->handle) || nbd_aio_is_closed(connection->handle))
+		connection->is_lost = true;
+	complete_done(connection);
+	if (connection->is_lost)
+		lose(connection);
 }
 
 static void *run(void *opaque)
@@ -407,19 +576,10 @@ static void *run(void *opaque)
 
 	while (!atomic_load(&connection->quit)) {
 		take_new(connection);
-		if (!connection->handle) {
-			reconnect(connection);
-			continue;
-		}
-		send_waiting(connection);
-		complete_done(connection);
-		if (!connection->is_lost)
-			turn(connection, connection->handle, -1);
-		if (nbd_aio_is_dead(connection->handle) || nbd_aio_is_closed(connection->handle))
-			connection->is_lost = true;
-		complete_done(connection);
-		if (connection->is_lost)
-			lose(connection);
+		if (connection->handle)
+			turn_connected(connection);
+		else
+			turn_disconnected(connection);
 	}
 	return NULL;
 }

@@ -72,6 +72,7 @@ static void nbd_submit(struct vublk_engine_queue *base, struct vublk_engine_io *
 	}
 	request->io = io;
 	request->queue = queue;
+	request->num_losses = atomic_load(&engine->num_losses);
 	if (vublk_nbd_order_add(&engine->order, request))
 		vublk_nbd_connection_submit(queue->connection, request);
 }
@@ -136,6 +137,7 @@ static int nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **
 	pthread_mutex_init(&queue->lock, NULL);
 	queue->queue.ops = &queue_ops;
 	queue->queue.engine = base;
+	queue->num_reported = atomic_load(&engine->num_losses);
 	queue->connection = &engine->connections[index % engine->num_connections];
 	*result = &queue->queue;
 	return 0;
@@ -195,14 +197,31 @@ static int open_connection(struct nbd_connection *connection, int timeout_ms,
 	return vublk_nbd_connection_open(connection, timeout_ms, error);
 }
 
+static int open_next(struct nbd_engine *engine, struct vublk_error *error)
+{
+	struct nbd_connection *connection = &engine->connections[engine->num_connections];
+	const char *misfit;
+	int r = open_connection(connection, NEXT_CONNECT_MS, error);
+
+	if (r)
+		return r;
+	misfit = vublk_nbd_find_misfit(engine, &connection->export, engine->num_connections + 1);
+	if (!misfit)
+		return 0;
+	nbd_close(connection->handle);
+	connection->handle = NULL;
+	return vublk_engine_fail(error, EPROTO,
+				 "cannot use another connection to the NBD server at %s, because %s",
+				 engine->uri, misfit);
+}
+
 /* Opens further connections, which only make the disk faster. */
 static void open_further(struct nbd_engine *engine, unsigned wanted)
 {
 	struct vublk_error error = { 0 };
 
 	while (engine->num_connections < wanted) {
-		if (open_connection(&engine->connections[engine->num_connections], NEXT_CONNECT_MS,
-				    &error)) {
+		if (open_next(engine, &error)) {
 			vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "%s; the disk continues with "
 					 "%u connection%s", error.text, engine->num_connections,
 					 engine->num_connections == 1 ? "" : "s");
@@ -227,6 +246,27 @@ static void fill_geometry(struct nbd_engine *engine, bool read_only)
 	};
 }
 
+static int parse_unflushed(struct nbd_engine *engine, const struct vublk_engine_params *params,
+			   struct vublk_error *error)
+{
+	const char *value = vublk_engine_option(params, "unflushed");
+
+	engine->trusts_unflushed = !strcmp(value, "trust");
+	if (engine->trusts_unflushed || !strcmp(value, "fail"))
+		return 0;
+	return vublk_engine_fail(error, EINVAL, "unflushed must be fail or trust, not '%s'", value);
+}
+
+static void check_durability(const struct nbd_engine *engine)
+{
+	if (engine->export.flush || engine->export.fua || engine->engine.geometry.read_only)
+		return;
+	vublk_engine_log(engine->host, VUBLK_LOG_WARNING,
+			 "the server of %s supports neither flushes nor FUA, so completed writes may be "
+			 "lost when it fails, although flushes succeed",
+			 engine->engine.description);
+}
+
 static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *params,
 		  struct vublk_error *error)
 {
@@ -235,6 +275,8 @@ static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *p
 					   error);
 
 	if (!r)
+		r = parse_unflushed(engine, params, error);
+	if (!r)
 		r = open_connection(&engine->connections[0], FIRST_CONNECT_MS, error);
 	if (r)
 		return r;
@@ -242,6 +284,7 @@ static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *p
 	engine->num_connections = 1;
 	atomic_store(&engine->size_now, engine->export.size_bytes);
 	fill_geometry(engine, params->read_only);
+	check_durability(engine);
 	if (params->num_queues && wanted > params->num_queues)
 		wanted = params->num_queues;
 	if (engine->export.multi_conn)
@@ -278,6 +321,9 @@ static const struct vublk_property options[] = {
 				 "nbds://HOST/EXPORT (TLS) or nbd+unix:///EXPORT?socket=PATH" },
 	{ "connections", "number", "4", "Maximum number of connections, 1 to 16, if the server permits "
 					"several (multi-conn)" },
+	{ "unflushed", "string", "fail", "Whether to trust a server whose connection was lost before "
+					 "completed writes were flushed: fail (the next flush fails) "
+					 "or trust" },
 	{ NULL },
 };
 

@@ -4,7 +4,8 @@
 
 /*
  * The interfaces between the files of the engine nbd. nbd.c is the engine and its queues, order.c
- * decides when a request may begin, and connection.c executes requests on a connection.
+ * decides when a request may begin, connection.c executes requests on a connection, and loss.c knows
+ * whether a lost server may have lost completed writes.
  */
 #include <vublk/engine.h>
 
@@ -33,6 +34,8 @@ struct nbd_request {
 	uint64_t done_bytes;
 	char *piece;      /* the data of the piece that is under way; NULL: none */
 	uint64_t piece_bytes;
+	unsigned num_losses;  /* of the engine, at submit() */
+	uint64_t num_written; /* a flush: of the engine, when the flush was sent */
 };
 
 /* All requests of the disk that are not complete; see order.c. */
@@ -48,6 +51,7 @@ struct nbd_queue {
 	pthread_mutex_t lock;
 	struct vublk_engine_io *done, *last_done; /* under the lock */
 	atomic_bool has_done; /* may be loaded without the lock */
+	unsigned num_reported; /* losses that a flush has reported; used by the connection's thread */
 };
 
 /* What a server says about its export. */
@@ -68,11 +72,16 @@ struct nbd_connection {
 	pthread_mutex_t lock;
 	struct nbd_request *first_new, *last_new; /* under the lock: submitted since the thread looked */
 	atomic_bool quit;
+	atomic_uint generation; /* see loss.c */
 
 	/* used by the thread */
 	struct nbd_handle *handle; /* NULL: not connected */
 	struct nbd_export export;
 	bool is_lost;
+	bool has_succeeded;   /* a command has, since the connection was made */
+	int64_t connected_ms; /* the time of the last connection */
+	int64_t retry_at_ms;  /* the earliest time of the next one */
+	int retry_ms;         /* how long the last loss has delayed it */
 	struct nbd_request *first, *last; /* oldest first */
 	uint64_t sent_bytes; /* the memory of all pieces */
 };
@@ -87,6 +96,13 @@ struct nbd_engine {
 	unsigned num_connections;
 	struct nbd_connection connections[NBD_MAX_CONNECTIONS];
 	atomic_uint num_queues;
+
+	/* see loss.c */
+	bool trusts_unflushed;
+	atomic_uint generation;       /* losses of a server */
+	atomic_uint num_losses;       /* those after which flushes fail */
+	_Atomic uint64_t num_written; /* complete writes and zeroes that need a flush */
+	_Atomic uint64_t num_flushed; /* those that are flushed, or whose loss is reported */
 };
 
 /* --- order.c --- */
@@ -96,7 +112,27 @@ bool vublk_nbd_order_add(struct nbd_order *order, struct nbd_request *request);
 /* Removes a complete request, and gives the requests that waited for it to their connections. */
 void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request);
 
+/* --- loss.c --- */
+
+/* Returns whether another connection has been lost since this one was made. */
+bool vublk_nbd_loss_is_outdated(const struct nbd_connection *connection);
+/* Must be called for each new connection, with the engine's generation before it was made. */
+void vublk_nbd_loss_connected(struct nbd_connection *connection, unsigned generation);
+/* Must be called for each lost connection. */
+void vublk_nbd_loss_disconnected(struct nbd_connection *connection);
+/* Returns whether a flush on any connection covers the writes of all of them. */
+bool vublk_nbd_loss_may_flush(struct nbd_engine *engine);
+/* Records that the first `written` writes are flushed. */
+void vublk_nbd_loss_flushed(struct nbd_engine *engine, uint64_t written);
+/* Returns whether a flush must fail, because completed writes may be lost. */
+bool vublk_nbd_loss_fails_flush(const struct nbd_request *request);
+
 /* --- connection.c --- */
+
+/* Returns why the disk cannot use this server with that many connections, or NULL. */
+const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
+				  unsigned num_connections);
+
 
 /* Connects and reads what the server says. Gives up after `timeout_ms`. */
 int vublk_nbd_connection_open(struct nbd_connection *connection, int timeout_ms,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The engine nbd of `vublk serve`, with nbdkit and qemu-nbd as servers.
+The engine nbd of `vublk serve`, with nbdkit and qemu-nbd as servers, and with fake.py for what they never do.
 
     nbd.py VUBLK MODULE [-l] [-k] [WORD...]
 """
@@ -13,6 +13,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
+import fake  # noqa: E402
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
@@ -136,7 +137,7 @@ def tls(case):
 def killed(case, start):
     """The server is killed under a verified load and started again. No request is lost."""
     server = start()
-    child = serve(case)
+    child = serve(case, '-o', 'unflushed=trust')
     load = case.start(bench(case, '--runtime', '600'))
     for _ in range(KILLS):
         server.kill()
@@ -183,13 +184,192 @@ def refusals(case):
     for code, words, arguments in ((2, 'needs a server', ()), (1, 'cannot connect to the NBD server', ('-o', 'uri=nbd+unix:///?socket=/none')),
                                    (2, 'cannot connect to the NBD server', ('-o', 'uri=steam')),
                                    (2, 'from 1 to 16', ('-o', 'connections=17', '-o', 'uri=nbd+unix:///?socket=/none')),
+                                   (2, 'unflushed must be fail or trust', ('-o', 'unflushed=x', '-o', 'uri=nbd:///')),
                                    (2, 'does not use a file', ('--blk-file', '/dev/null', '-o', 'uri=nbd:///'))):
         result = case.call([VUBLK, 'serve', '--socket-path', case.path('disk'), '--engine', 'nbd', *arguments], env=ENV)
         check(result.code == code and words in result.err and len(result.err.splitlines()) == 1, f'expected "{words}": {result}')
 
 
+def disk(case, *arguments, uri=None):
+    """Serves the export of a fake server. Returns the process and an open disk."""
+    try:
+        import vublk
+    except ImportError:
+        raise peer.Skip('this build has no Python package') from None
+    child = serve(case, *arguments, uri=uri)
+    return child, vublk.open(case.path('disk'))
+
+
+def write(client, size):
+    """Executes a single request."""
+    queue = client.queue(0)
+    queue.write(0, client.alloc(size))
+    check([done.error for done in queue.wait()] == [None], 'the write has failed')
+
+
+def fails(function):
+    try:
+        function()
+    except OSError:
+        return True
+    return False
+
+
+def fua_is_repeated(case):
+    """A server without FUA ends between a write and its flush: the next one gets the data again, then the flush."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
+                     lambda n, kind, _: fake.END if n == 1 and kind == fake.FLUSH else 0, 65536) as server:
+        child, client = disk(case, '-o', 'write-cache=off')
+        with client:
+            write(client, 3 * 65536)
+        check(server.kinds(1) == [fake.WRITE] * 3 + [fake.FLUSH], str(server.requests))
+        check(server.kinds(2)[:4] == [fake.WRITE] * 3 + [fake.FLUSH], str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+
+
+def write_is_repeated(case):
+    """A server ends in the middle of a write of several pieces: the next one gets all of them."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
+                     lambda n, _, index: fake.END if n == 1 and index == 3 else 0, 65536) as server:
+        child, client = disk(case)
+        with client:
+            write(client, 4 * 65536)
+        check(server.kinds(2)[:4] == [fake.WRITE] * 4, str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+
+
+def lose_written(case, *arguments, flush=False):
+    """Loses a server that has completed a write. Returns the results of the next two flushes."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
+                     lambda n, kind, _: fake.END if n == 1 and kind == fake.READ else 0) as server:
+        child, client = disk(case, *arguments)
+        with client:
+            client.pwrite(0, b'\1' * 4096)
+            if flush:
+                client.flush()
+            client.pread(8192, 4096)
+            results = [fails(client.flush), fails(client.flush)]
+        check(server.number == 2, str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+        check(results[0] == ('so the next flush fails' in case.output(child)), case.output(child))
+    return results
+
+
+def unflushed(case):
+    check(lose_written(case) == [True, False], 'the flush after the loss did not fail, or not once')
+
+
+def unflushed_trusted(case):
+    check(lose_written(case, '-o', 'unflushed=trust') == [False, False], 'a flush failed')
+
+
+def flushed(case):
+    check(lose_written(case, flush=True) == [False, False], 'a flush failed')
+
+
+def loss_of_one(case):
+    """If one of several connections is lost, all are made again, and a flush waits for that."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH | fake.MULTI_CONN) as server:
+        child, client = disk(case)
+        with client:
+            count = server.number
+            check(count > 1, f'{count} connections')
+            client.pwrite(0, b'\1' * 4096)
+            writer = server.requests[-1][0]
+            server.end(next(number for number in range(1, count + 1) if number != writer))
+            peer.wait_until(lambda: server.number >= 2 * count, 'not all connections were made again')
+            check(fails(client.flush) and not fails(client.flush), 'the flush after the loss did not fail, or not once')
+        check(not [number for number, kind, _ in server.requests if kind == fake.FLUSH and number <= count], str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+
+
+def no_flushes(case):
+    """A server with FUA only: each write and each zero has the flag."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FUA | fake.SEND_WRITE_ZEROES) as server:
+        child, client = disk(case)
+        with client:
+            client.pwrite(0, b'\1' * 4096)
+            client.write_zeroes(0, 4096)
+            client.flush()
+        check([request[1:] for request in server.requests] == [(fake.WRITE, fake.FUA), (fake.WRITE_ZEROES, server.requests[1][2] | fake.FUA)],
+              str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+        check('neither flushes nor FUA' not in case.output(child), case.output(child))
+
+
+def not_durable(case):
+    with fake.Server(case.path('nbd.sock'), lambda _: 0):
+        child = serve(case)
+        check(case.stop(child) == 0, case.output(child))
+        check(case.output(child).count('neither flushes nor FUA') == 1, case.output(child))
+
+
+def storm(case):
+    """A server that ends each connection at its first request: the delays grow, and the request waits."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, *_: fake.END if n <= 4 else 0) as server:
+        child, client = disk(case)
+        with client:
+            client.pread(0, 4096)
+        check(server.number == 5, str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+        for delay_ms in (100, 200, 400, 800):
+            check(case.output(child).count(f'again in {delay_ms} ms') == 1, case.output(child))
+
+
+def storm_ends(case):
+    """The program ends while it waits for the time of the next connection."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, None):
+        child = serve(case)
+        peer.wait_until(lambda: 'again in 1600 ms' in case.output(child), lambda: f'no delay: {case.output(child)}')
+        check(case.stop(child) == 0, case.output(child))
+
+
+def memory(case):
+    """Zeroes that need memory at the next server do not block the writes that hold all of it."""
+    with fake.Server(case.path('nbd.sock'), lambda n: fake.SEND_FLUSH | (fake.SEND_WRITE_ZEROES if n == 1 else 0),
+                     lambda n, *_: fake.HOLD if n == 1 else 0) as server:
+        child, client = disk(case)
+        queue, buffer = client.queue(0), client.alloc(MIB)
+        queue.write_zeroes(0, MIB)
+        for number in range(1, 34):
+            queue.write(number * MIB, buffer)
+        queue.submit()
+        peer.wait_until(lambda: len(server.requests) >= 33, lambda: f'{len(server.requests)} requests')
+        server.end(1)
+        results = []
+        while len(results) < 34:
+            more = queue.wait(34 - len(results), peer.LIMIT_S)
+            check(more, f'{len(results)} of 34 requests are complete: {case.output(child)}')
+            results += more
+        check(not any(result.error for result in results), str(results))
+        client.close()
+        check(case.stop(child) == 0, case.output(child))
+
+
+def keepalive(case):
+    """A connection over TCP is watched by the kernel: its timer is the one of keepalive (2)."""
+    with fake.Server(('127.0.0.1', 0), lambda _: fake.SEND_FLUSH) as server:
+        port = server.listener.getsockname()[1]
+        child = serve(case, uri=f'nbd://127.0.0.1:{port}')
+        lines = [line.split() for line in pathlib.Path('/proc/net/tcp').read_text().splitlines()[1:]]
+        timers = [line[5][:2] for line in lines if line[2].endswith(f':{port:04X}') and line[3] == '01']
+        check(timers == ['02'], f'timers {timers}')
+        check(case.stop(child) == 0, case.output(child))
+
+
+def misfit(case):
+    """A further connection that the disk cannot use is closed, and no more are made."""
+    with fake.Server(case.path('nbd.sock'), lambda n: fake.MULTI_CONN | fake.SEND_FLUSH | (fake.READ_ONLY if n > 1 else 0)) as server:
+        child = serve(case)
+        check(server.number == 2, f'{server.number} connections')
+        check('because the export is read-only now; the disk continues with 1 connection' in case.output(child), case.output(child))
+        peer.wait_until(lambda: list(server.open) == [1], 'the connection stays open')
+        check(case.stop(child) == 0, case.output(child))
+
+
 CASES = [with_nbdkit, with_qemu_nbd, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
-         qemu_nbd_killed, resized, refusals]
+         qemu_nbd_killed, resized, fua_is_repeated, write_is_repeated, unflushed, unflushed_trusted, flushed, loss_of_one,
+         no_flushes, not_durable, storm, storm_ends, memory, keepalive, misfit, refusals]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

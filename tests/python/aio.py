@@ -58,6 +58,29 @@ async def copies(case, kind):
     backend.stop()
 
 
+async def copies_in_use(case, kind):
+    """More readers and writers of ordinary memory than there are buffers: none gets the data of another."""
+    backend = Backend(case, kind)
+    tasks, rounds = 24, 20
+
+    async def reader(disk, number):
+        begin = number * 4096
+        for _ in range(rounds):
+            check(await disk.pread(begin, 4096) == backend.content[begin:begin + 4096], f'reader {number}: other data')
+
+    async def writer(disk, number):
+        begin = (tasks + number) * 4096
+        for i in range(rounds):
+            await disk.pwrite(begin, bytes([i]) * 4096)
+        backend.content[begin:begin + 4096] = bytes([rounds - 1]) * 4096
+
+    async with vublk.open_async(backend.path) as disk:
+        await asyncio.gather(*(work(disk, i) for i in range(tasks) for work in (reader, writer)))
+        await raises_async(disk.readinto(0, bytes(BLOCK)), kind=(TypeError, BufferError))
+        check(await disk.pread(0, DISK_BYTES) == backend.content, 'the disk has other data')
+    backend.stop()
+
+
 async def canceled_request(case, kind):
     """A canceled task does not free memory that the back-end still writes to."""
     backend = Backend(case, kind)
@@ -191,6 +214,24 @@ async def canceled_close(case, kind):
         await raises_async(read, code=errno.ECANCELED)
 
 
+async def closed_twice(case, kind):
+    """A close() while another runs waits for it, and has the same result."""
+    backend = Backend(case, kind)
+    disk = await vublk.open_async(backend.path)
+    await asyncio.gather(*(disk.close() for _ in range(3)))
+    check(disk.closed, 'the disk is open')
+    disk = await vublk.open_async(backend.path, request_timeout_ms=100)
+    view = (await disk.alloc(4096)).view()
+    with backend.suspended():
+        read = asyncio.create_task(disk.read(0, view))
+        await asyncio.sleep(0)
+        closing = [asyncio.create_task(disk.close(timeout=0)) for _ in range(3)]
+        for call in closing:
+            await raises_async(call, code=errno.ETIMEDOUT)
+        await raises_async(read, code=errno.ECANCELED)
+    await disk.close()
+
+
 async def another_loop(case, kind):
     """A disk refuses the event loop of another thread."""
     backend = Backend(case, kind)
@@ -207,5 +248,5 @@ async def another_loop(case, kind):
 
 
 if __name__ == '__main__':
-    sys.exit(rig.main([many_in_flight, copies, canceled_request, canceled_copies, loop_runs, events, closed_in_use,
-                       canceled_close, another_loop]))
+    sys.exit(rig.main([many_in_flight, copies, copies_in_use, canceled_request, canceled_copies, loop_runs, events, closed_in_use,
+                       canceled_close, closed_twice, another_loop]))

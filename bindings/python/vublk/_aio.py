@@ -26,10 +26,13 @@ COPY_BUFFERS = 16
 
 
 class _Request:
-    """`on_completion` runs when the back-end no longer uses the memory; the future may end earlier."""
+    """
+    `on_completion` runs when the back-end no longer uses the memory; the future may end earlier. Its
+    argument says whether the request has succeeded and its task has not been canceled.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, kind: int, offset: int, memory: Union[_core._ReadOnly, int],
-                 flags: int, on_completion: Optional[Callable[[], None]]) -> None:
+                 flags: int, on_completion: Optional[Callable[[bool], None]]) -> None:
         self.future: asyncio.Future[None] = loop.create_future()
         self.kind, self.offset, self.memory, self.flags = kind, offset, memory, flags
         self.on_completion = on_completion
@@ -39,13 +42,30 @@ class _Request:
 
     def complete(self, error: Optional[BaseException]) -> None:
         if self.on_completion:
-            self.on_completion()
+            try:
+                self.on_completion(error is None and not self.future.done())
+            except Exception as failure:
+                error = failure
         if self.future.done():
             return
         if error is None:
             self.future.set_result(None)
         else:
             self.future.set_exception(error)
+
+
+def _return_copy(copies: asyncio.Queue[memoryview], copy: memoryview, succeeded: bool) -> None:
+    copies.put_nowait(copy)
+
+
+def _take_copy(copies: asyncio.Queue[memoryview], copy: memoryview, source: memoryview, target: memoryview,
+               succeeded: bool) -> None:
+    """Copies what was read before the buffer is returned, because the next request overwrites it."""
+    try:
+        if succeeded:
+            target[:] = source
+    finally:
+        copies.put_nowait(copy)
 
 
 class AsyncDisk(Common):
@@ -57,6 +77,7 @@ class AsyncDisk(Common):
         self._watched: dict[int, asyncio.Future[None]] = {}
         self._queue_fd = -1
         self._closing = False
+        self._closed: Optional[asyncio.Future[None]] = None  # the result of the close() that runs
         self._in_flight: set[_Request] = set()
         self._waiting: collections.deque[_Request] = collections.deque()  # the queue is full
         self._pump_scheduled = False
@@ -156,7 +177,7 @@ class AsyncDisk(Common):
         return True
 
     async def _do(self, kind: int, offset: int, memory: Union[_core._ReadOnly, int], flags: int = 0,
-                  on_completion: Optional[Callable[[], None]] = None) -> None:
+                  on_completion: Optional[Callable[[bool], None]] = None) -> None:
         request = _Request(self._loop, kind, offset, memory, flags, on_completion)
         self._in_flight.add(request)
         self._idle.clear()
@@ -239,8 +260,8 @@ class AsyncDisk(Common):
             copy = await copies.get()
             length = min(len(view) - done, len(copy) - skip)
             end = min(skip + length + -(skip + length) % info.block_size, info.size - (offset + done - skip))
-            await self._do(_core.READ, offset + done - skip, copy[:end], 0, functools.partial(copies.put_nowait, copy))
-            view[done:done + length] = copy[skip:skip + length]
+            take = functools.partial(_take_copy, copies, copy, copy[skip:skip + length], view[done:done + length])
+            await self._do(_core.READ, offset + done - skip, copy[:end], 0, take)
             done += length
 
     async def pread(self, offset: int, length: int) -> bytes:
@@ -261,7 +282,7 @@ class AsyncDisk(Common):
             piece = view[begin:begin + len(copy)]
             copy[:len(piece)] = piece
             await self._do(_core.WRITE, offset + begin, copy[:len(piece)], flags_of(fua),
-                           functools.partial(copies.put_nowait, copy))
+                           functools.partial(_return_copy, copies, copy))
 
     # --- events and the end ---
 
@@ -280,9 +301,16 @@ class AsyncDisk(Common):
         """
         Waits for the requests in flight, at most `timeout` seconds, and closes the disk. Requests
         that have not completed fail with ECANCELED, and Error is raised. The disk is closed in any case.
+        A call while another one runs waits for that one, and has the same result.
         """
-        if self._closing:
+        if self.closed:
             return
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            await self._drain_and_close(timeout)
+        await asyncio.shield(self._closed)
+
+    async def _drain_and_close(self, timeout: float) -> None:
         end, wait_ms = time.monotonic() + timeout, 0
         try:
             await asyncio.wait_for(self.drain(), timeout)
@@ -291,9 +319,8 @@ class AsyncDisk(Common):
             pass
         finally:  # a canceled close() closes the disk, too
             self._detach()
-            closed = self._loop.run_in_executor(None, self._core.close, wait_ms)
-            closed.add_done_callback(self._fail_all)
-        await asyncio.shield(closed)
+            closing = self._loop.run_in_executor(None, self._core.close, wait_ms)
+            closing.add_done_callback(self._end_close)
 
     def _detach(self) -> None:
         """Removes all descriptors from the loop, before the disk closes them."""
@@ -302,8 +329,14 @@ class AsyncDisk(Common):
         for fd in list(self._watched):
             self._unwatch(fd)
 
-    def _fail_all(self, closed: asyncio.Future[None]) -> None:
-        closed.exception()  # close() raises it, unless close() was canceled
+    def _end_close(self, closing: asyncio.Future[None]) -> None:
+        assert self._closed is not None
+        error = closing.exception()
+        if error is None:
+            self._closed.set_result(None)
+        else:
+            self._closed.set_exception(error)
+            self._closed.exception()  # close() raises it, unless close() was canceled
         self._waiting.clear()
         for request in list(self._in_flight):
             self._complete(request, Error(errno.ECANCELED, 'the disk was closed before the request completed'))

@@ -172,6 +172,48 @@ def suspended(pid):
         pass
 
 
+def close_under(disk, *calls):
+    """Closes the disk while each of `calls` waits in a thread. Returns what they raised."""
+    found, sleeping, sleep = [None] * len(calls), threading.Semaphore(0), vublk._disk.wait_readable
+
+    def tell(*arguments):
+        sleeping.release()
+        return sleep(*arguments)
+
+    def wait(number, call):
+        try:
+            call()
+        except BaseException as error:
+            found[number] = error
+
+    vublk._disk.wait_readable = tell
+    threads = [threading.Thread(target=wait, args=pair, daemon=True) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+        sleeping.acquire()
+    vublk._disk.wait_readable = sleep
+    while not disk.closed:
+        try:
+            disk.close(timeout=0)
+        except vublk.Error as error:  # EBUSY: a thread has just looked whether it can end
+            check(error.errno in (errno.EBUSY, errno.ETIMEDOUT), repr(error))
+    for thread in threads:
+        thread.join(60)
+        check(not thread.is_alive(), 'a thread waits for a closed disk')
+    check(all(isinstance(error, vublk.Error) for error in found), f'{found}')
+    return [error.errno for error in found]
+
+
+def closed_while_waiting(path, pid):
+    disk = vublk.open(path)
+    check(close_under(disk, disk.wait_event) == [errno.EBADF], 'another error')
+    disk = vublk.open(path, num_queues=2, request_timeout_ms=100)
+    queue, buffer = disk.queue(0), disk.alloc(4096)
+    suspended(pid)
+    queue.read(0, buffer)
+    check(close_under(disk, queue.wait, lambda: disk.alloc(4096))[0] == errno.EBADF, 'another error')
+
+
 class Cycle:
     """A token that refers to the disk, as the tasks of a program do."""
 
@@ -238,8 +280,8 @@ def exit_in_use(path, pid):
     vublk.kept = disk, queue, buffer
 
 
-CASES = [closed, views_outlive_the_disk, released, memory_runs_out, arguments, several_threads, two_waiters, garbage,
-         fork, exit_in_use]
+CASES = [closed, views_outlive_the_disk, released, memory_runs_out, arguments, several_threads, two_waiters,
+         closed_while_waiting, garbage, fork, exit_in_use]
 
 
 def run(function, tool, case):

@@ -94,7 +94,6 @@ bool core_enter(struct core_disk *disk)
 	} else if (!disk->blk) {
 		snprintf(error.text, sizeof(error.text), "the disk is closed");
 	} else if (disk->is_closing) {
-		error.code = EBUSY;
 		snprintf(error.text, sizeof(error.text), "the disk is being closed");
 	} else {
 		disk->calls++;

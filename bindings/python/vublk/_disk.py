@@ -18,6 +18,8 @@ from . import _core
 from ._common import DEFAULT_CLOSE_TIMEOUT_S, Common, Event, Option, Path, core_disk, flags_of
 from ._core import Buffer, Error
 
+LOOK_AGAIN_S = 0.5
+
 
 class Completion(NamedTuple):
     """The end of a request. `error` None: it has succeeded."""
@@ -26,11 +28,17 @@ class Completion(NamedTuple):
 
 
 def wait_readable(fd: int, end: Optional[float] = None) -> bool:
-    """Sleeps until `fd` polls readable, or until the time `end` of time.monotonic(). Returns whether it does."""
+    """
+    Sleeps until `fd` polls readable, until the time `end` of time.monotonic(), or a short while. Returns
+    whether `end` has not passed. Then the caller looks for a result again, which fails if another
+    thread has closed the disk: closing a descriptor does not end a sleep on it.
+    """
+    timeout_s = LOOK_AGAIN_S if end is None else min(LOOK_AGAIN_S, max(0.0, end - time.monotonic()))
+    if fd < 0:  # another thread is closing the disk
+        return True
     poller = select.poll()
     poller.register(fd, select.POLLIN)
-    timeout_ms = None if end is None else max(0.0, end - time.monotonic()) * 1000
-    return bool(poller.poll(timeout_ms))
+    return bool(poller.poll(timeout_s * 1000)) or end is None or time.monotonic() < end
 
 
 class Queue:

@@ -115,10 +115,11 @@ static void fill_identity(struct vublk_rbd *rbd, const char *name, const char *s
 /* --- the lock ---------------------------------------------------------------------- */
 
 /*
- * Returns whether another client has the image open for writing, which its watch of the image
- * shows, and stores the client's address.
+ * Returns 1 if another client has the image open for writing, which its watch of the image shows,
+ * and stores the client's address; 0 if there is no other client; a negative errno if the cluster
+ * does not say.
  */
-static bool find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes)
+static int find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes)
 {
 	uint64_t own_id = rados_get_instance_id(rbd->cluster);
 	rbd_image_watcher_t watchers[32];
@@ -126,10 +127,12 @@ static bool find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes
 	bool found = false;
 	int r = rbd_watchers_list(rbd->image, watchers, &count);
 
-	if (r == -ERANGE)
+	if (r == -ERANGE) {
 		snprintf(address, bytes, "several addresses");
+		return 1;
+	}
 	if (r)
-		return r == -ERANGE;
+		return r;
 	for (size_t i = 0; i < count && !found; i++) {
 		found = (uint64_t)watchers[i].id != own_id;
 		if (found)
@@ -159,41 +162,69 @@ static bool is_interrupted(void)
 	       (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT));
 }
 
-/*
- * Waits until no other client has the image open. That is the normal start after a back-end was
- * killed: the cluster still lists it for a while.
- */
-static int wait_for_others(struct vublk_rbd *rbd, struct vublk_error *error)
+static int refuse_interrupted(const struct vublk_rbd *rbd, int found, const char *address,
+			      struct vublk_error *error)
 {
-	const struct timespec interval = { .tv_nsec = 1000000000 / LOOKS_PER_SECOND };
-	unsigned looks = (watch_timeout_s(rbd) + MARGIN_S) * LOOKS_PER_SECOND;
-	char address[128];
+	if (found < 0)
+		return vublk_engine_fail(error, EINTR, "the start was interrupted while it waited for "
+					 "the cluster to list the clients of %s",
+					 rbd->engine.description);
+	return vublk_engine_fail(error, EINTR, "the start was interrupted while it waited for the "
+				 "client at %s, which has %s open", address,
+				 rbd->engine.description);
+}
 
-	for (unsigned i = 0; i < looks; i++) {
-		if (!find_other_client(rbd, address, sizeof(address)))
-			return 0;
-		if (is_interrupted())
-			return vublk_engine_fail(error, EINTR, "the start was interrupted while it "
-						 "waited for the client at %s, which has %s open",
-						 address, rbd->engine.description);
-		if (!i)
-			vublk_engine_log(rbd->host, VUBLK_LOG_INFO, "waiting for the client at %s, "
-					 "which has %s open; if that client has died, the cluster "
-					 "notices it within %u s", address, rbd->engine.description,
-					 watch_timeout_s(rbd));
-		nanosleep(&interval, NULL);
-	}
+/* `found`: the last result of find_other_client() */
+static int refuse_others(const struct vublk_rbd *rbd, int found, const char *address,
+			 struct vublk_error *error)
+{
+	if (found < 0)
+		return vublk_engine_fail(error, -found, "cannot find out whether other clients have %s "
+					 "open: %s; set exclusive-lock=off to use the image anyway",
+					 rbd->engine.description, strerrordesc_np(-found));
 	return vublk_engine_fail(error, EBUSY, "the client at %s has %s open; end that client, or set "
 				 "exclusive-lock=off for both to use the image", address,
 				 rbd->engine.description);
 }
 
+/*
+ * Waits until no other client has the image open. That is the normal start after a back-end was
+ * killed: the cluster still lists it for a while. An error counts as another client, because the
+ * lock would be taken from a client that the cluster did not list.
+ */
+static int wait_for_others(struct vublk_rbd *rbd, struct vublk_error *error)
+{
+	const struct timespec interval = { .tv_nsec = 1000000000 / LOOKS_PER_SECOND };
+	unsigned looks = (watch_timeout_s(rbd) + MARGIN_S) * LOOKS_PER_SECOND;
+	char address[128] = "";
+	bool is_logged = false;
+	int found = 0;
+
+	for (unsigned i = 0; i < looks; i++) {
+		found = find_other_client(rbd, address, sizeof(address));
+		if (!found)
+			return 0;
+		if (is_interrupted())
+			return refuse_interrupted(rbd, found, address, error);
+		if (found > 0 && !is_logged)
+			vublk_engine_log(rbd->host, VUBLK_LOG_INFO, "waiting for the client at %s, "
+					 "which has %s open; if that client has died, the cluster "
+					 "notices it within %u s", address, rbd->engine.description,
+					 watch_timeout_s(rbd));
+		is_logged |= found > 0;
+		nanosleep(&interval, NULL);
+	}
+	return refuse_others(rbd, found, address, error);
+}
+
 static int keep_lock(struct vublk_rbd *rbd, struct vublk_error *error)
 {
 	uint64_t features = 0;
-	int r;
+	int r = rbd_get_features(rbd->image, &features);
 
-	rbd_get_features(rbd->image, &features);
+	if (r)
+		return vublk_engine_fail(error, -r, "cannot get the features of %s: %s",
+					 rbd->engine.description, strerrordesc_np(-r));
 	if (!(features & RBD_FEATURE_EXCLUSIVE_LOCK)) {
 		vublk_engine_log(rbd->host, VUBLK_LOG_WARNING, "%s does not have the feature "
 				 "exclusive-lock, so other clients can open it later; 'rbd feature "

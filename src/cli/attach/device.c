@@ -33,7 +33,20 @@ static int refuse_served(const struct vublk_attach *attach, struct vublk_error *
 			       attach->info.ublksrv_pid);
 }
 
-/* Looks for the device of the socket. Without one, `info` is all zeroes. */
+/* The first look has removed what dead processes had begun, so this one was begun since. */
+static int refuse_begun(const struct vublk_attach *attach, struct vublk_error *error)
+{
+	char node[VUBLK_UBLK_NODE_BYTES];
+
+	return vublk_cli_error(error, EBUSY, "another process has begun to attach '%s' as %s; if that "
+			       "process has ended, try again", attach->socket,
+			       vublk_ublk_node(node, 'b', attach->info.dev_id));
+}
+
+/*
+ * Looks for the device of the socket. Without one, `info` is all zeroes. Called before and after the
+ * disk is opened.
+ */
 static int find(struct vublk_attach *attach, struct vublk_error *error)
 {
 	uint64_t mark = vublk_ublk_mark(attach->socket);
@@ -43,6 +56,8 @@ static int find(struct vublk_attach *attach, struct vublk_error *error)
 
 	if (ret)
 		return ret;
+	attach->info = (struct ublksrv_ctrl_dev_info){ 0 };
+	attach->is_resumed = false;
 	for (unsigned i = 0; i < count; i++)
 		if (list[i].ublksrv_flags == mark)
 			attach->info = list[i];
@@ -53,6 +68,8 @@ static int find(struct vublk_attach *attach, struct vublk_error *error)
 		return refuse_served(attach, error);
 	/* A process that died before it started the device left nothing to resume. */
 	attach->is_resumed = attach->info.state != UBLK_S_DEV_DEAD;
+	if (!attach->is_resumed && attach->blk)
+		return refuse_begun(attach, error);
 	if (!attach->is_resumed)
 		vublk_ublk_command(&attach->ublk, UBLK_CMD_DEL_DEV, attach->info.dev_id, NULL, 0, 0);
 	return 0;
@@ -64,6 +81,13 @@ static int refuse_other_id(const struct vublk_attach *attach, struct vublk_error
 		return 0;
 	return vublk_cli_error(error, EINVAL, "'%s' has the block device /dev/ublkb%u already, which can "
 			       "be continued but not renamed", attach->socket, attach->info.dev_id);
+}
+
+static int find_fitting(struct vublk_attach *attach, struct vublk_error *error)
+{
+	int ret = find(attach, error);
+
+	return ret ? ret : refuse_other_id(attach, error);
 }
 
 /* --- the disk ------------------------------------------------------------------------ */
@@ -353,11 +377,12 @@ int vublk_attach_start(struct vublk_attach *attach, struct vublk_error *error)
 	attach->char_fd = -1;
 	ret = vublk_ublk_open(&attach->ublk, error);
 	if (!ret)
-		ret = find(attach, error);
-	if (!ret)
-		ret = refuse_other_id(attach, error);
+		ret = find_fitting(attach, error);
 	if (!ret)
 		ret = open_disk(attach, error);
+	/* Another process may have made the device while this one waited for the back-end. */
+	if (!ret)
+		ret = find_fitting(attach, error);
 	if (!ret)
 		ret = prepare(attach, &buffers, error);
 	if (!ret)

@@ -162,6 +162,20 @@ def unfit_engines(case):
         check(result.code == 2 and 'is not installed; ' in result.err and len(result.err.splitlines()) == 1, str(result))
 
 
+def engine_ignores_read_only(case):
+    """A module that would write to a read-only disk is refused with one sentence."""
+    modules = Modules(case)
+    source = pathlib.Path(EXAMPLES, 'engine-ram.c').read_text()
+    changed = case.path('writer.c')
+    changed.write_text(source.replace('.name = "ram"', '.name = "writer"').replace(
+        '\tram->engine.geometry.read_only = params->read_only;\n', ''))
+    check(changed.read_text().count('read_only') == 0, 'the example has changed')
+    modules.build('writer', changed)
+    result = modules.serve('--engine', 'writer', '--size', '1M', '-o', 'read-only=on')
+    check(result.code == 1 and 'the engine writer ignores the option read-only' in result.err and
+          len(result.err.splitlines()) == 1, f'{result}')
+
+
 def readme_program(case):
     """The C program in README.md compiles as printed, in both ways that README gives, and reads a disk."""
     root, _ = install(case)
@@ -314,7 +328,7 @@ def manual_pages(case):
         check(one(root, f'{page}.1').stat().st_size > 500, f'{page}.1 is empty')
 
 
-CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, readme_program, readme_doors,
+CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, engine_ignores_read_only, readme_program, readme_doors,
          no_other_development_files, examples, python_package, the_program_finds_its_library, nbdkit_plugin,
          make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]

@@ -72,6 +72,16 @@ static int check_geometry(struct vublk_engine *engine, struct vublk_error *error
 	return 0;
 }
 
+/* The geometry is what keeps requests of the driver from writing. */
+static int check_read_only(const struct vublk_engine *engine,
+			   const struct vublk_engine_options *options, struct vublk_error *error)
+{
+	if (!options->read_only || engine->geometry.read_only)
+		return 0;
+	return vublk_error_set(error, ENOTSUP, "the engine %s ignores the option read-only for %s, which "
+			       "is a fault of the engine", engine->ops->name, engine->description);
+}
+
 static int check_options(const struct vublk_engine_ops *ops,
 			 const struct vublk_engine_options *options, struct vublk_error *error)
 {
@@ -125,7 +135,9 @@ static int open_with(struct vublk_engine_host *host, const struct vublk_engine_o
 		return r;
 	(*engine)->ops = host->ops;
 	(*engine)->host = host;
-	r = check_geometry(*engine, error);
+	r = check_read_only(*engine, options, error);
+	if (!r)
+		r = check_geometry(*engine, error);
 	if (!r)
 		r = set_block_sizes(*engine, options, error);
 	if (r)

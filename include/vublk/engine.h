@@ -138,7 +138,7 @@ struct vublk_engine_params {
 	const char *path;               /* the option blk-file; NULL: not given */
 	uint64_t size_bytes;            /* the option size, a multiple of 512; 0: not given */
 	bool read_only;                 /* the option read-only. The engine sets
-					   geometry.read_only */
+					   geometry.read_only, or it is refused */
 	unsigned num_queues;            /* the number of queues that the workers will create, from
 					   1 to 256; 0: unknown */
 	uint64_t reserved[8];           /* 0 */

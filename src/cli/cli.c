@@ -307,6 +307,18 @@ uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const cha
 	return value;
 }
 
+uint32_t vublk_cli_request_bytes(struct argp_state *state, const char *text, uint32_t min,
+				 uint32_t max)
+{
+	uint64_t bytes = vublk_cli_bytes(state, "request-size", text, min, max);
+
+	if (bytes & (bytes - 1))
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
+			     "--request-size must be a power of two from %u to %u, not '%s'", min, max,
+			     text);
+	return (uint32_t)bytes;
+}
+
 uint64_t vublk_cli_milliseconds(struct argp_state *state, const char *option, const char *text)
 {
 	struct vublk_error error = { 0 };

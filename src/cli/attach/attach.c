@@ -65,18 +65,6 @@ static volatile sig_atomic_t is_signalled;
 
 /* --- arguments ------------------------------------------------------------------- */
 
-static uint32_t parse_request_size(struct argp_state *state, const char *text)
-{
-	uint64_t bytes = vublk_cli_bytes(state, "request-size", text, MIN_REQUEST_BYTES,
-					 MAX_REQUEST_BYTES);
-
-	if (bytes & (bytes - 1))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "--request-size must be a power of two from %d to %d, not '%s'",
-			     MIN_REQUEST_BYTES, MAX_REQUEST_BYTES, text);
-	return (uint32_t)bytes;
-}
-
 static void check(struct argp_state *state, const struct arguments *arguments)
 {
 	if (arguments->list && arguments->socket)
@@ -104,7 +92,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 							   UBLK_MAX_QUEUE_DEPTH);
 		return 0;
 	case KEY_REQUEST_SIZE:
-		attach->request_bytes = parse_request_size(state, arg);
+		attach->request_bytes = vublk_cli_request_bytes(state, arg, MIN_REQUEST_BYTES,
+								MAX_REQUEST_BYTES);
 		return 0;
 	case KEY_LIST:
 		arguments->list = true;

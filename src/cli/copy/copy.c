@@ -62,18 +62,6 @@ static const struct argp_option options[] = {
 
 /* --- arguments ---------------------------------------------------------------- */
 
-static uint32_t parse_request_size(struct argp_state *state, const char *text)
-{
-	uint64_t bytes = vublk_cli_bytes(state, "request-size", text, MIN_REQUEST_BYTES,
-					 MAX_REQUEST_BYTES);
-
-	if (bytes & (bytes - 1))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
-			     "--request-size must be a power of two from %d to %d, not '%s'",
-			     (int)MIN_REQUEST_BYTES, (int)MAX_REQUEST_BYTES, text);
-	return (uint32_t)bytes;
-}
-
 static void parse_progress(struct argp_state *state, const char *text, struct arguments *arguments)
 {
 	if (!text) {
@@ -117,7 +105,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 								VUBLK_MAX_QUEUE_SIZE);
 		return 0;
 	case KEY_REQUEST_SIZE:
-		copy->request_bytes = parse_request_size(state, arg);
+		copy->request_bytes = vublk_cli_request_bytes(state, arg, MIN_REQUEST_BYTES,
+								MAX_REQUEST_BYTES);
 		return 0;
 	case KEY_STALL_TIME:
 		copy->stall_ms = vublk_cli_stall_ms(state, "stall-time", arg);

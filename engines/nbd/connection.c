@@ -44,7 +44,7 @@ static int64_t now_ms(void)
 	return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
 }
 
-static void wake(struct nbd_connection *connection)
+void vublk_nbd_connection_wake(struct nbd_connection *connection)
 {
 	eventfd_write(connection->wake_fd, 1);
 }
@@ -180,6 +180,12 @@ int vublk_nbd_connection_open(struct nbd_connection *connection, int timeout_ms,
 	return 0;
 }
 
+void vublk_nbd_connection_disconnect(struct nbd_connection *connection)
+{
+	nbd_close(connection->handle); /* NULL: no-op */
+	connection->handle = NULL;
+}
+
 const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
 				  unsigned num_connections)
 {
@@ -214,8 +220,7 @@ static void reconnect(struct nbd_connection *connection)
 	if (misfit) {
 		vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "requests to %s wait, because %s",
 				 engine->engine.description, misfit);
-		nbd_close(connection->handle);
-		connection->handle = NULL;
+		vublk_nbd_connection_disconnect(connection);
 		connection->retry_at_ms = now_ms() + RETRY_MS;
 		return;
 	}
@@ -528,8 +533,7 @@ static void lose(struct nbd_connection *connection)
 		delay_next(connection);
 	}
 	vublk_nbd_loss_disconnected(connection);
-	nbd_close(connection->handle);
-	connection->handle = NULL;
+	vublk_nbd_connection_disconnect(connection);
 	for (struct nbd_request *r = connection->first; r; r = r->next)
 		restart(connection, r);
 }
@@ -604,11 +608,10 @@ void vublk_nbd_connection_close(struct nbd_connection *connection)
 {
 	atomic_store(&connection->quit, true);
 	if (connection->has_thread) {
-		wake(connection);
+		vublk_nbd_connection_wake(connection);
 		pthread_join(connection->thread, NULL);
 	}
-	if (connection->handle)
-		nbd_close(connection->handle);
+	vublk_nbd_connection_disconnect(connection);
 	if (connection->wake_fd >= 0)
 		close(connection->wake_fd);
 }
@@ -627,5 +630,5 @@ void vublk_nbd_connection_submit(struct nbd_connection *connection, struct nbd_r
 	connection->last_new = request;
 	pthread_mutex_unlock(&connection->lock);
 	if (was_empty)
-		wake(connection);
+		vublk_nbd_connection_wake(connection);
 }

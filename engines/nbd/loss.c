@@ -13,12 +13,10 @@
  */
 #include "engines/nbd/nbd.h"
 
-#include <sys/eventfd.h>
-
 static void wake_all(struct nbd_engine *engine)
 {
 	for (unsigned i = 0; i < engine->num_connections; i++)
-		eventfd_write(engine->connections[i].wake_fd, 1);
+		vublk_nbd_connection_wake(&engine->connections[i]);
 }
 
 bool vublk_nbd_loss_is_outdated(const struct nbd_connection *connection)

@@ -208,8 +208,7 @@ static int open_next(struct nbd_engine *engine, struct vublk_error *error)
 	misfit = vublk_nbd_find_misfit(engine, &connection->export, engine->num_connections + 1);
 	if (!misfit)
 		return 0;
-	nbd_close(connection->handle);
-	connection->handle = NULL;
+	vublk_nbd_connection_disconnect(connection);
 	return vublk_engine_fail(error, EPROTO,
 				 "cannot use another connection to the NBD server at %s, because %s",
 				 engine->uri, misfit);

@@ -41,7 +41,7 @@ struct nbd_request {
 /* All requests of the disk that are not complete; see order.c. */
 struct nbd_order {
 	pthread_mutex_t lock;
-	struct nbd_request *oldest, *newest;
+	struct nbd_request *newest;
 	unsigned num_blocked;
 };
 
@@ -133,10 +133,13 @@ bool vublk_nbd_loss_fails_flush(const struct nbd_request *request);
 const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
 				  unsigned num_connections);
 
-
 /* Connects and reads what the server says. Gives up after `timeout_ms`. */
 int vublk_nbd_connection_open(struct nbd_connection *connection, int timeout_ms,
 			struct vublk_error *error);
+/* Closes the connection to the server. No-op if there is none. */
+void vublk_nbd_connection_disconnect(struct nbd_connection *connection);
+/* Makes the thread look for work. Any thread may call this. */
+void vublk_nbd_connection_wake(struct nbd_connection *connection);
 /* Starts the thread. */
 int vublk_nbd_connection_start(struct nbd_connection *connection, struct vublk_error *error);
 /* Ends the thread, if there is one, and closes the connection. */

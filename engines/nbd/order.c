@@ -33,8 +33,6 @@ bool vublk_nbd_order_add(struct nbd_order *order, struct nbd_request *request)
 	request->newer = NULL;
 	if (order->newest)
 		order->newest->newer = request;
-	else
-		order->oldest = request;
 	order->newest = request;
 	may_begin = !must_wait(request);
 	request->is_blocked = !may_begin;
@@ -59,8 +57,6 @@ void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request
 	pthread_mutex_lock(&order->lock);
 	if (request->older)
 		request->older->newer = request->newer;
-	else
-		order->oldest = request->newer;
 	if (request->newer)
 		request->newer->older = request->older;
 	else

@@ -121,24 +121,27 @@ PyObject *core_flush(PyObject *self, PyObject *args)
 	return make(&call);
 }
 
+/* Makes a call that has an offset, a number of bytes and flags. */
+static PyObject *make_with_range(struct call *call, PyObject *args, const char *format)
+{
+	if (!PyArg_ParseTuple(args, format, core_to_u64, &call->offset, core_to_u64, &call->bytes,
+			      &call->flags))
+		return NULL;
+	return make(call);
+}
+
 PyObject *core_discard(PyObject *self, PyObject *args)
 {
 	struct call call = { .disk = (struct core_disk *)self, .function = do_discard };
 
-	if (!PyArg_ParseTuple(args, "O&O&I:discard", core_to_u64, &call.offset, core_to_u64,
-			      &call.bytes, &call.flags))
-		return NULL;
-	return make(&call);
+	return make_with_range(&call, args, "O&O&I:discard");
 }
 
 PyObject *core_write_zeroes(PyObject *self, PyObject *args)
 {
 	struct call call = { .disk = (struct core_disk *)self, .function = do_write_zeroes };
 
-	if (!PyArg_ParseTuple(args, "O&O&I:write_zeroes", core_to_u64, &call.offset, core_to_u64,
-			      &call.bytes, &call.flags))
-		return NULL;
-	return make(&call);
+	return make_with_range(&call, args, "O&O&I:write_zeroes");
 }
 
 PyObject *core_set_write_cache(PyObject *self, PyObject *args)

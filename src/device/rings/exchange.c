@@ -82,6 +82,11 @@ static bool is_alive(const struct vublk_device *device)
 	return true;
 }
 
+static bool has_avail_event(const struct vublk_device *device)
+{
+	return device->acked_features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX);
+}
+
 /*
  * Returns how many requests of the ring the back-end has taken but not completed. This follows from
  * avail_event, which is the index of the next request that the back-end will take. Back-ends with
@@ -95,7 +100,7 @@ static int count_taken(const struct vublk_device *device, unsigned index, uint16
 
 	if (used == avail)
 		return 0;
-	if (!(device->acked_features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX)) ||
+	if (!has_avail_event(device) ||
 	    vublk_device_read_avail_event(device, index, &event, NULL) < 0)
 		return -1;
 	event = (uint16_t)(event - used);
@@ -137,8 +142,7 @@ static bool is_parked(const struct vublk_device *device)
 static bool has_drained(struct vublk_device *device)
 {
 	struct vublk_device_exchange *exchange = &device->exchange;
-	unsigned enough = device->acked_features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX) ?
-				  QUIET_LOOKS : QUIET_LOOKS_BLIND;
+	unsigned enough = has_avail_event(device) ? QUIET_LOOKS : QUIET_LOOKS_BLIND;
 	bool is_sure, quiet;
 
 	if (!is_parked(device))

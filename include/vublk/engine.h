@@ -128,7 +128,8 @@ struct vublk_engine {
 	/* set by open(). Only refresh() may change it later, and only geometry.size_bytes */
 	struct vublk_engine_geometry geometry;
 	char description[256]; /* for messages, such as "file '/x/disk.img', direct" */
-	uint64_t identity;     /* identifies the storage, for the disk's serial; 0: unknown */
+	uint64_t identity;     /* the same number for the same storage, from which the disk's
+				  serial is made; 0: unknown */
 	uint64_t reserved[4];  /* 0 */
 };
 

@@ -16,7 +16,7 @@ EPERM, EIO, ENOSPC, ENOTSUP, ESHUTDOWN = errno.EPERM, errno.EIO, errno.ENOSPC, e
 
 
 class Client:
-    """A connection. Its calls return the error of the reply, 0 if there is none."""
+    """A connection. Its calls return the error number in the reply; 0 means success."""
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)

@@ -39,7 +39,7 @@ async def many_in_flight(case, kind):
 
 
 async def copies(case, kind):
-    """Reads and writes of ordinary memory: any range, more at once than there are buffers for copies."""
+    """Reads and writes of ordinary memory, in any range, with more in flight than there are copy buffers."""
     backend = Backend(case, kind)
     async with vublk.open_async(backend.path) as disk:
         parts = [(i * 5003, 1 + i * 997) for i in range(60)] + [(0, DISK_BYTES), (DISK_BYTES - 1, 1), (511, 131073)]

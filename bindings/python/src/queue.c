@@ -3,8 +3,8 @@
  * Requests on the disk's queues. No call waits for the back-end, and each keeps the GIL, so two
  * threads cannot be in a queue at the same time. See core.h.
  *
- * Key idea: a request holds a Py_buffer of its memory until its completion. So no memory with a
- * request in flight can be freed, whatever happens to the objects that the caller has.
+ * Key idea: a request holds a Py_buffer of its memory until its completion. So the memory stays
+ * valid while a request is in flight, even if the caller drops all of its references.
  */
 #include "core.h"
 

@@ -3,8 +3,8 @@
 #define VUBLK_CLI_ATTACH_PARAMS_H
 
 /*
- * What the kernel is told about the disk: sizes, limits, whether it has a cache, discard and write
- * zeroes.
+ * The properties of the disk that the kernel gets: its size and limits, and whether it has a cache,
+ * discards and write zeroes.
  */
 #include "cli/attach/ublk-abi.h"
 

@@ -77,10 +77,10 @@ enum vublk_blk_event {
  * back-end had completed are not executed again. The lost back-end may have executed the other
  * requests partly or completely. The next back-end executes them again: it finds them in the
  * in-flight area or, without such an area, the disk sends them again.
- * To make this safe, a write, discard or write-zeroes request waits for earlier requests of these
- * types on the same queue whose ranges overlap its own. Between two queues the application must
- * ensure this order: it must wait for the completion of the earlier request before it adds a
- * request that changes the same range.
+ * A repeated request must not overwrite a later change. So a write, discard or write-zeroes request
+ * waits for earlier requests of these types on the same queue whose ranges overlap its own. Between
+ * two queues the application must ensure this order: it must wait for the completion of the earlier
+ * request before it adds a request that changes the same range.
  *
  * These options limit how long requests wait:
  *   reconnect-ms           the longest pause between attempts to reconnect; the disk also tries

@@ -35,8 +35,8 @@
  *
  * "From STOPPED on" means every state except CREATED and REALIZING. A parameter such as `ops_bytes`
  * is the size of the struct that the preceding parameter points to (<vublk/version.h>). A call
- * fails with EINVAL if the struct ends before its descriptors, or if a member that this library
- * does not know is set. An output is untouched when the call fails.
+ * fails with EINVAL if the size is too small to include the struct's descriptors, or if a member
+ * that this library does not know is set. An output is untouched when the call fails.
  *
  * The library maps files that their owners can truncate: a dirty log that the bus gives and, with
  * shadow rings, the guest's memory. So it handles SIGBUS for these mappings; see <vublk/sigbus.h>.

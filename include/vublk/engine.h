@@ -85,8 +85,8 @@ struct vublk_engine_io {
 	/*
 	 * The buffers of a read or a write, `bytes` bytes in total; they need not be aligned. The
 	 * engine may modify the array. The memory is shared with the driver, which can change it at
-	 * any time. It can also be taken away: the process then reads zeroes there, but a system
-	 * call that gets the address fails with EFAULT.
+	 * any time. The front-end can also truncate the memory's file: the process then reads
+	 * zeroes there, but a system call that gets the address fails with EFAULT.
 	 */
 	struct iovec *iov;
 	unsigned num_iov;
@@ -138,8 +138,8 @@ struct vublk_engine_params {
 	struct vublk_engine_host *host; /* for vublk_engine_log(), also before open() returns */
 	const char *path;               /* the option blk-file; NULL: not given */
 	uint64_t size_bytes;            /* the option size, a multiple of 512; 0: not given */
-	bool read_only;                 /* the option read-only. The engine sets
-					   geometry.read_only, or it is refused */
+	bool read_only;                 /* the option read-only: the engine must set
+					   geometry.read_only, otherwise it is refused */
 	unsigned num_queues;            /* the number of queues that the workers will create, from
 					   1 to 256; 0: unknown */
 	uint64_t reserved[8];           /* 0 */
@@ -193,15 +193,16 @@ struct vublk_engine_ops {
 	int (*refresh)(struct vublk_engine *engine, struct vublk_error *error);
 
 	/*
-	 * For an upgrade (`vublk serve --take-over`), in which two processes have the storage open
-	 * for a moment, but only one of them executes requests. The new process opens it with the
-	 * same options. A module returns -1. NULL: the disk cannot be handed to another process.
+	 * Returns the descriptor of the image that an upgrade (`vublk serve --take-over`) passes to
+	 * the new process. A module returns -1, and the new process opens the storage with the same
+	 * options: for a moment two processes have it open, but only one of them executes requests.
+	 * NULL: the disk cannot be handed to another process.
 	 */
 	int (*image_fd)(const struct vublk_engine *engine);
 	/*
-	 * has_lost_writes() returns whether writes were lost after they had completed, and
-	 * lose_writes() records such a loss of the process that was upgraded. After a loss, flushes
-	 * and durable writes must fail. NULL: the engine never loses writes.
+	 * has_lost_writes() returns whether writes were lost after they had completed. In an
+	 * upgrade, lose_writes() tells the new process's engine that the old one has lost writes.
+	 * After a loss, flushes and durable writes must fail. NULL: the engine never loses writes.
 	 */
 	bool (*has_lost_writes)(const struct vublk_engine *engine);
 	void (*lose_writes)(struct vublk_engine *engine);

@@ -61,9 +61,9 @@ struct vublk_device_fence_info {
 };
 
 /*
- * Says in `info` whether the disk waits until a process has ended. It waits for that before it
- * continues at another path or, with fence=exit, at any path. `info_bytes` is sizeof(struct
- * vublk_device_fence_info).
+ * Says in `info` whether the disk waits for the end of a process that had the rings. The process
+ * has to end before the disk continues at another path or, with fence=exit, at any path.
+ * `info_bytes` is sizeof(struct vublk_device_fence_info).
  * States: all.
  * Threads: the device's.
  */

@@ -3,8 +3,8 @@
  * Sends and receives the messages between a process and the one that takes over from it; see
  * handover.h. This file does not know what is in a message.
  *
- * Key idea: while the old process waits in these calls, its disk is frozen, so it must not wait
- * long. Each call that can wait has a deadline.
+ * Key idea: while the old process waits in one of these calls, its disk is frozen. So each call
+ * that can wait has a deadline.
  */
 #include "proto/handover.h"
 

@@ -5,8 +5,9 @@
 /*
  * The process at the other end of a Unix socket, and whether it has ended.
  *
- * To the end that connected, the kernel names the process that called listen(). If that process had
- * ended before the connection was made, and a child of it serves the socket, the peer is unknown.
+ * At the end that called connect(), the peer is the process that called listen(). If that process
+ * had ended before the connection was made, and a child of it serves the socket, the peer is
+ * unknown.
  */
 #include <vublk/error.h>
 

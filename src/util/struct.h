@@ -7,8 +7,8 @@
 #include <stddef.h>
 
 /*
- * Copying structs from the program and to the program. These structs may grow in later versions of
- * the library; <vublk/version.h> has the rules.
+ * These functions copy structs from the program and to the program. The structs may grow in later
+ * versions of the library; <vublk/version.h> has the rules.
  */
 
 /*

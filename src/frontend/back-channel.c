@@ -6,7 +6,7 @@
  *
  * Key idea: a disk works without this channel. So once it exists, no failure of the channel ends
  * the connection: if a message cannot be sent or received, the channel is closed, and a request
- * that is invalid or not served is refused. The number of log lines about both is limited.
+ * that is invalid or not served is refused. Both cause a limited number of log lines.
  *
  * Specification: "Back-end communication", "VHOST_USER_SET_BACKEND_REQ_FD".
  */

@@ -12,8 +12,8 @@
  * After messages that have no answer, the batch sends GET_FEATURES as a barrier, unless a message
  * with an answer follows anyway. Requests are answered in order, so when the barrier is answered,
  * the back-end has read all messages before it. Without REPLY_ACK, barriers replace all
- * confirmations. This loses little, because some back-ends confirm every message, even one that
- * failed.
+ * confirmations. A barrier does not say whether a message succeeded, but a confirmation does not
+ * always either: some back-ends confirm even messages that failed.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */
@@ -96,7 +96,7 @@ void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 	batch->unconfirmed = 0;
 	batch->refusal.code = 0;
 	pump(batch);
-	if (batch->frontend && !batch->num_waiting) /* so that done() is called from the loop */
+	if (batch->frontend && !batch->num_waiting) /* the answer calls done(), from the loop */
 		send_barrier(batch);
 }
 

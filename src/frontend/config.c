@@ -21,9 +21,9 @@
 #define LONG_CONFIG_FEATURES (VUBLK_BIT(VUBLK_BLK_F_SECURE_ERASE) | VUBLK_BIT(VUBLK_BLK_F_ZONED))
 
 /*
- * The sizes that are requested. The handshake begins with the second one. If that is refused, the
- * smaller ones follow. If it is accepted, and the back-end offers a feature that needs the first
- * one, the first one follows.
+ * The sizes to request. The handshake begins with sizes[1]. If the back-end refuses this size, the
+ * smaller ones follow. If it accepts this size, and offers one of LONG_CONFIG_FEATURES, sizes[0]
+ * follows.
  */
 static const unsigned sizes[] = {
 	VUBLK_BLK_CONFIG_BYTES,

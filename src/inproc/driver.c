@@ -22,7 +22,7 @@
 
 /* --- queues, start and stop ------------------------------------------------------------ */
 
-/* The alignment of the driver's own part. The system's page size may be larger. */
+/* The alignment of struct vublk_inproc_queue's `extra`. The system's pages may be larger. */
 #define PAGE_BYTES 4096
 
 /*

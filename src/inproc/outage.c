@@ -251,8 +251,9 @@ void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk
 }
 
 /*
- * Called when the device needs a reset. Either a new back-end cannot continue the rings as they
- * are, and the driver issues its requests again on new rings. Or a running ring is broken.
+ * Called when the device needs a reset. If no back-end has the rings and the driver's requests
+ * wait, the new back-end cannot continue the rings as they are, so the driver issues its requests
+ * again on new rings. Otherwise the event is handled like a broken ring.
  */
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error)
 {

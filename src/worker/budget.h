@@ -13,7 +13,7 @@
  * row, because a request that pays for a short look and for a sleep costs more than either.
  *
  * The budget is asked before a window and charged after it, so the bucket can fall below zero by
- * one window. Both use a time that the poller has read already.
+ * one window. The budget does not read the clock, but gets the time that the poller has read.
  */
 #include <stdbool.h>
 #include <stdint.h>

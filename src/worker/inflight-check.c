@@ -37,8 +37,8 @@ struct history {
 	const struct vublk_split_ring *ring;
 	unsigned size;
 	uint16_t used;
-	int outstanding, taken; /* the positions of the end of the avail entries, and of the first
-				   entry that was not taken */
+	int outstanding, taken; /* positions: of the end of the avail entries, and of the first
+				   avail entry that was not taken */
 	bool is_first_round;
 	struct {
 		bool in_flight;
@@ -46,8 +46,8 @@ struct history {
 					     available, and completed; NEVER: none */
 		int balance;              /* how often the chain was made available, minus how often
 					     it was completed */
-		int taken;                /* how many of the avail entries from the used index on
-					     that were taken name the chain */
+		int taken;                /* how many of the taken avail entries from the used index
+					     on name the chain */
 		int completions;          /* how many entries of the used ring name the chain */
 	} heads[VUBLK_RING_MAX_SIZE];
 };

@@ -5,22 +5,22 @@
 /*
  * Adaptive polling: decides how long a worker looks for work before it sleeps.
  *
- * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. Short
- * sleeps suggest that this is so, and therefore open the polling window and widen it. But polling
- * helps only if work arrives within the window. No work arrives if the driver shares the worker's
- * core, because then the driver cannot run while the worker polls, or if the driver pauses for
- * longer than the window. So several windows in a row without work turn polling off, for so many
- * sleeps that the next attempt costs almost nothing. A long sleep halves the window or closes it.
- * When a disk becomes idle, the worker polls for one more window.
+ * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. A short
+ * sleep suggests that this is so. So it opens the polling window, or doubles it. But polling helps
+ * only if work arrives within the window. No work arrives if the driver shares the worker's core,
+ * because then the driver cannot run while the worker polls, or if the driver pauses for longer
+ * than the window. So several windows in a row without work turn polling off, for so many sleeps
+ * that the cost of trying again is small. A long sleep halves the window or closes it. When a disk
+ * becomes idle, the worker polls for one more window.
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
  * because the two waits differ: a request comes soon or not at all, but a disk always takes about
  * the same time. The window for a disk is no longer than the time of a sleep and a wake-up, because
  * every request may have to pay for this window.
  *
- * A window wastes the time of its looks without work. But if work came, a sleep and a wake-up would
- * have cost SLEEP_NS, so a window that found work wastes only the time above SLEEP_NS. The worker
- * charges the wasted time to its budget (budget.h).
+ * If no work came, the whole window was wasted. If work came, the window has saved a sleep and a
+ * wake-up, which cost SLEEP_NS, so only the time above SLEEP_NS was wasted. The worker charges the
+ * wasted time to its budget (budget.h).
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -45,7 +45,7 @@ struct vublk_poller {
 	uint64_t last_ns;   /* constant: the longest window */
 	uint64_t window_ns; /* the present window; 0: the worker sleeps immediately */
 	uint64_t began_ns;  /* when the window began; valid while is_looking */
-	uint64_t looked_ns; /* when the worker last looked without finding work; as above */
+	uint64_t looked_ns; /* when the worker last found no work; valid while is_looking */
 	bool is_looking;    /* the worker polls, and no work has come yet */
 	unsigned misses;    /* how many windows in a row had no work */
 	unsigned sleeps_left; /* how many more sleeps polling stays off */

@@ -531,7 +531,7 @@ void vublk_device_outage_report(struct vublk_device *device, const struct vublk_
 int vublk_device_listener_open(struct vublk_device *device, struct vublk_error *error);
 /* Closes the socket, and removes its file if this process owns it. Idempotent. */
 void vublk_device_listener_close(struct vublk_device *device);
-/* Start and stop polling the socket for the next connection. Both are idempotent. */
+/* These functions start and stop polling the socket for the next connection. Idempotent. */
 void vublk_device_listen(struct vublk_device *device);
 void vublk_device_unlisten(struct vublk_device *device);
 /*
@@ -623,7 +623,10 @@ void vublk_device_notifiers_send(struct vublk_device *device);
 void vublk_device_notifiers_settle(struct vublk_device *device);
 /* Makes the next update send each direct ring's kick descriptor again, and then signal it. */
 void vublk_device_notifiers_renew_kicks(struct vublk_device *device);
-/* Signal the kick or the call descriptor of each ring, in case a notification was lost. */
+/*
+ * These functions signal the kick or the call descriptor of each ring, in case a notification was
+ * lost.
+ */
 void vublk_device_kick_rings(struct vublk_device *device);
 void vublk_device_call_rings(struct vublk_device *device);
 

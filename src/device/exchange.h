@@ -98,8 +98,8 @@ struct vublk_device_exchange {
 	unsigned num_quiet; /* how many successive looks have found no progress of any ring */
 	int *idle_fds;      /* one per queue: the kick descriptor while parking, which is an eventfd
 			       that the device never signals; -1: none */
-	bool is_fenced;     /* the back-end has handled any signals that it sent to the idle_fds
-			       itself */
+	bool is_fenced;     /* a back-end that signals the idle_fds itself has handled these
+			       signals */
 	uint16_t *fences;   /* one per queue: the avail index when is_fenced was set */
 	struct vublk_loop_timer timer; /* expires when the next look at the direct rings is due, or
 					  at the deadline */

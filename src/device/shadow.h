@@ -199,8 +199,9 @@ bool vublk_device_shadow_lose(struct vublk_device *device);
  */
 int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);
 /*
- * Give the plane the present kick or call descriptor of queue `index`. No-ops if the plane does not
- * have the driver's rings. See vublk_plane_thread_set_kick() and vublk_plane_thread_set_call().
+ * These functions give the plane the present kick or call descriptor of queue `index`. They are
+ * no-ops if the plane does not have the driver's rings. See vublk_plane_thread_set_kick() and
+ * vublk_plane_thread_set_call().
  */
 int vublk_device_shadow_set_kick(struct vublk_device *device, unsigned index,
 				 struct vublk_error *error);

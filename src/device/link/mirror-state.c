@@ -4,8 +4,8 @@
  * and checks whether a back-end has the disk that is up to date according to the file.
  *
  * Key idea: all paths of the device lead to the same storage. So a back-end is admitted if the file
- * knows its path or another path of the device, but never if the file says that its path leads to
- * the disk that is out of date. A mirror keeps the path by which the file knows the disk, even if
+ * knows any path of the device, but never if the file says that the back-end's path leads to the
+ * disk that is out of date. A mirror keeps the path by which the file knows the disk, even if
  * another path is in use.
  */
 #include "device/device.h"

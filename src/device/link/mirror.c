@@ -108,7 +108,7 @@ void vublk_device_mirror_suspend(struct vublk_device *device)
 	end_mirror(device, suspend_in_file);
 }
 
-/* Tells a switch to the target how leaving the mirror has ended. */
+/* Calls left(), if a switch to the target waits for it; see vublk_device_mirror_leave(). */
 static void tell_left(struct vublk_device *device, const struct vublk_error *error)
 {
 	void (*left)(struct vublk_device *, const struct vublk_error *) = device->mirror.left;

@@ -28,7 +28,7 @@
 #define LOOK_NS NS_PER_MS
 /*
  * After this many successive looks without progress, the rings are assumed to have drained. Without
- * avail_event the device cannot see that a slow storage still executes requests, so it waits longer.
+ * avail_event the device cannot see that slow storage still executes requests, so it waits longer.
  */
 #define QUIET_LOOKS 20
 #define QUIET_LOOKS_BLIND 100
@@ -154,9 +154,9 @@ static bool has_drained(struct vublk_device *device)
 
 /*
  * Returns whether the back-end polls the rings: it takes requests although it gets no kicks, so the
- * rings never become quiet under load. The evidence is completions of requests that were made
- * available after the fence. A back-end that waits for kicks may complete as many of these as the
- * ring has entries, so more than that are needed; after the deadline, one is enough.
+ * rings never become quiet under load. Completions of requests that were made available after
+ * is_fenced was set are the evidence. A back-end that waits for kicks may complete as many of these
+ * as the ring has entries, so more than that are needed; after the deadline, one is enough.
  */
 static bool is_polling(const struct vublk_device *device, bool is_overdue)
 {
@@ -272,9 +272,9 @@ static void on_fenced(void *opaque, const struct vublk_error *error)
 
 /*
  * A back-end that signals the idle descriptors itself may read these signals after it has confirmed
- * the descriptors, and then takes requests. So the device waits until the signals have been read.
- * Then the device asks for one more answer, which such a back-end gives from the same thread, after
- * it has taken the requests.
+ * the descriptors, and then takes requests. So the device waits until the signals have been read,
+ * and then asks for one more answer. Such a back-end answers on the thread that has read the
+ * signals, so it has taken these requests before it answers.
  */
 static void fence(struct vublk_device *device)
 {

@@ -81,14 +81,17 @@ void vublk_device_take_begin(struct vublk_device *device);
 
 /* If there is a plane, writes it and its side. The plane's thread must be parked. */
 void vublk_device_give_shadow(struct vublk_device *device, struct vublk_sections_writer *to);
-/* Read the sections above. The sections of the queues and of the memory must come before. */
+/*
+ * These functions read the sections that vublk_device_give_shadow() writes. The sections of the
+ * queues and of the memory must have been read before.
+ */
 int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_side(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_plane(void *owner, struct vublk_section *from, struct vublk_error *error);
 /* Called when all sections have been read, and when this process owns the device, respectively. */
 int vublk_device_take_shadow_end(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_take_shadow_begin(struct vublk_device *device);
-/* Write and read the counters of requests. */
+/* These functions write and read the counters of requests. */
 void vublk_device_give_statistics(const struct vublk_device *device,
 				  struct vublk_sections_writer *to);
 int vublk_device_read_statistics(void *owner, struct vublk_section *from,

@@ -2,9 +2,10 @@
 /*
  * vublk: the tool's main(). Each sub-command is in a file or a folder of its own.
  *
- * Key idea: one table of sub-commands both dispatches to them and prints the help.
+ * Key idea: the table of sub-commands in commands.c both dispatches to them and prints the help.
  */
 #include "cli/cli.h"
+#include "cli/commands.h"
 
 #include <vublk/version.h>
 
@@ -15,38 +16,12 @@
 #include <string.h>
 #include <unistd.h>
 
-struct command {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *arguments;
-	const char *summary;
-};
-
-static const struct command commands[] = {
-	{ "serve", vublk_cmd_serve, "--socket-path=SOCKET --blk-file=FILE",
-	  "Serve a file or a block device as a disk on a vhost-user socket" },
-	{ "device", vublk_cmd_device, "--chardev=SOCKET --bus=vhost-user:SOCKET",
-	  "Give a VM a disk that survives the loss of its back-end" },
-	{ "attach", vublk_cmd_attach, "SOCKET", "Make a disk a block device of this host, /dev/ublkbN" },
-	{ "detach", vublk_cmd_detach, "DEVICE...", "Remove such block devices" },
-	{ "info", vublk_cmd_info, "SOCKET", "Show the properties of a disk and its back-end" },
-	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
-	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },
-	{ "chaos", vublk_cmd_chaos, "SOCKET -- COMMAND [ARGUMENT...]",
-	  "Kill a back-end repeatedly under a verified load" },
-	{ "ctl", vublk_cmd_ctl, "SOCKET COMMAND",
-	  "Send a command to a running vublk serve or device, at its control socket" },
-	{ "demo", vublk_cmd_demo, "",
-	  "Serve, use and resize a temporary disk, in a few seconds" },
-	{ NULL },
-};
-
 static void print_help(FILE *out)
 {
 	fputs("Usage: vublk COMMAND [OPTION...] [ARGUMENT...]\nServes a vhost-user-blk disk, or "
 	      "uses one without a VMM.\n\n",
 	      out);
-	for (const struct command *c = commands; c->name; c++)
+	for (const struct vublk_cli_command *c = vublk_cli_commands; c->name; c++)
 		fprintf(out, "  %-6s  %s\n          vublk %s%s%s\n", c->name, c->summary, c->name,
 			c->arguments[0] ? " " : "", c->arguments);
 	fputs("\n  vublk COMMAND --help   the options of a command\n  vublk --version        the "
@@ -60,19 +35,11 @@ static int print_version(void)
 	return VUBLK_EXIT_DONE;
 }
 
-static const struct command *find_command(const char *name)
-{
-	for (const struct command *c = commands; c->name; c++)
-		if (!strcmp(c->name, name))
-			return c;
-	return NULL;
-}
-
 /*
  * Runs a command. Sets argv[0] to "vublk COMMAND", which argp prints as the name of the program in
  * usage and errors.
  */
-static int run_command(const struct command *command, int argc, char **argv)
+static int run_command(const struct vublk_cli_command *command, int argc, char **argv)
 {
 	static char name[32];
 
@@ -82,6 +49,21 @@ static int run_command(const struct command *command, int argc, char **argv)
 	return command->run(argc, argv);
 }
 
+/*
+ * Returns the command that the name of the program selects, or NULL. A link with the name
+ * "vublk-COMMAND" runs that command, for programs that expect one binary per back-end.
+ */
+static const struct vublk_cli_command *command_of_program(const char *program)
+{
+	static const char prefix[] = "vublk-";
+	const char *slash = program ? strrchr(program, '/') : NULL;
+	const char *name = slash ? slash + 1 : program;
+
+	if (!name || strncmp(name, prefix, sizeof(prefix) - 1))
+		return NULL;
+	return vublk_cli_find_command(name + sizeof(prefix) - 1);
+}
+
 static bool is_word(const char *word, const char *a, const char *b, const char *c)
 {
 	return !strcmp(word, a) || !strcmp(word, b) || !strcmp(word, c);
@@ -89,8 +71,10 @@ static bool is_word(const char *word, const char *a, const char *b, const char *
 
 static int dispatch(int argc, char **argv)
 {
-	const struct command *command;
+	const struct vublk_cli_command *command = command_of_program(argv[0]);
 
+	if (command)
+		return run_command(command, argc, argv);
 	if (argc < 2) {
 		print_help(stderr);
 		return VUBLK_EXIT_MISUSED;
@@ -101,7 +85,7 @@ static int dispatch(int argc, char **argv)
 	}
 	if (is_word(argv[1], "--version", "-V", "version"))
 		return print_version();
-	command = find_command(strcmp(argv[1], "help") ? argv[1] : argv[2]);
+	command = vublk_cli_find_command(strcmp(argv[1], "help") ? argv[1] : argv[2]);
 	if (!command) {
 		fprintf(stderr, "vublk: there is no command '%s'; vublk --help lists all "
 			"commands\n",

@@ -296,6 +296,31 @@ def nbdkit_plugin(case):
     one(root, 'man1/nbdkit-vublk-plugin.1')
 
 
+def described_backend(case):
+    """The description for management software names a binary with the options of the conventions, which serves a disk."""
+    root, _ = install(case)
+    path = one(root, '50-vublk-serve.json')
+    check(path.parent.parts[-3:] == ('share', 'qemu', 'vhost-user'), f'{path}')
+    told = json.loads(path.read_text())
+    # The members of VhostUserBackend in QEMU's docs/interop/vhost-user.json; tags are optional.
+    check({'description', 'type', 'binary'} <= set(told) <= {'description', 'type', 'binary', 'tags'}, f'{told}')
+    check(all(isinstance(told[name], str) for name in ('description', 'binary')) and told['type'] == 'block', f'{told}')
+    check(all(isinstance(tag, str) for tag in told.get('tags', [])), f'{told}')
+    check(os.path.isabs(told['binary']), f'{told}')
+    binary = root / told['binary'].lstrip('/')
+    check(not os.path.isabs(os.readlink(binary)), 'the link leads out of the folder that stands for /')
+    capabilities = json.loads(case.run([binary, '--print-capabilities']))
+    check(capabilities == {'type': 'block', 'features': ['read-only', 'blk-file']}, f'{capabilities}')
+    case.path('image').write_bytes(bytes(1 << 20))
+    child = case.start([binary, '--socket-path', case.path('socket'), '--blk-file', case.path('image'), '--read-only'])
+    peer.wait_for_socket(case, child, case.path('socket'))
+    disk = json.loads(case.run([one(root, 'bin/vublk'), 'info', '--json', case.path('socket')]))
+    check(disk['read_only'], f'{disk}')
+    check(case.stop(child) == 0, case.output(child))
+    result = case.call([binary])
+    check(result.code == 2 and result.err.startswith('vublk serve: --socket-path or --fd is missing'), str(result))
+
+
 def make_installs_the_product(case):
     """`make install` builds no test, and needs no root for a folder that belongs to the user."""
     build, prefix = case.path('build'), case.path('prefix')
@@ -329,7 +354,7 @@ def manual_pages(case):
 
 
 CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, engine_ignores_read_only, readme_program, readme_doors,
-         no_other_development_files, examples, python_package, the_program_finds_its_library, nbdkit_plugin,
+         no_other_development_files, examples, python_package, the_program_finds_its_library, nbdkit_plugin, described_backend,
          make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]
 

@@ -139,20 +139,24 @@ def legend(case, tools, rows):
     return found
 
 
-def chosen(options):
-    rows = rates_rows.rows([name for name, _ in options.sockets])
+def chosen(options, rows):
+    """Returns the rows that the options name."""
     found = [row for row in rows if not options.rows or any(word in row.name for word in options.rows)]
     peer.check(found, f'no row has {" or ".join(options.rows)} in its name; there are '
                f'{", ".join(row.name for row in rows)}')
     return found
 
 
+def compare(case, tools, stack, options, rows):
+    found = {'rounds': options.rounds, 'runtime_ms': options.runtime_ms, 'systems': legend(case, tools, rows),
+             'rows': [measure_row(tools, stack, options, row) for row in rows]}
+    report.print_summary(found)
+    return found
+
+
 def compare_all(case, options):
     for name, path in options.sockets:
         systems.SYSTEMS[name] = systems.listening(path)
-    rows, tools = chosen(options), systems.Tools(options, case.folder)
+    rows = chosen(options, rates_rows.rows([name for name, _ in options.sockets]))
     with contextlib.ExitStack() as stack:
-        found = {'rounds': options.rounds, 'runtime_ms': options.runtime_ms, 'systems': legend(case, tools, rows),
-                 'rows': [measure_row(tools, stack, options, row) for row in rows]}
-    report.print_summary(found)
-    return found
+        return compare(case, systems.Tools(options, case.folder), stack, options, rows)

@@ -33,9 +33,11 @@ Sample = collections.namedtuple(
     'Sample', 'iops p50_us p99_us backend_us client_us backend_switches client_switches '
               'backend_peak_kib client_peak_kib')
 
-# The kinds of storage; only the two files have an image.
+# The kinds of storage; only the two files have an image. For a server, the image is its socket (nbd) or its
+# configuration file (rbd); see engine_bench.py.
 STORES = {'null': 'nothing', 'memory': "the back-end's memory", 'shm': 'a file in /dev/shm',
-          'disk': 'a file on disk, O_DIRECT'}
+          'disk': 'a file on disk, O_DIRECT', 'nbd': 'an NBD server', 'rbd': 'a Ceph cluster'}
+RBD_IMAGE, RBD_USER = 'disk', 'vublk'
 # The processors that the back-end and the client may use.
 PROCESSORS = sorted(os.sched_getaffinity(0))
 FIRST, SECOND = PROCESSORS[0], PROCESSORS[min(1, len(PROCESSORS) - 1)]
@@ -56,7 +58,10 @@ def serve(*arguments):
         what = {'null': ['--engine', 'null', '--size', setup.size],
                 'memory': ['--engine', 'memory', '--size', setup.size],
                 'shm': ['--blk-file', setup.image, '-o', 'cache=buffered'],
-                'disk': ['--blk-file', setup.image, '-o', 'cache=direct']}[setup.store]
+                'disk': ['--blk-file', setup.image, '-o', 'cache=direct'],
+                'nbd': ['--engine', 'nbd', '-o', f'uri=nbd+unix:///?socket={setup.image}'],
+                'rbd': ['--engine', 'rbd', '-o', f'conf={setup.image}', '-o', f'user={RBD_USER}',
+                        '-o', f'image={RBD_IMAGE}']}[setup.store]
         return [tools.vublk, 'serve', '--socket-path', setup.path, '--num-queues', setup.queues,
                 *what, *(['--poll', 'busy'] if setup.is_awake else arguments)]
     return command
@@ -67,7 +72,11 @@ def storage_daemon(which):
     def command(tools, setup):
         node = {'null': f'driver=null-co,size={setup.size},read-zeroes=off',
                 'shm': f'driver=file,filename={setup.image},aio=io_uring',
-                'disk': f'driver=file,filename={setup.image},cache.direct=on,aio=io_uring'}[setup.store]
+                'disk': f'driver=file,filename={setup.image},cache.direct=on,aio=io_uring',
+                'nbd': f'driver=nbd,server.type=unix,server.path={setup.image}',
+                # like our engine, without the cache of librbd, which completes writes too early
+                'rbd': f'driver=rbd,conf={setup.image},user={RBD_USER},pool=rbd,image={RBD_IMAGE},'
+                       'cache.direct=on'}[setup.store]
         thread = f'iothread,id=thread{f",poll-max-ns={AWAKE_NS}" if setup.is_awake else ""}'
         return [*which.program('qemu-storage-daemon'), '--object', thread,
                 '--blockdev', f'{node},node-name=disk', '--export',

@@ -36,7 +36,7 @@
 enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus calls vublk_device_realize() */
 	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, and the config is valid */
-	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* a try has failed, and no other one follows */
+	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try of realize has failed */
 	VUBLK_DEVICE_EVENT_START,          /* the device begins to hand the rings to the back-end */
 	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed the whole start */
 	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, exchange of the path, or a failed
@@ -504,7 +504,7 @@ void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
 /*
  * Called when a new try may succeed: a socket has appeared, or the process that had the rings has
- * ended. Makes the next try immediately (in LOST), and later pauses short again.
+ * ended. In LOST, makes the next try immediately. In every state, makes the pauses short again.
  */
 void vublk_device_reconnect_wake(struct vublk_device *device);
 
@@ -551,9 +551,9 @@ void vublk_device_close_watch(struct vublk_device *device);
 /* --- link/compat.c ----------------------------------------------------------------- */
 
 /*
- * Adopts the new back-end's features and config if its offer is enough for the driver, a dirty log
- * that is on, the writes that the plane keeps, and the state file of a mirror. Otherwise nothing
- * changes, and `error` says what is missing.
+ * Adopts the new back-end's features and config if they satisfy the driver and, where these are in
+ * use, the dirty log, the plane's copies of completed writes, and the state file of a mirror.
+ * Otherwise nothing changes, and `error` says what is missing.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
 

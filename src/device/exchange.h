@@ -155,7 +155,10 @@ void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_
  */
 void vublk_device_choose_path(struct vublk_device *device);
 
-/* Reports the path of requests if it has changed. Must be called when the rings run. */
+/*
+ * Sends the program a notice if the path of requests has changed since the last notice. Must be
+ * called when the rings run.
+ */
 void vublk_device_report_path(struct vublk_device *device);
 
 void vublk_device_path_init(struct vublk_device *device);

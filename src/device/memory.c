@@ -167,10 +167,10 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
- * Returns whether the device removes all memory by closing the connection and making a new one.
- * This avoids a fault of libvhost-user: a back-end that uses it remembers where its rings were in
- * removed memory. If the device then adds memory region by region, and the first region does not
- * contain the rings, such a back-end closes the connection in the middle of a start.
+ * Returns whether the device removes all memory by closing the connection and making a new one. The
+ * new connection avoids a fault of back-ends with libvhost-user: such a back-end remembers where
+ * its rings were in removed memory. If the device then adds memory region by region, and the first
+ * region does not contain the rings, the back-end closes the connection in the middle of a start.
  */
 static bool hangs_up(const struct vublk_device *device)
 {

@@ -63,8 +63,8 @@ static struct handover *of(struct vublk_upgrade *base)
 /* --- the end ------------------------------------------------------------------------------- */
 
 /*
- * Called when the new process has the disk. Passes on to it the signals that came too late for this
- * process.
+ * Called when the new process has the disk. Signals that came too late for this process are passed
+ * on to the new one.
  */
 static void pass_signals_on(struct handover *handover)
 {

@@ -127,8 +127,8 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 
 void vublk_inproc_calls_init(struct vublk_inproc *inproc);
 /*
- * Adds a call, whose ended() must be set, to the list of calls that have not begun; if `ahead`, as
- * the first one. Any thread may call this function, which does not wait.
+ * Adds a call, whose ended() must be set, to the end of the list of calls that have not begun; if
+ * `ahead`, to the beginning of the list. Any thread may call this function, which does not wait.
  */
 void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
 			     bool ahead, vublk_inproc_call_fn *fn, void *args);

@@ -337,8 +337,8 @@ static const char *format_of(int fd)
 }
 
 /*
- * Warns if the image looks as if it were not raw. This is only a warning, because a guest can write
- * anything to a raw disk.
+ * Warns if the image looks as if it were not raw. Does not refuse the image, because a guest can
+ * write anything to a raw disk.
  */
 static void warn_of_format(const struct image *image)
 {

@@ -94,8 +94,8 @@ int vublk_device_mirror_leave(struct vublk_device *device,
 int vublk_device_mirror_check_synced(struct vublk_device *device, struct vublk_error *error);
 /*
  * For a switch, after left(). Makes the target the only path of the disk, and closes the connection
- * to the target, to which the caller then connects again. Error: ENOTCONN if the target was lost;
- * others of the state file.
+ * to the target, to which the caller then connects again. Errors: ENOTCONN if the target was lost,
+ * and those of vublk_mirror_state_commit_switch().
  */
 int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *error);
 /* Returns whether there is a mirror, or one is being set up. An interrupted one does not count. */

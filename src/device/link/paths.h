@@ -174,8 +174,9 @@ void vublk_device_switch_drop(struct vublk_device *device);
 void vublk_device_switch_cancel(struct vublk_device *device, const char *why);
 /*
  * The first function is called when the back-end of a connected device is lost and the search for
- * the next one has begun, the second when a try has failed, the third when the outage ends. Each of
- * them may end the switch; the first two may choose the path that is tried next.
+ * the next one has begun, the second when a try has failed, the third when the outage ends. The
+ * first two may make the switch fail, and may choose the path that is tried next. The third may end
+ * the switch.
  */
 void vublk_device_switch_lost(struct vublk_device *device, const struct vublk_error *error);
 void vublk_device_switch_failed(struct vublk_device *device, const struct vublk_error *error);

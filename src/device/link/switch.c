@@ -591,7 +591,8 @@ int vublk_device_switch(struct vublk_device *device, const char *chardev, struct
 	int index, r, fd;
 
 	if (!may_begin(device))
-		return vublk_error_set(error, EBUSY, "another switch is under way");
+		return vublk_error_set(error, EBUSY, "another switch is under way; try again when "
+				       "it has ended");
 	index = find(device, chardev, error);
 	if (index < 0)
 		return index;

@@ -88,10 +88,11 @@ static bool has_avail_event(const struct vublk_device *device)
 }
 
 /*
- * Returns how many requests of the ring the back-end has taken but not completed. This follows from
- * avail_event, which is the index of the next request that the back-end will take. Back-ends with
- * libvhost-user write avail_event when they take a request, others when they wait for a kick, so
- * the result can be too small, but not too large. -1: avail_event is outdated or unknown.
+ * Returns how many requests of the ring the back-end has taken but not completed. Computes the
+ * number from avail_event, which is the index of the next request that the back-end will take.
+ * Back-ends with libvhost-user write avail_event when they take a request, others when they wait
+ * for a kick, so the result can be too small, but not too large. -1: avail_event is outdated or
+ * unknown.
  */
 static int count_taken(const struct vublk_device *device, unsigned index, uint16_t used,
 		       uint16_t avail)
@@ -229,8 +230,8 @@ static void give_up(struct vublk_device *device)
 
 /*
  * Gives the back-end kick descriptors that the device never signals, so that it takes no more
- * requests. This is necessary for back-ends such as qemu-storage-daemon 7.2, which returns rings
- * without waiting for the requests that it has taken, and crashes when these complete.
+ * requests. Otherwise a back-end such as qemu-storage-daemon 7.2 would return rings without waiting
+ * for the requests that it has taken, and crash when these complete.
  *
  * Each ring gets a descriptor of its own, because a back-end may signal the descriptors itself:
  * qemu-storage-daemon 11.1 signals each descriptor that it is given, and closes the connection if

@@ -66,7 +66,7 @@ int vublk_device_replay_check_backend(const struct vublk_device *device, struct 
 		return 0;
 	return vublk_error_set(error, ENOSPC, "the back-end has %" PRIu64 " sectors of 512 bytes, "
 			       "but the device must repeat a completed write that ends at sector "
-			       "%" PRIu64, sectors,
+			       "%" PRIu64 "; use a back-end that is large enough", sectors,
 			       end >> VUBLK_SECTOR_SHIFT);
 }
 

@@ -44,9 +44,9 @@ enum permission {
 #define BIT(permission) (1u << (permission))
 
 /*
- * How often to try a busy image again; the pauses add up to 3 seconds. The kernel may release the
- * files of a killed program only after a while, because io_uring ends its requests in the
- * background.
+ * How many times to try to lock a busy image; the pauses add up to 3 seconds. The kernel may
+ * release the files of a killed program only after a while, because io_uring ends its requests in
+ * the background.
  */
 #define LOCK_TRIES 300
 #define LOCK_PAUSE_NS 10000000

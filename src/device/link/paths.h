@@ -18,7 +18,7 @@ struct vublk_device_paths {
 	unsigned last;   /* the index of the path of the last back-end that was connected */
 	uint64_t since_ns;  /* when the device began to look for a back-end at the active path; 0:
 			       there is no outage */
-	unsigned num_moves; /* how often the path has changed in this outage */
+	unsigned num_moves; /* how many times the path has changed in this outage */
 	bool is_held;       /* the next path's turn has come, but the fence does not permit the
 			       move */
 	bool logged_held;   /* it was logged that the fence does not permit the move */

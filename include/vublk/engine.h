@@ -78,7 +78,7 @@ struct vublk_engine_io {
 	unsigned flags;  /* VUBLK_IO_* */
 	/*
 	 * In bytes, multiples of 512, within the size of the disk. A driver can ignore the block
-	 * size, so they need not be multiples of it. Both are 0 for a flush.
+	 * size, so `offset` and `bytes` need not be multiples of it. Both are 0 for a flush.
 	 */
 	uint64_t offset;
 	uint64_t bytes;

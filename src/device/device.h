@@ -223,7 +223,7 @@ struct vublk_device_pause {
 struct vublk_device_trace {
 	struct vublk_plane_trace *ring; /* atomic pointer; NULL: there has been no trace */
 	bool is_wanted;                 /* there is a trace: the plane writes records to `ring` */
-	struct vublk_loop_timer timer;  /* armed during a trace; ends one that no program reads */
+	struct vublk_loop_timer timer;  /* armed during a trace; ends it if no program reads it */
 };
 
 struct vublk_device {
@@ -521,7 +521,7 @@ void vublk_device_outage_end(struct vublk_device *device);
  * Returns when the search for a back-end ends, on the clock of vublk_now_ns(); UINT64_MAX: never.
  */
 uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
-/* Returns the pause before the next try, and doubles the one that follows, up to a limit. */
+/* Returns the pause before the next try, and doubles the pause after it, up to a limit. */
 uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
 /* Logs why a try failed; warns and reports once per reason and outage. Keeps the last reason. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error);

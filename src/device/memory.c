@@ -66,7 +66,7 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		       struct vublk_error *error)
 {
-	/* A later start may need a slot for the plane. Only a growing table must leave it free. */
+	/* A later start may need a slot for the plane. Only a growing table must keep one free. */
 	bool has_plane = num_regions > device->memory.num_regions ?
 			 vublk_device_plane_will_need_slot(device) :
 			 vublk_device_plane_needs_slot(device);

@@ -58,9 +58,9 @@ struct vublk_inproc_handlers {
 	/* The rings run again after an outage, or after requests exceeded request-deadline-ms. */
 	void (*reconnected)(void *opaque);
 	/*
-	 * The device no longer looks for a back-end, or the bus has reclaimed the rings for good,
-	 * for example because one of them was broken. No further request completes, and no
-	 * connected back-end touches a buffer.
+	 * The device no longer looks for a back-end, or the bus has reclaimed the rings
+	 * permanently, for example because one of them was broken. No further request completes,
+	 * and no connected back-end touches a buffer.
 	 */
 	void (*gave_up)(void *opaque, const struct vublk_error *error);
 	/*

@@ -40,7 +40,7 @@ enum vublk_inproc_link_event {
 	VUBLK_INPROC_EVENT_LOST,      /* the connection ended */
 	VUBLK_INPROC_EVENT_TIMED_OUT, /* fail-after-ms or request-deadline-ms has passed */
 	VUBLK_INPROC_EVENT_ENDED,     /* the device no longer looks for a back-end, or the rings
-					 were reclaimed for good */
+					 were reclaimed permanently */
 	VUBLK_INPROC_NUM_EVENTS,
 };
 
@@ -93,8 +93,8 @@ struct vublk_inproc {
 	struct vublk_loop_timer deadline_timer;
 	struct vublk_loop_timer driver_timer;
 	bool quit;
-	struct vublk_error failure; /* why the rings are or were reclaimed for good; code 0: they
-				       were not */
+	struct vublk_error failure; /* why the rings are or were reclaimed permanently; code 0:
+				       they were not */
 	struct vublk_error expiry;  /* why the rings are being reclaimed, if they will start again
 				       afterwards; code 0: they are not */
 	unsigned num_looks;         /* checks of the deadline since this back-end started the

@@ -44,8 +44,8 @@ struct vublk_virtio_pci_options {
 /* Callbacks of the owner. Both may be NULL. */
 struct vublk_virtio_pci_ops {
 	/*
-	 * Called when the driver is ready, or when a legacy driver kicks before that. The owner
-	 * must give the device the guest's memory, unless the device already has it. After a
+	 * Called when the driver is ready, or when a legacy driver kicks before it is ready. The
+	 * owner must give the device the guest's memory, unless the device already has it. After a
 	 * failure the driver has to reset the device.
 	 */
 	int (*before_start)(void *opaque, struct vublk_error *error);

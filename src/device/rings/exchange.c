@@ -24,11 +24,12 @@
 #include <stdlib.h>
 
 #define NS_PER_MS UINT64_C(1000000)
-/* The time between two looks at the indices of direct rings that drain. */
+/* The time between two checks of the indices of direct rings that drain. */
 #define LOOK_NS NS_PER_MS
 /*
- * After this many successive looks without progress, the rings are assumed to have drained. Without
- * avail_event the device cannot see that slow storage still executes requests, so it waits longer.
+ * After this many successive checks without progress, the rings are assumed to have drained.
+ * Without avail_event the device cannot see that slow storage still executes requests, so it waits
+ * longer.
  */
 #define QUIET_LOOKS 20
 #define QUIET_LOOKS_BLIND 100
@@ -109,7 +110,7 @@ static int count_taken(const struct vublk_device *device, unsigned index, uint16
 }
 
 /*
- * Returns whether no used index has changed since the last look, and no ring is known to have
+ * Returns whether no used index has changed since the last check, and no ring is known to have
  * requests that were taken and not completed. Sets *is_sure to whether all rings have certainly
  * drained.
  */
@@ -320,7 +321,7 @@ static void look(struct vublk_device *device)
 
 /*
  * Called when the back-end has answered. A back-end that refuses the new descriptors keeps taking
- * requests. When the rings look drained, the device nevertheless asks for the rings, because most
+ * requests. When the rings seem to have drained, the device still asks for them, because most
  * back-ends complete their requests before they return a ring.
  */
 static void on_parked(void *opaque, const struct vublk_error *error)

@@ -287,7 +287,7 @@ struct vublk_blk_queue_setup {
 	struct vublk_write_log *write_log; /* has one stream per queue; NULL: there is no log */
 };
 
-/* Initialises a queue, which the caller must have zeroed. Frees everything if it fails. */
+/* Initializes a queue, which the caller must have zeroed. Frees everything if it fails. */
 int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
 			 struct vublk_error *error);
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);

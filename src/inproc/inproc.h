@@ -224,7 +224,7 @@ struct vublk_inproc_region_call {
 };
 
 /*
- * Initialises `region` and duplicates `fd`. The caller sets call.ended afterwards. After the end of
+ * Initializes `region` and duplicates `fd`. The caller sets call.ended afterwards. After the end of
  * the call, the caller must close region->fd if it is not -1. EINVAL: the region is empty or not
  * aligned, or its file is not sealed against shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
  */

@@ -69,7 +69,7 @@ static uint32_t completed_at(const struct history *history, int position)
 
 /*
  * Returns whether the used ring has not wrapped yet: the entries from the used index on still have
- * the zeroes with which the driver initialised them.
+ * the zeroes with which the driver initialized them.
  */
 static bool is_used_ring_fresh(const struct history *history)
 {

@@ -151,8 +151,8 @@ int vublk_device_fence_hold(struct vublk_device *device, struct vublk_error *err
  */
 int vublk_device_fence_check(const struct vublk_device *device, struct vublk_error *error);
 /*
- * Watches for the end of an owner that lives, if its pidfd is known. When it ends, connect.c makes
- * the next try. Idempotent.
+ * Watches for the end of an owner that is alive, if its pidfd is known. When the owner ends,
+ * connect.c makes the next try. Idempotent.
  */
 void vublk_device_fence_await(struct vublk_device *device);
 /*

@@ -286,7 +286,7 @@ void vublk_engine_log(struct vublk_engine_host *host, enum vublk_log_level level
 
 /*
  * Asks the control thread to call refresh() soon, because the size of the storage may have changed.
- * If it has, the driver is told. Several requests can lead to one call.
+ * If the size has changed, the driver is told. Several requests can lead to one call.
  * Errors: none.
  */
 void vublk_engine_request_refresh(struct vublk_engine_host *host);

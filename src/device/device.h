@@ -470,7 +470,7 @@ void vublk_device_connect_init(struct vublk_device *device);
 
 /* --- link/realize.c ---------------------------------------------------------------- */
 
-/* Called in state REALIZING when the handshake is done, and when a try has failed, respectively. */
+/* Called in REALIZING when the handshake is done (first function) or a try has failed (second). */
 void vublk_device_realize_negotiated(struct vublk_device *device);
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error);
 
@@ -499,7 +499,7 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
  * the deadline of the outage; before the deadline, listens again.
  */
 void vublk_device_reconnect_overdue(struct vublk_device *device);
-/* Called in an outage when a handshake is done, and when a try has failed, respectively. */
+/* Called in an outage when a handshake is done (first function) or a try has failed (second). */
 void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
 /*

@@ -31,7 +31,7 @@
  */
 #define MAX_WAITING 32
 #define MAX_WAITING_BARRIERS 4
-#define MESSAGES_PER_BARRIER 64 /* after so many messages without an answer, a barrier is sent */
+#define MESSAGES_PER_BARRIER 64 /* after this many messages without an answer, a barrier is sent */
 
 static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {

@@ -176,8 +176,8 @@ void vublk_inproc_fail(struct vublk_inproc *inproc, const struct vublk_error *er
 bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc);
 
 /*
- * Makes the bus call the handler timer() once, `delay_ns` from now. A further call before that
- * replaces the time. Must be called on the bus's thread.
+ * Makes the bus call the handler timer() once, `delay_ns` from now. A further call before the
+ * handler is called replaces the time. Must be called on the bus's thread.
  */
 void vublk_inproc_set_timer(struct vublk_inproc *inproc, uint64_t delay_ns);
 

@@ -143,7 +143,7 @@ void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
  */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
-/* Called when a start or stop has ended. Runs the present call again if it waits for that. */
+/* Called when a start or stop has ended. Runs the present call again if it awaits this end. */
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
@@ -164,13 +164,13 @@ bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_lin
 			      const char *why);
 /* Returns whether requests wait for another back-end after a loss. */
 bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc);
-/* These are called for events that the device reports. */
+/* These functions are called for events that the device reports. */
 void vublk_inproc_on_started(struct vublk_inproc *inproc);
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * Called when a ring is broken, or the back-end counts as hung or hostile. Reclaims the rings for
- * good.
+ * Called when a ring is broken, or the back-end counts as hung or hostile. Reclaims the rings
+ * permanently.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*

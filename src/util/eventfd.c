@@ -247,8 +247,8 @@ static void name_in_proc(int fd, char *path, size_t bytes)
 
 /*
  * Returns whether `fd` is an eventfd. If /proc is not mounted, every anonymous inode (no S_IFMT
- * bits) counts as one. A wrong guess does no harm, because write() to any other kind of anonymous
- * inode fails.
+ * bits) counts as an eventfd. A wrong guess does no harm, because write() to any other kind of
+ * anonymous inode fails.
  */
 static bool is_eventfd(int fd)
 {

@@ -93,8 +93,8 @@ void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci);
 
 /*
  * Returns whether an operation is in progress, such as a reset or a write to the config. The driver
- * expects it to be complete at its next access, so an owner that can delay that access delays it
- * until the idle callback.
+ * expects the operation to be complete at the next access. So an owner that can delay the access
+ * delays it until the idle callback.
  */
 bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 

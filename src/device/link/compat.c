@@ -37,7 +37,7 @@ static int check_features(const struct vublk_device *device,
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)) && !reliance->was_read_only)
 		return vublk_error_set(error, EROFS,
 				       "the back-end is read-only, but the previous one was "
-				       "writable");
+				       "writable; use a writable back-end");
 	if (missing & VUBLK_BIT(VIRTIO_BLK_F_RO))
 		return vublk_error_set(error, ENOTSUP,
 				       "the back-end is writable, but the driver relies on a "

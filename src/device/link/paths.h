@@ -92,8 +92,8 @@ struct vublk_device_switch {
 /* --- paths.c ------------------------------------------------------------------ */
 
 /*
- * Called when an outage begins, at `now`, and when it ends. `now` and all times below are on the
- * clock of vublk_now_ns().
+ * The first function is called when an outage begins, at `now`, and the second when it ends. `now`
+ * and all times below are on the clock of vublk_now_ns().
  */
 void vublk_device_paths_begin(struct vublk_device *device, uint64_t now);
 void vublk_device_paths_end(struct vublk_device *device);
@@ -111,8 +111,8 @@ void vublk_device_paths_choose(struct vublk_device *device, unsigned index, uint
 void vublk_device_paths_advance(struct vublk_device *device, uint64_t now);
 /*
  * Called in realize when the try at the active path has failed with `cause`. If no process is at
- * that path and there is a next path, chooses that one and returns true. Otherwise returns false,
- * and `all` says why each path has failed.
+ * that path and there is a next path, chooses the next path and returns true. Otherwise returns
+ * false, and `all` says why each path has failed.
  */
 bool vublk_device_paths_try_next(struct vublk_device *device, const struct vublk_error *cause,
 				 struct vublk_error *all);
@@ -132,7 +132,7 @@ void vublk_device_paths_realized(struct vublk_device *device);
 void vublk_device_fence_connected(struct vublk_device *device);
 /*
  * Called when the back-end has been given rings. Makes its process the owner; an earlier owner that
- * lives is kept in `former`. Idempotent.
+ * is alive is kept in `former`. Idempotent.
  */
 void vublk_device_fence_claim(struct vublk_device *device);
 /*

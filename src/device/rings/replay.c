@@ -71,8 +71,8 @@ int vublk_device_replay_check_backend(const struct vublk_device *device, struct 
 }
 
 /*
- * A driver that does not accept FLUSH may follow one that left unflushed writes. If FLUSH were not
- * negotiated, the plane could repeat these writes, but would have to free its copies while the
+ * A driver that does not accept FLUSH may follow a driver that left unflushed writes. If FLUSH were
+ * not negotiated, the plane could repeat these writes, but would have to free its copies while the
  * back-end may have the writes only in its own memory. If FLUSH is negotiated, the back-end may
  * cache this driver's writes, too, so the plane flushes each of them before it completes the write.
  */

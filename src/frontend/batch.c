@@ -12,8 +12,8 @@
  * After messages that have no answer, the batch sends GET_FEATURES as a barrier, unless a message
  * with an answer follows anyway. Requests are answered in order, so when the barrier is answered,
  * the back-end has read all messages before it. Without REPLY_ACK, barriers replace all
- * confirmations. A barrier does not say whether a message succeeded, but a confirmation does not
- * always either: some back-ends confirm even messages that failed.
+ * confirmations. A barrier does not say whether a message succeeded. But a confirmation is not
+ * reliable either: some back-ends confirm even messages that failed.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */

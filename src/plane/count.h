@@ -40,14 +40,14 @@ struct vublk_plane_slow {
 /*
  * Counts requests in `statistics` while statistics->is_on is set (NULL: never). Times requests
  * while they are counted, or if `slow_ns` is not 0. `statistics` is borrowed. The caller must call
- * this again when is_on has changed.
+ * this function again when is_on has changed.
  */
 void vublk_plane_set_counts(struct vublk_plane *plane, struct vublk_statistics *statistics,
 			    uint64_t slow_ns);
 
 /*
- * Called while VUBLK_PLANE_HOOK_TIME is set: when a request begins, when it ends with `status`, and
- * when it is dropped.
+ * Called while VUBLK_PLANE_HOOK_TIME is set. The first function is called when a request begins,
+ * the second when it ends with `status`, and the third when it is dropped.
  */
 void vublk_plane_count_begin(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
 void vublk_plane_count_end(struct vublk_plane *plane, const struct vublk_plane_slot *slot,

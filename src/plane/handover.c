@@ -39,7 +39,9 @@ static void visit_bucket(struct vublk_bucket *bucket, struct vublk_fields *field
 	VUBLK_FIELD(fields, bucket->rest);
 }
 
-/* The rates of the limits are properties, so the new plane has them already. */
+/*
+ * Leaves out the rates of the limits, because they are properties, which the new plane has already.
+ */
 static void visit_plane(struct vublk_plane *plane, struct vublk_fields *fields)
 {
 	VUBLK_FIELD(fields, plane->takes);
@@ -290,7 +292,7 @@ static void give_ring(const struct vublk_plane *plane, unsigned index,
 /*
  * Assigns the chain with `token` on the back-end's ring to the request of the driver's chain at
  * `head`. Returns false if that is impossible. `seen` marks the requests that have a chain already,
- * because each has at most one.
+ * because each request has at most one chain.
  */
 static bool find_request(struct vublk_plane *plane, unsigned index, uint16_t token, uint16_t head,
 			 bool *seen)

@@ -111,7 +111,10 @@ void vublk_plane_keep_reset(struct vublk_plane *plane)
 		vublk_plane_keep_forget(plane, slot);
 }
 
-/* Returns whether `copy` can have this value. A flush can only wait for another flush. */
+/*
+ * Returns whether the request can have the state slot->copy. A flush has no copy, so it can only
+ * wait for the plane's flush.
+ */
 static bool may_have_copy(const struct vublk_plane_slot *slot)
 {
 	return slot->is_write || (slot->type == VIRTIO_BLK_T_FLUSH &&

@@ -7,7 +7,7 @@
  * list of its queue until the limits let it pass to the back-end.
  *
  * Key idea: every request goes through a list, even if it could pass immediately, so that the
- * queues can take turns. In its turn, a queue lets one request pass: the oldest that the limits
+ * queues can take turns. A queue whose turn it is lets one request pass: the oldest that the limits
  * permit. A list has requests of one kind only, so a limit on writes does not delay reads.
  */
 #include "plane/bucket.h"

@@ -19,7 +19,7 @@
 
 /* --- requests --------------------------------------------------------------------- */
 
-/* Returns the queue for requests of the mirror's own; NULL if no queue is in use. */
+/* Returns the queue for the mirror's own requests; NULL if no queue is in use. */
 static struct vublk_plane_side_queue *queue_of(const struct vublk_plane_side *side)
 {
 	for (unsigned i = 0; i < side->num_queues; i++)
@@ -117,7 +117,7 @@ static void free_copy(struct vublk_plane *plane, struct vublk_plane_mirror_copy 
 	plane->has_ended = true;
 }
 
-/* Ends the copy of a region, which is then in `state`. */
+/* Ends the copy of a region, and puts the region in `state`. */
 static void end(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
 		enum vublk_plane_mirror_state state)
 {
@@ -271,7 +271,7 @@ static void fail_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy
 }
 
 /*
- * Called when the source has failed a flush of the mirror, even an abandoned one. Fails the
+ * Called when the source has failed a flush of the mirror, even an abandoned flush. Fails the
  * driver's flushes that wait or, if there are none, the next one, because the source may have
  * dropped completed writes and may not report this to a later flush.
  */
@@ -371,9 +371,10 @@ static bool may_copy_again(const struct vublk_plane *plane)
 }
 
 /*
- * Returns the state of the regions that copy `index` may begin to copy now: DIRTY or BEHIND;
- * SYNCED: none. If both are possible, each state gets half of the copies, so that neither has to
- * wait for the other, under any load.
+ * Returns the state of the regions that copy `index` may begin to copy now: DIRTY or BEHIND, or
+ * SYNCED if there is no such region. If regions of both states can be copied, half of the copies
+ * take DIRTY regions and half take BEHIND regions, so that neither kind has to wait for the other,
+ * under any load.
  */
 static enum vublk_plane_mirror_state choose(const struct vublk_plane *plane, unsigned index)
 {
@@ -440,8 +441,8 @@ static bool driver_flushes(const struct vublk_plane *plane)
 
 /*
  * Begins to flush both sides, so that marks can be removed. Returns whether a flush has begun. No
- * flush begins while one of the driver is outstanding. This does no harm even if the driver always
- * has one, because the driver's flushes have the same effect.
+ * flush begins while a flush of the driver is outstanding. Marks are removed even if the driver
+ * always has a flush outstanding, because the driver's flushes have the same effect.
  */
 static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {

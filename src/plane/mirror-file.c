@@ -38,7 +38,10 @@ struct stored_disk {
 	uint64_t bytes;
 };
 
-/* A copy of the header as it is stored. The CRC is that of the whole copy with `crc` 0. */
+/*
+ * A copy of the header as it is stored. `crc` is the CRC of the whole copy, computed while `crc` is
+ * 0.
+ */
 struct stored_header {
 	char magic[16];
 	uint32_t version, crc;
@@ -232,7 +235,10 @@ int vublk_mirror_file_write(struct vublk_mirror_file *file, struct vublk_mirror_
 	return r ? r : vublk_mirror_file_sync(file, VUBLK_MIRROR_FILE_HEADERS_BYTES, error);
 }
 
-/* Each attempt changes the size, because the kernel may not repeat a write that has failed. */
+/*
+ * Each attempt changes the size of the file twice, so that there is a change to write. The kernel
+ * may not write a change again whose write failed in an earlier attempt.
+ */
 int vublk_mirror_file_invalidate(struct vublk_mirror_file *file)
 {
 	if (ftruncate(file->fd, 1) < 0 || ftruncate(file->fd, 0) < 0 || fdatasync(file->fd) < 0)
@@ -264,7 +270,7 @@ static int open_locked(struct vublk_mirror_file *file, const char *path, int fla
 					     "for writing", path);
 	if (!S_ISREG(st.st_mode))
 		return vublk_error_set(error, EINVAL, "the mirror's state file '%s' is not a regular "
-				       "file", path);
+				       "file; give the path of a regular file", path);
 	file->device = st.st_dev;
 	file->inode = st.st_ino;
 	if (!fcntl(file->fd, F_OFD_SETLK, &lock))
@@ -296,7 +302,8 @@ static int give_name(struct vublk_mirror_file *file, const char *path, struct vu
 
 	if (!is_at(file, path) || !lstat(file->path, &st))
 		return vublk_error_set(error, EBUSY, "the mirror's state file '%s' was created by "
-				       "another process at the same time", file->path);
+				       "another process at the same time; give each device a file of its "
+				       "own", file->path);
 	vublk_kill_point("mirror-unnamed");
 	if (rename(path, file->path) < 0)
 		r = -errno;

@@ -248,7 +248,10 @@ void vublk_mirror_state_clear(struct vublk_mirror_state *state, uint64_t region)
 	set_bit(state->marks.recent, region);
 }
 
-/* Removes the marks of the older clear regions. The recent ones become the older ones. */
+/*
+ * Removes the marks of the regions in `older`. Then the regions in `recent` move to `older`.
+ * Returns how many marks were removed.
+ */
 static uint64_t remove_marks(struct vublk_mirror_marks *marks)
 {
 	uint64_t *words = (uint64_t *)marks->bitmap;

@@ -28,9 +28,9 @@ int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const cha
 }
 
 /*
- * Returns whether `disk` is disk `index` of the header. The serials decide if all three disks have
- * one and the two in the header differ, because a path may lead to another disk than before.
- * Otherwise the paths decide.
+ * Returns whether `disk` is disk `index` of the header. Compares the serials if all three disks
+ * have one and the two serials in the header differ, because a path may lead to another disk than
+ * before. Otherwise compares the paths.
  */
 static bool is_disk(const struct vublk_mirror_header *header, unsigned index,
 		    const struct vublk_mirror_state_disk *disk)
@@ -103,7 +103,7 @@ int vublk_mirror_state_open(const char *path, struct vublk_mirror_state **state,
 	int r;
 
 	if (!new)
-		return vublk_error_set(error, ENOMEM, "no memory for the mirror's state");
+		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the mirror's state");
 	new->marks.event_fd = -1;
 	r = vublk_mirror_file_open(&new->file, path, &new->header, &new->was_repaired, error);
 	if (r) {

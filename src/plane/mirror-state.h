@@ -25,7 +25,7 @@
  *
  * Threads: one at a time, except that any thread may call vublk_mirror_state_is_stable() and
  * vublk_mirror_state_has_failed() at any time. The functions that write the header block for a few
- * milliseconds or longer. Those for marks do not block, unless their comment says so.
+ * milliseconds or longer. The functions for marks do not block, unless their comment says so.
  */
 #include "util/atomic.h"
 

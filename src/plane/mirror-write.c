@@ -90,8 +90,9 @@ static bool has_waiters(const struct vublk_plane_slot *slot)
 
 /*
  * Admits a write that only the source gets. If the target is far behind, a write to a synced region
- * waits for copies, unless the plane takes no chains. A write with waiters does not wait, because
- * one of them may be a copy, or a write that a copy waits for.
+ * waits for copies, unless the plane takes no chains, because then these copies may never begin. A
+ * write with waiters does not wait, because one of them may be a copy, or a write that a copy waits
+ * for.
  */
 static enum vublk_plane_mirror_admission admit_to_source(struct vublk_plane *plane,
 							 struct vublk_plane_slot *slot)

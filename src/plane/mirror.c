@@ -309,7 +309,7 @@ static void note_write(struct vublk_plane *plane, const struct vublk_plane_slot 
 	size_t region, end;
 
 	if (slot->num_ranges)
-		return; /* the regions are copied again */
+		return; /* the regions of a discard or write zeroes are copied again */
 	find_regions(mirror, slot->offset, slot->bytes, &region, &end);
 	for (; region < end; region++) {
 		mirror->epochs[region] = mirror->epoch;

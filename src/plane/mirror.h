@@ -22,8 +22,8 @@
  * never far behind, under any load. Before a switch to the target, the regions in which it is still
  * behind are copied while new requests wait.
  *
- * With a state file (mirror-state.h), the next process can resume the mirror. These rules make that
- * safe, wherever this process is killed:
+ * With a state file (mirror-state.h), the next process can resume the mirror. These rules make this
+ * safe, at whatever point this process is killed:
  *
  * 1. A region that is not marked in the file has the same data on both disks, and the data is
  *    stable on both.
@@ -52,7 +52,9 @@ struct vublk_plane_side;
 struct vublk_plane_side_queue;
 struct vublk_plane_slot;
 
-/* The usual size of a region, and the largest number of regions. Large disks have larger ones. */
+/*
+ * The usual size of a region, and the largest number of regions. Large disks have larger regions.
+ */
 #define VUBLK_PLANE_MIRROR_REGION_BYTES (UINT64_C(1) << 20)
 #define VUBLK_PLANE_MIRROR_MAX_REGIONS (UINT64_C(1) << 22)
 #define VUBLK_PLANE_MIRROR_MAX_WRITE (VUBLK_PLANE_MIRROR_CHUNKS / 2 * VUBLK_PLANE_MIRROR_CHUNK)
@@ -71,8 +73,8 @@ enum vublk_plane_mirror_state {
 struct vublk_plane_mirrored {
 	bool was_sent;      /* the request was submitted to both back-ends, perhaps to a source that
 			       was lost since */
-	bool is_on_source, is_on_target; /* this back-end has the request and has not completed
-					    it */
+	bool is_on_source, is_on_target; /* the source (the target) has the request and has not
+					    completed it */
 	bool is_parked;     /* the request is held, but in no ready list. A write waits for its
 			       marks in the state file or for copies. A flush waits for the mirror's
 			       own flush. */
@@ -236,12 +238,12 @@ void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t regi
 				  enum vublk_plane_mirror_state state);
 /*
  * The synced regions of a write become BEHIND. Called for a write that only the source gets, and
- * for one that has failed.
+ * for a write that has failed.
  */
 void vublk_plane_mirror_fall_behind(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
 /*
  * The first function returns how many regions the target does not have yet. The second one returns
- * in how many it is behind.
+ * in how many regions it is behind.
  */
 static inline size_t vublk_plane_mirror_num_missing(const struct vublk_plane_mirror *mirror)
 {
@@ -323,7 +325,10 @@ enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *p
  */
 void vublk_plane_mirror_view(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 			     const struct vublk_plane_side *side, struct vublk_plane_slot *view);
-/* Called when a request is on the rings of both back-ends; `token` is that on the target's ring. */
+/*
+ * Called when a request is on the rings of both back-ends; `token` is the request's token on the
+ * target's ring.
+ */
 void vublk_plane_mirror_sent(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 			     uint16_t token);
 /*
@@ -332,7 +337,7 @@ void vublk_plane_mirror_sent(struct vublk_plane *plane, struct vublk_plane_slot 
  */
 bool vublk_plane_mirror_completed(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				  uint8_t status);
-/* Takes the target's completions. Returns how many. */
+/* Takes the target's completions. Returns how many it has taken. */
 unsigned vublk_plane_mirror_take(struct vublk_plane *plane);
 /*
  * Ends the mirror. The target is not used any more, so a request that the source has completed no
@@ -369,10 +374,11 @@ bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
 /* Returns whether an element of `copies` is free. */
 bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
 /*
- * Returns whether a flush of the mirror's own is in progress. This flush and one of the driver are
- * never outstanding at the same time, because a back-end may report a storage error to only one of
- * two flushes, and the driver does not know of the mirror's. If the mirror's flush fails at the
- * source, all flushes of the driver that wait fail, too. If none waits, the next one fails.
+ * Returns whether a flush of the mirror's own is in progress. The mirror's flush and a flush of the
+ * driver are never outstanding at the same time, because a back-end may report a storage error to
+ * only one of two flushes, and the driver does not see the mirror's flush. If the mirror's flush
+ * fails at the source, all flushes of the driver that wait fail, too. If none waits, the driver's
+ * next flush fails.
  */
 bool vublk_plane_mirror_flushes(const struct vublk_plane_mirror *mirror);
 /*

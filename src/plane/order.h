@@ -35,7 +35,7 @@
  * Before each search of the list, the VUBLK_ORDER_SEARCH_MAPS oldest writes of the list are moved
  * to the map, and more of them while the list is longer than VUBLK_ORDER_MAX_SEARCH. So each write
  * takes part in at most VUBLK_ORDER_MAX_SEARCH / VUBLK_ORDER_SEARCH_MAPS searches. If there are so
- * many writes that the filter often errs, the list becomes empty.
+ * many writes that the filter often errs, these searches empty the list.
  */
 #define VUBLK_ORDER_MAX_SEARCH 128
 #define VUBLK_ORDER_SEARCH_MAPS 4

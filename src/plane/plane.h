@@ -149,8 +149,8 @@ struct vublk_plane_ops {
 	/* Every region has been copied to the target for the first time. */
 	void (*mirror_synced)(void *opaque);
 	/*
-	 * Called when a replay has succeeded, and when a replay or a flush of the plane's own has
-	 * failed for the first time since the last successful replay; see
+	 * Called when a replay has succeeded, and when a replay or one of the plane's own flushes
+	 * has failed for the first time since the last successful replay; see
 	 * vublk_plane_replay_get_info(). May be NULL.
 	 */
 	void (*replay_ended)(void *opaque);
@@ -396,8 +396,8 @@ static inline void vublk_plane_add_ready(struct vublk_plane *plane, struct vublk
 	queue->last_ready = slot;
 }
 /*
- * Returns whether chains are taken even if the back-end's ring has no room for them. This is so
- * while flushes fail, because a flush must then fail without waiting behind other requests.
+ * Returns whether chains are taken even if the back-end's ring has no room for them. All chains are
+ * taken while flushes fail, because a flush must then fail without waiting behind other requests.
  */
 static inline bool vublk_plane_takes_all(const struct vublk_plane *plane)
 {
@@ -432,8 +432,9 @@ unsigned vublk_plane_complete(struct vublk_plane *plane, unsigned max);
 /* --- round.c ------------------------------------------------------------------------------- */
 
 /*
- * Stops taking chains, and lets all requests that wait for the limits pass. The driver's kicks are
- * enabled and stay so, because the back-end that runs the driver's rings next may not enable them.
+ * Stops taking chains, and lets all requests that wait for the limits pass. Enables the driver's
+ * kicks and leaves them enabled, because the back-end that runs the driver's rings next may not
+ * enable them.
  */
 void vublk_plane_stop(struct vublk_plane *plane);
 /* Undoes vublk_plane_stop(): the plane takes chains again. */

@@ -27,7 +27,7 @@ struct vublk_plane_policy {
 void vublk_plane_set_policy(struct vublk_plane *plane, const struct vublk_plane_policy *policy);
 /*
  * Returns the status with which a parsed request ends, or VUBLK_PLANE_NO_STATUS if the back-end has
- * to execute the request. `status` is what the parser returned, in the same form. Called while
+ * to execute the request. `status` is the parser's result, in the same form. Called while
  * VUBLK_PLANE_HOOK_POLICY is set.
  */
 uint8_t vublk_plane_apply_policy(struct vublk_plane *plane, struct vublk_plane_slot *slot,

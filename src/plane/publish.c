@@ -60,7 +60,7 @@ static VUBLK_ALWAYS_INLINE void push(struct vublk_plane_queue *queue, uint16_t h
 }
 
 /*
- * Publishes a batch that fills the ring, and begins the next one. A batch gets that long only if
+ * Publishes a batch that fills the ring, and begins the next one. A batch fills the ring only if
  * the driver reuses descriptors before it has seen their completions.
  */
 static VUBLK_NOINLINE void publish_and_push(struct vublk_plane *plane,

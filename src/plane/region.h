@@ -47,7 +47,7 @@
  * flush, which is the last one.
  */
 #define VUBLK_PLANE_NUM_OWN (VUBLK_WRITE_REPLAY_SLOTS + 1)
-/* How much memory each of these requests has for data. */
+/* How much memory each of the plane's own requests has for data. */
 #define VUBLK_PLANE_BOUNCE_BYTES VUBLK_WRITE_REPLAY_BYTES
 
 /*

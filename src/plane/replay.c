@@ -338,7 +338,7 @@ static unsigned try_again(struct vublk_plane *plane)
 		replay->phase = VUBLK_PLANE_REPLAY_READY;
 		replay->fails_flushes = false;
 		count_replay(plane, 0, 0);
-		plane->has_ended = true; /* all held requests waited for this */
+		plane->has_ended = true; /* held requests that waited for the replay may be ready */
 		return 1;
 	}
 	begin_replay(plane);

@@ -61,7 +61,7 @@ struct vublk_plane_replay {
 
 	enum vublk_plane_replay_phase phase;
 	struct vublk_plane_own own[VUBLK_PLANE_NUM_OWN];
-	unsigned num_own;       /* how many of these are submitted */
+	unsigned num_own;       /* how many elements of `own` are submitted */
 	uint64_t mark;          /* if the submitted flush succeeds, the writes below this mark are
 				   stable */
 	bool wants_ring;        /* a flush is due, but the ring is full */
@@ -139,8 +139,8 @@ bool vublk_plane_keep_adopt(struct vublk_plane *plane, struct vublk_plane_slot *
 bool vublk_plane_replay_admits(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
  * Called when the back-end has completed one of the driver's requests. Returns false if the caller
- * must not end the request, because it waits for a flush of the plane's own or this function has
- * ended it with an error.
+ * must not end the request, because the request waits for one of the plane's own flushes, or this
+ * function has ended it with an error.
  */
 bool vublk_plane_replay_completed(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 				  uint8_t status);
@@ -169,8 +169,8 @@ unsigned vublk_plane_replay_sleep_ms(const struct vublk_plane *plane);
 struct vublk_fields;
 
 /*
- * Returns whether the log and the plane's own requests can be handed to another process now. This
- * is so while no replay is in progress, because then at most a flush is submitted.
+ * Returns whether the log and the plane's own requests can be handed to another process now. They
+ * can while no replay is in progress, because then at most a flush is submitted.
  */
 bool vublk_plane_replay_may_move(const struct vublk_plane *plane);
 /*

@@ -332,7 +332,10 @@ static const struct vublk_worker_ops worker_ops = {
 /* A notification only wakes the thread. The next round looks at the rings. */
 void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events)
 {
-	/* An idle but readable descriptor (a pipe without a writer) would keep the thread awake. */
+	/*
+	 * A descriptor that stays readable without a signal (a pipe without a writer) would keep
+	 * the thread awake.
+	 */
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(source->fd) < 0)
 		vublk_loop_remove(source);
 }

@@ -93,9 +93,9 @@ void vublk_plane_thread_set_dirty_log(struct vublk_plane_thread *thread,
 int vublk_plane_thread_set_kick(struct vublk_plane_thread *thread, unsigned index, int fd,
 				struct vublk_error *error);
 /*
- * Replaces the driver's call descriptor of a queue; -1: no descriptor. The new one is signalled
- * once, because a signal may have gone to the old one. This cannot fail, so the caller may close
- * the old one.
+ * Replaces the driver's call descriptor of a queue; -1: no descriptor. The new descriptor is
+ * signalled once, because a signal may have gone to the old one. The function cannot fail, so the
+ * caller may close the old descriptor.
  */
 void vublk_plane_thread_set_call(struct vublk_plane_thread *thread, unsigned index, int fd);
 

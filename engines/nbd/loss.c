@@ -8,37 +8,31 @@
  *
  * When a server dies, some connections may notice it later than others. Meanwhile a flush could
  * reach the next server, and succeed for writes that only the dead server had. So if one connection
- * is lost, all of them are closed and opened again, and flushes wait until all of them are open. The
- * engine counts these losses: the generation of a connection is the count when it began to connect.
+ * is lost, all of them end before the first is opened again, and none is used until all are open.
+ * If a write then completes on one connection, its server was alive when all the others were
+ * opened, so a flush on any of them reaches the same server. The engine counts these losses: the
+ * generation of a connection is the count when it was made.
  */
 #include "engines/nbd/nbd.h"
 
-static void wake_all(struct nbd_engine *engine)
-{
-	for (unsigned i = 0; i < engine->num_connections; i++)
-		vublk_nbd_connection_wake(&engine->connections[i]);
-}
-
 bool vublk_nbd_loss_is_outdated(const struct nbd_connection *connection)
 {
-	return atomic_load(&connection->generation) != atomic_load(&connection->engine->generation);
+	return connection->generation != atomic_load(&connection->engine->generation);
 }
 
-void vublk_nbd_loss_connected(struct nbd_connection *connection, unsigned generation)
+uint64_t vublk_nbd_loss_num_written(const struct nbd_engine *engine)
 {
-	atomic_store(&connection->generation, generation);
-	wake_all(connection->engine); /* flushes may wait for this connection */
+	uint64_t written = 0;
+
+	for (unsigned i = 0; i < engine->num_connections; i++)
+		written += atomic_load(&engine->connections[i].num_written);
+	return written;
 }
 
-void vublk_nbd_loss_disconnected(struct nbd_connection *connection)
+void vublk_nbd_loss_record(struct nbd_engine *engine)
 {
-	struct nbd_engine *engine = connection->engine;
-	unsigned generation = atomic_load(&connection->generation);
-	uint64_t written = atomic_load(&engine->num_written);
+	uint64_t written = vublk_nbd_loss_num_written(engine);
 
-	/* Another connection may have noticed the same loss already. */
-	if (atomic_compare_exchange_strong(&engine->generation, &generation, generation + 1))
-		wake_all(engine);
 	if (engine->trusts_unflushed || written <= atomic_load(&engine->num_flushed))
 		return;
 	vublk_nbd_loss_flushed(engine, written); /* each loss is reported once */
@@ -48,14 +42,6 @@ void vublk_nbd_loss_disconnected(struct nbd_connection *connection)
 			 "writes are lost if the server cached them in its own memory, so the next "
 			 "flush fails (set unflushed=trust if the server keeps completed writes)",
 			 engine->engine.description);
-}
-
-bool vublk_nbd_loss_may_flush(struct nbd_engine *engine)
-{
-	for (unsigned i = 0; i < engine->num_connections; i++)
-		if (vublk_nbd_loss_is_outdated(&engine->connections[i]))
-			return false;
-	return true;
 }
 
 void vublk_nbd_loss_flushed(struct nbd_engine *engine, uint64_t written)

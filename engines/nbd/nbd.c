@@ -17,132 +17,6 @@
 #define FIRST_CONNECT_MS 10000
 #define NEXT_CONNECT_MS 2000
 
-/* --- queues ------------------------------------------------------------------- */
-
-static void add_done(struct nbd_queue *queue, struct vublk_engine_io *io)
-{
-	bool was_empty;
-
-	io->next = NULL;
-	pthread_mutex_lock(&queue->lock);
-	was_empty = !queue->done;
-	if (was_empty)
-		queue->done = io;
-	else
-		queue->last_done->next = io;
-	queue->last_done = io;
-	atomic_store(&queue->has_done, true);
-	/* Under the lock, because the worker can free the queue when it has the last request. */
-	if (was_empty)
-		eventfd_write(queue->queue.fd, 1);
-	pthread_mutex_unlock(&queue->lock);
-}
-
-void vublk_nbd_queue_complete(struct nbd_request *request)
-{
-	struct vublk_engine_io *io = request->io;
-	struct nbd_queue *queue = request->queue;
-
-	io->result = request->error;
-	free(request->piece);
-	free(request);
-	add_done(queue, io);
-}
-
-static void fail(struct nbd_queue *queue, struct vublk_engine_io *io, int result)
-{
-	io->result = result;
-	add_done(queue, io);
-}
-
-static void nbd_submit(struct vublk_engine_queue *base, struct vublk_engine_io *io)
-{
-	struct nbd_queue *queue = (struct nbd_queue *)base;
-	struct nbd_engine *engine = (struct nbd_engine *)base->engine;
-	struct nbd_request *request;
-
-	if ((io->offset | io->bytes) & (engine->export.min_block - 1)) {
-		fail(queue, io, -EINVAL);
-		return;
-	}
-	request = calloc(1, sizeof(*request));
-	if (!request) {
-		fail(queue, io, -ENOMEM);
-		return;
-	}
-	request->io = io;
-	request->queue = queue;
-	request->num_losses = atomic_load(&engine->num_losses);
-	if (vublk_nbd_order_add(&engine->order, request))
-		vublk_nbd_connection_submit(queue->connection, request);
-}
-
-static void nbd_woken(struct vublk_engine_queue *queue)
-{
-	eventfd_t count;
-
-	eventfd_read(queue->fd, &count);
-}
-
-static unsigned nbd_poll_done(struct vublk_engine_queue *base, struct vublk_engine_io **ios,
-			      unsigned max)
-{
-	struct nbd_queue *queue = (struct nbd_queue *)base;
-	unsigned n = 0;
-
-	if (!atomic_load_explicit(&queue->has_done, memory_order_relaxed))
-		return 0;
-	pthread_mutex_lock(&queue->lock);
-	for (; queue->done && n < max; queue->done = queue->done->next)
-		ios[n++] = queue->done;
-	if (!queue->done)
-		atomic_store(&queue->has_done, false);
-	pthread_mutex_unlock(&queue->lock);
-	return n;
-}
-
-static void nbd_queue_free(struct vublk_engine_queue *base)
-{
-	struct nbd_queue *queue = (struct nbd_queue *)base;
-
-	/* The thread that completed the last request may still hold the lock. */
-	pthread_mutex_lock(&queue->lock);
-	pthread_mutex_unlock(&queue->lock);
-	pthread_mutex_destroy(&queue->lock);
-	close(queue->queue.fd);
-	free(queue);
-}
-
-static const struct vublk_engine_queue_ops queue_ops = {
-	.free = nbd_queue_free,
-	.submit = nbd_submit,
-	.woken = nbd_woken,
-	.poll = nbd_poll_done,
-};
-
-static int nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **result,
-			 struct vublk_error *error)
-{
-	struct nbd_engine *engine = (struct nbd_engine *)base;
-	unsigned index = atomic_fetch_add(&engine->num_queues, 1);
-	struct nbd_queue *queue = calloc(1, sizeof(*queue));
-
-	if (!queue)
-		return vublk_engine_fail(error, ENOMEM, "cannot allocate memory for a queue");
-	queue->queue.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (queue->queue.fd < 0) {
-		free(queue);
-		return vublk_engine_fail(error, errno, "cannot create an eventfd for a queue");
-	}
-	pthread_mutex_init(&queue->lock, NULL);
-	queue->queue.ops = &queue_ops;
-	queue->queue.engine = base;
-	queue->num_reported = atomic_load(&engine->num_losses);
-	queue->connection = &engine->connections[index % engine->num_connections];
-	*result = &queue->queue;
-	return 0;
-}
-
 /* --- the engine --------------------------------------------------------------- */
 
 static int nbd_refresh(struct vublk_engine *base, struct vublk_error *error)
@@ -157,11 +31,14 @@ static void nbd_engine_close(struct vublk_engine *base)
 {
 	struct nbd_engine *engine = (struct nbd_engine *)base;
 
+	vublk_nbd_connector_stop(engine);
 	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++) {
-		vublk_nbd_connection_close(&engine->connections[i]);
-		pthread_mutex_destroy(&engine->connections[i].lock);
+		vublk_nbd_disconnect(&engine->connections[i]);
+		vublk_nbd_wire_close(&engine->connections[i].wire);
 	}
-	pthread_mutex_destroy(&engine->order.lock);
+	if (engine->connector.wake_fd >= 0)
+		close(engine->connector.wake_fd);
+	pthread_mutex_destroy(&engine->lock);
 	free(engine->uri);
 	free(engine);
 }
@@ -174,41 +51,30 @@ static struct nbd_engine *new_engine(const struct vublk_engine_params *params, c
 		return NULL;
 	engine->host = params->host;
 	engine->uri = strdup(uri);
-	pthread_mutex_init(&engine->order.lock, NULL);
-	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++) {
+	engine->connector.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	pthread_mutex_init(&engine->lock, NULL);
+	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++)
 		engine->connections[i].engine = engine;
-		engine->connections[i].wake_fd = -1;
-		pthread_mutex_init(&engine->connections[i].lock, NULL);
-	}
 	snprintf(engine->engine.description, sizeof(engine->engine.description), "the NBD export %s",
 		 uri);
-	if (engine->uri)
+	if (engine->uri && engine->connector.wake_fd >= 0)
 		return engine;
 	nbd_engine_close(&engine->engine);
 	return NULL;
-}
-
-static int open_connection(struct nbd_connection *connection, int timeout_ms,
-			   struct vublk_error *error)
-{
-	connection->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (connection->wake_fd < 0)
-		return vublk_engine_fail(error, errno, "cannot create an eventfd for a connection");
-	return vublk_nbd_connection_open(connection, timeout_ms, error);
 }
 
 static int open_next(struct nbd_engine *engine, struct vublk_error *error)
 {
 	struct nbd_connection *connection = &engine->connections[engine->num_connections];
 	const char *misfit;
-	int r = open_connection(connection, NEXT_CONNECT_MS, error);
+	int r = vublk_nbd_connect(connection, NEXT_CONNECT_MS, error);
 
 	if (r)
 		return r;
 	misfit = vublk_nbd_find_misfit(engine, &connection->export, engine->num_connections + 1);
 	if (!misfit)
 		return 0;
-	vublk_nbd_connection_disconnect(connection);
+	vublk_nbd_disconnect(connection);
 	return vublk_engine_fail(error, EPROTO,
 				 "cannot use another connection to the NBD server at %s, because %s",
 				 engine->uri, misfit);
@@ -276,7 +142,7 @@ static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *p
 	if (!r)
 		r = parse_unflushed(engine, params, error);
 	if (!r)
-		r = open_connection(&engine->connections[0], FIRST_CONNECT_MS, error);
+		r = vublk_nbd_connect(&engine->connections[0], FIRST_CONNECT_MS, error);
 	if (r)
 		return r;
 	engine->export = engine->connections[0].export;
@@ -288,9 +154,7 @@ static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *p
 		wanted = params->num_queues;
 	if (engine->export.multi_conn)
 		open_further(engine, (unsigned)wanted);
-	for (unsigned i = 0; i < engine->num_connections && !r; i++)
-		r = vublk_nbd_connection_start(&engine->connections[i], error);
-	return r;
+	return vublk_nbd_connector_start(engine, error);
 }
 
 static int nbd_open(const struct vublk_engine_params *params, struct vublk_engine **result,
@@ -305,7 +169,7 @@ static int nbd_open(const struct vublk_engine_params *params, struct vublk_engin
 					 "uri=nbd://HOST/EXPORT or uri=nbd+unix:///EXPORT?socket=PATH");
 	engine = new_engine(params, uri);
 	if (!engine)
-		return vublk_engine_fail(error, ENOMEM, "cannot allocate memory for the engine nbd");
+		return vublk_engine_fail(error, ENOMEM, "cannot allocate memory or an eventfd for the engine nbd");
 	r = set_up(engine, params, error);
 	if (r) {
 		nbd_engine_close(&engine->engine);
@@ -332,7 +196,7 @@ static const struct vublk_engine_ops nbd_ops = {
 	.open = nbd_open,
 	.close = nbd_engine_close,
 	.refresh = nbd_refresh,
-	.queue_new = nbd_queue_new,
+	.queue_new = vublk_nbd_queue_new,
 };
 
 VUBLK_ENGINE_MODULE(nbd_ops);

@@ -3,9 +3,21 @@
 #define VUBLK_ENGINES_NBD_NBD_H
 
 /*
- * The interfaces between the files of the engine nbd. nbd.c is the engine and its queues, order.c
- * decides when a request may begin, connection.c executes requests on a connection, and loss.c knows
- * whether a lost server may have lost completed writes.
+ * The interfaces between the files of the engine nbd:
+ *
+ *   nbd.c         the engine, its options and its opening
+ *   queue.c       a worker's access to the engine
+ *   order.c       when a write may begin
+ *   connection.c  executes requests on a connection
+ *   wire.c        requests and replies as bytes
+ *   connect.c     connects with libnbd
+ *   connector.c   the thread that connects again
+ *   bridge.c      a connection with TLS
+ *   loss.c        whether a lost server may have lost completed writes
+ *
+ * A connection belongs to the first queue that uses it, its owner. Only the owner's thread sends and
+ * receives on it, without a lock. Other queues that share the connection pass their requests to the
+ * owner.
  */
 #include <vublk/engine.h>
 
@@ -14,44 +26,105 @@
 #include <stdatomic.h>
 
 #define NBD_MAX_CONNECTIONS 16
+#define NBD_MAX_CLAIMS 2
+#define NBD_NUM_BUCKETS 1024
+#define NBD_NUM_SLOTS 512
 
 struct nbd_engine;
 struct nbd_connection;
+struct nbd_queue;
+struct nbd_request;
+struct nbd_bridge;
 
-/* A request, from submit() until it is in the list of complete requests of its queue. */
+/* A write in a list of order.c. */
+struct nbd_claim {
+	struct nbd_request *request;
+	struct nbd_claim *next, **link; /* `link` points to the pointer to this claim */
+};
+
+/* A request, from submit() until poll() returns it. */
 struct nbd_request {
 	struct vublk_engine_io *io;
 	struct nbd_queue *queue;
+	struct nbd_request *next; /* in the list that has the request */
 
-	/* the list of order.c, oldest first; under its lock */
-	struct nbd_request *older, *newer;
-	bool is_blocked; /* waits for an older request that overlaps it */
+	/* of order.c, under the engine's lock */
+	uint64_t number;
+	unsigned num_claims;
+	struct nbd_claim claims[NBD_MAX_CLAIMS];
 
-	/* the list of the connection */
-	struct nbd_request *next;
-	bool is_sent, is_done, needs_flush;
-	int error;        /* 0 or a negative errno */
-	uint64_t done_bytes;
-	char *piece;      /* the data of the piece that is under way; NULL: none */
+	/* used by the owner of the connection */
+	int error;           /* 0 or a negative errno */
+	bool needs_flush;    /* all data is written, and a flush must follow */
+	uint64_t done_bytes; /* the pieces that are executed */
 	uint64_t piece_bytes;
 	unsigned num_losses;  /* of the engine, at submit() */
 	uint64_t num_written; /* a flush: of the engine, when the flush was sent */
 };
 
-/* All requests of the disk that are not complete; see order.c. */
+/* Requests, oldest first. */
+struct nbd_list {
+	struct nbd_request *first, *last;
+};
+
+static inline void vublk_nbd_list_append(struct nbd_list *list, struct nbd_request *request)
+{
+	request->next = NULL;
+	if (list->first)
+		list->last->next = request;
+	else
+		list->first = request;
+	list->last = request;
+}
+
+/* Returns the oldest request and removes it. The list must not be empty. */
+static inline struct nbd_request *vublk_nbd_list_take(struct nbd_list *list)
+{
+	struct nbd_request *request = list->first;
+
+	list->first = request->next;
+	return request;
+}
+
+/* Moves all requests of `from` to the end of `list`. */
+static inline void vublk_nbd_list_move(struct nbd_list *list, struct nbd_list *from)
+{
+	if (!from->first)
+		return;
+	if (list->first)
+		list->last->next = from->first;
+	else
+		list->first = from->first;
+	list->last = from->last;
+	from->first = NULL;
+}
+
+/* The outstanding writes of the disk; see order.c. Under the engine's lock. */
 struct nbd_order {
-	pthread_mutex_t lock;
-	struct nbd_request *newest;
-	unsigned num_blocked;
+	uint64_t last_number;
+	struct nbd_claim *buckets[NBD_NUM_BUCKETS];
+	struct nbd_claim *wide;
+	struct nbd_list blocked;
 };
 
 struct nbd_queue {
-	struct vublk_engine_queue queue; /* the first member */
+	struct vublk_engine_queue queue; /* the first member; its fd is an epoll descriptor */
 	struct nbd_connection *connection;
-	pthread_mutex_t lock;
-	struct vublk_engine_io *done, *last_done; /* under the lock */
-	atomic_bool has_done; /* may be loaded without the lock */
-	unsigned num_reported; /* losses that a flush has reported; used by the connection's thread */
+	int wake_fd; /* an eventfd, in the epoll descriptor */
+
+	/* used by the queue's thread */
+	bool is_woken;             /* the epoll descriptor was readable */
+	struct nbd_list submitted; /* since the last commit() */
+	struct nbd_list done;
+	struct nbd_list unused;          /* memory for requests */
+	struct vublk_engine_io *failed;  /* for which there was no memory */
+	bool has_changes;                /* in `submitted` */
+
+	/* written under the engine's lock */
+	atomic_bool is_signalled; /* the eventfd is readable; may be loaded without the lock */
+	struct nbd_list passed_done; /* requests that the owner of the connection has completed */
+
+	unsigned num_reported; /* losses that a flush has reported; used by the connection's owner */
 };
 
 /* What a server says about its export. */
@@ -61,29 +134,67 @@ struct nbd_export {
 	bool read_only, multi_conn, flush, fua, trim, zero;
 };
 
-/* A connection, and the thread that executes requests on it. */
+/* Bytes on their way to the server or from it. */
+struct nbd_buffer {
+	char *bytes;
+	size_t begin, end;
+};
+
+/* A request that the server has not answered. */
+struct nbd_slot {
+	struct nbd_request *request; /* NULL: unused */
+	uint64_t cookie;
+};
+
+/* The transmission phase of the NBD protocol; see wire.c. */
+struct nbd_wire {
+	int fd;
+	struct nbd_buffer out, in;
+	struct nbd_slot slots[NBD_NUM_SLOTS];
+	uint16_t free_slots[NBD_NUM_SLOTS]; /* a stack */
+	unsigned num_free;
+	uint64_t last_cookie;
+	struct nbd_request *sending; /* a write whose data is not completely in `out`; NULL: none */
+	struct nbd_slot *receiving;  /* a read whose data is not completely received; NULL: none */
+	uint64_t moved_bytes;        /* of the data of `sending` */
+	uint64_t received_bytes;     /* of the data of `receiving` */
+	bool is_full;                /* the kernel takes no more bytes now */
+};
+
+/* A connection. */
 struct nbd_connection {
-	/* constant */
-	struct nbd_engine *engine;
+	struct nbd_engine *engine; /* constant */
+
+	/* under the engine's lock */
+	struct nbd_queue *_Atomic owner; /* NULL: none */
+	bool is_in_use;          /* the owner may use the connection; otherwise the connector may */
+	struct nbd_list passed;  /* requests of other queues for the owner */
+
+	/* used by the owner while `is_in_use`, otherwise by the thread that connects */
+	struct nbd_handle *handle; /* NULL: not connected, or `bridge` has it */
+	struct nbd_bridge *bridge; /* NULL: the wire is the server's socket */
+	struct nbd_export export;
+	struct nbd_wire wire;
+	unsigned generation; /* of the engine, when the connection was made */
+	bool has_succeeded;  /* a command has, since the connection was made */
+
+	/* used by the owner */
+	bool is_attached; /* the owner's thread watches the socket */
+	bool watches_room; /* and whether it takes bytes again */
+	bool is_lost;
+	struct nbd_list waiting; /* to be sent */
+	struct nbd_list ended;
+	_Atomic uint64_t num_written; /* complete writes and zeroes that need a flush; see loss.c */
+};
+
+/* The thread of connector.c. */
+struct nbd_connector {
 	pthread_t thread;
 	bool has_thread;
 	int wake_fd;
-
-	pthread_mutex_t lock;
-	struct nbd_request *first_new, *last_new; /* under the lock: submitted since the thread looked */
 	atomic_bool quit;
-	atomic_uint generation; /* see loss.c */
-
-	/* used by the thread */
-	struct nbd_handle *handle; /* NULL: not connected */
-	struct nbd_export export;
-	bool is_lost;
-	bool has_succeeded;   /* a command has, since the connection was made */
 	int64_t connected_ms; /* the time of the last connection */
-	int64_t retry_at_ms;  /* the earliest time of the next one */
-	int retry_ms;         /* how long the last loss has delayed it */
-	struct nbd_request *first, *last; /* oldest first */
-	uint64_t sent_bytes; /* the memory of all pieces */
+	int retry_ms;         /* how long the last loss has delayed the next connection */
 };
 
 struct nbd_engine {
@@ -92,64 +203,126 @@ struct nbd_engine {
 	char *uri;
 	struct nbd_export export;  /* at the opening */
 	_Atomic uint64_t size_now; /* the size that the last connection has found */
-	struct nbd_order order;
 	unsigned num_connections;
 	struct nbd_connection connections[NBD_MAX_CONNECTIONS];
 	atomic_uint num_queues;
+	struct nbd_connector connector;
+
+	/* What several threads use. It is taken at most twice per batch of requests. */
+	pthread_mutex_t lock;
+	bool is_connected; /* owners may use their connections; under the lock */
+	struct nbd_order order;
 
 	/* see loss.c */
 	bool trusts_unflushed;
 	atomic_uint generation;       /* losses of a server */
 	atomic_uint num_losses;       /* those after which flushes fail */
-	_Atomic uint64_t num_written; /* complete writes and zeroes that need a flush */
-	_Atomic uint64_t num_flushed; /* those that are flushed, or whose loss is reported */
+	_Atomic uint64_t num_flushed; /* writes that are flushed, or whose loss is reported */
 };
 
-/* --- order.c --- */
+static inline bool vublk_nbd_is_change(const struct vublk_engine_io *io)
+{
+	return io->op != VUBLK_OP_READ && io->op != VUBLK_OP_FLUSH;
+}
 
-/* Adds a request. Returns whether it may begin; otherwise vublk_nbd_order_remove() starts it later. */
+/* --- order.c; all under the engine's lock --- */
+
+/* Adds a change. Returns whether it may begin; otherwise vublk_nbd_order_start() returns it later. */
 bool vublk_nbd_order_add(struct nbd_order *order, struct nbd_request *request);
-/* Removes a complete request, and gives the requests that waited for it to their connections. */
+/* Removes a complete change. */
 void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request);
+/* Moves the changes that need not wait any more to `list`. */
+void vublk_nbd_order_start(struct nbd_order *order, struct nbd_list *list);
 
 /* --- loss.c --- */
 
-/* Returns whether another connection has been lost since this one was made. */
+/* Returns whether a connection has been lost since this one was made. */
 bool vublk_nbd_loss_is_outdated(const struct nbd_connection *connection);
-/* Must be called for each new connection, with the engine's generation before it was made. */
-void vublk_nbd_loss_connected(struct nbd_connection *connection, unsigned generation);
-/* Must be called for each lost connection. */
-void vublk_nbd_loss_disconnected(struct nbd_connection *connection);
-/* Returns whether a flush on any connection covers the writes of all of them. */
-bool vublk_nbd_loss_may_flush(struct nbd_engine *engine);
+/* Must be called when all connections have ended. */
+void vublk_nbd_loss_record(struct nbd_engine *engine);
+/* Returns how many writes have completed so far. */
+uint64_t vublk_nbd_loss_num_written(const struct nbd_engine *engine);
 /* Records that the first `written` writes are flushed. */
 void vublk_nbd_loss_flushed(struct nbd_engine *engine, uint64_t written);
 /* Returns whether a flush must fail, because completed writes may be lost. */
 bool vublk_nbd_loss_fails_flush(const struct nbd_request *request);
 
-/* --- connection.c --- */
+/* --- connect.c --- */
 
 /* Returns why the disk cannot use this server with that many connections, or NULL. */
 const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
 				  unsigned num_connections);
-
-/* Connects and reads what the server says. Gives up after `timeout_ms`. */
-int vublk_nbd_connection_open(struct nbd_connection *connection, int timeout_ms,
-			struct vublk_error *error);
+/* Connects and reads what the server says. Fails after `timeout_ms`. */
+int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct vublk_error *error);
 /* Closes the connection to the server. No-op if there is none. */
-void vublk_nbd_connection_disconnect(struct nbd_connection *connection);
-/* Makes the thread look for work. Any thread may call this. */
-void vublk_nbd_connection_wake(struct nbd_connection *connection);
-/* Starts the thread. */
-int vublk_nbd_connection_start(struct nbd_connection *connection, struct vublk_error *error);
-/* Ends the thread, if there is one, and closes the connection. */
-void vublk_nbd_connection_close(struct nbd_connection *connection);
-/* Gives a request to the connection. Any thread may call this. */
-void vublk_nbd_connection_submit(struct nbd_connection *connection, struct nbd_request *request);
+void vublk_nbd_disconnect(struct nbd_connection *connection);
 
-/* --- nbd.c --- */
+/* --- connector.c --- */
 
-/* Reports a request as complete and frees it. */
-void vublk_nbd_queue_complete(struct nbd_request *request);
+int vublk_nbd_connector_start(struct nbd_engine *engine, struct vublk_error *error);
+/* Ends the thread, if there is one. */
+void vublk_nbd_connector_stop(struct nbd_engine *engine);
+/* Makes the thread look at the connections. Any thread may call this. */
+void vublk_nbd_connector_wake(struct nbd_engine *engine);
+/* Waits for a wake-up or `events` of `fd` (-1: none), at most `timeout_ms` (-1: no limit). Returns the events. */
+short vublk_nbd_connector_wait(struct nbd_engine *engine, int fd, short events, int timeout_ms);
+int64_t vublk_nbd_now_ms(void);
+
+/* --- bridge.c --- */
+
+/*
+ * Starts a thread that executes what it receives on a socket with `handle`, which it then owns. Returns
+ * the other end of the socket in `fd`, which belongs to the caller.
+ */
+int vublk_nbd_bridge_new(struct nbd_handle *handle, struct nbd_bridge **bridge, int *fd,
+			 struct vublk_error *error);
+/* Ends the thread and closes the handle. The other end of its socket must be closed. NULL: no-op. */
+void vublk_nbd_bridge_free(struct nbd_bridge *bridge);
+
+/* --- wire.c; -ENOTCONN and -EPROTO: the connection is lost --- */
+
+/* Begins to use a connected socket. */
+int vublk_nbd_wire_open(struct nbd_wire *wire, int fd);
+/* Frees the memory. The socket belongs to the caller. */
+void vublk_nbd_wire_close(struct nbd_wire *wire);
+
+enum nbd_command {
+	NBD_READ = 0,
+	NBD_WRITE = 1,
+	NBD_FLUSH = 3,
+	NBD_TRIM = 4,
+	NBD_ZERO = 6,
+};
+
+/* Returns whether a request can be added now. */
+bool vublk_nbd_wire_has_room(const struct nbd_wire *wire);
+/* Adds the next piece of a request. NBD_WRITE sends zeroes if the request has no data. */
+void vublk_nbd_wire_add(struct nbd_wire *wire, struct nbd_request *request,
+			enum nbd_command command, unsigned flags);
+/* Gives the added bytes to the kernel. */
+int vublk_nbd_wire_send(struct nbd_wire *wire);
+/* Receives what has come, and calls vublk_nbd_connection_answered() for each answer. */
+int vublk_nbd_wire_receive(struct nbd_connection *connection);
+/* Returns how many requests the server has not answered. */
+unsigned vublk_nbd_wire_num_sent(const struct nbd_wire *wire);
+
+/* --- connection.c; used by the owner --- */
+
+/* Begins to use a connection that is in use. */
+void vublk_nbd_connection_attach(struct nbd_connection *connection);
+/* Stops using it. */
+void vublk_nbd_connection_detach(struct nbd_connection *connection);
+/* Receives what has come, if `is_woken`, and sends what can be sent. */
+void vublk_nbd_connection_turn(struct nbd_connection *connection, bool is_woken);
+/* Called when the server has answered a request. `error` is 0 or an errno. */
+void vublk_nbd_connection_answered(struct nbd_connection *connection, struct nbd_request *request,
+				   int error);
+
+/* --- queue.c --- */
+
+int vublk_nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **result,
+			struct vublk_error *error);
+/* Makes the queue's thread look for messages. Under the engine's lock. NULL: no-op. */
+void vublk_nbd_queue_signal(struct nbd_queue *queue);
 
 #endif

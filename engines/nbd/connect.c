@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Connects to an NBD server with libnbd, which negotiates the export and TLS. Then wire.c uses the
+ * socket itself. A connection with TLS is an exception: only libnbd can encrypt, so bridge.c passes
+ * the requests on to it.
+ */
+#include "engines/nbd/nbd.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PIECE_BYTES (UINT64_C(1) << 20)
+#define MAX_BLOCK_BYTES (UINT32_C(2) << 20)
+
+static uint32_t block_size(struct nbd_handle *handle, int which, uint32_t otherwise)
+{
+	int64_t bytes = nbd_get_block_size(handle, which);
+
+	return bytes >= 512 && bytes <= MAX_BLOCK_BYTES && !(bytes & (bytes - 1)) ? (uint32_t)bytes :
+										    otherwise;
+}
+
+static int read_export(struct nbd_handle *handle, struct nbd_export *export)
+{
+	int64_t size = nbd_get_size(handle), max = nbd_get_block_size(handle, LIBNBD_SIZE_MAXIMUM);
+
+	if (size < 0)
+		return -EPROTO;
+	*export = (struct nbd_export){
+		.min_block = block_size(handle, LIBNBD_SIZE_MINIMUM, 512),
+		.max_bytes = (uint32_t)PIECE_BYTES,
+		.read_only = nbd_is_read_only(handle) == 1,
+		.multi_conn = nbd_can_multi_conn(handle) == 1,
+		.flush = nbd_can_flush(handle) == 1,
+		.fua = nbd_can_fua(handle) == 1,
+		.trim = nbd_can_trim(handle) == 1,
+		.zero = nbd_can_zero(handle) == 1,
+	};
+	export->preferred_block = block_size(handle, LIBNBD_SIZE_PREFERRED, 4096);
+	if (export->preferred_block < export->min_block)
+		export->preferred_block = export->min_block;
+	if (max >= export->min_block && max < export->max_bytes)
+		export->max_bytes = (uint32_t)(max - max % export->min_block);
+	export->size_bytes = (uint64_t)size - (uint64_t)size % export->min_block;
+	return 0;
+}
+
+static struct nbd_handle *new_handle(void)
+{
+	struct nbd_handle *handle = nbd_create();
+
+	if (!handle)
+		return NULL;
+	nbd_set_uri_allow_local_file(handle, true); /* tls-psk-file=FILE in the URI */
+	/* Later versions of libnbd ask for extended headers only with structured replies. */
+	nbd_set_request_structured_replies(handle, false);
+	return handle;
+}
+
+/* Makes the kernel end a TCP connection after about 25 s without an answer or without progress. */
+static void watch_peer(struct nbd_handle *handle)
+{
+	int fd = nbd_aio_get_fd(handle), on = 1, idle_s = 10, interval_s = 5, probes = 3;
+	unsigned timeout_ms = 25000;
+	int family = 0;
+	socklen_t bytes = sizeof(family);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &bytes) ||
+	    (family != AF_INET && family != AF_INET6))
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+}
+
+static void turn(struct nbd_engine *engine, struct nbd_handle *handle, int timeout_ms)
+{
+	unsigned direction = nbd_aio_get_direction(handle);
+	short events = 0;
+
+	if (direction & LIBNBD_AIO_DIRECTION_READ)
+		events |= POLLIN;
+	if (direction & LIBNBD_AIO_DIRECTION_WRITE)
+		events |= POLLOUT;
+	events = vublk_nbd_connector_wait(engine, nbd_aio_get_fd(handle), events, timeout_ms);
+	if (direction & LIBNBD_AIO_DIRECTION_READ && events & (POLLIN | POLLHUP | POLLERR))
+		nbd_aio_notify_read(handle);
+	else if (events & (POLLOUT | POLLHUP | POLLERR))
+		nbd_aio_notify_write(handle);
+}
+
+static int handshake(struct nbd_engine *engine, struct nbd_handle *handle, int timeout_ms)
+{
+	int64_t end = vublk_nbd_now_ms() + timeout_ms;
+
+	if (nbd_aio_connect_uri(handle, engine->uri) < 0)
+		return nbd_get_errno() ? -nbd_get_errno() : -EIO;
+	while (nbd_aio_is_connecting(handle)) {
+		int64_t left = end - vublk_nbd_now_ms();
+
+		if (left <= 0)
+			return -ETIMEDOUT;
+		if (atomic_load(&engine->connector.quit))
+			return -ECANCELED;
+		turn(engine, handle, (int)left);
+	}
+	return nbd_aio_is_ready(handle) ? 0 : -ECONNREFUSED;
+}
+
+/* Gives the connected handle to the connection, which owns it also after a failure. */
+static int begin(struct nbd_connection *connection, struct nbd_handle *handle,
+		 struct vublk_error *error)
+{
+	bool needs_bridge = nbd_get_tls_negotiated(handle) == 1 ||
+			    nbd_get_structured_replies_negotiated(handle) == 1;
+	int fd = nbd_aio_get_fd(handle), r = 0;
+
+	watch_peer(handle);
+	connection->handle = handle;
+	if (needs_bridge) {
+		r = vublk_nbd_bridge_new(handle, &connection->bridge, &fd, error);
+		if (r)
+			return r;
+		connection->handle = NULL;
+	}
+	if (vublk_nbd_wire_open(&connection->wire, fd))
+		return vublk_engine_fail(error, ENOMEM,
+					 "cannot allocate memory for an NBD connection");
+	connection->generation = atomic_load(&connection->engine->generation);
+	connection->has_succeeded = false;
+	return 0;
+}
+
+int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct vublk_error *error)
+{
+	const char *uri = connection->engine->uri, *why;
+	struct nbd_handle *handle = new_handle();
+	int r;
+
+	if (!handle)
+		return vublk_engine_fail(error, ENOMEM, "cannot create a handle of libnbd");
+	r = handshake(connection->engine, handle, timeout_ms);
+	if (!r)
+		r = read_export(handle, &connection->export);
+	if (r) {
+		why = r != -ETIMEDOUT && nbd_get_error() ? nbd_get_error() : strerrordesc_np(-r);
+		vublk_engine_fail(error, -r, "cannot connect to the NBD server at %s: %s", uri, why);
+		nbd_close(handle);
+		return r;
+	}
+	r = begin(connection, handle, error);
+	if (r)
+		vublk_nbd_disconnect(connection);
+	return r;
+}
+
+void vublk_nbd_disconnect(struct nbd_connection *connection)
+{
+	if (connection->bridge)
+		close(connection->wire.fd);
+	vublk_nbd_bridge_free(connection->bridge);
+	nbd_close(connection->handle); /* NULL: no-op */
+	connection->bridge = NULL;
+	connection->handle = NULL;
+}
+
+const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
+				  unsigned num_connections)
+{
+	if (export->read_only && !engine->engine.geometry.read_only)
+		return "the export is read-only now";
+	if (export->min_block > engine->export.min_block)
+		return "its blocks are larger now";
+	if (export->max_bytes < engine->export.max_bytes)
+		return "its requests are smaller now";
+	if (!export->multi_conn && num_connections > 1)
+		return "it does not permit several connections now";
+	if (engine->export.flush && !export->flush)
+		return "it does not support flushes now";
+	if (engine->export.fua && !export->flush && !export->fua)
+		return "it cannot make data durable now";
+	return NULL;
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The thread that connects to the server again, because libnbd can block while it connects: it
+ * resolves names, and TLS has to be negotiated.
+ *
+ * Key idea: if one connection is lost, its owner raises the engine's generation, and all owners stop
+ * using their connections. When the last one has stopped, this thread closes all connections, opens
+ * them again, and returns them to their owners together (loss.c says why).
+ */
+#include "engines/nbd/nbd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RETRY_MS 100
+#define MAX_RETRY_MS 5000
+#define CONNECT_MS 10000
+
+int64_t vublk_nbd_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
+}
+
+void vublk_nbd_connector_wake(struct nbd_engine *engine)
+{
+	eventfd_write(engine->connector.wake_fd, 1);
+}
+
+short vublk_nbd_connector_wait(struct nbd_engine *engine, int fd, short events, int timeout_ms)
+{
+	struct pollfd fds[2] = {
+		{ .fd = engine->connector.wake_fd, .events = POLLIN },
+		{ .fd = fd, .events = events },
+	};
+	eventfd_t count;
+
+	if (poll(fds, 2, timeout_ms) <= 0)
+		return 0;
+	if (fds[0].revents)
+		eventfd_read(engine->connector.wake_fd, &count);
+	return fds[1].revents;
+}
+
+/* Waits for a time. Returns false at the end of the engine. */
+static bool pause_ms(struct nbd_engine *engine, int64_t ms)
+{
+	int64_t end = vublk_nbd_now_ms() + ms, left = ms;
+
+	for (; left > 0 && !atomic_load(&engine->connector.quit); left = end - vublk_nbd_now_ms())
+		vublk_nbd_connector_wait(engine, -1, 0, (int)left);
+	return !atomic_load(&engine->connector.quit);
+}
+
+static void disconnect_all(struct nbd_engine *engine)
+{
+	for (unsigned i = 0; i < engine->num_connections; i++)
+		vublk_nbd_disconnect(&engine->connections[i]);
+}
+
+static int connect_one(struct nbd_engine *engine, struct nbd_connection *connection)
+{
+	struct vublk_error error = { 0 };
+	const char *misfit;
+
+	if (vublk_nbd_connect(connection, CONNECT_MS, &error)) {
+		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG, "%s", error.text);
+		return -ENOTCONN;
+	}
+	misfit = vublk_nbd_find_misfit(engine, &connection->export, engine->num_connections);
+	if (!misfit)
+		return 0;
+	vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "requests to %s wait, because %s",
+			 engine->engine.description, misfit);
+	return -EPROTO;
+}
+
+static int connect_all(struct nbd_engine *engine)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < engine->num_connections && !r; i++)
+		r = connect_one(engine, &engine->connections[i]);
+	if (r)
+		disconnect_all(engine);
+	return r;
+}
+
+/* Returns the connections to their owners. */
+static void hand_over(struct nbd_engine *engine)
+{
+	uint64_t size = engine->connections[0].export.size_bytes;
+
+	vublk_engine_log(engine->host, VUBLK_LOG_INFO, "connected to %s again",
+			 engine->engine.description);
+	if (atomic_exchange(&engine->size_now, size) != size)
+		vublk_engine_request_refresh(engine->host);
+	engine->connector.connected_ms = vublk_nbd_now_ms();
+	pthread_mutex_lock(&engine->lock);
+	engine->is_connected = true;
+	for (unsigned i = 0; i < engine->num_connections; i++) {
+		engine->connections[i].is_in_use = engine->connections[i].owner;
+		vublk_nbd_queue_signal(engine->connections[i].owner);
+	}
+	pthread_mutex_unlock(&engine->lock);
+}
+
+/*
+ * Returns how long to wait after a loss if the server has ended the connection before it executed
+ * anything. Otherwise a server that always does so would keep both sides busy.
+ */
+static int delay_ms(struct nbd_engine *engine)
+{
+	struct nbd_connector *connector = &engine->connector;
+	bool has_succeeded = false;
+
+	for (unsigned i = 0; i < engine->num_connections; i++)
+		has_succeeded |= engine->connections[i].has_succeeded;
+	if (has_succeeded || vublk_nbd_now_ms() - connector->connected_ms >= MAX_RETRY_MS)
+		connector->retry_ms = 0;
+	else if (!connector->retry_ms)
+		connector->retry_ms = RETRY_MS;
+	else if (connector->retry_ms < MAX_RETRY_MS / 2)
+		connector->retry_ms *= 2;
+	else
+		connector->retry_ms = MAX_RETRY_MS;
+	if (connector->retry_ms)
+		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG,
+				 "connects to %s again in %d ms, because the server has ended the "
+				 "connection before it executed a request",
+				 engine->engine.description, connector->retry_ms);
+	return connector->retry_ms;
+}
+
+/* Returns whether a connection is lost and no owner uses one. */
+static bool may_connect(struct nbd_engine *engine)
+{
+	unsigned generation = atomic_load(&engine->generation);
+	bool is_lost, is_in_use = false;
+
+	pthread_mutex_lock(&engine->lock);
+	is_lost = engine->connections[0].generation != generation;
+	for (unsigned i = 0; i < engine->num_connections; i++)
+		is_in_use |= engine->connections[i].is_in_use;
+	if (is_lost && !is_in_use)
+		engine->is_connected = false;
+	pthread_mutex_unlock(&engine->lock);
+	return is_lost && !is_in_use;
+}
+
+static void reconnect(struct nbd_engine *engine)
+{
+	int delay = delay_ms(engine);
+
+	disconnect_all(engine);
+	vublk_nbd_loss_record(engine);
+	while (pause_ms(engine, delay)) {
+		delay = RETRY_MS;
+		if (connect_all(engine))
+			continue;
+		hand_over(engine);
+		return;
+	}
+}
+
+static void *run(void *opaque)
+{
+	struct nbd_engine *engine = opaque;
+
+	while (!atomic_load(&engine->connector.quit)) {
+		if (may_connect(engine))
+			reconnect(engine);
+		else
+			vublk_nbd_connector_wait(engine, -1, 0, -1);
+	}
+	return NULL;
+}
+
+int vublk_nbd_connector_start(struct nbd_engine *engine, struct vublk_error *error)
+{
+	sigset_t all, before;
+	int r;
+
+	engine->is_connected = true;
+	engine->connector.connected_ms = vublk_nbd_now_ms();
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = pthread_create(&engine->connector.thread, NULL, run, engine);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (r)
+		return vublk_engine_fail(error, r, "cannot start a thread for the engine nbd");
+	engine->connector.has_thread = true;
+	return 0;
+}
+
+void vublk_nbd_connector_stop(struct nbd_engine *engine)
+{
+	atomic_store(&engine->connector.quit, true);
+	if (!engine->connector.has_thread)
+		return;
+	vublk_nbd_connector_wake(engine);
+	pthread_join(engine->connector.thread, NULL);
+}

@@ -14,7 +14,6 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
 import fake  # noqa: E402
-import nbd_server  # noqa: E402
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
@@ -32,11 +31,20 @@ def image(case, mib=64):
 
 
 def nbdkit(case, *arguments):
-    return nbd_server.nbdkit(case, case.path('nbd.sock'), *arguments)
+    peer.need('nbdkit')
+    path = case.path('nbd.sock')
+    path.unlink(missing_ok=True)
+    child = case.start(['nbdkit', '--foreground', '--exit-with-parent', '--unix', path, *arguments])
+    peer.wait_for_socket(case, child, path)
+    return child
 
 
-def qemu_nbd(case, *arguments):
-    return nbd_server.qemu_nbd(case, case.path('nbd.sock'), *arguments)
+def qemu_nbd(case, path, *arguments):
+    peer.need('qemu-nbd')
+    case.path('nbd.sock').unlink(missing_ok=True)
+    child = case.start(['qemu-nbd', '--persistent', '--format', 'raw', '--socket', case.path('nbd.sock'), *arguments, path])
+    peer.wait_for_socket(case, child, case.path('nbd.sock'))
+    return child
 
 
 def serve(case, *arguments, uri=None):
@@ -69,7 +77,7 @@ def with_nbdkit(case):
 
 
 def with_qemu_nbd(case):
-    qemu_nbd(case, '--shared', '8', image(case))
+    qemu_nbd(case, image(case), '--shared', '8')
     verified(case)
 
 
@@ -117,19 +125,26 @@ def block_sizes(case):
     check(case.stop(child) == 0, case.output(child))
 
 
-def tls(case):
+def tls_uri(case):
+    """Writes a file with a key, and returns the URI with which a client uses it."""
     keys = case.path('keys')
     keys.write_text('vublk:0123456789abcdef0123456789abcdef\n')
-    nbdkit(case, '--tls=require', f'--tls-psk={keys}', 'file', image(case))
-    child = serve(case, uri=f'nbds+unix://vublk@/?socket={case.path("nbd.sock")}&tls-psk-file={keys}')
-    case.run(bench(case, '--number_ios', '500'))
+    return f'nbds+unix://vublk@/?socket={case.path("nbd.sock")}&tls-psk-file={keys}'
+
+
+def tls(case):
+    uri = tls_uri(case)
+    nbdkit(case, '--tls=require', f'--tls-psk={case.path("keys")}', 'file', image(case))
+    child = serve(case, uri=uri)
+    case.run(bench(case, '--iodepth', '32', '--number_ios', '500'))
+    case.run(bench(case, '--bs', '4M', '--iodepth', '16', '--number_ios', '100'))
     check(case.stop(child) == 0, case.output(child))
 
 
-def killed(case, start):
+def killed(case, start, uri=None):
     """The server is killed under a verified load and started again. No request is lost."""
     server = start()
-    child = serve(case, '-o', 'unflushed=trust')
+    child = serve(case, '-o', 'unflushed=trust', uri=uri)
     load = case.start(bench(case, '--runtime', '600'))
     for _ in range(KILLS):
         server.kill()
@@ -156,7 +171,17 @@ def nbdkit_killed(case):
 
 
 def qemu_nbd_killed(case):
-    killed(case, lambda: qemu_nbd(case, '--shared', '8', image(case)))
+    killed(case, lambda: qemu_nbd(case, image(case), '--shared', '8'))
+
+
+def shared_killed(case):
+    """All queues share a connection."""
+    killed(case, lambda: qemu_nbd(case, image(case)))
+
+
+def tls_killed(case):
+    uri = tls_uri(case)
+    killed(case, lambda: nbdkit(case, '--tls=require', f'--tls-psk={case.path("keys")}', 'file', image(case)), uri)
 
 
 def resized(case):
@@ -182,14 +207,14 @@ def refusals(case):
         check(result.code == code and words in result.err and len(result.err.splitlines()) == 1, f'expected "{words}": {result}')
 
 
-def disk(case, *arguments, uri=None):
+def disk(case, *arguments, uri=None, **options):
     """Serves the export of a fake server. Returns the process and an open disk."""
     try:
         import vublk
     except ImportError:
         raise peer.Skip('this build has no Python package') from None
     child = serve(case, *arguments, uri=uri)
-    return child, vublk.open(case.path('disk'))
+    return child, vublk.open(case.path('disk'), **options)
 
 
 def write(client, size):
@@ -227,35 +252,6 @@ def write_is_repeated(case):
         with client:
             write(client, 4 * 65536)
         check(server.kinds(2)[:4] == [fake.WRITE] * 4, str(server.requests))
-        check(case.stop(child) == 0, case.output(child))
-
-
-def overlap(case):
-    """
-    A write waits for an older one to the same place, on every queue. Otherwise the older one could be repeated after a
-    loss, and replace the newer one.
-    """
-    held = fake.HOLD
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH | fake.MULTI_CONN,
-                     lambda _n, kind, _: held if kind == fake.WRITE else 0) as server:
-        child, client = disk(case, '-o', 'unflushed=trust')
-        with client:
-            buffer = client.alloc(8192)
-            for number, offset in enumerate((0, 4096, MIB)):
-                client.queue(number).write(offset, buffer)
-                client.queue(number).submit()
-            peer.wait_until(lambda: len(server.requests) == 2, lambda: f'{server.requests}')
-            client.queue(1).read(2 * MIB, buffer)  # comes after the second write
-            client.queue(1).submit()
-            peer.wait_until(lambda: len(server.requests) == 3, lambda: f'{server.requests}')
-            check(sorted(request[1] for request in server.requests) == [fake.READ, fake.WRITE, fake.WRITE],
-                  f'a write has overtaken an older one: {server.requests}')
-            held = 0
-            for connection in range(server.number):
-                server.end(connection + 1)
-            for number, count in enumerate((1, 2, 1)):
-                done = client.queue(number).wait(count, peer.LIMIT_S)
-                check([result.error for result in done] == [None] * count, f'{done}: {case.output(child)}')
         check(case.stop(child) == 0, case.output(child))
 
 
@@ -301,6 +297,52 @@ def loss_of_one(case):
             peer.wait_until(lambda: server.number >= 2 * count, 'not all connections were made again')
             check(fails(client.flush) and not fails(client.flush), 'the flush after the loss did not fail, or not once')
         check(not [number for number, kind, _ in server.requests if kind == fake.FLUSH and number <= count], str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+
+
+def together(case):
+    """After a loss no connection is used until all are open: a flush on one could otherwise miss a write on another."""
+    seen = []
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH | fake.MULTI_CONN,
+                     lambda n, *_: seen.append((n, server.number)) or (fake.END if n == ended else 0)) as server:
+        ended = 0
+        child, client = disk(case, '-o', 'threads=4')
+        with client:
+            count = server.number
+            client.pwrite(0, b'\1' * 4096)
+            for ended in range(seen[-1][0], 4 * count, count):
+                client.pwrite(0, b'\1' * 4096)
+        check(count > 1 and server.number >= 4 * count, f'{count} connections, then {server.number}')
+        early = [(n, number) for n, number in seen if number < -(-n // count) * count]
+        check(not early, f'requests on a connection of {count} before the last was made: {early}')
+        check(case.stop(child) == 0, case.output(child))
+
+
+def order(case):
+    """A write waits for an older one that it overlaps, also if their queues have different connections."""
+    hold = [True]
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH | fake.MULTI_CONN,
+                     lambda _, kind, __: fake.HOLD if kind == fake.WRITE and hold[0] else 0) as server:
+        child, client = disk(case, '-o', 'threads=4', num_queues=2)
+        first, second = client.queue(0), client.queue(1)
+        large, small, other = client.alloc(MIB), client.alloc(4096), client.alloc(4096)
+        first.write(65536, large)
+        first.submit()
+        peer.wait_until(lambda: server.requests, 'no write')
+        second.write(65536 + MIB - 4096, small)  # in the last block of the first write
+        second.read(65536, other)  # does not wait
+        second.write(4 * MIB, small)
+        second.submit()
+        peer.wait_until(lambda: len(server.requests) == 3, lambda: str(server.requests))
+        check([kind for _, kind, _ in server.requests].count(fake.READ) == 1, str(server.requests))
+        check(len({number for number, *_ in server.requests}) == 2, f'one connection: {server.requests}')
+        hold[0] = False
+        for number in {number for number, *_ in server.requests}:
+            server.end(number)
+        done = first.wait(1, peer.LIMIT_S) + second.wait(3, peer.LIMIT_S)
+        check([one.error for one in done] == [None] * 4, f'{done}: {case.output(child)}')
+        check(len(server.requests) == 6, str(server.requests))
+        client.close()
         check(case.stop(child) == 0, case.output(child))
 
 
@@ -389,8 +431,8 @@ def misfit(case):
 
 
 CASES = [with_nbdkit, with_qemu_nbd, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
-         qemu_nbd_killed, resized, fua_is_repeated, write_is_repeated, overlap, unflushed, unflushed_trusted, flushed,
-         loss_of_one, no_flushes, not_durable, storm, storm_ends, memory, keepalive, misfit, refusals]
+         qemu_nbd_killed, shared_killed, tls_killed, resized, fua_is_repeated, write_is_repeated, unflushed, unflushed_trusted,
+         flushed, loss_of_one, together, order, no_flushes, not_durable, storm, storm_ends, memory, keepalive, misfit, refusals]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

@@ -61,7 +61,10 @@ const char *vublk_bus_default(const char *spec, const char *name);
  * NULL name: those of vublk_device_properties(), of which chardev is mandatory, and of
  * vublk_bus_options(). Every bus has the options message-timeout-ms and, for the file at PATH,
  * socket-mode (octal, 0 to 0777) and socket-group (a name or a number). No VMM can connect before
- * mode and group are set. Defaults of a bus that differ from the device's:
+ * mode and group are set. With the option fd the bus creates no socket: it uses a duplicate of this
+ * descriptor, a Unix stream socket that listens at PATH already, for example because systemd has
+ * created it. A VMM can then connect before the first back-end is there, and waits; the file at PATH
+ * is left as it is. Defaults of a bus that differ from the device's:
  *   reconnect-ms     1000, without server; 0: the bus ends when its back-end is lost
  *   num-queues-limit 128
  *   queue-size       vhost-user: 1024, because the VMM chooses the size

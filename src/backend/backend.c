@@ -22,7 +22,6 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 /* A stop that takes longer than this logs what it waits for. */
@@ -290,45 +289,6 @@ static int listen_at(struct vublk_backend *backend, const char *path,
 	return vublk_backend_listen_again(backend, "opened");
 }
 
-static int socket_option(int fd, int option)
-{
-	socklen_t bytes = sizeof(int);
-	int value = 0;
-
-	return getsockopt(fd, SOL_SOCKET, option, &value, &bytes) < 0 ? -errno : value;
-}
-
-/*
- * Checks that `fd` is a Unix stream socket that is listening or connected. No other kind of socket
- * carries both descriptors and a stream of bytes. Stores in `listening` whether it is listening.
- */
-static int check_socket(int fd, bool *listening, struct vublk_error *error)
-{
-	int domain = socket_option(fd, SO_DOMAIN);
-	struct sockaddr_un peer;
-	socklen_t bytes = sizeof(peer);
-
-	if (domain < 0)
-		return vublk_error_set(error, EINVAL, "descriptor %d is not a socket (%s); pass a "
-				       "listening or connected Unix stream socket", fd,
-				       strerrordesc_np(-domain));
-	if (domain != AF_UNIX)
-		return vublk_error_set(error, EINVAL, "descriptor %d is a socket of address family "
-				       "%d; expected AF_UNIX, because descriptors are passed over "
-				       "Unix sockets only", fd,
-				       domain);
-	if (socket_option(fd, SO_TYPE) != SOCK_STREAM)
-		return vublk_error_set(error, EINVAL, "descriptor %d is a Unix socket, but not of "
-				       "type SOCK_STREAM; pass a stream socket", fd);
-	*listening = socket_option(fd, SO_ACCEPTCONN) == 1;
-	if (!*listening && getpeername(fd, (struct sockaddr *)&peer, &bytes) < 0)
-		return vublk_error_set(error, EINVAL, "descriptor %d is a Unix stream socket that "
-				       "is neither listening nor connected; call listen() or "
-				       "connect() before passing it",
-				       fd);
-	return 0;
-}
-
 /*
  * Listens on the caller's socket `given`, or serves the front-end to which it is connected. Takes
  * ownership of `given`, even on failure.
@@ -339,7 +299,7 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 	bool listening;
 	int r;
 
-	r = check_socket(fd, &listening, error);
+	r = vublk_socket_check_given(fd, &listening, error);
 	if (r)
 		return r;
 	if (!listening)

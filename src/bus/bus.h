@@ -43,12 +43,16 @@ enum vublk_bus_event {
 
 struct vublk_bus;
 
+#define VUBLK_BUS_FD_NAME "fd"
+
 /* The options that all types have in common. open.c parses them. */
 #define VUBLK_BUS_OPTIONS                                                                     \
 	{ VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,                \
 	  VUBLK_MESSAGE_TIMEOUT_TEXT },                                                       \
 	{ VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT },                    \
-	{ VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT }
+	{ VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT },                 \
+	{ VUBLK_BUS_FD_NAME, "number", NULL,                                                  \
+	  "Descriptor of a Unix stream socket that listens already, instead of a new one" }
 
 /* How a bus of this type is handed to another process (upgrade/). */
 struct vublk_bus_handover_ops {

@@ -12,10 +12,13 @@
 #include "proto/vhost-user/channel.h"
 #include "util/checked.h"
 #include "util/error.h"
+#include "util/fd.h"
 #include "util/option.h"
 #include "virtio/blk-format.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,6 +90,29 @@ static bool is_own(const struct vublk_bus_type *type, const char *name)
 	return false;
 }
 
+/* Makes the bus listen on a duplicate of the caller's socket. */
+static int set_fd(struct vublk_bus *bus, const char *value, struct vublk_error *error)
+{
+	bool listening;
+	uint64_t given;
+	int r = vublk_parse_u64(VUBLK_BUS_FD_NAME, value, 0, INT_MAX, &given, error);
+
+	if (!r)
+		r = vublk_socket_check_given((int)given, &listening, error);
+	if (r < 0)
+		return r;
+	if (!listening)
+		return vublk_error_set(error, EINVAL, "descriptor %d is a socket that does not listen; "
+				       "call listen() before passing it", (int)given);
+	vublk_fd_close(&bus->listen_fd);
+	bus->listen_fd = fcntl((int)given, F_DUPFD_CLOEXEC, 0);
+	if (bus->listen_fd < 0)
+		return vublk_error_set_errno(error, errno, "cannot duplicate descriptor %d", (int)given);
+	/* Another process may accept a connection first, so accept() must not block. */
+	fcntl(bus->listen_fd, F_SETFL, fcntl(bus->listen_fd, F_GETFL) | O_NONBLOCK);
+	return 0;
+}
+
 /* If the option is one of VUBLK_BUS_OPTIONS, sets it. Otherwise returns 1. */
 static int set_common_option(struct vublk_bus *bus, const struct vublk_option *option,
 			     struct vublk_error *error)
@@ -98,6 +124,8 @@ static int set_common_option(struct vublk_bus *bus, const struct vublk_option *o
 		return vublk_socket_access_parse_mode(option->value, &bus->access, error);
 	if (!strcmp(option->name, VUBLK_SOCKET_GROUP_NAME))
 		return vublk_socket_access_parse_group(option->value, &bus->access, error);
+	if (!strcmp(option->name, VUBLK_BUS_FD_NAME))
+		return set_fd(bus, option->value, error);
 	return 1;
 }
 
@@ -148,6 +176,15 @@ static int check_backend_path(const struct vublk_bus *bus, unsigned index,
 	return r;
 }
 
+static int check_given_access(const struct vublk_socket_access *access, struct vublk_error *error)
+{
+	if (!access->has_mode && !access->has_group)
+		return 0;
+	return vublk_error_set(error, EINVAL, "%s has no effect, because the socket that is passed as "
+			       "fd already has its permissions",
+			       access->has_mode ? VUBLK_SOCKET_MODE_NAME : VUBLK_SOCKET_GROUP_NAME);
+}
+
 /*
  * Checks the paths of the back-ends and of the bus. The bus listens only after a back-end has
  * connected, so without this check the user would learn of a bad path late.
@@ -163,7 +200,8 @@ static int check_paths(const struct vublk_bus *bus, struct vublk_error *error)
 		r = check_backend_path(bus, i, error);
 	if (r < 0)
 		return r;
-	r = vublk_socket_check_listen(bus->path, error);
+	r = bus->listen_fd >= 0 ? check_given_access(&bus->access, error) :
+				  vublk_socket_check_listen(bus->path, error);
 	if (!r)
 		r = vublk_socket_access_check(&bus->access, error);
 	if (r < 0)

@@ -365,6 +365,34 @@ static int get_option(int fd, int option, int *value)
 	return getsockopt(fd, SOL_SOCKET, option, value, &bytes) < 0 ? errno : 0;
 }
 
+int vublk_socket_check_given(int fd, bool *listening, struct vublk_error *error)
+{
+	int domain = 0, type = 0, accepts = 0;
+	struct sockaddr_un peer;
+	socklen_t bytes = sizeof(peer);
+	int code = get_option(fd, SO_DOMAIN, &domain);
+
+	if (code)
+		return vublk_error_set(error, EINVAL, "descriptor %d is not a socket (%s); pass a "
+				       "listening or connected Unix stream socket", fd,
+				       strerrordesc_np(code));
+	if (domain != AF_UNIX)
+		return vublk_error_set(error, EINVAL, "descriptor %d is a socket of address family "
+				       "%d; expected AF_UNIX, because descriptors are passed over "
+				       "Unix sockets only", fd,
+				       domain);
+	if (get_option(fd, SO_TYPE, &type) || type != SOCK_STREAM)
+		return vublk_error_set(error, EINVAL, "descriptor %d is a Unix socket, but not of "
+				       "type SOCK_STREAM; pass a stream socket", fd);
+	*listening = !get_option(fd, SO_ACCEPTCONN, &accepts) && accepts;
+	if (!*listening && getpeername(fd, (struct sockaddr *)&peer, &bytes) < 0)
+		return vublk_error_set(error, EINVAL, "descriptor %d is a Unix stream socket that "
+				       "is neither listening nor connected; call listen() or "
+				       "connect() before passing it",
+				       fd);
+	return 0;
+}
+
 int vublk_socket_check_connected(int fd, struct vublk_error *error)
 {
 	struct sockaddr_un peer;

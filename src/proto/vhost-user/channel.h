@@ -123,6 +123,12 @@ void vublk_socket_remove(const char *path, ino_t file);
  * not a descriptor, or a socket of another kind; ENOTCONN: it listens or is not connected.
  */
 int vublk_socket_check_connected(int fd, struct vublk_error *error);
+/*
+ * Checks that `fd` is a Unix stream socket that is listening or connected. No other kind of socket
+ * carries both descriptors and a stream of bytes. Stores in `listening` whether it is listening.
+ * EINVAL: it is something else.
+ */
+int vublk_socket_check_given(int fd, bool *listening, struct vublk_error *error);
 
 /*
  * Accepts a connection. Returns its descriptor, which is non-blocking and CLOEXEC; -EAGAIN: no

@@ -7,6 +7,7 @@
  * Key idea: --chardev resembles QEMU's -chardev, but each NAME=VALUE in it, except path=SOCKET,
  * sets a property of the device or of the bus, as -o does.
  */
+#include "cli/activation.h"
 #include "cli/cli.h"
 #include "cli/control/commands.h"
 #include "cli/control/service.h"
@@ -22,6 +23,7 @@
 #include <vublk/notice.h>
 #include <vublk/paths.h>
 
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +35,7 @@ struct arguments {
 	const char *bus;
 	struct vublk_cli_options properties;
 	struct vublk_service_options service;
+	struct vublk_activation activation;
 	const char *take_over; /* the control socket of the process to take over from; NULL: none */
 	bool list_properties;
 	bool verbose;
@@ -310,6 +313,31 @@ static bool is_handed_over(void *bus)
 	return vublk_bus_is_handed_over(bus);
 }
 
+static enum vublk_service_phase get_status(void *bus, char *text, size_t bytes)
+{
+	char vmm[48] = "no VMM is connected";
+	struct vublk_device_info device;
+	struct vublk_bus_info info;
+
+	vublk_bus_get_info(bus, &info, sizeof(info));
+	if (!strcmp(info.state, "realizing")) {
+		snprintf(text, bytes, "Waits for the first back-end: %s", info.reason);
+		return VUBLK_SERVICE_STARTING;
+	}
+	if (strcmp(info.state, "listening") && strcmp(info.state, "serving")) {
+		snprintf(text, bytes, "Stopping: waits for the back-end to return the rings");
+		return VUBLK_SERVICE_STOPPING;
+	}
+	vublk_device_get_info(vublk_bus_device(bus), &device, sizeof(device));
+	if (info.has_vmm)
+		snprintf(vmm, sizeof(vmm), "serves VMM process %" PRId64, info.vmm_pid);
+	if (info.reason[0])
+		snprintf(text, bytes, "No back-end, requests wait (%s): %s", vmm, info.reason);
+	else
+		snprintf(text, bytes, "Back-end %s, %s", device.chardev, vmm);
+	return VUBLK_SERVICE_READY;
+}
+
 static int run(const struct arguments *arguments, struct vublk_cli_signals *signals,
 	       struct vublk_error *error)
 {
@@ -321,6 +349,7 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
 		.process = process,
 		.set_notice_handler = set_notice_handler,
 		.on_signal = on_signal,
+		.get_status = get_status,
 		.is_handed_over = is_handed_over,
 	};
 
@@ -331,10 +360,14 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
  * The following two functions store the bus in `served`. They return VUBLK_EXIT_DONE, or print the
  * error and return another exit status.
  */
-static int open_bus(const struct arguments *arguments, const struct vublk_log *log)
+static int open_bus(struct arguments *arguments, const struct vublk_log *log)
 {
+	const char *colon = strchr(arguments->bus, ':');
 	struct vublk_error error = { 0 };
 
+	if (vublk_activation_use(&arguments->activation, "--bus", colon ? colon + 1 : NULL,
+				 &arguments->properties, &error))
+		return vublk_cli_fail_open(COMMAND, &error);
 	if (!vublk_bus_open(arguments->bus, arguments->properties.list, log, &served, &error))
 		return VUBLK_EXIT_DONE;
 	vublk_cli_options_rename(&arguments->properties, aliases, &error);
@@ -363,6 +396,9 @@ int vublk_cmd_device(int argc, char **argv)
 	struct vublk_cli_signals signals;
 	int r, status;
 
+	/* The descriptor is checked before the process opens one of its own. */
+	if (vublk_activation_take(&arguments.activation, &error))
+		return vublk_cli_fail_open(COMMAND, &error);
 	vublk_service_options_init(&arguments.service);
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);

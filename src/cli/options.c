@@ -48,6 +48,20 @@ const char *vublk_cli_options_get(const struct vublk_cli_options *options, const
 	return NULL;
 }
 
+void vublk_cli_options_remove(struct vublk_cli_options *options, const char *name)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < options->count; i++) {
+		if (!strcmp(options->list[i].name, name))
+			continue;
+		options->is_pair[kept] = options->is_pair[i];
+		options->list[kept++] = options->list[i];
+	}
+	options->count = kept;
+	options->list[kept] = (struct vublk_option){ NULL };
+}
+
 /* --- names in sentences ----------------------------------------------------------- */
 
 static bool is_pair(const struct vublk_cli_options *options, const char *name)

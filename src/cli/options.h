@@ -47,6 +47,9 @@ void vublk_cli_options_add_default(struct vublk_cli_options *options, const char
  */
 const char *vublk_cli_options_get(const struct vublk_cli_options *options, const char *name);
 
+/* Removes `name` from the list, with all its values. */
+void vublk_cli_options_remove(struct vublk_cli_options *options, const char *name);
+
 /*
  * An alias: the command-line option that adds a name to the list. A sentence of the library
  * contains the name, but the user knows the command-line option. So vublk_cli_options_rename()

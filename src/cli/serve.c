@@ -7,6 +7,7 @@
  * Key idea: most options have the name of the library's option that they set, so one statement of
  * the parser handles all of them.
  */
+#include "cli/activation.h"
 #include "cli/cli.h"
 #include "cli/control/commands.h"
 #include "cli/control/service.h"
@@ -20,6 +21,7 @@
 #include <vublk/upgrade.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +32,7 @@
 struct arguments {
 	struct vublk_cli_options options;
 	struct vublk_service_options service;
+	struct vublk_activation activation;
 	const char *take_over; /* the control socket of the process to take over from; NULL: none */
 	bool list_options;
 	bool verbose;
@@ -209,7 +212,7 @@ static void check(struct argp_state *state, const struct arguments *arguments)
 	if (arguments->take_over)
 		check_take_over(state, arguments);
 	else if (!vublk_cli_options_get(&arguments->options, "socket-path") &&
-		 !vublk_cli_options_get(&arguments->options, "fd"))
+		 !vublk_cli_options_get(&arguments->options, "fd") && arguments->activation.fd < 0)
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0,
 			     "--socket-path or --fd is missing; see --help");
 }
@@ -299,6 +302,27 @@ static bool is_handed_over(void *backend)
 	return vublk_backend_is_handed_over(backend);
 }
 
+static enum vublk_service_phase get_status(void *backend, char *text, size_t bytes)
+{
+	char size[VUBLK_CLI_TEXT_BYTES];
+	struct vublk_backend_info info;
+
+	vublk_backend_get_info(backend, &info, sizeof(info));
+	if (info.state >= VUBLK_BACKEND_STOPPING) {
+		snprintf(text, bytes, "Stopping: completes the requests that were begun");
+		return VUBLK_SERVICE_STOPPING;
+	}
+	vublk_cli_format_bytes(size, info.size_bytes);
+	if (info.drain == VUBLK_BACKEND_DRAINING)
+		snprintf(text, bytes, "Draining %s", info.description);
+	else if (info.state == VUBLK_BACKEND_LISTENING)
+		snprintf(text, bytes, "Ready, no front-end is connected: %s, %s", info.description, size);
+	else
+		snprintf(text, bytes, "Serves process %" PRId64 ": %s, %s", info.peer_pid,
+			 info.description, size);
+	return VUBLK_SERVICE_READY;
+}
+
 static int run(const struct arguments *arguments, struct vublk_cli_signals *signals,
 	       struct vublk_error *error)
 {
@@ -310,6 +334,7 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
 		.process = process,
 		.set_notice_handler = set_notice_handler,
 		.on_signal = on_signal,
+		.get_status = get_status,
 		.is_handed_over = is_handed_over,
 	};
 
@@ -320,10 +345,17 @@ static int run(const struct arguments *arguments, struct vublk_cli_signals *sign
  * The following two functions store the back-end in `served`. They return VUBLK_EXIT_DONE, or print
  * the error and return another exit status.
  */
-static int open_backend(const struct arguments *arguments, const struct vublk_log *log)
+static int open_backend(struct arguments *arguments, const struct vublk_log *log)
 {
 	struct vublk_error error = { 0 };
+	int r = vublk_activation_use(&arguments->activation, "--socket-path",
+				     vublk_cli_options_get(&arguments->options, "socket-path"),
+				     &arguments->options, &error);
 
+	if (r)
+		return vublk_cli_fail_open(COMMAND, &error);
+	if (arguments->activation.fd >= 0)
+		vublk_cli_options_remove(&arguments->options, "socket-path");
 	if (!vublk_backend_open(arguments->options.list, log, &served, &error))
 		return VUBLK_EXIT_DONE;
 	vublk_cli_options_rename(&arguments->options, aliases, &error);
@@ -352,6 +384,9 @@ int vublk_cmd_serve(int argc, char **argv)
 	struct vublk_cli_signals signals;
 	int r, status;
 
+	/* The descriptor is checked before the process opens one of its own. */
+	if (vublk_activation_take(&arguments.activation, &error))
+		return vublk_cli_fail_open(COMMAND, &error);
 	vublk_service_options_init(&arguments.service);
 	vublk_cli_parse(&argp, argc, argv, &arguments);
 	log.level = vublk_cli_log_level(arguments.verbose, arguments.quiet);

@@ -100,11 +100,10 @@ static void on_command(void *opaque, const struct vublk_control_task *task)
 	vublk_control_events_set_cause(control->events, &cause);
 }
 
-int vublk_control_run(struct vublk_control *control, int fd,
-		      int (*process)(void *owner, struct vublk_error *error),
+int vublk_control_run(struct vublk_control *control, const struct vublk_control_loop *loop,
 		      struct vublk_error *error)
 {
-	return vublk_control_tasks_run(&control->tasks, fd, process, error);
+	return vublk_control_tasks_run(&control->tasks, loop, error);
 }
 
 /* --- events, on the control thread --------------------------------------------------------- */

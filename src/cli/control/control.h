@@ -34,6 +34,15 @@ struct vublk_control_connection {
 					     borrowed */
 };
 
+/* The work of the owner's thread, apart from commands. */
+struct vublk_control_loop {
+	int fd; /* polls readable when process() has work to do */
+	void *opaque;
+	int (*process)(void *opaque, struct vublk_error *error);
+	/* Returns how long to wait for `fd`, in milliseconds; -1: no limit. NULL: there is none. */
+	int (*timeout_ms)(void *opaque);
+};
+
 /* A command. A table of commands ends with a NULL name. NULL functions are not called. */
 struct vublk_control_command {
 	const char *name;
@@ -116,11 +125,10 @@ void vublk_control_disown(struct vublk_control *control);
 
 /*
  * Runs the served object, and executes commands between the calls of process(). The calling thread
- * becomes the owner's thread. Calls process() whenever `fd` is readable or a command waits, until
- * process() returns something other than 1. Returns that value.
+ * becomes the owner's thread. Calls process() whenever `fd` is readable, a command waits, or the
+ * time limit has passed, until process() returns something other than 1. Returns that value.
  */
-int vublk_control_run(struct vublk_control *control, int fd,
-		      int (*process)(void *owner, struct vublk_error *error),
+int vublk_control_run(struct vublk_control *control, const struct vublk_control_loop *loop,
 		      struct vublk_error *error);
 
 /*

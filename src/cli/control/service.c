@@ -9,6 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/control/metrics.h"
+#include "cli/control/report.h"
 #include "cli/control/socket.h"
 
 #include <poll.h>
@@ -17,6 +18,7 @@
 void vublk_service_options_init(struct vublk_service_options *options)
 {
 	*options = (struct vublk_service_options){ .control_mode = VUBLK_CONTROL_DEFAULT_MODE };
+	vublk_notify_open(&options->notify);
 }
 
 error_t vublk_service_take_option(struct argp_state *state, int key, char *value,
@@ -42,32 +44,75 @@ const char *vublk_service_metrics_path(const struct vublk_service_options *optio
 	return options->metrics && strchr(options->metrics, '/') ? options->metrics : NULL;
 }
 
-static int process_until_end(const struct vublk_service *service, struct vublk_error *error)
+static bool is_handed_over(const struct vublk_service *service)
 {
-	struct pollfd fd = { .fd = service->fd, .events = POLLIN };
+	return service->is_handed_over && service->is_handed_over(service->owner);
+}
+
+static int process_until_end(const struct vublk_control_loop *loop, struct vublk_error *error)
+{
+	struct pollfd fd = { .fd = loop->fd, .events = POLLIN };
 	int r;
 
 	do {
-		poll(&fd, 1, -1); /* fails only if a signal arrives or memory is short */
-		r = service->process(service->owner, error);
+		/* poll() fails only if a signal arrives or memory is short. */
+		poll(&fd, 1, loop->timeout_ms ? loop->timeout_ms(loop->opaque) : -1);
+		r = loop->process(loop->opaque, error);
 	} while (r == 1);
 	return r;
 }
 
-static int run(const struct vublk_service *service, struct vublk_control *control,
-	       struct vublk_cli_signals *signals, struct vublk_error *error)
+static int run_loop(const struct vublk_control_loop *loop, struct vublk_control *control,
+		    struct vublk_error *error)
 {
+	return control ? vublk_control_run(control, loop, error) : process_until_end(loop, error);
+}
+
+static int run_reported(const struct vublk_service *service, struct vublk_report *report,
+			struct vublk_control *control, struct vublk_error *error)
+{
+	const struct vublk_control_loop loop = {
+		.fd = service->fd, .opaque = report, .process = vublk_report_process,
+		.timeout_ms = vublk_report_timeout_ms,
+	};
+
+	if (control) {
+		report->notice_fn = vublk_control_notice;
+		report->notice_opaque = control;
+	}
+	service->set_notice_handler(service->owner, vublk_report_notice, report);
+	return run_loop(&loop, control, error);
+}
+
+static int run_unreported(const struct vublk_service *service, struct vublk_control *control,
+			  struct vublk_error *error)
+{
+	const struct vublk_control_loop loop = {
+		.fd = service->fd, .opaque = service->owner, .process = service->process,
+	};
+
+	if (control)
+		service->set_notice_handler(service->owner, vublk_control_notice, control);
+	return run_loop(&loop, control, error);
+}
+
+static int run(const struct vublk_service *service, const struct vublk_notify *notify,
+	       struct vublk_control *control, struct vublk_cli_signals *signals,
+	       struct vublk_error *error)
+{
+	struct vublk_report report;
 	int r;
 
-	vublk_cli_signals_handle(signals, service->on_signal);
-	if (control) {
-		service->set_notice_handler(service->owner, vublk_control_notice, control);
-		r = vublk_control_run(control, service->fd, service->process, error);
-		service->set_notice_handler(service->owner, NULL, NULL);
-	} else {
-		r = process_until_end(service, error);
-	}
+	vublk_report_init(&report, service, notify);
+	vublk_cli_signals_handle(signals, vublk_report_on_signal);
+	if (notify->fd >= 0)
+		r = run_reported(service, &report, control, error);
+	else
+		r = run_unreported(service, control, error);
+	service->set_notice_handler(service->owner, NULL, NULL);
 	vublk_cli_signals_hold(signals);
+	if (!is_handed_over(service))
+		vublk_report_end(&report, 0);
 	return r;
 }
 
@@ -104,8 +149,8 @@ int vublk_service_run(const struct vublk_service *service,
 		r = vublk_metrics_open(options->metrics, options->control_mode, control, &metrics,
 				       error);
 	if (!r)
-		r = run(service, control, signals, error);
-	if (service->is_handed_over && service->is_handed_over(service->owner))
+		r = run(service, &options->notify, control, signals, error);
+	if (is_handed_over(service))
 		vublk_control_disown(control);
 	vublk_metrics_close(metrics);
 	vublk_control_close(control);

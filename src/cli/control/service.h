@@ -7,7 +7,14 @@
  * or a signal stops it. Meanwhile they answer at a control socket and at an address for metrics.
  */
 #include "cli/control/control.h"
+#include "cli/notify.h"
 #include "cli/signals.h"
+
+enum vublk_service_phase {
+	VUBLK_SERVICE_STARTING,
+	VUBLK_SERVICE_READY, /* it listens, and serves a client that connects */
+	VUBLK_SERVICE_STOPPING,
+};
 
 /* The object that is served, and the functions of its type. */
 struct vublk_service {
@@ -18,6 +25,11 @@ struct vublk_service {
 	int (*process)(void *owner, struct vublk_error *error);
 	void (*set_notice_handler)(void *owner, vublk_notice_fn *fn, void *opaque);
 	void (*on_signal)(int number);
+	/*
+	 * Returns whether the object can be used, and describes its state in `text`, in one sentence
+	 * for a person.
+	 */
+	enum vublk_service_phase (*get_status)(void *owner, char *text, size_t bytes);
 	/*
 	 * Returns whether another process has taken over the object and the control socket. NULL:
 	 * the object cannot be taken over.
@@ -35,6 +47,7 @@ struct vublk_service_options {
 	 * the object was not taken over.
 	 */
 	struct vublk_upgrade_extra *taken;
+	struct vublk_notify notify; /* the program that supervises this process */
 };
 
 enum vublk_service_key {
@@ -52,6 +65,7 @@ enum vublk_service_key {
 	{ "metrics-listen", VUBLK_SERVICE_KEY_METRICS, "PORT|HOST:PORT|PATH", 0,              \
 	  "Answer GET /metrics over HTTP at this address (default host: 127.0.0.1)" }
 
+/* Reads the environment, and must be called before the process has a second thread. */
 void vublk_service_options_init(struct vublk_service_options *options);
 /*
  * Stores the value of one option. Must be called in an argp parser. Returns 0, or ARGP_ERR_UNKNOWN
@@ -65,6 +79,7 @@ const char *vublk_service_metrics_path(const struct vublk_service_options *optio
 
 /*
  * Serves the object until its process() returns something other than 1, and returns that value.
+ * Reports its state to the program that supervises this process (report.h).
  * Returns a negative errno if a socket cannot be opened. `signals` must have been initialized with
  * vublk_cli_signals_init().
  */

@@ -161,19 +161,29 @@ static void end_list(struct vublk_control_tasks *tasks, struct vublk_control_tas
 	}
 }
 
-int vublk_control_tasks_run(struct vublk_control_tasks *tasks, int fd,
-			    int (*process)(void *owner, struct vublk_error *error),
-			    struct vublk_error *error)
+/* Returns how long to wait, in milliseconds; -1: no limit. */
+static int find_timeout(const struct vublk_control_tasks *tasks,
+			const struct vublk_control_loop *loop)
+{
+	int timeout = loop->timeout_ms ? loop->timeout_ms(loop->opaque) : -1;
+
+	if (!tasks->waiting)
+		return timeout;
+	return timeout < 0 ? AGAIN_MS : VUBLK_CLI_MIN(timeout, AGAIN_MS);
+}
+
+int vublk_control_tasks_run(struct vublk_control_tasks *tasks,
+			    const struct vublk_control_loop *loop, struct vublk_error *error)
 {
 	struct pollfd fds[] = {
-		{ .fd = fd, .events = POLLIN }, { .fd = tasks->fd, .events = POLLIN },
+		{ .fd = loop->fd, .events = POLLIN }, { .fd = tasks->fd, .events = POLLIN },
 	};
 	int r;
 
 	do {
-		if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), tasks->waiting ? AGAIN_MS : -1) < 0)
+		if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), find_timeout(tasks, loop)) < 0)
 			fds[0].revents = fds[1].revents = 0; /* poll() failed and has set nothing */
-		r = process(tasks->owner, error);
+		r = loop->process(loop->opaque, error);
 		if (r == 1 && tasks->waiting)
 			run_waiting(tasks);
 		if (r == 1 && fds[1].revents)

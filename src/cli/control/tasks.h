@@ -68,9 +68,8 @@ int vublk_control_tasks_post(struct vublk_control_tasks *tasks, struct vublk_con
  * remaining tasks: a command with is_about_the_end is run once more, and all that are still not
  * done fail with -ENOTCONN. Returns the last value of process(); see vublk_control_run().
  */
-int vublk_control_tasks_run(struct vublk_control_tasks *tasks, int fd,
-			    int (*process)(void *owner, struct vublk_error *error),
-			    struct vublk_error *error);
+int vublk_control_tasks_run(struct vublk_control_tasks *tasks,
+			    const struct vublk_control_loop *loop, struct vublk_error *error);
 
 /* --- eventfds, for the threads of a control socket ------------------------------------------- */
 

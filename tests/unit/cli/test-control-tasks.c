@@ -53,7 +53,9 @@ static const struct vublk_control_command bad = {
 
 static void *run_object(void *unused)
 {
-	vublk_control_tasks_run(&tasks, object_fd, process, NULL);
+	const struct vublk_control_loop loop = { .fd = object_fd, .process = process };
+
+	vublk_control_tasks_run(&tasks, &loop, NULL);
 	return NULL;
 }
 
@@ -152,14 +154,16 @@ static void test_running_task(void **state)
 	struct vublk_control_task task = {
 		.command = &command, .done = on_done, .opaque = &num_done, .client_pid = 7,
 	};
+	struct vublk_control_loop loop = { .process = end_after_task };
 
 	init();
+	loop.fd = object_fd;
 	tasks.runs = on_run;
 	tasks.opaque = &tasks;
 	runs_needed = 2;
 	assert_int_equal(vublk_control_tasks_post(&tasks, &task), 0);
 	end_object(); /* wakes the object's thread, even while the command waits */
-	vublk_control_tasks_run(&tasks, object_fd, end_after_task, NULL);
+	vublk_control_tasks_run(&tasks, &loop, NULL);
 	assert_int_equal(num_done, 1);
 	assert_int_equal(num_begun, 2);
 	assert_null(running);

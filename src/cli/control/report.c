@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Reports the state of a served object to the supervisor of this process; see report.h. */
+#include "cli/control/report.h"
+
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NS_PER_MS UINT64_C(1000000)
+#define RETRY_NS (100 * NS_PER_MS) /* pause before a status is sent again */
+
+/* Set by the signal handler. */
+static volatile sig_atomic_t has_hangup, has_signal;
+/* The service, for the signal handler. It is set before the handler is installed. */
+static const struct vublk_service *served;
+
+void vublk_report_init(struct vublk_report *report, const struct vublk_service *service,
+		       const struct vublk_notify *notify)
+{
+	*report = (struct vublk_report){ .service = service, .notify = notify, .is_stale = true };
+	/* The first report is due immediately. */
+	report->retry_ns = vublk_cli_now_ns();
+	if (notify->watchdog_ns)
+		report->watchdog_ns = report->retry_ns;
+	served = service;
+}
+
+void vublk_report_on_signal(int number)
+{
+	/* These are set first, because the next call wakes the loop, which looks at them. */
+	if (number == SIGHUP)
+		has_hangup = 1;
+	has_signal = 1;
+	served->on_signal(number);
+}
+
+void vublk_report_notice(void *opaque, const struct vublk_notice *notice, size_t notice_bytes)
+{
+	struct vublk_report *report = opaque;
+
+	report->is_stale = true;
+	if (report->notice_fn)
+		report->notice_fn(report->notice_opaque, notice, notice_bytes);
+}
+
+/* --- the status ------------------------------------------------------------------------ */
+
+/*
+ * Keeps the status in one line. The text can contain what a peer has sent, and a further line would
+ * be a message of its own to the supervisor.
+ */
+static void make_one_line(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ')
+			*text = ' ';
+}
+
+/* Sends the status, if it has changed. */
+static void update(struct vublk_report *report)
+{
+	char text[VUBLK_REPORT_BYTES] = "", lines[VUBLK_REPORT_BYTES + 64];
+	enum vublk_service_phase phase;
+	bool becomes_ready, begins_stop;
+
+	phase = report->service->get_status(report->service->owner, text, sizeof(text));
+	make_one_line(text);
+	becomes_ready = phase == VUBLK_SERVICE_READY && !report->is_ready;
+	begins_stop = phase == VUBLK_SERVICE_STOPPING && !report->is_stopping;
+	report->is_stale = phase == VUBLK_SERVICE_STARTING; /* not every step to readiness is a notice */
+	report->retry_ns = 0;
+	if (!becomes_ready && !begins_stop && !strcmp(text, report->text))
+		return;
+	snprintf(lines, sizeof(lines), "%s%sSTATUS=%s", becomes_ready ? "READY=1\n" : "",
+		 begins_stop ? "STOPPING=1\n" : "", text);
+	if (vublk_notify_send(report->notify, lines) == -EAGAIN) {
+		report->retry_ns = vublk_cli_now_ns() + RETRY_NS;
+		return;
+	}
+	report->is_ready |= becomes_ready;
+	report->is_stopping |= begins_stop;
+	memcpy(report->text, text, sizeof(text));
+}
+
+/* Reports that a reload begins, if SIGHUP has arrived. The next update() reports its end. */
+static void note_signals(struct vublk_report *report)
+{
+	char lines[64];
+
+	if (has_signal) {
+		has_signal = 0;
+		report->is_stale = true;
+	}
+	if (!has_hangup)
+		return;
+	has_hangup = 0;
+	if (!report->is_ready)
+		return;
+	snprintf(lines, sizeof(lines), "RELOADING=1\nMONOTONIC_USEC=%" PRIu64,
+		 vublk_cli_now_ns() / 1000);
+	vublk_notify_send(report->notify, lines);
+	report->is_ready = false;
+}
+
+/* --- the loop -------------------------------------------------------------------------- */
+
+int vublk_report_process(void *opaque, struct vublk_error *error)
+{
+	struct vublk_report *report = opaque;
+	uint64_t now_ns = vublk_cli_now_ns();
+	int r;
+
+	if (report->watchdog_ns && now_ns >= report->watchdog_ns) {
+		vublk_notify_send(report->notify, "WATCHDOG=1");
+		report->watchdog_ns = now_ns + report->notify->watchdog_ns / 2;
+	}
+	note_signals(report);
+	r = report->service->process(report->service->owner, error);
+	/*
+	 * A signal that has arrived since then may have had its effect in process(), after which
+	 * nothing wakes the loop.
+	 */
+	note_signals(report);
+	if (r == 1 && (report->is_stale || (report->retry_ns && now_ns >= report->retry_ns)))
+		update(report);
+	return r;
+}
+
+int vublk_report_timeout_ms(void *opaque)
+{
+	const struct vublk_report *report = opaque;
+	uint64_t now_ns, deadline_ns = report->watchdog_ns;
+
+	if (report->retry_ns && (!deadline_ns || report->retry_ns < deadline_ns))
+		deadline_ns = report->retry_ns;
+	if (!deadline_ns)
+		return -1;
+	now_ns = vublk_cli_now_ns();
+	if (now_ns >= deadline_ns)
+		return 0;
+	return (int)VUBLK_CLI_MIN((deadline_ns - now_ns) / NS_PER_MS + 1, (uint64_t)INT_MAX);
+}
+
+void vublk_report_end(struct vublk_report *report, int64_t new_pid)
+{
+	char lines[64] = "STOPPING=1";
+
+	if (new_pid)
+		snprintf(lines, sizeof(lines), "MAINPID=%" PRId64, new_pid);
+	else if (report->is_stopping)
+		return;
+	vublk_notify_send(report->notify, lines);
+}

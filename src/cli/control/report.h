@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VUBLK_CLI_CONTROL_REPORT_H
+#define VUBLK_CLI_CONTROL_REPORT_H
+
+/*
+ * Reports the state of a served object to the program that supervises this process, usually
+ * systemd: whether it can be used, a sentence for `systemctl status`, and that its main loop runs.
+ *
+ * Key idea: the report is made on the object's thread, between two calls of process(). So it proves
+ * that this loop runs. It does not prove that the storage answers: requests that wait for slow
+ * storage have to wait, and ending the process would not make the storage faster.
+ */
+#include "cli/control/service.h"
+#include "cli/notify.h"
+
+#define VUBLK_REPORT_BYTES 512
+
+struct vublk_report {
+	/* constant after vublk_report_init() */
+	const struct vublk_notify *notify;
+	const struct vublk_service *service;
+	vublk_notice_fn *notice_fn; /* the next handler of notices; NULL: none */
+	void *notice_opaque;
+
+	bool is_stale;    /* the status may have changed, or was not sent */
+	bool is_ready;    /* READY=1 was sent, and no reload has begun since */
+	bool is_stopping; /* STOPPING=1 was sent */
+	uint64_t watchdog_ns; /* when the next WATCHDOG=1 is due; 0: never */
+	uint64_t retry_ns;    /* when the status is sent again, or first; 0: the supervisor has it */
+	char text[VUBLK_REPORT_BYTES]; /* the status that the supervisor has */
+};
+
+/* Both pointers are borrowed. Also sets the service of the signal handler below. */
+void vublk_report_init(struct vublk_report *report, const struct vublk_service *service,
+		       const struct vublk_notify *notify);
+
+/*
+ * The functions of a struct vublk_control_loop whose `opaque` is the struct vublk_report. They call
+ * the process() function of the service.
+ */
+int vublk_report_process(void *report, struct vublk_error *error);
+int vublk_report_timeout_ms(void *report);
+
+/* A vublk_notice_fn: passes the notice on to the next handler. */
+void vublk_report_notice(void *report, const struct vublk_notice *notice, size_t notice_bytes);
+
+/* A signal handler: calls that of the service, and reports what the signal causes. */
+void vublk_report_on_signal(int number);
+
+/*
+ * Reports the end of the service. `new_pid` is the process that has taken the object over, which the
+ * supervisor shall watch from now on; 0: none.
+ */
+void vublk_report_end(struct vublk_report *report, int64_t new_pid);
+
+#endif

@@ -249,6 +249,28 @@ def examples(case):
         check(one(root, f'examples/{name}').read_text() == pathlib.Path(EXAMPLES, name).read_text(), f'{name} differs')
 
 
+def units(case):
+    """systemd accepts the units, and their sandbox is tight: an exposure below 3."""
+    peer.need('systemd-analyze')
+    root, _ = install(case)
+    tool, names = pathlib.Path(BUILD).resolve() / 'src/cli/vublk', []
+    for source in root.rglob('lib/systemd/system/vublk-*'):
+        text, count = re.subn(r'^ExecStart=\S*/bin/vublk ', f'ExecStart={tool} ', source.read_text(), flags=re.M)
+        check(count == ('.service' in source.name), f'{source.name} starts another program')
+        check('@sandbox@' not in text and '@bindir@' not in text, f'{source.name} has an unset variable')
+        case.path(source.name).write_text(text)
+        names.append(source.name)
+    check(len(names) == 3, f'there are {names}')
+    told = case.call(['systemd-analyze', 'verify', '--man=no', *[case.path(name.replace('@', '@x')) for name in names]])
+    check(told.code == 0 and not told.err, str(told))
+    for name in names:
+        if name.endswith('.service'):
+            case.run(['systemd-analyze', 'security', '--offline=true', '--threshold=29', '--no-pager', case.path(name)])
+    check('u vublk ' in one(root, 'sysusers.d/vublk.conf').read_text(), 'sysusers.d does not create the user vublk')
+    for name in ('serve.conf', 'device.conf', 'network.conf'):
+        one(root, f'examples/systemd/{name}')
+
+
 def python_package(case):
     """The installed Python package reads a disk, and is where Python looks for packages of this prefix."""
     root, _ = install(case)
@@ -354,7 +376,7 @@ def manual_pages(case):
 
 
 CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, engine_ignores_read_only, readme_program, readme_doors,
-         no_other_development_files, examples, python_package, the_program_finds_its_library, nbdkit_plugin, described_backend,
+         no_other_development_files, examples, units, python_package, the_program_finds_its_library, nbdkit_plugin, described_backend,
          make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]
 

@@ -198,7 +198,7 @@ def self_faults(check, bad, root):
 
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else '.').resolve()
-    texts = {name: path.read_text(errors='replace') for name, path in files(root, r'\.(md|scd|table|svg|service)$|^COPYING$')
+    texts = {name: path.read_text(errors='replace') for name, path in files(root, r'\.(md|scd|table|svg|conf)$|^COPYING$')
              if 'corpus/' not in name}
     cases = [(title, [*check(root, texts), *self_faults(check, bad, root)]) for title, (check, bad) in CHECKS.items()]
     if sys.argv[2:]:

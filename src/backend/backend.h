@@ -62,7 +62,7 @@ struct vublk_backend {
 	int64_t peer_pid; /* the process of the current or the last front-end; 0: unknown */
 };
 
-/* What another process has handed over when set_up() of backend.c runs. */
+/* The descriptors of another process that set_up() in backend.c uses in an upgrade. */
 struct vublk_backend_taken {
 	int image_fd; /* borrowed; -1: the engine has no image */
 };

@@ -38,9 +38,9 @@ static uint8_t log2_of(uint32_t power_of_two)
 }
 
 /*
- * Converts a preferred I/O size to blocks. Returns 0 (not known) if the size is not a multiple of a
- * block, or is a single block. A preferred size of one block would tell the driver nothing new, but
- * would make Windows split its requests into single blocks.
+ * Converts a preferred I/O size to blocks. Returns 0 (not known) if the size is not a multiple of
+ * the block size, or is one block. A preferred size of one block would tell the driver nothing new,
+ * but would make Windows split its requests into single blocks.
  */
 static uint32_t io_blocks(const struct vublk_engine_geometry *geometry, uint32_t bytes)
 {

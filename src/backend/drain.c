@@ -96,10 +96,11 @@ static int check(const struct vublk_backend *backend, struct vublk_error *error)
 	if (is_draining(backend))
 		return vublk_error_set(error, EBUSY, "the disk is being drained already");
 	if (backend->upgrade.upgrade)
-		return vublk_error_set(error, EBUSY, "an upgrade is under way");
+		return vublk_error_set(error, EBUSY, "an upgrade is under way; drain the disk when "
+				       "it has ended");
 	if (backend->drain.flush.is_busy)
 		return vublk_error_set(error, EBUSY, "the storage has not completed the flush of the "
-				       "previous drain");
+				       "previous drain; try again later");
 	return 0;
 }
 

@@ -32,7 +32,8 @@ struct vublk_backend_memory {
 int vublk_backend_memory_set(struct vublk_backend_memory *memory,
 			     struct vublk_vu_message *message, struct vublk_error *error);
 /*
- * These execute ADD_MEM_REG and REM_MEM_REG. The first one takes the descriptor out of the message.
+ * These functions execute ADD_MEM_REG and REM_MEM_REG. The first function takes the descriptor out
+ * of the message.
  */
 int vublk_backend_memory_add(struct vublk_backend_memory *memory,
 			     struct vublk_vu_message *message, struct vublk_error *error);

@@ -206,8 +206,9 @@ static bool tells_wce(const struct vublk_session *session)
 }
 
 /*
- * Stops the queues if the message ends the doubts about the write cache. The front-end relies on
- * the value of wce that it reads, so the queues must start again with this value.
+ * Called for GET_CONFIG. Stops the queues if the reply contains wce while
+ * vublk_session_doubts_write_cache() is true. From then on the front-end relies on the value that
+ * it reads, so the queues must start again with this value.
  */
 static void stop_if_doubts_end(struct vublk_session *session)
 {

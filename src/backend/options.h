@@ -47,7 +47,10 @@ int vublk_backend_settings_parse(const struct vublk_option *options,
 int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 				       struct vublk_backend_settings *settings,
 				       struct vublk_error *error);
-/* `engine` is the engine whose own options also count, or "". */
+/*
+ * Returns whether there is an option `name`: one that every back-end has, or one of the engine's
+ * own options. `engine` is the name of the engine; "": no engine.
+ */
 bool vublk_backend_knows_option(const char *engine, const char *name);
 /*
  * Copies the options, except `fd`, for the process that takes the back-end over. Returns NULL if

@@ -89,8 +89,8 @@ unsigned vublk_queue_take(struct vublk_queue *queue, struct vublk_engine_queue *
 }
 
 /*
- * If this many looks since the last kick have found requests, the driver certainly sends no kicks.
- * At the first such look, a kick may still be on its way.
+ * If this many checks since the last kick have found requests, the driver certainly sends no kicks.
+ * At the first such check, a kick may still be on its way.
  */
 #define CERTAIN_LOOKS 2
 

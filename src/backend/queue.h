@@ -153,7 +153,7 @@ struct vublk_queue {
 	struct vublk_request *free_requests;
 	unsigned outstanding; /* how many requests are taken, but not pushed yet */
 	unsigned pushed;      /* how many completions are pushed, but not published yet */
-	unsigned unkicked;    /* how many looks have found requests since the last kick */
+	unsigned unkicked;    /* how many checks have found requests since the last kick */
 	struct vublk_log_limit *limit; /* the worker's, so it outlives the queue */
 };
 
@@ -199,7 +199,7 @@ void vublk_queue_continue(struct vublk_queue *queue);
 /*
  * Unblocks the worker if it is blocked in a call to this queue's driver, because the front-end
  * keeps the call descriptor full. Returns whether the descriptor was full; if so, the queue makes
- * no more calls. The caller may have to repeat this until the worker answers.
+ * no more calls. The caller may have to repeat the call until the worker answers.
  */
 bool vublk_queue_unblock(struct vublk_queue *queue);
 

@@ -38,7 +38,7 @@ struct vublk_session_operation {
 	bool is_message;
 };
 
-/* What the owner of a session supplies. */
+/* The objects, settings and callbacks that the owner of a session supplies. */
 struct vublk_session_owner {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;

@@ -12,7 +12,7 @@
 
 struct vublk_request;
 
-/* The following are for the queue's worker. */
+/* These functions are for the queue's worker. */
 
 /*
  * Called when the request begins. `type` is VIRTIO_BLK_T_..., and the request transfers `bytes` of

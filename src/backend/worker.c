@@ -27,16 +27,17 @@
  */
 #define TAKE_BATCH 64
 /*
- * The same for an engine that has no descriptor, because it serves requests within submit(). If the
- * driver seems to share the worker's core, TAKE_BATCH applies instead. While the engine serves a
- * small batch, the driver can handle earlier completions and make new requests.
+ * Like TAKE_BATCH, for an engine that has no descriptor, because it serves requests within
+ * submit(). Smaller, because while the engine serves a batch, the driver can handle the completions
+ * of the previous batch and make new requests. If the driver seems to share the worker's core,
+ * TAKE_BATCH applies instead.
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 
-/* The time between two looks of a sleeping worker for requests without a kick. */
+/* The time between two checks of a sleeping worker for requests without a kick. */
 #define UNKICKED_NS UINT64_C(1000000000)
-#define UNKICKED_LOOKS 10 /* after this many looks in a row that found nothing, the worker stops
-			     looking */
+#define UNKICKED_LOOKS 10 /* after this many checks in a row without a request, the worker stops
+			     checking */
 
 struct vublk_backend_worker {
 	struct vublk_worker common; /* must be the first member, because worker_ops get
@@ -53,7 +54,7 @@ struct vublk_backend_worker {
 	struct vublk_loop_source peer_source; /* in the loop while there are queues, until the
 						 front-end disconnects */
 	struct vublk_loop_timer unkicked_timer;
-	unsigned unkicked_looks; /* how many looks remain */
+	unsigned unkicked_looks; /* how many checks remain */
 	unsigned polled_queues;  /* how many queues have no kick descriptor */
 };
 
@@ -97,7 +98,7 @@ static void look_for_unkicked_later(struct vublk_backend_worker *worker)
 				     vublk_now_ns() + UNKICKED_NS);
 }
 
-/* Looks for requests without a kick, while the worker sleeps. The next round takes them. */
+/* Checks for requests without a kick, while the worker sleeps. The next round takes them. */
 static void on_unkicked_timer(void *opaque)
 {
 	struct vublk_backend_worker *worker = opaque;

@@ -49,7 +49,7 @@ static bool is_block_size(uint32_t bytes)
 	return bytes >= 512 && bytes <= VUBLK_ENGINE_MAX_BLOCK_BYTES && vublk_is_power_of_two(bytes);
 }
 
-/* Sets the defaults of the geometry, and refuses one that no disk can have. */
+/* Sets the defaults of the geometry, and refuses a geometry that no disk can have. */
 static int check_geometry(struct vublk_engine *engine, struct vublk_error *error)
 {
 	struct vublk_engine_geometry *geometry = &engine->geometry;
@@ -72,14 +72,18 @@ static int check_geometry(struct vublk_engine *engine, struct vublk_error *error
 	return 0;
 }
 
-/* The geometry is what keeps requests of the driver from writing. */
+/*
+ * Refuses an engine that ignores the option read-only. The back-end refuses the driver's writes
+ * only if the geometry of the engine says that the disk is read-only.
+ */
 static int check_read_only(const struct vublk_engine *engine,
 			   const struct vublk_engine_options *options, struct vublk_error *error)
 {
 	if (!options->read_only || engine->geometry.read_only)
 		return 0;
 	return vublk_error_set(error, ENOTSUP, "the engine %s ignores the option read-only for %s, which "
-			       "is a fault of the engine", engine->ops->name, engine->description);
+			       "is a fault of the engine; install another version of the engine",
+			       engine->ops->name, engine->description);
 }
 
 static int check_options(const struct vublk_engine_ops *ops,
@@ -194,8 +198,8 @@ static int refresh(struct vublk_engine *engine, struct vublk_error *error)
 		return 0;
 	geometry->size_bytes = before;
 	return r ? r : vublk_error_set(error, EINVAL, "%s now has %" PRIu64 " bytes, which is not a "
-				       "multiple of its block size of %u bytes", engine->description,
-				       now, geometry->block_bytes);
+				       "multiple of its block size of %u bytes; resize it again",
+				       engine->description, now, geometry->block_bytes);
 }
 
 bool vublk_engine_rescan(struct vublk_engine *engine, struct vublk_log_limit *limit)

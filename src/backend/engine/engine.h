@@ -4,7 +4,7 @@
 
 /*
  * The engines' side of the library: <vublk/engine.h> is the interface between requests and storage,
- * which modules use, too. Here is what only the library and its built-in engines have.
+ * which modules use, too. This header declares what only the library and its built-in engines use.
  *
  * null.c is the example to copy for a built-in engine, and examples/engine-ram.c for a module.
  */
@@ -77,8 +77,8 @@ struct vublk_engine_options {
 	bool has_image;
 	int image_fd;
 	/*
-	 * All options of the back-end, ended by a NULL name; may be NULL. The engine's own options
-	 * are found here.
+	 * All options of the back-end, ended by a NULL name; may be NULL. The engine finds its own
+	 * options among them.
 	 */
 	const struct vublk_option *given;
 	/* Called on any thread when the engine wants to be rescanned. May be NULL. */
@@ -115,8 +115,8 @@ int vublk_engine_find(const char *name, const struct vublk_engine_ops **ops,
 const char *vublk_engine_names(void);
 
 /*
- * Loads the module of the engine `name`. Errors: ENOENT without a sentence if the module is not
- * installed; ENOTSUP if it cannot be used.
+ * Loads the module of the engine `name`. Errors: ENOENT if the module is not installed (`error`
+ * then has no text); ENOTSUP if the module cannot be used.
  */
 int vublk_engine_load(const char *name, const struct vublk_engine_ops **ops,
 		      struct vublk_error *error);

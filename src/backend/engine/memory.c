@@ -140,7 +140,7 @@ static void make_huge(char *extent)
 
 /*
  * Prepares the extents in the range that have no data yet: records that they may have data, and
- * turns each of them whose start a long write covers into a huge page.
+ * makes an extent a huge page if a long write covers its start.
  */
 static void begin_extents(struct memory_engine *memory, uint64_t offset, uint64_t bytes)
 {

@@ -93,7 +93,10 @@ int vublk_engine_load(const char *name, const struct vublk_engine_ops **ops,
 
 	if (!is_name(name) || !find_file(name, path))
 		return -ENOENT;
-	/* Never closed: a module may have threads, and its options are used until the end. */
+	/*
+	 * Never closed: a module may have threads, and its table of options is used until the
+	 * process ends.
+	 */
 	library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	if (!library)
 		return vublk_error_set(error, ENOTSUP, "cannot load the engine %s: %s", name,

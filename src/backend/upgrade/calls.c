@@ -239,7 +239,8 @@ static int check(const struct vublk_backend *backend, struct vublk_error *error)
 		return vublk_error_set(error, ENOTSUP, "%s is in the memory of this process and cannot "
 				       "be handed to another one", backend->engine->description);
 	if (backend->drain.state == VUBLK_BACKEND_DRAINING || backend->drain.flush.is_busy)
-		return vublk_error_set(error, EBUSY, "the disk is being drained");
+		return vublk_error_set(error, EBUSY, "the disk is being drained; try again if the "
+				       "drain fails");
 	if (backend->state != VUBLK_BACKEND_LISTENING && backend->state != VUBLK_BACKEND_SERVING)
 		return vublk_error_set(error, EBUSY, "this process is about to end");
 	return vublk_upgrade_check_free(&backend->upgrade, error);

@@ -274,7 +274,8 @@ static int keep_cache(struct vublk_file *file, struct vublk_error *error)
 	if (!file->offset_align || !vublk_is_power_of_two(file->offset_align) ||
 	    !vublk_is_power_of_two(file->memory_align))
 		return vublk_error_set(error, ENOTSUP, "the old process uses O_DIRECT for %s, but "
-				       "this process cannot find out which alignment that needs",
+				       "this process cannot find out which alignment that needs; stop "
+				       "the old process and start this one without --take-over",
 				       file->engine.description);
 	geometry->min_block_bytes = file->offset_align;
 	geometry->block_bytes = VUBLK_MAX(geometry->block_bytes, file->offset_align);
@@ -452,8 +453,8 @@ static int file_refresh(struct vublk_engine *engine, struct vublk_error *error)
 	if (bytes % engine->geometry.block_bytes)
 		return vublk_error_set(error, EINVAL,
 				       "%s now has %" PRIu64 " bytes, which is not a multiple of "
-				       "its block size of %u bytes", engine->description, bytes,
-				       engine->geometry.block_bytes);
+				       "its block size of %u bytes; resize it again",
+				       engine->description, bytes, engine->geometry.block_bytes);
 	engine->geometry.size_bytes = bytes;
 	return 0;
 }

@@ -331,8 +331,8 @@ static void join_batch(struct uring_queue *uring, struct vublk_engine_io *io,
 
 /*
  * Issues the request that was held back. If no other request has arrived, the page cache may serve
- * it with one system call. Several requests would cost one call each here, so they go to io_uring
- * together, which also looks at the page cache.
+ * it with one system call. Several requests would cost one call each here. So they go to io_uring,
+ * which takes them all with one call and also uses the page cache.
  */
 static void issue_alone(struct uring_queue *uring, bool still_alone)
 {

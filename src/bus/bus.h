@@ -70,7 +70,9 @@ struct vublk_bus_handover_ops {
 	const struct vublk_section_type *sections;
 	/* Called in the new process after all sections have been read. */
 	void (*end)(struct vublk_bus *bus);
-	/* Called in the new process after it has taken over and told the old process so. */
+	/*
+	 * Called in the new process after it has taken over and told the old process that it has.
+	 */
 	void (*begin)(struct vublk_bus *bus);
 };
 
@@ -84,7 +86,7 @@ struct vublk_bus_type {
 	int (*set_option)(struct vublk_bus *bus, const struct vublk_option *option,
 			  struct vublk_error *error);
 	/*
-	 * The properties for which this type has a default of its own, with that default. The list
+	 * The properties for which this type has defaults of its own, with these defaults. The list
 	 * ends with a NULL name. May be NULL.
 	 */
 	const struct vublk_option *defaults;

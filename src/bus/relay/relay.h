@@ -104,7 +104,8 @@ struct vublk_relay {
 	bool is_logging; /* the device was told to log */
 	bool knows_write_cache; /* the VMM has read or set config.wce, or the relay has handed over
 				   rings of this session */
-	bool was_holding;   /* starts were delayed in the process from which this one took over */
+	bool was_holding;   /* starts were delayed in the process from which this process took
+			       over */
 	bool said_unshared; /* the warning about memory that is not shared has been logged */
 	struct vublk_loop_timer hold_timer; /* while it is armed, no ring is started */
 	struct vublk_relay_memory memory_before; /* restored when a change is refused */
@@ -186,8 +187,8 @@ static inline bool vublk_relay_holds(const struct vublk_relay *relay)
  */
 void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 /*
- * Called when the back-end is lost. The requests that it left incomplete when it returned a ring
- * count as outstanding from then on, because it will not complete them.
+ * Called when the back-end is lost. The requests that the back-end left incomplete when it returned
+ * a ring count as outstanding from then on, because it will not complete them.
  */
 void vublk_relay_note_loss(struct vublk_relay *relay);
 void vublk_relay_drop_area(struct vublk_relay *relay);
@@ -279,9 +280,9 @@ unsigned vublk_relay_memory_slots(const struct vublk_relay *relay);
 /* --- area.c ------------------------------------------------------------------ */
 
 /*
- * Called when the device has made the area for GET_INFLIGHT_FD, or has failed to. Fills the reply
- * with `area`. If `area` is NULL, refuses the message with `error` or, if the back-end was lost,
- * asks the device again, which then makes the area itself.
+ * Called when the device has made the area for GET_INFLIGHT_FD, or has failed to make it. Fills the
+ * reply with `area`. If `area` is NULL, refuses the message with `error` or, if the back-end was
+ * lost, asks the device again, which then makes the area itself.
  */
 void vublk_relay_on_area_made(struct vublk_relay *relay, const struct vublk_device_inflight *area,
 			      const struct vublk_error *error);
@@ -327,7 +328,7 @@ extern const struct vublk_section_type vublk_relay_sections[];
 /* --- device-events.c --------------------------------------------------------- */
 
 extern const struct vublk_device_bus_ops vublk_relay_device_ops;
-/* Has the loop run the session's next steps. */
+/* Makes the loop run the session's next steps. */
 void vublk_relay_wake(struct vublk_relay *relay);
 
 #endif

@@ -5,10 +5,10 @@
  *
  * Key idea: commands are executed in order, and an answer means that the command has taken effect.
  * Some operations take time (a reset, a change of memory that the back-end uses), and the next
- * command could interfere with them. While one is under way, further commands wait in the socket.
- * But clients wait for an answer only for a limited time. So after a shorter timeout the bus serves
- * the client although the PCI model is still busy, which the driver can see in the device's
- * registers.
+ * command could interfere with them. While such an operation is under way, further commands wait in
+ * the socket. But clients wait for an answer only for a limited time. So after a shorter timeout
+ * the bus serves the client although the PCI model is still busy, which the driver can see in the
+ * device's registers.
  *
  * Specification: "Command Concurrency".
  */

@@ -93,7 +93,7 @@ struct vublk_vfio_user_dma {
 struct vublk_vfio_user {
 	enum vublk_vfio_user_state state;
 	struct vublk_bus *bus;
-	struct vublk_loop *loop;       /* borrowed from the bus, as are the next two */
+	struct vublk_loop *loop;       /* borrowed from the bus, like the next two members */
 	struct vublk_device *device;
 	const struct vublk_log *log;
 	struct vublk_virtio_pci_options options;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The disk and its connections; see disk.h. This file rounds requests to blocks, orders changes
- * (ranges.h), and adds the flush of a change with FUA (flush.h).
+ * (ranges.h), and flushes after a change with FUA (flush.h).
  */
 #include "plugins/nbdkit/disk.h"
 
@@ -23,7 +23,7 @@ static int start_queues(struct vublk_nbd_disk *disk, unsigned num_queues,
 		piece_bytes = disk->block_bytes;
 	disk->queues = calloc(num_queues, sizeof(*disk->queues));
 	if (!disk->queues)
-		return vublk_nbd_error(error, ENOMEM, "no memory for the queues");
+		return vublk_nbd_error(error, ENOMEM, "cannot allocate memory for the queues");
 	memory = vublk_blk_alloc(disk->blk, num_queues * VUBLK_NBD_PIECES * piece_bytes, error);
 	if (!memory)
 		return -ENOMEM;
@@ -119,8 +119,9 @@ struct blocks {
 };
 
 /*
- * Rounds the range to whole blocks around it. The disk may end within a block. A connection has the
- * size that the disk had when the client connected, so a disk that became smaller is checked here.
+ * Extends the range to whole blocks, but not past the end of the disk, which may be within a block.
+ * An NBD client knows the size that the disk had when the client connected. The disk may have
+ * become smaller since then, so the range is checked here.
  */
 static int round_out(struct vublk_nbd_disk *disk, uint64_t bytes, uint64_t offset,
 		     struct blocks *blocks, struct vublk_error *error)
@@ -143,7 +144,10 @@ static int round_out(struct vublk_nbd_disk *disk, uint64_t bytes, uint64_t offse
 	return 0;
 }
 
-/* Rounds the range to the whole blocks within it. Returns false if there are none. */
+/*
+ * Reduces `blocks`, the result of round_out(), to the blocks that are completely within the range.
+ * Returns false if there are none.
+ */
 static bool round_in(struct vublk_nbd_disk *disk, uint64_t offset, uint64_t end,
 		     struct blocks *blocks)
 {
@@ -161,12 +165,14 @@ static int enter(struct vublk_nbd_disk *disk, const struct blocks *blocks,
 {
 	int r = vublk_nbd_ranges_enter(&disk->ranges, blocks->start, blocks->end, range);
 
-	return r == -ENOMEM ? vublk_nbd_error(error, ENOMEM, "no memory for a request") : r;
+	return r == -ENOMEM ?
+		       vublk_nbd_error(error, ENOMEM, "cannot allocate memory for a request") : r;
 }
 
 /*
- * Ends a change. With `fua` it is stable afterwards. Each flush that failed since the change began
- * (there were `failures` before it) may have been about its data.
+ * Ends a change with the result `r`. If `fua` is set, makes the change stable with a flush.
+ * `failures` is the number of flushes that had failed when the change began. If one has failed
+ * since then, the data of the change may be lost, so the result is an error.
  */
 static int leave(struct vublk_nbd_connection *connection, struct vublk_nbd_range *range, int r,
 		 bool fua, uint64_t failures, struct vublk_error *error)
@@ -234,7 +240,8 @@ int vublk_nbd_zero(struct vublk_nbd_connection *connection, uint64_t bytes, uint
 	int r = round_out(disk, bytes, offset, &blocks, error);
 
 	if (!r && (blocks.start != offset || blocks.end != offset + bytes))
-		r = vublk_nbd_error(error, ENOTSUP, "the range does not begin and end with a block");
+		r = vublk_nbd_error(error, ENOTSUP, "the range does not begin and end at a block "
+				    "boundary");
 	if (!r)
 		r = enter(disk, &blocks, &range, error);
 	if (r)

@@ -3,10 +3,11 @@
 #define VUBLK_NBD_DISK_H
 
 /*
- * The disk that nbdkit serves. All connections share it, and each connection has one of its queues.
+ * The disk that nbdkit serves. All connections share the disk, and each connection uses one of its
+ * queues.
  *
- * Unless a function says otherwise, it returns 0 or a negative errno and fills `error`. The errors
- * are those of the block API, and ESHUTDOWN of queue.h, for which `error` has no sentence.
+ * Unless a comment says otherwise, the functions return 0, or a negative errno with a sentence in
+ * `error`. The errors are those of the block API, and ESHUTDOWN (queue.h), which has no sentence.
  */
 
 #include "plugins/nbdkit/flush.h"
@@ -21,36 +22,43 @@ struct vublk_nbd_disk {
 	struct vublk_nbd_flusher flusher;
 	unsigned num_queues;
 	struct vublk_nbd_queue *queues;
-	pthread_mutex_t lock; /* protects the queues' numbers of connections */
+	pthread_mutex_t lock; /* protects the member `connections` of each queue */
 };
 
-/* What nbdkit calls a handle: a connection of an NBD client. */
+/* The connection of an NBD client. nbdkit calls such an object a handle. */
 struct vublk_nbd_connection {
 	struct vublk_nbd_disk *disk;
 	struct vublk_nbd_queue *queue;
-	struct vublk_nbd_pace pace; /* of its requests that end without a result */
-	uint64_t known_failures; /* of flushes; protected by the flusher's lock */
+	struct vublk_nbd_pace pace; /* for its requests that end without a result */
+	uint64_t known_failures; /* the number of failed flushes that the client knows of; protected
+				    by the lock of the flusher's queue */
 };
 
 int vublk_nbd_disk_open(struct vublk_nbd_disk *disk, const char *path,
 			const struct vublk_option *options,
 			const struct vublk_blk_handlers *handlers, struct vublk_error *error);
-/* Waits at most `wait_ms` for what is in flight. A disk that is not open is a no-op. */
+/*
+ * Closes the disk. Waits at most `wait_ms` for the requests in flight. Does nothing if the disk is
+ * not open.
+ */
 int vublk_nbd_disk_close(struct vublk_nbd_disk *disk, int wait_ms, struct vublk_error *error);
 
-/* NULL: no memory. */
+/* Chooses the queue that has the fewest connections. Returns NULL if there is no memory. */
 struct vublk_nbd_connection *vublk_nbd_connection_open(struct vublk_nbd_disk *disk);
 void vublk_nbd_connection_close(struct vublk_nbd_connection *connection);
 
-/* The ranges may begin and end anywhere. */
+/* These functions accept ranges that do not begin or end at a block boundary. */
 int vublk_nbd_read(struct vublk_nbd_connection *connection, void *buffer, size_t bytes,
 		   uint64_t offset, struct vublk_error *error);
 int vublk_nbd_write(struct vublk_nbd_connection *connection, const void *buffer, size_t bytes,
 		    uint64_t offset, bool fua, struct vublk_error *error);
-/* Discards the whole blocks of the range. */
+/* Discards the blocks that are completely within the range. */
 int vublk_nbd_trim(struct vublk_nbd_connection *connection, uint64_t bytes, uint64_t offset,
 		   bool fua, struct vublk_error *error);
-/* ENOTSUP: the back-end cannot, or the range does not begin and end with a block. */
+/*
+ * Fills the range with zeroes. Error: ENOTSUP if the back-end does not offer WRITE ZEROES, or if
+ * the range does not begin and end at a block boundary.
+ */
 int vublk_nbd_zero(struct vublk_nbd_connection *connection, uint64_t bytes, uint64_t offset,
 		   uint32_t flags, bool fua, struct vublk_error *error);
 

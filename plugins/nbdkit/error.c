@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Sentences about errors that do not come from the library. */
+/* Makes the errors that do not come from the library; see error.h. */
 #include "plugins/nbdkit/error.h"
 
 #include <stdarg.h>

@@ -2,12 +2,12 @@
 /*
  * One flush at a time for all connections; see flush.h.
  *
- * Key idea: a call needs a flush that begins after the call. If none is in flight, the call begins
- * one. Otherwise it waits, and the next flush serves all calls that waited. No call owns a flush,
- * so a call that ends early leaves the flush in flight.
+ * Key idea: a call needs a flush that begins after the call. If no flush is in flight, the call
+ * begins one. Otherwise the call waits, and the next flush serves all calls that have waited. No
+ * call owns a flush, so if a call ends early, the flush stays in flight.
  *
- * All flushes use one queue. After a loss of writes the block API lets the next flush on each queue
- * fail. On one queue this happens once, and the count of failures tells each connection.
+ * All flushes use one queue. After a loss of writes, the block API makes the next flush on each
+ * queue fail, so here one flush fails. The number of failures tells each connection of the loss.
  */
 #include "plugins/nbdkit/flush.h"
 
@@ -50,7 +50,7 @@ uint64_t vublk_nbd_flusher_failures(struct vublk_nbd_flusher *flusher)
 	return failures;
 }
 
-/* Begins a flush, or waits until the queue has room for it. */
+/* Begins a flush. If the queue is full, waits for room instead, and the caller has to try again. */
 static int begin(struct vublk_nbd_flusher *flusher)
 {
 	struct vublk_blk_queue *queue = flusher->queue->queue;

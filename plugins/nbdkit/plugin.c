@@ -3,8 +3,8 @@
  * nbdkit-vublk-plugin: the disk of a vhost-user-blk back-end as an NBD export. This file has
  * nbdkit's callbacks and the parameters; disk.h has the disk.
  *
- * Key idea: it uses <vublk/blk.h> only, as any application does. The block API reconnects, and the
- * properties of a disk are nbdkit's parameters, so the library checks them.
+ * Key idea: the plugin uses only <vublk/blk.h>, as any application does. The block API reconnects.
+ * The plugin's parameters are the properties of a disk, so the library checks their values.
  */
 #include "plugins/nbdkit/disk.h"
 
@@ -22,21 +22,28 @@
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
-/* The queues of a disk unless a parameter says otherwise; nbdcopy opens as many connections. */
+/* The default number of queues, which is also the number of connections that nbdcopy opens. */
 #define DEFAULT_QUEUES "4"
-/* How long the end waits for requests whose clients have left, and for unflushed=replay. */
+/*
+ * How long the end of nbdkit waits for requests whose clients have disconnected, and for the flush
+ * of unflushed=replay.
+ */
 #define CLOSE_MS 5000
 #define MAX_REPORTS 5
 #define REPORTS_S 10
 
 static char *socket_path;
-static struct vublk_option *options; /* NULL until the first is given; ends with a NULL name */
+static struct vublk_option *options; /* NULL until the first option is given; ends with a NULL
+					name */
 static unsigned num_options;
 static struct vublk_nbd_disk disk;
 
 /* --- messages ------------------------------------------------------------------------------- */
 
-/* A client or a back-end can cause any number of errors, but only so many lines. */
+/*
+ * Returns whether another line may be logged. A client or a back-end can cause any number of
+ * errors, so only MAX_REPORTS lines per REPORTS_S seconds are permitted.
+ */
 static bool may_report(void)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -58,7 +65,7 @@ static bool may_report(void)
 	return number <= MAX_REPORTS;
 }
 
-/* The library limits the lines of its levels up to INFO itself. */
+/* The library itself limits the number of its lines, except debug lines. */
 static void log_line(void *opaque, enum vublk_log_level level, const char *text)
 {
 	if (level <= VUBLK_LOG_WARNING)
@@ -85,7 +92,7 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 	}
 }
 
-/* nbdkit tells a client EINVAL for an errno that NBD does not have. */
+/* Returns EIO for an errno that NBD does not have, because nbdkit would turn it into EINVAL. */
 static int nbd_errno(int code)
 {
 	switch (code) {
@@ -122,14 +129,17 @@ static bool is_property(const struct vublk_property *properties, const char *nam
 
 static bool is_parameter(const char *name)
 {
-	/* `socket` is the path of the back-end, and takes the place of these two. */
+	/* The parameter `socket` is the path of the back-end. It replaces these two properties. */
 	if (!strcmp(name, "chardev") || !strcmp(name, "fd"))
 		return false;
 	return is_property(vublk_device_properties(), name) ||
 	       is_property(vublk_blk_options(), name);
 }
 
-/* nbdkit changes to the root folder when it goes to the background. */
+/*
+ * Returns whether the property is a path. A relative path has to be made absolute, because nbdkit
+ * changes to the root folder when it goes to the background.
+ */
 static bool is_path(const char *name)
 {
 	return !strncmp(name, "chardev-", strlen("chardev-")) || !strcmp(name, "mirror-state");
@@ -148,7 +158,7 @@ static int add_option(const char *name, const char *value)
 	struct vublk_option *grown = realloc(options, (num_options + 2) * sizeof(*grown));
 
 	if (!grown) {
-		nbdkit_error("no memory for the parameter '%s'", name);
+		nbdkit_error("cannot allocate memory for the parameter '%s'", name);
 		return -1;
 	}
 	options = grown;
@@ -267,7 +277,7 @@ static void *plugin_open(int readonly)
 	struct vublk_nbd_connection *connection = vublk_nbd_connection_open(&disk);
 
 	if (!connection)
-		nbdkit_error("no memory for a connection");
+		nbdkit_error("cannot allocate memory for a connection");
 	return connection;
 }
 
@@ -299,8 +309,9 @@ static uint32_t power_of_two(uint64_t value, uint32_t min, uint32_t max)
 }
 
 /*
- * The plugin accepts any range, so these sizes are advice. A client may refuse a disk whose size is
- * not a multiple of the minimum.
+ * The plugin accepts any range, so these sizes are advice. The minimum is 512 if the size of the
+ * disk is not a multiple of its block size, because a client may refuse a disk whose size is not a
+ * multiple of the minimum.
  */
 static int plugin_block_size(void *handle, uint32_t *minimum, uint32_t *preferred,
 			     uint32_t *maximum)
@@ -316,7 +327,7 @@ static int plugin_block_size(void *handle, uint32_t *minimum, uint32_t *preferre
 	*preferred = power_of_two(preferred_bytes, 4096, 32U << 20);
 	if (*preferred < *minimum)
 		*preferred = *minimum;
-	*maximum = 64U << 20; /* nbdkit refuses larger ones */
+	*maximum = 64U << 20; /* nbdkit refuses larger requests */
 	return 0;
 }
 
@@ -347,7 +358,7 @@ static int plugin_can_fua(void *handle)
 
 /* --- requests ------------------------------------------------------------------------------- */
 
-/* Returns the connection whose request the thread now handles. */
+/* Called when a thread begins to handle a request. Returns the connection of the request. */
 static struct vublk_nbd_connection *begin(void *handle)
 {
 	struct vublk_nbd_connection *connection = handle;
@@ -391,10 +402,10 @@ static int plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t f
 }
 
 /*
- * A back-end does not say whether it is faster to let it fill a range with zeroes than to write
- * them. It says whether it can deallocate blocks, which is fast. So a request that has to be fast
- * is refused if it may not, or the back-end cannot. nbdkit writes zeroes if this function fails
- * with ENOTSUP and the request need not be fast.
+ * A back-end says whether WRITE ZEROES can deallocate blocks, which is fast. It does not say
+ * whether WRITE ZEROES is faster than writing zeroes as data. So a request that has to be fast is
+ * refused if the client does not permit deallocation, or the back-end does not support it. If a
+ * request that need not be fast fails with ENOTSUP, nbdkit writes zeroes as data.
  */
 static int plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
@@ -446,7 +457,7 @@ static struct nbdkit_plugin plugin = {
 	.zero = plugin_zero,
 };
 
-/* nbdkit's header defines this function and does not declare it. */
+/* Declares the function that NBDKIT_REGISTER_PLUGIN() defines, because nbdkit's header does not. */
 NBDKIT_DLL_PUBLIC struct nbdkit_plugin *plugin_init(void);
 
 NBDKIT_REGISTER_PLUGIN(plugin)

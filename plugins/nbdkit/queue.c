@@ -3,9 +3,10 @@
  * Shares a queue of the disk among nbdkit's threads; see queue.h.
  *
  * Key idea: a thread of nbdkit adds its requests under the queue's lock and sleeps. The queue's own
- * thread takes all completions and wakes the calls whose requests are complete. Data is copied
- * through memory of the disk, so a call can be abandoned while its requests are in flight: nbdkit's
- * buffer is not touched any more, and the piece is free when the request completes.
+ * thread takes all completions and wakes the calls whose requests are complete. The requests
+ * transfer data to and from memory of the disk (pieces), and the call copies it from or to nbdkit's
+ * buffer. So a call can end while its requests are in flight, because they do not use nbdkit's
+ * buffer. Each piece is freed when its request completes.
  */
 #include "plugins/nbdkit/queue.h"
 
@@ -30,7 +31,7 @@ struct vublk_nbd_call {
 	int result;
 	struct vublk_error error;
 	unsigned num_pieces;
-	unsigned num_used; /* the first pieces, which have an offset and a length */
+	unsigned num_used; /* how many pieces, from the first on, have an offset and a length */
 	struct vublk_nbd_piece *pieces[VUBLK_NBD_PIECES_OF_CALL];
 };
 
@@ -62,7 +63,7 @@ static void piece_completed(struct vublk_nbd_queue *queue, struct vublk_nbd_piec
 		pthread_cond_signal(&call->completed);
 }
 
-/* Returns whether the thread may sleep. */
+/* Takes the completions that have arrived. Returns whether the thread may sleep. */
 static bool take_completions(struct vublk_nbd_queue *queue)
 {
 	struct vublk_blk_completion completions[COMPLETIONS];
@@ -222,7 +223,10 @@ static int add_waiting(struct vublk_nbd_call *call, struct vublk_nbd_piece *piec
 	return r;
 }
 
-/* A later change of an abandoned change's range has to wait, although this call returns. */
+/*
+ * Leaves the requests in flight to the queue's thread. If the call is a change, these requests hold
+ * its range, so that later changes of the range wait for them although this call returns.
+ */
 static void abandon(struct vublk_nbd_call *call)
 {
 	for (unsigned i = 0; i < call->num_pieces; i++) {
@@ -260,7 +264,10 @@ static int execute(struct vublk_nbd_call *call, enum operation operation, uint32
 	return call->result;
 }
 
-/* Gives the pieces their parts of the disk. Returns where the last part ends. */
+/*
+ * Divides the part of the disk from `next` to `limit` among the pieces, as far as they suffice.
+ * Returns where the last piece ends.
+ */
 static uint64_t divide(struct vublk_nbd_call *call, uint64_t next, uint64_t limit)
 {
 	for (call->num_used = 0; call->num_used < call->num_pieces && next < limit;) {
@@ -274,7 +281,11 @@ static uint64_t divide(struct vublk_nbd_call *call, uint64_t next, uint64_t limi
 	return next;
 }
 
-/* Copies what the pieces and the client's buffer at `offset` have in common. */
+/*
+ * Copies the bytes that are in the pieces as well as in the client's buffer, which is for the
+ * `bytes` bytes of the disk at `offset`: from the pieces to `to`, or, if `to` is NULL, from `from`
+ * to the pieces.
+ */
 static void copy(struct vublk_nbd_call *call, char *to, const char *from, size_t bytes,
 		 uint64_t offset)
 {

@@ -3,8 +3,8 @@
 #define VUBLK_NBD_QUEUE_H
 
 /*
- * A queue of the disk that nbdkit's threads share. Each call of these functions is a request of an
- * NBD client, and returns when that request is complete.
+ * A queue of the disk that nbdkit's threads share. Each call of the functions that transfer or
+ * change data is a request of an NBD client, and returns when that request is complete.
  *
  * ESHUTDOWN: the server or the client's connection ended first. The back-end may still execute the
  * request, whose memory stays in use until then.
@@ -32,7 +32,7 @@ struct vublk_nbd_piece {
 			  const struct vublk_blk_completion *completion);
 	struct vublk_nbd_piece *next;  /* in the list of free pieces */
 	struct vublk_nbd_call *call;   /* NULL: the call was abandoned */
-	struct vublk_nbd_range *range; /* of an abandoned change; otherwise NULL */
+	struct vublk_nbd_range *range; /* the range of an abandoned change; otherwise NULL */
 	char *buffer;
 	uint64_t offset;
 	uint64_t bytes;
@@ -47,9 +47,10 @@ struct vublk_nbd_queue {
 	pthread_t thread; /* takes the completions */
 	int stop_fd;
 
-	pthread_mutex_t lock; /* protects `queue`, too */
+	pthread_mutex_t lock; /* protects the members below, and the use of `queue` */
 	pthread_cond_t piece_freed;
-	pthread_cond_t room; /* a request has completed */
+	pthread_cond_t room; /* signalled when a request has completed, so the queue may have
+				room */
 	struct vublk_nbd_piece *free;
 	bool stops;
 	struct vublk_nbd_piece pieces[VUBLK_NBD_PIECES];
@@ -64,13 +65,13 @@ struct vublk_nbd_queue {
 int vublk_nbd_queue_start(struct vublk_nbd_queue *queue, struct vublk_blk_queue *of_disk,
 			  struct vublk_nbd_ranges *ranges, char *memory, uint64_t piece_bytes,
 			  struct vublk_error *error);
-/* Ends the queue's thread. A queue that was not started is a no-op. */
+/* Ends the queue's thread. Does nothing if the queue was not started. */
 void vublk_nbd_queue_stop(struct vublk_nbd_queue *queue);
 
 /*
  * Transfers `bytes` bytes at `offset`. The requests on the disk cover `start` to `end`, which are
- * `offset` and its end, rounded to whole blocks. If a write does not begin and end with a block,
- * what is around it is read first and written again. `range` belongs to the caller.
+ * `offset` and its end, rounded to whole blocks. If a write begins or ends within a block, its
+ * blocks are read first, changed, and written as a whole. `range` belongs to the caller.
  */
 int vublk_nbd_queue_read(struct vublk_nbd_queue *queue, uint64_t start, uint64_t end, char *buffer,
 			 size_t bytes, uint64_t offset, struct vublk_error *error);

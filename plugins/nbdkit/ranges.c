@@ -68,7 +68,7 @@ int vublk_nbd_ranges_enter(struct vublk_nbd_ranges *ranges, uint64_t offset, uin
 	*place = new;
 	while (must_wait(ranges, new) && !r)
 		r = vublk_nbd_wait(&ranges->left, &ranges->lock);
-	/* The range may have become free just when the wait was ended. */
+	/* The wait may have failed at the moment when the earlier ranges ended. */
 	if (r && !must_wait(ranges, new))
 		r = 0;
 	if (r)

@@ -15,7 +15,8 @@ struct vublk_nbd_range {
 	struct vublk_nbd_range *next; /* entered later */
 	uint64_t offset;
 	uint64_t end;
-	unsigned users; /* the call that made the change, and its requests that it abandoned */
+	unsigned users; /* how many users the range has: the call that makes the change, and the
+			   requests that it has abandoned */
 };
 
 struct vublk_nbd_ranges {
@@ -25,21 +26,21 @@ struct vublk_nbd_ranges {
 };
 
 void vublk_nbd_ranges_init(struct vublk_nbd_ranges *ranges);
-/* Frees the ranges of requests that never completed. */
+/* Frees the struct, and the ranges of requests that have never completed. */
 void vublk_nbd_ranges_deinit(struct vublk_nbd_ranges *ranges);
 
 /*
- * Waits until no range that entered earlier overlaps this one. The caller passes `range` to
- * vublk_nbd_ranges_leave().
- * ENOMEM: no memory. ESHUTDOWN: the server or the connection ends.
+ * Adds a range, and waits until no range that was added earlier overlaps it. The caller passes
+ * `range` to vublk_nbd_ranges_leave(). Errors: ENOMEM; ESHUTDOWN if the server or the connection
+ * ends, and then no range was added.
  */
 int vublk_nbd_ranges_enter(struct vublk_nbd_ranges *ranges, uint64_t offset, uint64_t end,
 			   struct vublk_nbd_range **range);
 
-/* Adds a user, which has to leave, too. */
+/* Adds a user to the range. Each user must call vublk_nbd_ranges_leave(). */
 void vublk_nbd_ranges_hold(struct vublk_nbd_ranges *ranges, struct vublk_nbd_range *range);
 
-/* Removes a user. The range is freed with its last user. NULL is a no-op. */
+/* Removes a user, and frees the range when its last user has left. NULL is a no-op. */
 void vublk_nbd_ranges_leave(struct vublk_nbd_ranges *ranges, struct vublk_nbd_range *range);
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Waits that end with the server or the connection. nbdkit does not end before all calls of the
- * plugin have returned, and during an outage a request may wait without limit.
+ * Waits that end when the server or the connection ends. nbdkit ends only when all calls of the
+ * plugin have returned, but during an outage a request may wait without limit.
  *
  * Key idea: only nbdkit_nanosleep() tells a plugin that the server or the connection ends. So a
- * wait that takes long asks it from time to time.
+ * long wait calls that function from time to time.
  */
 #include "plugins/nbdkit/wait.h"
 
@@ -25,10 +25,10 @@ void vublk_nbd_set_pace(struct vublk_nbd_pace *pace)
 }
 
 /*
- * nbdkit 1.32 aborts (an assertion in raw_send_socket()) if a reply to a client that has left fails
- * while another thread is about to send one on the same connection. A thread that comes later sees
- * that the connection has failed, and sends nothing. So the threads of a connection do not return
- * at the same time.
+ * Makes the threads of a connection that has ended return one after another. If a reply to a client
+ * that has disconnected fails while another thread is about to send a reply on the same connection,
+ * nbdkit 1.32 aborts (an assertion in raw_send_socket()). A thread that returns later sees that the
+ * connection has failed, and sends nothing.
  */
 static void keep_pace(void)
 {

@@ -4,19 +4,24 @@
 
 #include <pthread.h>
 
-/* The requests of one connection that end without a result do so one after another. */
+/*
+ * Makes the requests of one connection that end without a result end one after another; see wait.c.
+ */
 struct vublk_nbd_pace {
 	pthread_mutex_t lock;
 };
 
-/* Says of which connection the thread now handles a request. */
+/*
+ * Must be called when a thread begins to handle a request. `pace` belongs to the request's
+ * connection.
+ */
 void vublk_nbd_set_pace(struct vublk_nbd_pace *pace);
 
 /*
- * Waits for `condition` with `lock` held, as pthread_cond_wait() does: the caller checks whether
- * that for which it waits has happened, and calls again if not. Must be called on a thread of
- * nbdkit, after vublk_nbd_set_pace().
- * ESHUTDOWN: the server or the client's connection ends, so the caller has to return.
+ * Waits for `condition` with `lock` held, as pthread_cond_wait() does. May also return 0 without a
+ * signal, so the caller must check whether it has to wait again. Must be called on a thread of
+ * nbdkit, after vublk_nbd_set_pace(). ESHUTDOWN: the server or the client's connection ends, so the
+ * caller has to return.
  */
 int vublk_nbd_wait(pthread_cond_t *condition, pthread_mutex_t *lock);
 

@@ -102,7 +102,7 @@ static void guest_read_config(void *bus)
 	printf("config %u: capacity %llu\n", vublk_device_config_generation(vm->device), sectors * 512);
 }
 
-/* Takes a completion. Drivers must ignore a call without one, which may occur after an outage. */
+/* Takes a completion. Ignores a call without a completion, which may occur after an outage. */
 static void guest_queue_interrupt(struct vm *vm)
 {
 	if (__atomic_load_n(&vm->ram->used.idx, __ATOMIC_ACQUIRE) == vm->used_idx)

@@ -5,9 +5,9 @@
  *   cc -shared -fPIC engine-ram.c -o libvublk-engine-ram.so $(pkg-config --cflags --libs vublk)
  *   VUBLK_ENGINE_PATH=$PWD vublk serve --socket-path disk.sock --engine ram --size 64M -o fill=7
  *
- * It serves each request within submit(), so it has no descriptor. An engine that has to wait
- * begins the request in submit() or commit(), and adds it to the list of complete requests when its
- * descriptor says that there is an answer.
+ * The engine serves each request within submit(), so it has no descriptor. An engine that has to
+ * wait begins a request in submit() or commit(). When its descriptor becomes readable, the engine
+ * adds the complete requests to the list that poll() returns.
  */
 #include <vublk/engine.h>
 
@@ -141,7 +141,7 @@ static int ram_open(const struct vublk_engine_params *params, struct vublk_engin
 	return 0;
 }
 
-/* The library checks that a number is a number; ram_open() checks its range. */
+/* The library checks that the value is a number; ram_open() checks its range. */
 static const struct vublk_property options[] = {
 	{ "fill", "number", "0", "The byte with which the disk is filled at the start, 0 to 255", { NULL } },
 	{ NULL, NULL, NULL, NULL, { NULL } },

@@ -2,10 +2,10 @@
 /*
  * The type Buffer: memory that the back-end reads and writes directly. See core.h.
  *
- * Key idea: the memory is a memfd that is mapped here and registered with the disk, so closing the
- * disk does not unmap it, and memoryviews stay valid. A mapping must be kept until the disk has
- * unregistered it. A Buffer cannot wait for that when it is freed, so it leaves the mapping in the
- * disk's list, and a later call unmaps it.
+ * Key idea: the memory is a memfd, which this file maps and registers with the disk. So closing the
+ * disk does not unmap the memory, and memoryviews stay valid. A mapping must be kept until the disk
+ * has unregistered it. When a Buffer is freed, it cannot wait for that. So it leaves the mapping in
+ * the disk's list, and a later call unmaps it.
  */
 #include "core.h"
 
@@ -19,7 +19,8 @@ struct buffer {
 	PyObject_HEAD
 	struct core_disk *disk;       /* a reference; NULL: released */
 	struct core_mapping *mapping; /* NULL: released */
-	Py_ssize_t bytes;             /* the mapping is longer: whole pages */
+	Py_ssize_t bytes;             /* the length of the Buffer; the mapping is rounded up to
+					 whole pages */
 	Py_ssize_t exports;
 };
 
@@ -36,7 +37,7 @@ static void free_mapping(struct core_disk *disk, struct core_mapping *mapping)
 	free(mapping);
 }
 
-/* Unmaps what the disk has unregistered meanwhile. Does not wait. */
+/* Unmaps the mappings that the disk has unregistered since the last call. Does not wait. */
 static void reap_mappings(struct core_disk *disk)
 {
 	struct core_mapping *next;
@@ -49,7 +50,7 @@ static void reap_mappings(struct core_disk *disk)
 	}
 }
 
-/* Called when its Buffer no longer needs the mapping. */
+/* Called when the Buffer of the mapping no longer needs it. */
 static void drop_mapping(struct core_disk *disk, struct core_mapping *mapping)
 {
 	if (mapping->state == CORE_DETACHED || core_is_forked(disk)) {
@@ -101,7 +102,10 @@ static int make_memfd(size_t bytes)
 	return r;
 }
 
-/* Maps a descriptor and starts to register the memory. Returns false with an exception. */
+/*
+ * Maps the file `fd` and starts to register the memory. On failure sets an exception and returns
+ * false.
+ */
 static bool register_memory(struct core_disk *disk, struct core_mapping *mapping, int fd)
 {
 	struct vublk_error error = { 0 };
@@ -209,7 +213,10 @@ static PyObject *buffer_release(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* The descriptor polls readable when the registration has ended. Returns -1 when it has. */
+/*
+ * Returns a descriptor that polls readable when the registration has ended; -1 after finish() has
+ * returned the result.
+ */
 static PyObject *get_fd(PyObject *self, void *unused)
 {
 	const struct core_mapping *mapping = ((struct buffer *)self)->mapping;
@@ -218,7 +225,7 @@ static PyObject *get_fd(PyObject *self, void *unused)
 			       vublk_blk_change_fd(mapping->change) : -1);
 }
 
-/* Returns False while the disk has not registered the memory. */
+/* Ends the registration. Returns False while it is in progress. */
 static PyObject *buffer_finish(PyObject *self, PyObject *args)
 {
 	struct buffer *buffer = (struct buffer *)self;

@@ -7,12 +7,13 @@
  * Python files of the package add waiting, queues and asyncio.
  *
  * Key idea: the GIL is the only lock. All calls except those of blocking.c and Disk.close() keep
- * it, because they never wait for the back-end. The disk's own thread never calls Python: events
- * and completions are taken from descriptors.
+ * the GIL, because they never wait for the back-end. The disk's own thread never calls Python:
+ * events and completions are taken from descriptors.
  *
  * Misuse must not crash the interpreter. So each method calls core_enter(), which refuses a closed
- * disk and a forked process, and the disk is not closed before the matching core_leave(). Memory is
- * mapped here and registered, not allocated by the library, so that it outlives the disk.
+ * disk and a forked process, and the disk is not closed before the matching core_leave(). The
+ * module maps memory itself and registers it. The library does not allocate the memory, so that it
+ * outlives the disk.
  *
  * The module uses the stable ABI only.
  */
@@ -31,21 +32,28 @@ struct core_state {
 	PyObject *buffer_type;
 };
 
-/* Memory that is mapped, from its registration until neither the disk nor a Buffer needs it. */
+/*
+ * A mapping of memory. It exists from the registration until neither the disk nor a Buffer needs
+ * it.
+ */
 struct core_mapping {
 	struct core_mapping *next;
 	void *address;
 	size_t bytes;
 	enum core_mapping_state {
-		CORE_ADDING,   /* `change` registers it */
+		CORE_ADDING,   /* `change` is registering the memory */
 		CORE_READY,
-		CORE_REMOVING, /* its Buffer is freed; `change` (may be NULL) unregisters it */
+		CORE_REMOVING, /* the Buffer is freed; `change` (may be NULL) is unregistering the
+				  memory */
 		CORE_DETACHED, /* the disk is closed */
 	} state;
 	struct vublk_blk_change *change;
 };
 
-/* A request in flight. `view` keeps its memory, and `token` is returned with the completion. */
+/*
+ * A request in flight. `view` keeps the memory of the request valid, and `token` is returned with
+ * the completion.
+ */
 struct core_request {
 	struct core_request *next, *previous;
 	PyObject *token;
@@ -55,20 +63,23 @@ struct core_request {
 struct core_disk {
 	PyObject_HEAD
 	struct vublk_blk *blk; /* NULL: closed */
-	pid_t pid;             /* the process that opened it */
+	pid_t pid;             /* the process that opened the disk */
 	bool is_open;          /* the opening has succeeded */
 	bool is_closing;
-	unsigned calls;        /* methods under way; the disk is not closed meanwhile */
+	unsigned calls;        /* how many methods are being executed; the disk is not closed until
+				  there are none */
 	struct core_request *requests;
 	struct core_mapping *mappings;
-	struct vublk_blk_queue *queues[VUBLK_MAX_QUEUES]; /* those that were used */
+	struct vublk_blk_queue *queues[VUBLK_MAX_QUEUES]; /* the queues that requests have used;
+							     NULL: not used */
 };
 
 /* --- module.c ------------------------------------------------------------------ */
 
-/* Sets the exception vublk.Error. Returns NULL. */
+/* These functions set the exception vublk.Error and return NULL. */
 PyObject *core_raise(struct core_disk *disk, const struct vublk_error *error);
 PyObject *core_raise_text(struct core_disk *disk, int code, const char *text);
+/* Returns a new object of the class vublk.Error. */
 PyObject *core_make_error(struct core_disk *disk, const struct vublk_error *error);
 /* Returns None, or NULL with an exception if `r` is an error. */
 PyObject *core_result(struct core_disk *disk, int r, const struct vublk_error *error);
@@ -109,7 +120,10 @@ void core_drop_requests(struct core_disk *disk);
 
 extern PyType_Spec core_buffer_spec;
 PyObject *core_alloc(PyObject *self, PyObject *args);
-/* Called before and after vublk_blk_close(), which frees all changes. */
+/*
+ * The first function must be called before vublk_blk_close(), which frees all changes, and the
+ * second afterwards.
+ */
 void core_forget_changes(struct core_disk *disk);
 void core_detach_mappings(struct core_disk *disk);
 

@@ -139,7 +139,9 @@ static PyObject *open_finish(PyObject *self, PyObject *args)
 
 /* --- closing ------------------------------------------------------------------------- */
 
-/* Releases the GIL. Other methods are refused meanwhile, because is_closing is set. */
+/*
+ * Closes the disk without the GIL. Until the disk is closed, is_closing makes other methods fail.
+ */
 static int close_blk(struct core_disk *disk, int wait_ms, struct vublk_error *error)
 {
 	int r;
@@ -180,7 +182,10 @@ static PyObject *disk_close(PyObject *self, PyObject *args)
 	return core_result(disk, r, &error);
 }
 
-/* The disk's thread does not exist in a forked process, which leaks the disk. */
+/*
+ * Does not close the disk in a forked process, because the disk's thread does not exist there. Such
+ * a process leaks the disk.
+ */
 static void disk_finalize(PyObject *self)
 {
 	struct core_disk *disk = (struct core_disk *)self;
@@ -196,8 +201,8 @@ static void disk_finalize(PyObject *self)
 }
 
 /*
- * No other object refers to the disk, so no code that runs here can use it: a Buffer, and a
- * request with memory, hold references.
+ * No other object refers to the disk any more, because each Buffer and each request with memory
+ * holds a reference. So code that runs during this function cannot use the disk.
  */
 static void disk_dealloc(PyObject *self)
 {

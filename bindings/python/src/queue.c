@@ -15,7 +15,10 @@
 
 #define POLL_MAX 256 /* completions per call, so that other tasks of an event loop run */
 
-/* Returns the queue, which the blocking calls then do not use; or NULL with an exception. */
+/*
+ * Returns the queue, and reserves it, so that the blocking calls do not use it. On failure sets an
+ * exception and returns NULL.
+ */
 static struct vublk_blk_queue *queue_of(struct core_disk *disk, unsigned index)
 {
 	struct vublk_blk_queue *queue = vublk_blk_queue(disk->blk, index);
@@ -30,7 +33,10 @@ static struct vublk_blk_queue *queue_of(struct core_disk *disk, unsigned index)
 	return NULL;
 }
 
-/* Parses the only argument of a method, a queue. The caller calls core_leave() on success. */
+/*
+ * Parses the only argument of a method, the number of a queue, and calls core_enter(). On success
+ * the caller must call core_leave().
+ */
 static struct vublk_blk_queue *enter_queue(struct core_disk *disk, PyObject *args)
 {
 	struct vublk_blk_queue *queue;
@@ -64,7 +70,7 @@ static void unlink_request(struct core_disk *disk, struct core_request *request)
 		disk->requests = request->next;
 }
 
-/* Frees a request that is not linked. This may run other Python code. */
+/* Frees a request that is not linked. Other Python code may run during this call. */
 static void free_request(struct core_request *request)
 {
 	if (request->view.obj)
@@ -113,7 +119,7 @@ static int send_request(struct vublk_blk_queue *queue, int kind, uint64_t offset
 	return -EINVAL;
 }
 
-/* Takes the memory of a read or write, or the length of another request. */
+/* Parses `range`: the memory of a read or write, or the length of any other request. */
 static bool take_range(struct core_request *request, int kind, PyObject *range, uint64_t *bytes)
 {
 	int flags = kind == VUBLK_REQUEST_READ ? PyBUF_WRITABLE : PyBUF_SIMPLE;

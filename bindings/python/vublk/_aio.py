@@ -27,8 +27,8 @@ COPY_BUFFERS = 16
 
 class _Request:
     """
-    `on_completion` runs when the back-end no longer uses the memory; the future may end earlier. Its
-    argument says whether the request has succeeded and its task has not been canceled.
+    `on_completion` runs when the back-end no longer uses the memory; the future may end earlier. The
+    argument of `on_completion` says whether the request has succeeded and its task has not been canceled.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, kind: int, offset: int, memory: Union[_core._ReadOnly, int],
@@ -60,7 +60,7 @@ def _return_copy(copies: asyncio.Queue[memoryview], copy: memoryview, succeeded:
 
 def _take_copy(copies: asyncio.Queue[memoryview], copy: memoryview, source: memoryview, target: memoryview,
                succeeded: bool) -> None:
-    """Copies what was read before the buffer is returned, because the next request overwrites it."""
+    """Copies the data that was read, and then returns the buffer, which the next request overwrites."""
     try:
         if succeeded:
             target[:] = source
@@ -79,7 +79,7 @@ class AsyncDisk(Common):
         self._closing = False
         self._closed: Optional[asyncio.Future[None]] = None  # the result of the close() that runs
         self._in_flight: set[_Request] = set()
-        self._waiting: collections.deque[_Request] = collections.deque()  # the queue is full
+        self._waiting: collections.deque[_Request] = collections.deque()  # not added, because the queue was full
         self._pump_scheduled = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -188,8 +188,8 @@ class AsyncDisk(Common):
 
     async def read(self, offset: int, memory: _core._Writable) -> None:
         """
-        Reads into a Buffer, or a memoryview of one, without a copy. A task that is canceled does
-        not end the request: the memory changes until drain() returns.
+        Reads into a Buffer, or a memoryview of one, without a copy. Canceling the
+        task does not end the request: the memory may change until drain() has returned.
         """
         self._check()
         await self._do(_core.READ, offset, memory)
@@ -301,7 +301,7 @@ class AsyncDisk(Common):
         """
         Waits for the requests in flight, at most `timeout` seconds, and closes the disk. Requests
         that have not completed fail with ECANCELED, and Error is raised. The disk is closed in any case.
-        A call while another one runs waits for that one, and has the same result.
+        If another call of close() is running, waits for that call, and has its result.
         """
         if self.closed:
             return
@@ -343,7 +343,7 @@ class AsyncDisk(Common):
 
 
 class _Opening:
-    """What open_async() returns: `await` it for the disk, or use it in `async with`."""
+    """The result of open_async(): `await` it for the disk, or use it in `async with`."""
 
     def __init__(self, path: Path, options: dict[str, Option]) -> None:
         self._path, self._options = path, options

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What Disk and AsyncDisk share: options, properties, statistics and events."""
+"""The code that Disk and AsyncDisk share: options, properties, statistics and events."""
 from __future__ import annotations
 
 import enum
@@ -21,7 +21,7 @@ def library_version() -> str:
 
 
 class EventKind(enum.IntEnum):
-    """enum vublk_blk_event of <vublk/blk.h>, which explains each."""
+    """The kinds of events: enum vublk_blk_event of <vublk/blk.h>, which explains each kind."""
     RESIZED = _core.RESIZED
     CONFIG_CHANGED = _core.CONFIG_CHANGED
     GAVE_UP = _core.GAVE_UP
@@ -100,7 +100,7 @@ def flags_of(fua: bool, no_unmap: bool = False) -> int:
 
 
 class Common:
-    """A disk that is open or closed, without calls that wait."""
+    """The members of Disk and AsyncDisk that never wait."""
 
     def __init__(self, core: _core.Disk) -> None:
         self._core = core
@@ -138,7 +138,7 @@ class Common:
                           sum(queue['written_bytes'] for queue in queues), latency)
 
     def next_event(self) -> Optional[Event]:
-        """Returns the next event that waits, or None. Never waits."""
+        """Returns the oldest event that has not been returned yet, or None. Never waits."""
         while (event := self._core.next_event()) is not None:
             if event[0] in KINDS:  # a later library may have further kinds
                 return Event(KINDS[event[0]], event[1])

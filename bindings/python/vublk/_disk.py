@@ -29,9 +29,10 @@ class Completion(NamedTuple):
 
 def wait_readable(fd: int, end: Optional[float] = None) -> bool:
     """
-    Sleeps until `fd` polls readable, until the time `end` of time.monotonic(), or a short while. Returns
-    whether `end` has not passed. Then the caller looks for a result again, which fails if another
-    thread has closed the disk: closing a descriptor does not end a sleep on it.
+    Sleeps until `fd` polls readable, but at most LOOK_AGAIN_S, and not beyond the time `end` of
+    time.monotonic(). Returns False if `end` has passed. Otherwise the caller checks again for its result.
+    The sleep is limited, because closing a descriptor does not end a sleep on it: if another thread has closed the
+    disk, only the check fails.
     """
     timeout_s = LOOK_AGAIN_S if end is None else min(LOOK_AGAIN_S, max(0.0, end - time.monotonic()))
     if fd < 0:  # another thread is closing the disk
@@ -43,7 +44,7 @@ def wait_readable(fd: int, end: Optional[float] = None) -> bool:
 
 class Queue:
     """
-    A queue of a disk: requests in flight, on memory that is not copied. For one thread at a time.
+    A queue of a disk, for requests whose data is not copied. Only one thread at a time may use a queue.
 
     A request is added, then submitted with others by submit() or wait(). `memory` is a Buffer or a
     memoryview of one, and must not be changed before the completion. The disk keeps it until then.
@@ -81,7 +82,10 @@ class Queue:
         return [Completion(*pair) for pair in self._core.poll(self._index)]
 
     def arm(self) -> bool:
-        """Call before a sleep on `fd`, which then polls readable. True: do not sleep, call poll()."""
+        """
+        Must be called before a sleep on `fd`, which then becomes readable when a request completes. Returns True
+        if a request has completed already: call poll() instead of sleeping.
+        """
         return self._core.arm(self._index)
 
     @property
@@ -128,7 +132,7 @@ class Disk(Common):
     def close(self, timeout: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
         """
         Waits for the requests in flight, at most `timeout` seconds, and closes the disk. If some
-        have not completed, raises Error, and the disk is closed all the same.
+        have not completed by then, raises Error, but closes the disk nevertheless.
         """
         self._core.close(int(timeout * 1000))
 
@@ -170,11 +174,11 @@ class Disk(Common):
         return buffer
 
     def queue(self, index: int = 0) -> Queue:
-        """Returns a queue. The calls of Disk need one queue for themselves, the last."""
+        """Returns a queue. The blocking calls of Disk reserve the last queue that is not in use: leave one unused."""
         return Queue(self._core, index)
 
     def wait_event(self, timeout: Optional[float] = None) -> Optional[Event]:
-        """Waits for an event, at most `timeout` seconds. Returns None if there is no event then."""
+        """Waits for an event, at most `timeout` seconds. Returns None if no event has come by then."""
         end = None if timeout is None else time.monotonic() + timeout
         while (event := self.next_event()) is None and wait_readable(self._core.events_fd(), end):
             pass

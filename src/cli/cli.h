@@ -125,7 +125,7 @@ uint64_t vublk_cli_number(struct argp_state *state, const char *option, const ch
  */
 uint64_t vublk_cli_bytes(struct argp_state *state, const char *option, const char *text,
 			 uint64_t min, uint64_t max);
-/* The same for the option request-size, which must be a power of two. */
+/* Like vublk_cli_bytes(), but for the option request-size, which must be a power of two. */
 uint32_t vublk_cli_request_bytes(struct argp_state *state, const char *text, uint32_t min,
 				 uint32_t max);
 /*

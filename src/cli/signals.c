@@ -70,7 +70,10 @@ void vublk_cli_signals_release(void)
 	struct sigaction action;
 	sigset_t ends;
 
-	/* The first signal has restored the default action. Any handler would use the object. */
+	/*
+	 * Unblocks the signals only if the first one has restored the default action, because a
+	 * handler would use the object.
+	 */
 	if (sigaction(SIGTERM, NULL, &action) < 0 || action.sa_handler != SIG_DFL)
 		return;
 	sigemptyset(&ends);

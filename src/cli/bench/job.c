@@ -24,8 +24,9 @@
 #include <time.h>
 
 #define WAIT_MS 100          /* the longest sleep before the job checks the phase again */
-#define PACED_WAIT_NS 10000000 /* the same for a job with a rate. A job that sleeps when the run
-				  ends measures a run that is longer by up to this time. */
+#define PACED_WAIT_NS 10000000 /* like WAIT_MS, for a job with a rate. Short, because a job that
+				  sleeps at the end of the run makes the measured run longer by up
+				  to this time. */
 /*
  * The byte that fills a buffer before a verified read. Otherwise the buffer might still contain the
  * block to read, and the check would accept a read that transfers no data.

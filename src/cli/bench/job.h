@@ -21,7 +21,7 @@ enum vublk_bench_phase {
 struct vublk_bench_slot {
 	enum vublk_bench_direction direction;
 	uint64_t due_ns;      /* when the pacer wants the request to start; 0: immediately */
-	uint64_t start_ns;    /* from when the latency counts: due_ns, if it is set */
+	uint64_t start_ns;    /* the time from which the latency counts: due_ns, if it is set */
 	uint64_t block;       /* counted from the first block of the job's part */
 	void *buffer;
 };

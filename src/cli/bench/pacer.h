@@ -6,9 +6,10 @@
  * When a job with --rate_iops starts its requests.
  *
  * Key idea: request n is due n / rate seconds after the start of the run. A late request does not
- * change when the others are due, so a job that was held up by its disk starts the requests that
- * it missed as fast as it can. And as latencies count from when a request was due, a disk that
- * stops for a while makes all these requests late, and not only those that were in flight.
+ * change when the others are due, so a job that was held up by its disk starts the requests that it
+ * missed as fast as it can. Latencies count from the time at which a request was due. So if a disk
+ * stops for a while, the latencies of all requests that were due meanwhile show it, and not only
+ * those of the requests in flight.
  */
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Executes a command for another thread of this process, as for a client; see ask.h.
+ * Executes a command for another thread of this process, as if a client had sent it; see ask.h.
  *
  * Key idea: the asking thread waits for the owner's thread, but only for a limited time. The thread
  * that finishes last frees the struct question, which both threads share.

@@ -130,7 +130,10 @@ static int check_events(struct json_object *arguments, void *copy, struct vublk_
 
 static const char *const events_arguments[] = { "since", NULL };
 
-/* This command exists on every control socket. The table of the served object has the others. */
+/*
+ * The command `events`, which every control socket has. The table of the served object has the
+ * other commands.
+ */
 static const struct vublk_control_command events_command = {
 	"events", events_arguments, sizeof(struct events_copy), check_events, NULL, NULL,
 };

@@ -25,8 +25,8 @@
 struct vublk_control;
 
 /*
- * What a command with `takes_connection` gets: the connection of the client that takes over the
- * served object, and the control socket of this process.
+ * A command with `takes_connection` gets this struct: the connection of the client that takes over
+ * the served object, and the control socket of this process.
  */
 struct vublk_control_connection {
 	int fd; /* a duplicate of the client's descriptor */

@@ -6,7 +6,7 @@
 #include "cli/control/device-status.h"
 #include "cli/control/stats.h"
 
-/* What both commands copy from the device. */
+/* The copy of the device's state that both commands use. */
 struct vublk_device_stats_copy {
 	enum vublk_stats_switching switching; /* for vublk_stats_check(), so this must be the first
 						 member */

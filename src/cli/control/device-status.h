@@ -44,11 +44,13 @@ void vublk_device_status_copy(const struct vublk_bus *bus, struct vublk_device_s
 /* The functions below use only the copy, on the control thread. */
 struct json_object;
 bool vublk_device_status_has_backend(const struct vublk_device_status *status);
-/* Returns what the result of `status` says about unflushed=replay; NULL: replay is not in use. */
+/*
+ * Returns the member of the result of `status` about unflushed=replay; NULL: replay is not in use.
+ */
 struct json_object *vublk_device_status_replay_json(const struct vublk_replay_info *replay);
 /*
- * Returns what the result of `status` says about a queue: its index, size and base, and the number
- * of outstanding requests (null: not known).
+ * Returns the object about a queue in the result of `status`: its index, size and base, and the
+ * number of outstanding requests (null: not known).
  */
 struct json_object *vublk_device_status_queue_json(const struct vublk_device_status_queue *queue);
 

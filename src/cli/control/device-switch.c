@@ -49,7 +49,8 @@ int vublk_device_run_switch(void *owner, void *copy, struct vublk_error *error)
 		return 1;
 	}
 	if (vublk_device_get_switch_result(device, command->number, &info, sizeof(info)) < 0)
-		return vublk_cli_error(error, ENOENT, "the result of the switch is not known any more");
+		return vublk_cli_error(error, ENOENT, "the result of the switch is not known any more; "
+				       "'status' shows the present path");
 	if (info.is_under_way)
 		return 1;
 	if (info.code)

@@ -32,27 +32,30 @@ void vublk_control_events_free(struct vublk_control_events *events);
 
 /*
  * Adds a notice to the ring `events` as an event. This function is a vublk_notice_fn. It may have
- * to wait while another thread copies one event. Threads: the one that calls
+ * to wait while another thread copies one event. Must be called on the thread that calls
  * vublk_control_events_set_cause().
  */
 void vublk_control_events_add(void *events, const struct vublk_notice *notice,
 			      size_t notice_bytes);
 
 /*
- * Makes `cause` the cause of the events that are added from now on. Threads: the one that adds
- * events.
+ * Makes `cause` the cause of the events that are added from now on. Must be called on the thread
+ * that adds events.
  */
 void vublk_control_events_set_cause(struct vublk_control_events *events,
 				    const struct vublk_control_cause *cause);
 
-/* Returns the sequence number that the next added event will have. Threads: any. */
+/*
+ * Returns the sequence number that the next added event will have. Any thread may call this
+ * function.
+ */
 uint64_t vublk_control_events_next(struct vublk_control_events *events);
 
 /*
  * Returns a line for the client whose next event has the sequence number *next, and advances *next.
  * The line has the event, or the number of events that the client has missed. The caller must free
  * the line with free(). Returns NULL, and leaves *next unchanged, if there is no such event yet, or
- * no memory. Threads: any.
+ * no memory. Any thread may call this function.
  */
 char *vublk_control_events_take(struct vublk_control_events *events, uint64_t *next);
 

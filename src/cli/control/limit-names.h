@@ -11,7 +11,7 @@
 #define VUBLK_LIMIT_NAMES \
 	"iops", "iops-read", "iops-write", "bps", "bps-read", "bps-write", "burst-ms"
 
-/* In the order of the members of struct vublk_limits. */
+/* The names, in the order of the members of struct vublk_limits. */
 extern const char *const vublk_limit_names[VUBLK_LIMIT_NUM_NAMES];
 
 /* Returns the member that has the name vublk_limit_names[i]. */

@@ -82,7 +82,7 @@ int vublk_control_parse(const char *line, size_t bytes, int depth, struct json_o
 	int r;
 
 	if (!tokener)
-		return vublk_cli_error(error, ENOMEM, "no memory for a line");
+		return vublk_cli_error(error, ENOMEM, "cannot allocate memory for a line");
 	json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
 	*value = json_tokener_parse_ex(tokener, line, (int)bytes);
 	code = json_tokener_get_error(tokener);

@@ -17,8 +17,8 @@
 #define VUBLK_CONTROL_DEPTH 8         /* how deeply objects and arrays may be nested in a request */
 #define VUBLK_CONTROL_NAME_BYTES 32
 
-#define VUBLK_CONTROL_ANSWER_DEPTH 32 /* how deeply they may be nested in a line that a server
-					 sends */
+#define VUBLK_CONTROL_ANSWER_DEPTH 32 /* how deeply objects and arrays may be nested in a line that
+					 a server sends */
 
 /*
  * Parses a line, which must consist of exactly one JSON value, at most `depth` deep, in which no

@@ -111,7 +111,7 @@ struct resize {
 
 /*
  * Requests a rescan, and waits until the back-end has read the size. The back-end stops its queues
- * before it reads the size, so this takes as long as the slowest request in the storage.
+ * before it reads the size, so the command takes as long as the slowest request in the storage.
  */
 static int run_resize(void *owner, void *copy, struct vublk_error *error)
 {

@@ -6,11 +6,13 @@
  * disks.
  *
  * It runs until it is killed. For each round, load and disk it prints one line, with a single
- * write(). ROUND counts from zero, and SERIAL is the serial that the host gave to the disk:
+ * write(). ROUND counts from zero. NAME is the serial that the host gave to a virtio disk, or the
+ * name of another disk:
  *
- *     run=ROUND:SERIAL:LOAD:REQUESTS:NANOSECONDS
+ *     run=ROUND:NAME:LOAD:REQUESTS:NANOSECONDS
  *
- *     guest-rate ANYTHING    (all arguments are ignored)
+ *     guest-rate ANYTHING        compares all virtio disks
+ *     guest-rate DISK DISK...    compares these, also at depth 128
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +31,7 @@
 
 #define RUN_NS 250000000u
 #define BLOCK_BYTES 4096u
-#define MAX_DEPTH 32
+#define MAX_DEPTH 128
 #define MAX_DISKS 8
 
 static const struct load {
@@ -41,11 +43,15 @@ static const struct load {
 	{ "read, 4 KiB, depth 32", IOCB_CMD_PREAD, 32 },
 	{ "write, 4 KiB, depth 1", IOCB_CMD_PWRITE, 1 },
 	{ "write, 4 KiB, depth 32", IOCB_CMD_PWRITE, 32 },
+	{ "read, 4 KiB, depth 128", IOCB_CMD_PREAD, 128 },
+	{ "write, 4 KiB, depth 128", IOCB_CMD_PWRITE, 128 },
 };
+#define NUM_LOADS (sizeof(loads) / sizeof(*loads))
+#define NUM_DEEP_LOADS 2 /* at the end of the array */
 
 struct disk {
 	int fd;
-	char serial[24];
+	char name[24];
 	uint64_t num_blocks;
 };
 
@@ -100,7 +106,7 @@ static void submit(const struct disk *disk, const struct load *load, struct iocb
 		.aio_offset = (int64_t)(next_random() % disk->num_blocks * BLOCK_BYTES),
 	};
 	if (syscall(SYS_io_submit, context, 1L, &request) != 1)
-		fail("%s: a request was not accepted: %s", disk->serial, strerror(errno));
+		fail("%s: a request was not accepted: %s", disk->name, strerror(errno));
 }
 
 /* Waits for at least one completion, and returns how many there were. */
@@ -109,10 +115,10 @@ static unsigned reap(const struct disk *disk, struct io_event *events)
 	long n = syscall(SYS_io_getevents, context, 1L, (long)MAX_DEPTH, events, NULL);
 
 	if (n < 1)
-		fail("%s: no completion: %s", disk->serial, strerror(errno));
+		fail("%s: no completion: %s", disk->name, strerror(errno));
 	for (long i = 0; i < n; i++)
 		if (events[i].res != BLOCK_BYTES)
-			fail("%s: a request ended with %ld", disk->serial, (long)events[i].res);
+			fail("%s: a request ended with %ld", disk->name, (long)events[i].res);
 	return (unsigned)n;
 }
 
@@ -138,7 +144,7 @@ static void run(unsigned round, const struct disk *disk, const struct load *load
 		for (unsigned i = 0; i < n && !is_over; i++, in_flight++)
 			submit(disk, load, &requests[events[i].data]);
 	}
-	say("run=%u:%s:%s:%lu:%lu", round, disk->serial, load->name, (unsigned long)num_done,
+	say("run=%u:%s:%s:%lu:%lu", round, disk->name, load->name, (unsigned long)num_done,
 	    (unsigned long)(now_ns() - start));
 }
 
@@ -149,41 +155,63 @@ static void read_serial(struct disk *disk, char letter)
 
 	snprintf(path, sizeof(path), "/sys/block/vd%c/serial", letter);
 	file = fopen(path, "re");
-	if (!file || fscanf(file, "%23s", disk->serial) != 1)
+	if (!file || fscanf(file, "%23s", disk->name) != 1)
 		fail("no serial in %s", path);
 	fclose(file);
 }
 
-/* Opens the disk with that letter. Returns false if it cannot be opened. */
-static bool open_disk(struct disk *disk, char letter)
+/* Opens a disk. Returns false if it cannot be opened. */
+static bool open_disk(struct disk *disk, const char *path)
 {
-	char path[64];
 	uint64_t bytes;
 
-	snprintf(path, sizeof(path), "/dev/vd%c", letter);
 	disk->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
 	if (disk->fd < 0)
 		return false;
 	if (ioctl(disk->fd, BLKGETSIZE64, &bytes) < 0 || bytes < BLOCK_BYTES)
 		fail("%s has no size", path);
 	disk->num_blocks = bytes / BLOCK_BYTES;
-	read_serial(disk, letter);
 	return true;
 }
 
-int main(void)
+static void open_virtio_disks(void)
 {
-	while (num_disks < MAX_DISKS && open_disk(&disks[num_disks], (char)('a' + num_disks)))
-		num_disks++;
+	char path[] = "/dev/vda";
+
+	while (num_disks < MAX_DISKS && open_disk(&disks[num_disks], path)) {
+		read_serial(&disks[num_disks++], path[sizeof(path) - 2]);
+		path[sizeof(path) - 2]++;
+	}
 	if (num_disks == 0)
 		fail("no disk");
+}
+
+static void open_named_disks(char **paths)
+{
+	for (; *paths && num_disks < MAX_DISKS; paths++) {
+		struct disk *disk = &disks[num_disks++];
+
+		snprintf(disk->name, sizeof(disk->name), "%s", strrchr(*paths, '/') + 1);
+		if (!open_disk(disk, *paths))
+			fail("cannot open %s: %s", *paths, strerror(errno));
+	}
+}
+
+int main(int argc, char **argv)
+{
+	size_t num_loads = argc > 2 ? NUM_LOADS : NUM_LOADS - NUM_DEEP_LOADS;
+
+	if (argc > 2)
+		open_named_disks(argv + 1);
+	else
+		open_virtio_disks();
 	if (posix_memalign((void **)&buffer, BLOCK_BYTES, MAX_DEPTH * BLOCK_BYTES))
 		fail("no memory");
 	memset(buffer, 0x5a, MAX_DEPTH * BLOCK_BYTES);
 	if (syscall(SYS_io_setup, MAX_DEPTH, &context) < 0)
 		fail("no asynchronous requests: %s", strerror(errno));
 	for (unsigned round = 0;; round++)
-		for (unsigned load = 0; load < sizeof(loads) / sizeof(*loads); load++)
+		for (size_t load = 0; load < num_loads; load++)
 			for (unsigned disk = 0; disk < num_disks; disk++)
 				run(round, &disks[disk], &loads[load]);
 }

@@ -9,85 +9,20 @@ the ublk driver: vublk serve and vublk attach run in the guest.
 Words select the cases whose names contain one of them; -l lists the cases.
 """
 import argparse
-import functools
-import json
-import lzma
 import pathlib
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
 import groups  # noqa: E402
-import initramfs  # noqa: E402
-import linux  # noqa: E402
-import peer  # noqa: E402
+import host  # noqa: E402
 import qemu  # noqa: E402
+from host import QUEUES  # noqa: E402
 from peer import check  # noqa: E402
 
 DISK_BYTES = 64 << 20
-QUEUES = 2
 KILLS = 3
 ZEROES = 'bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8'  # 4 MiB of them
-
-
-def folder():
-    return qemu.cache_folder() / 'guest-newer'
-
-
-def kernel():
-    if not (folder() / 'vmlinuz').exists():
-        raise peer.Skip('no kernel with ublk_drv here: scripts/setup check fetches it where it can be had')
-    return folder() / 'vmlinuz'
-
-
-@functools.cache
-def memory_disk(load, vublk):
-    linux.scratch.append(tempfile.TemporaryDirectory(prefix='vublk-'))
-    scratch = pathlib.Path(linux.scratch[-1].name)
-
-    def module():
-        path = scratch / 'ublk_drv.ko'
-        path.write_bytes(lzma.decompress((folder() / 'ublk_drv.ko.xz').read_bytes()))
-        return [path]
-
-    def more(tree):
-        initramfs.copy(initramfs.HERE / 'init-attach', tree, 'jobs')
-        initramfs.copy(vublk, tree, 'bin/vublk')
-        for library in initramfs.libraries(vublk):
-            # The loader of the guest searches this folder. The library of the build is in another one.
-            initramfs.copy(library, tree, f'lib/x86_64-linux-gnu/{pathlib.Path(library).name}'
-                           if 'ld-linux' not in library else library)
-    return initramfs.make(scratch, load, more=more, programs=['e2fsck'], order=module)
-
-
-class Host(linux.Guest):
-    """A guest that is the host of a block device."""
-    loses_requests = False  # the kernel may report failed requests
-
-    def __init__(self, case, which, load, vublk):
-        self.vublk = vublk
-        super().__init__(case, which, QUEUES, [], load)
-
-    def system(self):
-        return kernel(), memory_disk(self.load, self.vublk)
-
-    def take(self, line):
-        if not (self.loses_requests and 'I/O error' in line):
-            super().take(line)
-
-    def vublk_says(self, *words):
-        facts = self.run('vublk', *words)
-        return int(facts['exit'][-1]), facts['said'][-1]
-
-    def devices(self):
-        facts = self.run('list')
-        check(facts['exit'] == ['0'], facts['list'][-1])
-        return json.loads(facts['list'][-1])
-
-    def attach(self, *options):
-        self.run('attach', *options)
-        check(self.last('device') == '/dev/ublkb0', f'vublk attach printed {self.last("device")}')
 
 
 class Attached(groups.Group):
@@ -95,7 +30,7 @@ class Attached(groups.Group):
     serve = ()
 
     def open(self):
-        self.guest = Host(self.case, self.way.qemu, self.load, self.way.program)
+        self.guest = host.Host(self.case, self.way.qemu, self.load, self.way.program)
         self.guest.run('image', DISK_BYTES)
         self.guest.run('serve', *self.serve)
         self.guest.attach()
@@ -239,7 +174,7 @@ class Way:
 
     def prepare(self):
         self.qemu.find_version()
-        kernel()
+        host.kernel()
 
     def __str__(self):
         return f'vublk attach, {self.qemu}'

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The disk of a back-end as a block device of the host, `vublk attach`. The host is a guest in QEMU, whose kernel has
-the ublk driver: vublk serve and vublk attach run in the guest.
+The disk of a back-end as a block device of the host, by `vublk attach`, and by nbdkit with our plugin and nbd-client.
+The host is a guest in QEMU, whose kernel has the drivers ublk_drv and nbd. All programs run in the guest.
 
-    attach.py --load LOAD [--qemu Q] VUBLK [-l] [WORD...]
+    attach.py --load LOAD [--plugin PLUGIN] [--qemu Q] VUBLK [-l] [WORD...]
 
 Words select the cases whose names contain one of them; -l lists the cases.
 """
@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness
 
 import groups  # noqa: E402
 import host  # noqa: E402
+import peer  # noqa: E402
 import qemu  # noqa: E402
 from host import QUEUES  # noqa: E402
 from peer import check  # noqa: E402
@@ -23,6 +24,23 @@ from peer import check  # noqa: E402
 DISK_BYTES = 64 << 20
 KILLS = 3
 ZEROES = 'bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8'  # 4 MiB of them
+
+
+def check_discard(guest):
+    for option in '-z', '':
+        parts = guest.run('discard', option)['part']
+        check(parts[1] == ZEROES, f'{option}: the range is not zeroed')
+        check(ZEROES not in (parts[0], parts[2]), f'{option}: more than the range is zeroed')
+    check(int(guest.run('statistic', 12)['statistic'][-1]) > 0, 'the device has no discards')
+
+
+def kill_backend(guest):
+    guest.start_load()
+    for _ in range(KILLS):
+        guest.run('signal', 'serve', 'KILL')
+        guest.run('serve_again')
+        guest.listen_for_more()
+    guest.stop_load()
 
 
 class Attached(groups.Group):
@@ -82,22 +100,13 @@ class Used(Attached):
         self.guest.run('verify')
 
     def discard(self):
-        for option in '-z', '':
-            parts = self.guest.run('discard', option)['part']
-            check(parts[1] == ZEROES, f'{option}: the range is not zeroed')
-            check(ZEROES not in (parts[0], parts[2]), f'{option}: more than the range is zeroed')
-        check(int(self.guest.run('statistic', 12)['statistic'][-1]) > 0, 'the device has no discards')
+        check_discard(self.guest)
 
     def write_through(self):
         self.guest.run('write_direct')
 
     def kill_backend(self):
-        self.guest.start_load()
-        for _ in range(KILLS):
-            self.guest.run('signal', 'serve', 'KILL')
-            self.guest.run('serve_again')
-            self.guest.listen_for_more()
-        self.guest.stop_load()
+        kill_backend(self.guest)
 
     def kill_attach(self):
         self.guest.start_load()
@@ -168,16 +177,68 @@ class ReadOnly(Attached):
         self.detach()
 
 
+class Nbd(groups.Group):
+    """A host with a back-end, nbdkit with our plugin, and nbd-client. Each case but the last leaves it so."""
+    cases = [
+        ('nbd-client: the kernel has the size and limits of the disk', 'is_told'),
+        ('nbd-client: files survive a new connection, and the image has them', 'files_survive'),
+        ('nbd-client: what is trimmed and zeroed reads as zeroes', 'discard'),
+        ('nbd-client: a write with FUA is in the image when it completes', 'write_through'),
+        ('nbd-client: the back-end is killed under load', 'kill_backend'),
+        ('nbd-client: nbdkit ends when its client has left', 'end'),
+    ]
+
+    def open(self):
+        if not self.way.plugin:
+            raise peer.Skip('the plugin for nbdkit was not built')
+        self.guest = host.Host(self.case, self.way.qemu, self.load, self.way.program, self.way.plugin,
+                               ('nbdkit', 'nbd-client'), ('nbd',))
+        self.guest.run('image', DISK_BYTES)
+        self.guest.run('serve')
+        self.guest.run('serve_nbdkit')
+        self.guest.run('nbd_client')
+
+    def is_told(self):
+        facts = self.guest.run('facts')
+        for name, wanted in {'sectors': DISK_BYTES // 512, 'ro': 0, 'logical_block_size': 512}.items():
+            check(facts[name] == [str(wanted)], f'{name} is {facts[name][0]}, not {wanted}')
+        check(int(facts['discard_max_hw_bytes'][0]) > 0, 'the device has no discard')
+        for name, wanted in ('write_cache', 'write back'), ('fua', '1'):
+            check(self.guest.run('queue', name)[name][-1] == wanted, f'{name} is not {wanted}')
+
+    def files_survive(self):
+        check(int(self.guest.run('files')['flushes'][-1]) > 0, 'the device has no flushes')
+        self.guest.run('leave')
+        self.guest.run('nbd_disconnect')
+        self.guest.run('check_image')
+        self.guest.run('nbd_client')
+        self.guest.run('verify')
+
+    def discard(self):
+        check_discard(self.guest)
+
+    def write_through(self):
+        self.guest.run('write_direct')
+
+    def kill_backend(self):
+        kill_backend(self.guest)
+
+    def end(self):
+        self.guest.run('nbd_disconnect')
+        self.guest.run('signal', 'nbdkit', 'TERM')
+
+
 class Way:
-    def __init__(self, program, which):
+    def __init__(self, program, plugin, which):
         self.program, self.qemu = pathlib.Path(program).absolute(), which
+        self.plugin = pathlib.Path(plugin).absolute() if plugin else None
 
     def prepare(self):
         self.qemu.find_version()
         host.kernel()
 
     def __str__(self):
-        return f'vublk attach, {self.qemu}'
+        return str(self.qemu)
 
 
 def main():
@@ -185,11 +246,12 @@ def main():
     parser.add_argument('vublk', help='the tool, such as build/src/cli/vublk')
     parser.add_argument('words', nargs='*', help='only cases that have one of these words')
     parser.add_argument('--load', required=True, help="the guest's load, such as build/tests/guest/guest-load")
+    parser.add_argument('--plugin', help='our plugin for nbdkit (without it, its cases are skipped)')
     parser.add_argument('--qemu', choices=qemu.QEMUS, default='system')
     parser.add_argument('-l', '--list', action='store_true', help='list the cases')
     options = parser.parse_intermixed_args()
-    way = Way(options.vublk, qemu.QEMUS[options.qemu]())
-    return groups.main([Used, ReadOnly], way, options.load, options.words, options.list)
+    way = Way(options.vublk, options.plugin, qemu.QEMUS[options.qemu]())
+    return groups.main([Used, ReadOnly, Nbd], way, options.load, options.words, options.list)
 
 
 if __name__ == '__main__':

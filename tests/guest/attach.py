@@ -70,6 +70,8 @@ class Used(Attached):
         ('vublk attach is killed under load', 'kill_attach'),
         ('both are killed under load', 'kill_both'),
         ('a second vublk attach is refused', 'second'),
+        ('a second vublk attach is refused while the first waits for the back-end', 'second_waiting'),
+        ('of several vublk attach at the same moment one attaches', 'race'),
         ('detach of a mounted device is refused, and SIGTERM leaves it', 'mounted'),
         ('SIGTERM removes a device that is not in use', 'terminate'),
         ('an orphaned device is listed and removed', 'orphan'),
@@ -128,6 +130,24 @@ class Used(Attached):
     def second(self):
         code, said = self.guest.vublk_says('attach', '/tmp/socket')
         check(code == 1 and '/dev/ublkb0' in said, f'{code}: {said}')
+
+    def second_waiting(self):
+        self.detach()
+        self.guest.run('pause', 'serve', 'STOP')
+        self.guest.run('begin_attach')
+        code, said = self.guest.vublk_says('attach', '/tmp/socket')
+        check(code == 1 and 'has begun to attach' in said, f'{code}: {said}')
+        self.guest.run('pause', 'serve', 'CONT')
+        self.guest.run('end_attach')
+        check(self.guest.last('device') == '/dev/ublkb0', 'the first vublk attach has no device')
+
+    def race(self):
+        self.detach()
+        facts = self.guest.run('attach_race')
+        check(facts['device'] == ['/dev/ublkb0'], f'{facts}')
+        for said in facts['refused']:
+            check('already attached' in said or 'has begun to attach' in said, said)
+        check(len(self.guest.devices()) == 1, 'there is more than one device')
 
     def mounted(self):
         self.guest.run('files')

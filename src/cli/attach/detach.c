@@ -195,7 +195,8 @@ static int detach_orphans(struct vublk_ublk *ublk)
 	if (vublk_ublk_list(ublk, &list, &count, &error))
 		return vublk_cli_fail(COMMAND, "%s", error.text);
 	for (unsigned i = 0; i < count; i++)
-		if (!vublk_ublk_is_served(&list[i]) && detach(ublk, &list[i], false, &error))
+		if (!vublk_ublk_is_served(&list[i]) && !vublk_ublk_is_claimed(&list[i]) &&
+		    detach(ublk, &list[i], false, &error))
 			status = vublk_cli_fail(COMMAND, "%s", error.text);
 	free(list);
 	return status;

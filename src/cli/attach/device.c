@@ -33,20 +33,7 @@ static int refuse_served(const struct vublk_attach *attach, struct vublk_error *
 			       attach->info.ublksrv_pid);
 }
 
-/* The first look has removed what dead processes had begun, so this one was begun since. */
-static int refuse_begun(const struct vublk_attach *attach, struct vublk_error *error)
-{
-	char node[VUBLK_UBLK_NODE_BYTES];
-
-	return vublk_cli_error(error, EBUSY, "another process has begun to attach '%s' as %s; if that "
-			       "process has ended, try again", attach->socket,
-			       vublk_ublk_node(node, 'b', attach->info.dev_id));
-}
-
-/*
- * Looks for the device of the socket. Without one, `info` is all zeroes. Called before and after the
- * disk is opened.
- */
+/* Looks for the device of the socket. Without one, `info` is all zeroes. */
 static int find(struct vublk_attach *attach, struct vublk_error *error)
 {
 	uint64_t mark = vublk_ublk_mark(attach->socket);
@@ -56,8 +43,6 @@ static int find(struct vublk_attach *attach, struct vublk_error *error)
 
 	if (ret)
 		return ret;
-	attach->info = (struct ublksrv_ctrl_dev_info){ 0 };
-	attach->is_resumed = false;
 	for (unsigned i = 0; i < count; i++)
 		if (list[i].ublksrv_flags == mark)
 			attach->info = list[i];
@@ -66,13 +51,17 @@ static int find(struct vublk_attach *attach, struct vublk_error *error)
 		return 0;
 	if (vublk_ublk_is_served(&attach->info))
 		return refuse_served(attach, error);
-	/* A process that died before it started the device left nothing to resume. */
+	return 0;
+}
+
+/* A process that died before it started its device left nothing to resume. */
+static void remove_begun(struct vublk_attach *attach)
+{
+	if (!attach->info.nr_hw_queues)
+		return;
 	attach->is_resumed = attach->info.state != UBLK_S_DEV_DEAD;
-	if (!attach->is_resumed && attach->blk)
-		return refuse_begun(attach, error);
 	if (!attach->is_resumed)
 		vublk_ublk_command(&attach->ublk, UBLK_CMD_DEL_DEV, attach->info.dev_id, NULL, 0, 0);
-	return 0;
 }
 
 static int refuse_other_id(const struct vublk_attach *attach, struct vublk_error *error)
@@ -83,11 +72,19 @@ static int refuse_other_id(const struct vublk_attach *attach, struct vublk_error
 			       "be continued but not renamed", attach->socket, attach->info.dev_id);
 }
 
-static int find_fitting(struct vublk_attach *attach, struct vublk_error *error)
+/*
+ * Claims the socket. Another process with the claim may serve the device already; then find() has
+ * the better message.
+ */
+static int claim(struct vublk_attach *attach, struct vublk_error *error)
 {
-	int ret = find(attach, error);
+	int ret = vublk_ublk_claim(attach->socket, &attach->claim_fd, error);
+	int found = ret && ret != -EBUSY ? 0 : find(attach, error);
 
-	return ret ? ret : refuse_other_id(attach, error);
+	if (found || ret)
+		return found ? found : ret;
+	remove_begun(attach);
+	return refuse_other_id(attach, error);
 }
 
 /* --- the disk ------------------------------------------------------------------------ */
@@ -374,15 +371,12 @@ int vublk_attach_start(struct vublk_attach *attach, struct vublk_error *error)
 
 	pthread_mutex_init(&attach->lock, NULL);
 	pthread_cond_init(&attach->changed, NULL);
-	attach->char_fd = -1;
+	attach->char_fd = attach->claim_fd = -1;
 	ret = vublk_ublk_open(&attach->ublk, error);
 	if (!ret)
-		ret = find_fitting(attach, error);
+		ret = claim(attach, error);
 	if (!ret)
 		ret = open_disk(attach, error);
-	/* Another process may have made the device while this one waited for the back-end. */
-	if (!ret)
-		ret = find_fitting(attach, error);
 	if (!ret)
 		ret = prepare(attach, &buffers, error);
 	if (!ret)
@@ -429,5 +423,7 @@ void vublk_attach_finish(struct vublk_attach *attach)
 	if (attach->blk && vublk_blk_close(attach->blk, CLOSE_MS, &error))
 		vublk_cli_warn("attach", "%s", error.text);
 	vublk_ublk_close(&attach->ublk);
+	if (attach->claim_fd >= 0)
+		close(attach->claim_fd);
 	free(attach->socket);
 }

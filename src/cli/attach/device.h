@@ -32,6 +32,7 @@ struct vublk_attach {
 	struct vublk_disk_watch watch;
 	struct vublk_cli_limit lost_limit, resized_limit; /* used by the disk's thread */
 	int char_fd;
+	int claim_fd;              /* keeps other processes from attaching the socket */
 	struct vublk_attach_queue *queues;
 	struct vublk_crew crew;
 

@@ -16,6 +16,7 @@
 
 #define CLASS "/sys/class/ublk-char"
 #define RECORDS "/run/vublk"
+#define CLAIMS RECORDS "/attach.lock"
 #define MAGIC (UINT64_C(0x7675) << 48) /* "vu" */
 #define MAGIC_MASK (UINT64_C(0xffff) << 48)
 
@@ -136,6 +137,65 @@ int vublk_ublk_list(struct vublk_ublk *ublk, struct ublksrv_ctrl_dev_info **list
 	if (*list)
 		qsort(*list, *count, sizeof(**list), compare);
 	return 0;
+}
+
+/* --- the claim ------------------------------------------------------------------- */
+
+/* The lock of a socket is on one byte of the file, whose offset is the mark without its magic. */
+static struct flock lock_of(uint64_t mark)
+{
+	return (struct flock){
+		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)(mark & ~MAGIC_MASK), .l_len = 1,
+	};
+}
+
+static int open_claims(int flags)
+{
+	return open(CLAIMS, flags | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
+/* Returns the process that has the lock; 0: there is none. */
+static pid_t claimant(int fd, uint64_t mark)
+{
+	struct flock lock = lock_of(mark);
+
+	return fcntl(fd, F_GETLK, &lock) || lock.l_type == F_UNLCK ? 0 : lock.l_pid;
+}
+
+static int explain_claim(int code, const char *socket, pid_t pid, struct vublk_error *error)
+{
+	if (code != EAGAIN && code != EACCES)
+		return vublk_cli_error_errno(error, code, "cannot lock " CLAIMS);
+	return vublk_cli_error(error, EBUSY, "process %d has begun to attach '%s', and its block device is "
+			       "not ready yet; wait for it, or end it and try again", pid, socket);
+}
+
+int vublk_ublk_claim(const char *socket, int *fd, struct vublk_error *error)
+{
+	uint64_t mark = vublk_ublk_mark(socket);
+	struct flock lock = lock_of(mark);
+	int ret;
+
+	mkdir(RECORDS, 0755);
+	*fd = open_claims(O_CREAT);
+	if (*fd < 0)
+		return vublk_cli_error_errno(error, errno, "cannot open " CLAIMS);
+	if (!fcntl(*fd, F_SETLK, &lock))
+		return 0;
+	ret = explain_claim(errno, socket, claimant(*fd, mark), error);
+	close(*fd);
+	*fd = -1;
+	return ret;
+}
+
+bool vublk_ublk_is_claimed(const struct ublksrv_ctrl_dev_info *info)
+{
+	int fd = open_claims(0);
+	bool is_claimed = fd >= 0 && claimant(fd, info->ublksrv_flags);
+
+	if (fd >= 0)
+		close(fd);
+	return is_claimed;
 }
 
 /* --- the record ------------------------------------------------------------------ */

@@ -13,9 +13,9 @@
 
 const char *vublk_attach_state(const struct ublksrv_ctrl_dev_info *info)
 {
-	if (!vublk_ublk_is_served(info))
-		return "orphaned";
-	return info->state == UBLK_S_DEV_DEAD ? "starting" : "attached";
+	if (vublk_ublk_is_served(info) && info->state != UBLK_S_DEV_DEAD)
+		return "attached";
+	return vublk_ublk_is_claimed(info) ? "starting" : "orphaned";
 }
 
 /* Returns 0 if there is no such block device. */

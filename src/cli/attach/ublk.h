@@ -66,6 +66,22 @@ bool vublk_ublk_is_served(const struct ublksrv_ctrl_dev_info *info);
 int vublk_ublk_list(struct vublk_ublk *ublk, struct ublksrv_ctrl_dev_info **list, unsigned *count,
 		    struct vublk_error *error);
 
+/* --- the claim of a socket ------------------------------------------------------------ */
+
+/*
+ * Makes this process the only one that attaches the socket, until `fd` is closed or the process
+ * ends, however it ends. Otherwise two processes could make two devices for one socket, or remove
+ * each other's new device as that of a dead process. Returns EBUSY if another process has the
+ * claim. A process with a claim must not call this function again or vublk_ublk_is_claimed(): either
+ * would end its claim.
+ */
+int vublk_ublk_claim(const char *socket, int *fd, struct vublk_error *error);
+/*
+ * Returns whether another process attaches the device's socket now. The process need not serve the
+ * device yet.
+ */
+bool vublk_ublk_is_claimed(const struct ublksrv_ctrl_dev_info *info);
+
 /* --- the record of a device's socket ------------------------------------------------- */
 
 /*

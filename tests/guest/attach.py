@@ -23,6 +23,7 @@ from peer import check  # noqa: E402
 
 DISK_BYTES = 64 << 20
 KILLS = 3
+SINCE_RESIZE = (6, 16)  # the first kernel whose ublk_drv can change the size of a device
 ZEROES = 'bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8'  # 4 MiB of them
 
 
@@ -72,6 +73,7 @@ class Used(Attached):
         ('a second vublk attach is refused', 'second'),
         ('a second vublk attach is refused while the first waits for the back-end', 'second_waiting'),
         ('of several vublk attach at the same moment one attaches', 'race'),
+        ('the block device follows the size of the disk where the kernel can', 'resize'),
         ('detach of a mounted device is refused, and SIGTERM leaves it', 'mounted'),
         ('SIGTERM removes a device that is not in use', 'terminate'),
         ('an orphaned device is listed and removed', 'orphan'),
@@ -148,6 +150,23 @@ class Used(Attached):
         for said in facts['refused']:
             check('already attached' in said or 'has begun to attach' in said, said)
         check(len(self.guest.devices()) == 1, 'there is more than one device')
+
+    def check_size(self, bytes_):
+        facts = self.guest.run('resized', bytes_)
+        version = tuple(int(part) for part in facts['kernel'][-1].split('.')[:2])
+        wanted = bytes_ if version >= SINCE_RESIZE else DISK_BYTES
+        check(facts['sectors'] == [str(wanted // 512)], f'the disk has {bytes_} bytes: {facts}')
+
+    def resize(self):
+        larger, largest = (DISK_BYTES + (number << 20) for number in (1, 2))
+        self.guest.run('resize', larger)
+        self.check_size(larger)
+        self.guest.run('signal', 'attach', 'KILL')
+        self.guest.run('resize', largest)
+        self.guest.attach()
+        self.check_size(largest)
+        self.guest.run('resize', DISK_BYTES)
+        self.check_size(DISK_BYTES)
 
     def mounted(self):
         self.guest.run('files')

@@ -158,18 +158,19 @@ static void leave(const struct vublk_attach *attach)
 	_exit(VUBLK_EXIT_DONE);
 }
 
-static void drain(int fd)
+/* Clears an eventfd. Returns whether it was signalled. */
+static bool drain(int fd)
 {
 	eventfd_t count;
 
-	if (read(fd, &count, sizeof(count)) < 0)
-		return; /* woken for another reason */
+	return read(fd, &count, sizeof(count)) > 0;
 }
 
 /* Serves until the device is stopped, or a signal came and the device must stay. */
 static void serve(struct vublk_attach *attach)
 {
-	struct pollfd fds[] = { { .fd = wake_fd, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+	struct pollfd fds[] = { { .fd = wake_fd, .events = POLLIN }, { .fd = -1, .events = POLLIN },
+				{ .fd = attach->resize_fd, .events = POLLIN } };
 	pid_t detach = 0;
 
 	while (!vublk_attach_has_ended(attach)) {
@@ -178,8 +179,10 @@ static void serve(struct vublk_attach *attach)
 			if (fds[1].fd < 0)
 				leave(attach);
 		}
-		if (poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), -1) > 0 && fds[0].revents)
-			drain(wake_fd);
+		poll(fds, VUBLK_CLI_ARRAY_SIZE(fds), -1);
+		drain(wake_fd);
+		if (drain(attach->resize_fd))
+			vublk_attach_resize(attach);
 		if (fds[1].revents && has_failed(detach))
 			leave(attach);
 	}
@@ -208,7 +211,8 @@ static int prepare(struct arguments *arguments)
 		return vublk_cli_fail(COMMAND, "there is no folder for the socket '%s'",
 				      arguments->socket);
 	attach->wake_fd = wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (wake_fd < 0)
+	attach->resize_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (wake_fd < 0 || attach->resize_fd < 0)
 		return vublk_cli_fail(COMMAND, "cannot make an eventfd: out of descriptors or memory");
 	become_io_flusher();
 	return VUBLK_EXIT_DONE;

@@ -89,6 +89,14 @@ static int claim(struct vublk_attach *attach, struct vublk_error *error)
 
 /* --- the disk ------------------------------------------------------------------------ */
 
+static void signal_fd(int fd)
+{
+	eventfd_t one = 1;
+
+	if (write(fd, &one, sizeof(one)) < 0)
+		return; /* the counter is at its maximum, so the main thread is awake */
+}
+
 static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
 {
 	struct vublk_attach *attach = opaque;
@@ -102,9 +110,7 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 				      "lost, because its back-end ended before it had flushed them; the "
 				      "next flush fails", attach->socket);
 	if (event == VUBLK_BLK_RESIZED)
-		vublk_cli_say_limited("attach", &attach->resized_limit, "the disk at '%s' was resized, "
-				      "but its block device keeps the size until it is detached and "
-				      "attached again", attach->socket);
+		signal_fd(attach->resize_fd);
 }
 
 /* A resumed device needs as many queues as it has. */
@@ -215,7 +221,11 @@ static int set_params(struct vublk_attach *attach, const struct vublk_blk_info *
 			       "make a block device with this disk's sizes", error);
 	ret = command(attach, UBLK_CMD_GET_PARAMS, &before, sizeof(before), 0,
 		      "tell the sizes of the block device", error);
-	return ret ? ret : vublk_attach_check_params(&before, &now, error);
+	if (!ret)
+		ret = vublk_attach_check_params(&before, &now, error);
+	if (!ret && now.basic.dev_sectors != before.basic.dev_sectors)
+		signal_fd(attach->resize_fd);
+	return ret;
 }
 
 static int open_char(struct vublk_attach *attach, struct vublk_error *error)
@@ -245,13 +255,11 @@ static void take_ready(void *opaque, const struct vublk_error *failure)
 static void take_end(void *opaque)
 {
 	struct vublk_attach *attach = opaque;
-	eventfd_t one = 1;
 
 	pthread_mutex_lock(&attach->lock);
 	attach->num_ended++;
 	pthread_mutex_unlock(&attach->lock);
-	if (write(attach->wake_fd, &one, sizeof(one)) < 0)
-		return; /* the counter is at its maximum, so the main thread is awake */
+	signal_fd(attach->wake_fd);
 }
 
 bool vublk_attach_has_ended(struct vublk_attach *attach)
@@ -382,6 +390,22 @@ int vublk_attach_start(struct vublk_attach *attach, struct vublk_error *error)
 	if (!ret)
 		ret = serve(attach, buffers, error);
 	return ret;
+}
+
+void vublk_attach_resize(struct vublk_attach *attach)
+{
+	struct vublk_blk_info disk = { 0 };
+	int ret;
+
+	vublk_blk_get_info(attach->blk, &disk, sizeof(disk));
+	ret = vublk_ublk_command(&attach->ublk, UBLK_CMD_UPDATE_SIZE, attach->info.dev_id, NULL, 0,
+				 vublk_attach_sectors(&disk));
+	/* ENODEV: the device has been stopped meanwhile. */
+	if (ret < 0 && ret != -ENODEV)
+		vublk_cli_say_limited("attach", &attach->resized_limit, "the disk at '%s' was resized, but "
+				      "%s keeps the size until it is detached and attached again, because "
+				      "the kernel cannot change it (Linux 6.16 or later can)", attach->socket,
+				      attach->node);
 }
 
 void vublk_attach_abandon(struct vublk_attach *attach)

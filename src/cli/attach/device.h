@@ -23,6 +23,7 @@ struct vublk_attach {
 	unsigned depth;            /* requests per queue of a new device */
 	uint32_t request_bytes;    /* the largest request of a new device */
 	int wake_fd;               /* an eventfd: a signal came, or a thread has ended */
+	int resize_fd;             /* an eventfd: the kernel may have to learn a new size */
 
 	struct vublk_ublk ublk;
 	struct ublksrv_ctrl_dev_info info;
@@ -30,7 +31,8 @@ struct vublk_attach {
 	bool is_resumed;           /* the device existed */
 	struct vublk_blk *blk;
 	struct vublk_disk_watch watch;
-	struct vublk_cli_limit lost_limit, resized_limit; /* used by the disk's thread */
+	struct vublk_cli_limit lost_limit; /* used by the disk's thread */
+	struct vublk_cli_limit resized_limit;
 	int char_fd;
 	int claim_fd;              /* keeps other processes from attaching the socket */
 	struct vublk_attach_queue *queues;
@@ -55,6 +57,9 @@ int vublk_attach_start(struct vublk_attach *attach, struct vublk_error *error);
  * device.
  */
 bool vublk_attach_has_ended(struct vublk_attach *attach);
+
+/* Tells the kernel the size of the disk, which has changed. Warns if the kernel cannot change it. */
+void vublk_attach_resize(struct vublk_attach *attach);
 
 /*
  * Called after vublk_attach_start() has failed, instead of vublk_attach_finish(). Removes a new

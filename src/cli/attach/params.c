@@ -29,6 +29,11 @@ static uint32_t limit_of(uint64_t bytes, uint32_t block_bytes)
 	return (uint32_t)((VUBLK_CLI_MIN(bytes, largest) & ~(uint64_t)(block_bytes - 1)) >> SECTOR_SHIFT);
 }
 
+uint64_t vublk_attach_sectors(const struct vublk_blk_info *info)
+{
+	return (info->capacity_bytes & ~(uint64_t)(info->block_size_bytes - 1)) >> SECTOR_SHIFT;
+}
+
 static void fill_basic(const struct vublk_blk_info *info, uint32_t request_bytes,
 		       struct ublk_param_basic *basic)
 {
@@ -39,8 +44,7 @@ static void fill_basic(const struct vublk_blk_info *info, uint32_t request_bytes
 	basic->io_min_shift = basic->physical_bs_shift;
 	basic->io_opt_shift = shift_of(VUBLK_CLI_MAX(info->optimal_io_bytes, physical));
 	basic->max_sectors = request_bytes >> SECTOR_SHIFT;
-	basic->dev_sectors = (info->capacity_bytes & ~(uint64_t)(info->block_size_bytes - 1)) >>
-			     SECTOR_SHIFT;
+	basic->dev_sectors = vublk_attach_sectors(info);
 	if (info->read_only)
 		basic->attrs |= UBLK_ATTR_READ_ONLY;
 	if (info->flush)

@@ -24,4 +24,7 @@ int vublk_attach_params(const struct vublk_blk_info *info, uint32_t request_byte
 int vublk_attach_check_params(const struct ublk_params *before, const struct ublk_params *now,
 			      struct vublk_error *error);
 
+/* Returns the size of the block device: that of the disk without a last block that is incomplete. */
+uint64_t vublk_attach_sectors(const struct vublk_blk_info *info);
+
 #endif

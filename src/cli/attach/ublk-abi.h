@@ -23,4 +23,9 @@
 #define UBLK_CMD_DEL_DEV_ASYNC 0x14
 #endif
 
+/* Linux 6.16: sets the size of a running device, in sectors. */
+#ifndef UBLK_CMD_UPDATE_SIZE
+#define UBLK_CMD_UPDATE_SIZE 0x15
+#endif
+
 #endif

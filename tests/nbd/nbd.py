@@ -302,19 +302,23 @@ def loss_of_one(case):
 
 def together(case):
     """After a loss no connection is used until all are open: a flush on one could otherwise miss a write on another."""
-    seen = []
+    seen, count = [], 4
     with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH | fake.MULTI_CONN,
-                     lambda n, *_: seen.append((n, server.number)) or (fake.END if n == ended else 0)) as server:
-        ended = 0
-        child, client = disk(case, '-o', 'threads=4')
-        with client:
-            count = server.number
-            client.pwrite(0, b'\1' * 4096)
-            for ended in range(seen[-1][0], 4 * count, count):
-                client.pwrite(0, b'\1' * 4096)
-        check(count > 1 and server.number >= 4 * count, f'{count} connections, then {server.number}')
+                     lambda n, *_: seen.append((n, server.number)) or (fake.HOLD if n <= 3 * count else 0)) as server:
+        child, client = disk(case, '-o', f'threads={count}', num_queues=count)
+        queues, buffer = [client.queue(number) for number in range(count)], client.alloc(4096)
+        for queue in queues:
+            queue.read(0, buffer)
+            queue.submit()
+        for last in count, 2 * count, 3 * count:
+            peer.wait_until(lambda: len(seen) == last, lambda: str(seen))
+            for number in range(last - count + 1, last + 1):
+                server.end(number)
+        done = [queue.wait(1, peer.LIMIT_S)[0].error for queue in queues]
+        check(done == [None] * count, f'{done}: {case.output(child)}')
         early = [(n, number) for n, number in seen if number < -(-n // count) * count]
         check(not early, f'requests on a connection of {count} before the last was made: {early}')
+        client.close()
         check(case.stop(child) == 0, case.output(child))
 
 

@@ -74,11 +74,10 @@ static const struct argp_option argp_options[] = {
 	{ "blk-file", KEY_BLK_FILE, "FILE", 0, "Serve this image or block device" },
 	{ "read-only", KEY_READ_ONLY, NULL, 0, "Serve the disk read-only" },
 	{ "num-queues", KEY_NUM_QUEUES, "N", 0, "Offer N queues" },
-	{ "engine", KEY_ENGINE, "NAME", 0, "Where the data is stored: file, memory, null, or the name of a "
-	  "module" },
+	{ "engine", KEY_ENGINE, "file|memory|null|MODULE", 0,
+	  "Where the data is stored; MODULE is the name of a module" },
 	{ "size", KEY_SIZE, "BYTES", 0, "Size of a memory or null disk (suffixes k, M, G, T)" },
-	{ "poll", KEY_POLL, "MODE", 0,
-	  "How to wait for requests: adaptive, off or busy" },
+	{ "poll", KEY_POLL, "adaptive|off|busy", 0, "How to wait for requests" },
 	{ "poll-budget", KEY_POLL_BUDGET, "PERCENT", 0,
 	  "Processor time that adaptive polling may waste, in percent of a core per thread, 0 "
 	  "to 100 (no limit)" },

@@ -343,6 +343,28 @@ def described_backend(case):
     check(result.code == 2 and result.err.startswith('vublk serve: --socket-path or --fd is missing'), str(result))
 
 
+def shell_completion(case):
+    """Each shell finds its completion file when the user completes vublk for the first time."""
+    root, _ = install(case)
+    share = one(root, 'bash-completion/completions/vublk').parent.parent.parent
+    functions = one(root, '_vublk').parent
+    check(functions.relative_to(share) == pathlib.Path('zsh/site-functions'), f'{functions}')
+    environment = {**os.environ, 'HOME': str(case.folder), 'XDG_DATA_DIRS': f'{share}:/usr/share',
+                   'PATH': f'{one(root, "bin/vublk").parent}:/usr/bin:/bin'}
+    loads = {
+        'bash': ['bash', '--norc', '-c', '. /usr/share/bash-completion/bash_completion; _completion_loader vublk; complete -p vublk'],
+        'zsh': ['zsh', '-fc', f'fpath=({functions} $fpath); autoload -U compinit; compinit -u -D; print $_comps[vublk]'],
+        'fish': ['fish', '-c', 'complete -C "vublk ser"'],
+    }
+    for shell, command in loads.items():
+        peer.need(shell)
+        if shell == 'bash' and not os.path.exists('/usr/share/bash-completion/bash_completion'):
+            raise peer.Skip('no bash-completion here')
+        told = case.run(command, env=environment)
+        wanted = {'bash': 'complete -F _vublk vublk', 'zsh': '_vublk', 'fish': 'serve\tServe a file'}[shell]
+        check(wanted in told, f'{shell}: {told}')
+
+
 def make_installs_the_product(case):
     """`make install` builds no test, and needs no root for a folder that belongs to the user."""
     build, prefix = case.path('build'), case.path('prefix')
@@ -376,7 +398,7 @@ def manual_pages(case):
 
 
 CASES = [headers_stand_alone, programs_build, engine_builds, engine_options, unfit_engines, engine_ignores_read_only, readme_program, readme_doors,
-         no_other_development_files, examples, units, python_package, the_program_finds_its_library, nbdkit_plugin, described_backend,
+         no_other_development_files, examples, units, python_package, the_program_finds_its_library, nbdkit_plugin, described_backend, shell_completion,
          make_installs_the_product,
          make_demo_builds_the_tool, manual_pages]
 

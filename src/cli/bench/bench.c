@@ -57,10 +57,10 @@ struct arguments {
 
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "The load:", 1 },
-	{ "rw", KEY_RW, "PATTERN", 0, "read, write, randread, randwrite, rw, randrw, trim or "
-				      "randtrim (default: randread); all except read and randread "
-				      "overwrite the disk" },
-	{ "readwrite", KEY_RW, NULL, OPTION_ALIAS },
+	{ "rw", KEY_RW, "[rand](read|write|rw|trim)", 0,
+	  "The requests; with rand each kind is in random order (default: randread); all except "
+	  "read and randread overwrite the disk" },
+	{ "readwrite", KEY_RW, "[rand](read|write|rw|trim)", 0, "Same as --rw" },
 	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default: 4k)" },
 	{ "blocksize", KEY_BS, NULL, OPTION_ALIAS },
 	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per job (default: 32)" },
@@ -74,8 +74,8 @@ static const struct argp_option options[] = {
 	{ "size", KEY_SIZE, "SIZE", 0, "Size of the part of the disk to use (default: up to the "
 				       "end of the disk)" },
 	{ "fsync", KEY_FSYNC, "N", 0, "Flush after every N writes" },
-	{ "mode", KEY_MODE, "MODE", 0,
-	  "How to wait for completions: event (sleep, the default) or poll (spin)" },
+	{ "mode", KEY_MODE, "event|poll", 0,
+	  "How to wait for completions: sleep (event, the default) or spin (poll)" },
 	{ "seed", KEY_SEED, "N", 0, "Use a different random order" },
 	{ "randseed", KEY_SEED, NULL, OPTION_ALIAS },
 	{ NULL, 0, NULL, 0, "When to end (default: after 10 s; with --size or --verify: when each "
@@ -94,7 +94,8 @@ static const struct argp_option options[] = {
 					 "all blocks that were written; with --rw=read or "
 					 "randread, check the blocks of an earlier run with "
 					 "--verify" },
-	{ "output-format", KEY_OUTPUT_FORMAT, "FORMAT", 0, "normal (default) or json, as in fio" },
+	{ "output-format", KEY_OUTPUT_FORMAT, "normal|json", 0,
+	  "Format of the result, as in fio (default: normal)" },
 	{ "json", KEY_JSON, NULL, 0, "Same as --output-format=json" },
 	{ "group_reporting", KEY_GROUP_REPORTING, NULL, 0, "In JSON, report all jobs as one "
 							   "entry" },

@@ -44,8 +44,8 @@ struct arguments {
 
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "Actions on the back-end:", 1 },
-	{ "faults", KEY_FAULTS, "LIST", 0,
-	  "Comma-separated actions (kill, stop, term, replace), or none (default: kill)" },
+	{ "faults", KEY_FAULTS, "kill|stop|term|replace,...|none", 0,
+	  "Actions, separated by commas (default: kill)" },
 	{ "kills", KEY_KILLS, "N", 0, "End after N actions (default: 10)" },
 	{ "runtime", KEY_RUNTIME, "TIME", 0, "End after this time" },
 	{ "interval", KEY_INTERVAL, "MIN-MAX", 0,

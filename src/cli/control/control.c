@@ -13,6 +13,7 @@
 #include "cli/cli.h"
 #include "cli/control/ask.h"
 #include "cli/control/client.h"
+#include "cli/control/commands.h"
 #include "cli/control/events.h"
 #include "cli/control/json.h"
 #include "cli/control/socket.h"
@@ -134,7 +135,7 @@ static const char *const events_arguments[] = { "since", NULL };
  * The command `events`, which every control socket has. The table of the served object has the
  * other commands.
  */
-static const struct vublk_control_command events_command = {
+const struct vublk_control_command vublk_events_command = {
 	"events", events_arguments, sizeof(struct events_copy), check_events, NULL, NULL,
 };
 
@@ -170,10 +171,10 @@ static struct json_object *begin_events(struct vublk_control *control, struct sl
 static const struct vublk_control_command *
 next_command(const struct vublk_control *control, const struct vublk_control_command *command)
 {
-	if (command == &events_command)
+	if (command == &vublk_events_command)
 		return NULL;
 	command = command ? command + 1 : control->commands;
-	return command->name ? command : &events_command;
+	return command->name ? command : &vublk_events_command;
 }
 
 #define for_each_command(command, control)                                                    \
@@ -256,7 +257,7 @@ static int answer_task(struct vublk_control *control, struct slot *slot)
 	struct json_object *result = NULL;
 	int r = 0;
 
-	if (!task->result && (task->command->format || task->command == &events_command)) {
+	if (!task->result && (task->command->format || task->command == &vublk_events_command)) {
 		result = task->command->format ? task->command->format(control->owner, task->copy) :
 						 begin_events(control, slot);
 		if (!result && !task->result)

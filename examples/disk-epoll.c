@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reads a whole disk behind a vhost-user socket and prints the sum of its bytes, as disk-sum.c
- * does, but with an epoll loop in place of vublk_blk_wait(). It shows how a program that already
- * has an event loop uses <vublk/blk.h>. The loop waits for two descriptors: the queue's, and that
- * of a pipe that carries the events of the disk from the disk's own thread.
+ * does, but with an epoll loop in place of vublk_blk_wait(). This example shows how a program that
+ * already has an event loop uses <vublk/blk.h>. The loop waits for two descriptors: the queue's
+ * descriptor, and a pipe that carries the events of the disk from the disk's own thread.
  *
  *   cc disk-epoll.c $(pkg-config --cflags --libs vublk) -o disk-epoll
  *   ./disk-epoll /run/disk.sock

@@ -171,7 +171,7 @@ static int enter(struct vublk_nbd_disk *disk, const struct blocks *blocks,
 
 /*
  * Ends a change with the result `r`. If `fua` is set, makes the change stable with a flush.
- * `failures` is the number of flushes that had failed when the change began. If one has failed
+ * `failures` is the number of flushes that had failed when the change began. If a flush has failed
  * since then, the data of the change may be lost, so the result is an error.
  */
 static int leave(struct vublk_nbd_connection *connection, struct vublk_nbd_range *range, int r,

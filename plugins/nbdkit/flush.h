@@ -29,7 +29,7 @@ uint64_t vublk_nbd_flusher_failures(struct vublk_nbd_flusher *flusher);
 /*
  * Waits for a flush that begins after this call. `known` is the number of failures that the caller
  * knows of, and is updated. EIO: this flush failed, or an earlier flush failed and the caller did
- * not know of that. ESHUTDOWN: the server or the client's connection ended first.
+ * not know of its failure. ESHUTDOWN: the server or the client's connection ended first.
  */
 int vublk_nbd_flush(struct vublk_nbd_flusher *flusher, uint64_t *known,
 		    struct vublk_error *error);

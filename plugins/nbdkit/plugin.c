@@ -241,7 +241,8 @@ static int open_disk(void)
 
 /*
  * Opens the disk and closes it again, because a wrong parameter or a missing back-end has to be
- * reported before nbdkit goes to the background. The threads of a disk would not survive that.
+ * reported before nbdkit goes to the background. nbdkit then forks, and the threads of an open disk
+ * would not exist in the new process.
  */
 static int plugin_get_ready(void)
 {

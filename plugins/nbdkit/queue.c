@@ -265,7 +265,7 @@ static int execute(struct vublk_nbd_call *call, enum operation operation, uint32
 }
 
 /*
- * Divides the part of the disk from `next` to `limit` among the pieces, as far as they suffice.
+ * Assigns the part of the disk from `next` to `limit`, or as much of it as fits, to the pieces.
  * Returns where the last piece ends.
  */
 static uint64_t divide(struct vublk_nbd_call *call, uint64_t next, uint64_t limit)
@@ -282,9 +282,9 @@ static uint64_t divide(struct vublk_nbd_call *call, uint64_t next, uint64_t limi
 }
 
 /*
- * Copies the bytes that are in the pieces as well as in the client's buffer, which is for the
- * `bytes` bytes of the disk at `offset`: from the pieces to `to`, or, if `to` is NULL, from `from`
- * to the pieces.
+ * Copies from the pieces to the client's buffer `to` or, if `to` is NULL, from the client's buffer
+ * `from` to the pieces. The client's buffer has the `bytes` bytes of the disk at `offset`. Bytes of
+ * the pieces outside this range are not copied.
  */
 static void copy(struct vublk_nbd_call *call, char *to, const char *from, size_t bytes,
 		 uint64_t offset)

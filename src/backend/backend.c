@@ -24,7 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A stop that takes longer than this logs what it waits for. */
+/* A stop that takes longer than this time logs what it waits for. */
 #define STOP_WARNING_NS UINT64_C(1000000000)
 
 /* --- the state ------------------------------------------------------------- */

@@ -3,9 +3,9 @@
  * The table of the messages that a front-end may send, and the functions for messages that are not
  * about one queue.
  *
- * Key idea: a row of the table has one or two functions. stop(), if there is one, stops the queues
- * that must not run while the message is executed. When they have stopped, run() executes the
- * message and fills the reply. So no worker touches the data that the message changes.
+ * Key idea: a row of the table has one or two functions. stop(), if the row has it, stops the
+ * queues that must not run while the message is executed. When they have stopped, run() executes
+ * the message and fills the reply. So no worker touches the data that the message changes.
  *
  * A refusal is logged. If the message has an answer that can express a refusal, the front-end gets
  * that answer. Otherwise the connection is closed, because the front-end would continue as if the

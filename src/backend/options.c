@@ -80,8 +80,8 @@ static int parse_socket_group(const char *name, const char *value,
 static const struct option *find(const char *name);
 
 /*
- * Finds an engine. Refuses the engine if one of its own options has the name of an option that
- * every back-end has, or is incomplete.
+ * Finds an engine. Refuses the engine if one of its own options is incomplete, or has the name of
+ * an option that every back-end has.
  */
 static int find_engine(const char *name, const struct vublk_engine_ops **ops,
 		       struct vublk_error *error)

@@ -129,7 +129,10 @@ static void on_answer(void *opaque)
 	queue->answered(queue, queue->opaque);
 }
 
-/* If the stop was undone, this is also the answer to the stop, so answered() is called twice. */
+/*
+ * If the stop was undone, this answer is also the answer to the stop, so answered() is called
+ * twice.
+ */
 static void on_continue_answer(void *opaque)
 {
 	struct vublk_queue *queue = opaque;

@@ -162,7 +162,7 @@ static uint8_t check_range(const struct vublk_disk *disk, uint32_t type,
 /*
  * Submits the next range that is not empty, or completes the request after the last range. If the
  * queue is suspended, leaves the request for the next back-end, which may execute earlier ranges
- * again. That is harmless while the request is not complete.
+ * again. Executing a range twice is harmless while the request is not complete.
  */
 static void next_range(struct vublk_request *request, struct vublk_engine_queue *engine)
 {

@@ -145,8 +145,8 @@ void vublk_session_rescan(struct vublk_session *session);
  */
 void vublk_session_hold(struct vublk_session *session, bool between_messages);
 /*
- * Ends a hold, or cancels one that has not begun or is still waiting for outstanding requests. The
- * queues then take further requests. A no-op if no hold was requested.
+ * Ends a hold, or cancels a hold that has not begun or is still waiting for outstanding requests.
+ * The queues then take further requests. A no-op if no hold was requested.
  */
 void vublk_session_release(struct vublk_session *session);
 bool vublk_session_is_held(const struct vublk_session *session);

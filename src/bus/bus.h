@@ -54,7 +54,7 @@ struct vublk_bus;
 	{ VUBLK_BUS_FD_NAME, "number", NULL,                                                  \
 	  "Descriptor of a Unix stream socket that listens already, instead of a new one" }
 
-/* How a bus of this type is handed to another process (upgrade/). */
+/* The functions that hand a bus of this type to another process (upgrade/). */
 struct vublk_bus_handover_ops {
 	/*
 	 * Returns why the client cannot be handed over at this moment, as a static string, or NULL

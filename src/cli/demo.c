@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk demo: shows a disk in use, step by step, for newcomers. A back-end runs in a process of its
- * own, and the device runs in this one. The demo writes and verifies data through several queues,
- * resizes the disk, and measures its speed.
+ * own, and the device runs in this process. The demo writes and verifies data through several
+ * queues, resizes the disk, and measures its speed.
  *
  * Key idea: the demo leaves nothing behind. `scratch` names everything that has to be removed, and
  * every way out, including the signal handler, calls clean_up(). The kernel ends the back-end when

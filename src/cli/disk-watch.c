@@ -4,8 +4,8 @@
  * The library reconnects, and the command decides when to end.
  *
  * Key idea: a disk is recognized by its capacity, which the library knows, and by its serial, which
- * costs a request. The values of later back-ends are compared with the first serial, and with the
- * first capacity or, after a resize, the latest one.
+ * costs a request. The serial of a later back-end is compared with the first serial. Its capacity
+ * is compared with the first capacity or, after a resize, with the new capacity.
  */
 #include "cli/disk-watch.h"
 
@@ -157,8 +157,8 @@ bool vublk_disk_watch_take(struct vublk_disk_watch *watch,
 		return false;
 	watch->asking = false;
 	/*
-	 * If the back-end was replaced after the request was added, either the old or the new one
-	 * may have answered it, so the serial is requested again.
+	 * If the back-end was replaced after the request was added, either back-end may have
+	 * answered it, so the serial is requested again.
 	 */
 	if (watch->asked_at != __atomic_load_n(&watch->reconnections, __ATOMIC_RELAXED))
 		return true;

@@ -23,7 +23,10 @@ static unsigned bucket_of(uint64_t value)
 	return (unsigned)(shift * STEPS + (value >> shift));
 }
 
-/* Returns the middle of a bucket, which is at most half a bucket away from each of its values. */
+/*
+ * Returns the middle of a bucket, which differs from each value in the bucket by at most half the
+ * bucket's width.
+ */
 static uint64_t value_of(unsigned bucket)
 {
 	unsigned shift;

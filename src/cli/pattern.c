@@ -173,8 +173,8 @@ int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, 
 /*
  * The random order comes from a Feistel network, which permutes the numbers of 2 * half_bits bits
  * whatever its round function is. vublk_shuffle_at() passes a result that is not below the count
- * through the network again, so the numbers below the count are permuted, too. This takes at most
- * four passes per number on average.
+ * through the network again, so the numbers below the count are permuted, too. A number takes at
+ * most four passes on average.
  */
 void vublk_shuffle_init(struct vublk_shuffle *shuffle, uint64_t count, uint64_t seed)
 {

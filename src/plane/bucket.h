@@ -16,8 +16,8 @@ struct vublk_bucket {
 	uint64_t rate;     /* units per second; 0: no limit */
 	uint64_t burst_ns; /* how much unused time a later burst may use */
 	uint64_t paid_ns;  /* when all units that have passed are paid for */
-	uint64_t rest;     /* paid_ns is rounded down; this is the remainder of the division by
-			      `rate` */
+	uint64_t rest;     /* the remainder of the division by `rate`, because paid_ns is rounded
+			      down */
 };
 
 /* Sets up a bucket from which a request may pass at `now_ns`, without unused time for a burst. */

@@ -303,7 +303,8 @@ static bool find_request(struct vublk_plane *plane, unsigned index, uint16_t tok
 
 	if (queue->ring.slots[token].token != token)
 		return false;
-	if (head == OWN_REQUEST) /* has_owners() checks this when all rings have been read */
+	if (head == OWN_REQUEST) /* has_owners() checks the plane's own flush when all rings have
+				    been read */
 		return true;
 	if (head >= driver->setup.size || seen[head])
 		return false;
@@ -443,7 +444,7 @@ static bool has_owners(const struct vublk_plane *plane, const struct vublk_plane
 
 /*
  * Counts the chains on the back-end's rings. Error: EINVAL if a queue in use has no ring, an unused
- * queue has one, or a chain has no owner.
+ * queue has a ring, or a chain has no owner.
  */
 static int count_chains(const struct vublk_plane *plane, unsigned *count)
 {

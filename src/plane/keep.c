@@ -5,9 +5,9 @@
  * Key idea: room is reserved before a write is submitted, so that there is room when it completes.
  * A write for which there is no room waits, and later writes wait behind it, so that they do not
  * overtake it for ever. A write that is larger than the whole log is submitted without a
- * reservation, and the driver sees its completion only after a flush has made the write stable. The
- * same holds for all writes of a driver that has not accepted FLUSH, because such a driver relies
- * on a completed write being stable.
+ * reservation, and the driver sees its completion only after a flush has made the write stable. All
+ * writes of a driver that has not accepted FLUSH are handled in this way, too, because such a
+ * driver relies on a completed write being stable.
  */
 #include "plane/plane.h"
 #include "plane/replay.h"

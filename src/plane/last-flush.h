@@ -16,9 +16,9 @@
  */
 int vublk_plane_last_flush_begin(struct vublk_plane_side *side);
 /*
- * Clears the descriptor and looks for the completion. Returns 1 if the flush has succeeded, and 0
- * if it is not complete yet. Errors: EIO if the flush failed, EPROTO if the back-end broke the
- * ring.
+ * Clears the descriptor that vublk_plane_last_flush_begin() has returned, and checks for the
+ * completion. Returns 1 if the flush has succeeded, and 0 if it is not complete yet. Errors: EIO if
+ * the flush failed, EPROTO if the back-end broke the ring.
  */
 int vublk_plane_last_flush_end(struct vublk_plane_side *side, struct vublk_error *error);
 

@@ -61,8 +61,8 @@ enum vublk_plane_kind vublk_plane_kind(const struct vublk_plane_slot *slot);
 /* Makes a held request wait for the limits. */
 void vublk_plane_waiting_add(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
- * Removes a request from its list, so that it is held again. This is fast for the first request of
- * the list.
+ * Removes a request from its list, so that it is held again. Removing the first request of a list
+ * is fast.
  */
 void vublk_plane_waiting_remove(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 

@@ -185,8 +185,8 @@ static void fail(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy
 
 /*
  * Called when the source has completed the read of a piece. Copies the data from the source's
- * memory to the target's. The source may change the data meanwhile. This does no harm, because the
- * source could have returned any data in the first place.
+ * memory to the target's. The source may change the data meanwhile. Such a change does no harm,
+ * because the source could have returned any data in the first place.
  */
 static void piece_read(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index,
 		       uint8_t status)
@@ -272,8 +272,8 @@ static void fail_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy
 
 /*
  * Called when the source has failed a flush of the mirror, even an abandoned flush. Fails the
- * driver's flushes that wait or, if there are none, the next one, because the source may have
- * dropped completed writes and may not report this to a later flush.
+ * driver's flushes that wait or, if none waits, the driver's next flush, because the source may
+ * have dropped completed writes and may not report the loss to a later flush.
  */
 static void fail_flushes_of_driver(struct vublk_plane *plane)
 {
@@ -387,7 +387,7 @@ static enum vublk_plane_mirror_state choose(const struct vublk_plane *plane, uns
 	return again ? VUBLK_PLANE_MIRROR_BEHIND : VUBLK_PLANE_MIRROR_DIRTY;
 }
 
-/* Returns the next region in this state. There must be one. */
+/* Returns the next region in this state. There must be such a region. */
 static size_t find(struct vublk_plane_mirror *mirror, enum vublk_plane_mirror_state state)
 {
 	const uint8_t *found = memchr(mirror->states + mirror->next, (int)state,
@@ -457,7 +457,7 @@ static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_cop
 	return true;
 }
 
-/* Does the next step of a copy, if that is possible. Returns whether it did one. */
+/* Does the next step of a copy, if that is possible. Returns whether it did a step. */
 static bool step(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index)
 {
 	enum vublk_plane_mirror_state from;

@@ -4,8 +4,8 @@
  * little-endian.
  *
  * Key idea: a new file is complete before it gets its name. It is written as PATH.new and then
- * renamed. So a process that is killed leaves no empty file at PATH, and an empty file there is a
- * damaged one.
+ * renamed. So a process that is killed leaves no empty file at PATH, and an empty file at PATH
+ * counts as damaged.
  */
 #include "plane/mirror-file.h"
 

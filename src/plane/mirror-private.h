@@ -35,8 +35,8 @@ struct vublk_mirror_marks {
 	/* protected by the lock */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	vublk_mirror_state_ticket requested, done; /* the last batch to sync, and the last one that
-						      the thread has tried to sync */
+	vublk_mirror_state_ticket requested, done; /* the last batch to sync, and the last batch
+						      that the thread has tried to sync */
 	bool must_stop;
 	struct vublk_error failure; /* code 0: no sync has failed */
 

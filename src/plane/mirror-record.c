@@ -91,8 +91,8 @@ static void remove_marks(struct vublk_plane *plane)
 /* --- rounds ------------------------------------------------------------------------- */
 
 /*
- * Makes the mirror fail if a sync has failed. No mark becomes stable after that, so writes wait
- * until the owner ends the mirror.
+ * Makes the mirror fail if a sync has failed. No mark becomes stable after a failure, so writes
+ * wait until the owner ends the mirror.
  */
 static void check_failure(struct vublk_plane *plane)
 {

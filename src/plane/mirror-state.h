@@ -198,7 +198,7 @@ int vublk_mirror_state_take_result(struct vublk_mirror_state *state, struct vubl
 /* Returns whether all marks of the ticket are stable on the storage. */
 bool vublk_mirror_state_is_stable(const struct vublk_mirror_state *state,
 				  vublk_mirror_state_ticket ticket);
-/* Returns whether a sync has failed. This is cheap: one load. */
+/* Returns whether a sync has failed. The check is cheap: one load. */
 bool vublk_mirror_state_has_failed(const struct vublk_mirror_state *state);
 
 #endif

@@ -28,7 +28,7 @@
  * 1. A region that is not marked in the file has the same data on both disks, and the data is
  *    stable on both.
  * 2. A write is submitted, to either side, only when the marks of its regions are stable. Discards
- *    and write zeroes count as writes. Each submission checks this again.
+ *    and write zeroes count as writes. Each submission checks the marks again.
  * 3. A mark is removed only if the region is SYNCED, no write to it is outstanding, and both sides
  *    have succeeded in a flush that began after the last write to the region had ended on both. The
  *    mirror submits flushes of its own, because the driver may submit none.

@@ -15,8 +15,8 @@
  * of a search grows, with the logarithm of the number of pieces.
  *
  * Most writes overlap no other write. A filter of all writes shows this with a few loads, and these
- * writes are only in a list, not in the map. When a later write may overlap one of them, the list
- * is searched, and the writes that the later write does overlap are moved to the map.
+ * writes are only in a list, not in the map. When a later write may overlap a write in the list,
+ * the list is searched, and the writes that the later write does overlap are moved to the map.
  */
 #include "virtio/blk-overlap.h"
 

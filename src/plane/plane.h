@@ -327,11 +327,11 @@ void vublk_plane_lose_side(struct vublk_plane *plane);
 
 /* Called for each new write. Makes the write wait for the earlier writes to the same place. */
 void vublk_plane_begin_write(struct vublk_plane *plane, struct vublk_plane_slot *slot);
-/* Called when a write ends. Makes the writes ready that waited only for this one. */
+/* Called when a write ends. Makes the writes ready that waited only for this write. */
 void vublk_plane_end_write(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
  * Ends a write, or a mirror's copy of a region, that has no blockers. Makes the writes ready that
- * waited only for this one.
+ * waited only for the ended write or copy.
  */
 void vublk_plane_end_order(struct vublk_plane *plane, struct vublk_order_write *write);
 /*

@@ -15,7 +15,7 @@
 #define BOUNCE_ALIGN 4096
 
 /*
- * A position in the region. The layout is done twice. The first time, before the memory exists,
+ * A position in the region. The layout is computed twice. The first time, before the memory exists,
  * `host` is NULL, and only offsets and addresses are computed.
  */
 struct layout {

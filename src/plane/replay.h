@@ -119,7 +119,7 @@ void vublk_plane_keep_forget(struct vublk_plane *plane, struct vublk_plane_slot 
 /*
  * Frees the reservations of all requests. Called when no request is on the back-end's ring any
  * more, because the back-end is lost or the requests are dropped. When a request is submitted
- * again, it reserves room like a new one.
+ * again, it reserves room like a new request.
  */
 void vublk_plane_keep_reset(struct vublk_plane *plane);
 

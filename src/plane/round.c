@@ -4,7 +4,9 @@
 
 #include "util/compiler.h"
 
-/* A larger batch needs fewer notifications. In a smaller one, the first request begins earlier. */
+/*
+ * A larger batch needs fewer notifications. In a smaller batch, the first request begins earlier.
+ */
 #define BATCH 64
 
 void vublk_plane_stop(struct vublk_plane *plane)

@@ -218,8 +218,8 @@ static VUBLK_NOINLINE bool add_direct(struct vublk_plane *plane,
 }
 
 /*
- * Fails a request that is too long for the back-end's ring. This happens only if the back-end does
- * not support indirect descriptors.
+ * Fails a request that is too long for the back-end's ring. A request can be too long only if the
+ * back-end does not support indirect descriptors.
  */
 static VUBLK_COLD void refuse(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 			      unsigned count, unsigned size)

@@ -40,7 +40,7 @@ static void on_call(void *opaque)
 
 	call->result = call->fn(call->thread, call);
 	vublk_store_release(&call->is_done, true);
-	sem_post(&call->done); /* after this, the call may no longer exist */
+	sem_post(&call->done); /* after sem_post(), `call` may no longer exist */
 }
 
 /*
@@ -103,7 +103,7 @@ static void on_side_broke(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_plane_thread *thread = opaque;
 
-	thread->side_broke = *error; /* the plane reports this once per side */
+	thread->side_broke = *error; /* the plane calls this function once per side */
 	vublk_loop_post(thread->owner, &thread->side_broke_task);
 }
 
@@ -111,8 +111,8 @@ static void on_queue_broke(void *opaque, unsigned index, const struct vublk_erro
 {
 	struct vublk_plane_thread *thread = opaque;
 
-	thread->queues[index].broke = *error; /* the plane reports this once, until the queue is
-						 attached again */
+	thread->queues[index].broke = *error; /* the plane calls this function once, until the queue
+						 is attached again */
 	vublk_loop_post(thread->owner, &thread->queues[index].broke_task);
 }
 
@@ -136,7 +136,7 @@ static void on_mirror_failed(void *opaque, const struct vublk_error *error)
 
 	for (unsigned i = 0; i < thread->num_queues; i++)
 		vublk_loop_remove(&thread->queues[i].target_source);
-	thread->mirror_failed = *error; /* the plane reports this once per mirror */
+	thread->mirror_failed = *error; /* the plane calls this function once per mirror */
 	vublk_loop_post(thread->owner, &thread->mirror_failed_task);
 }
 
@@ -596,7 +596,8 @@ int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_
 	struct vublk_plane_thread_call call = { .side = side, .error = error };
 	int r;
 
-	thread->side = side; /* before the call: if the first kick blocks, unblock() needs it */
+	thread->side = side; /* set before the call, because unblock() needs it if the first kick
+				blocks */
 	r = vublk_plane_thread_execute(thread, &call, do_set_side);
 	if (r < 0)
 		thread->side = NULL;
@@ -669,7 +670,8 @@ void vublk_plane_thread_fail_next_flush(struct vublk_plane_thread *thread)
 {
 	struct vublk_plane_thread_call call = { 0 };
 
-	vublk_loop_cancel(thread->owner, &thread->flush_failed_task); /* of an earlier failure */
+	vublk_loop_cancel(thread->owner, &thread->flush_failed_task); /* the task may report an
+									 earlier failure */
 	vublk_plane_thread_execute(thread, &call, do_fail_next_flush);
 }
 

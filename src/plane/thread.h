@@ -111,7 +111,8 @@ bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread);
 
 /*
  * Stops taking chains. drained() is called when the plane is settled (vublk_plane_is_settled()). If
- * the back-end is lost before that, the next back-end has to execute the remaining requests.
+ * the back-end is lost before the plane is settled, the next back-end has to execute the remaining
+ * requests.
  */
 void vublk_plane_thread_stop(struct vublk_plane_thread *thread);
 /* Undoes vublk_plane_thread_stop(): takes chains again. drained() is not called any more. */

@@ -4,8 +4,8 @@
  *
  * Key idea: the memory is a memfd, which this file maps and registers with the disk. So closing the
  * disk does not unmap the memory, and memoryviews stay valid. A mapping must be kept until the disk
- * has unregistered it. When a Buffer is freed, it cannot wait for that. So it leaves the mapping in
- * the disk's list, and a later call unmaps it.
+ * has unregistered it. When a Buffer is freed, it cannot wait for the disk. So it leaves the
+ * mapping in the disk's list, and a later call unmaps the mapping.
  */
 #include "core.h"
 
@@ -62,7 +62,7 @@ static void drop_mapping(struct core_disk *disk, struct core_mapping *mapping)
 		free_mapping(disk, mapping);
 	} else {
 		mapping->state = CORE_REMOVING;
-		/* If this fails, the mapping stays registered until the disk is closed. */
+		/* If the call fails, the mapping stays registered until the disk is closed. */
 		vublk_blk_unregister_start(disk->blk, mapping->address, &mapping->change, NULL);
 		reap_mappings(disk);
 	}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A disk that stores nothing: it ignores writes, and reads leave the buffers unchanged. It serves
- * to measure everything except the storage. This file is also the example to copy for a new engine.
+ * A disk that stores nothing: it ignores writes, and reads leave the buffers unchanged. It is for
+ * measurements of everything except the storage. This file is also the example to copy for a new
+ * engine.
  */
 #include "backend/engine/engine.h"
 

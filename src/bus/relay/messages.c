@@ -90,8 +90,8 @@ static int get_protocol_features(struct vublk_relay *relay, struct vublk_error *
 
 /*
  * Refuses the VMM's features if a stop may leave requests in the in-flight area and the VMM would
- * assume that they are complete. If the back-end has GET_VRING_BASE_SKIP_DRAIN, this cannot happen,
- * because the relay can ask the back-end to complete them.
+ * assume that they are complete. If the back-end has GET_VRING_BASE_SKIP_DRAIN, there are no such
+ * stops, because the relay can ask the back-end to complete all requests.
  */
 static int check_undrained(const struct vublk_relay *relay, uint64_t features,
 			   struct vublk_error *error)

@@ -68,7 +68,7 @@ enum {
 				  the change */
 };
 
-/* The request to the device whose answer is outstanding. There is at most one. */
+/* The request to the device whose answer is outstanding. At most one answer is outstanding. */
 enum vublk_relay_request {
 	VUBLK_RELAY_ASKED_NOTHING,
 	VUBLK_RELAY_ASKED_MEMORY,

@@ -4,9 +4,9 @@
  * until the load is complete or the phase tells it to stop. run.c allocates the buffers and
  * switches the phases.
  *
- * Key idea: this is the data path, so it allocates nothing, and reads the clock only once per
- * request that it starts and once per batch of completions. After the first error, which is kept in
- * job->error, the job starts no more requests and waits for those in flight.
+ * Key idea: this file is the data path. So it allocates no memory, and reads the clock only once
+ * per request that it starts and once per batch of completions. After the first error, which is
+ * kept in job->error, the job starts no more requests and waits for those in flight.
  *
  * With a rate (pacer.h), the job also waits while no request is in flight, and reads the clock more
  * often.
@@ -143,8 +143,8 @@ static int add_request(struct vublk_bench_job *job, struct vublk_bench_slot *slo
 typedef bool prepare_fn(struct vublk_bench_job *job, struct vublk_bench_slot *slot);
 
 /*
- * Starts one request: the held one, or one that `prepare_slot` chooses. Returns false if no request
- * could be started.
+ * Starts one request: the held request, or a request that `prepare_slot` chooses. Returns false if
+ * no request could be started.
  */
 static bool start(struct vublk_bench_job *job, prepare_fn *prepare_slot)
 {

@@ -26,7 +26,7 @@ struct vublk_bench_slot {
 	void *buffer;
 };
 
-/* What a verifying job knows about the blocks of its part. */
+/* A verifying job's records about the blocks of its part. */
 struct vublk_bench_verify {
 	uint32_t *generations; /* one per block; 0: not written; top bit: a request in flight uses
 				  the block. NULL: the load only reads */

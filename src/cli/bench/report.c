@@ -3,7 +3,7 @@
  * Prints the result of a bench as text or as JSON.
  *
  * Key idea: the JSON has the field names and units of fio's output, so that programs that read
- * fio's JSON can read this, too. Fields whose values a bench does not measure are left out.
+ * fio's JSON can read this JSON, too. Fields whose values a bench does not measure are left out.
  */
 #include "cli/bench/bench.h"
 

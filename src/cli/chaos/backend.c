@@ -281,8 +281,9 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 	int status = 0;
 
 	/*
-	 * Kills the children of the back-end, which could keep the back-end's files open. This must
-	 * happen before the back-end is reaped, because the process group may not exist afterwards.
+	 * Kills the children of the back-end, which could keep the back-end's files open. They must
+	 * be killed before the back-end is reaped, because the process group may not exist
+	 * afterwards.
 	 */
 	if (backend->pid_fd >= 0) {
 		siginfo_t info;

@@ -33,12 +33,12 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-/* What a run does to the back-end. The option --faults uses their names. */
+/* The actions of a run on the back-end. The option --faults uses their names. */
 enum vublk_chaos_action {
 	VUBLK_CHAOS_KILL,    /* SIGKILL, then another back-end is started */
 	VUBLK_CHAOS_STOP,    /* SIGSTOP, and after a while SIGCONT or SIGKILL */
 	VUBLK_CHAOS_TERM,    /* SIGTERM; when the back-end has ended, another one is started */
-	VUBLK_CHAOS_REPLACE, /* the socket's file is removed, and after a while the same as TERM */
+	VUBLK_CHAOS_REPLACE, /* the socket's file is removed, and after a while TERM follows */
 	VUBLK_CHAOS_OWN,     /* not an action of the run: the back-end ended by itself */
 	VUBLK_CHAOS_NUM_ACTIONS,
 };
@@ -53,8 +53,9 @@ struct vublk_chaos_config {
 	const char *through;      /* the disk connects to this socket of a device, which uses the
 				     back-end; NULL: the disk connects to the back-end itself */
 	char *const *command;     /* the back-end's argv, which ends with NULL */
-	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* NAME=VALUE, ends with NULL; not set for a start
-						     that no action follows */
+	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* variables for the back-end's environment
+						     (NAME=VALUE), ends with NULL; a start that no
+						     action follows does not get them */
 	unsigned num_env;
 	unsigned actions;           /* bits 1 << enum vublk_chaos_action; 0: none */
 	unsigned num_actions;       /* the actions end after this number; 0: no limit */
@@ -124,7 +125,7 @@ const char *vublk_chaos_backend_last_line(const struct vublk_chaos_backend *back
 
 struct vublk_chaos_job;
 
-/* What the jobs do. The phase only moves forward. */
+/* The phases of the jobs. A phase is never followed by an earlier one. */
 enum vublk_chaos_phase {
 	VUBLK_CHAOS_RUN,       /* the jobs zero the disk, then keep requests in flight */
 	VUBLK_CHAOS_READ_BACK, /* the jobs wait for their requests in flight, then read their parts

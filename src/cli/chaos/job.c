@@ -173,8 +173,8 @@ static void prepare(struct vublk_chaos_job *job, struct vublk_chaos_slot *slot, 
 }
 
 /*
- * Starts one request: the held one, or one that `choose_request` chooses. Returns false if no
- * request could be started.
+ * Starts one request: the held request, or a request that `choose_request` chooses. Returns false
+ * if no request could be started.
  */
 static bool start(struct vublk_chaos_job *job, choose_fn *choose_request)
 {

@@ -4,8 +4,9 @@
  * replaces the back-end at random times. At the end the jobs read everything back twice, first
  * through the present back-end and then through a new one.
  *
- * Key idea: one thread does all of this, except the requests of the load. It waits in one function,
- * wait_for(), for the first of several events. The disk reconnects to a new back-end by itself.
+ * Key idea: one thread executes all of these steps. Only the load has threads of its own. The main
+ * thread waits in one function, wait_for(), for the first of several events. The disk reconnects to
+ * a new back-end by itself.
  */
 #include "cli/chaos/chaos.h"
 
@@ -28,7 +29,7 @@
 #define OPEN_MS 20         /* the time between two attempts to open the disk */
 #define TERM_MS 20000      /* how long a back-end may take to end after SIGTERM */
 #define MAX_EXTRA_ENDS 8   /* after the actions, the run fails if the back-end has ended by itself
-			      more often than config->num_actions plus this */
+			      more than config->num_actions + MAX_EXTRA_ENDS times */
 
 /* Events, as a set of bits. */
 enum {
@@ -349,7 +350,7 @@ static uint64_t ms_left(const struct run *run)
 
 /*
  * Waits until each job has completed a change after the initial zeroing, because an action during
- * the zeroing would test little. If the back-end ends by itself meanwhile, this counts as an
+ * the zeroing would test little. If the back-end ends by itself meanwhile, its end counts as an
  * action. Returns 0 if the actions may begin or are all done, or if the load has ended.
  */
 static int wait_for_begin(struct run *run, struct vublk_error *error)

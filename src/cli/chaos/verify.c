@@ -41,7 +41,7 @@ struct vublk_chaos_block {
 	uint32_t expected;    /* the highest floor that a loss since the last read has lowered; 0:
 				 no loss since then */
 	uint32_t reported_newest;    /* if `is_reported`: the block is not checked until its floor
-					exceeds this */
+					exceeds this generation */
 	bool is_reported;
 	struct change history[VUBLK_CHAOS_HISTORY];
 };
@@ -234,7 +234,7 @@ static enum vublk_chaos_fault report_fault(struct vublk_chaos_verifier *verifier
 	return fault;
 }
 
-/* What a sector contains. */
+/* The content of a sector. */
 struct found {
 	enum vublk_chaos_content content;
 	uint32_t generation; /* 0: zeroes */

@@ -43,11 +43,11 @@
  *              started: the two were swapped
  *   lost       otherwise: a completed change was never visible
  *
- * A life is the time from one loss of a back-end to the next. When its life ends, a back-end with a
- * volatile cache (`is_volatile`) may lose completed changes that no flush made stable. A generation
- * is stable if it was completed before the start of a flush, and that flush completed in the same
- * life. A discard is never stable. The stable generation of a block is the newest one that is
- * stable. At the end of a life, the floor of each block falls back to the block's stable
+ * A life is the time from one loss of a back-end to the next. At the end of a life, a back-end with
+ * a volatile cache (`is_volatile`) may lose completed changes that no flush made stable. A
+ * generation is stable if it was completed before the start of a flush, and that flush completed in
+ * the same life. A discard is never stable. The stable generation of a block is the newest one that
+ * is stable. At the end of a life, the floor of each block falls back to the block's stable
  * generation. A request that was in flight at that time raises no floor, because the old or the new
  * back-end may have executed it. If a read shows that a block did fall back, the block is counted
  * as forgotten.

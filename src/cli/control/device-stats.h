@@ -8,8 +8,8 @@
 
 /* The copy of the device's state that both commands use. */
 struct vublk_device_stats_copy {
-	enum vublk_stats_switching switching; /* for vublk_stats_check(), so this must be the first
-						 member */
+	enum vublk_stats_switching switching; /* must be the first member, because
+						 vublk_stats_check() sets it */
 	struct vublk_device_status status;
 	bool sees_requests;
 };

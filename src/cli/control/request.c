@@ -6,8 +6,8 @@
  * Key idea: json-c parses the line, with a limit on the depth, and most other checks examine the
  * parsed value. A request with a member that the protocol does not have is refused, so that a
  * misspelt name is never silently ignored. A line with two members of the same name is refused,
- * because two programs may use different ones. To detect this, the members in the text are counted
- * and compared with those of the parsed value.
+ * because two programs may use different ones. To detect such members, this file counts the members
+ * in the text, and compares their number with that of the parsed value.
  */
 #include "cli/control/request.h"
 

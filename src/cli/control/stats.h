@@ -26,7 +26,7 @@ struct vublk_stats_counters {
 	unsigned num_queues;
 };
 
-/* What the argument `enable` of the command `stats` asks for; KEEP: the argument was not given. */
+/* The meaning of the argument `enable` of the command `stats`. KEEP: the argument was not given. */
 enum vublk_stats_switching {
 	VUBLK_STATS_KEEP,
 	VUBLK_STATS_SWITCH_ON,

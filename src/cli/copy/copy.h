@@ -30,8 +30,8 @@ struct vublk_copy_end {
 	int fd;                      /* of a file or block device; -1: a disk */
 	bool block_device;
 	uint64_t bytes;              /* the size; 0 for a file that the copy creates */
-	uint32_t block_bytes;        /* offsets and sizes of requests are multiples of this, except
-					at the end of a disk; 1 for a file */
+	uint32_t block_bytes;        /* offsets and sizes of requests are multiples of this number,
+					except at the end of a disk; 1 for a file */
 };
 
 struct vublk_copy {

@@ -11,7 +11,7 @@
 /* A walk that divides a file into pieces, each of which is data or a hole. */
 struct vublk_sparse {
 	int fd;              /* the file, borrowed; -1: everything counts as data */
-	uint32_t unit_bytes; /* pieces begin and end at multiples of this, or at `end` */
+	uint32_t unit_bytes; /* pieces begin and end at multiples of this number, or at `end` */
 	uint64_t end;
 	uint64_t position;   /* where the next piece begins */
 	uint64_t known_end;  /* `hole` describes the range from `position` up to here */

@@ -297,7 +297,7 @@ static int begin_flush(struct vublk_copy_worker *worker)
 
 /*
  * Begins a flush if one is due. Only the first worker flushes: after a back-end is lost with
- * unflushed writes, the next flush of each queue reports this, and one report is enough.
+ * unflushed writes, the next flush of each queue reports the loss, and one report is enough.
  */
 static void flush_if_due(struct vublk_copy_worker *worker)
 {
@@ -427,8 +427,8 @@ static unsigned poll_queue(struct vublk_copy_worker *worker, struct vublk_blk_qu
 }
 
 /*
- * Requests the serials of the disks. Only the first worker does this, because a disk has only one
- * serial.
+ * Requests the serials of the disks. Only the first worker requests them, because a disk has only
+ * one serial.
  */
 static void ask_for_serials(struct vublk_copy_worker *worker)
 {

@@ -36,7 +36,7 @@
  * gain nothing.
  */
 #define MAX_BYTES (UINT64_C(16) << 10)
-/* The smallest batch. For fewer requests, one plain call each is not slower. */
+/* The smallest batch. Fewer requests are executed with one plain call each, which is not slower. */
 #define MIN_REQUESTS 3u
 
 /* --- the mapping ------------------------------------------------------------ */

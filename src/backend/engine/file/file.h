@@ -81,7 +81,7 @@ struct vublk_file_queue {
 	struct vublk_log_limit limit;
 };
 
-/* What the engine remembers of a request: the content of io->scratch. */
+/* The engine's state of a request, which is stored in io->scratch. */
 struct vublk_file_io {
 	uint64_t done_bytes;
 	unsigned stage;

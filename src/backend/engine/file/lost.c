@@ -2,23 +2,23 @@
 /*
  * Records that writes were lost after they had completed.
  *
- * Key idea: if a write-back fails, the kernel reports that once per open file, at the next sync of
- * that file. Then the kernel forgets both the failure and the data. All queues share one open file.
- * So the sync of one queue may get the report about another queue's data, and the other queue's
- * next sync succeeds. Therefore the engine records that a sync has failed. Afterwards each flush
- * and each durable write of this image fails, on every queue and for every front-end.
+ * Key idea: if a write-back fails, the kernel reports the failure once per open file, at the next
+ * sync of that file. Then the kernel forgets both the failure and the data. All queues share one
+ * open file. So the sync of one queue may get the report about another queue's data, and the other
+ * queue's next sync succeeds. Therefore the engine records that a sync has failed. Afterwards each
+ * flush and each durable write of this image fails, on every queue and for every front-end.
  *
- * This applies to O_DIRECT as well. A drive that could not flush its cache may have dropped the
+ * These rules also apply to O_DIRECT. A drive that could not flush its cache may have dropped the
  * contents of the cache, and file systems serve some direct writes through the page cache. So a
  * later sync that succeeds proves nothing about the writes before the failed one.
  *
  * The failure must be recorded before any request gets the result of a sync that ran at the same
- * time as the failed one; sync.c ensures that. For a buffered file, a durable write is therefore a
- * plain write followed by a sync of sync.c. RWF_DSYNC would sync on its own: it could consume the
- * report about another write, and its result would not tell whether the write or the sync has
- * failed. With O_DIRECT, RWF_DSYNC is used nevertheless, because it may save a flush of the drive's
- * cache (FUA). The page cache then normally has no data whose loss could be reported, and each
- * write is flushed after it has reached the drive.
+ * time as the failed one; sync.c ensures this order. For a buffered file, a durable write is
+ * therefore a plain write followed by a sync of sync.c. RWF_DSYNC would sync on its own: it could
+ * consume the report about another write, and its result would not tell whether the write or the
+ * sync has failed. With O_DIRECT, RWF_DSYNC is used nevertheless, because it may save a flush of
+ * the drive's cache (FUA). The page cache then normally has no data whose loss could be reported,
+ * and each write is flushed after it has reached the drive.
  *
  * Discards, zeroes and a new size need no special rule: the same sync makes them stable, and their
  * system calls do not consume the kernel's report.

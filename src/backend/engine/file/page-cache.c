@@ -14,7 +14,7 @@
  * the try, and each hit makes fewer skip it.
  *
  * Copying from and to a mapping would save even the system call. But if another program shrank the
- * file, SIGBUS would end this process, and only a memfd can be sealed against that.
+ * file, SIGBUS would end this process, and only a memfd can be sealed against shrinking.
  */
 #include "backend/engine/file/file.h"
 

@@ -66,7 +66,8 @@ struct uring_queue {
 	struct vublk_file_batch batches[2]; /* one of reads and one of writes, not executed yet */
 
 	struct vublk_engine_io *alone; /* the first request since the last commit(), held back until
-					  it is clear whether it stays the only one; NULL: none */
+					  it is clear whether a second request follows; NULL:
+					  none */
 	unsigned num_submitted;        /* requests since the last commit() */
 	struct vublk_file_tries tries;
 };
@@ -173,7 +174,7 @@ static int add_eventfd(struct uring_queue *uring)
 /*
  * Submits the prepared entries. EBUSY: completions have to be taken first, which poll() does.
  * EAGAIN: the kernel is short of memory, and there may be no completion to wait for, so this
- * function tries a few more times. After that, note_refused() requests another poll(), which
+ * function tries a few more times. If all tries fail, note_refused() requests another poll(), which
  * submits again.
  */
 static void submit_prepared(struct uring_queue *uring)

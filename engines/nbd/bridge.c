@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A connection with TLS: a thread between the engine and libnbd, which alone can encrypt.
+ * A connection with TLS: a thread that stands between the engine and libnbd, because only libnbd
+ * can encrypt.
  *
- * Key idea: the thread is a small NBD server for wire.c, at the other end of a pair of sockets. It
- * executes each request with libnbd's own functions, and ends its socket when the connection to the
- * server ends. So the rest of the engine knows one way to use a connection only.
+ * Key idea: the thread acts as a small NBD server for wire.c, at the other end of a pair of
+ * sockets. It executes each request with the functions of libnbd, and closes its socket when the
+ * connection to the server ends. So the other files of the engine use all connections in the same
+ * way.
  */
 #include "engines/nbd/nbd.h"
 
@@ -41,7 +43,8 @@ struct job {
 	struct header header;
 	struct reply reply;
 	size_t data_bytes;
-	size_t moved_bytes; /* received from the engine; later, sent to it */
+	size_t moved_bytes; /* how many bytes of `data` were received from the engine or, in an
+			       answer, sent to the engine */
 	char data[];
 };
 
@@ -51,9 +54,9 @@ struct nbd_bridge {
 	int fd;
 	bool is_over;
 	struct header header; /* the next one */
-	size_t header_bytes;  /* how much of it has come */
+	size_t header_bytes;  /* how many bytes of `header` have arrived */
 	struct job *jobs;     /* all */
-	struct job *incoming; /* whose data has not come completely; NULL: none */
+	struct job *incoming; /* the job whose data has not arrived completely; NULL: none */
 	struct job *answers, *last_answer;
 	uint64_t job_bytes;
 };
@@ -84,7 +87,7 @@ static void answer(struct job *job, int error)
 	bridge->last_answer = job;
 }
 
-/* Called by libnbd when a command has ended. Returns 1: libnbd forgets the command. */
+/* Called by libnbd when a command has ended. Returns 1, which makes libnbd free the command. */
 static int on_command(void *opaque, int *error)
 {
 	struct job *job = opaque;
@@ -124,7 +127,7 @@ static void execute(struct job *job)
 	if (command(job) >= 0)
 		return;
 	error = nbd_get_errno() ? nbd_get_errno() : EIO;
-	/* libnbd has not called on_command(), because it refused the command. */
+	/* libnbd has refused the command, so it does not call on_command(). */
 	if (!nbd_aio_is_ready(bridge->handle) && !nbd_aio_is_processing(bridge->handle)) {
 		bridge->is_over = true;
 		return;
@@ -134,7 +137,7 @@ static void execute(struct job *job)
 
 /* --- the engine's side -------------------------------------------------------- */
 
-/* Receives at most `bytes` bytes. Returns their number, 0 if there are none. */
+/* Receives at most `bytes` bytes. Returns the number of received bytes, which may be 0. */
 static size_t receive(struct nbd_bridge *bridge, void *to, size_t bytes)
 {
 	ssize_t n = recv(bridge->fd, to, bytes, MSG_DONTWAIT);
@@ -196,7 +199,7 @@ static void receive_requests(struct nbd_bridge *bridge)
 	}
 }
 
-/* Sends the oldest answer. Returns false if the socket takes no more now. */
+/* Sends the oldest answer. Returns false if the socket has no room now. */
 static bool send_answer(struct nbd_bridge *bridge)
 {
 	struct job *job = bridge->answers;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Connects to an NBD server with libnbd, which negotiates the export and TLS. Then wire.c uses the
- * socket itself. A connection with TLS is an exception: only libnbd can encrypt, so bridge.c passes
- * the requests on to it.
+ * socket of libnbd directly. A connection with TLS is an exception: only libnbd can encrypt, so
+ * bridge.c passes the requests on to libnbd.
  */
 #include "engines/nbd/nbd.h"
 
@@ -57,7 +57,10 @@ static struct nbd_handle *new_handle(void)
 	if (!handle)
 		return NULL;
 	nbd_set_uri_allow_local_file(handle, true); /* tls-psk-file=FILE in the URI */
-	/* Later versions of libnbd ask for extended headers only with structured replies. */
+	/*
+	 * wire.c understands neither structured replies nor extended headers. Later versions of
+	 * libnbd ask for extended headers only if they ask for structured replies.
+	 */
 	nbd_set_request_structured_replies(handle, false);
 	return handle;
 }
@@ -114,7 +117,7 @@ static int handshake(struct nbd_engine *engine, struct nbd_handle *handle, int t
 	return nbd_aio_is_ready(handle) ? 0 : -ECONNREFUSED;
 }
 
-/* Gives the connected handle to the connection, which owns it also after a failure. */
+/* Gives the connected handle to the connection, which owns the handle even after a failure. */
 static int begin(struct nbd_connection *connection, struct nbd_handle *handle,
 		 struct vublk_error *error)
 {

@@ -3,11 +3,11 @@
  * Executes requests on a connection to an NBD server.
  *
  * Key idea: a request stays with its connection until the server has executed all of it. When the
- * server is lost, the requests that were sent count as not sent, and the next connection sends them
- * again. Meanwhile they wait. The server may have lost what it executed without FUA, so the next
- * connection repeats such a write from its beginning. order.c makes sure that no repetition replaces
- * a newer write, if the server finishes or drops the requests of a lost connection before it serves
- * the client again. The protocol gives the client no means to ensure that.
+ * server is lost, the requests wait until the next connection sends them again. The server may have
+ * lost the parts of a write that it executed without FUA, so the next connection sends such a write
+ * again from its beginning. order.c makes sure that no repeated write overwrites a newer write.
+ * This works only if the server finishes or drops the requests of a lost connection before it
+ * serves the client again, which the protocol does not require.
  *
  * A large request is executed piece by piece, because servers limit the size of a command.
  */
@@ -32,14 +32,20 @@ static bool has_data(const struct nbd_connection *connection, const struct vublk
 	       (io->op == VUBLK_OP_WRITE_ZEROES && !connection->export.zero);
 }
 
-/* Returns whether a write or zeroes must have the flag FUA. Without flushes, all of them must. */
+/*
+ * Returns whether a write or zeroes must have the flag FUA. If the server has no flush, all writes
+ * and zeroes need the flag.
+ */
 static bool needs_fua(const struct nbd_connection *connection, const struct vublk_engine_io *io)
 {
 	return is_write(io) && connection->export.fua &&
 	       (io->flags & VUBLK_IO_DURABLE || !connection->export.flush);
 }
 
-/* Returns whether the server has nothing to do for the request. */
+/*
+ * Returns whether the request ends without a command, because the server does not support the
+ * command.
+ */
 static bool is_no_op(const struct nbd_connection *connection, const struct nbd_request *request)
 {
 	enum vublk_engine_op op = request->io->op;
@@ -66,7 +72,7 @@ static bool end_piece(struct nbd_connection *connection, struct nbd_request *req
 		return true;
 	if (io->flags & VUBLK_IO_DURABLE)
 		request->needs_flush = true;
-	else /* only this thread writes the count */
+	else /* need not be one atomic operation, because only this thread changes the count */
 		atomic_store(&connection->num_written, atomic_load(&connection->num_written) + 1);
 	return !request->needs_flush;
 }
@@ -112,7 +118,7 @@ static void add_command(struct nbd_connection *connection, struct nbd_request *r
 	vublk_nbd_wire_add(&connection->wire, request, command, flags);
 }
 
-/* Adds the request to the wire, unless it ends here. */
+/* Adds the request to the wire, or ends the request if it needs no command. */
 static void begin(struct nbd_connection *connection, struct nbd_request *request)
 {
 	bool is_flush = request->io->op == VUBLK_OP_FLUSH;
@@ -146,7 +152,10 @@ static void watch_room(struct nbd_connection *connection)
 	epoll_ctl(connection->owner->queue.fd, EPOLL_CTL_MOD, connection->wire.fd, &event);
 }
 
-/* Sends what the wire takes. An outdated connection begins no more requests. */
+/*
+ * Begins requests and sends bytes until the socket or the wire is full. An outdated connection
+ * begins no more requests.
+ */
 static void send_waiting(struct nbd_connection *connection)
 {
 	struct nbd_wire *wire = &connection->wire;
@@ -238,7 +247,7 @@ static void restart(const struct nbd_connection *connection, struct nbd_request 
 	}
 }
 
-/* Makes all requests wait, those that were sent first. */
+/* Makes all requests wait for the next connection: first those that were sent, then the others. */
 static void restart_all(struct nbd_connection *connection)
 {
 	struct nbd_list sent = { NULL, NULL };
@@ -256,7 +265,7 @@ static void restart_all(struct nbd_connection *connection)
 		restart(connection, r);
 }
 
-/* Tells the other owners that the server is lost. They end their connections, too. */
+/* Tells the other owners that the server is lost, so that they end their connections, too. */
 static void report_loss(struct nbd_connection *connection)
 {
 	struct nbd_engine *engine = connection->engine;
@@ -317,11 +326,14 @@ void vublk_nbd_connection_turn(struct nbd_connection *connection, bool is_woken)
 		connection->is_lost = true;
 	do {
 		send_waiting(connection);
-		complete_ended(connection); /* which may start others */
+		complete_ended(connection); /* may start requests that waited for the ended ones */
 	} while (!connection->is_lost && !connection->wire.is_full && connection->waiting.first &&
 		 vublk_nbd_wire_has_room(&connection->wire) &&
 		 !vublk_nbd_loss_is_outdated(connection));
-	/* An outdated connection ends without a request that the server could execute later. */
+	/*
+	 * An outdated connection ends only when the server has answered all its requests, so that
+	 * the server executes none of them later.
+	 */
 	if (vublk_nbd_loss_is_outdated(connection) && !vublk_nbd_wire_num_sent(&connection->wire))
 		connection->is_lost = true;
 	if (connection->is_lost)

@@ -3,9 +3,9 @@
  * The thread that connects to the server again, because libnbd can block while it connects: it
  * resolves names, and TLS has to be negotiated.
  *
- * Key idea: if one connection is lost, its owner raises the engine's generation, and all owners stop
- * using their connections. When the last one has stopped, this thread closes all connections, opens
- * them again, and returns them to their owners together (loss.c says why).
+ * Key idea: if one connection is lost, its owner increments the engine's generation, and all owners
+ * stop using their connections. When the last owner has stopped, this thread closes all
+ * connections, opens them again, and returns them to their owners together (loss.c says why).
  */
 #include "engines/nbd/nbd.h"
 
@@ -49,7 +49,7 @@ short vublk_nbd_connector_wait(struct nbd_engine *engine, int fd, short events, 
 	return fds[1].revents;
 }
 
-/* Waits for a time. Returns false at the end of the engine. */
+/* Waits for `ms` milliseconds. Returns false if the engine is being closed. */
 static bool pause_ms(struct nbd_engine *engine, int64_t ms)
 {
 	int64_t end = vublk_nbd_now_ms() + ms, left = ms;
@@ -114,7 +114,8 @@ static void hand_over(struct nbd_engine *engine)
 
 /*
  * Returns how long to wait after a loss if the server has ended the connection before it executed
- * anything. Otherwise a server that always does so would keep both sides busy.
+ * anything. Without this pause, a server that always ends the connection would keep both sides
+ * busy.
  */
 static int delay_ms(struct nbd_engine *engine)
 {
@@ -139,7 +140,7 @@ static int delay_ms(struct nbd_engine *engine)
 	return connector->retry_ms;
 }
 
-/* Returns whether a connection is lost and no owner uses one. */
+/* Returns whether a connection is lost and no owner uses a connection any more. */
 static bool may_connect(struct nbd_engine *engine)
 {
 	unsigned generation = atomic_load(&engine->generation);

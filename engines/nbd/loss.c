@@ -3,15 +3,15 @@
  * Completed writes that a server may have lost.
  *
  * Key idea: a server may keep completed writes in its own memory until a flush, and lose them when
- * it dies. The client only sees that a connection ends. So if completed writes were not flushed by
- * then, the next flush of each queue fails (unflushed=fail).
+ * it dies. The client only sees that a connection ends. So if there are completed writes that no
+ * flush has made stable, the next flush of each queue fails (unflushed=fail).
  *
  * When a server dies, some connections may notice it later than others. Meanwhile a flush could
  * reach the next server, and succeed for writes that only the dead server had. So if one connection
- * is lost, all of them end before the first is opened again, and none is used until all are open.
- * If a write then completes on one connection, its server was alive when all the others were
- * opened, so a flush on any of them reaches the same server. The engine counts these losses: the
- * generation of a connection is the count when it was made.
+ * is lost, all connections end before the first is opened again, and none is used until all are
+ * open. If a write then completes on one connection, its server was alive when all the others were
+ * opened, so a flush on any of them reaches the same server. The engine counts these losses. The
+ * generation of a connection is the count at the time when the connection was opened.
  */
 #include "engines/nbd/nbd.h"
 
@@ -35,7 +35,7 @@ void vublk_nbd_loss_record(struct nbd_engine *engine)
 
 	if (engine->trusts_unflushed || written <= atomic_load(&engine->num_flushed))
 		return;
-	vublk_nbd_loss_flushed(engine, written); /* each loss is reported once */
+	vublk_nbd_loss_flushed(engine, written); /* so that each loss is reported once */
 	atomic_fetch_add(&engine->num_losses, 1);
 	vublk_engine_log(engine->host, VUBLK_LOG_WARNING,
 			 "the connection to %s was lost before completed writes were flushed; these "
@@ -53,8 +53,9 @@ void vublk_nbd_loss_flushed(struct nbd_engine *engine, uint64_t written)
 }
 
 /*
- * A flush that was submitted before the loss fails, too, but does not count as the report of it: a
- * write that was lost may have completed after the flush was submitted.
+ * A flush that was submitted before the loss fails, too, but does not count as the report of the
+ * loss, because a lost write may have completed after the flush was submitted. So the next flush
+ * fails as well.
  */
 bool vublk_nbd_loss_fails_flush(const struct nbd_request *request)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The engine nbd: a disk that an NBD server stores. The engine has several connections if the server
- * permits them (multi-conn), and each queue uses one of them. Otherwise all queues share one
- * connection, because a flush then covers only the writes of its own connection.
+ * The engine nbd: a disk that an NBD server stores. The engine has several connections if the
+ * server permits them (multi-conn), and each queue uses one of them. Otherwise all queues share one
+ * connection, because without multi-conn a flush covers only the writes of its own connection.
  */
 #include "engines/nbd/nbd.h"
 

@@ -15,9 +15,9 @@
  *   bridge.c      a connection with TLS
  *   loss.c        whether a lost server may have lost completed writes
  *
- * A connection belongs to the first queue that uses it, its owner. Only the owner's thread sends and
- * receives on it, without a lock. Other queues that share the connection pass their requests to the
- * owner.
+ * A connection belongs to the first queue that uses it, its owner. Only the owner's thread sends
+ * and receives on the connection, so this needs no lock. Other queues that share the connection
+ * pass their requests to the owner.
  */
 #include <vublk/engine.h>
 
@@ -48,7 +48,7 @@ struct nbd_request {
 	struct nbd_queue *queue;
 	struct nbd_request *next; /* in the list that has the request */
 
-	/* of order.c, under the engine's lock */
+	/* used by order.c, under the engine's lock */
 	uint64_t number;
 	unsigned num_claims;
 	struct nbd_claim claims[NBD_MAX_CLAIMS];
@@ -56,10 +56,10 @@ struct nbd_request {
 	/* used by the owner of the connection */
 	int error;           /* 0 or a negative errno */
 	bool needs_flush;    /* all data is written, and a flush must follow */
-	uint64_t done_bytes; /* the pieces that are executed */
+	uint64_t done_bytes; /* the size of the pieces that the server has executed */
 	uint64_t piece_bytes;
-	unsigned num_losses;  /* of the engine, at submit() */
-	uint64_t num_written; /* a flush: of the engine, when the flush was sent */
+	unsigned num_losses;  /* the engine's num_losses when the request was submitted */
+	uint64_t num_written; /* of a flush: how many writes had completed when it was sent */
 };
 
 /* Requests, oldest first. */
@@ -117,7 +117,7 @@ struct nbd_queue {
 	struct nbd_list submitted; /* since the last commit() */
 	struct nbd_list done;
 	struct nbd_list unused;          /* memory for requests */
-	struct vublk_engine_io *failed;  /* for which there was no memory */
+	struct vublk_engine_io *failed;  /* requests for which there was no memory */
 	bool has_changes;                /* in `submitted` */
 
 	/* written under the engine's lock */
@@ -127,14 +127,14 @@ struct nbd_queue {
 	unsigned num_reported; /* losses that a flush has reported; used by the connection's owner */
 };
 
-/* What a server says about its export. */
+/* The properties of an export, as the server reports them. */
 struct nbd_export {
 	uint64_t size_bytes;
 	uint32_t min_block, preferred_block, max_bytes;
 	bool read_only, multi_conn, flush, fua, trim, zero;
 };
 
-/* Bytes on their way to the server or from it. */
+/* Bytes that are to be sent to the server, or were received from it. */
 struct nbd_buffer {
 	char *bytes;
 	size_t begin, end;
@@ -158,7 +158,7 @@ struct nbd_wire {
 	struct nbd_slot *receiving;  /* a read whose data is not completely received; NULL: none */
 	uint64_t moved_bytes;        /* of the data of `sending` */
 	uint64_t received_bytes;     /* of the data of `receiving` */
-	bool is_full;                /* the kernel takes no more bytes now */
+	bool is_full;                /* the socket has no room now */
 };
 
 /* A connection. */
@@ -175,12 +175,12 @@ struct nbd_connection {
 	struct nbd_bridge *bridge; /* NULL: the wire is the server's socket */
 	struct nbd_export export;
 	struct nbd_wire wire;
-	unsigned generation; /* of the engine, when the connection was made */
-	bool has_succeeded;  /* a command has, since the connection was made */
+	unsigned generation; /* the engine's generation when the connection was opened */
+	bool has_succeeded;  /* a command has succeeded since the connection was opened */
 
 	/* used by the owner */
 	bool is_attached; /* the owner's thread watches the socket */
-	bool watches_room; /* and whether it takes bytes again */
+	bool watches_room; /* the owner's thread also waits until the socket has room */
 	bool is_lost;
 	struct nbd_list waiting; /* to be sent */
 	struct nbd_list ended;
@@ -202,13 +202,13 @@ struct nbd_engine {
 	struct vublk_engine_host *host;
 	char *uri;
 	struct nbd_export export;  /* at the opening */
-	_Atomic uint64_t size_now; /* the size that the last connection has found */
+	_Atomic uint64_t size_now; /* the size of the disk when it was last connected */
 	unsigned num_connections;
 	struct nbd_connection connections[NBD_MAX_CONNECTIONS];
 	atomic_uint num_queues;
 	struct nbd_connector connector;
 
-	/* What several threads use. It is taken at most twice per batch of requests. */
+	/* Protects the data that several threads use. Taken at most twice per batch of requests. */
 	pthread_mutex_t lock;
 	bool is_connected; /* owners may use their connections; under the lock */
 	struct nbd_order order;
@@ -216,7 +216,7 @@ struct nbd_engine {
 	/* see loss.c */
 	bool trusts_unflushed;
 	atomic_uint generation;       /* losses of a server */
-	atomic_uint num_losses;       /* those after which flushes fail */
+	atomic_uint num_losses;       /* the losses after which flushes fail */
 	_Atomic uint64_t num_flushed; /* writes that are flushed, or whose loss is reported */
 };
 
@@ -227,7 +227,10 @@ static inline bool vublk_nbd_is_change(const struct vublk_engine_io *io)
 
 /* --- order.c; all under the engine's lock --- */
 
-/* Adds a change. Returns whether it may begin; otherwise vublk_nbd_order_start() returns it later. */
+/*
+ * Adds a change. Returns whether the change may begin. If not, vublk_nbd_order_start() returns the
+ * change later.
+ */
 bool vublk_nbd_order_add(struct nbd_order *order, struct nbd_request *request);
 /* Removes a complete change. */
 void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request);
@@ -236,9 +239,12 @@ void vublk_nbd_order_start(struct nbd_order *order, struct nbd_list *list);
 
 /* --- loss.c --- */
 
-/* Returns whether a connection has been lost since this one was made. */
+/* Returns whether any connection has been lost since this connection was opened. */
 bool vublk_nbd_loss_is_outdated(const struct nbd_connection *connection);
-/* Must be called when all connections have ended. */
+/*
+ * Called after a loss, when all connections have ended. If completed writes may be lost, makes
+ * flushes fail.
+ */
 void vublk_nbd_loss_record(struct nbd_engine *engine);
 /* Returns how many writes have completed so far. */
 uint64_t vublk_nbd_loss_num_written(const struct nbd_engine *engine);
@@ -252,7 +258,7 @@ bool vublk_nbd_loss_fails_flush(const struct nbd_request *request);
 /* Returns why the disk cannot use this server with that many connections, or NULL. */
 const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
 				  unsigned num_connections);
-/* Connects and reads what the server says. Fails after `timeout_ms`. */
+/* Connects and reads the properties of the export. Fails after `timeout_ms`. */
 int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct vublk_error *error);
 /* Closes the connection to the server. No-op if there is none. */
 void vublk_nbd_disconnect(struct nbd_connection *connection);
@@ -262,7 +268,7 @@ void vublk_nbd_disconnect(struct nbd_connection *connection);
 int vublk_nbd_connector_start(struct nbd_engine *engine, struct vublk_error *error);
 /* Ends the thread, if there is one. */
 void vublk_nbd_connector_stop(struct nbd_engine *engine);
-/* Makes the thread look at the connections. Any thread may call this. */
+/* Makes the thread check the connections. Any thread may call this function. */
 void vublk_nbd_connector_wake(struct nbd_engine *engine);
 /* Waits for a wake-up or `events` of `fd` (-1: none), at most `timeout_ms` (-1: no limit). Returns the events. */
 short vublk_nbd_connector_wait(struct nbd_engine *engine, int fd, short events, int timeout_ms);
@@ -271,17 +277,20 @@ int64_t vublk_nbd_now_ms(void);
 /* --- bridge.c --- */
 
 /*
- * Starts a thread that executes what it receives on a socket with `handle`, which it then owns. Returns
- * the other end of the socket in `fd`, which belongs to the caller.
+ * Starts a thread that receives requests on a socket and executes them with `handle`. The thread
+ * owns `handle`. Stores the other end of the socket in `fd`, which belongs to the caller.
  */
 int vublk_nbd_bridge_new(struct nbd_handle *handle, struct nbd_bridge **bridge, int *fd,
 			 struct vublk_error *error);
-/* Ends the thread and closes the handle. The other end of its socket must be closed. NULL: no-op. */
+/*
+ * Ends the thread and closes the handle. The caller must have closed the other end of the socket.
+ * NULL: no-op.
+ */
 void vublk_nbd_bridge_free(struct nbd_bridge *bridge);
 
 /* --- wire.c; -ENOTCONN and -EPROTO: the connection is lost --- */
 
-/* Begins to use a connected socket. */
+/* Begins to use the connected socket `fd`. */
 int vublk_nbd_wire_open(struct nbd_wire *wire, int fd);
 /* Frees the memory. The socket belongs to the caller. */
 void vublk_nbd_wire_close(struct nbd_wire *wire);
@@ -299,20 +308,24 @@ bool vublk_nbd_wire_has_room(const struct nbd_wire *wire);
 /* Adds the next piece of a request. NBD_WRITE sends zeroes if the request has no data. */
 void vublk_nbd_wire_add(struct nbd_wire *wire, struct nbd_request *request,
 			enum nbd_command command, unsigned flags);
-/* Gives the added bytes to the kernel. */
+/* Sends as many of the added bytes as the socket has room for. */
 int vublk_nbd_wire_send(struct nbd_wire *wire);
-/* Receives what has come, and calls vublk_nbd_connection_answered() for each answer. */
+/*
+ * Receives the bytes that have arrived, and calls vublk_nbd_connection_answered() for each answer.
+ */
 int vublk_nbd_wire_receive(struct nbd_connection *connection);
 /* Returns how many requests the server has not answered. */
 unsigned vublk_nbd_wire_num_sent(const struct nbd_wire *wire);
 
 /* --- connection.c; used by the owner --- */
 
-/* Begins to use a connection that is in use. */
+/* Makes the owner's thread watch the connection, whose `is_in_use` must be set. */
 void vublk_nbd_connection_attach(struct nbd_connection *connection);
-/* Stops using it. */
+/* Makes the owner stop using the connection. */
 void vublk_nbd_connection_detach(struct nbd_connection *connection);
-/* Receives what has come, if `is_woken`, and sends what can be sent. */
+/*
+ * If `is_woken`, receives the answers that have arrived. Then sends as many requests as possible.
+ */
 void vublk_nbd_connection_turn(struct nbd_connection *connection, bool is_woken);
 /* Called when the server has answered a request. `error` is 0 or an errno. */
 void vublk_nbd_connection_answered(struct nbd_connection *connection, struct nbd_request *request,
@@ -322,7 +335,10 @@ void vublk_nbd_connection_answered(struct nbd_connection *connection, struct nbd
 
 int vublk_nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **result,
 			struct vublk_error *error);
-/* Makes the queue's thread look for messages. Under the engine's lock. NULL: no-op. */
+/*
+ * Makes the queue's thread check for messages of other threads. Called under the engine's lock.
+ * NULL: no-op.
+ */
 void vublk_nbd_queue_signal(struct nbd_queue *queue);
 
 #endif

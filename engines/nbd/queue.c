@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A worker's access to the engine. A queue that owns its connection executes its requests on the
- * worker's thread. A queue that shares the connection of another one passes its requests to the
+ * worker's thread. A queue that shares the connection of another queue passes its requests to the
  * owner, which passes them back when they are complete.
  *
- * The descriptor of a queue is an epoll descriptor, because the socket changes with each connection.
- * It contains the socket, if the queue owns it, and an eventfd for messages of other threads.
+ * The descriptor of a queue is an epoll descriptor, because the socket changes with each
+ * connection. It contains the socket, if the queue owns the connection, and an eventfd for messages
+ * of other threads.
  */
 #include "engines/nbd/nbd.h"
 
@@ -25,7 +26,10 @@ void vublk_nbd_queue_signal(struct nbd_queue *queue)
 
 static bool is_owner(const struct nbd_queue *queue)
 {
-	/* Only this thread makes the queue an owner, or ends that. */
+	/*
+	 * The load may be relaxed, because only this thread makes this queue the owner, or ends its
+	 * ownership.
+	 */
 	return atomic_load_explicit(&queue->connection->owner, memory_order_relaxed) == queue;
 }
 
@@ -65,7 +69,7 @@ static void nbd_submit(struct vublk_engine_queue *base, struct vublk_engine_io *
 	vublk_nbd_list_append(&queue->submitted, request);
 }
 
-/* Removes the requests that must wait for others. Under the lock. */
+/* Removes from `submitted` the requests that must wait for older changes. Called under the lock. */
 static void put_in_order(struct nbd_queue *queue, struct nbd_engine *engine)
 {
 	struct nbd_list all = queue->submitted;
@@ -79,7 +83,7 @@ static void put_in_order(struct nbd_queue *queue, struct nbd_engine *engine)
 	}
 }
 
-/* Becomes the owner of a connection that has none. Under the lock. */
+/* Makes the queue the owner of its connection, which must have no owner. Called under the lock. */
 static void adopt(struct nbd_queue *queue, struct nbd_engine *engine)
 {
 	struct nbd_connection *connection = queue->connection;
@@ -88,7 +92,8 @@ static void adopt(struct nbd_queue *queue, struct nbd_engine *engine)
 	connection->is_in_use = engine->is_connected;
 	if (connection->is_in_use)
 		vublk_nbd_connection_attach(connection);
-	vublk_nbd_queue_signal(queue); /* requests may wait, or the connection may be outdated */
+	vublk_nbd_queue_signal(queue); /* there may be requests that wait, or the connection may be
+					  outdated */
 }
 
 static void nbd_commit(struct vublk_engine_queue *base)
@@ -117,7 +122,7 @@ static void nbd_commit(struct vublk_engine_queue *base)
 	vublk_nbd_connection_turn(connection, false);
 }
 
-/* Takes what other threads have passed. */
+/* Takes the requests that other threads have passed to this queue. */
 static void take_messages(struct nbd_queue *queue)
 {
 	struct nbd_engine *engine = (struct nbd_engine *)queue->queue.engine;
@@ -200,7 +205,7 @@ static void nbd_queue_free(struct vublk_engine_queue *base)
 		queue->connection->owner = NULL;
 	}
 	pthread_mutex_unlock(&engine->lock);
-	vublk_nbd_connector_wake(engine); /* it may wait for this owner */
+	vublk_nbd_connector_wake(engine); /* the connector may wait until this owner has stopped */
 	close_queue(queue);
 }
 

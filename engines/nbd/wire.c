@@ -2,11 +2,11 @@
 /*
  * The transmission phase of the NBD protocol, with simple replies: requests and replies as bytes.
  *
- * Key idea: libnbd makes a system call for each header and each piece of data. Here the requests of
- * a batch are collected in memory and sent by one system call, and one system call receives all
- * replies that have come. The data passes through this memory, because the driver could take its
- * own memory away, which would end the connection. A request that is larger than the memory is sent
- * and received in parts.
+ * Key idea: libnbd makes a system call for each header and each piece of data. This file collects
+ * the requests of a batch in memory and sends them with one system call. Another system call
+ * receives all replies that have arrived. The data passes through this memory, too. If the socket
+ * used the driver's memory directly, a driver whose memory is truncated could end the connection. A
+ * request that is larger than the memory is sent and received in parts.
  *
  * Specification: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
  */
@@ -65,7 +65,7 @@ unsigned vublk_nbd_wire_num_sent(const struct nbd_wire *wire)
 /* --- the driver's data -------------------------------------------------------- */
 
 /*
- * Copies between `bytes` and the driver's buffers, which begin at the piece. `skip` is the number of
+ * Copies between `bytes` and the driver's buffers for the present piece. `skip` is the number of
  * bytes of the piece that were copied before.
  */
 static void copy(const struct nbd_request *request, uint64_t skip, char *bytes, size_t num_bytes,
@@ -98,7 +98,7 @@ bool vublk_nbd_wire_has_room(const struct nbd_wire *wire)
 	       BUFFER_BYTES - wire->out.end >= sizeof(struct header);
 }
 
-/* Moves data of the present write to the buffer, as much as there is room for. */
+/* Copies data of the present write to the buffer, as much as there is room for. */
 static void move_data(struct nbd_wire *wire)
 {
 	struct nbd_request *request = wire->sending;
@@ -171,7 +171,10 @@ int vublk_nbd_wire_send(struct nbd_wire *wire)
 
 /* --- receiving ---------------------------------------------------------------- */
 
-/* The protocol has its own numbers for errors, which are those of Linux. */
+/*
+ * Converts an error of the protocol, whose numbers are those of Linux, to an errno that the engine
+ * may return.
+ */
 static int error_of(uint32_t error)
 {
 	switch (error) {
@@ -198,7 +201,7 @@ static void end_slot(struct nbd_connection *connection, struct nbd_slot *slot, i
 	vublk_nbd_connection_answered(connection, request, error);
 }
 
-/* Gives received data to the driver. */
+/* Copies received data to the driver's buffers. */
 static void take_data(struct nbd_connection *connection)
 {
 	struct nbd_wire *wire = &connection->wire;
@@ -231,7 +234,10 @@ static int take_reply(struct nbd_connection *connection)
 	if (reply.magic != htobe32(REPLY_MAGIC) || index >= NBD_NUM_SLOTS)
 		return -EPROTO;
 	slot = &wire->slots[index];
-	/* A write that is still being sent can have no answer, except that the server refuses it. */
+	/*
+	 * A server cannot answer a write that is still being sent, unless it refuses the write. In
+	 * both cases the connection cannot be used any more.
+	 */
 	if (!slot->request || slot->cookie != reply.cookie || slot->request == wire->sending)
 		return -EPROTO;
 	error = reply.error ? error_of(be32toh(reply.error)) : 0;
@@ -246,7 +252,10 @@ static int take_reply(struct nbd_connection *connection)
 	return 0;
 }
 
-/* Takes all replies that are complete, and keeps the rest for later. */
+/*
+ * Takes all replies that have arrived completely. The bytes of an incomplete reply stay in the
+ * buffer.
+ */
 static int take_all(struct nbd_connection *connection)
 {
 	struct nbd_wire *wire = &connection->wire;
@@ -281,7 +290,7 @@ int vublk_nbd_wire_receive(struct nbd_connection *connection)
 	do {
 		n = recv(wire->fd, in->bytes + in->end, BUFFER_BYTES - in->end, MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			return 0; /* the descriptor stays readable if there is more */
+			return 0; /* the descriptor stays readable if more bytes have arrived */
 		if (n <= 0)
 			return -ENOTCONN;
 		in->end += (size_t)n;

@@ -182,7 +182,7 @@ int main(int argc, char **argv)
 	static const struct vublk_device_bus_ops ops = {
 		.realized = on_realized, .started = on_started, .stopped = on_stopped,
 		.config_changed = guest_read_config, .needs_reset = on_needs_reset };
-	struct vm vm = { .ram_fd = memfd_create("ram", MFD_CLOEXEC), /* for the back-end to map */
+	struct vm vm = { .ram_fd = memfd_create("ram", MFD_CLOEXEC), /* the back-end maps it */
 			 .kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
 			 .call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
 	struct vublk_error error;

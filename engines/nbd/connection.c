@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-#define RANGE_BYTES (UINT64_C(128) << 20) /* of a trim or zero */
+#define RANGE_BYTES (UINT64_C(128) << 20) /* the longest range of one trim or zero command */
 
 /* --- requests ----------------------------------------------------------------- */
 

@@ -114,11 +114,11 @@ struct nbd_queue {
 
 	/* used by the queue's thread */
 	bool is_woken;             /* the epoll descriptor was readable */
-	struct nbd_list submitted; /* since the last commit() */
+	struct nbd_list submitted; /* the requests since the last commit() */
 	struct nbd_list done;
 	struct nbd_list unused;          /* memory for requests */
 	struct vublk_engine_io *failed;  /* requests for which there was no memory */
-	bool has_changes;                /* in `submitted` */
+	bool has_changes;                /* `submitted` contains a change */
 
 	/* written under the engine's lock */
 	atomic_bool is_signalled; /* the eventfd is readable; may be loaded without the lock */
@@ -182,7 +182,7 @@ struct nbd_connection {
 	bool is_attached; /* the owner's thread watches the socket */
 	bool watches_room; /* the owner's thread also waits until the socket has room */
 	bool is_lost;
-	struct nbd_list waiting; /* to be sent */
+	struct nbd_list waiting; /* requests that have not been sent */
 	struct nbd_list ended;
 	_Atomic uint64_t num_written; /* complete writes and zeroes that need a flush; see loss.c */
 };
@@ -201,7 +201,7 @@ struct nbd_engine {
 	struct vublk_engine engine; /* the first member */
 	struct vublk_engine_host *host;
 	char *uri;
-	struct nbd_export export;  /* at the opening */
+	struct nbd_export export;  /* the properties of the export when the engine was opened */
 	_Atomic uint64_t size_now; /* the size of the disk when it was last connected */
 	unsigned num_connections;
 	struct nbd_connection connections[NBD_MAX_CONNECTIONS];

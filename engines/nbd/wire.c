@@ -235,8 +235,8 @@ static int take_reply(struct nbd_connection *connection)
 		return -EPROTO;
 	slot = &wire->slots[index];
 	/*
-	 * A server cannot answer a write that is still being sent, unless it refuses the write. In
-	 * both cases the connection cannot be used any more.
+	 * A server can answer a write that is still being sent only with a refusal. Such an answer
+	 * ends the connection, because the rest of the write would still have to be sent.
 	 */
 	if (!slot->request || slot->cookie != reply.cookie || slot->request == wire->sending)
 		return -EPROTO;

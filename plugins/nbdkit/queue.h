@@ -18,8 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VUBLK_NBD_PIECES 32             /* of a queue */
-#define VUBLK_NBD_PIECES_OF_CALL 8      /* at the same time */
+#define VUBLK_NBD_PIECES 32             /* how many pieces a queue has */
+#define VUBLK_NBD_PIECES_OF_CALL 8      /* how many of them one call can use at the same time */
 #define VUBLK_NBD_PIECE_BYTES (UINT32_C(256) << 10)
 
 struct vublk_nbd_call;

@@ -55,7 +55,7 @@ struct vublk_session_owner {
 	bool inflight; /* whether an in-flight area is offered */
 	uint64_t message_timeout_ms;
 	int listen_fd; /* the socket at which the next front-end waits; -1: there is none */
-	const char *serial; /* of VUBLK_BLK_ID_BYTES bytes */
+	const char *serial; /* VUBLK_BLK_ID_BYTES bytes long */
 	/*
 	 * Called when the session has ended and the queues are stopped. The owner must free the
 	 * session.

@@ -2,10 +2,10 @@
 /*
  * Takes the socket that the parent process passes; see activation.h.
  *
- * Key idea: the variables and the descriptor come from outside and may not fit the command line, for
- * example after a mistake in a socket unit. A disk that is served at another path than the user
- * believes is worse than none. So this file checks the address, and the library checks the kind of
- * the socket.
+ * Key idea: the variables and the descriptor come from outside and may not fit the command line,
+ * for example after a mistake in a socket unit. Serving the disk at another path than the user
+ * believes would be worse than not starting. So this file checks the address, and the library
+ * checks the kind of the socket.
  */
 #include "cli/activation.h"
 

@@ -7,8 +7,8 @@
  * sd_notify(3). A message is a datagram of lines NAME=VALUE to the Unix socket that the environment
  * variable NOTIFY_SOCKET names.
  *
- * The tool does not use libsystemd, because it would load further libraries into each process of a
- * disk.
+ * The tool does not use libsystemd, because libsystemd would load further libraries into each
+ * process that serves a disk.
  */
 
 #include <stdint.h>
@@ -20,16 +20,16 @@ struct vublk_notify {
 	struct sockaddr_un address;
 	socklen_t address_bytes;
 	/*
-	 * The supervisor ends this process if it gets no WATCHDOG=1 for this time. 0: it does not
-	 * watch this process.
+	 * The supervisor ends this process if it gets no WATCHDOG=1 for this time. 0: the
+	 * supervisor does not watch this process.
 	 */
 	uint64_t watchdog_ns;
 };
 
 /*
  * Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID, and removes them from the environment, so
- * that no child process sends messages in the name of this one. Values that are not usable count as
- * missing, as for sd_notify(3).
+ * that no child process sends messages in the name of this process. Unusable values count as
+ * missing, as in sd_notify(3).
  */
 void vublk_notify_open(struct vublk_notify *notify);
 void vublk_notify_close(struct vublk_notify *notify);

@@ -16,9 +16,10 @@
 
 /* The expected content of a block. */
 struct vublk_pattern {
-	uint64_t run;        /* identifies one run of a bench; 0 in a check: any */
+	uint64_t run;        /* identifies one run of a bench; in a check, 0 stands for any run */
 	uint64_t offset;     /* in bytes on the disk */
-	uint32_t generation; /* of this block, counted from 1; 0 in a check: any */
+	uint32_t generation; /* of this block, counted from 1; in a check, 0 stands for any
+				generation */
 };
 
 /* Fills a block of `bytes` bytes, a multiple of 8 and at least VUBLK_PATTERN_MIN_BYTES. */

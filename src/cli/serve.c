@@ -128,8 +128,8 @@ static bool is_in(const struct vublk_property *options, const char *name)
 }
 
 /*
- * Returns the options that only the engine has. The engine may be a module, so this is called when
- * the whole command line has been read.
+ * Returns the options that only the engine has. The engine may be a module, so this function is
+ * called when the whole command line has been read.
  */
 static const struct vublk_property *own_options(struct argp_state *state,
 						const struct arguments *arguments)

@@ -23,8 +23,8 @@ static bool is_counting(const struct vublk_plane_counts *counts)
 }
 
 /*
- * Sets or clears the hook. When timing is turned off, the hook stays set until all timed requests
- * have ended, because each end has to be recorded.
+ * Sets or clears VUBLK_PLANE_HOOK_TIME. When timing is turned off, the hook stays set until all
+ * timed requests have ended, because each end has to be recorded.
  */
 static void set_hook(struct vublk_plane *plane)
 {

@@ -17,7 +17,8 @@
 struct vublk_mirror_marks {
 	/* constant while the marks are in use */
 	uint64_t num_regions, region_bytes;
-	char *mapping; /* the whole file, guarded; NULL: the marks are not in use */
+	char *mapping; /* the mapping of the whole file, guarded against SIGBUS (util/fault.h);
+			  NULL: the marks are not in use */
 	uint64_t mapping_bytes;
 	struct vublk_fault fault;
 	int event_fd;
@@ -27,7 +28,7 @@ struct vublk_mirror_marks {
 	uint8_t *bitmap; /* in the mapping; a bit that is 0 marks its region */
 	uint64_t bitmap_bytes;
 	uint8_t *recent, *older; /* bitmaps: regions that are clear, but still marked in the file */
-	vublk_mirror_state_ticket *tickets; /* of each region's last mark */
+	vublk_mirror_state_ticket *tickets; /* the ticket of each region's last mark */
 	vublk_mirror_state_ticket open;     /* the batch of the next mark */
 	bool has_new;                       /* the open batch has to be synced */
 	uint64_t num_marked;

@@ -107,8 +107,8 @@ static enum vublk_plane_mirror_admission admit_to_source(struct vublk_plane *pla
 }
 
 /*
- * Takes room for the data from the pool and copies the data. While a write waits for room, later
- * writes wait behind it, so that they do not overtake it for ever.
+ * Takes chunks for the data from the pool and copies the data to them. While a write waits for
+ * room, later writes wait behind it, so that they do not overtake it for ever.
  */
 static enum vublk_plane_mirror_admission admit_write(struct vublk_plane *plane,
 						     struct vublk_plane_slot *slot)
@@ -349,8 +349,8 @@ static bool is_idle(const struct vublk_plane *plane)
 }
 
 /*
- * Frees a mirror that has ended, unless the source still uses the mirror's memory, or writes need
- * marks or wait.
+ * Frees a mirror that has ended, unless the source still uses the mirror's memory, writes need
+ * marks, or writes wait until the state file has been changed.
  */
 static void free_when_idle(struct vublk_plane *plane)
 {

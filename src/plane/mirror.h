@@ -139,7 +139,8 @@ struct vublk_plane_mirror {
 	bool wants_flush;  /* after a flush, more marks could be removed */
 	uint64_t bytes, region_bytes;
 	size_t num_regions;
-	uint8_t *states;   /* of the regions; NULL: without a target, writes are only marked */
+	uint8_t *states;   /* of the regions; NULL: there is no target, and writes are only
+			      marked */
 	uint64_t *epochs;  /* for each region, the epoch of its last write */
 	/*
 	 * When a flush is submitted, an epoch ends and the next one begins. All writes of epochs up
@@ -207,7 +208,7 @@ enum vublk_plane_mirror_admission {
  */
 int vublk_plane_mirror_begin(struct vublk_plane *plane, const struct vublk_plane_mirror_setup *setup,
 			     struct vublk_error *error);
-/* Frees the mirror. No chain may refer to it. Does nothing without a mirror. */
+/* Frees the mirror. No chain may refer to the mirror. Does nothing without a mirror. */
 void vublk_plane_mirror_free(struct vublk_plane *plane);
 void vublk_plane_mirror_set_rate(struct vublk_plane *plane, uint64_t rate);
 void vublk_plane_mirror_get_info(const struct vublk_plane *plane,

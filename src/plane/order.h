@@ -61,22 +61,23 @@ struct vublk_order_waiter {
 };
 
 enum vublk_order_write_state {
-	VUBLK_ORDER_NONE,   /* not begun, ended, or of 0 bytes */
+	VUBLK_ORDER_NONE,   /* the write has not begun, has ended, or has 0 bytes */
 	VUBLK_ORDER_LISTED, /* overlaps no other write; only in the list that begins at
 			       `first_listed` */
-	VUBLK_ORDER_MAPPED, /* in the map */
+	VUBLK_ORDER_MAPPED, /* the write is in the map */
 };
 
 /* A write that was begun and has not ended. All zero: there is no such write. */
 struct vublk_order_write {
-	unsigned num_blockers; /* how many entries for this write are in the lists of earlier
-				  writes */
+	unsigned num_blockers; /* how many entries in the lists of waiters of earlier writes stand
+				  for this write */
 	enum vublk_order_write_state state;
 	uint64_t offset, bytes;
 	struct vublk_order_write *next_listed, *previous_listed;
 	struct vublk_order_piece *pieces;
 	struct vublk_order_waiter *first, *last; /* the later writes that wait for this one */
-	struct vublk_order_write *next_free;     /* in the result of vublk_order_end() */
+	struct vublk_order_write *next_free;     /* the next write in the result of
+						    vublk_order_end() */
 };
 
 struct vublk_order {

@@ -41,7 +41,7 @@ struct vublk_plane_slot {
 	bool is_write; /* the request changes the disk, at `offset` */
 
 	union {
-		struct virtio_blk_outhdr header; /* as the driver made it */
+		struct virtio_blk_outhdr header; /* a copy of the driver's header */
 		struct {
 			uint32_t type, priority;
 			uint64_t sector;
@@ -52,7 +52,7 @@ struct vublk_plane_slot {
 	uint32_t written_bytes;  /* the used length if the request succeeds */
 	uint64_t status_addr;
 
-	unsigned num_ranges; /* of DISCARD, WRITE_ZEROES and SECURE_ERASE */
+	unsigned num_ranges; /* the number of ranges of a DISCARD, WRITE_ZEROES or SECURE_ERASE */
 	unsigned num_segments;
 	struct vublk_ring_buffer *segments; /* the data's guest addresses */
 	enum vublk_plane_copy copy; /* state of the copy in the log of completed writes */

@@ -114,8 +114,7 @@ int vublk_plane_thread_begin_mirror(struct vublk_plane_thread *thread,
 	struct vublk_plane_thread_call call = { .mirror = setup, .error = error };
 	int r;
 
-	thread->target = setup->target; /* set before the call, because unblock() needs it if a kick
-					   blocks */
+	thread->target = setup->target; /* set first, because unblock() needs it if a kick blocks */
 	thread->has_marks |= setup->state != NULL;
 	r = vublk_plane_thread_execute(thread, &call, do_begin);
 	if (r < 0)

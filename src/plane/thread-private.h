@@ -68,7 +68,7 @@ struct vublk_plane_thread {
 	bool is_parked; /* the plane's thread waits, and the owner may use the plane */
 	bool is_attached;
 	struct vublk_plane_side *side; /* NULL: none */
-	struct vublk_plane_side *target; /* of the mirror; NULL: none */
+	struct vublk_plane_side *target; /* the mirror's target; NULL: none */
 	bool has_marks; /* the plane marks writes in a state file, or writes wait since the file was
 			   closed */
 	unsigned num_queues;

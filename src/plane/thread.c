@@ -333,8 +333,8 @@ static const struct vublk_worker_ops worker_ops = {
 void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events)
 {
 	/*
-	 * A descriptor that stays readable without a signal (a pipe without a writer) would keep
-	 * the thread awake.
+	 * A descriptor that is always readable (a pipe without a writer) would keep the thread
+	 * awake.
 	 */
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(source->fd) < 0)
 		vublk_loop_remove(source);
@@ -596,8 +596,7 @@ int vublk_plane_thread_set_side(struct vublk_plane_thread *thread, struct vublk_
 	struct vublk_plane_thread_call call = { .side = side, .error = error };
 	int r;
 
-	thread->side = side; /* set before the call, because unblock() needs it if the first kick
-				blocks */
+	thread->side = side; /* set first, because unblock() needs it if a kick blocks */
 	r = vublk_plane_thread_execute(thread, &call, do_set_side);
 	if (r < 0)
 		thread->side = NULL;
@@ -670,8 +669,7 @@ void vublk_plane_thread_fail_next_flush(struct vublk_plane_thread *thread)
 {
 	struct vublk_plane_thread_call call = { 0 };
 
-	vublk_loop_cancel(thread->owner, &thread->flush_failed_task); /* the task may report an
-									 earlier failure */
+	vublk_loop_cancel(thread->owner, &thread->flush_failed_task); /* of an earlier failure */
 	vublk_plane_thread_execute(thread, &call, do_fail_next_flush);
 }
 

@@ -62,7 +62,8 @@ enum vublk_io_method {
 struct vublk_engine_options {
 	const char *path;
 	uint64_t size_bytes; /* 0: not given */
-	uint32_t block_bytes, physical_block_bytes; /* of the geometry; 0: the engine chooses */
+	uint32_t block_bytes, physical_block_bytes; /* the block sizes that the user has set; 0: the
+						       engine chooses */
 	unsigned num_queues; /* how many queues the workers will create; 0: unknown */
 	bool read_only;
 	bool unlocked; /* no lock; the user ensures that no other program writes to the image */
@@ -93,7 +94,7 @@ struct vublk_engine_host {
 	void (*rescan)(void *opaque);
 	void *rescan_opaque;
 
-	const struct vublk_engine_options *options; /* only during open() */
+	const struct vublk_engine_options *options; /* valid only during open() */
 	uint64_t rescans; /* how many rescans there were; used by the control thread */
 
 	/* the limit of vublk_engine_log(), which any thread may call */

@@ -20,7 +20,7 @@
 #ifdef VUBLK_KILL_POINTS
 static const char *const kill_points[] = {
 	VUBLK_UPGRADE_KILL_POINTS,
-	"after-inflight-clear", /* of worker/inflight.c, which shadow rings use */
+	"after-inflight-clear", /* in worker/inflight.c, which shadow rings use */
 	NULL,
 };
 #else

@@ -97,7 +97,7 @@ struct vublk_vfio_user {
 	struct vublk_device *device;
 	const struct vublk_log *log;
 	struct vublk_virtio_pci_options options;
-	struct vublk_log_limit log_limit;     /* for lines that a client can cause */
+	struct vublk_log_limit log_limit;     /* for log lines that a client can cause */
 	struct vublk_virtio_pci *pci; /* NULL until the device is realized */
 
 	/* the connection to the client */

@@ -432,8 +432,8 @@ void vublk_bench_job_run(void *member)
 		prctl(PR_SET_TIMERSLACK, 1); /* sleeps until a request is due end in time */
 	begin_run(job, vublk_cli_now_ns());
 	if (current_phase(job) == VUBLK_BENCH_RAMP)
-		job->seen_phase = VUBLK_BENCH_RAMP; /* until take_completions() sees the next
-						       phase */
+		job->seen_phase = VUBLK_BENCH_RAMP; /* stays so until take_completions() sees the
+						       next phase */
 	run_load(job, wants_more, prepare);
 	end_run(job);
 	if (!job->error.code && job->verify.generations)

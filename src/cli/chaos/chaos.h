@@ -49,7 +49,7 @@ const char *vublk_chaos_action_name(enum vublk_chaos_action action);
 #define VUBLK_CHAOS_MAX_ENV 16
 
 struct vublk_chaos_config {
-	const char *socket;       /* of the back-end */
+	const char *socket;       /* the path of the back-end's socket */
 	const char *through;      /* the disk connects to this socket of a device, which uses the
 				     back-end; NULL: the disk connects to the back-end itself */
 	char *const *command;     /* the back-end's argv, which ends with NULL */

@@ -65,7 +65,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VUBLK_CHAOS_MAX_BLOCKS 8 /* in one request */
+#define VUBLK_CHAOS_MAX_BLOCKS 8 /* the largest number of blocks of a request */
 #define VUBLK_CHAOS_HISTORY 8    /* a power of two */
 #define VUBLK_CHAOS_MAX_SENTENCES 8
 

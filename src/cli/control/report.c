@@ -32,7 +32,7 @@ void vublk_report_init(struct vublk_report *report, const struct vublk_service *
 
 void vublk_report_on_signal(int number)
 {
-	/* These are set first, because the next call wakes the loop, which looks at them. */
+	/* The flags are set first, because on_signal() wakes the loop, which checks them. */
 	if (number == SIGHUP)
 		has_hangup = 1;
 	has_signal = 1;
@@ -51,8 +51,8 @@ void vublk_report_notice(void *opaque, const struct vublk_notice *notice, size_t
 /* --- the status ------------------------------------------------------------------------ */
 
 /*
- * Keeps the status in one line. The text can contain what a peer has sent, and a further line would
- * be a message of its own to the supervisor.
+ * Keeps the status in one line. The text can contain text of a peer, and the supervisor would take
+ * a second line as another assignment.
  */
 static void make_one_line(char *text)
 {
@@ -72,7 +72,9 @@ static void update(struct vublk_report *report)
 	make_one_line(text);
 	becomes_ready = phase == VUBLK_SERVICE_READY && !report->is_ready;
 	begins_stop = phase == VUBLK_SERVICE_STOPPING && !report->is_stopping;
-	report->is_stale = phase == VUBLK_SERVICE_STARTING; /* not every step to readiness is a notice */
+	report->is_stale = phase == VUBLK_SERVICE_STARTING; /* asks again later, because no notice
+							       may tell when the object becomes
+							       ready */
 	report->retry_ns = 0;
 	if (!becomes_ready && !begins_stop && !strcmp(text, report->text))
 		return;
@@ -122,8 +124,8 @@ int vublk_report_process(void *opaque, struct vublk_error *error)
 	note_signals(report);
 	r = report->service->process(report->service->owner, error);
 	/*
-	 * A signal that has arrived since then may have had its effect in process(), after which
-	 * nothing wakes the loop.
+	 * A signal that arrived during process() may have had its effect there already. Then
+	 * nothing wakes the loop again, so the signal is noted here.
 	 */
 	note_signals(report);
 	if (r == 1 && (report->is_stale || (report->retry_ns && now_ns >= report->retry_ns)))

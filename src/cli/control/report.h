@@ -3,12 +3,13 @@
 #define VUBLK_CLI_CONTROL_REPORT_H
 
 /*
- * Reports the state of a served object to the program that supervises this process, usually
- * systemd: whether it can be used, a sentence for `systemctl status`, and that its main loop runs.
+ * Reports to the program that supervises this process, usually systemd, whether the served object
+ * can be used, describes its state in a sentence (`systemctl status`), and signals that its main
+ * loop runs (the watchdog).
  *
- * Key idea: the report is made on the object's thread, between two calls of process(). So it proves
- * that this loop runs. It does not prove that the storage answers: requests that wait for slow
- * storage have to wait, and ending the process would not make the storage faster.
+ * Key idea: the object's thread sends the reports, between two calls of process(). So a report
+ * proves that the main loop runs. It does not prove that the storage answers: requests that wait
+ * for slow storage have to wait, and ending the process would not make the storage faster.
  */
 #include "cli/control/service.h"
 #include "cli/notify.h"
@@ -30,7 +31,10 @@ struct vublk_report {
 	char text[VUBLK_REPORT_BYTES]; /* the status that the supervisor has */
 };
 
-/* Both pointers are borrowed. Also sets the service of the signal handler below. */
+/*
+ * Initializes `report`. `service` and `notify` are borrowed. vublk_report_on_signal() then belongs
+ * to `service`.
+ */
 void vublk_report_init(struct vublk_report *report, const struct vublk_service *service,
 		       const struct vublk_notify *notify);
 
@@ -44,7 +48,10 @@ int vublk_report_timeout_ms(void *report);
 /* A vublk_notice_fn: passes the notice on to the next handler. */
 void vublk_report_notice(void *report, const struct vublk_notice *notice, size_t notice_bytes);
 
-/* A signal handler: calls that of the service, and reports what the signal causes. */
+/*
+ * A signal handler. Calls the handler of the service, and makes the loop report the effect of the
+ * signal.
+ */
 void vublk_report_on_signal(int number);
 
 /*

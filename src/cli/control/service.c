@@ -117,7 +117,7 @@ static int run(const struct vublk_service *service, const struct vublk_notify *n
 }
 
 /*
- * Takes over the control socket of an object that was taken over. If this fails, the object is
+ * Takes over the control socket of an object that was taken over. If that fails, the object is
  * served without a control socket, because a VMM is already using the disk.
  */
 static void adopt_control(const struct vublk_service *service,

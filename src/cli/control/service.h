@@ -3,8 +3,8 @@
 #define VUBLK_CLI_CONTROL_SERVICE_H
 
 /*
- * What `vublk serve` and `vublk device` have in common: they serve an object until the object ends
- * or a signal stops it. Meanwhile they answer at a control socket and at an address for metrics.
+ * The code that `vublk serve` and `vublk device` share: it serves an object until the object ends
+ * or a signal stops it. Meanwhile it answers at a control socket and at an address for metrics.
  */
 #include "cli/control/control.h"
 #include "cli/notify.h"
@@ -12,7 +12,7 @@
 
 enum vublk_service_phase {
 	VUBLK_SERVICE_STARTING,
-	VUBLK_SERVICE_READY, /* it listens, and serves a client that connects */
+	VUBLK_SERVICE_READY, /* the object listens, and serves a client that connects */
 	VUBLK_SERVICE_STOPPING,
 };
 
@@ -43,8 +43,8 @@ struct vublk_service_options {
 	mode_t control_mode; /* of the files of the control socket and the metrics socket */
 	const char *metrics; /* the address for metrics; NULL: none */
 	/*
-	 * What the object's previous process has handed over, including the control socket; NULL:
-	 * the object was not taken over.
+	 * The data and descriptors that the object's previous process has handed over, including
+	 * the control socket; NULL: the object was not taken over.
 	 */
 	struct vublk_upgrade_extra *taken;
 	struct vublk_notify notify; /* the program that supervises this process */
@@ -65,7 +65,10 @@ enum vublk_service_key {
 	{ "metrics-listen", VUBLK_SERVICE_KEY_METRICS, "PORT|HOST:PORT|PATH", 0,              \
 	  "Answer GET /metrics over HTTP at this address (default host: 127.0.0.1)" }
 
-/* Reads the environment, and must be called before the process has a second thread. */
+/*
+ * Sets the defaults. Must be called before the process has a second thread, because it changes the
+ * environment.
+ */
 void vublk_service_options_init(struct vublk_service_options *options);
 /*
  * Stores the value of one option. Must be called in an argp parser. Returns 0, or ARGP_ERR_UNKNOWN
@@ -79,7 +82,7 @@ const char *vublk_service_metrics_path(const struct vublk_service_options *optio
 
 /*
  * Serves the object until its process() returns something other than 1, and returns that value.
- * Reports its state to the program that supervises this process (report.h).
+ * Meanwhile reports the state of the object to the program that supervises this process (report.h).
  * Returns a negative errno if a socket cannot be opened. `signals` must have been initialized with
  * vublk_cli_signals_init().
  */

@@ -37,7 +37,7 @@ struct vublk_file_waiter {
 /* The syncs of an image; see sync.c. */
 struct vublk_file_syncs {
 	pthread_mutex_t lock;
-	pthread_cond_t one_ended; /* for the blocking method */
+	pthread_cond_t one_ended; /* signalled when a sync has ended; used by the blocking method */
 	uint64_t begun, ended; /* the numbers of the last sync that began and of the last that
 				  ended; if they differ, a sync is running. `ended` may be loaded
 				  without the lock, acquire (S) */
@@ -116,7 +116,7 @@ struct vublk_file_step {
 	enum vublk_file_call call;
 	int flags;
 	uint64_t offset, bytes;
-	const struct iovec *iov; /* of READ and WRITE */
+	const struct iovec *iov; /* the buffers of READ and WRITE */
 	unsigned num_iov;
 };
 

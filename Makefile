@@ -7,7 +7,7 @@ BUILD ?= build
 SETUP ?= yes
 PREFIX ?= /usr/local
 
-.PHONY: all build build-all demo check bench soak install clean help setup-demo setup-build setup-check setup-bench
+.PHONY: all build build-all demo check bench soak deb install clean help setup-demo setup-build setup-deb setup-check setup-bench
 
 all: build
 
@@ -20,13 +20,14 @@ help:
 	@echo "make bench BENCH='--parts rates --rows null'   only these (scripts/bench --help)"
 	@echo "make soak     kill back-ends a thousand times under a verified load (ten minutes; docs/soak.md)"
 	@echo "make soak SOAK='--parts operations'   only this part (scripts/soak --help)"
+	@echo "make deb      build Debian packages into $(BUILD)/deb/ (docs/packages.md)"
 	@echo "make install  install to PREFIX=$(PREFIX), below DESTDIR if that is set"
 	@echo "make clean    remove what was built"
 	@echo
 	@echo "Missing packages of the distribution are installed first (scripts/setup);"
 	@echo "SETUP=no leaves the system as it is."
 
-setup-demo setup-build setup-check setup-bench: setup-%:
+setup-demo setup-build setup-deb setup-check setup-bench: setup-%:
 	@test "$(SETUP)" = no || scripts/setup $*
 
 $(BUILD)/build.ninja: | setup-demo
@@ -58,6 +59,10 @@ bench: setup-bench build-all
 
 soak: setup-check build-all
 	@scripts/soak $(BUILD)/src/cli/vublk $(BUILD)/tests/kill/vublk-kill $(BUILD)/tests/guest/guest-load $(SOAK)
+
+# Debian packages. The build runs on a copy of the source, in this folder.
+deb: setup-deb
+	@scripts/deb $(BUILD)/deb
 
 # The loader finds a library by its cache, which only root can renew.
 install: setup-build $(BUILD)/.complete

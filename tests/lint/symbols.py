@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Checks that the library exports exactly the functions that the installed headers declare.
+Checks that the library exports exactly the functions that the installed headers declare, and that the symbols file of the
+Debian package lists them.
 
-    symbols.py LIBVUBLK.SO HEADER-FOLDER...    TAP on standard output
+    symbols.py LIBVUBLK.SO DEBIAN-SYMBOLS HEADER-FOLDER...    TAP on standard output
 """
 import pathlib
 import re
@@ -32,11 +33,21 @@ def exported(library):
     return {row[2].split('@')[0] for row in rows if row[1] != 'A' and not row[2].startswith('__')}
 
 
+def listed_by_debian(path):
+    """Returns the functions in a symbols file, and those that may be missing in the library (deb-src-symbols(5))."""
+    rows = re.findall(r'^ (\(optional\))?(vublk_\w+)@', pathlib.Path(path).read_text(), re.M)
+    return {name for _, name in rows}, {name for optional, name in rows if optional}
+
+
 def main():
-    library, *folders = sys.argv[1:]
+    library, debian, *folders = sys.argv[1:]
     inside, outside = declared(folders), exported(library)
+    packaged, optional = listed_by_debian(debian)
     cases = [('what the headers declare is exported', [f'{name} is declared, but not exported' for name in sorted(inside - outside)]),
              ('what is exported is declared', [f'{name} is exported, but no header declares it' for name in sorted(outside - inside)]),
+             ('the symbols file of the Debian package is complete',
+              [f'{name} is exported, and {debian} has no line for it' for name in sorted(outside - packaged)] +
+              [f'{name} is in {debian}, but not exported' for name in sorted(packaged - outside - optional)]),
              ('the headers were read', [] if 'vublk_version' in inside else ['vublk_version was not found'])]
     return tap.report(cases)
 

@@ -77,6 +77,7 @@ class Used(Attached):
         ('detach of a mounted device is refused, and SIGTERM leaves it', 'mounted'),
         ('SIGTERM removes a device that is not in use', 'terminate'),
         ('an orphaned device is listed and removed', 'orphan'),
+        ('an orphaned device that is about to be continued is not removed', 'orphan_begun'),
         ('a forced detach needs no back-end', 'force'),
     ]
 
@@ -193,6 +194,18 @@ class Used(Attached):
         check(not self.guest.devices(), 'the list still has the device')
         self.guest.run('is_gone')
         self.guest.attach()
+
+    def orphan_begun(self):
+        self.guest.run('signal', 'attach', 'KILL')
+        self.guest.run('pause', 'serve', 'STOP')
+        self.guest.run('begin_attach')
+        [device] = self.guest.devices()
+        check(device['state'] == 'starting', f'{device}')
+        code, said = self.guest.vublk_says('detach', '--orphans')
+        check(code == 0 and not said, f'{code}: {said}')
+        self.guest.run('pause', 'serve', 'CONT')
+        self.guest.run('end_attach')
+        check([device['state'] for device in self.guest.devices()] == ['attached'], f'{self.guest.devices()}')
 
     def force(self):
         """Leaves no device, so this is the last case."""

@@ -77,6 +77,14 @@ int vublk_bus_hand_over(struct vublk_bus *bus, int fd, const struct vublk_upgrad
  */
 bool vublk_bus_is_handed_over(const struct vublk_bus *bus);
 
+/*
+ * Returns the process that has the bus, if vublk_bus_is_handed_over(); otherwise 0. A supervisor has
+ * to watch that process from now on.
+ * Errors: none.
+ * Threads: the one that calls vublk_bus_process(), between two calls.
+ */
+int64_t vublk_bus_new_process(const struct vublk_bus *bus);
+
 /* --- the new process -------------------------------------------------------------------------- */
 
 /*
@@ -134,6 +142,12 @@ int vublk_backend_hand_over(struct vublk_backend *backend, int fd,
  * Threads: the one that calls vublk_backend_process(), between two calls.
  */
 bool vublk_backend_is_handed_over(const struct vublk_backend *backend);
+/*
+ * Returns the process that has the back-end, as vublk_bus_new_process() does.
+ * Errors: none.
+ * Threads: the one that calls vublk_backend_process(), between two calls.
+ */
+int64_t vublk_backend_new_process(const struct vublk_backend *backend);
 /*
  * Takes over the back-end of the process at `fd`, as vublk_bus_take_over() does. The caller frees
  * `backend` with vublk_backend_free().

@@ -308,8 +308,9 @@ static void set_notice_handler(void *bus, vublk_notice_fn *fn, void *opaque)
 	vublk_bus_set_notice_handler(bus, fn, opaque);
 }
 
-static bool is_handed_over(void *bus)
+static bool is_handed_over(void *bus, int64_t *new_pid)
 {
+	*new_pid = vublk_bus_new_process(bus);
 	return vublk_bus_is_handed_over(bus);
 }
 

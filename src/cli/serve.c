@@ -296,8 +296,9 @@ static void set_notice_handler(void *backend, vublk_notice_fn *fn, void *opaque)
 	vublk_backend_set_notice_handler(backend, fn, opaque);
 }
 
-static bool is_handed_over(void *backend)
+static bool is_handed_over(void *backend, int64_t *new_pid)
 {
+	*new_pid = vublk_backend_new_process(backend);
 	return vublk_backend_is_handed_over(backend);
 }
 

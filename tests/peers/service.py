@@ -139,6 +139,29 @@ def watchdog_of_the_relay(case):
     check(case.stop(child) == 0, case.output(child))
 
 
+def upgrade(case):
+    """
+    The old process names the new one as the main process of the service, and reports no end. The new process reports,
+    and still has the socket that was passed to the old one.
+    """
+    serve_socket, device_socket = listener(case.path('back')), listener(case.path('vm'))
+    for number, (name, command, given) in enumerate((('serve', serve_command(case, '--socket-path', case.path('back')), serve_socket),
+                                                     ('device', device_command(case), device_socket))):
+        supervisor, control = Supervisor(case, f'notify-{name}'), case.path(f'{name}.ctl')
+        old = supervisor.start([*command, '--control', control], given)
+        supervisor.wait_for('READY=1', old)
+        new = supervisor.start([VUBLK, name, '--take-over', control], WATCHDOG_USEC='20000')
+        supervisor.wait_for(f'MAINPID={new.pid}', new)
+        check(old.wait(peer.LIMIT_S) == 0, case.output(old))
+        check('STOPPING=1' not in supervisor.receive(), f'{supervisor.lines}')
+        supervisor.wait_for('READY=1', new, 2)
+        supervisor.wait_for('WATCHDOG=1', new, 3)
+        info(case, case.path('vm' if number else 'back'))
+    for child in (new, *[other for other in case.children if other.poll() is None]):
+        check(case.stop(child) == 0, case.output(child))
+    check(case.path('vm').exists() and case.path('back').exists(), 'a socket of another process was removed')
+
+
 def abstract_address(case):
     """NOTIFY_SOCKET may name an abstract socket."""
     supervisor = Supervisor(case)
@@ -260,6 +283,6 @@ def variables_of_another_process(case):
 
 
 if __name__ == '__main__':
-    sys.exit(peer.main([serve_is_ready, device_is_ready, reload, device_reload, watchdog, watchdog_of_the_relay,
+    sys.exit(peer.main([serve_is_ready, device_is_ready, reload, device_reload, watchdog, watchdog_of_the_relay, upgrade,
                         abstract_address, full_queue, no_supervisor, serve_on_a_passed_socket, killed_relay,
                         mismatched_sockets, variables_of_another_process], sys.argv[2:]))

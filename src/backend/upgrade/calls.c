@@ -264,6 +264,12 @@ bool vublk_backend_is_handed_over(const struct vublk_backend *backend)
 	return backend->upgrade.is_anothers && backend->state == VUBLK_BACKEND_FINISHED;
 }
 
+int64_t vublk_backend_new_process(const struct vublk_backend *backend)
+{
+	return vublk_backend_is_handed_over(backend) && backend->upgrade.upgrade ?
+	       backend->upgrade.upgrade->pid : 0;
+}
+
 int vublk_backend_take_over(int given, const struct vublk_log *log,
 			    struct vublk_backend **backend, struct vublk_upgrade_extra *extra,
 			    size_t extra_bytes, struct vublk_error *error)

@@ -261,6 +261,11 @@ bool vublk_bus_is_handed_over(const struct vublk_bus *bus)
 	return bus->upgrade.is_anothers && bus->state == VUBLK_BUS_FINISHED;
 }
 
+int64_t vublk_bus_new_process(const struct vublk_bus *bus)
+{
+	return vublk_bus_is_handed_over(bus) && bus->upgrade.upgrade ? bus->upgrade.upgrade->pid : 0;
+}
+
 int vublk_bus_take_over(int given, const struct vublk_log *log, struct vublk_bus **bus,
 			struct vublk_upgrade_extra *extra, size_t extra_bytes,
 			struct vublk_error *error)

@@ -44,11 +44,6 @@ const char *vublk_service_metrics_path(const struct vublk_service_options *optio
 	return options->metrics && strchr(options->metrics, '/') ? options->metrics : NULL;
 }
 
-static bool is_handed_over(const struct vublk_service *service)
-{
-	return service->is_handed_over && service->is_handed_over(service->owner);
-}
-
 static int process_until_end(const struct vublk_control_loop *loop, struct vublk_error *error)
 {
 	struct pollfd fd = { .fd = loop->fd, .events = POLLIN };
@@ -101,6 +96,7 @@ static int run(const struct vublk_service *service, const struct vublk_notify *n
 	       struct vublk_error *error)
 {
 	struct vublk_report report;
+	int64_t new_pid = 0;
 	int r;
 
 	vublk_report_init(&report, service, notify);
@@ -111,8 +107,8 @@ static int run(const struct vublk_service *service, const struct vublk_notify *n
 		r = run_unreported(service, control, error);
 	service->set_notice_handler(service->owner, NULL, NULL);
 	vublk_cli_signals_hold(signals);
-	if (!is_handed_over(service))
-		vublk_report_end(&report, 0);
+	service->is_handed_over(service->owner, &new_pid);
+	vublk_report_end(&report, new_pid);
 	return r;
 }
 
@@ -138,6 +134,7 @@ int vublk_service_run(const struct vublk_service *service,
 {
 	struct vublk_control *control = NULL;
 	struct vublk_metrics *metrics = NULL;
+	int64_t new_pid;
 	int r = 0;
 
 	if (options->taken)
@@ -150,7 +147,7 @@ int vublk_service_run(const struct vublk_service *service,
 				       error);
 	if (!r)
 		r = run(service, &options->notify, control, signals, error);
-	if (is_handed_over(service))
+	if (service->is_handed_over(service->owner, &new_pid))
 		vublk_control_disown(control);
 	vublk_metrics_close(metrics);
 	vublk_control_close(control);

@@ -31,10 +31,10 @@ struct vublk_service {
 	 */
 	enum vublk_service_phase (*get_status)(void *owner, char *text, size_t bytes);
 	/*
-	 * Returns whether another process has taken over the object and the control socket. NULL:
-	 * the object cannot be taken over.
+	 * Returns whether another process has taken over the object and the control socket, and
+	 * stores that process in `new_pid`.
 	 */
-	bool (*is_handed_over)(void *owner);
+	bool (*is_handed_over)(void *owner, int64_t *new_pid);
 };
 
 /* The options that both commands have. */

@@ -163,6 +163,7 @@ static void upgrade(struct host *host)
 	assert_int_equal(pthread_join(host->thread, NULL), 0);
 	assert_int_equal(host->result, 0);
 	assert_true(vublk_backend_is_handed_over(host->backend));
+	assert_int_equal(vublk_backend_new_process(host->backend), getpid());
 	vublk_backend_free(host->backend);
 	vublk_fd_close(&host->order_fd);
 	start(host, backend);

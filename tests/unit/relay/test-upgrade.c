@@ -79,6 +79,8 @@ static struct vublk_bus *upgrade(struct vublk_bus *bus, const struct vublk_upgra
 		fail_msg("%s", taker->error.text);
 	assert_true(vublk_bus_is_handed_over(bus));
 	assert_false(vublk_bus_is_handed_over(taker->bus));
+	assert_int_equal(vublk_bus_new_process(bus), getpid());
+	assert_int_equal(vublk_bus_new_process(taker->bus), 0);
 	return taker->bus;
 }
 

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The installed units run under systemd, in a container: activation, loss under load, reload, watchdog, sandbox.
+
+    units.py BUILD-FOLDER [-l] [-k] [WORD...]
+"""
+import contextlib
+import json
+import pathlib
+import re
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+
+import peer  # noqa: E402
+from container import Container  # noqa: E402
+from peer import check  # noqa: E402
+
+BUILD = sys.argv[1] if len(sys.argv) > 1 else 'build'
+VUBLK = '/usr/local/bin/vublk'
+SERVE, DEVICE, SOCKET = 'vublk-serve@disk01.service', 'vublk-device@disk01.service', 'vublk-device@disk01.socket'
+VM = '/run/vublk/disk01.sock'
+
+
+@contextlib.contextmanager
+def booted(case, watchdog='30s', options='-o io=io_uring'):
+    """A container with one disk, as docs/operating.md sets it up."""
+    container = Container(case, BUILD)
+    try:
+        container.run('systemd-sysusers')
+        container.run('install', '-d', '-o', 'vublk', '-g', 'vublk', '-m', '750', '/var/lib/vublk')
+        container.run('truncate', '-s', '64M', '/var/lib/vublk/disk01.img')
+        container.run('chown', 'vublk', '/var/lib/vublk/disk01.img')
+        container.write('/etc/vublk/serve/disk01.conf',
+                        f'OPTIONS="--blk-file /var/lib/vublk/disk01.img --num-queues 4 {options}"\n')
+        for unit in ('serve', 'device'):
+            container.write(f'/etc/systemd/system/vublk-{unit}@.service.d/watchdog.conf', f'[Service]\nWatchdogSec={watchdog}\n')
+        container.run('systemctl', 'daemon-reload')
+        yield container
+    except peer.Failure:
+        journal = container.call('journalctl', '--no-pager', '-o', 'short-monotonic', '-u', 'vublk-*').out
+        print('\n'.join(f'# {line}' for line in journal.splitlines()[-40:]))
+        raise
+    finally:
+        container.close()
+
+
+def info(container, path=VM):
+    return json.loads(container.run(VUBLK, 'info', path, '--json'))
+
+
+def activation(case):
+    """The first client starts the relay. Both processes run as vublk, in their sandbox, and serve the disk."""
+    with booted(case) as container:
+        container.run('systemctl', 'enable', '--now', SERVE, SOCKET)
+        check(container.show(DEVICE, 'ActiveState') == 'inactive', 'the relay runs before a client has connected')
+        mode = container.run('stat', '-c', '%A %U %G', VM).strip()
+        check(mode == 'srw-rw---- root kvm', f'the socket is {mode}')
+        check(info(container)['capacity_bytes'] == 64 << 20, 'another size')
+        container.wait_for(DEVICE, 'ActiveState', 'active')
+        for unit in (SERVE, DEVICE):
+            fields = container.run('cat', f'/proc/{container.show(unit, "MainPID")}/status')
+            for line in (r'Seccomp:\s2', r'NoNewPrivs:\s1', r'CapEff:\s0{16}', r'CapBnd:\s0{16}'):
+                check(re.search(line, fields), f'{unit}: no {line} in {fields}')
+            check(container.show(unit, 'NRestarts') == '0', container.status(unit))
+        check('no VMM is connected' in container.show(DEVICE, 'StatusText'), container.status(DEVICE))
+        container.run(VUBLK, 'bench', VM, '--rw', 'randrw', '--number_ios', '5000', '--verify')
+        owner = container.run('stat', '-c', '%U', f'/proc/{container.show(SERVE, "MainPID")}').strip()
+        check(owner == 'vublk', f'the back-end runs as {owner}')
+        told = container.run(VUBLK, 'ctl', '/run/vublk-serve/disk01/serve.ctl', 'status')
+        check('listening' in told or 'serving' in told, told)
+        container.run(VUBLK, 'ctl', '/run/vublk-device/disk01/device.ctl', 'status')
+
+
+def main_pid(container, unit):
+    return container.show(unit, 'MainPID')
+
+
+def killed_under_load(case):
+    """Both processes are killed while a client writes and verifies. The client fails at no request."""
+    with booted(case) as container:
+        container.run('systemctl', 'start', SERVE, SOCKET)
+        bench = container.start(VUBLK, 'bench', VM, '--rw', 'randrw', '--runtime', '600', '--iodepth', '32', '--verify',
+                                '--number_ios', '300000', '--rate_iops', '20000', '-o', 'reconnect-ms=50')
+        container.wait_for(DEVICE, 'ActiveState', 'active')
+        for unit in (SERVE, DEVICE) * 4:
+            before = main_pid(container, unit)
+            container.run('systemctl', 'kill', '-s', 'KILL', unit)
+            peer.wait_until(lambda: main_pid(container, unit) not in ('0', before), f'{unit} is not started again')
+            container.wait_for(unit, 'ActiveState', 'active')
+        check(bench.poll() is None, f'the client ended too early: {case.output(bench)}')
+        check(bench.wait(600) == 0, case.output(bench))
+        for unit in (SERVE, DEVICE):
+            check(container.show(unit, 'NRestarts') == '4', container.status(unit))
+
+
+def watchdog(case):
+    """A process that is stopped is replaced. Neither is touched while it runs, with or without a client."""
+    with booted(case, watchdog='3s') as container:
+        container.run('systemctl', 'start', SERVE, SOCKET)
+        info(container)
+        container.wait_for(DEVICE, 'ActiveState', 'active')
+        for unit in (SERVE, DEVICE):
+            before = main_pid(container, unit)
+            container.run('kill', '-STOP', before)
+            container.wait_for(unit, 'NRestarts', '1')
+            container.wait_for(unit, 'ActiveState', 'active')
+        check('watchdog' in container.run('journalctl', '--no-pager', '-u', SERVE).lower(), 'the journal has no reason')
+        info(container)
+        for unit in (SERVE, DEVICE):
+            check(container.show(unit, 'NRestarts') == '1', container.status(unit))
+
+
+def reload_and_restart(case):
+    """A reload finds a larger image. A restart keeps the VMM's socket, and a stop of the socket stops the relay."""
+    with booted(case) as container:
+        container.run('systemctl', 'start', SERVE, SOCKET)
+        info(container)
+        for size in (128, 192):
+            container.run('truncate', '-s', f'{size}M', '/var/lib/vublk/disk01.img')
+            container.run('systemctl', 'reload', SERVE)
+            peer.wait_until(lambda: info(container)['capacity_bytes'] == size << 20, 'the size does not change')
+            check(f'{size} MiB' in container.show(SERVE, 'StatusText'), container.status(SERVE))
+        container.run('systemctl', 'reload', DEVICE)
+        inode = container.run('stat', '-c', '%i', VM)
+        container.run('systemctl', 'restart', SERVE, DEVICE)
+        info(container)
+        check(container.run('stat', '-c', '%i', VM) == inode, 'the socket was replaced')
+        container.run('systemctl', 'stop', SOCKET)
+        check(container.show(DEVICE, 'ActiveState') == 'inactive', container.status(DEVICE))
+        check(container.show(DEVICE, 'Result') == 'success', container.status(DEVICE))
+        container.run('systemctl', 'stop', SERVE)
+        check(container.show(SERVE, 'Result') == 'success', container.status(SERVE))
+        check(container.call('test', '-e', VM).code, 'the socket is left')
+
+
+def without_a_back_end(case):
+    """The relay starts, and waits for its back-end. Wrong options are tried again until they are right."""
+    with booted(case, options='--num-queues 100000') as container:
+        container.run('systemctl', 'start', SOCKET)
+        waiting = container.start(VUBLK, 'info', VM)
+        container.wait_for(DEVICE, 'ActiveState', 'activating')
+        peer.wait_until(lambda: 'Waits for the first back-end' in container.show(DEVICE, 'StatusText'),
+                        lambda: container.status(DEVICE))
+        container.call('systemctl', 'start', '--no-block', SERVE)
+        peer.wait_until(lambda: int(container.show(SERVE, 'NRestarts')) > 12, lambda: container.status(SERVE))
+        container.write('/etc/vublk/serve/disk01.conf', 'OPTIONS="--blk-file /var/lib/vublk/disk01.img"\n')
+        container.wait_for(SERVE, 'ActiveState', 'active')
+        container.wait_for(DEVICE, 'ActiveState', 'active')
+        check(waiting.wait(peer.LIMIT_S) == 0, case.output(waiting))
+
+
+def upgrade(case):
+    """docs/operating.md's drop-in: a reload starts a new process, which becomes the main one. A client sees no change."""
+    text = (pathlib.Path(__file__).parents[2] / 'docs/operating.md').read_text()
+    drop_in, = re.findall(r'^```\n(\[Service\]\n[^`]*ExecReload=/bin/sh.*?)```', text, re.M | re.S)
+    with booted(case, watchdog='3s') as container:
+        for unit, name in ((SERVE, 'serve'), (DEVICE, 'device')):
+            container.write(f'/etc/systemd/system/vublk-{name}@.service.d/upgrade.conf', drop_in.replace('serve', name).replace('30000000', '3000000'))
+        container.run('systemctl', 'daemon-reload')
+        container.run('systemctl', 'start', SERVE, SOCKET)
+        bench = container.start(VUBLK, 'bench', VM, '--rw', 'randrw', '--number_ios', '300000', '--rate_iops', '20000',
+                                '--verify', '-o', 'reconnect-ms=0')
+        container.wait_for(DEVICE, 'ActiveState', 'active')
+        for unit in (SERVE, DEVICE) * 2:
+            before = main_pid(container, unit)
+            container.run('systemctl', 'reload', unit)
+            peer.wait_until(lambda: main_pid(container, unit) not in ('0', before), lambda: container.status(unit))
+        check(bench.wait(600) == 0, case.output(bench))
+        for unit in (SERVE, DEVICE):
+            check(container.show(unit, 'NRestarts') == '0', container.status(unit))
+            container.run('systemctl', 'stop', unit)
+            check(container.show(unit, 'Result') == 'success', container.status(unit))
+
+
+def socket_group(case):
+    """A VMM without the relay: the back-end gives its socket to the group kvm, in its sandbox."""
+    with booted(case, options='--socket-mode 0660 --socket-group kvm') as container:
+        container.run('systemctl', 'start', SERVE)
+        mode = container.run('stat', '-c', '%A %U %G', '/run/vublk-serve/disk01/back.sock').strip()
+        check(mode == 'srw-rw---- vublk kvm', f'the socket is {mode}')
+
+
+if __name__ == '__main__':
+    sys.exit(peer.main([activation, killed_under_load, watchdog, reload_and_restart, without_a_back_end, upgrade,
+                        socket_group],
+                       sys.argv[2:]))

@@ -12,6 +12,7 @@ import pathlib
 import signal
 import socket
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
@@ -191,6 +192,24 @@ def full_queue(case):
     stop(case, child, supervisor)
 
 
+def many_clients(case):
+    """Clients that connect and disconnect do not flood the supervisor: ten changes of the text per second at most."""
+    supervisor = Supervisor(case)
+    child = supervisor.start(serve_command(case, '--socket-path', case.path('back')))
+    supervisor.wait_for('READY=1', child)
+    begin = time.monotonic()
+    for _ in range(200):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(case.path('back')))
+        supervisor.receive()
+    client = case.start([VUBLK, 'bench', case.path('back'), '--rw', 'randread', '--runtime', '60'])
+    supervisor.wait_for_status(f'Serves process {client.pid}', child)
+    sent = sum(line.startswith('STATUS=') for line in supervisor.receive())
+    check(sent <= (time.monotonic() - begin) * 10 + 2, f'{sent} changes in {time.monotonic() - begin} s')
+    case.stop(client)
+    stop(case, child, supervisor)
+
+
 def no_supervisor(case):
     """Addresses that are not usable are ignored."""
     for number, address in enumerate(('', 'relative', '/', '@', '/' + 'x' * 200, str(case.path('missing')))):
@@ -284,5 +303,5 @@ def variables_of_another_process(case):
 
 if __name__ == '__main__':
     sys.exit(peer.main([serve_is_ready, device_is_ready, reload, device_reload, watchdog, watchdog_of_the_relay, upgrade,
-                        abstract_address, full_queue, no_supervisor, serve_on_a_passed_socket, killed_relay,
+                        abstract_address, full_queue, many_clients, no_supervisor, serve_on_a_passed_socket, killed_relay,
                         mismatched_sockets, variables_of_another_process], sys.argv[2:]))

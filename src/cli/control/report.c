@@ -12,7 +12,11 @@
 #include <string.h>
 
 #define NS_PER_MS UINT64_C(1000000)
-#define RETRY_NS (100 * NS_PER_MS) /* pause before a status is sent again */
+/*
+ * The pause before another text is sent, because a client can cause one with each connection, and
+ * before a status that was not accepted is sent again.
+ */
+#define PAUSE_NS (100 * NS_PER_MS)
 
 /* Set by the signal handler. */
 static volatile sig_atomic_t has_hangup, has_signal;
@@ -61,8 +65,8 @@ static void make_one_line(char *text)
 			*text = ' ';
 }
 
-/* Sends the status, if it has changed. */
-static void update(struct vublk_report *report)
+/* Sends the status, if it has changed. `now_ns` is the present time. */
+static void update(struct vublk_report *report, uint64_t now_ns)
 {
 	char text[VUBLK_REPORT_BYTES] = "", lines[VUBLK_REPORT_BYTES + 64];
 	enum vublk_service_phase phase;
@@ -78,10 +82,15 @@ static void update(struct vublk_report *report)
 	report->retry_ns = 0;
 	if (!becomes_ready && !begins_stop && !strcmp(text, report->text))
 		return;
+	if (!becomes_ready && !begins_stop && now_ns < report->next_ns) {
+		report->retry_ns = report->next_ns;
+		return;
+	}
 	snprintf(lines, sizeof(lines), "%s%sSTATUS=%s", becomes_ready ? "READY=1\n" : "",
 		 begins_stop ? "STOPPING=1\n" : "", text);
+	report->next_ns = now_ns + PAUSE_NS;
 	if (vublk_notify_send(report->notify, lines) == -EAGAIN) {
-		report->retry_ns = vublk_cli_now_ns() + RETRY_NS;
+		report->retry_ns = report->next_ns;
 		return;
 	}
 	report->is_ready |= becomes_ready;
@@ -129,7 +138,7 @@ int vublk_report_process(void *opaque, struct vublk_error *error)
 	 */
 	note_signals(report);
 	if (r == 1 && (report->is_stale || (report->retry_ns && now_ns >= report->retry_ns)))
-		update(report);
+		update(report, now_ns);
 	return r;
 }
 

@@ -28,6 +28,7 @@ struct vublk_report {
 	bool is_stopping; /* STOPPING=1 was sent */
 	uint64_t watchdog_ns; /* when the next WATCHDOG=1 is due; 0: never */
 	uint64_t retry_ns;    /* when the status is sent again, or first; 0: the supervisor has it */
+	uint64_t next_ns;     /* when the text may change again */
 	char text[VUBLK_REPORT_BYTES]; /* the status that the supervisor has */
 };
 

@@ -7,6 +7,7 @@ The installed units run under systemd, in a container: activation, loss under lo
 """
 import contextlib
 import json
+import os
 import pathlib
 import re
 import sys
@@ -174,6 +175,48 @@ def upgrade(case):
             check(container.show(unit, 'Result') == 'success', container.status(unit))
 
 
+@contextlib.contextmanager
+def loop_device(case):
+    peer.need('losetup')
+    case.run(['truncate', '-s', '64M', case.path('blocks')])
+    made = case.call(['losetup', '--find', '--show', case.path('blocks')])
+    if made.code:
+        raise peer.Skip(f'no loop device here: {made.err}')
+    try:
+        yield made.out.strip()
+    finally:
+        case.call(['losetup', '--detach', made.out.strip()])
+
+
+def block_device(case):
+    """The sandbox opens a block device of the user vublk, and no other one."""
+    with loop_device(case) as device, booted(case) as container:
+        minor = os.minor(os.stat(device).st_rdev)
+        container.run('mknod', '-m', '600', '/dev/disk01', 'b', '7', str(minor))
+        container.write('/etc/vublk/serve/disk01.conf', 'OPTIONS="--blk-file /dev/disk01"\n')
+        container.call('systemctl', 'start', '--no-block', SERVE)
+        peer.wait_until(lambda: 'Permission denied' in container.run('journalctl', '--no-pager', '-u', SERVE),
+                        'the device of root is not refused')
+        container.run('chown', 'vublk', '/dev/disk01')
+        container.wait_for(SERVE, 'ActiveState', 'active')
+        container.run('systemctl', 'start', SOCKET)
+        container.run(VUBLK, 'bench', VM, '--rw', 'randrw', '--number_ios', '5000', '--verify')
+
+
+def network(case):
+    """Metrics over TCP work with the drop-in that is installed as an example, and not without it."""
+    ask = r'exec 3<>/dev/tcp/127.0.0.1/9100 && printf "GET /metrics HTTP/1.0\r\n\r\n" >&3 && cat <&3'
+    with booted(case, options='--metrics-listen 9100') as container:
+        container.call('systemctl', 'start', '--no-block', SERVE)
+        peer.wait_until(lambda: container.show(SERVE, 'NRestarts') != '0', lambda: container.status(SERVE))
+        folder = f'/etc/systemd/system/{SERVE}.d'
+        container.run('install', '-D', '-t', folder, '/usr/local/share/doc/vublk/examples/systemd/network.conf')
+        container.run('systemctl', 'daemon-reload')
+        container.wait_for(SERVE, 'ActiveState', 'active')
+        told = container.run('bash', '-c', ask)
+        check('vublk' in told and '200 OK' in told, told)
+
+
 def socket_group(case):
     """A VMM without the relay: the back-end gives its socket to the group kvm, in its sandbox."""
     with booted(case, options='--socket-mode 0660 --socket-group kvm') as container:
@@ -184,5 +227,5 @@ def socket_group(case):
 
 if __name__ == '__main__':
     sys.exit(peer.main([activation, killed_under_load, watchdog, reload_and_restart, without_a_back_end, upgrade,
-                        socket_group],
+                        block_device, network, socket_group],
                        sys.argv[2:]))

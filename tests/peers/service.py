@@ -72,7 +72,7 @@ def device_is_ready(case):
     supervisor, waiting = Supervisor(case), listener(case.path('vm'))
     child = supervisor.start(device_command(case, '--control', case.path('ctl')), waiting)
     supervisor.wait_for_status('Waits for the first back-end: the socket', child)
-    vmm = case.start([VUBLK, 'info', case.path('vm'), '--json'])
+    vmm = case.start([VUBLK, 'info', '--timeout', '100s', case.path('vm'), '--json'])
     check('READY=1' not in supervisor.receive(), 'it is ready without a back-end')
     serve, _ = peer.VublkServe(VUBLK).start(case, image_file(case), path=case.path('back'))
     supervisor.wait_for('READY=1', child)
@@ -227,7 +227,7 @@ def serve_on_a_passed_socket(case):
     for number, arguments in enumerate(([], ['--socket-path', case.path('back')], ['--socket-path', case.path('link')],
                                         ['--fd', '3'])):
         supervisor = Supervisor(case, f'notify-{number}')
-        client = case.start([VUBLK, 'info', case.path('back'), '--json'])
+        client = case.start([VUBLK, 'info', '--timeout', '100s', case.path('back'), '--json'])
         child = supervisor.start(serve_command(case, *arguments), waiting, LISTEN_FDNAMES='back')
         supervisor.wait_for('READY=1', child)
         check(client.wait(peer.LIMIT_S) == 0, case.output(client))
@@ -243,7 +243,7 @@ def killed_relay(case):
         waiting = listener(case.path('vm'))
         for number in range(2):
             supervisor = Supervisor(case, f'notify-{bus}-{number}')
-            vmm = case.start([VUBLK, 'info', case.path('vm'), '--json']) if bus == 'vhost-user' else None
+            vmm = case.start([VUBLK, 'info', '--timeout', '100s', case.path('vm'), '--json']) if bus == 'vhost-user' else None
             child = supervisor.start(device_command(case, bus=bus), waiting)
             supervisor.wait_for('READY=1', child)
             check(vmm is None or vmm.wait(peer.LIMIT_S) == 0, vmm and case.output(vmm))

@@ -48,7 +48,7 @@ def booted(case, watchdog='30s', options='-o io=io_uring'):
 
 
 def info(container, path=VM):
-    return json.loads(container.run(VUBLK, 'info', path, '--json'))
+    return json.loads(container.run(VUBLK, 'info', path, '--timeout', '100s', '--json'))
 
 
 def activation(case):
@@ -66,7 +66,7 @@ def activation(case):
                 check(re.search(line, fields), f'{unit}: no {line} in {fields}')
             check(container.show(unit, 'NRestarts') == '0', container.status(unit))
         check('no VMM is connected' in container.show(DEVICE, 'StatusText'), container.status(DEVICE))
-        container.run(VUBLK, 'bench', VM, '--rw', 'randrw', '--number_ios', '5000', '--verify')
+        container.run(VUBLK, 'bench', VM, '--timeout', '100s', '--rw', 'randrw', '--number_ios', '5000', '--verify')
         owner = container.run('stat', '-c', '%U', f'/proc/{container.show(SERVE, "MainPID")}').strip()
         check(owner == 'vublk', f'the back-end runs as {owner}')
         told = container.run(VUBLK, 'ctl', '/run/vublk-serve/disk01/serve.ctl', 'status')
@@ -82,7 +82,7 @@ def killed_under_load(case):
     """Both processes are killed while a client writes and verifies. The client fails at no request."""
     with booted(case) as container:
         container.run('systemctl', 'start', SERVE, SOCKET)
-        bench = container.start(VUBLK, 'bench', VM, '--rw', 'randrw', '--runtime', '600', '--iodepth', '32', '--verify',
+        bench = container.start(VUBLK, 'bench', VM, '--timeout', '100s', '--rw', 'randrw', '--runtime', '600', '--iodepth', '32', '--verify',
                                 '--number_ios', '300000', '--rate_iops', '20000', '-o', 'reconnect-ms=50')
         container.wait_for(DEVICE, 'ActiveState', 'active')
         for unit in (SERVE, DEVICE) * 4:
@@ -140,7 +140,7 @@ def without_a_back_end(case):
     """The relay starts, and waits for its back-end. Wrong options are tried again until they are right."""
     with booted(case, options='--num-queues 100000') as container:
         container.run('systemctl', 'start', SOCKET)
-        waiting = container.start(VUBLK, 'info', VM)
+        waiting = container.start(VUBLK, 'info', '--timeout', '100s', VM)
         container.wait_for(DEVICE, 'ActiveState', 'activating')
         peer.wait_until(lambda: 'Waits for the first back-end' in container.show(DEVICE, 'StatusText'),
                         lambda: container.status(DEVICE))
@@ -161,7 +161,7 @@ def upgrade(case):
             container.write(f'/etc/systemd/system/vublk-{name}@.service.d/upgrade.conf', drop_in.replace('serve', name).replace('30000000', '3000000'))
         container.run('systemctl', 'daemon-reload')
         container.run('systemctl', 'start', SERVE, SOCKET)
-        bench = container.start(VUBLK, 'bench', VM, '--rw', 'randrw', '--number_ios', '300000', '--rate_iops', '20000',
+        bench = container.start(VUBLK, 'bench', VM, '--timeout', '100s', '--rw', 'randrw', '--number_ios', '300000', '--rate_iops', '20000',
                                 '--verify', '-o', 'reconnect-ms=0')
         container.wait_for(DEVICE, 'ActiveState', 'active')
         for unit in (SERVE, DEVICE) * 2:
@@ -200,7 +200,7 @@ def block_device(case):
         container.run('chown', 'vublk', '/dev/disk01')
         container.wait_for(SERVE, 'ActiveState', 'active')
         container.run('systemctl', 'start', SOCKET)
-        container.run(VUBLK, 'bench', VM, '--rw', 'randrw', '--number_ios', '5000', '--verify')
+        container.run(VUBLK, 'bench', VM, '--timeout', '100s', '--rw', 'randrw', '--number_ios', '5000', '--verify')
 
 
 def network(case):

@@ -13,6 +13,66 @@ static const char *option(const struct vublk_engine_params *params, const char *
 	return value && value[0] ? value : NULL;
 }
 
+#define SETTING_BYTES 32
+#define NUM_OWN_DEFAULTS 2
+
+/*
+ * Defaults with which a request costs less processor time, because fewer threads take part in it:
+ * one thread handles completions, so that the threads do not wait for each other's locks, and the
+ * thread that submits a request also sends it.
+ */
+static const char *const own_defaults[NUM_OWN_DEFAULTS][2] = {
+	{ "librados_thread_count", "1" },
+	{ "rbd_non_blocking_aio", "false" },
+};
+
+static void get_setting(struct vublk_rbd *rbd, const char *name, char value[SETTING_BYTES])
+{
+	if (rados_conf_get(rbd->cluster, name, value, SETTING_BYTES))
+		value[0] = '\0';
+}
+
+/* Settings that must not differ. */
+static int force_settings(struct vublk_rbd *rbd)
+{
+	static const char *const settings[][2] = {
+		/*
+		 * librbd's cache completes writes that are only in this process. They would be lost
+		 * with the process, and no driver repeats them, because a lost back-end is no power
+		 * failure to it.
+		 */
+		{ "rbd_cache", "false" },
+		/*
+		 * At these limits, submit() would block until earlier requests have completed. The
+		 * size of the driver's queues is a limit, too.
+		 */
+		{ "objecter_inflight_ops", "0" },
+		{ "objecter_inflight_op_bytes", "0" },
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]) && !r; i++)
+		r = rados_conf_set(rbd->cluster, settings[i][0], settings[i][1]);
+	return r;
+}
+
+/* Reads the file and sets `own_defaults`, except those settings that the file has changed. */
+static int read_file(struct vublk_rbd *rbd, const char *path)
+{
+	char before[NUM_OWN_DEFAULTS][SETTING_BYTES], value[SETTING_BYTES];
+	int r;
+
+	for (int i = 0; i < NUM_OWN_DEFAULTS; i++)
+		get_setting(rbd, own_defaults[i][0], before[i]);
+	r = rados_conf_read_file(rbd->cluster, path);
+	for (int i = 0; i < NUM_OWN_DEFAULTS && !r; i++) {
+		get_setting(rbd, own_defaults[i][0], value);
+		if (!strcmp(value, before[i])) /* an older or newer librados may not know it */
+			rados_conf_set(rbd->cluster, own_defaults[i][0], own_defaults[i][1]);
+	}
+	return r ? r : force_settings(rbd);
+}
+
 static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error *error)
 {
 	int r;
@@ -23,13 +83,9 @@ static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error
 	 */
 	rados_conf_set(rbd->cluster, "log_to_stderr", "false");
 	rados_conf_set(rbd->cluster, "err_to_stderr", "false");
-	r = rados_conf_read_file(rbd->cluster, path);
-	/*
-	 * librbd's cache completes writes that are only in this process. They would be lost with the
-	 * process, and no driver repeats them, because a lost back-end is no power failure to it.
-	 */
+	r = read_file(rbd, path);
 	if (!r)
-		return rados_conf_set(rbd->cluster, "rbd_cache", "false");
+		return 0;
 	if (!path && r == -ENOENT)
 		return vublk_engine_fail(error, ENOENT, "there is no configuration of a Ceph cluster "
 					 "in the default places, such as /etc/ceph/ceph.conf; set "

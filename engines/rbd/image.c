@@ -217,7 +217,19 @@ static int wait_for_others(struct vublk_rbd *rbd, struct vublk_error *error)
 	return refuse_others(rbd, found, address, error);
 }
 
-static int keep_lock(struct vublk_rbd *rbd, struct vublk_error *error)
+static int refuse_lock(const struct vublk_rbd *rbd, const char *user, int code,
+		       struct vublk_error *error)
+{
+	if (code == EPERM || code == EACCES)
+		return vublk_engine_fail(error, code, "cannot lock %s as the user '%s' (%s): to take the "
+					 "lock of a client that has died, the user needs the "
+					 "capabilities 'profile rbd' for the monitors",
+					 rbd->engine.description, user, strerrordesc_np(code));
+	return vublk_engine_fail(error, code, "cannot lock %s, perhaps because another client has just "
+				 "locked it: %s", rbd->engine.description, strerrordesc_np(code));
+}
+
+static int keep_lock(struct vublk_rbd *rbd, const char *user, struct vublk_error *error)
 {
 	uint64_t features = 0;
 	int r = rbd_get_features(rbd->image, &features);
@@ -233,11 +245,7 @@ static int keep_lock(struct vublk_rbd *rbd, struct vublk_error *error)
 		return 0;
 	}
 	r = rbd_lock_acquire(rbd->image, RBD_LOCK_MODE_EXCLUSIVE);
-	if (r)
-		return vublk_engine_fail(error, -r, "cannot lock %s, perhaps because another client has "
-					 "just locked it: %s", rbd->engine.description,
-					 strerrordesc_np(-r));
-	return 0;
+	return r ? refuse_lock(rbd, user, -r, error) : 0;
 }
 
 static int lock(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
@@ -249,7 +257,7 @@ static int lock(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
 	if (r || !wanted)
 		return r;
 	r = wait_for_others(rbd, error);
-	return r ? r : keep_lock(rbd, error);
+	return r ? r : keep_lock(rbd, vublk_engine_option(params, "user"), error);
 }
 
 /* --- changes of the size ----------------------------------------------------------- */
@@ -307,6 +315,11 @@ static int open_image(struct vublk_rbd *rbd, const struct vublk_engine_params *p
 	if (r == -ENOENT)
 		return vublk_engine_fail(error, ENOENT, "%s does not exist; set image=NAME to one of "
 					 "those that 'rbd ls' lists", rbd->engine.description);
+	if (r == -ESHUTDOWN)
+		return vublk_engine_fail(error, ESHUTDOWN, "cannot open %s, because the cluster has "
+					 "blocklisted this host; find the entry with 'ceph osd blocklist "
+					 "ls', and remove it if its reason no longer applies",
+					 rbd->engine.description);
 	if (r == -EPERM || r == -EACCES)
 		return vublk_engine_fail(error, -r, "the user '%s' must not %s %s; give the user the "
 					 "capabilities 'profile %s' for the monitors and the pool",

@@ -22,8 +22,9 @@ import peer
 from peer import check
 
 POOL = 'rbd'
-# A client that can write to images, and one that can only read them.
-USER, READER = 'vublk', 'reader'
+# A client that can write to images, one that can only read them, and one that can write but not break a dead client's lock.
+USER, READER, WRITER = 'vublk', 'reader', 'writer'
+HOST = '127.0.0.1'
 # A client that died keeps its watch of an image, and so its lock, for this time. The default is 30 s.
 WATCH_TIMEOUT_S = 10
 
@@ -69,6 +70,7 @@ CAPABILITIES = {
     'osd.0': {'mon': 'allow profile osd', 'mgr': 'allow profile osd', 'osd': 'allow *'},
     f'client.{USER}': {'mon': 'profile rbd', 'osd': f'profile rbd pool={POOL}', 'mgr': f'profile rbd pool={POOL}'},
     f'client.{READER}': {'mon': 'profile rbd', 'osd': f'profile rbd-read-only pool={POOL}'},
+    f'client.{WRITER}': {'mon': 'allow r', 'osd': f'profile rbd pool={POOL}'},
 }
 
 

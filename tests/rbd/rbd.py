@@ -11,13 +11,14 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
 import mini_ceph  # noqa: E402
 import peer  # noqa: E402
-from mini_ceph import POOL, READER, USER  # noqa: E402
+from mini_ceph import HOST, POOL, READER, USER, WRITER  # noqa: E402
 from peer import check  # noqa: E402
 
 VUBLK = sys.argv[1] if len(sys.argv) > 1 else 'vublk'
@@ -253,6 +254,21 @@ def serials(case):
     check(told[0] == told[2] != told[1], f'the serials are {told}')
 
 
+def threads_named(child, name):
+    return sum(path.read_text().strip() == name for path in pathlib.Path(f'/proc/{child.pid}/task').glob('*/comm'))
+
+
+@case_of
+def settings_of_the_user(case, image):
+    """The engine has a default of its own, which the configuration can change."""
+    conf = case.path('ceph.conf')
+    conf.write_text(image.cluster.conf.read_text() + '[client]\nlibrados thread count = 3\n')
+    for given, wanted in ({}, 1), ({'conf': conf}, 3):
+        child, _ = image.start(**given)
+        check(threads_named(child, 'io_context_pool') == wanted, f'not {wanted} threads for completions')
+        image.stop(child)
+
+
 # --- changes and failures -------------------------------------------------------------------------
 
 @case_of
@@ -406,7 +422,88 @@ def a_blocklisted_client(case, image):
     image.cluster.ceph('osd', 'blocklist', 'add', watchers[0]['address'])
     result = case.call([VUBLK, 'bench', path, *PATIENT, '--rw', 'write', '--number_ios', '1'])
     check(result.code == 1 and 'Input/output error' in result.err, str(result))
-    check('blocklisted' in case.output(child), case.output(child))
+    check('blocklisted this client' in case.output(child), case.output(child))
+    image.stop(child)
+
+
+@case_of
+def a_broken_lock(case, image):
+    """After `rbd lock rm`, the requests of the old owner fail, and the next back-end has the image."""
+    child, path = image.start()
+    bench(case, path, '--rw', 'write', '--number_ios', '10', '--verify')
+    lock = json.loads(image.cluster.rbd('lock', 'ls', '--format', 'json', image.spec))[0]
+    image.cluster.rbd('lock', 'rm', image.spec, lock['id'], lock['locker'])
+    result = case.call([VUBLK, 'bench', path, *PATIENT, '--rw', 'write', '--number_ios', '1'])
+    check(result.code == 1 and 'Input/output error' in result.err, str(result))
+    check('blocklisted this client' in case.output(child), case.output(child))
+    second, path = image.start()
+    bench(case, path, '--rw', 'read', '--number_ios', '10', '--verify')
+    image.stop(child)
+    bench(case, path, '--rw', 'write', '--number_ios', '10', '--verify')
+    image.stop(second)
+
+
+class OtherClient:
+    """other_client.py, until end()."""
+    def __init__(self, image, what):
+        self.case = image.case
+        self.child = image.case.start([pathlib.Path(__file__).with_name('other_client.py'), image.cluster.conf, POOL,
+                                       image.name, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        check(self.child.stdout.readline() == b'ready\n', f'the other client fails: {image.case.output(self.child)}')
+
+    def end(self):
+        self.child.communicate(timeout=peer.LIMIT_S)
+        check(self.child.returncode == 0, f'the other client failed: {self.case.output(self.child)}')
+
+
+@case_of
+def a_lock_that_another_client_keeps(case, image):
+    """A back-end that shares the image cannot write meanwhile, and says why."""
+    child, path = image.start('exclusive-lock=off')
+    bench(case, path, '--rw', 'write', '--number_ios', '10', '--verify')
+    other = OtherClient(image, 'lock')
+    result = case.call([VUBLK, 'bench', path, *PATIENT, '--rw', 'write', '--number_ios', '1'])
+    check(result.code == 1 and 'Input/output error' in result.err, str(result))
+    check('another client keeps the exclusive lock' in case.output(child), case.output(child))
+    bench(case, path, '--rw', 'read', '--number_ios', '10', '--verify')
+    other.end()
+    bench(case, path, '--rw', 'write', '--number_ios', '10', '--verify')
+    image.stop(child)
+
+
+@case_of
+def many_other_clients(case, image):
+    """More clients than the list of the engine has room for."""
+    other = OtherClient(image, '33')
+    waiting = case.start(image.command(case.path('waiting')))
+    peer.wait_until(lambda: 'the client at several addresses' in case.output(waiting), lambda: case.output(waiting))
+    check(case.stop(waiting) == 1, case.output(waiting))
+    other.end()
+    child, _ = image.start()
+    image.stop(child)
+
+
+@case_of
+def a_user_who_must_not_break_locks(case, image):
+    """The lock of a killed client is left, and only a user with 'profile rbd' may take it."""
+    child, _ = image.start()
+    case.stop(child, signal.SIGKILL)
+    said = image.refuse(user=WRITER)
+    check('cannot lock' in said and "'profile rbd'" in said, said)
+    child, _ = image.start()
+    image.stop(child)
+
+
+@case_of
+def a_blocklisted_host(case, image):
+    """A host all of whose clients the cluster refuses."""
+    image.cluster.ceph('osd', 'blocklist', 'add', HOST)
+    try:
+        said = image.refuse()
+        check('has blocklisted this host' in said, said)
+    finally:
+        image.cluster.ceph('osd', 'blocklist', 'rm', HOST)
+    child, _ = image.start()
     image.stop(child)
 
 
@@ -465,10 +562,12 @@ def an_image_of_an_odd_size(case):
 
 CASES = [
     wrong_names, verified_loads, content_is_the_clusters, discards, write_zeroes, durable_writes, flushes,
-    a_sleeping_worker, a_snapshot, read_only, a_namespace, serials, resized, killed_under_load,
+    a_sleeping_worker, a_snapshot, read_only, a_namespace, serials, settings_of_the_user, resized, killed_under_load,
     the_osd_restarts_under_load, an_unreachable_cluster, the_time_limit_of_librados,
     ended_while_the_cluster_is_unreachable, an_image_in_use, the_lock_is_kept, a_wait_is_interrupted, a_shared_image,
-    a_blocklisted_client, without_the_lock_feature, a_cluster_that_does_not_answer, an_image_of_an_odd_size,
+    a_blocklisted_client, a_broken_lock, a_lock_that_another_client_keeps, many_other_clients,
+    a_user_who_must_not_break_locks, a_blocklisted_host, without_the_lock_feature, a_cluster_that_does_not_answer,
+    an_image_of_an_odd_size,
 ]
 
 if __name__ == '__main__':

@@ -37,11 +37,15 @@ class Serve(doors.Serve):
             raise peer.Skip('this build is without the engine rbd')
         self.cluster = mini_ceph.Cluster().__enter__()
 
+    def begin(self, case, image, queues, path):
+        """Starts the process, and does not wait until it listens."""
+        return case.start([self.program, 'serve', '--socket-path', path, '--num-queues', queues, '--engine', 'rbd',
+                           '-o', f'image={pathlib.Path(image).name}', '-o', f'conf={self.cluster.conf}',
+                           '-o', f'user={mini_ceph.USER}'])
+
     def start(self, case, image, queues=1, path=None, **_):
         path = path or case.path(f'socket-{len(case.children)}')
-        child = case.start([self.program, 'serve', '--socket-path', path, '--num-queues', queues, '--engine', 'rbd',
-                            '-o', f'image={pathlib.Path(image).name}', '-o', f'conf={self.cluster.conf}',
-                            '-o', f'user={mini_ceph.USER}'])
+        child = self.begin(case, image, queues, path)
         peer.wait_for_socket(case, child, path)
         return child, path
 
@@ -108,11 +112,19 @@ class Machine(disk_cases.Machine):
         self.guest.listen_for_more(100)
         self.guest.stop_load()
 
+    def start_again(self):
+        """Starts a back-end, and reads meanwhile what the guest says: QEMU drops text that is not read for long."""
+        disk = self.disk
+        disk.child = self.way.backend.begin(self.case, disk.image, disk.queues, disk.socket)
+        self.guest.wait_until(lambda: peer.listens(disk.socket) or disk.child.poll() is not None,
+                              'the next back-end does not listen')
+        check(disk.child.poll() is None, f'vublk serve ended: {self.case.output(disk.child)}')
+
     def kill_backend(self):
         self.guest.start_load()
         for _ in range(KILLS):
             self.disk.kill()
-            self.disk.start_again()
+            self.start_again()
             self.guest.listen_for_more(100)
         self.guest.stop_load()
 
@@ -127,7 +139,7 @@ class Machine(disk_cases.Machine):
         check(f'done {self.guest.jobs}' not in self.guest.words, 'the guest has written its files already')
         self.disk.kill()
         self.kill_osd()
-        self.disk.start_again()
+        self.start_again()
         facts = self.guest.end()
         self.sums = {name[4:]: values[-1] for name, values in facts.items() if name.startswith('sum ')}
         check(len(self.sums) == 8, f'the guest told {len(self.sums)} checksums')

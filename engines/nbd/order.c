@@ -5,12 +5,12 @@
  * Key idea: after a loss of the server, a write that was under way is submitted again. It may have
  * been executed before the loss. If another write to the same place had completed in the meantime,
  * the repetition would overwrite it. So a change waits until no older change overlaps it. The order
- * counts for the whole disk, because queues have different connections. Reads do not wait, because
- * the repetition of a read or of the change that it overlaps alters nothing that has completed.
+ * applies to the whole disk, because queues have different connections. Reads do not wait, because
+ * repeating a read, or a change that overlaps it, alters nothing that has completed.
  *
- * The changes are in a hash table of the chunks that they touch. A change of more than two chunks is
- * in a list of its own, which every other change has to look at; such changes are few, because they
- * are large.
+ * The changes are in a hash table of the chunks that they touch. A change of more than two chunks
+ * is in a separate list, which is searched for every other change. Such changes are few, because
+ * they are large.
  */
 #include "engines/nbd/nbd.h"
 

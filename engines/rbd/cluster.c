@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* Returns an option whose value must not be empty, or NULL. */
+/* Returns the value of an option; NULL if the option is not set or its value is empty. */
 static const char *option(const struct vublk_engine_params *params, const char *name)
 {
 	const char *value = vublk_engine_option(params, name);
@@ -32,19 +32,20 @@ static void get_setting(struct vublk_rbd *rbd, const char *name, char value[SETT
 		value[0] = '\0';
 }
 
-/* Settings that must not differ. */
+/* Sets the settings that the configuration must not change. */
 static int force_settings(struct vublk_rbd *rbd)
 {
 	static const char *const settings[][2] = {
 		/*
-		 * librbd's cache completes writes that are only in this process. They would be lost
-		 * with the process, and no driver repeats them, because a lost back-end is no power
-		 * failure to it.
+		 * With librbd's cache, writes would complete while their data is only in this
+		 * process. If the process died, they would be lost. No driver would repeat them,
+		 * because to a driver the loss of a back-end is not a power failure.
 		 */
 		{ "rbd_cache", "false" },
 		/*
-		 * At these limits, submit() would block until earlier requests have completed. The
-		 * size of the driver's queues is a limit, too.
+		 * With these limits, submit() could block until earlier requests have completed.
+		 * They are turned off, because the sizes of the driver's queues already limit the
+		 * number of requests.
 		 */
 		{ "objecter_inflight_ops", "0" },
 		{ "objecter_inflight_op_bytes", "0" },
@@ -56,7 +57,7 @@ static int force_settings(struct vublk_rbd *rbd)
 	return r;
 }
 
-/* Reads the file and sets `own_defaults`, except those settings that the file has changed. */
+/* Reads the file, and sets those `own_defaults` that the file does not change. */
 static int read_file(struct vublk_rbd *rbd, const char *path)
 {
 	char before[NUM_OWN_DEFAULTS][SETTING_BYTES], value[SETTING_BYTES];
@@ -67,7 +68,8 @@ static int read_file(struct vublk_rbd *rbd, const char *path)
 	r = rados_conf_read_file(rbd->cluster, path);
 	for (int i = 0; i < NUM_OWN_DEFAULTS && !r; i++) {
 		get_setting(rbd, own_defaults[i][0], value);
-		if (!strcmp(value, before[i])) /* an older or newer librados may not know it */
+		if (!strcmp(value, before[i])) /* an older or newer librados may not know the
+						  setting */
 			rados_conf_set(rbd->cluster, own_defaults[i][0], own_defaults[i][1]);
 	}
 	return r ? r : force_settings(rbd);
@@ -78,8 +80,8 @@ static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error
 	int r;
 
 	/*
-	 * librados prints its messages on standard error by default. The errno values tell the same,
-	 * and the configuration can turn the messages on.
+	 * By default librados prints messages to standard error. They are turned off here, because
+	 * the errors of this engine have the same information. The configuration can turn them on.
 	 */
 	rados_conf_set(rbd->cluster, "log_to_stderr", "false");
 	rados_conf_set(rbd->cluster, "err_to_stderr", "false");
@@ -90,7 +92,7 @@ static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error
 		return vublk_engine_fail(error, ENOENT, "there is no configuration of a Ceph cluster "
 					 "in the default places, such as /etc/ceph/ceph.conf; set "
 					 "conf=PATH");
-	/* EINVAL would mean that the option itself is wrong. */
+	/* Does not return EINVAL, which would mean that the value of the option itself is wrong. */
 	return vublk_engine_fail(error, r == -EINVAL ? EMEDIUMTYPE : -r,
 				 "cannot read the cluster's configuration '%s' (%s); set conf=PATH to a "
 				 "valid ceph.conf", path ? path : "/etc/ceph/ceph.conf",
@@ -147,7 +149,10 @@ static int choose_namespace(struct vublk_rbd *rbd, const char *pool, const char 
 	bool exists = true;
 	int r = rbd_namespace_exists(rbd->pool, name, &exists);
 
-	/* A user whose capabilities are limited to one namespace cannot read the list. */
+	/*
+	 * A user whose capabilities are limited to one namespace cannot read the list of
+	 * namespaces.
+	 */
 	if (r && r != -EPERM && r != -EACCES)
 		return vublk_engine_fail(error, -r, "cannot look for the namespace '%s' in the pool "
 					 "'%s': %s", name, pool, strerrordesc_np(-r));

@@ -4,9 +4,9 @@
  *
  * Key idea: an image with the feature exclusive-lock belongs to one client at a time. By default
  * librbd passes the lock to any client that wants to write, so two programs could write to one file
- * system. rbd_lock_acquire() makes the lock stay here until the image is closed, but it also takes
- * the lock from a program that only has librbd's default, and whose writes then fail. So the engine
- * first waits until no other client has the image open for writing.
+ * system. rbd_lock_acquire() keeps the lock in this process until the image is closed. But it also
+ * takes the lock from a program that uses librbd's default, and then the writes of that program
+ * fail. So the engine first waits until no other client has the image open for writing.
  */
 #include "engines/rbd/rbd.h"
 
@@ -20,8 +20,10 @@
 
 #define SECTOR_BYTES 512
 
-/* How the opening waits for other clients: how often it looks, and how much longer than the cluster
-   takes to notice a client's death. */
+/*
+ * The opening waits for other clients. It checks for them LOOKS_PER_SECOND times per second, and
+ * waits MARGIN_S longer than the cluster takes to notice that a client has died.
+ */
 #define LOOKS_PER_SECOND 4
 #define MARGIN_S 10
 
@@ -76,7 +78,7 @@ static int fill_geometry(struct vublk_rbd *rbd, bool read_only, struct vublk_err
 		.zeroes_may_unmap = true,
 		.read_only = read_only,
 	};
-	/* on_update() may have stored a newer size. */
+	/* If on_update() has stored a newer size already, uses that size. */
 	if (!__atomic_compare_exchange_n(&rbd->told_bytes, &none, info.size, false,
 					 __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		geometry->size_bytes = none;
@@ -115,9 +117,9 @@ static void fill_identity(struct vublk_rbd *rbd, const char *name, const char *s
 /* --- the lock ---------------------------------------------------------------------- */
 
 /*
- * Returns 1 if another client has the image open for writing, which its watch of the image shows,
- * and stores the client's address; 0 if there is no other client; a negative errno if the cluster
- * does not say.
+ * Looks for another client that has the image open for writing. Such a client watches the image.
+ * Returns 1 and stores the client's address if there is one, 0 if there is none, or a negative
+ * errno if the cluster does not list the watchers.
  */
 static int find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes)
 {
@@ -153,7 +155,10 @@ static unsigned watch_timeout_s(struct vublk_rbd *rbd)
 	return seconds && seconds < 600 ? (unsigned)seconds : 30;
 }
 
-/* Returns whether the user wants to end the program, which handles the signal after the start. */
+/*
+ * Returns whether a signal that ends the program is pending. The program blocks these signals until
+ * it has started.
+ */
 static bool is_interrupted(void)
 {
 	sigset_t pending;
@@ -174,7 +179,10 @@ static int refuse_interrupted(const struct vublk_rbd *rbd, int found, const char
 				 rbd->engine.description);
 }
 
-/* `found`: the last result of find_other_client() */
+/*
+ * Fills `error` when the wait for other clients has failed. `found` is the last result of
+ * find_other_client().
+ */
 static int refuse_others(const struct vublk_rbd *rbd, int found, const char *address,
 			 struct vublk_error *error)
 {
@@ -188,9 +196,10 @@ static int refuse_others(const struct vublk_rbd *rbd, int found, const char *add
 }
 
 /*
- * Waits until no other client has the image open. That is the normal start after a back-end was
- * killed: the cluster still lists it for a while. An error counts as another client, because the
- * lock would be taken from a client that the cluster did not list.
+ * Waits until no other client has the image open. This wait is normal if the previous back-end was
+ * killed, because the cluster still lists that back-end for a while. If the cluster does not list
+ * its clients, this function does not assume that there are none, because the engine would then
+ * take the lock from a client that was not listed.
  */
 static int wait_for_others(struct vublk_rbd *rbd, struct vublk_error *error)
 {

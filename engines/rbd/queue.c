@@ -23,10 +23,11 @@ struct rbd_queue {
 	struct vublk_engine_queue queue; /* must be the first member */
 
 	/* used by the worker's thread */
-	struct vublk_engine_io *done, **done_end; /* complete, in the order of their completion */
+	struct vublk_engine_io *done, **done_end; /* complete requests, in the order of their
+						     completion */
 
 	/* used by the callbacks, too */
-	struct vublk_engine_io *arrived; /* the last completion first */
+	struct vublk_engine_io *arrived; /* complete requests, the latest completion first */
 	unsigned callbacks;              /* how many callbacks have not returned yet */
 };
 
@@ -48,8 +49,8 @@ static void finish(struct rbd_queue *queue, struct vublk_engine_io *io)
 }
 
 /*
- * Hands a request to the worker. From the exchange on, the worker may reuse the request; from the
- * last statement on, it may free the queue.
+ * Hands a request to the worker. After the exchange, the worker may reuse the request. After the
+ * last statement, the worker may free the queue.
  */
 static void arrive(struct rbd_queue *queue, struct vublk_engine_io *io)
 {
@@ -70,7 +71,7 @@ static void on_complete(rbd_completion_t completion, void *opaque)
 	struct vublk_engine_io *io = opaque;
 	struct rbd_queue *queue = io->scratch[SCRATCH_QUEUE].pointer;
 	ssize_t r = rbd_aio_get_return_value(completion);
-	/* A read that is short would leave a part of the buffers unchanged. */
+	/* A short read has left a part of the buffers unchanged, so it counts as failed. */
 	bool is_short = io->op == VUBLK_OP_READ && r >= 0 && (uint64_t)r != io->bytes;
 
 	rbd_aio_release(completion);
@@ -129,7 +130,7 @@ static void submit(struct vublk_engine_queue *engine_queue, struct vublk_engine_
 
 /* --- the worker's side of completions ---------------------------------------------- */
 
-/* Returns what the errno value alone does not tell. */
+/* Returns a hint about the cause of an errno value, or an empty string. */
 static const char *hint_of(int code)
 {
 	switch (code) {
@@ -169,7 +170,7 @@ static void take_arrived(struct rbd_queue *queue)
 							 __ATOMIC_ACQUIRE);
 	struct vublk_engine_io *first = NULL;
 
-	while (io) { /* turns the order around */
+	while (io) { /* reverses the order */
 		struct vublk_engine_io *next = io->next;
 
 		io->next = first;
@@ -221,7 +222,10 @@ static void free_queue(struct vublk_engine_queue *engine_queue)
 {
 	struct rbd_queue *queue = (struct rbd_queue *)engine_queue;
 
-	/* The callback of the last request may still have to write to the eventfd. */
+	/*
+	 * Waits for the callbacks, because the callback of the last request may still write to the
+	 * eventfd.
+	 */
 	while (__atomic_load_n(&queue->callbacks, __ATOMIC_ACQUIRE)) /* acquire B */
 		sched_yield();
 	close(queue->queue.fd);

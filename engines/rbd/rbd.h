@@ -2,13 +2,16 @@
 #ifndef VUBLK_ENGINES_RBD_H
 #define VUBLK_ENGINES_RBD_H
 
-/* The engine rbd: an image of a Ceph cluster, by librbd. */
+/* The engine rbd: an image in a Ceph cluster, which is accessed with librbd. */
 #include <vublk/engine.h>
 
 #include <rados/librados.h>
 #include <rbd/librbd.h>
 
-/* The part of the engine that finds the image and knows its size; the queues use `image` only. */
+/*
+ * The engine: its connection to the cluster, the image, and the size of the image. The queues use
+ * only `image`.
+ */
 struct vublk_rbd {
 	struct vublk_engine engine; /* must be the first member */
 

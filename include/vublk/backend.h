@@ -10,9 +10,9 @@
  * queues. All other work is done on the thread that calls vublk_backend_run() or
  * vublk_backend_process().
  *
- * A front-end can truncate the memory that it shares. To survive that, the library installs a
- * SIGBUS handler when a front-end first shares memory; <vublk/sigbus.h> says what this means for an
- * application with a handler of its own.
+ * A front-end can truncate the memory that it shares. To survive such a truncation, the library
+ * installs a SIGBUS handler when a front-end first shares memory; <vublk/sigbus.h> says what the
+ * handler means for an application with a handler of its own.
  *
  * Unless a function says otherwise:
  * States: any.

@@ -730,7 +730,7 @@ int vublk_blk_wait(struct vublk_blk_queue *queue, struct vublk_blk_completion *c
 
 /*
  * Returns a descriptor for an event loop. The descriptor polls readable when the back-end has
- * signalled a completion, and may also become readable without one. The descriptor belongs to the
+ * signaled a completion, and may also become readable without one. The descriptor belongs to the
  * queue.
  * Errors: none.
  * Threads: the one that uses the queue.

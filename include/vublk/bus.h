@@ -17,7 +17,7 @@
  *                     of the driver is a message. See docs/vfio-user.md.
  *
  * A bus serves one VMM at a time; the next VMM waits in the socket's backlog. The socket is created
- * when the first back-end has connected, because the disk has no size before that.
+ * when the first back-end has connected, because the size of the disk is not known earlier.
  *
  * Everything happens on the thread that calls vublk_bus_run() or vublk_bus_process(). The bus
  * writes to descriptors that it gets from a VMM, so the program has to ignore SIGPIPE.

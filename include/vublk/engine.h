@@ -78,7 +78,7 @@ struct vublk_engine_io {
 	unsigned flags;  /* VUBLK_IO_* */
 	/*
 	 * In bytes, multiples of 512, within the size of the disk. A driver can ignore the block
-	 * size, so they need not be multiples of it. Both are 0 for a flush.
+	 * size, so `offset` and `bytes` need not be multiples of it. Both are 0 for a flush.
 	 */
 	uint64_t offset;
 	uint64_t bytes;
@@ -286,7 +286,7 @@ void vublk_engine_log(struct vublk_engine_host *host, enum vublk_log_level level
 
 /*
  * Asks the control thread to call refresh() soon, because the size of the storage may have changed.
- * If it has, the driver is told. Several requests can lead to one call.
+ * If the size has changed, the driver is told. Several requests can lead to one call.
  * Errors: none.
  */
 void vublk_engine_request_refresh(struct vublk_engine_host *host);

@@ -30,7 +30,8 @@ extern "C" {
 struct vublk_device_mirror_info {
 	bool is_active;        /* there is a mirror, or one is being set up */
 	bool is_copying;       /* the set-up is complete: the mirror copies, or is synced */
-	char target[256];      /* the target's socket; if there is no mirror, the last one's */
+	char target[256];      /* the target's socket; if there is no mirror, that of the last
+				  mirror */
 	uint64_t size_bytes;   /* of the disk; 0 unless the mirror copies */
 	uint64_t synced_bytes; /* how many bytes the target has received; equal to size_bytes
 				  if the mirror is synced */

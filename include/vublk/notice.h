@@ -64,7 +64,7 @@ enum vublk_notice_kind {
 	VUBLK_NOTICE_CLIENT_DISCONNECTED,
 	/*
 	 * A client, or a message of a client, was refused (bus, back-end: reason, pid). If the
-	 * connection is closed because of that, VUBLK_NOTICE_CLIENT_DISCONNECTED follows.
+	 * refusal closes the connection, VUBLK_NOTICE_CLIENT_DISCONNECTED follows.
 	 */
 	VUBLK_NOTICE_CLIENT_REFUSED,
 	/*

@@ -117,7 +117,7 @@ int vublk_device_get_stats(const struct vublk_device *device, unsigned queue,
  */
 struct vublk_replay_info {
 	bool is_on;          /* the device keeps copies; otherwise all members are 0 */
-	bool is_replaying;   /* the copies are being written, and requests wait for that */
+	bool is_replaying;   /* the copies are being written; requests wait until all are written */
 	uint64_t kept_bytes; /* the memory for the present copies and their headers */
 	uint64_t max_bytes;  /* the limit of `kept_bytes` (property replay-mib) */
 	uint64_t replays;    /* how many times a back-end has executed the copies */

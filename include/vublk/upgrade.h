@@ -121,10 +121,11 @@ int vublk_bus_take_over(int fd, const struct vublk_log *log, struct vublk_bus **
 
 /*
  * Begins to hand a back-end over, as vublk_bus_hand_over() does with a bus. `vublk serve
- * --take-over` is built on this. The front-end stays connected and is not told. The old process
- * takes no more requests and completes those that it has begun. If the storage needs more than a
- * second for that, the upgrade fails, and the old process continues. The new process gets the
- * descriptor of the image with its lock. The path of the image must still lead to that image.
+ * --take-over` is built on this interface. The front-end stays connected and is not told. The old
+ * process takes no more requests and completes those that it has begun. If the storage needs more
+ * than a second to complete them, the upgrade fails, and the old process continues. The new process
+ * gets the descriptor of the image with its lock. The path of the image must still lead to that
+ * image.
  * Errors:
  *   EPERM       the process at `fd` belongs to another user
  *   ENOTSUP     the disk is in the memory of the process (engine memory)

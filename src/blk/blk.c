@@ -202,7 +202,7 @@ static void on_gave_up(void *opaque, const struct vublk_error *cause)
 		error.code = ENOTCONN; /* requests fail with ENOTCONN for every cause except the
 					  deadline */
 	if (!vublk_blk_is_running(blk))
-		return; /* if the disk is being opened, the open fails and reports this */
+		return; /* if the disk is being opened, the open fails and reports the error */
 	vublk_blk_replay_suspend(blk);
 	for (unsigned i = 0; i < blk->num_queues; i++)
 		vublk_blk_queue_give_up(&blk->queues[i], &error);

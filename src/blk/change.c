@@ -4,8 +4,8 @@
  * disk's thread carries them out in src/inproc/driver.c.
  *
  * Key idea: until the application takes the result, a change owns the memory that it allocated or
- * releases and, unless the bus has taken it, the descriptor. So a change is undone in one way,
- * whether it was refused, was canceled, or is still in progress when the disk is closed. The
+ * releases and, unless the bus has taken it, the descriptor. So a change is undone in the same way
+ * if it was refused, was canceled, or is still in progress when the disk is closed. The
  * application no longer owns a change that it has canceled. If that change has added a region, the
  * disk's thread removes the region again. Then the change is freed.
  */

@@ -22,7 +22,7 @@ struct vublk_blk_change {
 	enum vublk_blk_change_kind kind;
 	/* The memory of an ALLOC or a RELEASE, which the change owns; otherwise NULL. */
 	struct vublk_blk_allocation *allocation;
-	int fd;                   /* an eventfd that is signalled when the change has ended; -1: a
+	int fd;                   /* an eventfd that is signaled when the change has ended; -1: a
 				     blocking call waits for the end */
 
 	/* protected by the disk's lock */

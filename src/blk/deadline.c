@@ -29,9 +29,9 @@ static uint64_t count_published(const struct vublk_blk_queue *queue)
 }
 
 /*
- * The check may take completed pieces. This may make room for other pieces, or complete the write
- * of a request with FUA, so that its flush is due. The owner issues these pieces and flushes. This
- * function wakes the owner, because the ring may have no completion left that would do so.
+ * The check may take completed pieces off the ring. Afterwards other pieces may fit on the ring, or
+ * a request with FUA may need its flush. Only the owner issues pieces and flushes. So this function
+ * wakes the owner, because the ring may have no completion left that would wake it.
  */
 bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue)
 {

@@ -40,7 +40,7 @@ struct vublk_blk_bounce_slot {
  * The state of the blocking calls. The first call claims a queue for all of them.
  *
  * The pair of accesses:
- *   J  the first call stores `queue`, which points to an initialised queue; a thread that loads
+ *   J  the first call stores `queue`, which points to an initialized queue; a thread that loads
  *      `queue` without the lock also sees that queue's constant fields.
  */
 struct vublk_blk_blocking {
@@ -130,7 +130,7 @@ void vublk_blk_fill_handlers(struct vublk_blk *blk, struct vublk_inproc_handlers
  */
 int vublk_blk_refresh_info(struct vublk_blk *blk, bool *resized, struct vublk_error *error);
 
-/* Frees a disk in any phase, even if its initialisation failed half-way. */
+/* Frees a disk in any phase, even if its initialization failed half-way. */
 void vublk_blk_free(struct vublk_blk *blk);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opens a disk: initialises a device through the in-process bus, as a driver does (virtio 1.3,
+ * Opens a disk: initializes a device through the in-process bus, as a driver does (virtio 1.3,
  * sections 3.1.1 and 5.2.5). blk.c handles the disk once it is open.
  *
  * Key idea: the disk's thread opens the disk, in two callbacks: realized() sets up the queues, and

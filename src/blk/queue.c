@@ -460,8 +460,8 @@ static void disable_calls(struct vublk_blk_queue *queue)
 }
 
 /*
- * Returns whether a poll has nothing to do. This is the usual case if the caller spins, so the
- * check has to be cheap.
+ * Returns whether a poll has nothing to do. A caller that spins polls mostly without success, so
+ * the check has to be cheap.
  */
 static inline bool is_quiet(const struct vublk_blk_queue *queue)
 {

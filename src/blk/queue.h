@@ -287,7 +287,7 @@ struct vublk_blk_queue_setup {
 	struct vublk_write_log *write_log; /* has one stream per queue; NULL: there is no log */
 };
 
-/* Initialises a queue, which the caller must have zeroed. Frees everything if it fails. */
+/* Initializes a queue, which the caller must have zeroed. Frees everything if it fails. */
 int vublk_blk_queue_init(struct vublk_blk_queue *queue, const struct vublk_blk_queue_setup *setup,
 			 struct vublk_error *error);
 void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
@@ -295,7 +295,9 @@ void vublk_blk_queue_deinit(struct vublk_blk_queue *queue);
 /*
  * The functions from here to vublk_blk_queue_give_up() are in recover.c, and the disk's thread
  * calls them.
- *
+ */
+
+/*
  * Called when the back-end is lost. Takes the completions, and keeps the owner outside the gate
  * until vublk_blk_queue_after_loss(). Does not replace the rings.
  */
@@ -344,9 +346,9 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
 /*
  * The functions from here to vublk_blk_queue_pump_for_owner() are in queue.c, and must be called
  * inside the gate, or on the disk's thread while the gate is closed.
- *
- * Stores the present addresses of the memory that the queue shares with the back-end.
  */
+
+/* Stores the present addresses of the memory that the queue shares with the back-end. */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 /*
  * Takes all completions that the ring has. Requests in `cutting` may fit on the ring afterwards, so

@@ -102,7 +102,9 @@ bool vublk_blk_flush_own_in_flight(const struct vublk_blk_flushes *flushes, uint
 /*
  * The functions from here on must be called inside the gate, or on the disk's thread while the gate
  * is closed.
- *
+ */
+
+/*
  * Called when the back-end has completed a flush with `result`. Stores the request's result, or
  * puts the request into the list `awaiting`. The result is also an error if the flush has succeeded
  * after an unseen flush failed, because the back-end may have reported an error of this flush's

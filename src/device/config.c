@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The configuration space that the driver sees. This is a copy of the back-end's config, in which
- * the device sets its own number of queues, lowers the limit of segments if necessary, corrects I/O
+ * The configuration space that the driver sees: a copy of the back-end's config, in which the
+ * device sets its own number of queues, lowers the limit of segments if necessary, corrects I/O
  * sizes that make no sense, and zeroes the fields of features that are not offered. The messages
  * are in frontend/config.c.
  *

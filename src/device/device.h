@@ -36,7 +36,7 @@
 enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZE,        /* the bus calls vublk_device_realize() */
 	VUBLK_DEVICE_EVENT_REALIZED,       /* the handshake is done, and the config is valid */
-	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* a try has failed, and no other one follows */
+	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try of realize has failed */
 	VUBLK_DEVICE_EVENT_START,          /* the device begins to hand the rings to the back-end */
 	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed the whole start */
 	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, exchange of the path, or a failed
@@ -223,7 +223,7 @@ struct vublk_device_pause {
 struct vublk_device_trace {
 	struct vublk_plane_trace *ring; /* atomic pointer; NULL: there has been no trace */
 	bool is_wanted;                 /* there is a trace: the plane writes records to `ring` */
-	struct vublk_loop_timer timer;  /* armed during a trace; ends one that no program reads */
+	struct vublk_loop_timer timer;  /* armed during a trace; ends it if no program reads it */
 };
 
 struct vublk_device {
@@ -470,7 +470,7 @@ void vublk_device_connect_init(struct vublk_device *device);
 
 /* --- link/realize.c ---------------------------------------------------------------- */
 
-/* Called in state REALIZING when the handshake is done, and when a try has failed, respectively. */
+/* Called in REALIZING when the handshake is done (first function) or a try has failed (second). */
 void vublk_device_realize_negotiated(struct vublk_device *device);
 void vublk_device_realize_failed(struct vublk_device *device, const struct vublk_error *error);
 
@@ -499,12 +499,12 @@ void vublk_device_reconnect_begin(struct vublk_device *device, const struct vubl
  * the deadline of the outage; before the deadline, listens again.
  */
 void vublk_device_reconnect_overdue(struct vublk_device *device);
-/* Called in an outage when a handshake is done, and when a try has failed, respectively. */
+/* Called in an outage when a handshake is done (first function) or a try has failed (second). */
 void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
 /*
  * Called when a new try may succeed: a socket has appeared, or the process that had the rings has
- * ended. Makes the next try immediately (in LOST), and later pauses short again.
+ * ended. In LOST, makes the next try immediately. In every state, makes the pauses short again.
  */
 void vublk_device_reconnect_wake(struct vublk_device *device);
 
@@ -521,7 +521,7 @@ void vublk_device_outage_end(struct vublk_device *device);
  * Returns when the search for a back-end ends, on the clock of vublk_now_ns(); UINT64_MAX: never.
  */
 uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
-/* Returns the pause before the next try, and doubles the one that follows, up to a limit. */
+/* Returns the pause before the next try, and doubles the pause after it, up to a limit. */
 uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
 /* Logs why a try failed; warns and reports once per reason and outage. Keeps the last reason. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error);
@@ -551,9 +551,9 @@ void vublk_device_close_watch(struct vublk_device *device);
 /* --- link/compat.c ----------------------------------------------------------------- */
 
 /*
- * Adopts the new back-end's features and config if its offer is enough for the driver, a dirty log
- * that is on, the writes that the plane keeps, and the state file of a mirror. Otherwise nothing
- * changes, and `error` says what is missing.
+ * Adopts the new back-end's features and config if they satisfy the driver and, where these are in
+ * use, the dirty log, the plane's copies of completed writes, and the state file of a mirror.
+ * Otherwise nothing changes, and `error` says what is missing.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
 

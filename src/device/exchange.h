@@ -94,14 +94,14 @@ struct vublk_device_exchange {
 				       refused */
 	void (*drained)(struct vublk_device *device);
 	uint16_t *marks; /* one per queue: in DRAINING the used index that the ring has to reach, in
-			    PARKING the used index at the last look */
-	unsigned num_quiet; /* how many successive looks have found no progress of any ring */
+			    PARKING the used index at the last check */
+	unsigned num_quiet; /* how many successive checks have found no progress of any ring */
 	int *idle_fds;      /* one per queue: the kick descriptor while parking, which is an eventfd
 			       that the device never signals; -1: none */
 	bool is_fenced;     /* a back-end that signals the idle_fds itself has handled these
 			       signals */
 	uint16_t *fences;   /* one per queue: the avail index when is_fenced was set */
-	struct vublk_loop_timer timer; /* expires when the next look at the direct rings is due, or
+	struct vublk_loop_timer timer; /* expires when the next check of the direct rings is due, or
 					  at the deadline */
 	uint64_t deadline_ns;
 	struct {
@@ -155,7 +155,10 @@ void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_
  */
 void vublk_device_choose_path(struct vublk_device *device);
 
-/* Reports the path of requests if it has changed. Must be called when the rings run. */
+/*
+ * Sends the program a notice if the path of requests has changed since the last notice. Must be
+ * called when the rings run.
+ */
 void vublk_device_report_path(struct vublk_device *device);
 
 void vublk_device_path_init(struct vublk_device *device);
@@ -173,7 +176,7 @@ bool vublk_device_exchange_is_due(const struct vublk_device *device);
 /*
  * Begins an exchange of rings that run. When the requests on the present path are complete, or the
  * back-end polls the rings, calls `drained`, which has to stop the rings. If the exchange ends
- * before that, `drained` is not called.
+ * earlier, `drained` is not called.
  */
 void vublk_device_exchange_begin(struct vublk_device *device,
 				 void (*drained)(struct vublk_device *device));

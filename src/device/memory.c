@@ -66,7 +66,7 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		       struct vublk_error *error)
 {
-	/* A later start may need a slot for the plane. Only a growing table must leave it free. */
+	/* A later start may need a slot for the plane. Only a growing table must keep one free. */
 	bool has_plane = num_regions > device->memory.num_regions ?
 			 vublk_device_plane_will_need_slot(device) :
 			 vublk_device_plane_needs_slot(device);
@@ -167,10 +167,10 @@ static int check_state(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
- * Returns whether the device removes all memory by closing the connection and making a new one.
- * This avoids a fault of libvhost-user: a back-end that uses it remembers where its rings were in
- * removed memory. If the device then adds memory region by region, and the first region does not
- * contain the rings, such a back-end closes the connection in the middle of a start.
+ * Returns whether the device removes all memory by closing the connection and making a new one. The
+ * new connection avoids a fault of back-ends with libvhost-user: such a back-end remembers where
+ * its rings were in removed memory. If the device then adds memory region by region, and the first
+ * region does not contain the rings, the back-end closes the connection in the middle of a start.
  */
 static bool hangs_up(const struct vublk_device *device)
 {

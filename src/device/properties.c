@@ -51,9 +51,9 @@ struct row {
 	X("chardev-4", STRING, NULL, chardevs[3],                                           \
 	  "like chardev-2, fourth in order of preference")                                  \
 	X("fence", STRING, "none", fence,                                                   \
-	  "exit: if a back-end did not answer in time, its process must end before any "    \
-	  "back-end gets its requests; none: only a back-end at another path has to "       \
-	  "wait for that")                                                                  \
+	  "exit: if a back-end did not answer in time, its process must end before "        \
+	  "another process gets its requests; none: only a back-end at another path "       \
+	  "waits for that end")                                                             \
 	X("failover-ms", NUMBER, "2000", failover_ms,                                       \
 	  "with chardev-2: how long the device looks for a back-end at one path before "    \
 	  "it tries the next path")                                                         \

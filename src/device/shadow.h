@@ -90,7 +90,7 @@ void vublk_device_replay_begin_start(struct vublk_device *device);
  * Returns how many bytes the back-end accepts in one segment (size_max), or 0 if there is no limit.
  */
 uint32_t vublk_device_replay_segment_bytes(const struct vublk_device *device);
-/* Fills `error`: a stop has waited too long for completed writes to become stable. */
+/* Stores in `error` that a stop has waited too long for completed writes to become stable. */
 void vublk_device_replay_overdue(const struct vublk_device *device, struct vublk_error *error);
 /*
  * Called before the plane is freed. Warns if no back-end is connected and the plane has writes that
@@ -158,8 +158,9 @@ int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *err
 bool vublk_device_shadow_stop(struct vublk_device *device,
 			      void (*drained)(struct vublk_device *device));
 /*
- * For a pause of the operator: the plane takes no more requests. The pause stops the rings when all
- * of the plane's requests are complete, however long that takes. The plane must have the rings.
+ * For a pause of the operator. Makes the plane take no more requests. The pause stops the rings
+ * when all of the plane's requests are complete, however long that takes. The plane must have the
+ * rings.
  */
 void vublk_device_shadow_hold(struct vublk_device *device);
 /*

@@ -12,8 +12,8 @@
  * After messages that have no answer, the batch sends GET_FEATURES as a barrier, unless a message
  * with an answer follows anyway. Requests are answered in order, so when the barrier is answered,
  * the back-end has read all messages before it. Without REPLY_ACK, barriers replace all
- * confirmations. A barrier does not say whether a message succeeded, but a confirmation does not
- * always either: some back-ends confirm even messages that failed.
+ * confirmations. A barrier does not say whether a message succeeded. But a confirmation is not
+ * reliable either: some back-ends confirm even messages that failed.
  *
  * Specification: "VHOST_USER_PROTOCOL_F_REPLY_ACK".
  */
@@ -31,7 +31,7 @@
  */
 #define MAX_WAITING 32
 #define MAX_WAITING_BARRIERS 4
-#define MESSAGES_PER_BARRIER 64 /* after so many messages without an answer, a barrier is sent */
+#define MESSAGES_PER_BARRIER 64 /* after this many messages without an answer, a barrier is sent */
 
 static void on_barrier(void *opaque, unsigned tag, struct vublk_vu_message *reply)
 {

@@ -192,8 +192,8 @@ static void on_lost_task(void *opaque)
 /* --- deadlines ------------------------------------------------------------------ */
 
 /*
- * Arms the timer for the oldest request. The back-end answers in order, so its time for a request
- * cannot begin before it has answered the previous one.
+ * Arms the timer for the oldest request. The back-end answers in order, so the time for a request
+ * cannot begin before the previous request has been answered.
  */
 static void watch_oldest(struct vublk_frontend *frontend)
 {

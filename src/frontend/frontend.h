@@ -53,7 +53,7 @@ struct vublk_frontend_ops {
 	/* The connection is lost and has been closed. */
 	void (*lost)(void *opaque, const struct vublk_error *error);
 	/*
-	 * The back-end has reported that its config has changed. This may happen even before
+	 * The back-end has reported that its config has changed. May be called before
 	 * negotiated().
 	 */
 	void (*config_changed)(void *opaque);
@@ -109,8 +109,8 @@ struct vublk_frontend_batch {
 	void (*done)(void *opaque, const struct vublk_error *error);
 	void *opaque;
 	unsigned num_pieces, next_piece;
-	unsigned unconfirmed;    /* messages without an answer that were sent since the last one
-				    with an answer */
+	unsigned unconfirmed;    /* how many messages without an answer were sent after the last
+				    message with an answer */
 	unsigned num_waiting;    /* how many answers are outstanding */
 	struct vublk_error refusal;
 };

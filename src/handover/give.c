@@ -63,8 +63,8 @@ static struct handover *of(struct vublk_upgrade *base)
 /* --- the end ------------------------------------------------------------------------------- */
 
 /*
- * Called when the new process has the disk. Passes on to it the signals that came too late for this
- * process.
+ * Called when the new process has the disk. Signals that came too late for this process are passed
+ * on to the new one.
  */
 static void pass_signals_on(struct handover *handover)
 {
@@ -120,7 +120,8 @@ static void on_timer(void *opaque)
 		vublk_error_set(&why, EBUSY, "the disk could not be handed over within %u ms: %s",
 				handover->type->quiet_ms, handover->obstacle);
 	else
-		vublk_error_set(&why, ETIMEDOUT, "the new process was not ready within %d ms",
+		vublk_error_set(&why, ETIMEDOUT, "the new process was not ready within %d ms; "
+				"try again when the machine is less busy",
 				VUBLK_UPGRADE_PREPARE_MS);
 	end(handover, &why);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Hands the server's end of a vhost-user connection over in an upgrade: the socket, the back-end
- * channel, and what was negotiated. The relay and the back-end use this.
+ * channel, and what was negotiated. The relay and the back-end use these functions.
  *
  * Key idea: a connection can be handed over only while no message is partly sent or received.
  * Messages that have not been read wait in the sockets, where the kernel keeps them for the process

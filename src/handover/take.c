@@ -395,7 +395,7 @@ static int refuse_late(struct take *take, struct vublk_error *error)
 	if (r == -ECANCELED)
 		return r;
 	return vublk_error_set(error, ETIMEDOUT, "the old process continues, because this one needed "
-			       "more than %d ms to take over: try again when the machine is less busy",
+			       "more than %d ms to take over; try again when the machine is less busy",
 			       VUBLK_UPGRADE_FREEZE_MS);
 }
 

@@ -7,7 +7,7 @@
  * and waits for the end of the call unless its name begins with vublk_inproc_begin_. All other
  * functions here must be called on the bus's thread.
  *
- * The initialisation follows virtio 1.3, section 3.1.1.
+ * The initialization follows virtio 1.3, section 3.1.1.
  */
 #include "inproc/private.h"
 

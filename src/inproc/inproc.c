@@ -365,7 +365,7 @@ static int set_properties(struct vublk_inproc *inproc, const char *path,
 {
 	int r = set_chardev(inproc, path, find_option(options, "fd"), error);
 
-	if (!r) /* the driver itself warns, because it knows which writes were flushed */
+	if (!r) /* the driver warns of lost writes itself, because it knows which were flushed */
 		r = vublk_device_set_property(inproc->device, "warn-unflushed", "off", error);
 	if (!r && may_connect_again(options))
 		r = vublk_device_set_property(inproc->device, "reconnect-ms", VUBLK_DEVICE_RECONNECT_MS,

@@ -58,9 +58,9 @@ struct vublk_inproc_handlers {
 	/* The rings run again after an outage, or after requests exceeded request-deadline-ms. */
 	void (*reconnected)(void *opaque);
 	/*
-	 * The device no longer looks for a back-end, or the bus has reclaimed the rings for good,
-	 * for example because one of them was broken. No further request completes, and no
-	 * connected back-end touches a buffer.
+	 * The device no longer looks for a back-end, or the bus has reclaimed the rings
+	 * permanently, for example because one of them was broken. No further request completes,
+	 * and no connected back-end touches a buffer.
 	 */
 	void (*gave_up)(void *opaque, const struct vublk_error *error);
 	/*
@@ -176,8 +176,8 @@ void vublk_inproc_fail(struct vublk_inproc *inproc, const struct vublk_error *er
 bool vublk_inproc_trusts_unflushed(const struct vublk_inproc *inproc);
 
 /*
- * Makes the bus call the handler timer() once, `delay_ns` from now. A further call before that
- * replaces the time. Must be called on the bus's thread.
+ * Makes the bus call the handler timer() once, `delay_ns` from now. A further call before the
+ * handler is called replaces the time. Must be called on the bus's thread.
  */
 void vublk_inproc_set_timer(struct vublk_inproc *inproc, uint64_t delay_ns);
 
@@ -224,7 +224,7 @@ struct vublk_inproc_region_call {
 };
 
 /*
- * Initialises `region` and duplicates `fd`. The caller sets call.ended afterwards. After the end of
+ * Initializes `region` and duplicates `fd`. The caller sets call.ended afterwards. After the end of
  * the call, the caller must close region->fd if it is not -1. EINVAL: the region is empty or not
  * aligned, or its file is not sealed against shrinking; EBADF, EMFILE: `fd` cannot be duplicated.
  */

@@ -40,7 +40,7 @@ enum vublk_inproc_link_event {
 	VUBLK_INPROC_EVENT_LOST,      /* the connection ended */
 	VUBLK_INPROC_EVENT_TIMED_OUT, /* fail-after-ms or request-deadline-ms has passed */
 	VUBLK_INPROC_EVENT_ENDED,     /* the device no longer looks for a back-end, or the rings
-					 were reclaimed for good */
+					 were reclaimed permanently */
 	VUBLK_INPROC_NUM_EVENTS,
 };
 
@@ -93,8 +93,8 @@ struct vublk_inproc {
 	struct vublk_loop_timer deadline_timer;
 	struct vublk_loop_timer driver_timer;
 	bool quit;
-	struct vublk_error failure; /* why the rings are or were reclaimed for good; code 0: they
-				       were not */
+	struct vublk_error failure; /* why the rings are or were reclaimed permanently; code 0:
+				       they were not */
 	struct vublk_error expiry;  /* why the rings are being reclaimed, if they will start again
 				       afterwards; code 0: they are not */
 	unsigned num_looks;         /* checks of the deadline since this back-end started the
@@ -127,8 +127,8 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 
 void vublk_inproc_calls_init(struct vublk_inproc *inproc);
 /*
- * Adds a call, whose ended() must be set, to the list of calls that have not begun; if `ahead`, as
- * the first one. Any thread may call this function, which does not wait.
+ * Adds a call, whose ended() must be set, to the end of the list of calls that have not begun; if
+ * `ahead`, to the beginning of the list. Any thread may call this function, which does not wait.
  */
 void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
 			     bool ahead, vublk_inproc_call_fn *fn, void *args);
@@ -143,7 +143,7 @@ void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
  */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
-/* Called when a start or stop has ended. Runs the present call again if it waits for that. */
+/* Called when a start or stop has ended. Runs the present call again if it awaits this end. */
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 
@@ -164,13 +164,13 @@ bool vublk_inproc_change_link(struct vublk_inproc *inproc, enum vublk_inproc_lin
 			      const char *why);
 /* Returns whether requests wait for another back-end after a loss. */
 bool vublk_inproc_keeps_requests(const struct vublk_inproc *inproc);
-/* These are called for events that the device reports. */
+/* These functions are called for events that the device reports. */
 void vublk_inproc_on_started(struct vublk_inproc *inproc);
 void vublk_inproc_on_lost(struct vublk_inproc *inproc, const struct vublk_error *error);
 void vublk_inproc_on_needs_reset(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*
- * Called when a ring is broken, or the back-end counts as hung or hostile. Reclaims the rings for
- * good.
+ * Called when a ring is broken, or the back-end counts as hung or hostile. Reclaims the rings
+ * permanently.
  */
 void vublk_inproc_on_broken_ring(struct vublk_inproc *inproc, const struct vublk_error *error);
 /*

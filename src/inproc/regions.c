@@ -2,10 +2,10 @@
 /*
  * The table that translates an application's buffers into guest addresses.
  *
- * Key idea: a sequence lock. The writer makes the sequence odd, changes the entries, and makes it
- * even again. A reader that saw the same even number before and after its loads has read entries of
- * one version. The table is changed in place, so no memory has to be freed while readers may use
- * it.
+ * Key idea: the table has a sequence lock. The writer makes the sequence number odd, changes the
+ * entries, and makes the number even again. A reader that saw the same even number before and after
+ * its loads has read entries of one version. The table is changed in place, so no memory has to be
+ * freed while readers may use it.
  *
  * The pairs of accesses, by letter:
  *   A  the writer's last store of the sequence, and a reader's first load of it: a reader that

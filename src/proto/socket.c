@@ -65,9 +65,10 @@ static int connect_failed(int code, const char *path, struct vublk_error *error)
 				       "no process listens on the socket '%s'; start the back-end",
 				       path);
 	case ENOTSOCK:
-		return vublk_error_set(error, code, "'%s' is not a socket", path);
+		return vublk_error_set(error, code, "'%s' is not a socket; check the path", path);
 	case EPROTOTYPE:
-		return vublk_error_set(error, code, "'%s' is not a stream socket", path);
+		return vublk_error_set(error, code, "'%s' is not a stream socket; check the path",
+				       path);
 	case EAGAIN:
 		return vublk_error_set(error, code,
 				       "cannot connect to the socket '%s', because too many other "

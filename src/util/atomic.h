@@ -13,10 +13,11 @@
 #define vublk_exchange_acquire(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
 
 /*
- * For two sides that each store and then load: one stores A and then loads B, the other stores B
- * and then loads A, and at least one side must see the other's store. Acquire and release do not
- * guarantee that, but sequential consistency of all four accesses does, also between processes and
- * kernels that share the memory. TSan understands these accesses, but not a bare fence.
+ * Use these for two sides that each store and then load: one stores A and then loads B, the other
+ * stores B and then loads A, and at least one side must see the other's store. Acquire and release
+ * do not guarantee that, but sequential consistency of all four accesses does, also between
+ * processes and kernels that share the memory. TSan understands these accesses, but not a bare
+ * fence.
  */
 #define vublk_store_seq(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
 #define vublk_load_seq(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)

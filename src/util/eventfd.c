@@ -93,7 +93,7 @@ bool vublk_eventfd_unblock(int fd)
 /* --- signalling through the kernel ------------------------------------------------------ */
 
 #define CONTEXT_EVENTS 64
-#define MAX_TRIES 100 /* how often to try while other threads use all events */
+#define MAX_TRIES 100 /* how many times to try while other threads use all events */
 #define RING_MAGIC 0xa10a10a1u
 
 /* The header of the ring that the kernel maps; see fs/aio.c in Linux. The events follow it. */
@@ -247,8 +247,8 @@ static void name_in_proc(int fd, char *path, size_t bytes)
 
 /*
  * Returns whether `fd` is an eventfd. If /proc is not mounted, every anonymous inode (no S_IFMT
- * bits) counts as one. A wrong guess does no harm, because write() to any other kind of anonymous
- * inode fails.
+ * bits) counts as an eventfd. A wrong guess does no harm, because write() to any other kind of
+ * anonymous inode fails.
  */
 static bool is_eventfd(int fd)
 {

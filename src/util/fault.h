@@ -36,7 +36,7 @@ struct vublk_fault {
 	int fd;            /* an eventfd, signalled at the first fault; -1: there is none */
 };
 
-/* Returns whether a page was lost. This is cheap: one relaxed load. */
+/* Returns whether a page was lost. Costs one relaxed load. */
 static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 {
 	return vublk_load_relaxed(&fault->kinds);

@@ -44,9 +44,9 @@ enum permission {
 #define BIT(permission) (1u << (permission))
 
 /*
- * How often to try a busy image again; the pauses add up to 3 seconds. The kernel may release the
- * files of a killed program only after a while, because io_uring ends its requests in the
- * background.
+ * How many times to try to lock a busy image; the pauses add up to 3 seconds. The kernel may
+ * release the files of a killed program only after a while, because io_uring ends its requests in
+ * the background.
  */
 #define LOCK_TRIES 300
 #define LOCK_PAUSE_NS 10000000
@@ -337,8 +337,8 @@ static const char *format_of(int fd)
 }
 
 /*
- * Warns if the image looks as if it were not raw. This is only a warning, because a guest can write
- * anything to a raw disk.
+ * Warns if the image looks as if it were not raw. Does not refuse the image, because a guest can
+ * write anything to a raw disk.
  */
 static void warn_of_format(const struct image *image)
 {

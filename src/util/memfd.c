@@ -16,7 +16,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define MAX_READS 1000 /* after this many reads, the word counts as one that keeps changing */
+#define MAX_READS 1000 /* the number of reads after which a changing word is an error */
 
 int vublk_memfd_new(const char *name, uint64_t bytes, struct vublk_error *error)
 {

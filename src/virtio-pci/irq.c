@@ -3,9 +3,10 @@
  * Raises interrupts: MSI-X with its pending bits, and INTx for drivers without MSI-X. routing.c
  * changes vectors and masks.
  *
- * Key idea: the back-end signals an eventfd for each call of a queue. This is the vector's eventfd
- * while MSI-X is enabled and the queue's vector has an eventfd and is not masked. Otherwise it is
- * the queue's own eventfd, and the loop turns the signal into a pending bit, or a bit in the ISR.
+ * Key idea: the back-end signals an eventfd for each call of a queue. While MSI-X is enabled, and
+ * the queue's vector has an eventfd and is not masked, the back-end has the vector's eventfd.
+ * Otherwise the back-end has the queue's own eventfd, and the loop turns the signal into a pending
+ * bit, or a bit in the ISR.
  *
  * The mask bits in the MSI-X table have no effect here. They are set after a reset, and a client
  * that emulates MSI-X itself never clears them. Such a client masks a vector by removing the

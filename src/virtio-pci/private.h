@@ -204,7 +204,7 @@ void vublk_virtio_pci_queue_enable(struct vublk_virtio_pci_queue *queue);
 void vublk_virtio_pci_queue_reset(struct vublk_virtio_pci_queue *queue);
 /*
  * Called when the rings have stopped for CHANGING_QUEUE. Hands over or resets the queues that have
- * waited for this, and releases the hold on the rings.
+ * waited for the stop, and releases the hold on the rings.
  */
 void vublk_virtio_pci_queues_change(struct vublk_virtio_pci *pci);
 /*

@@ -91,9 +91,9 @@ static bool knows_no_features_ok(const struct vublk_virtio_pci *pci)
 }
 
 /*
- * Called when the driver is ready, or when a legacy driver kicks before that. Gives the device the
- * queues, the memory and, for a driver without FEATURES_OK, the features. A no-op if the device
- * already has queues.
+ * Called when the driver is ready, or when a legacy driver kicks before it is ready. Gives the
+ * device the queues, the memory and, for a driver without FEATURES_OK, the features. A no-op if the
+ * device already has queues.
  */
 static int prepare_start(struct vublk_virtio_pci *pci, struct vublk_error *error)
 {

@@ -44,8 +44,8 @@ struct vublk_virtio_pci_options {
 /* Callbacks of the owner. Both may be NULL. */
 struct vublk_virtio_pci_ops {
 	/*
-	 * Called when the driver is ready, or when a legacy driver kicks before that. The owner
-	 * must give the device the guest's memory, unless the device already has it. After a
+	 * Called when the driver is ready, or when a legacy driver kicks before it is ready. The
+	 * owner must give the device the guest's memory, unless the device already has it. After a
 	 * failure the driver has to reset the device.
 	 */
 	int (*before_start)(void *opaque, struct vublk_error *error);
@@ -93,8 +93,8 @@ void vublk_virtio_pci_reset(struct vublk_virtio_pci *pci);
 
 /*
  * Returns whether an operation is in progress, such as a reset or a write to the config. The driver
- * expects it to be complete at its next access, so an owner that can delay that access delays it
- * until the idle callback.
+ * expects the operation to be complete at the next access. So an owner that can delay the access
+ * delays it until the idle callback.
  */
 bool vublk_virtio_pci_is_busy(const struct vublk_virtio_pci *pci);
 

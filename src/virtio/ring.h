@@ -187,7 +187,7 @@ int vublk_device_ring_take(struct vublk_device_ring *ring, const struct vublk_me
  * Like vublk_device_ring_take(), but takes the chain at `head`, which a previous device end took
  * and did not complete (in-flight recovery). The position in the avail ring does not change, so the
  * `base` that init got must be past these chains: it is the used index plus the number of chains in
- * flight. -EPROTO: `head` is out of range or already taken. This does not break the ring.
+ * flight. -EPROTO: `head` is out of range or already taken, which does not break the ring.
  */
 int vublk_device_ring_take_again(struct vublk_device_ring *ring,
 				 const struct vublk_memory_map *map, uint16_t head,

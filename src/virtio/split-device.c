@@ -59,7 +59,7 @@ static int make(struct vublk_device_ring *ring, const struct vublk_split_ring *m
 		.used = used,
 		.used_published = used,
 		.avail_event = base,
-		.near_count = UINT_MAX, /* no map has so many regions, so the first map counts as
+		.near_count = UINT_MAX, /* no map has this many regions, so the first map counts as
 					   a new one */
 		.has_event_idx = features & VUBLK_BIT(VIRTIO_RING_F_EVENT_IDX),
 		.has_indirect = features & VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC),
@@ -192,8 +192,8 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 
 /*
  * Prefetches cache lines of the two chains after the present one: the buffer or table of the next
- * chain's first descriptor, and the first descriptor of the chain after that. The values need not
- * be right, because take() reads them again.
+ * chain's first descriptor, and the first descriptor of the chain after the next. The values need
+ * not be right, because take() reads them again.
  */
 static VUBLK_ALWAYS_INLINE void prefetch_next(const struct vublk_device_ring *ring, uint16_t next)
 {

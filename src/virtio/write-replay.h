@@ -8,8 +8,8 @@
  * Key idea: writes are divided into pieces, of which several are outstanding at the same time. A
  * piece is "out" from when it is sent until it completes. Two pieces that overlap are never out at
  * the same time, so overlapping writes take effect in the order of the log. If a piece fails, or
- * the back-end is lost, the whole replay is repeated. That is safe, because the same writes in the
- * same order result in the same disk.
+ * the back-end is lost, the whole replay is repeated. The repetition is safe, because the same
+ * writes in the same order result in the same disk.
  */
 #include "virtio/write-log.h"
 

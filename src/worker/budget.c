@@ -17,7 +17,7 @@ void vublk_poll_budget_init(struct vublk_poll_budget *budget, unsigned percent)
 /* Adds the tokens for the time since the last call. */
 static void fill(struct vublk_poll_budget *budget, uint64_t now_ns)
 {
-	/* This much time fills the bucket at 1 percent. The limit prevents an overflow. */
+	/* Even at 1 percent, this much time fills the bucket. The limit prevents an overflow. */
 	uint64_t passed = VUBLK_MIN(now_ns - budget->filled_ns, 2 * (uint64_t)FULL);
 
 	budget->filled_ns = now_ns;

@@ -6,11 +6,12 @@
  * The polling budget: limits the processor time that a worker wastes by adaptive polling, in
  * percent of a core.
  *
- * Key idea: a token bucket whose tokens are nanoseconds of wasted polling. It gains `percent` of
- * the time that passes, and holds at most VUBLK_POLL_BUDGET_BURST_NS. Each polling window takes
- * what it has wasted (poller.h says how much that is). When the bucket is empty, the worker does
- * not poll until the bucket is full again. So the worker polls or sleeps for many requests in a
- * row, because a request that pays for a short look and for a sleep costs more than either.
+ * Key idea: the budget is a token bucket, whose tokens are nanoseconds of wasted polling. The
+ * bucket gains `percent` of the time that passes, and holds at most VUBLK_POLL_BUDGET_BURST_NS.
+ * Each polling window takes out as many tokens as it has wasted nanoseconds (poller.h says how many
+ * these are). When the bucket is empty, the worker does not poll until the bucket is full again. So
+ * the worker either polls or sleeps for many requests in a row. A mixture would cost more, because
+ * requests would pay for a short window and for a sleep.
  *
  * The budget is asked before a window and charged after it, so the bucket can fall below zero by
  * one window. The budget does not read the clock, but gets the time that the poller has read.

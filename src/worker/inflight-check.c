@@ -44,8 +44,8 @@ struct history {
 		bool in_flight;
 		int available, completed; /* the last positions at which the chain was made
 					     available, and completed; NEVER: none */
-		int balance;              /* how often the chain was made available, minus how often
-					     it was completed */
+		int balance;              /* how many times the chain was made available, minus how
+					     many times it was completed */
 		int taken;                /* how many of the taken avail entries from the used index
 					     on name the chain */
 		int completions;          /* how many entries of the used ring name the chain */
@@ -69,7 +69,7 @@ static uint32_t completed_at(const struct history *history, int position)
 
 /*
  * Returns whether the used ring has not wrapped yet: the entries from the used index on still have
- * the zeroes with which the driver initialised them.
+ * the zeroes with which the driver initialized them.
  */
 static bool is_used_ring_fresh(const struct history *history)
 {

@@ -25,8 +25,8 @@
 /* --- recovery -------------------------------------------------------------- */
 
 /*
- * Finishes the record of the last batch, in case the previous process died after publishing the
- * batch and before recording that. The requests in the list of the batch are then complete.
+ * Finishes the record of the last batch, in case the previous process died after it published the
+ * batch and before it recorded the new used index. The requests of that batch are complete.
  */
 static int finish_last_batch(struct vublk_inflight_split *region, unsigned size,
 			     uint16_t used_idx, struct vublk_error *error)

@@ -5,13 +5,13 @@
 /*
  * Adaptive polling: decides how long a worker looks for work before it sleeps.
  *
- * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. A short
- * sleep suggests that this is so. So it opens the polling window, or doubles it. But polling helps
- * only if work arrives within the window. No work arrives if the driver shares the worker's core,
- * because then the driver cannot run while the worker polls, or if the driver pauses for longer
- * than the window. So several windows in a row without work turn polling off, for so many sleeps
- * that the cost of trying again is small. A long sleep halves the window or closes it. When a disk
- * becomes idle, the worker polls for one more window.
+ * Key idea: polling pays if a request arrives sooner than a sleep and a wake-up would take. After a
+ * short sleep that is likely, so the sleep opens the polling window or doubles it. But polling
+ * helps only if work arrives within the window. No work arrives if the driver shares the worker's
+ * core, because then the driver cannot run while the worker polls, or if the driver pauses for
+ * longer than the window. So several windows in a row without work turn polling off, for so many
+ * sleeps that the cost of trying again is small. A long sleep halves the window or closes it. When
+ * a disk becomes idle, the worker polls for one more window.
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
  * because the two waits differ: a request comes soon or not at all, but a disk always takes about

@@ -16,8 +16,8 @@
 #include <semaphore.h>
 #include <signal.h>
 
-#define ROUNDS_BETWEEN_LOOKS 32 /* rounds between two looks at the event loop */
-#define PAUSES_BETWEEN_LOOKS 4  /* CPU pauses between two looks at rings without work */
+#define ROUNDS_BETWEEN_LOOKS 32 /* rounds between two runs of the event loop */
+#define PAUSES_BETWEEN_LOOKS 4  /* CPU pauses between two checks of rings without work */
 
 /* --- polling --------------------------------------------------------------- */
 
@@ -49,7 +49,7 @@ static bool keeps_looking(struct vublk_worker *worker, enum vublk_worker_wait wa
 }
 
 /*
- * Waits for a moment between two looks at the rings. Without a pause, polling would keep taking the
+ * Pauses briefly between two checks of the rings. Without a pause, polling would keep taking the
  * cache line of a ring's index away from the driver, which writes the index.
  */
 static void pause_for_a_moment(void)

@@ -92,7 +92,7 @@ struct vublk_worker {
 };
 
 /*
- * Initialises the worker, starts its thread, and waits until the thread has executed ops->set_up().
+ * Initializes the worker, starts its thread, and waits until the thread has executed ops->set_up().
  * `worker` must be aligned to VUBLK_CACHE_LINE, and `ops` must outlive it. `budget_percent`, at most
  * VUBLK_POLL_BUDGET_MAX, is the budget of adaptive polling (budget.h); other modes ignore it.
  * Returns 0, the error of set_up(), or another negative errno; after an error the thread does not

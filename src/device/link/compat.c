@@ -37,7 +37,7 @@ static int check_features(const struct vublk_device *device,
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)) && !reliance->was_read_only)
 		return vublk_error_set(error, EROFS,
 				       "the back-end is read-only, but the previous one was "
-				       "writable");
+				       "writable; use a writable back-end");
 	if (missing & VUBLK_BIT(VIRTIO_BLK_F_RO))
 		return vublk_error_set(error, ENOTSUP,
 				       "the back-end is writable, but the driver relies on a "
@@ -47,7 +47,8 @@ static int check_features(const struct vublk_device *device,
 	if (missing)
 		return vublk_error_set(error, ENOTSUP,
 				       "the back-end does not offer %s, which the driver accepted "
-				       "from the previous back-end", names);
+				       "from the previous back-end; use a back-end that does",
+				       names);
 	return 0;
 }
 
@@ -102,7 +103,8 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 {
 	if (device->num_queues <= device->frontend.info.max_queues)
 		return 0;
-	return vublk_error_set(error, ENOTSUP, "the back-end has %u queue%s, but the device has %u",
+	return vublk_error_set(error, ENOTSUP, "the back-end has %u queue%s, but the device has "
+			       "%u; give the back-end more queues",
 			       (unsigned)device->frontend.info.max_queues,
 			       device->frontend.info.max_queues == 1 ? "" : "s", device->num_queues);
 }

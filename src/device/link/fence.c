@@ -119,7 +119,8 @@ static void doubt_owner(struct vublk_device *device)
 /*
  * With fence=exit, a process that had the rings has to end only if the device closed the
  * connection, because the back-end did not answer in time or broke the protocol. Such a back-end
- * may not know that it was abandoned; one that closed the connection itself knows.
+ * may not know that it was abandoned. A back-end that closed the connection knows that it has lost
+ * the rings.
  */
 void vublk_device_fence_lost(struct vublk_device *device, const struct vublk_error *error)
 {

@@ -55,7 +55,8 @@ int vublk_device_mirror_check(const struct vublk_device *device, struct vublk_er
 				       "has %" PRIu64 " bytes; make it at least as large",
 				       has << VUBLK_SECTOR_SHIFT, needs << VUBLK_SECTOR_SHIFT);
 	if (frontend->info.max_queues < device->num_queues)
-		return vublk_error_set(error, ENOTSUP, "it has %u queue%s, but the device has %u",
+		return vublk_error_set(error, ENOTSUP, "it has %u queue%s, but the device has %u; "
+				       "give it more queues",
 				       (unsigned)frontend->info.max_queues,
 				       frontend->info.max_queues == 1 ? "" : "s", device->num_queues);
 	return vublk_device_check_limits_of(&reliance, frontend->config, error);

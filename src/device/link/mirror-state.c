@@ -103,8 +103,9 @@ static bool find_valid_path(const struct vublk_device *device, struct vublk_mirr
 }
 
 /*
- * Fills `disk` with the disk of the back-end in use, but with the path that the file knows, which
- * may be another one. Errors: those of vublk_mirror_state_admit().
+ * Fills `disk` with the disk of the back-end in use. If the file names neither disk by the active
+ * path, `disk` gets the path that the file has for the disk that is up to date. Errors: those of
+ * vublk_mirror_state_admit().
  */
 static int find_disk(const struct vublk_device *device, struct vublk_mirror_state_disk *disk,
 		     struct vublk_error *error)

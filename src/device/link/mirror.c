@@ -427,8 +427,8 @@ int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *
 	int r;
 
 	if (device->mirror.phase != VUBLK_DEVICE_MIRROR_LEFT)
-		return vublk_error_set(error, ENOTCONN, "the connection to the mirror at '%s' "
-				       "was lost", device->mirror.target);
+		return vublk_error_set(error, ENOTCONN, "the connection to the mirror at '%s' was "
+				       "lost; mirror the disk again", device->mirror.target);
 	r = device->mirror_state ? vublk_mirror_state_commit_switch(device->mirror_state, error) : 0;
 	if (r < 0)
 		return r;
@@ -555,7 +555,8 @@ static int check(const struct vublk_device *device, const char *target, struct v
 				       "when it is stopped or running",
 				       vublk_device_state_name(device->state));
 	if (device->path_switch.phase != VUBLK_DEVICE_SWITCH_NONE)
-		return vublk_error_set(error, EBUSY, "a switch is under way");
+		return vublk_error_set(error, EBUSY, "a switch is under way; mirror the disk when "
+				       "it has ended");
 	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_OFF)
 		return vublk_error_set(error, EBUSY, "the VM is being migrated; mirror the disk "
 				       "after the migration");

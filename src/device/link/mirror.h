@@ -44,8 +44,8 @@ struct vublk_device_mirror {
 	struct vublk_loop_source flushed; /* becomes readable when the flush may be complete */
 	/* called once, when the flush has succeeded, or when the mirror ends; NULL: not due */
 	void (*left)(struct vublk_device *device, const struct vublk_error *error);
-	struct vublk_loop_timer safe_timer; /* armed while the state file has outdated marks and
-					       cannot be written */
+	struct vublk_loop_timer safe_timer; /* armed while the marks in the state file may be
+					       outdated and the file cannot be written */
 	struct vublk_error failure; /* why the last mirror failed or was interrupted; code 0:
 				       neither */
 	bool is_interrupted; /* the mirror in the state file has not been resumed; may be true up to
@@ -94,8 +94,8 @@ int vublk_device_mirror_leave(struct vublk_device *device,
 int vublk_device_mirror_check_synced(struct vublk_device *device, struct vublk_error *error);
 /*
  * For a switch, after left(). Makes the target the only path of the disk, and closes the connection
- * to the target, to which the caller then connects again. Error: ENOTCONN if the target was lost;
- * others of the state file.
+ * to the target, to which the caller then connects again. Errors: ENOTCONN if the target was lost,
+ * and those of vublk_mirror_state_commit_switch().
  */
 int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *error);
 /* Returns whether there is a mirror, or one is being set up. An interrupted one does not count. */

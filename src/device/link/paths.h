@@ -18,7 +18,7 @@ struct vublk_device_paths {
 	unsigned last;   /* the index of the path of the last back-end that was connected */
 	uint64_t since_ns;  /* when the device began to look for a back-end at the active path; 0:
 			       there is no outage */
-	unsigned num_moves; /* how often the path has changed in this outage */
+	unsigned num_moves; /* how many times the path has changed in this outage */
 	bool is_held;       /* the next path's turn has come, but the fence does not permit the
 			       move */
 	bool logged_held;   /* it was logged that the fence does not permit the move */
@@ -92,8 +92,8 @@ struct vublk_device_switch {
 /* --- paths.c ------------------------------------------------------------------ */
 
 /*
- * Called when an outage begins, at `now`, and when it ends. `now` and all times below are on the
- * clock of vublk_now_ns().
+ * The first function is called when an outage begins, at `now`, and the second when it ends. `now`
+ * and all times below are on the clock of vublk_now_ns().
  */
 void vublk_device_paths_begin(struct vublk_device *device, uint64_t now);
 void vublk_device_paths_end(struct vublk_device *device);
@@ -111,8 +111,8 @@ void vublk_device_paths_choose(struct vublk_device *device, unsigned index, uint
 void vublk_device_paths_advance(struct vublk_device *device, uint64_t now);
 /*
  * Called in realize when the try at the active path has failed with `cause`. If no process is at
- * that path and there is a next path, chooses that one and returns true. Otherwise returns false,
- * and `all` says why each path has failed.
+ * that path and there is a next path, chooses the next path and returns true. Otherwise returns
+ * false, and `all` says why each path has failed.
  */
 bool vublk_device_paths_try_next(struct vublk_device *device, const struct vublk_error *cause,
 				 struct vublk_error *all);
@@ -132,7 +132,7 @@ void vublk_device_paths_realized(struct vublk_device *device);
 void vublk_device_fence_connected(struct vublk_device *device);
 /*
  * Called when the back-end has been given rings. Makes its process the owner; an earlier owner that
- * lives is kept in `former`. Idempotent.
+ * is alive is kept in `former`. Idempotent.
  */
 void vublk_device_fence_claim(struct vublk_device *device);
 /*
@@ -151,8 +151,8 @@ int vublk_device_fence_hold(struct vublk_device *device, struct vublk_error *err
  */
 int vublk_device_fence_check(const struct vublk_device *device, struct vublk_error *error);
 /*
- * Watches for the end of an owner that lives, if its pidfd is known. When it ends, connect.c makes
- * the next try. Idempotent.
+ * Watches for the end of an owner that is alive, if its pidfd is known. When the owner ends,
+ * connect.c makes the next try. Idempotent.
  */
 void vublk_device_fence_await(struct vublk_device *device);
 /*
@@ -174,8 +174,9 @@ void vublk_device_switch_drop(struct vublk_device *device);
 void vublk_device_switch_cancel(struct vublk_device *device, const char *why);
 /*
  * The first function is called when the back-end of a connected device is lost and the search for
- * the next one has begun, the second when a try has failed, the third when the outage ends. Each of
- * them may end the switch; the first two may choose the path that is tried next.
+ * the next one has begun, the second when a try has failed, the third when the outage ends. The
+ * first two may make the switch fail, and may choose the path that is tried next. The third may end
+ * the switch.
  */
 void vublk_device_switch_lost(struct vublk_device *device, const struct vublk_error *error);
 void vublk_device_switch_failed(struct vublk_device *device, const struct vublk_error *error);

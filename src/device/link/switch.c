@@ -406,8 +406,8 @@ static void settle(struct vublk_device *device)
 }
 
 /*
- * Handles the end of an outage in which the disk was to continue at own->target. Another path may
- * have had its turn, or the device may have given up.
+ * Handles the end of an outage in which the disk was to continue at own->target. The device may
+ * instead have connected to another path, or have given up.
  */
 static void end_search(struct vublk_device *device)
 {
@@ -591,7 +591,8 @@ int vublk_device_switch(struct vublk_device *device, const char *chardev, struct
 	int index, r, fd;
 
 	if (!may_begin(device))
-		return vublk_error_set(error, EBUSY, "another switch is under way");
+		return vublk_error_set(error, EBUSY, "another switch is under way; try again when "
+				       "it has ended");
 	index = find(device, chardev, error);
 	if (index < 0)
 		return index;

@@ -24,11 +24,12 @@
 #include <stdlib.h>
 
 #define NS_PER_MS UINT64_C(1000000)
-/* The time between two looks at the indices of direct rings that drain. */
+/* The time between two checks of the indices of direct rings that drain. */
 #define LOOK_NS NS_PER_MS
 /*
- * After this many successive looks without progress, the rings are assumed to have drained. Without
- * avail_event the device cannot see that slow storage still executes requests, so it waits longer.
+ * After this many successive checks without progress, the rings are assumed to have drained.
+ * Without avail_event the device cannot see that slow storage still executes requests, so it waits
+ * longer.
  */
 #define QUIET_LOOKS 20
 #define QUIET_LOOKS_BLIND 100
@@ -88,10 +89,11 @@ static bool has_avail_event(const struct vublk_device *device)
 }
 
 /*
- * Returns how many requests of the ring the back-end has taken but not completed. This follows from
- * avail_event, which is the index of the next request that the back-end will take. Back-ends with
- * libvhost-user write avail_event when they take a request, others when they wait for a kick, so
- * the result can be too small, but not too large. -1: avail_event is outdated or unknown.
+ * Returns how many requests of the ring the back-end has taken but not completed. Computes the
+ * number from avail_event, which is the index of the next request that the back-end will take.
+ * Back-ends with libvhost-user write avail_event when they take a request, others when they wait
+ * for a kick, so the result can be too small, but not too large. -1: avail_event is outdated or
+ * unknown.
  */
 static int count_taken(const struct vublk_device *device, unsigned index, uint16_t used,
 		       uint16_t avail)
@@ -108,7 +110,7 @@ static int count_taken(const struct vublk_device *device, unsigned index, uint16
 }
 
 /*
- * Returns whether no used index has changed since the last look, and no ring is known to have
+ * Returns whether no used index has changed since the last check, and no ring is known to have
  * requests that were taken and not completed. Sets *is_sure to whether all rings have certainly
  * drained.
  */
@@ -229,8 +231,8 @@ static void give_up(struct vublk_device *device)
 
 /*
  * Gives the back-end kick descriptors that the device never signals, so that it takes no more
- * requests. This is necessary for back-ends such as qemu-storage-daemon 7.2, which returns rings
- * without waiting for the requests that it has taken, and crashes when these complete.
+ * requests. Otherwise a back-end such as qemu-storage-daemon 7.2 would return rings without waiting
+ * for the requests that it has taken, and crash when these complete.
  *
  * Each ring gets a descriptor of its own, because a back-end may signal the descriptors itself:
  * qemu-storage-daemon 11.1 signals each descriptor that it is given, and closes the connection if
@@ -319,7 +321,7 @@ static void look(struct vublk_device *device)
 
 /*
  * Called when the back-end has answered. A back-end that refuses the new descriptors keeps taking
- * requests. When the rings look drained, the device nevertheless asks for the rings, because most
+ * requests. When the rings seem to have drained, the device still asks for them, because most
  * back-ends complete their requests before they return a ring.
  */
 static void on_parked(void *opaque, const struct vublk_error *error)

@@ -112,8 +112,8 @@ static void list_reasons(uint32_t reasons, char *text, size_t room)
 /*
  * While a mirror copies, all writes have to pass through the plane.
  *
- * Later writes must not reach the back-end before the copies that the plane keeps of completed
- * writes. So the plane stays in the path until these writes are stable.
+ * Later writes must not reach the back-end before the plane's copies of completed writes do. So the
+ * plane stays in the path until these writes are stable.
  */
 bool vublk_device_may_be_direct(const struct vublk_device *device)
 {

@@ -66,13 +66,13 @@ int vublk_device_replay_check_backend(const struct vublk_device *device, struct 
 		return 0;
 	return vublk_error_set(error, ENOSPC, "the back-end has %" PRIu64 " sectors of 512 bytes, "
 			       "but the device must repeat a completed write that ends at sector "
-			       "%" PRIu64, sectors,
+			       "%" PRIu64 "; use a back-end that is large enough", sectors,
 			       end >> VUBLK_SECTOR_SHIFT);
 }
 
 /*
- * A driver that does not accept FLUSH may follow one that left unflushed writes. If FLUSH were not
- * negotiated, the plane could repeat these writes, but would have to free its copies while the
+ * A driver that does not accept FLUSH may follow a driver that left unflushed writes. If FLUSH were
+ * not negotiated, the plane could repeat these writes, but would have to free its copies while the
  * back-end may have the writes only in its own memory. If FLUSH is negotiated, the back-end may
  * cache this driver's writes, too, so the plane flushes each of them before it completes the write.
  */

@@ -721,7 +721,7 @@ int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *er
 	if (device->trace.is_wanted)
 		vublk_plane_thread_set_trace(shadow->thread, device->trace.ring);
 	r = vublk_device_replay_init(device, error);
-	if (r < 0) { /* a plane that keeps no writes must not be used */
+	if (r < 0) { /* with unflushed=replay, a plane that cannot keep writes must not be used */
 		vublk_plane_thread_unpark(shadow->thread);
 		vublk_plane_thread_free(shadow->thread);
 		shadow->thread = NULL;

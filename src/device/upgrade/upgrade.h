@@ -88,7 +88,10 @@ void vublk_device_give_shadow(struct vublk_device *device, struct vublk_sections
 int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_side(void *owner, struct vublk_section *from, struct vublk_error *error);
 int vublk_device_read_plane(void *owner, struct vublk_section *from, struct vublk_error *error);
-/* Called when all sections have been read, and when this process owns the device, respectively. */
+/*
+ * The first function is called when all sections have been read, and the second when this process
+ * owns the device.
+ */
 int vublk_device_take_shadow_end(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_take_shadow_begin(struct vublk_device *device);
 /* These functions write and read the counters of requests. */

@@ -38,7 +38,10 @@ struct vublk_channel {
 /* Takes ownership of the socket `fd`, and makes it non-blocking and CLOEXEC. */
 void vublk_channel_init(struct vublk_channel *channel, int fd);
 
-/* Closes the socket and all descriptors of the channel. Idempotent; zeroed or NULL is a no-op. */
+/*
+ * Closes the socket and all descriptors of the channel. Idempotent; a no-op for a zeroed channel or
+ * NULL.
+ */
 void vublk_channel_deinit(struct vublk_channel *channel);
 
 /*

@@ -85,7 +85,7 @@ bool vublk_vu_skips_drain(uint32_t request, uint64_t features);
 /*
  * Closes *fd and replaces it with the descriptor of SET_VRING_KICK, _CALL or _ERR, or with -1 if
  * the message says that it has none. Makes the descriptor non-blocking, as vublk_eventfd_check()
- * and vublk_callfd_check() do. Other errors: those of open(2), for a pipe.
+ * and vublk_callfd_check() do. For a pipe, may also fail with the errors of open(2).
  */
 int vublk_vu_take_vring_fd(struct vublk_vu_message *request, int *fd, struct vublk_error *error);
 

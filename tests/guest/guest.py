@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness
 
 import disk_cases  # noqa: E402
 import doors  # noqa: E402
+import engine_cases  # noqa: E402
 import firmware_cases  # noqa: E402
 import groups  # noqa: E402
 import memory_cases  # noqa: E402
@@ -29,8 +30,10 @@ GROUPS = [disk_cases.FourQueues, disk_cases.PluggedIn, disk_cases.OneQueue, disk
           disk_cases.ReadOnly, disk_cases.PresentedReadOnly,
           firmware_cases.SeaBios, firmware_cases.NotShared, firmware_cases.Ovmf,
           outage_cases.BackendKilled, outage_cases.HugePages, outage_cases.BackendKilledIdle,
-          outage_cases.BackendLost, outage_cases.RelayRestarted, outage_cases.QemuKilled, migration_cases.Moved,
-          memory_cases.Changing, operator_cases.Operated]
+          outage_cases.BackendLost, engine_cases.StorageKilled, outage_cases.RelayRestarted, outage_cases.QemuKilled,
+          migration_cases.Moved, memory_cases.Changing, operator_cases.Operated]
+
+doors.BACKENDS.update(engine_cases.BACKENDS)
 
 
 def parse():

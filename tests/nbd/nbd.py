@@ -14,6 +14,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
 
 import fake  # noqa: E402
+import nbd_server  # noqa: E402
 import peer  # noqa: E402
 from peer import check  # noqa: E402
 
@@ -31,20 +32,11 @@ def image(case, mib=64):
 
 
 def nbdkit(case, *arguments):
-    peer.need('nbdkit')
-    path = case.path('nbd.sock')
-    path.unlink(missing_ok=True)
-    child = case.start(['nbdkit', '--foreground', '--exit-with-parent', '--unix', path, *arguments])
-    peer.wait_for_socket(case, child, path)
-    return child
+    return nbd_server.nbdkit(case, case.path('nbd.sock'), *arguments)
 
 
-def qemu_nbd(case, path, *arguments):
-    peer.need('qemu-nbd')
-    case.path('nbd.sock').unlink(missing_ok=True)
-    child = case.start(['qemu-nbd', '--persistent', '--format', 'raw', '--socket', case.path('nbd.sock'), *arguments, path])
-    peer.wait_for_socket(case, child, case.path('nbd.sock'))
-    return child
+def qemu_nbd(case, *arguments):
+    return nbd_server.qemu_nbd(case, case.path('nbd.sock'), *arguments)
 
 
 def serve(case, *arguments, uri=None):
@@ -77,7 +69,7 @@ def with_nbdkit(case):
 
 
 def with_qemu_nbd(case):
-    qemu_nbd(case, image(case), '--shared', '8')
+    qemu_nbd(case, '--shared', '8', image(case))
     verified(case)
 
 
@@ -171,7 +163,7 @@ def nbdkit_killed(case):
 
 
 def qemu_nbd_killed(case):
-    killed(case, lambda: qemu_nbd(case, image(case), '--shared', '8'))
+    killed(case, lambda: qemu_nbd(case, '--shared', '8', image(case)))
 
 
 def shared_killed(case):
@@ -252,6 +244,35 @@ def write_is_repeated(case):
         with client:
             write(client, 4 * 65536)
         check(server.kinds(2)[:4] == [fake.WRITE] * 4, str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+
+
+def overlap(case):
+    """
+    A write waits for an older one to the same place, on every queue. Otherwise the older one could be repeated after a
+    loss, and replace the newer one.
+    """
+    held = fake.HOLD
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH | fake.MULTI_CONN,
+                     lambda _n, kind, _: held if kind == fake.WRITE else 0) as server:
+        child, client = disk(case, '-o', 'unflushed=trust')
+        with client:
+            buffer = client.alloc(8192)
+            for number, offset in enumerate((0, 4096, MIB)):
+                client.queue(number).write(offset, buffer)
+                client.queue(number).submit()
+            peer.wait_until(lambda: len(server.requests) == 2, lambda: f'{server.requests}')
+            client.queue(1).read(2 * MIB, buffer)  # comes after the second write
+            client.queue(1).submit()
+            peer.wait_until(lambda: len(server.requests) == 3, lambda: f'{server.requests}')
+            check(sorted(request[1] for request in server.requests) == [fake.READ, fake.WRITE, fake.WRITE],
+                  f'a write has overtaken an older one: {server.requests}')
+            held = 0
+            for connection in range(server.number):
+                server.end(connection + 1)
+            for number, count in enumerate((1, 2, 1)):
+                done = client.queue(number).wait(count, peer.LIMIT_S)
+                check([result.error for result in done] == [None] * count, f'{done}: {case.output(child)}')
         check(case.stop(child) == 0, case.output(child))
 
 
@@ -435,8 +456,9 @@ def misfit(case):
 
 
 CASES = [with_nbdkit, with_qemu_nbd, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
-         qemu_nbd_killed, shared_killed, tls_killed, resized, fua_is_repeated, write_is_repeated, unflushed, unflushed_trusted,
-         flushed, loss_of_one, together, order, no_flushes, not_durable, storm, storm_ends, memory, keepalive, misfit, refusals]
+         qemu_nbd_killed, shared_killed, tls_killed, resized, fua_is_repeated, write_is_repeated, overlap, unflushed,
+         unflushed_trusted, flushed, loss_of_one, together, order, no_flushes, not_durable, storm, storm_ends, memory,
+         keepalive, misfit, refusals]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

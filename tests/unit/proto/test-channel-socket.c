@@ -105,9 +105,9 @@ static void test_connect_to_no_socket(void **state)
 {
 	make_file("file");
 	assert_int_equal(vublk_socket_connect(in_folder("file"), &error), -ENOTSOCK);
-	assert_text("'%s' is not a socket", path);
+	assert_text("'%s' is not a socket; check the path", path);
 	assert_int_equal(vublk_socket_connect(vublk_test_folder(), &error), -ENOTSOCK);
-	assert_text("'%s' is not a socket", vublk_test_folder());
+	assert_text("'%s' is not a socket; check the path", vublk_test_folder());
 }
 
 static void test_connect_to_a_socket_of_nobody(void **state)
@@ -126,7 +126,7 @@ static void test_connect_to_a_datagram_socket(void **state)
 	memcpy(address.sun_path, path, strlen(path) + 1);
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	assert_int_equal(vublk_socket_connect(path, &error), -EPROTOTYPE);
-	assert_text("'%s' is not a stream socket", path);
+	assert_text("'%s' is not a stream socket; check the path", path);
 	assert_int_equal(vublk_socket_listen(path, &error), -EADDRINUSE);
 	close(fd);
 }

@@ -31,7 +31,7 @@ struct rbd_queue {
 	unsigned callbacks;              /* how many callbacks have not returned yet */
 };
 
-/* The parts of vublk_engine_io.scratch. */
+/* The elements of vublk_engine_io.scratch that this engine uses. */
 enum { SCRATCH_QUEUE, SCRATCH_FLUSHING };
 
 static struct vublk_rbd *engine_of(struct rbd_queue *queue)

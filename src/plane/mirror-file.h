@@ -35,8 +35,8 @@ int vublk_mirror_file_absolute(const char *path, char *absolute, size_t room,
 
 /*
  * Opens or creates the file at `path`, and locks it; see vublk_mirror_state_open(). Reads the
- * header. If one of its copies is damaged or older, writes both again. *was_repaired tells whether
- * one was damaged.
+ * header. If one of the header's copies is damaged or older, writes both again. *was_repaired tells
+ * whether a copy was damaged.
  */
 int vublk_mirror_file_open(struct vublk_mirror_file *file, const char *path,
 			   struct vublk_mirror_header *header, bool *was_repaired,

@@ -4,7 +4,7 @@
  *
  * Key idea: the plane puts a mirrored request on both rings in one step or on neither. If the
  * source is lost, the request is held until the target has completed it. Then the data is copied
- * again, and both the next source and the target get the request.
+ * from the driver's buffers again, and both the next source and the target get the request.
  */
 #include "plane/plane.h"
 

@@ -317,7 +317,10 @@ unsigned vublk_plane_mirror_record_work(struct vublk_plane *plane);
 
 /* --- mirror-write.c: requests ------------------------------------------------------------- */
 
-/* Decides where a request goes. If a write goes to both back-ends, copies its data for them. */
+/*
+ * Decides where a request goes. If a write goes to both back-ends, copies its data to the memory of
+ * both.
+ */
 enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *plane,
 							   struct vublk_plane_slot *slot);
 /*

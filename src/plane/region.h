@@ -99,11 +99,12 @@ struct vublk_plane_region {
 	unsigned long_table; /* number of entries of a slot's long table */
 	unsigned num_queues;
 	struct vublk_plane_region_queue *queues;
-	struct vublk_plane_shared_own *own; /* VUBLK_PLANE_NUM_OWN of them; NULL: none */
+	struct vublk_plane_shared_own *own; /* VUBLK_PLANE_NUM_OWN elements; NULL: none */
 	uint64_t own_addr;
 	char *bounce; /* VUBLK_PLANE_BOUNCE_BYTES per own request */
 	uint64_t bounce_addr;
-	struct vublk_plane_shared_own *copies; /* VUBLK_PLANE_MIRROR_COPIES, for the mirror */
+	struct vublk_plane_shared_own *copies; /* VUBLK_PLANE_MIRROR_COPIES elements, for the
+						  mirror's own requests */
 	uint64_t copies_addr;
 	char *chunks; /* VUBLK_PLANE_MIRROR_CHUNKS of the pool, then one per copy */
 	uint64_t chunks_addr;

@@ -163,7 +163,10 @@ static bool change_notifiers(struct vublk_relay *relay)
 
 /* --- the order ------------------------------------------------------------- */
 
-/* Removes the first difference. Returns false if there is none that can be removed now. */
+/*
+ * Removes the first difference between the device and the set-up. Returns false if no difference
+ * can be removed now.
+ */
 static bool step(struct vublk_relay *relay)
 {
 	if (relay->set == VUBLK_RELAY_SET_PAUSING ||

@@ -3,9 +3,9 @@
  * The course of a VMM's session, from the connection to the end. messages.c handles the messages,
  * and reconcile.c makes the device match what they say.
  *
- * Key idea: step() performs the next action. Whenever progress may be possible, it is called until
- * the session has to wait. The device may call back while the relay is calling it, so a callback
- * only records the event and wakes the session (device-events.c).
+ * Key idea: step() performs the next action. Whenever progress may be possible, step() is called
+ * until the session has to wait. The device may call back while the relay is calling it, so a
+ * callback only records the event and wakes the session (device-events.c).
  *
  * The relay reads nothing from the VMM while the VMM waits for an answer. The time limit for a
  * back-end's answer (request-timeout-ms) limits that wait: a back-end that exceeds it counts as

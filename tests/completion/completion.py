@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT / 'tests/harness')]
 import peer  # noqa: E402
 import shells  # noqa: E402
 from peer import check  # noqa: E402
+from supervisor import listener  # noqa: E402
 
 VUBLK, TABLES, GENERATE, ENGINES = (pathlib.Path(path).resolve() for path in sys.argv[1:5])
 FILES = dict(zip(shells.ALL, (pathlib.Path(path).resolve() for path in sys.argv[5:8])))
@@ -77,6 +78,13 @@ class Shell:
     def line(self, line):
         """Returns the line after TAB."""
         return self.shell.complete(line)[0]
+
+    def expect_word(self, line, name):
+        """After TAB, the shell reads the file's name from the line that ends with its first letter."""
+        found = self.line(line + name[0])
+        if found is not None:
+            told = subprocess.run([self.name, '-c', f'printf %s {found.removeprefix(line)}'], capture_output=True, text=True, check=False)
+            check(told.stdout == name, f'{self.name} makes "{found}" of "{line + name[0]}", which is not {name}')
 
     def expect(self, line, wanted):
         found = set(self.offers(line))
@@ -255,6 +263,33 @@ def edited_lines(case, shell):
         check(found == wanted, f'{shell.name} makes "{found}" of "{line}", not "{wanted}"')
 
 
+def operands(case, shell):
+    """Each command is completed after its name, also with more words than it takes, and where there is no tool."""
+    for command in commands():
+        for line in (f'vublk {command} ', f'vublk {command} word ', f'vublk {command} word word word '):
+            shell.offers(line)
+    shell.expect('/nonexistent/vublk serve -o ', set())
+
+
+def hostile_words(case, shell):
+    """Nothing is executed: no name of a socket, and no word of the line. Names are inserted with quotes."""
+    names = ['a$(touch made)', 'b`touch made`', 'h;touch made', "q'touch made", 'v w', 's>made']
+    listeners = [listener(case.path(name)) for name in names]
+    for word in ('$(touch made)', '(touch made)', '`touch made`', 'x[$(touch made)]', '"$(touch made)"'):
+        for line in (f'vublk info {word}', f'vublk info --num-queues {word} ', f'vublk ctl disk.sock {word} ', f'vublk {word} ',
+                     f'vublk serve --engine {word} -o ', f'vublk device --bus={word} -o ', f'{word}/vublk serve -o ',
+                     f'vublk chaos disk.sock -- {word}', f'vublk chaos disk.sock -- {word} '):
+            shell.offers(line)
+            check(not case.path('made').exists(), f'{shell.name} executes a word of "{line}"')
+    for line in ('vublk info ', 'vublk device --bus vhost-user:', 'vublk chaos --through='):
+        check(len(shell.offers(line)) >= len(names), f'{line}: {shell.offers(line)}')
+        for name in names:
+            shell.expect_word(line, name)
+    check(not case.path('made').exists(), f'{shell.name} executes the name of a socket')
+    for made in listeners:
+        made.close()
+
+
 def new_rows(case):
     """A new option and a new command in the tables, with awkward descriptions, are offered by each shell."""
     told = tables()
@@ -283,7 +318,7 @@ def new_rows(case):
 
 
 CASES = [case for function in (every_command, every_option, descriptions, every_value, paths, names_for_o, control_commands,
-                               programs, edited_lines) for case in in_each_shell(function)] + [values_are_true, new_rows]
+                               programs, edited_lines, operands, hostile_words) for case in in_each_shell(function)] + [values_are_true, new_rows]
 
 if __name__ == '__main__':
     if len(sys.argv) < 8:

@@ -14,7 +14,7 @@
 #define NS_PER_MS UINT64_C(1000000)
 /*
  * The pause before another text is sent, because a client can cause one with each connection, and
- * before a status that was not accepted is sent again.
+ * before a message that was not accepted is sent again.
  */
 #define PAUSE_NS (100 * NS_PER_MS)
 
@@ -118,6 +118,19 @@ static void note_signals(struct vublk_report *report)
 	report->is_ready = false;
 }
 
+/*
+ * Reports that the loop runs, twice per period. If one of these reports is not accepted, the next
+ * one would be too late.
+ */
+static void feed_watchdog(struct vublk_report *report, uint64_t now_ns)
+{
+	uint64_t pause_ns = report->notify->watchdog_ns / 2;
+
+	if (vublk_notify_send(report->notify, "WATCHDOG=1") == -EAGAIN)
+		pause_ns = VUBLK_CLI_MIN(pause_ns, PAUSE_NS);
+	report->watchdog_ns = now_ns + pause_ns;
+}
+
 /* --- the loop -------------------------------------------------------------------------- */
 
 int vublk_report_process(void *opaque, struct vublk_error *error)
@@ -126,10 +139,8 @@ int vublk_report_process(void *opaque, struct vublk_error *error)
 	uint64_t now_ns = vublk_cli_now_ns();
 	int r;
 
-	if (report->watchdog_ns && now_ns >= report->watchdog_ns) {
-		vublk_notify_send(report->notify, "WATCHDOG=1");
-		report->watchdog_ns = now_ns + report->notify->watchdog_ns / 2;
-	}
+	if (report->watchdog_ns && now_ns >= report->watchdog_ns)
+		feed_watchdog(report, now_ns);
 	note_signals(report);
 	r = report->service->process(report->service->owner, error);
 	/*

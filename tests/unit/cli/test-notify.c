@@ -3,6 +3,7 @@
 #include "harness.h"
 
 #include "cli/activation.h"
+#include "cli/control/report.h"
 #include "cli/notify.h"
 
 #include <errno.h>
@@ -114,6 +115,42 @@ static void test_send(void **state)
 	vublk_notify_close(&notify);
 }
 
+/* --- the watchdog -------------------------------------------------------------------------- */
+
+static int process(void *owner, struct vublk_error *error)
+{
+	return 1;
+}
+
+static enum vublk_service_phase get_status(void *owner, char *text, size_t bytes)
+{
+	snprintf(text, bytes, "Ready");
+	return VUBLK_SERVICE_READY;
+}
+
+/* WATCHDOG=1 that did not fit into the supervisor's queue is sent again long before the period ends. */
+static void test_full_queue(void **state)
+{
+	const struct vublk_service service = { .process = process, .get_status = get_status };
+	struct vublk_error error = { 0 };
+	struct vublk_notify notify;
+	struct vublk_report report;
+	char name[64];
+	int receiver = new_receiver(name);
+
+	setenv("NOTIFY_SOCKET", name, 1);
+	setenv("WATCHDOG_USEC", "3600000000", 1);
+	vublk_notify_open(&notify);
+	vublk_report_init(&report, &service, &notify);
+	while (!vublk_notify_send(&notify, "FILLER=1"))
+		;
+	assert_int_equal(vublk_report_process(&report, &error), 1);
+	report.retry_ns = 0; /* of the status */
+	assert_in_range(vublk_report_timeout_ms(&report), 0, 1000);
+	close(receiver);
+	vublk_notify_close(&notify);
+}
+
 /* --- LISTEN_FDS -------------------------------------------------------------------------- */
 
 static int take(const char *pid, const char *fds, struct vublk_activation *activation,
@@ -163,6 +200,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_watchdog),
 		VUBLK_TEST(test_no_address),
 		VUBLK_TEST(test_send),
+		VUBLK_TEST(test_full_queue),
 		VUBLK_TEST(test_activation),
 	};
 

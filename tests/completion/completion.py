@@ -269,6 +269,8 @@ def operands(case, shell):
         for line in (f'vublk {command} ', f'vublk {command} word ', f'vublk {command} word word word '):
             shell.offers(line)
     shell.expect('/nonexistent/vublk serve -o ', set())
+    case.path('folder/vublk').symlink_to(VUBLK)
+    check(shell.offers('~/folder/vublk serve -o ') == shell.offers('vublk serve -o ') != {}, f'{shell.name}: no names for -o')
 
 
 def hostile_words(case, shell):

@@ -76,9 +76,8 @@ static void update(struct vublk_report *report, uint64_t now_ns)
 	make_one_line(text);
 	becomes_ready = phase == VUBLK_SERVICE_READY && !report->is_ready;
 	begins_stop = phase == VUBLK_SERVICE_STOPPING && !report->is_stopping;
-	report->is_stale = phase == VUBLK_SERVICE_STARTING; /* asks again later, because no notice
-							       may tell when the object becomes
-							       ready */
+	/* While the object starts, the next call asks again, because no notice may tell when it is ready. */
+	report->is_stale = phase == VUBLK_SERVICE_STARTING;
 	report->retry_ns = 0;
 	if (!becomes_ready && !begins_stop && !strcmp(text, report->text))
 		return;

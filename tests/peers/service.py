@@ -175,16 +175,33 @@ def abstract_address(case):
     stop(case, child, supervisor)
 
 
-def full_queue(case):
-    """A supervisor that does not read delays READY=1, and nothing else."""
-    supervisor = Supervisor(case)
+def fill_queue(supervisor):
     filler = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     filler.setblocking(False)
     try:
         while True:
             filler.sendto(b'FILLER=1', str(supervisor.path))
     except BlockingIOError:
-        pass
+        filler.close()
+
+
+def full_queue_at_upgrade(case):
+    """The old process names the new one to a supervisor that begins to read when the new one serves."""
+    supervisor, other = Supervisor(case), Supervisor(case, 'other')
+    old = supervisor.start(serve_command(case, '--socket-path', case.path('back'), '--control', case.path('ctl')))
+    supervisor.wait_for('READY=1', old)
+    fill_queue(supervisor)
+    new = other.start([VUBLK, 'serve', '--take-over', case.path('ctl')])
+    other.wait_for('READY=1', new)
+    supervisor.wait_for(f'MAINPID={new.pid}', new)
+    check(old.wait(peer.LIMIT_S) == 0, case.output(old))
+    stop(case, new, other)
+
+
+def full_queue(case):
+    """A supervisor that does not read delays READY=1, and nothing else."""
+    supervisor = Supervisor(case)
+    fill_queue(supervisor)
     child = supervisor.start(serve_command(case, '--socket-path', case.path('back')))
     peer.wait_for_socket(case, child, case.path('back'))
     info(case, case.path('back'))
@@ -303,5 +320,5 @@ def variables_of_another_process(case):
 
 if __name__ == '__main__':
     sys.exit(peer.main([serve_is_ready, device_is_ready, reload, device_reload, watchdog, watchdog_of_the_relay, upgrade,
-                        abstract_address, full_queue, many_clients, no_supervisor, serve_on_a_passed_socket, killed_relay,
+                        abstract_address, full_queue, full_queue_at_upgrade, many_clients, no_supervisor, serve_on_a_passed_socket, killed_relay,
                         mismatched_sockets, variables_of_another_process], sys.argv[2:]))

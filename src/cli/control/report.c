@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +18,10 @@
  * before a message that was not accepted is sent again.
  */
 #define PAUSE_NS (100 * NS_PER_MS)
+
+/* How long the end of this process waits for a supervisor that does not read, and how often it asks. */
+#define END_LIMIT_MS 10000
+#define END_STEP_MS 10
 
 /* Set by the signal handler. */
 static volatile sig_atomic_t has_hangup, has_signal;
@@ -167,13 +172,23 @@ int vublk_report_timeout_ms(void *opaque)
 	return (int)VUBLK_CLI_MIN((deadline_ns - now_ns) / NS_PER_MS + 1, (uint64_t)INT_MAX);
 }
 
+/*
+ * Names the new main process. While the supervisor's queue is full, waits: without this message
+ * systemd takes the end of this process for that of the service, and ends the new process, too.
+ */
+static void name_new_process(const struct vublk_notify *notify, int64_t pid)
+{
+	char line[64];
+
+	snprintf(line, sizeof(line), "MAINPID=%" PRId64, pid);
+	for (int ms = 0; vublk_notify_send(notify, line) == -EAGAIN && ms < END_LIMIT_MS; ms += END_STEP_MS)
+		poll(NULL, 0, END_STEP_MS);
+}
+
 void vublk_report_end(struct vublk_report *report, int64_t new_pid)
 {
-	char lines[64] = "STOPPING=1";
-
 	if (new_pid)
-		snprintf(lines, sizeof(lines), "MAINPID=%" PRId64, new_pid);
-	else if (report->is_stopping)
-		return;
-	vublk_notify_send(report->notify, lines);
+		name_new_process(report->notify, new_pid);
+	else if (!report->is_stopping)
+		vublk_notify_send(report->notify, "STOPPING=1");
 }

@@ -137,7 +137,10 @@ static void execute(struct job *job)
 
 /* --- the engine's side -------------------------------------------------------- */
 
-/* Receives at most `bytes` bytes. Returns the number of received bytes, which may be 0. */
+/*
+ * Returns the number of received bytes. 0: no data has arrived, or the connection has ended, which
+ * sets is_over.
+ */
 static size_t receive(struct nbd_bridge *bridge, void *to, size_t bytes)
 {
 	ssize_t n = recv(bridge->fd, to, bytes, MSG_DONTWAIT);

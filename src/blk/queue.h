@@ -329,7 +329,7 @@ void vublk_blk_queue_hold(struct vublk_blk_queue *queue);
 void vublk_blk_queue_release(struct vublk_blk_queue *queue);
 /* Makes a queue in state FAILS accept new requests, which wait until the replay has ended. */
 void vublk_blk_queue_hold_failed(struct vublk_blk_queue *queue);
-/* Called when a back-end is connected again. A queue in state FAILS works again. */
+/* Called when the rings run again. A queue in state FAILS works again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 /*
  * Called when no back-end will complete requests any more. Takes all completions, and fails all

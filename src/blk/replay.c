@@ -30,7 +30,7 @@
 
 /* --- life --------------------------------------------------------------------------- */
 
-/* Each queue's stream has room for at least this many blocks. */
+/* The smallest share of a queue in the log of writes, in blocks of the disk. */
 #define LEAST_BLOCKS 8
 
 int vublk_blk_replay_init(struct vublk_blk *blk, uint64_t bytes, uint32_t block_bytes,

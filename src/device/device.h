@@ -354,7 +354,7 @@ bool vublk_device_backend_has_rings(const struct vublk_device *device);
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);
-/* Returns -EBUSY: the present state does not permit the operation `what`. */
+/* Always returns -EBUSY. `error` says that the present state does not permit the operation `what`. */
 int vublk_device_forbid(const struct vublk_device *device, const char *what,
 			struct vublk_error *error);
 /* Checks that the device is in `state`. Error: EBUSY; `what` names the operation in its message. */

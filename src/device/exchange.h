@@ -86,7 +86,8 @@ struct vublk_device_exchange {
 					the next start */
 	bool waits; /* for an upgrade: the path changes only if a switch to another back-end needs
 		       the plane */
-	uint32_t features; /* the bits of the reasons that other files have set; path.c computes the
+	uint32_t features; /* reasons to use the plane, set by vublk_device_want_shadow(): bits
+			      numbered by enum vublk_device_shadow_reason. path.c computes the
 			      other reasons */
 	bool is_reported_shadowed; /* the program was last told that requests pass through the
 				      plane */

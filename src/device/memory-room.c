@@ -60,7 +60,7 @@ int vublk_device_too_many_regions(unsigned num_regions, unsigned slots, bool has
 {
 	return vublk_error_set(error, ENOSPC, "the guest's memory has %u regions, but the back-end accepts "
 			       "only %u%s; use fewer, larger regions", num_regions, slots,
-			       has_plane ? " in addition to that of the shadow rings" : "");
+			       has_plane ? ", because the shadow rings need one more" : "");
 }
 
 int vublk_device_memory_check_shadow(const struct vublk_device *device, struct vublk_error *error)

@@ -360,7 +360,7 @@ static void free_when_idle(struct vublk_plane *plane)
 		vublk_plane_mirror_free(plane);
 }
 
-/* The order of the writes is rebuilt, because it still contains the copies. */
+/* Also rebuilds the order of the writes without the copies of regions, so that no write waits for one. */
 void vublk_plane_mirror_end(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *slot, *next;

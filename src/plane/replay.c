@@ -241,8 +241,8 @@ static void end_replay(struct vublk_plane *plane)
 	count_replay(plane, replay->writes.num_writes, replay->writes.num_bytes);
 	trim(plane, vublk_write_log_mark(&replay->log));
 	vublk_log_limited(plane->log, plane->limit, VUBLK_LOG_INFO,
-			  "repeated %u write%s (%" PRIu64 " bytes) that the previous back-end had "
-			  "completed but not flushed", replay->writes.num_writes,
+			  "repeated %u write%s (%" PRIu64 " bytes) that had completed but were not "
+			  "flushed", replay->writes.num_writes,
 			  replay->writes.num_writes == 1 ? "" : "s", replay->writes.num_bytes);
 }
 

@@ -32,9 +32,9 @@ enum vublk_plane_copy {
 				       the write before the driver sees the completion */
 	VUBLK_PLANE_COPY_AWAITS_FLUSH, /* the write has completed, and waits for the plane's next
 					  flush */
-	VUBLK_PLANE_COPY_IN_FLUSH,  /* the write has completed, and waits for the plane's flush that
-				       is submitted; or the request is a flush of the driver that
-				       has succeeded and waits for the plane's flush (replay.c) */
+	VUBLK_PLANE_COPY_IN_FLUSH,  /* the request has completed, and the driver sees that when the
+				       plane's flush completes, which is submitted. The request is a
+				       write, or a flush of the driver (replay.c has the reason) */
 };
 
 enum vublk_plane_replay_phase {

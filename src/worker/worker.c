@@ -17,7 +17,7 @@
 #include <signal.h>
 
 #define ROUNDS_BETWEEN_LOOKS 32 /* rounds between two runs of the event loop */
-#define PAUSES_BETWEEN_LOOKS 4  /* CPU pauses between two checks of rings without work */
+#define PAUSES_BETWEEN_LOOKS 4  /* CPU pause instructions after a check that has found no request */
 
 /* --- polling --------------------------------------------------------------- */
 

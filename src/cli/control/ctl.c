@@ -119,8 +119,9 @@ static void check(struct argp_state *state, const struct arguments *arguments)
 			     "process that takes over; start that process with --take-over PATH "
 			     "(see 'vublk device --help' or 'vublk serve --help')");
 	if (arguments->has_trace_options && !is_trace(arguments))
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--format, --max and --output need the "
-			     "command trace without arguments");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--format, --max and --output can be "
+			     "used only with the command 'trace', and only if no other "
+			     "argument follows it");
 	if (arguments->watch_ms && is_trace(arguments))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--watch cannot be used with the "
 			     "command trace, which prints requests until a signal ends it");

@@ -2,8 +2,8 @@
 /*
  * The command `limit` of the control socket of `vublk device`: shows, changes and removes limits.
  *
- * Key idea: the command changes only the limits that its arguments name (`off`: all), and answers
- * with all limits.
+ * Key idea: the command changes only the limits that its arguments name; `off` removes all limits.
+ * The answer always has all limits.
  */
 #include "cli/control/device-limit.h"
 

@@ -46,7 +46,7 @@ void vublk_report_init(struct vublk_report *report, const struct vublk_service *
 int vublk_report_process(void *report, struct vublk_error *error);
 int vublk_report_timeout_ms(void *report);
 
-/* A vublk_notice_fn: passes the notice on to the next handler. */
+/* A vublk_notice_fn: notes that the status may have changed, and calls the next handler. */
 void vublk_report_notice(void *report, const struct vublk_notice *notice, size_t notice_bytes);
 
 /*

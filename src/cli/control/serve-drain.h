@@ -16,7 +16,7 @@ int vublk_serve_check_drain(struct json_object *arguments, void *copy, struct vu
 int vublk_serve_run_drain(void *owner, void *copy, struct vublk_error *error);
 struct json_object *vublk_serve_format_drain(void *owner, const void *copy);
 
-/* Returns the value of the member `drain` in the result of `status`. */
+/* Returns the state of the drain, such as "draining", for the result of the command `status`. */
 const char *vublk_serve_drain_name(const struct vublk_backend_info *info);
 
 #endif

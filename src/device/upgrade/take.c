@@ -87,7 +87,8 @@ static int read_paths(void *owner, struct vublk_section *from, struct vublk_erro
 	if (paths->active < vublk_device_num_paths(device) &&
 	    paths->last < vublk_device_num_paths(device))
 		return 0;
-	return vublk_error_set(error, EINVAL, "the state names path %u of a device with %u paths",
+	return vublk_error_set(error, EINVAL, "the state contains the index %u of a back-end's path, but the device has "
+			       "only %u paths",
 			       VUBLK_MAX(paths->active, paths->last), vublk_device_num_paths(device));
 }
 

@@ -257,7 +257,10 @@ static void give_to_ring(struct uring_queue *uring, struct vublk_engine_io *io,
 		vublk_engine_list_add(&uring->again, io);
 }
 
-/* Requests another poll() soon if the kernel has not accepted all entries. */
+/*
+ * Makes the worker call the engine's poll() soon, if requests are left that the kernel has not
+ * accepted, or for which the submission queue had no room.
+ */
 static void note_refused(struct uring_queue *uring)
 {
 	uring->file_queue.queue.retry_ms = uring->prepared || uring->again.head ? RETRY_MS : 0;

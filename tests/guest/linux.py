@@ -30,7 +30,7 @@ def memory_disk(load):
 
 
 class Guest(qemu.Process):
-    """A QEMU with a Linux guest. The guest's output becomes `words`, and the `facts` of the current job."""
+    """A QEMU with a Linux guest. The guest's output becomes `words`, the `facts` of the current job, and `writes`."""
 
     def system(self):
         """Returns the kernel and the initramfs."""
@@ -48,7 +48,7 @@ class Guest(qemu.Process):
     def boot(self):
         self.boots += 1
         self.console = self.unfinished = ''
-        self.facts, self.words, self.jobs = {}, [], 0
+        self.facts, self.words, self.jobs, self.writes = {}, [], 0, 0
         kernel, memory = self.system()
         super().__init__(self.case, self.qemu, [
             '-smp', self.processors, '-kernel', kernel, '-initrd', memory,
@@ -94,7 +94,9 @@ class Guest(qemu.Process):
     def take(self, line):
         said = line.partition(MARK)[2]
         name, equals, value = said.partition('=')
-        if equals:
+        if name == 'writes':
+            self.writes = int(value)
+        elif equals:
             self.facts.setdefault(name, []).append(value)
         elif said:
             self.words.append(said)
@@ -134,6 +136,7 @@ class Guest(qemu.Process):
         return self.facts[name][-1]
 
     def start_load(self):
+        self.writes = 0
         self.run('load', 'start')
         self.listen_for_more()
 
@@ -143,9 +146,9 @@ class Guest(qemu.Process):
         self.last('verified')
 
     def written(self):
-        """Returns how many writes the load has reported."""
+        """Returns how many writes the load has reported since its start, whichever jobs ran meanwhile."""
         self.catch_up()
-        return int(self.facts.get('writes', [0])[-1])
+        return self.writes
 
     def listen_for_more(self, writes=200):
         """Waits until the load has done this many more writes than it has reported."""
@@ -167,7 +170,7 @@ class Guest(qemu.Process):
         object `source`.
         """
         self.event('RESUME')
-        self.facts, self.words, self.jobs = source.facts, source.words, source.jobs
+        self.facts, self.words, self.jobs, self.writes = source.facts, source.words, source.jobs, source.writes
 
     def power_off(self):
         self.begin('end')

@@ -4,8 +4,6 @@ Cases that share a machine: a boot takes seconds, so one boot serves many cases.
 TAP. After a case that failed, the next one gets a new machine.
 """
 import shutil
-import signal
-import sys
 import tempfile
 import time
 
@@ -87,7 +85,7 @@ def main(groups, way, load, words, only_list):
     if only_list:
         print('\n'.join(text for _, cases in wanted for text, _ in cases))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # sent at a time limit; cases still clean up
+    peer.clean_up_at_signals()
     print(f'1..{sum(len(cases) for _, cases in wanted)}')
     runner = Runner(way, load)
     try:

@@ -237,6 +237,23 @@ def suspend(child):
     os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
+def clean_up_at_signals():
+    """
+    Makes signals that end a program, such as SIGTERM at a time limit or Ctrl-C, end it as an exception does, so that its
+    processes and folders do not stay. Later signals are ignored, because they would interrupt the cleanup.
+    """
+    numbers = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+               if signal.getsignal(number) != signal.SIG_IGN]
+
+    def end(*_):
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(1)
+
+    for number in numbers:
+        signal.signal(number, end)
+
+
 def outcome_of(function):
     """Calls the function; returns ok, skip or not ok, and the reason."""
     try:
@@ -283,7 +300,7 @@ def main(cases, words=()):
     if '-l' in options:
         print('\n'.join(name for name, _ in named))
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # sent at a time limit; cases still clean up
+    clean_up_at_signals()
     print(f'1..{len(wanted)}')
     failed = False
     for number, (name, function) in enumerate(wanted, 1):

@@ -139,7 +139,7 @@ class Used(Attached):
         self.guest.run('pause', 'serve', 'STOP')
         self.guest.run('begin_attach')
         code, said = self.guest.vublk_says('attach', '/tmp/socket')
-        check(code == 1 and 'has begun to attach' in said, f'{code}: {said}')
+        check(code == 1 and 'is about to attach' in said, f'{code}: {said}')
         self.guest.run('pause', 'serve', 'CONT')
         self.guest.run('end_attach')
         check(self.guest.last('device') == '/dev/ublkb0', 'the first vublk attach has no device')
@@ -149,7 +149,7 @@ class Used(Attached):
         facts = self.guest.run('attach_race')
         check(facts['device'] == ['/dev/ublkb0'], f'{facts}')
         for said in facts['refused']:
-            check('already attached' in said or 'has begun to attach' in said, said)
+            check('already attached' in said or 'is about to attach' in said, said)
         check(len(self.guest.devices()) == 1, 'there is more than one device')
 
     def check_size(self, bytes_):

@@ -185,6 +185,26 @@ static int detach_named(struct vublk_ublk *ublk, const struct arguments *argumen
 	return status;
 }
 
+/*
+ * Removes the device unless a process serves it. A process that is about to attach its socket has the
+ * claim, and will serve the device.
+ */
+static int detach_orphan(struct vublk_ublk *ublk, const struct ublksrv_ctrl_dev_info *info,
+			 struct vublk_error *error)
+{
+	char node[VUBLK_UBLK_NODE_BYTES];
+	int fd, ret;
+
+	vublk_ublk_node(node, 'b', info->dev_id);
+	ret = vublk_ublk_claim(node, info->ublksrv_flags, &fd, error);
+	if (ret)
+		return ret == -EBUSY ? 0 : ret;
+	if (!vublk_ublk_is_served(info))
+		ret = detach(ublk, info, false, error);
+	close(fd);
+	return ret;
+}
+
 static int detach_orphans(struct vublk_ublk *ublk)
 {
 	struct ublksrv_ctrl_dev_info *list;
@@ -195,8 +215,7 @@ static int detach_orphans(struct vublk_ublk *ublk)
 	if (vublk_ublk_list(ublk, &list, &count, &error))
 		return vublk_cli_fail(COMMAND, "%s", error.text);
 	for (unsigned i = 0; i < count; i++)
-		if (!vublk_ublk_is_served(&list[i]) && !vublk_ublk_is_claimed(&list[i]) &&
-		    detach(ublk, &list[i], false, &error))
+		if (detach_orphan(ublk, &list[i], &error))
 			status = vublk_cli_fail(COMMAND, "%s", error.text);
 	free(list);
 	return status;

@@ -78,7 +78,8 @@ static int refuse_other_id(const struct vublk_attach *attach, struct vublk_error
  */
 static int claim(struct vublk_attach *attach, struct vublk_error *error)
 {
-	int ret = vublk_ublk_claim(attach->socket, &attach->claim_fd, error);
+	int ret = vublk_ublk_claim(attach->socket, vublk_ublk_mark(attach->socket),
+				   &attach->claim_fd, error);
 	int found = ret && ret != -EBUSY ? 0 : find(attach, error);
 
 	if (found || ret)

@@ -154,25 +154,33 @@ static int open_claims(int flags)
 	return open(CLAIMS, flags | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
 }
 
-/* Returns the process that has the lock; 0: there is none. */
-static pid_t claimant(int fd, uint64_t mark)
+/*
+ * Returns whether another process has the lock. Stores its id in `pid`, which is 0 if that process is
+ * in another PID namespace.
+ */
+static bool is_locked(int fd, uint64_t mark, pid_t *pid)
 {
 	struct flock lock = lock_of(mark);
 
-	return fcntl(fd, F_GETLK, &lock) || lock.l_type == F_UNLCK ? 0 : lock.l_pid;
+	if (fcntl(fd, F_GETLK, &lock) || lock.l_type == F_UNLCK)
+		return false;
+	*pid = lock.l_pid;
+	return true;
 }
 
-static int explain_claim(int code, const char *socket, pid_t pid, struct vublk_error *error)
+static int explain_claim(int fd, int code, uint64_t mark, const char *socket, struct vublk_error *error)
 {
+	pid_t pid = 0;
+
 	if (code != EAGAIN && code != EACCES)
 		return vublk_cli_error_errno(error, code, "cannot lock " CLAIMS);
-	return vublk_cli_error(error, EBUSY, "process %d has begun to attach '%s', and its block device is "
-			       "not ready yet; wait for it, or end it and try again", pid, socket);
+	is_locked(fd, mark, &pid);
+	return vublk_cli_error(error, EBUSY, "process %d is about to attach '%s' or to remove its block "
+			       "device; wait for it, or end it and try again", pid, socket);
 }
 
-int vublk_ublk_claim(const char *socket, int *fd, struct vublk_error *error)
+int vublk_ublk_claim(const char *socket, uint64_t mark, int *fd, struct vublk_error *error)
 {
-	uint64_t mark = vublk_ublk_mark(socket);
 	struct flock lock = lock_of(mark);
 	int ret;
 
@@ -182,7 +190,7 @@ int vublk_ublk_claim(const char *socket, int *fd, struct vublk_error *error)
 		return vublk_cli_error_errno(error, errno, "cannot open " CLAIMS);
 	if (!fcntl(*fd, F_SETLK, &lock))
 		return 0;
-	ret = explain_claim(errno, socket, claimant(*fd, mark), error);
+	ret = explain_claim(*fd, errno, mark, socket, error);
 	close(*fd);
 	*fd = -1;
 	return ret;
@@ -191,7 +199,8 @@ int vublk_ublk_claim(const char *socket, int *fd, struct vublk_error *error)
 bool vublk_ublk_is_claimed(const struct ublksrv_ctrl_dev_info *info)
 {
 	int fd = open_claims(0);
-	bool is_claimed = fd >= 0 && claimant(fd, info->ublksrv_flags);
+	pid_t pid;
+	bool is_claimed = fd >= 0 && is_locked(fd, info->ublksrv_flags, &pid);
 
 	if (fd >= 0)
 		close(fd);

@@ -69,13 +69,14 @@ int vublk_ublk_list(struct vublk_ublk *ublk, struct ublksrv_ctrl_dev_info **list
 /* --- the claim of a socket ------------------------------------------------------------ */
 
 /*
- * Makes this process the only one that attaches the socket, until `fd` is closed or the process
- * ends, however it ends. Otherwise two processes could make two devices for one socket, or remove
- * each other's new device as that of a dead process. Returns EBUSY if another process has the
- * claim. A process with a claim must not call this function again or vublk_ublk_is_claimed(): either
- * would end its claim.
+ * Makes this process the only one that attaches the socket, or removes its orphaned device, until
+ * `fd` is closed or the process ends, however it ends. Otherwise two processes could make two devices
+ * for one socket, or remove each other's new device as that of a dead process. `mark` is that of the
+ * socket; `socket` is used only in messages. Returns EBUSY if another process has the claim. A
+ * process with a claim must not call this function again or vublk_ublk_is_claimed(): either would
+ * end its claim.
  */
-int vublk_ublk_claim(const char *socket, int *fd, struct vublk_error *error);
+int vublk_ublk_claim(const char *socket, uint64_t mark, int *fd, struct vublk_error *error);
 /*
  * Returns whether another process attaches the device's socket now. The process need not serve the
  * device yet.

@@ -95,7 +95,8 @@ class Guest(qemu.Process):
         said = line.partition(MARK)[2]
         name, equals, value = said.partition('=')
         if name == 'writes':
-            self.writes = int(value)
+            # QEMU drops text that is not read for long, so a number may be cut or joined with the next line.
+            self.writes = max(self.writes, int(value)) if value.isdigit() else self.writes
         elif equals:
             self.facts.setdefault(name, []).append(value)
         elif said:

@@ -15,6 +15,7 @@ sys.path[:0] = [str(TESTS / 'harness'), str(TESTS / 'guest')]
 
 import disk_cases  # noqa: E402
 import doors  # noqa: E402
+import engine_cases  # noqa: E402
 import groups  # noqa: E402
 import linux  # noqa: E402
 import mini_ceph  # noqa: E402
@@ -26,10 +27,10 @@ IMAGE = f'{mini_ceph.POOL}/disk'
 KILLS = 3  # the next back-end waits each time until the cluster notices the death
 
 
-class Serve(doors.Serve):
-    """`vublk serve` with the engine rbd. The image belongs to the cluster, which starts before the first case."""
+class Serve(engine_cases.EngineServe):
+    """The image belongs to the cluster, which starts before the first case."""
     name = 'vublk serve with a Ceph cluster'
-    is_replaceable = False
+    engine = 'rbd'
 
     def __init__(self, program, qemu):
         super().__init__(program, qemu)
@@ -37,32 +38,29 @@ class Serve(doors.Serve):
             raise peer.Skip('this build is without the engine rbd')
         self.cluster = mini_ceph.Cluster().__enter__()
 
-    def begin(self, case, image, queues, path):
-        """Starts the process, and does not wait until it listens."""
-        return case.start([self.program, 'serve', '--socket-path', path, '--num-queues', queues, '--engine', 'rbd',
-                           '-o', f'image={pathlib.Path(image).name}', '-o', f'conf={self.cluster.conf}',
-                           '-o', f'user={mini_ceph.USER}'])
+    def open_storage(self, case, image):
+        return ['-o', f'image={pathlib.Path(image).name}', '-o', f'conf={self.cluster.conf}', '-o', f'user={mini_ceph.USER}']
 
-    def start(self, case, image, queues=1, path=None, **_):
-        path = path or case.path(f'socket-{len(case.children)}')
-        child = self.begin(case, image, queues, path)
-        peer.wait_for_socket(case, child, path)
-        return child, path
+    def kill_storage(self, case, image):
+        """Kills the OSD, which has the data, and starts it again."""
+        self.cluster.kill('osd.0')
+        self.cluster.daemon('osd.0')
 
     def grow(self, case, child, image, bytes_):
         self.cluster.rbd('resize', '--no-progress', '--size', f'{bytes_ >> 20}M', image)
 
 
-class Machine(disk_cases.Machine):
+class Machine(engine_cases.StorageKilled):
     # The last case ends the machine.
     cases = [
         ('files survive a reset', 'files_survive'),
         ('the guest sees its disk grow', 'grow'),
         ('a snapshot is taken under a verified load', 'take_snapshot'),
-        ('the OSD is killed and started again under a verified load', 'restart_osd'),
-        (f'the back-end is killed {KILLS} times under a verified load', 'kill_backend'),
-        ('both are killed while files are written', 'kill_both'),
+        (f'the OSD is killed {KILLS} times under a verified load', 'kill_under_load'),
+        (f'the back-end is killed {KILLS} times under a verified load', 'kill_backends'),
+        (f'OSD and back-end are killed in turn, up to {KILLS} times, while files are written', 'kill_while_writing'),
     ]
+    kills = KILLS
 
     def open(self):
         self.cluster = self.way.backend.cluster
@@ -102,49 +100,16 @@ class Machine(disk_cases.Machine):
         self.guest.listen_for_more(100)
         self.guest.stop_load()
 
-    def kill_osd(self):
-        self.cluster.kill('osd.0')
-        self.cluster.daemon('osd.0')
-
-    def restart_osd(self):
-        self.guest.start_load()
-        self.kill_osd()
-        self.guest.listen_for_more(100)
-        self.guest.stop_load()
-
-    def start_again(self):
-        """Starts a back-end, and reads meanwhile what the guest says: QEMU drops text that is not read for long."""
-        disk = self.disk
-        disk.child = self.way.backend.begin(self.case, disk.image, disk.queues, disk.socket)
-        self.guest.wait_until(lambda: peer.listens(disk.socket) or disk.child.poll() is not None,
-                              'the next back-end does not listen')
-        check(disk.child.poll() is None, f'vublk serve ended: {self.case.output(disk.child)}')
-
-    def kill_backend(self):
+    def kill_backends(self):
         self.guest.start_load()
         for _ in range(KILLS):
-            self.disk.kill()
-            self.start_again()
+            self.kill_backend()
             self.guest.listen_for_more(100)
         self.guest.stop_load()
 
-    def count_writes(self):
+    def changes(self):
         told = self.cluster.perf_counters(self.disk.child.pid)
         return sum(values['wr'] for name, values in told.items() if name.startswith('librbd-'))
-
-    def kill_both(self):
-        written = self.count_writes() + 20
-        self.guest.begin('files')
-        self.guest.wait_until(lambda: self.count_writes() >= written, 'the guest does not write')
-        check(f'done {self.guest.jobs}' not in self.guest.words, 'the guest has written its files already')
-        self.disk.kill()
-        self.kill_osd()
-        self.start_again()
-        facts = self.guest.end()
-        self.sums = {name[4:]: values[-1] for name, values in facts.items() if name.startswith('sum ')}
-        check(len(self.sums) == 8, f'the guest told {len(self.sums)} checksums')
-        self.files_are_the_same()
-        self.end()
 
 
 def parse():

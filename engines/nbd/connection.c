@@ -196,13 +196,11 @@ static void end_shared(struct nbd_connection *connection, struct nbd_list *ended
 		struct nbd_queue *queue = request->queue;
 
 		if (vublk_nbd_is_change(request->io))
-			vublk_nbd_order_remove(&engine->order, request);
+			vublk_nbd_order_remove(&engine->order, request, &started);
 		vublk_nbd_list_append(queue == owner ? &queue->done : &queue->passed_done, request);
 		if (queue != owner)
 			vublk_nbd_queue_signal(queue);
 	}
-	if (engine->order.blocked.first)
-		vublk_nbd_order_start(&engine->order, &started);
 	while (started.first) {
 		struct nbd_request *request = vublk_nbd_list_take(&started);
 		struct nbd_connection *other = request->queue->connection;

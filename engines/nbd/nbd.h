@@ -42,6 +42,11 @@ struct nbd_claim {
 	struct nbd_claim *next, **link; /* `link` points to the pointer to this claim */
 };
 
+/* Requests, oldest first. */
+struct nbd_list {
+	struct nbd_request *first, *last;
+};
+
 /* A request, from submit() until poll() returns it. */
 struct nbd_request {
 	struct vublk_engine_io *io;
@@ -52,6 +57,7 @@ struct nbd_request {
 	uint64_t number;
 	unsigned num_claims;
 	struct nbd_claim claims[NBD_MAX_CLAIMS];
+	struct nbd_list waiters; /* newer changes that wait for this one */
 
 	/* used by the owner of the connection */
 	int error;           /* 0 or a negative errno */
@@ -60,11 +66,6 @@ struct nbd_request {
 	uint64_t piece_bytes;
 	unsigned num_losses;  /* the engine's num_losses when the request was submitted */
 	uint64_t num_written; /* of a flush: how many writes had completed when it was sent */
-};
-
-/* Requests, oldest first. */
-struct nbd_list {
-	struct nbd_request *first, *last;
 };
 
 static inline void vublk_nbd_list_append(struct nbd_list *list, struct nbd_request *request)
@@ -104,7 +105,6 @@ struct nbd_order {
 	uint64_t last_number;
 	struct nbd_claim *buckets[NBD_NUM_BUCKETS];
 	struct nbd_claim *wide;
-	struct nbd_list blocked;
 };
 
 struct nbd_queue {
@@ -228,14 +228,13 @@ static inline bool vublk_nbd_is_change(const struct vublk_engine_io *io)
 /* --- order.c; all under the engine's lock --- */
 
 /*
- * Adds a change. Returns whether the change may begin. If not, vublk_nbd_order_start() returns the
- * change later.
+ * Adds a change. Returns whether the change may begin. If not, vublk_nbd_order_remove() of an older
+ * change returns it later.
  */
 bool vublk_nbd_order_add(struct nbd_order *order, struct nbd_request *request);
-/* Removes a complete change. */
-void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request);
-/* Moves the changes that need not wait any more to `list`. */
-void vublk_nbd_order_start(struct nbd_order *order, struct nbd_list *list);
+/* Removes a complete change, and appends the changes that may begin now to `started`. */
+void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request,
+			    struct nbd_list *started);
 
 /* --- loss.c --- */
 

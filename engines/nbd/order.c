@@ -10,7 +10,11 @@
  *
  * The changes are in a hash table of the chunks that they touch. A change of more than two chunks
  * is in a separate list, which is searched for every other change. Such changes are few, because
- * they are large.
+ * they are large. Each list begins with the newest claim.
+ *
+ * A change that waits is in the list of one older change, the newest that was found, and is checked
+ * again only when that one is complete. So a thousand writes to one block cost no more than a
+ * thousand writes to different blocks.
  */
 #include "engines/nbd/nbd.h"
 
@@ -31,7 +35,9 @@ static struct nbd_claim **bucket(struct nbd_order *order, uint64_t chunk)
 	return &order->buckets[chunk % NBD_NUM_BUCKETS];
 }
 
-static bool has_older(const struct nbd_claim *claim, const struct nbd_request *request)
+/* Returns the newest change of the list that is older than `request` and overlaps it, or NULL. */
+static struct nbd_request *find_older(const struct nbd_claim *claim,
+				      const struct nbd_request *request)
 {
 	const struct vublk_engine_io *io = request->io;
 
@@ -40,21 +46,25 @@ static bool has_older(const struct nbd_claim *claim, const struct nbd_request *r
 
 		if (claim->request->number < request->number &&
 		    other->offset < io->offset + io->bytes && io->offset < other->offset + other->bytes)
-			return true;
+			return claim->request;
 	}
-	return false;
+	return NULL;
 }
 
-static bool must_wait(struct nbd_order *order, const struct nbd_request *request)
+/*
+ * Returns a change for which `request`, whose claims are in the lists, must wait, or NULL. The older
+ * claims of a list are those after the claim of `request`.
+ */
+static struct nbd_request *find_blocker(struct nbd_order *order, const struct nbd_request *request)
 {
-	uint64_t n = num_chunks(request->io);
+	uint64_t n = num_chunks(request->io), num_others = n > NBD_MAX_CLAIMS ? n : 0;
+	struct nbd_request *blocker = num_others ? NULL : find_older(order->wide, request);
 
-	if (has_older(order->wide, request))
-		return true;
-	for (uint64_t i = 0; i < n && i < NBD_NUM_BUCKETS; i++)
-		if (has_older(*bucket(order, first_chunk(request->io) + i), request))
-			return true;
-	return false;
+	for (unsigned i = 0; i < request->num_claims && !blocker; i++)
+		blocker = find_older(request->claims[i].next, request);
+	for (uint64_t i = 0; i < num_others && i < NBD_NUM_BUCKETS && !blocker; i++)
+		blocker = find_older(*bucket(order, first_chunk(request->io) + i), request);
+	return blocker;
 }
 
 static void add_claim(struct nbd_request *request, struct nbd_claim **list)
@@ -70,22 +80,26 @@ static void add_claim(struct nbd_request *request, struct nbd_claim **list)
 bool vublk_nbd_order_add(struct nbd_order *order, struct nbd_request *request)
 {
 	uint64_t n = num_chunks(request->io);
-	bool may_begin;
+	struct nbd_request *blocker;
 
 	request->number = ++order->last_number;
-	may_begin = !must_wait(order, request);
+	request->waiters.first = NULL;
 	request->num_claims = 0;
 	if (n > NBD_MAX_CLAIMS)
 		add_claim(request, &order->wide);
 	for (uint64_t i = 0; n <= NBD_MAX_CLAIMS && i < n; i++)
 		add_claim(request, bucket(order, first_chunk(request->io) + i));
-	if (!may_begin)
-		vublk_nbd_list_append(&order->blocked, request);
-	return may_begin;
+	blocker = find_blocker(order, request);
+	if (blocker)
+		vublk_nbd_list_append(&blocker->waiters, request);
+	return !blocker;
 }
 
-void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request)
+void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request,
+			    struct nbd_list *started)
 {
+	struct nbd_list waiters = request->waiters;
+
 	for (unsigned i = 0; i < request->num_claims; i++) {
 		struct nbd_claim *claim = &request->claims[i];
 
@@ -94,16 +108,10 @@ void vublk_nbd_order_remove(struct nbd_order *order, struct nbd_request *request
 			claim->next->link = claim->link;
 	}
 	request->num_claims = 0;
-}
+	while (waiters.first) {
+		struct nbd_request *waiter = vublk_nbd_list_take(&waiters);
+		struct nbd_request *blocker = find_blocker(order, waiter);
 
-void vublk_nbd_order_start(struct nbd_order *order, struct nbd_list *list)
-{
-	struct nbd_list blocked = order->blocked;
-
-	order->blocked.first = NULL;
-	while (blocked.first) {
-		struct nbd_request *request = vublk_nbd_list_take(&blocked);
-
-		vublk_nbd_list_append(must_wait(order, request) ? &order->blocked : list, request);
+		vublk_nbd_list_append(blocker ? &blocker->waiters : started, waiter);
 	}
 }

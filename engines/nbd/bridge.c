@@ -20,28 +20,14 @@
 #include <unistd.h>
 
 #define MAX_JOB_BYTES (UINT64_C(32) << 20) /* memory of all jobs of a bridge, except the last one */
-#define REPLY_MAGIC 0x67446698u
-
-/* The headers of the protocol; see wire.c. */
-struct header {
-	uint32_t magic;
-	uint16_t flags, command;
-	uint64_t cookie, offset;
-	uint32_t bytes;
-} __attribute__((packed));
-
-struct reply {
-	uint32_t magic, error;
-	uint64_t cookie;
-};
 
 /* A request, and the data that it sends or receives. */
 struct job {
 	struct nbd_bridge *bridge;
 	struct job *later, **link; /* in the list of all jobs */
 	struct job *next;          /* in the list of answers */
-	struct header header;
-	struct reply reply;
+	struct nbd_request_header header;
+	struct nbd_reply reply;
 	size_t data_bytes;
 	size_t moved_bytes; /* how many bytes of `data` were received from the engine or, in an
 			       answer, sent to the engine */
@@ -53,9 +39,9 @@ struct nbd_bridge {
 	struct nbd_handle *handle;
 	int fd;
 	bool is_over;
-	struct header header; /* the next one */
-	size_t header_bytes;  /* how many bytes of `header` have arrived */
-	struct job *jobs;     /* all */
+	struct nbd_request_header header; /* the next one */
+	size_t header_bytes; /* how many bytes of `header` have arrived */
+	struct job *jobs;    /* all */
 	struct job *incoming; /* the job whose data has not arrived completely; NULL: none */
 	struct job *answers, *last_answer;
 	uint64_t job_bytes;
@@ -76,8 +62,9 @@ static void answer(struct job *job, int error)
 {
 	struct nbd_bridge *bridge = job->bridge;
 
-	job->reply = (struct reply){ .magic = htobe32(REPLY_MAGIC), .error = htobe32((uint32_t)error),
-				     .cookie = job->header.cookie };
+	job->reply = (struct nbd_reply){ .magic = htobe32(NBD_REPLY_MAGIC),
+					 .error = htobe32((uint32_t)error),
+					 .cookie = job->header.cookie };
 	job->moved_bytes = 0;
 	job->next = NULL;
 	if (bridge->answers)
@@ -251,7 +238,13 @@ static void turn(struct nbd_bridge *bridge)
 		nbd_aio_notify_write(bridge->handle);
 	if (nbd_aio_is_dead(bridge->handle) || nbd_aio_is_closed(bridge->handle))
 		bridge->is_over = true;
-	if (fds[0].revents & (POLLIN | POLLHUP | POLLERR))
+	/*
+	 * Without this test, a bridge whose memory is used up would not notice the end of the
+	 * engine's socket, and poll() would return again and again.
+	 */
+	if (fds[0].revents & (POLLHUP | POLLERR))
+		bridge->is_over = true;
+	if (fds[0].revents & POLLIN)
 		receive_requests(bridge);
 	while (bridge->answers && !bridge->is_over && send_answer(bridge))
 		;

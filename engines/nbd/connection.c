@@ -268,6 +268,7 @@ static void report_loss(struct nbd_connection *connection)
 {
 	struct nbd_engine *engine = connection->engine;
 	unsigned generation = connection->generation;
+	const char *why = connection->wire.failure;
 
 	if (!atomic_compare_exchange_strong(&engine->generation, &generation, generation + 1)) {
 		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG,
@@ -276,8 +277,8 @@ static void report_loss(struct nbd_connection *connection)
 		return;
 	}
 	vublk_engine_log(engine->host, VUBLK_LOG_WARNING,
-			 "the connection to %s is lost; requests wait until it is back",
-			 engine->engine.description);
+			 "the connection to %s is lost: %s; requests wait until it is back",
+			 engine->engine.description, why ? why : "it cannot be watched");
 	pthread_mutex_lock(&engine->lock);
 	for (unsigned i = 0; i < engine->num_connections; i++)
 		vublk_nbd_queue_signal(engine->connections[i].owner);

@@ -65,20 +65,34 @@ static void disconnect_all(struct nbd_engine *engine)
 		vublk_nbd_disconnect(&engine->connections[i]);
 }
 
+/* Logs why the engine cannot connect, as a warning unless the last attempt has failed in the same way. */
+static void report(struct nbd_engine *engine, const struct vublk_error *error)
+{
+	struct nbd_connector *connector = &engine->connector;
+	bool is_known = !strcmp(connector->failure.text, error->text);
+
+	if (atomic_load(&connector->quit))
+		return;
+	vublk_engine_log(engine->host, is_known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
+			 "%s; requests wait, and the next attempt follows", error->text);
+	connector->failure = *error;
+}
+
 static int connect_one(struct nbd_engine *engine, struct nbd_connection *connection)
 {
 	struct vublk_error error = { 0 };
 	const char *misfit;
 
 	if (vublk_nbd_connect(connection, CONNECT_MS, &error)) {
-		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG, "%s", error.text);
+		report(engine, &error);
 		return -ENOTCONN;
 	}
 	misfit = vublk_nbd_find_misfit(engine, &connection->export, engine->num_connections);
 	if (!misfit)
 		return 0;
-	vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "requests to %s wait, because %s",
-			 engine->engine.description, misfit);
+	vublk_engine_fail(&error, EPROTO, "cannot use the NBD server at %s, because %s", engine->uri,
+			  misfit);
+	report(engine, &error);
 	return -EPROTO;
 }
 
@@ -103,6 +117,7 @@ static void hand_over(struct nbd_engine *engine)
 	if (atomic_exchange(&engine->size_now, size) != size)
 		vublk_engine_request_refresh(engine->host);
 	engine->connector.connected_ms = vublk_nbd_now_ms();
+	engine->connector.failure.text[0] = '\0';
 	pthread_mutex_lock(&engine->lock);
 	engine->is_connected = true;
 	for (unsigned i = 0; i < engine->num_connections; i++) {
@@ -113,19 +128,19 @@ static void hand_over(struct nbd_engine *engine)
 }
 
 /*
- * Returns how long to wait after a loss if the server has ended the connection before it executed
- * anything. Without this pause, a server that always ends the connection would keep both sides
- * busy.
+ * Returns how long to wait after a loss. Without a pause, a server that always ends the connection
+ * would keep both sides busy. The pause grows if the server has not executed anything.
  */
 static int delay_ms(struct nbd_engine *engine)
 {
 	struct nbd_connector *connector = &engine->connector;
+	int64_t age_ms = vublk_nbd_now_ms() - connector->connected_ms;
 	bool has_succeeded = false;
 
 	for (unsigned i = 0; i < engine->num_connections; i++)
 		has_succeeded |= engine->connections[i].has_succeeded;
-	if (has_succeeded || vublk_nbd_now_ms() - connector->connected_ms >= MAX_RETRY_MS)
-		connector->retry_ms = 0;
+	if (has_succeeded || age_ms >= MAX_RETRY_MS)
+		connector->retry_ms = age_ms < RETRY_MS ? RETRY_MS : 0;
 	else if (!connector->retry_ms)
 		connector->retry_ms = RETRY_MS;
 	else if (connector->retry_ms < MAX_RETRY_MS / 2)
@@ -134,9 +149,9 @@ static int delay_ms(struct nbd_engine *engine)
 		connector->retry_ms = MAX_RETRY_MS;
 	if (connector->retry_ms)
 		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG,
-				 "connects to %s again in %d ms, because the server has ended the "
-				 "connection before it executed a request",
-				 engine->engine.description, connector->retry_ms);
+				 "connects to %s again in %d ms, because the last connection %s",
+				 engine->engine.description, connector->retry_ms,
+				 has_succeeded ? "was short" : "has not executed a request");
 	return connector->retry_ms;
 }
 

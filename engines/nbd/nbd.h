@@ -146,6 +146,24 @@ struct nbd_slot {
 	uint64_t cookie;
 };
 
+/* The header of a request, as it is sent. All numbers are big-endian. */
+struct nbd_request_header {
+	uint32_t magic;
+	uint16_t flags, command;
+	uint64_t cookie, offset;
+	uint32_t bytes;
+} __attribute__((packed));
+_Static_assert(sizeof(struct nbd_request_header) == 28, "the header of a request");
+
+/* A simple reply, as it is sent. The data of a read follows. */
+struct nbd_reply {
+	uint32_t magic, error;
+	uint64_t cookie;
+};
+_Static_assert(sizeof(struct nbd_reply) == 16, "a simple reply");
+
+#define NBD_REPLY_MAGIC 0x67446698u
+
 /* The transmission phase of the NBD protocol; see wire.c. */
 struct nbd_wire {
 	int fd;
@@ -158,6 +176,8 @@ struct nbd_wire {
 	struct nbd_slot *receiving;  /* a read whose data is not completely received; NULL: none */
 	uint64_t moved_bytes;        /* of the data of `sending` */
 	uint64_t received_bytes;     /* of the data of `receiving` */
+	uint64_t filler_bytes;       /* zeroes to send instead of the data of a refused write */
+	const char *failure;         /* why the connection is lost; NULL: not known */
 	bool is_full;                /* the socket has no room now */
 };
 
@@ -195,6 +215,7 @@ struct nbd_connector {
 	atomic_bool quit;
 	int64_t connected_ms; /* the time of the last connection */
 	int retry_ms;         /* how long the last loss has delayed the next connection */
+	struct vublk_error failure; /* of the last attempt to connect; no text: it has succeeded */
 };
 
 struct nbd_engine {
@@ -287,7 +308,7 @@ int vublk_nbd_bridge_new(struct nbd_handle *handle, struct nbd_bridge **bridge, 
  */
 void vublk_nbd_bridge_free(struct nbd_bridge *bridge);
 
-/* --- wire.c; -ENOTCONN and -EPROTO: the connection is lost --- */
+/* --- wire.c; -ENOTCONN and -EPROTO: the connection is lost, and `failure` says why --- */
 
 /* Begins to use the connected socket `fd`. */
 int vublk_nbd_wire_open(struct nbd_wire *wire, int fd);

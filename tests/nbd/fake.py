@@ -10,6 +10,7 @@ import threading
 
 READ, WRITE, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 3, 4, 6
 FUA = 1
+SIMPLE_REPLY, STRUCTURED_REPLY = 0x67446698, 0x668e33ef
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, MULTI_CONN = 1, 2, 4, 8, 32, 64, 256
 EXPORT_NAME, INFO, GO = 1, 6, 7
 SIZE = 64 << 20
@@ -20,12 +21,13 @@ class Server:
     """
     Serves each connection, counted from 1, on a thread of its own. `flags(connection)` returns what it offers.
     `answer(connection, kind, index)` says what happens to its request number `index`, counted from 1: an errno, 0 for
-    success, END of the connection without an answer, or HOLD for no answer. Without `answer`, each connection ends after the
-    handshake.
+    success, END of the connection without an answer, HOLD for no answer, or a function that gets the socket, the cookie and
+    the size, and answers itself. Without `answer`, each connection ends after the handshake. If
+    `early(connection)` returns an errno, or 0 for success, each write is answered before its data is received.
     """
 
-    def __init__(self, address, flags, answer=lambda *_: 0, max_bytes=32 << 20):
-        self.flags, self.answer, self.max_bytes = flags, answer, max_bytes
+    def __init__(self, address, flags, answer=lambda *_: 0, max_bytes=32 << 20, early=lambda _: None):
+        self.flags, self.answer, self.max_bytes, self.early = flags, answer, max_bytes, early
         self.requests = []  # tuples (connection, kind, flags)
         self.number = 0
         self.open = {}
@@ -84,6 +86,9 @@ class Server:
         index = 0
         while True:
             _, flags, kind, cookie, _, size = struct.unpack('>IHHQQI', take(client, 28))
+            early = self.early(number) if kind == WRITE else None
+            if early is not None:
+                client.sendall(simple(cookie, early))
             if kind == WRITE:
                 take(client, size)
             index += 1
@@ -91,9 +96,14 @@ class Server:
             result = self.answer(number, kind, index)
             if result == END:
                 return
-            if result != HOLD:
-                data = bytes(size) if kind == READ and not result else b''
-                client.sendall(struct.pack('>IIQ', 0x67446698, result, cookie) + data)
+            if callable(result):
+                result(client, cookie, size)
+            elif result != HOLD and early is None:
+                client.sendall(simple(cookie, result, bytes(size) if kind == READ and not result else b''))
+
+
+def simple(cookie, error=0, data=b'', magic=SIMPLE_REPLY):
+    return struct.pack('>IIQ', magic, error, cookie) + data
 
 
 def take(client, size):

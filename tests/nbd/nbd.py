@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import signal
+import struct
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
@@ -146,9 +147,9 @@ def killed(case, start, uri=None):
         peer.wait_until(lambda: count_connected(case) >= 1, 'the engine has not connected again')
     load.send_signal(signal.SIGINT)
     load.wait(peer.LIMIT_S)
-    check('blocks, all correct' in case.output(load), case.output(load))
+    check(', all correct' in case.output(load), case.output(load))
     check(case.stop(child) == 0, case.output(child))
-    check('is lost; requests wait' in case.output(child), case.output(child))
+    check('; requests wait until it is back' in case.output(child), case.output(child))
     check(' failed: ' not in case.output(child), case.output(child))
 
 
@@ -371,6 +372,30 @@ def order(case):
         check(case.stop(child) == 0, case.output(child))
 
 
+def chain(case):
+    """Each of several writes to one block, small and large, waits for the one before, also after a loss."""
+    sizes, expected = [], [4096, 8192, MIB, 12288, MIB - 4096, 16384]
+
+    def answer(client, cookie, size):
+        sizes.append(size)
+        if server.number > 1:
+            client.sendall(fake.simple(cookie))
+
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda *_: answer) as server:
+        child, client = disk(case)
+        queue = client.queue(0)
+        for size in expected:
+            queue.write(0, client.alloc(size))
+        queue.submit()
+        peer.wait_until(lambda: sizes, 'no write')
+        server.end(1)
+        done = queue.wait(len(expected), peer.LIMIT_S)
+        check([one.error for one in done] == [None] * len(expected), f'{done}: {case.output(child)}')
+        check(sizes == [4096, *expected], str(sizes))
+        client.close()
+        check(case.stop(child) == 0, case.output(child))
+
+
 def no_flushes(case):
     """A server with FUA only: each write and each zero has the flag."""
     with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FUA | fake.SEND_WRITE_ZEROES) as server:
@@ -410,6 +435,137 @@ def storm_ends(case):
         child = serve(case)
         peer.wait_until(lambda: 'again in 1600 ms' in case.output(child), lambda: f'no delay: {case.output(child)}')
         check(case.stop(child) == 0, case.output(child))
+
+
+def raw(*pieces, end=False):
+    """An answer of the fake server: functions of the cookie and the size, whose results are sent one by one."""
+    def answer(client, cookie, size):
+        for piece in pieces:
+            client.sendall(piece(cookie, size))
+        if end:
+            raise EOFError
+    return answer
+
+
+def zeroes(cookie, size):
+    return fake.simple(cookie, 0, bytes(size))
+
+
+SLOT = 0xffff << 48  # the bits of a cookie that the engine uses for the number of a slot, on a little-endian host
+BROKEN, ENDED = 'has broken the protocol', 'the server has ended it'
+HOSTILE = {
+    'magic': (BROKEN, raw(lambda cookie, size: fake.simple(cookie, magic=1))),
+    'structured': (BROKEN, raw(lambda cookie, size: struct.pack('>IHHQI', fake.STRUCTURED_REPLY, 1, 1, cookie, 8 + size) + bytes(8 + size))),
+    'slot': (BROKEN, raw(lambda cookie, size: fake.simple(cookie | SLOT))),
+    'unused slot': (BROKEN, raw(lambda cookie, size: fake.simple(cookie ^ 1 << 48))),
+    'old cookie': (BROKEN, raw(lambda cookie, size: fake.simple(cookie ^ 1 << 40))),
+    'random': (BROKEN, raw(lambda cookie, size: os.urandom(MIB), end=True)),
+    'half a header': (ENDED, raw(lambda cookie, size: fake.simple(cookie)[:9], end=True)),
+    'half of the data': (ENDED, raw(lambda cookie, size: zeroes(cookie, size // 2), end=True)),
+    'shutdown': ('is shutting down', raw(lambda cookie, size: fake.simple(cookie, 108))),
+}
+
+
+def hostile(case):
+    """Each answer that ends a connection is named in the log, and the next connection gets the request again."""
+    for number, (name, (words, answer)) in enumerate(HOSTILE.items()):
+        case.path('nbd.sock').unlink(missing_ok=True)
+        with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, *_: answer if n == 1 else 0) as server:
+            child, client = disk(case)
+            with client:
+                check(client.pread(0, 65536) == bytes(65536), f'{name}: other data')
+            check(server.number == 2, f'{name}: {server.requests}')
+            check(case.stop(child) == 0, case.output(child))
+            check(f'is lost: the server {words.removeprefix("the server ")}' in case.output(child), f'{name}: {case.output(child)}')
+
+
+def repeated_reply(case):
+    """The second answer to a completed request ends the connection, also if the slot has a new request."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
+                     lambda n, *_: raw(zeroes, zeroes) if n == 1 else 0) as server:
+        child, client = disk(case)
+        with client:
+            for _ in range(3):
+                client.pread(0, 4096)
+        check(server.number == 2 and BROKEN in case.output(child), f'{server.requests}: {case.output(child)}')
+        check(case.stop(child) == 0, case.output(child))
+
+
+def write_with_data(case):
+    """Data after the answer to a write is no answer."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
+                     lambda n, *_: raw(zeroes) if n == 1 else 0) as server:
+        child, client = disk(case, '-o', 'unflushed=trust')
+        with client:
+            client.pwrite(0, bytes(4096))
+            client.flush()
+        check(server.number == 2 and BROKEN in case.output(child), f'{server.requests}: {case.output(child)}')
+        check(case.stop(child) == 0, case.output(child))
+
+
+def trickle(case):
+    """Answers arrive byte by byte, with the data of the request, and an unknown error is an error."""
+    data = bytes(range(256)) * 2
+
+    def bytewise(client, cookie, size):
+        for one in fake.simple(cookie, 0, data):
+            client.sendall(bytes([one]))
+
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
+                     lambda _, __, index: bytewise if index == 1 else raw(lambda cookie, size: fake.simple(cookie, 0xffffffff))) as server:
+        child, client = disk(case)
+        with client:
+            check(client.pread(0, 512) == data, 'other data')
+            check(fails(lambda: client.pread(0, 512)), 'an error is no error')
+        check(server.number == 1, case.output(child))
+        check(case.stop(child) == 0, case.output(child))
+
+
+def early_refusal(case):
+    """A server refuses a large write before it has the data: the write fails, and the connection stays usable."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, early=lambda _: 28) as server:
+        child, client = disk(case)
+        with client:
+            for _ in range(3):
+                check(fails(lambda: client.pwrite(0, bytes(MIB))), 'the write has not failed')
+            client.pread(0, 4096)
+        check(server.number == 1, case.output(child))
+        check(case.stop(child) == 0, case.output(child))
+
+
+def early_confirmation(case):
+    """A server confirms a write before it has the data: the next server gets the write again."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, early=lambda n: 0 if n == 1 else None) as server:
+        child, client = disk(case)
+        with client:
+            client.pwrite(0, bytes(MIB))
+        check(set(server.kinds(2)) == {fake.WRITE}, str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+        check('has confirmed a write before it had all of the data' in case.output(child), case.output(child))
+
+
+def short_connections(case):
+    """A server that executes one request and ends: the engine does not connect again without a pause."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, _, index: fake.END if n < 4 and index > 1 else 0) as server:
+        child, client = disk(case)
+        with client:
+            for _ in range(8):
+                client.pread(0, 4096)
+        check(server.number == 4, str(server.requests))
+        check(case.stop(child) == 0, case.output(child))
+        check('because the last connection was short' in case.output(child), case.output(child))
+
+
+def words(case):
+    """A lasting reason why the disk cannot connect again is a warning once, not with each attempt."""
+    with fake.Server(case.path('nbd.sock'), lambda n: fake.SEND_FLUSH | (fake.READ_ONLY if 1 < n < 20 else 0)) as server:
+        child = serve(case)
+        server.end(1)
+        peer.wait_until(lambda: 'connected to' in case.output(child), lambda: f'no connection: {case.output(child)}')
+        check(case.stop(child) == 0, case.output(child))
+        lines = [line for line in case.output(child).splitlines() if 'because the export is read-only now' in line]
+        check(len(lines) == 18, case.output(child))
+        check(['warning' in line.lower() for line in lines] == [True] + [False] * 17, case.output(child))
 
 
 def memory(case):
@@ -457,8 +613,9 @@ def misfit(case):
 
 CASES = [with_nbdkit, with_qemu_nbd, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
          qemu_nbd_killed, shared_killed, tls_killed, resized, fua_is_repeated, write_is_repeated, overlap, unflushed,
-         unflushed_trusted, flushed, loss_of_one, together, order, no_flushes, not_durable, storm, storm_ends, memory,
-         keepalive, misfit, refusals]
+         unflushed_trusted, flushed, loss_of_one, together, order, chain, no_flushes, not_durable, storm, storm_ends,
+         short_connections, hostile, repeated_reply, write_with_data, trickle, early_refusal, early_confirmation, words,
+         memory, keepalive, misfit, refusals]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

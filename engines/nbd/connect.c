@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Connects to an NBD server with libnbd, which negotiates the export and TLS. Then wire.c uses the
- * socket of libnbd directly. A connection with TLS is an exception: only libnbd can encrypt, so
+ * Connects to an NBD server with libnbd, which negotiates the export and TLS. Then wire.c, which says
+ * why, uses the socket of libnbd directly. A connection with TLS is an exception: only libnbd can encrypt, so
  * bridge.c passes the requests on to libnbd.
  */
 #include "engines/nbd/nbd.h"

@@ -43,6 +43,19 @@ static void nbd_engine_close(struct vublk_engine *base)
 	free(engine);
 }
 
+/*
+ * Returns a number from which the disk's serial is made (FNV-1a). NBD has no identity of an export, so
+ * the URI stands for it.
+ */
+static uint64_t identity_of(const char *uri)
+{
+	uint64_t identity = UINT64_C(0xcbf29ce484222325);
+
+	for (; *uri; uri++)
+		identity = (identity ^ (uint8_t)*uri) * UINT64_C(0x100000001b3);
+	return identity;
+}
+
 static struct nbd_engine *new_engine(const struct vublk_engine_params *params, const char *uri)
 {
 	struct nbd_engine *engine = calloc(1, sizeof(*engine));
@@ -51,6 +64,7 @@ static struct nbd_engine *new_engine(const struct vublk_engine_params *params, c
 		return NULL;
 	engine->host = params->host;
 	engine->uri = strdup(uri);
+	engine->engine.identity = identity_of(uri);
 	engine->connector.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_mutex_init(&engine->lock, NULL);
 	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++)

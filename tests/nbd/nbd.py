@@ -74,6 +74,18 @@ def with_qemu_nbd(case):
     verified(case)
 
 
+def serials(case):
+    """Each export has a serial of its own, which stays the same."""
+    told = []
+    for name in 'one', 'two', 'one':
+        server = qemu_nbd(case, '--export-name', name, image(case))
+        child = serve(case, uri=f'nbd+unix:///{name}?socket={case.path("nbd.sock")}')
+        told.append(json.loads(case.run([VUBLK, 'info', case.path('disk'), '--json']))['serial'])
+        check(case.stop(child) == 0, case.output(child))
+        case.stop(server)
+    check(told[0] == told[2] != told[1], f'the serials are {told}')
+
+
 def one_connection(case):
     """qemu-nbd that serves one client only: all queues share a connection."""
     qemu_nbd(case, image(case))
@@ -611,7 +623,7 @@ def misfit(case):
         check(case.stop(child) == 0, case.output(child))
 
 
-CASES = [with_nbdkit, with_qemu_nbd, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
+CASES = [with_nbdkit, with_qemu_nbd, serials, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
          qemu_nbd_killed, shared_killed, tls_killed, resized, fua_is_repeated, write_is_repeated, overlap, unflushed,
          unflushed_trusted, flushed, loss_of_one, together, order, chain, no_flushes, not_durable, storm, storm_ends,
          short_connections, hostile, repeated_reply, write_with_data, trickle, early_refusal, early_confirmation, words,

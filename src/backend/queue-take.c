@@ -102,8 +102,8 @@ bool vublk_queue_is_unkicked(struct vublk_queue *queue)
 	if (++queue->unkicked == CERTAIN_LOOKS)
 		vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_WARNING,
 				  "queue %u: the driver does not send kicks for its requests, so "
-				  "each request may wait up to a second; start the back-end with "
-				  "--poll=busy for such a driver", queue->index);
+				  "each request may wait a second, and longer after an idle time; "
+				  "start the back-end with --poll=busy for such a driver", queue->index);
 	return true;
 }
 

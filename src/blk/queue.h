@@ -253,8 +253,8 @@ struct vublk_blk_queue {
 	uint64_t told_failures; /* how many of flushes->unseen_failures this queue has reported to
 				   the application */
 	uint64_t own_in_flight; /* the flush number of own_flush while it is in flight; otherwise 0.
-				   Loaded by the owners of all queues, and at any time by the
-				   disk's thread */
+				   Loaded by the owners of all queues, and by the disk's thread
+				   without closing the gates */
 	bool awaits_own;       /* `awaiting` is not empty; loaded by the owners of all queues */
 	bool replay_fails;     /* the last replay failed, so flushes fail until a replay succeeds */
 } __attribute__((aligned(VUBLK_CACHE_LINE)));

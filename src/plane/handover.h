@@ -20,7 +20,7 @@
 
 /* Returns why the plane cannot be handed over now, as a static string, or NULL if it can. */
 const char *vublk_plane_handover_obstacle(const struct vublk_plane *plane);
-/* Writes the descriptors of a side's memory and eventfds, and its features. */
+/* Writes a side: the file descriptors of its memory and its eventfds, its features and its limits. */
 void vublk_plane_side_give(struct vublk_plane_side *side, struct vublk_sections_writer *to);
 /*
  * Writes the plane: the log of writes, the driver's rings, the requests and the side's rings. There

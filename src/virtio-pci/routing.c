@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Changes the vector, the eventfd or the mask of an interrupt, and reroutes the calls of the queues
- * accordingly. The interrupts themselves are in irq.c; queue.c chooses the eventfd that receives
- * the calls of a queue.
+ * Changes the eventfd or the mask of a vector, or the vector of a queue or of the config, and
+ * reroutes the calls of the queues accordingly. The vectors themselves are in irq.c; queue.c chooses
+ * the eventfd that receives the calls of a queue.
  *
- * Key idea: first the queues are rerouted, and then pending interrupts are delivered, so that no
- * interrupt is lost in between.
+ * Key idea: after a change of an eventfd or a mask, first the queues are rerouted, and then pending
+ * interrupts are delivered. So an interrupt that becomes pending while queues are rerouted is not
+ * lost.
  */
 #include "virtio-pci/private.h"
 

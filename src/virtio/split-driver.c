@@ -5,7 +5,7 @@
  * Key idea: the device can write to every byte of the shared memory, so this end never reads back
  * what it wrote there. Free descriptors, the links of chains and all indices are in private memory.
  * From shared memory, this end reads only the used ring, and checks it against the private memory.
- * This design is also fast, because this end rarely reads cache lines that the device writes.
+ * This design is also fast: apart from the used ring, this end reads no shared cache line.
  */
 #include "virtio/driver-ring.h"
 

@@ -316,8 +316,8 @@ static bool take_completions(struct vublk_chaos_job *job)
 /* --- the job ------------------------------------------------------------------ */
 
 /*
- * Keeps requests in flight until `choose_request` chooses no more or a request fails. Then waits
- * for the requests that are still in flight.
+ * Keeps requests in flight until `choose_request` chooses no more or a request fails, and then waits
+ * for the rest. Does not wait if the run is aborted or a request is stuck.
  */
 static void run_requests(struct vublk_chaos_job *job, choose_fn *choose_request)
 {

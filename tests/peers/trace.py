@@ -150,7 +150,7 @@ def refusals(case):
     control = case.path('device.ctl')
     for words, code, sentence in (
             (['trace', '--format', 'xml'], 2, '--format must be text, json or pcapng'),
-            (['status', '--max', '5'], 2, 'need the command trace'), (['trace', '--max', '0'], 2, '--max must be'),
+            (['status', '--max', '5'], 2, "only with the command 'trace'"), (['trace', '--max', '0'], 2, '--max must be'),
             (['trace', '--watch'], 2, '--watch cannot be used'),
             (['trace', '-o', case.path('no/where')], 1, 'cannot create'), (['trace', 'number=0'], 1, "'number' must be"),
             (['trace', 'start=1'], 1, "'start' must be"), (['trace', 'stop=true'], 1, "needs either 'start'"),

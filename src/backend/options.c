@@ -526,8 +526,8 @@ static int check_own_option(const struct vublk_engine_ops *engine, const struct 
 
 	if (!option)
 		return vublk_error_set(error, EINVAL, "there is no option '%s'; 'vublk serve "
-				       "--list-options' and vublk_backend_options() list all "
-				       "options", o->name);
+				       "--engine NAME --list-options' lists those of the program and "
+				       "of the engine", o->name);
 	if (!o->value)
 		return vublk_error_set(error, EINVAL, "the option %s needs a value", o->name);
 	return vublk_engine_check_option(option, o->value, error);

@@ -212,11 +212,16 @@ void vublk_bus_client_gone(struct vublk_bus *bus);
 
 void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
 /*
- * The type's callbacks started() and stopped() must call these functions, which record whether the
- * back-end has accepted the rings.
+ * Records that the back-end has accepted the rings. The type's callback started() must call this
+ * function.
  */
 void vublk_bus_note_started(struct vublk_bus *bus);
+/*
+ * Records that the rings do not run, and with an error before the first start, that the back-end has
+ * refused them. The type's callback stopped() must call this function.
+ */
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error);
+
 void vublk_bus_on_lost(void *bus, const struct vublk_error *error);
 void vublk_bus_on_reconnected(void *bus);
 void vublk_bus_on_gave_up(void *bus, const struct vublk_error *error);

@@ -97,8 +97,8 @@ struct vublk_inproc {
 				       they were not */
 	struct vublk_error expiry;  /* why the rings are being reclaimed, if they will start again
 				       afterwards; code 0: they are not */
-	unsigned num_looks;         /* checks of the deadline since this back-end started the
-				       rings */
+	unsigned num_looks;         /* how many times the timer of the deadline has fired since
+				       the rings started */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
 	struct vublk_inproc_call *call; /* the present call, which has begun and not ended; NULL:

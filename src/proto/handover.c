@@ -33,7 +33,7 @@ static ssize_t payload_bytes(const void *opaque, struct vublk_error *error)
 		return (ssize_t)header->bytes;
 	return vublk_error_set(error, EPROTO, "received an invalid upgrade message: kind %u, a "
 			       "payload of %llu bytes and a reserved field of 0x%x; expected kind "
-			       "1 to %u, at most %u bytes and 0",
+			       "1 to %u, a payload of at most %u bytes and a reserved field of 0",
 			       header->kind, (unsigned long long)header->bytes, header->zero,
 			       VUBLK_HANDOVER_NUM_KINDS - 1, VUBLK_HANDOVER_MAX_BYTES - 1);
 }

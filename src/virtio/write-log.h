@@ -78,7 +78,10 @@ int vublk_write_log_fields(struct vublk_write_log *log, struct vublk_fields *fie
 
 /* --- the owner of a stream --------------------------------------------------------------- */
 
-/* Returns the room that the entry of a write of `bytes` bytes needs. */
+/*
+ * Returns how many bytes a write takes in a stream: its entry, and the data of a VIRTIO_BLK_T_OUT,
+ * which has `bytes` bytes.
+ */
 static inline uint64_t vublk_write_log_room(uint32_t type, uint64_t bytes)
 {
 	uint64_t header = sizeof(struct vublk_write_log_entry);

@@ -102,6 +102,8 @@ struct vublk_relay {
 	enum vublk_relay_request asked;
 	enum vublk_relay_set_state set; /* set by vublk_relay_change_set() and upgrade.c */
 	bool is_logging; /* the device was told to log */
+
+	/* other state of the session */
 	bool knows_write_cache; /* the VMM has read or set config.wce, or the relay has handed over
 				   rings of this session */
 	bool was_holding;   /* starts were delayed in the process from which this process took

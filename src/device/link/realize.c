@@ -179,7 +179,7 @@ static void log_policy(struct vublk_device *device)
 	vublk_features_list(hidden, names);
 	vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_INFO,
 			  "the device's properties change what the driver sees: %s%s%s%s",
-			  adds_ro ? "the writable disk is read-only" : "",
+			  adds_ro ? "the disk is read-only, although the back-end permits writes" : "",
 			  adds_ro && hidden ? ", and " : "",
 			  hidden ? "these features are hidden: " : "", names);
 }

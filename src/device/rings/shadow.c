@@ -474,8 +474,8 @@ void vublk_device_shadow_log(struct vublk_device *device, uint64_t *bitmap, uint
 }
 
 /*
- * Forgets a fault, and watches for the next one. A fault concerns only the rings that the plane had
- * when the fault occurred.
+ * Clears a recorded fault, and watches for the next one. Called when the plane has no rings, so that
+ * a fault of its previous rings does not count for the next ones.
  */
 static int watch_fault(struct vublk_device *device, struct vublk_error *error)
 {

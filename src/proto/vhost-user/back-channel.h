@@ -43,8 +43,8 @@ void vublk_back_channel_close(struct vublk_back_channel *back);
 void vublk_back_channel_set_suspended(struct vublk_back_channel *back, bool is_suspended);
 
 /*
- * Records that the configuration has changed. Tells the front-end if the channel is open and not
- * suspended.
+ * Records that the configuration has changed. If the channel is open and not suspended, the
+ * front-end is notified: now, or when it has answered the previous message.
  */
 void vublk_back_channel_tell_config(struct vublk_back_channel *back);
 /*

@@ -71,7 +71,7 @@ static void test_read_only(void **state)
 	features = vublk_device_features(rig.device);
 	assert_int_equal(features & (RO | WRITING), RO);
 	assert_true(features & VUBLK_BIT(VIRTIO_BLK_F_FLUSH));
-	expect_line(&rig, "the writable disk is read-only, and these features are hidden: "
+	expect_line(&rig, "the disk is read-only, although the back-end permits writes, and these features are hidden: "
 			  "VIRTIO_BLK_F_DISCARD (bit 13), VIRTIO_BLK_F_WRITE_ZEROES");
 	rig_start(&rig, 2);
 	assert_true(rig.device->acked_features & RO);

@@ -57,7 +57,7 @@ static void test_policy(void **state)
 	struct backend_rig rig;
 
 	relay_open(&relay, policy);
-	assert_true(relay_has_said(&relay, "the writable disk is read-only, and these features "
+	assert_true(relay_has_said(&relay, "the disk is read-only, although the back-end permits writes, and these features "
 					   "are hidden: VIRTIO_BLK_F_DISCARD (bit 13)"));
 	relay_connect(&relay, &rig);
 	rig_negotiate(&rig);

@@ -152,24 +152,30 @@ static void watch_room(struct nbd_connection *connection)
 	epoll_ctl(connection->owner->queue.fd, EPOLL_CTL_MOD, connection->wire.fd, &event);
 }
 
-/*
- * Begins requests and sends bytes until the socket or the wire is full. An outdated connection
- * begins no more requests.
- */
+/* Returns whether a request waits and can begin. An outdated connection begins no more requests. */
+static bool may_begin(const struct nbd_connection *connection)
+{
+	return connection->waiting.first && vublk_nbd_wire_has_room(&connection->wire) &&
+	       !vublk_nbd_loss_is_outdated(connection);
+}
+
+/* The same for a request that can also be sent now. */
+static bool may_send(const struct nbd_connection *connection)
+{
+	return !connection->is_lost && !connection->wire.is_full && may_begin(connection);
+}
+
+/* Begins requests and sends bytes until the socket or the wire is full. */
 static void send_waiting(struct nbd_connection *connection)
 {
-	struct nbd_wire *wire = &connection->wire;
-	bool may_begin = !vublk_nbd_loss_is_outdated(connection);
-	bool is_over = connection->is_lost;
-
-	while (!is_over) {
-		while (may_begin && connection->waiting.first && vublk_nbd_wire_has_room(wire))
+	if (connection->is_lost)
+		return;
+	do {
+		while (may_begin(connection))
 			begin(connection, vublk_nbd_list_take(&connection->waiting));
-		if (vublk_nbd_wire_send(wire))
+		if (vublk_nbd_wire_send(&connection->wire))
 			connection->is_lost = true;
-		is_over = connection->is_lost || wire->is_full || !may_begin ||
-			  !connection->waiting.first || !vublk_nbd_wire_has_room(wire);
-	}
+	} while (may_send(connection));
 }
 
 /* --- completion --------------------------------------------------------------- */
@@ -326,9 +332,7 @@ void vublk_nbd_connection_turn(struct nbd_connection *connection, bool is_woken)
 	do {
 		send_waiting(connection);
 		complete_ended(connection); /* may start requests that waited for the ended ones */
-	} while (!connection->is_lost && !connection->wire.is_full && connection->waiting.first &&
-		 vublk_nbd_wire_has_room(&connection->wire) &&
-		 !vublk_nbd_loss_is_outdated(connection));
+	} while (may_send(connection));
 	/*
 	 * An outdated connection ends only when the server has answered all its requests, so that
 	 * the server executes none of them later.

@@ -280,7 +280,7 @@ const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct 
 				  unsigned num_connections);
 /* Connects and reads the properties of the export. Fails after `timeout_ms`. */
 int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct vublk_error *error);
-/* Closes the connection to the server. No-op if there is none. */
+/* Closes the connection to the server. A no-op without a connection. */
 void vublk_nbd_disconnect(struct nbd_connection *connection);
 
 /* --- connector.c --- */

@@ -253,7 +253,7 @@ def serve_on_a_passed_socket(case):
 
 
 def killed_relay(case):
-    """The VMM's socket outlives the relay: who connects meanwhile is served by the next one, on both buses."""
+    """The VMM's socket outlives the relay: the next relay serves a VMM that has connected meanwhile, on both buses."""
     peer.VublkServe(VUBLK).start(case, image_file(case), path=case.path('back'))
     for bus in ('vhost-user', 'vfio-user'):
         case.path('vm').unlink(missing_ok=True)

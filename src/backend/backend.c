@@ -308,7 +308,7 @@ static int use_socket(struct vublk_backend *backend, int given, struct vublk_err
 	 * The caller may accept a connection on the same socket first, so accept() must not block
 	 * here.
 	 */
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	vublk_fd_set_nonblocking(fd);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	backend->listen_fd = vublk_fd_steal(&fd);
 	return vublk_backend_listen_again(backend, "opened");

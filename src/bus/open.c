@@ -109,7 +109,7 @@ static int set_fd(struct vublk_bus *bus, const char *value, struct vublk_error *
 	if (bus->listen_fd < 0)
 		return vublk_error_set_errno(error, errno, "cannot duplicate descriptor %d", (int)given);
 	/* Another process may accept a connection first, so accept() must not block. */
-	fcntl(bus->listen_fd, F_SETFL, fcntl(bus->listen_fd, F_GETFL) | O_NONBLOCK);
+	vublk_fd_set_nonblocking(bus->listen_fd);
 	return 0;
 }
 

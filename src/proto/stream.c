@@ -20,7 +20,7 @@
 
 void vublk_stream_init(int fd)
 {
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	vublk_fd_set_nonblocking(fd);
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 

@@ -269,7 +269,7 @@ int vublk_eventfd_check(int fd, struct vublk_error *error)
 	if (!is_eventfd(fd))
 		return vublk_error_set(error, EPROTO, "the descriptor is not an eventfd");
 	/* With an honest peer, this flag makes vublk_eventfd_unblock() unnecessary. */
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	vublk_fd_set_nonblocking(fd);
 	return 0;
 }
 

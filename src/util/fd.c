@@ -5,6 +5,7 @@
 #include "util/fd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 void vublk_fd_close(int *fd)
@@ -15,6 +16,11 @@ void vublk_fd_close(int *fd)
 		close(*fd);
 	*fd = -1;
 	errno = saved;
+}
+
+void vublk_fd_set_nonblocking(int fd)
+{
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
 void vublk_fd_close_all(int *fds, size_t count)

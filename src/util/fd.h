@@ -13,6 +13,9 @@
 /* Closes *fd if it is a descriptor (>= 0) and sets it to -1. Preserves errno. */
 void vublk_fd_close(int *fd);
 
+/* Sets O_NONBLOCK, which every duplicate of the descriptor then has, too. */
+void vublk_fd_set_nonblocking(int fd);
+
 /* Closes each of `count` descriptors and sets it to -1. */
 void vublk_fd_close_all(int *fds, size_t count);
 

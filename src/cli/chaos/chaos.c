@@ -84,9 +84,9 @@ static void parse_faults(struct argp_state *state, struct vublk_chaos_config *co
 		while (d < VUBLK_CHAOS_OWN && strcmp(word, vublk_chaos_action_name(d)))
 			d++;
 		if (d == VUBLK_CHAOS_OWN)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--faults does not know '%s'; give "
-				     "one or more of kill, stop, term and replace, separated by "
-				     "commas, or the word none", word);
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--faults must be one or more of "
+				     "kill, stop, term and replace, separated by commas, or none, "
+				     "not '%s'", word);
 		config->actions |= 1u << d;
 	}
 }

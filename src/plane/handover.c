@@ -95,7 +95,7 @@ static int read_queue(struct vublk_plane *plane, struct vublk_fields *fields,
 	    (queue->inflight.region &&
 	     queue->inflight.last_batch_head >= queue->setup.inflight_entries)) {
 		queue->phase = VUBLK_PLANE_QUEUE_TAKING;
-		return contradiction(error, "queue", index);
+		return contradiction(error, "invalid fields of queue", index);
 	}
 	return 0;
 }
@@ -208,13 +208,13 @@ static int read_slot(struct vublk_plane *plane, struct vublk_fields *fields,
 	if (!queue || head >= queue->setup.size || fields->from->is_bad)
 		return contradiction(error, "there is no queue", index);
 	if (vublk_device_ring_adopt_chain(&queue->ring, head, error) < 0)
-		return contradiction(error, "a chain is twice in queue", index);
+		return contradiction(error, "a chain occurs twice in queue", index);
 	slot = &queue->slots[head];
 	if (visit_slot(plane, slot, &state, fields) < 0 || !vublk_plane_derive(plane, slot) ||
 	    !vublk_plane_is_mapped(plane->map, slot) || !begin_slot(plane, slot, state))
-		return contradiction(error, "a request of queue", index);
+		return contradiction(error, "an invalid request of queue", index);
 	if (plane->replay && slot->flush_mark > vublk_write_log_mark(&plane->replay->log))
-		return contradiction(error, "a flush of queue", index);
+		return contradiction(error, "an invalid flush of queue", index);
 	return 0;
 }
 
@@ -263,7 +263,7 @@ int vublk_plane_side_take(struct vublk_section *from, unsigned num_queues, unsig
 	visit_side(side, &fields);
 	for (unsigned i = 0; i < num_queues && !r; i++)
 		if (side->queues[i].kick_fd < 0 || side->queues[i].call_fd < 0)
-			r = contradiction(error, "without eventfds: queue", i);
+			r = contradiction(error, "an eventfd is missing for queue", i);
 	if (r < 0)
 		vublk_plane_side_free(side);
 	else
@@ -346,7 +346,7 @@ static int read_ring(struct vublk_plane *plane, struct vublk_fields *fields,
 	queue = &plane->side->queues[index];
 	VUBLK_FIELD(fields, size);
 	if (!size || size > plane->side->size)
-		return contradiction(error, "the size of ring", index);
+		return contradiction(error, "an invalid size of ring", index);
 	r = vublk_driver_ring_adopt(&queue->ring, &queue->memory->ring, size, plane->side->features,
 				    error);
 	if (r < 0)
@@ -354,7 +354,7 @@ static int read_ring(struct vublk_plane *plane, struct vublk_fields *fields,
 	vublk_driver_ring_fields(&queue->ring, fields);
 	r = vublk_driver_ring_check(&queue->ring, error);
 	if (!r && !find_requests(plane, index, fields))
-		r = contradiction(error, "the requests of ring", index);
+		r = contradiction(error, "invalid requests of ring", index);
 	return r;
 }
 
@@ -429,7 +429,8 @@ int vublk_plane_take_section(struct vublk_plane *plane, struct vublk_section *fr
 	for (unsigned i = 0; i < VUBLK_ARRAY_SIZE(sections); i++)
 		if (!strcmp(sections[i].name, from->name))
 			return sections[i].read(plane, &fields, error);
-	return vublk_error_set(error, EINVAL, "the shadow rings have no section '%s'", from->name);
+	return vublk_error_set(error, EINVAL, "the state of the shadow rings has the "
+			       "unknown section '%s'", from->name);
 }
 
 /* Returns whether each chain on the ring is a request of the driver or the plane's own flush. */
@@ -468,9 +469,11 @@ int vublk_plane_take_end(struct vublk_plane *plane, struct vublk_error *error)
 
 	if (count_chains(plane, &num_chains) < 0 ||
 	    num_chains != plane->num_submitted - awaiting + own)
-		return contradiction(error, "requests are submitted:", plane->num_submitted);
+		return contradiction(error, "the rings do not have all submitted requests, "
+				     "whose number is", plane->num_submitted);
 	if (plane->replay && (plane->replay->phase == VUBLK_PLANE_REPLAY_IDLE) != !plane->side)
-		return contradiction(error, "the back-end's phase is", plane->replay->phase);
+		return contradiction(error, "the presence of a back-end contradicts the phase of "
+				     "the replay,", plane->replay->phase);
 	vublk_plane_begin_writes_again(plane);
 	for (const struct vublk_plane_slot *slot = plane->first; slot; slot = slot->next)
 		if (slot->state == VUBLK_PLANE_SLOT_SUBMITTED && slot->order.num_blockers)

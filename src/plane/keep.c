@@ -182,9 +182,9 @@ static bool copy_data(struct vublk_plane *plane, const struct vublk_plane_slot *
 		return true;
 	vublk_write_log_retract(stream_of(replay), slot->type, slot->bytes);
 	vublk_log_limited(plane->log, plane->limit, VUBLK_LOG_WARNING,
-			  "queue %u: the data of a completed write of %" PRIu64 " bytes cannot be "
-			  "copied, because the VMM truncated the file of the guest's memory; the "
-			  "write is flushed before it completes", slot->queue, slot->bytes);
+			  "queue %u: cannot keep a copy of a write of %" PRIu64 " bytes, because the "
+			  "VMM truncated the file of the guest's memory; the guest sees the write's "
+			  "completion only after a flush", slot->queue, slot->bytes);
 	return false;
 }
 

@@ -410,7 +410,7 @@ static int read_header(struct vublk_mirror_file *file, struct vublk_mirror_heade
 				       file->path);
 	chosen = choose(copies);
 	if (!chosen)
-		return damaged(file, "is damaged: its header has a wrong CRC, in both copies", error);
+		return damaged(file, "is damaged: both copies of its header have a wrong CRC", error);
 	decode(chosen, header);
 	r = check_header(file, chosen, header, error);
 	if (!r)

@@ -182,7 +182,8 @@ int vublk_mirror_marks_begin(struct vublk_mirror_state *state, struct vublk_erro
 		pthread_cond_init(&marks->changed, NULL);
 		r = start_thread(state);
 		if (r)
-			vublk_error_set_errno(error, -r, "cannot start a thread");
+			vublk_error_set_errno(error, -r, "cannot start the thread that writes the "
+					      "mirror's state file '%s'", state->file.path);
 	}
 	if (r)
 		free_memory(marks);

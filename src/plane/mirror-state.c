@@ -47,8 +47,9 @@ static bool is_disk(const struct vublk_mirror_header *header, unsigned index,
 static int check_valid(const struct vublk_mirror_state *state, struct vublk_error *error)
 {
 	return state->is_invalid ?
-		       vublk_error_set(error, EIO, "the mirror's state file '%s' could not be written "
-				       "before, so it is not used any more", state->file.path) : 0;
+		       vublk_error_set(error, EIO, "the mirror's state file '%s' is no longer used, "
+				       "because an earlier write to it failed; to mirror again, remove "
+				       "the file and restart the device", state->file.path) : 0;
 }
 
 /* Writes the header. After a failure the file cannot be used any more. */

@@ -753,7 +753,8 @@ int vublk_plane_thread_new(unsigned num_queues, unsigned max_segments, bool is_p
 	int r;
 
 	if (!thread)
-		return vublk_error_set_errno(error, ENOMEM, "cannot start a thread");
+		return vublk_error_set_errno(error, ENOMEM, "cannot allocate memory for the thread "
+					     "of the shadow rings");
 	*thread = (struct vublk_plane_thread){
 		.owner = loop,
 		.ops = ops,

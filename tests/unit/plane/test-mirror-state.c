@@ -624,7 +624,7 @@ static void test_damaged_header(void **state_of_test)
 		}
 		patch(offsets[i], "\xa5", 1);
 		patch(copy + offsets[i], "\xa5", 1);
-		check_refused(EINVAL, i ? "has a wrong CRC" : "is not the state file of a mirror");
+		check_refused(EINVAL, i ? "have a wrong CRC" : "is not the state file of a mirror");
 		assert_int_equal(unlink(file_path()), 0);
 	}
 }

@@ -15,7 +15,7 @@
 struct vublk_bucket {
 	uint64_t rate;     /* units per second; 0: no limit */
 	uint64_t burst_ns; /* how much unused time a later burst may use */
-	uint64_t paid_ns;  /* when all units that have passed are paid for */
+	uint64_t paid_ns;  /* the time from which all units that have passed are paid for */
 	uint64_t rest;     /* the remainder of the division by `rate`, because paid_ns is rounded
 			      down */
 };

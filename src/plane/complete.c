@@ -4,7 +4,7 @@
  *
  * Key idea: when the back-end has completed a request of the driver, the plane reads only the
  * status and, for GET_ID, the disk identifier from the shared memory, each once. The plane ignores
- * the used length that the back-end reports, and computes the one for the driver from the request.
+ * the used length that the back-end reports. It computes the driver's used length from the request.
  */
 #include "plane/plane.h"
 

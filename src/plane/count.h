@@ -3,8 +3,8 @@
 #define VUBLK_PLANE_COUNT_H
 
 /*
- * The plane measures how long requests take, for the counters per queue and kind, and to find slow
- * requests.
+ * The plane measures how long requests take, to fill the counters per queue and kind, and to find
+ * slow requests.
  *
  * Key idea: the times are in an array of their own, which the plane accesses only while
  * VUBLK_PLANE_HOOK_TIME is set. Otherwise a request pays only for the test of that flag.

@@ -2,9 +2,9 @@
 /*
  * The sections of a plane; see handover.h.
  *
- * Key idea: for each section, one function either writes or reads all its fields. Whatever follows
- * from other fields is not written but computed again: the place of a request on the disk, the
- * order of the writes, and the lists.
+ * Key idea: for each section, one function either writes or reads all its fields. Values that
+ * follow from other fields are not written but computed again: the place of a request on the disk,
+ * the order of the writes, and the lists.
  */
 #include "plane/handover.h"
 
@@ -119,7 +119,7 @@ static void visit_range(struct virtio_blk_discard_write_zeroes *range, struct vu
 	*range = (struct virtio_blk_discard_write_zeroes){ sector, num_sectors, flags };
 }
 
-/* Writes or reads the segments and the ranges. The caller has checked their numbers. */
+/* Writes or reads the segments and the ranges. The caller has checked how many there are. */
 static void visit_place(struct vublk_plane *plane, struct vublk_plane_slot *slot,
 			struct vublk_fields *fields)
 {

@@ -3,11 +3,11 @@
  * This file copies completed writes into the log (replay.h).
  *
  * Key idea: room is reserved before a write is submitted, so that there is room when it completes.
- * A write for which there is no room waits, and later writes wait behind it, so that they do not
- * overtake it for ever. A write that is larger than the whole log is submitted without a
- * reservation, and the driver sees its completion only after a flush has made the write stable. All
- * writes of a driver that has not accepted FLUSH are handled in this way, too, because such a
- * driver relies on a completed write being stable.
+ * A write for which there is no room waits, and later writes wait behind it, so that they cannot
+ * delay it forever. A write that is larger than the whole log is submitted without a reservation,
+ * and the driver sees its completion only after a flush has made the write stable. All writes of a
+ * driver that has not accepted FLUSH are handled in this way, too, because such a driver relies on
+ * a completed write being stable.
  */
 #include "plane/plane.h"
 #include "plane/replay.h"
@@ -77,7 +77,7 @@ bool vublk_plane_keep_reserve(struct vublk_plane *plane, struct vublk_plane_slot
 	uint64_t room = room_of(slot);
 
 	if (slot->copy == VUBLK_PLANE_COPY_RESERVED)
-		return true; /* reserved by an earlier attempt, when the ring had no room */
+		return true; /* an attempt that found the ring full has reserved the room already */
 	if (replay->waiting && replay->waiting != slot)
 		return false;
 	if (room > stream->size_bytes || !plane->driver_flushes) {

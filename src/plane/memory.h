@@ -24,7 +24,7 @@ struct vublk_plane_memory {
 int vublk_plane_memory_new(const struct vublk_memory_region *regions, unsigned num_regions,
 			   struct vublk_fault *fault, struct vublk_plane_memory **memory,
 			   struct vublk_error *error);
-/* Unmaps and frees the mapping. `memory` NULL: no-op. */
+/* Unmaps and frees the mapping. NULL is a no-op. */
 void vublk_plane_memory_free(struct vublk_plane_memory *memory);
 
 #endif

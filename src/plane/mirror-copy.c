@@ -38,7 +38,7 @@ static char *data_of(const struct vublk_plane_side *side, unsigned index, uint64
 }
 
 /*
- * Puts a request of copy `index` on the ring: a read or a write of the present piece, or a flush.
+ * Puts a request of copy `index` on the ring: a read or a write of the current piece, or a flush.
  * Returns false if the ring is full.
  */
 static bool put(const struct vublk_plane_side *side, struct vublk_plane_side_queue *queue,
@@ -185,7 +185,7 @@ static void fail(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy
 
 /*
  * Called when the source has completed the read of a piece. Copies the data from the source's
- * memory to the target's. The source may change the data meanwhile. Such a change does no harm,
+ * memory to the target's. The source may change its memory during the copy. That does no harm,
  * because the source could have returned any data in the first place.
  */
 static void piece_read(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy, unsigned index,

@@ -236,8 +236,9 @@ int vublk_mirror_file_write(struct vublk_mirror_file *file, struct vublk_mirror_
 }
 
 /*
- * Each attempt changes the size of the file twice, so that there is a change to write. The kernel
- * may not write a change again whose write failed in an earlier attempt.
+ * Changes the size of the file twice, so that each attempt has a change to write. If an earlier
+ * attempt set the size, but writing it to the storage failed, the kernel may have dropped that
+ * change.
  */
 int vublk_mirror_file_invalidate(struct vublk_mirror_file *file)
 {
@@ -282,7 +283,7 @@ static int open_locked(struct vublk_mirror_file *file, const char *path, int fla
 				     "file system that supports locks", path);
 }
 
-/* Makes the name of the file stable. */
+/* Makes the file's name stable on the storage, by a sync of its folder. */
 static int sync_folder(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -294,7 +295,7 @@ static int sync_folder(const char *path)
 	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
 }
 
-/* Gives the complete file at `path` its final name. The lock on `path` is held. */
+/* Gives the complete file at `path` its final name. The caller holds the lock on the file. */
 static int give_name(struct vublk_mirror_file *file, const char *path, struct vublk_error *error)
 {
 	struct stat st;

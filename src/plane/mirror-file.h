@@ -57,8 +57,8 @@ int vublk_mirror_file_write(struct vublk_mirror_file *file, struct vublk_mirror_
 int vublk_mirror_file_invalidate(struct vublk_mirror_file *file);
 
 /*
- * Makes the file's contents stable. Fails if the file has less than `bytes` bytes, or is not at its
- * path any more, where the next process will look for it.
+ * Makes the file's contents stable. Fails if the file has fewer than `bytes` bytes, or is no longer
+ * at its path, where the next process will look for it.
  */
 int vublk_mirror_file_sync(const struct vublk_mirror_file *file, uint64_t bytes,
 			   struct vublk_error *error);

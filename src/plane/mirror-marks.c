@@ -2,7 +2,7 @@
 /*
  * The marks of a mirror's state file, and the thread that syncs them; see mirror-state.h.
  *
- * Pairs of accesses; the letter marks both accesses of a pair:
+ * A letter marks both accesses of a pair that must be ordered:
  *   D  the thread stores the number of a stable batch; the owner loads it before it submits a
  *      write.
  */

@@ -49,7 +49,7 @@ struct vublk_mirror_state {
 	struct vublk_mirror_file file;
 	struct vublk_mirror_header header;
 	bool was_repaired;
-	bool is_invalid; /* the header could not be written, so the file is not used any more */
+	bool is_invalid; /* the header could not be written, so the file is no longer used */
 	bool is_unsafe;  /* the file is invalid, and the storage may still have its old contents */
 	struct vublk_mirror_marks marks;
 };

@@ -52,7 +52,7 @@ static int check_valid(const struct vublk_mirror_state *state, struct vublk_erro
 				       "the file and restart the device", state->file.path) : 0;
 }
 
-/* Writes the header. After a failure the file cannot be used any more. */
+/* Writes the header. A failure makes the file unusable, and empties it if possible. */
 static int write_header(struct vublk_mirror_state *state, struct vublk_error *error)
 {
 	int r = vublk_mirror_file_write(&state->file, &state->header, error);

@@ -80,8 +80,8 @@ int vublk_mirror_state_disk_init(struct vublk_mirror_state_disk *disk, const cha
 
 /*
  * Opens the file at `path` and locks it. A missing file is created, with the phase NEW. Errors:
- * EBUSY if another process uses the file, EINVAL if the file is no state file or is damaged, ENOSPC
- * and others of open(2).
+ * EBUSY if another process uses the file, EINVAL if the file is not a state file or is damaged,
+ * ENOSPC and others of open(2).
  *
  * If the phase is MIRRORING, the previous process did not end its mirror. The caller must call
  * vublk_mirror_state_begin() or vublk_mirror_state_end() before it submits a write, because until
@@ -115,8 +115,8 @@ int vublk_mirror_state_admit(const struct vublk_mirror_state *state,
  * phase is MIRRORING with the same disks, sizes and region size, the marks are those that the
  * previous process left, and *resumed is true. Otherwise all regions are marked. Reserves the space
  * for the bitmap, and starts the thread that syncs. `region_bytes` must be a power of two. Nothing
- * changes on the errors of vublk_mirror_state_admit(), on EBUSY (there is a mirror already), and on
- * EINVAL if both paths are the same. After any other failure there is no mirror, as after
+ * changes if the error is one of vublk_mirror_state_admit(), EBUSY (there is a mirror already), or
+ * EINVAL because both paths are the same. After any other failure there is no mirror, as after
  * vublk_mirror_state_end().
  */
 int vublk_mirror_state_begin(struct vublk_mirror_state *state,
@@ -126,14 +126,14 @@ int vublk_mirror_state_begin(struct vublk_mirror_state *state,
 /*
  * Ends the mirror, so that only the authoritative disk is up to date. Must be called before the
  * first write that is not marked. Does nothing without a mirror. After a failure the file is empty
- * if that was possible, so that no process can start with the file. The authoritative disk may be
- * used nevertheless.
+ * if that was possible, so that no process can start with the file. The authoritative disk may
+ * still be used.
  */
 int vublk_mirror_state_end(struct vublk_mirror_state *state, struct vublk_error *error);
 /*
  * Ends the mirror, and makes the other disk the authoritative one. No write may be in flight, both
  * disks must be identical, and their data stable. Only after success may the caller write to the
- * other disk. After a failure the caller may continue with the present disk, and the file is as
+ * other disk. After a failure the caller may continue with the current disk, and the file is as
  * after a failure of vublk_mirror_state_end(). Error: EINVAL if there is no mirror, and others.
  */
 int vublk_mirror_state_commit_switch(struct vublk_mirror_state *state, struct vublk_error *error);
@@ -142,7 +142,7 @@ int vublk_mirror_state_commit_switch(struct vublk_mirror_state *state, struct vu
  * Must be called repeatedly after a failure of vublk_mirror_state_end() or
  * vublk_mirror_state_commit_switch(). If the file could not be made empty, tries again, because the
  * next process would trust the file's marks, although later writes were not marked. Error: EIO if
- * this attempt fails, too. `state` NULL: no-op.
+ * this attempt fails, too. `state` NULL is a no-op.
  */
 int vublk_mirror_state_make_safe(struct vublk_mirror_state *state, struct vublk_error *error);
 
@@ -164,10 +164,10 @@ vublk_mirror_state_ticket vublk_mirror_state_mark(struct vublk_mirror_state *sta
  */
 void vublk_mirror_state_clear(struct vublk_mirror_state *state, uint64_t region);
 /*
- * Removes the marks of all regions that were clear at the previous call and were not marked since.
- * Returns how many marks were removed. The storage gets the change later. Should be called about
- * once per second. The next vublk_mirror_state_start_sync() syncs even without new marks, which
- * checks that the file is intact.
+ * Removes the marks of all regions that were clear at the previous call and have not been marked
+ * since. Returns how many marks were removed. The storage gets the change later. Should be called
+ * about once per second. The next vublk_mirror_state_start_sync() syncs even without new marks,
+ * which checks that the file is intact.
  */
 uint64_t vublk_mirror_state_age(struct vublk_mirror_state *state);
 /*
@@ -180,15 +180,15 @@ uint64_t vublk_mirror_state_num_marked(const struct vublk_mirror_state *state);
 
 /*
  * Makes all marks stable, and waits until they are. Returns the failure of this or an earlier sync:
- * the file was truncated or removed, or the storage has failed. A failure is final: no ticket
- * becomes stable any more, and the caller has to end the mirror.
+ * the file was truncated or removed, or the storage has failed. A failure is final: no further
+ * ticket becomes stable, and the caller must end the mirror.
  */
 int vublk_mirror_state_sync(struct vublk_mirror_state *state, struct vublk_error *error);
 /*
  * Like vublk_mirror_state_sync(), but does not wait for the thread that syncs. When a sync is done,
  * the eventfd of vublk_mirror_state_fd() becomes readable. If a sync is in progress, another one
- * follows. Does nothing if no mark was added since the last call, and vublk_mirror_state_age() was
- * not called either.
+ * follows. Does nothing if, since the last call, no mark was added and vublk_mirror_state_age() was
+ * not called.
  */
 void vublk_mirror_state_start_sync(struct vublk_mirror_state *state);
 int vublk_mirror_state_fd(const struct vublk_mirror_state *state);

@@ -37,7 +37,10 @@ static uint64_t count_segments(const struct vublk_plane_slot *slot,
 	return (slot->bytes + longest_segment(side) - 1) / longest_segment(side);
 }
 
-/* Returns whether a mirrored write fits in an empty ring; + 2: the header and the status. */
+/*
+ * Returns whether a mirrored write fits in an empty ring. The + 2 stands for the header and the
+ * status.
+ */
 static bool fits(const struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 		 const struct vublk_plane_side *side)
 {
@@ -55,7 +58,7 @@ static bool has_room(const struct vublk_plane_slot *slot, const struct vublk_pla
 	return ring->num_free >= (ring->has_indirect ? 1 : count_segments(slot, side) + 2);
 }
 
-/* Copies the data to the memory of both sides. Returns false if a buffer is not mapped any more. */
+/* Copies the data to the memory of both sides. Returns false if a buffer is no longer mapped. */
 static bool copy_data(struct vublk_plane *plane, const struct vublk_plane_slot *slot,
 		      unsigned chunk)
 {
@@ -108,7 +111,7 @@ static enum vublk_plane_mirror_admission admit_to_source(struct vublk_plane *pla
 
 /*
  * Takes chunks for the data from the pool and copies the data to them. While a write waits for
- * room, later writes wait behind it, so that they do not overtake it for ever.
+ * room, later writes wait behind it, so that they cannot delay it forever.
  */
 static enum vublk_plane_mirror_admission admit_write(struct vublk_plane *plane,
 						     struct vublk_plane_slot *slot)
@@ -158,7 +161,8 @@ enum vublk_plane_mirror_admission vublk_plane_mirror_admit(struct vublk_plane *p
 	if (!mirror->target || mirror->failure.code)
 		return slot->mirrored.is_on_target ? VUBLK_PLANE_MIRROR_WAIT :
 						     VUBLK_PLANE_MIRROR_SOURCE_ONLY;
-	if (slot->mirrored.is_on_target) /* the target has had it since the previous source */
+	if (slot->mirrored.is_on_target) /* the target got the request before the previous source
+					    was lost */
 		return VUBLK_PLANE_MIRROR_WAIT;
 	if (slot->type == VIRTIO_BLK_T_FLUSH)
 		return admit_flush(plane, slot);
@@ -258,7 +262,7 @@ static void complete_request(struct vublk_plane *plane, struct vublk_plane_slot 
 			finish(plane, slot);
 		return;
 	}
-	/* The source was lost in the meantime, so both back-ends get the request again. */
+	/* The source was lost after the request was submitted, so both back-ends get it again. */
 	vublk_plane_mirror_return_chunks(plane->mirror, mirrored->chunk, mirrored->num_chunks);
 	mirrored->num_chunks = 0;
 }
@@ -360,7 +364,7 @@ static void free_when_idle(struct vublk_plane *plane)
 		vublk_plane_mirror_free(plane);
 }
 
-/* Also rebuilds the order of the writes without the copies of regions, so that no write waits for one. */
+/* Rebuilds the order of writes without the copies of regions, so that no write waits for a copy. */
 void vublk_plane_mirror_end(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *slot, *next;
@@ -431,7 +435,7 @@ static void end_failed(struct vublk_plane *plane)
 	plane->ops->mirror_failed(plane->opaque, &error);
 }
 
-/* Returns whether at least one of the writes that wait for copies need not wait any more. */
+/* Returns whether at least one of the writes that wait for copies can continue. */
 static bool may_unpark(const struct vublk_plane *plane)
 {
 	if (!is_far_behind(plane))

@@ -185,7 +185,7 @@ void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t regi
 	mirror->count[state]++;
 }
 
-/* Finds the regions of a part of the disk: from `first` on, and before `end`. */
+/* Finds the regions of a part of the disk: those from `*first` to `*end` - 1. */
 static void find_regions(const struct vublk_plane_mirror *mirror, uint64_t offset, uint64_t bytes,
 			 size_t *first, size_t *end)
 {

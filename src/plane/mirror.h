@@ -9,8 +9,8 @@
  *
  * Key idea: the disk is divided into regions. A write to a region that has not been copied goes to
  * the source only. While a region is being copied, writes to it wait. Afterwards they go to both
- * back-ends. So one pass copies the disk under any load. A copy takes its place among the writes in
- * order.h, so it waits for earlier writes, and later writes wait for it.
+ * back-ends. So one pass copies the disk under any load. order.h orders the copies among the
+ * writes, so a copy waits for earlier writes, and later writes wait for the copy.
  *
  * The driver may change its buffers while the back-ends read them. So the plane copies the data of
  * a write to both back-ends' memory before it submits the write, and both get the same bytes.
@@ -22,8 +22,8 @@
  * never far behind, under any load. Before a switch to the target, the regions in which it is still
  * behind are copied while new requests wait.
  *
- * With a state file (mirror-state.h), the next process can resume the mirror. These rules make this
- * safe, at whatever point this process is killed:
+ * With a state file (mirror-state.h), the next process can resume the mirror. The following rules
+ * make that safe, no matter when this process is killed:
  *
  * 1. A region that is not marked in the file has the same data on both disks, and the data is
  *    stable on both.
@@ -72,8 +72,8 @@ enum vublk_plane_mirror_state {
 /* The part of a slot that belongs to the mirror. All zero: the request is not mirrored. */
 struct vublk_plane_mirrored {
 	bool was_sent;      /* the request was submitted to both back-ends, perhaps to a source that
-			       was lost since */
-	bool is_on_source, is_on_target; /* the source (the target) has the request and has not
+			       has been lost since then */
+	bool is_on_source, is_on_target; /* the source, or the target, has the request and has not
 					    completed it */
 	bool is_parked;     /* the request is held, but in no ready list. A write waits for its
 			       marks in the state file or for copies. A flush waits for the mirror's
@@ -83,14 +83,15 @@ struct vublk_plane_mirrored {
 			       request */
 	uint16_t token;     /* on the target's ring */
 	uint16_t chunk, num_chunks; /* the chunks of the pool that have the request's data */
-	uint64_t mark;      /* of a flush: the epoch that it ends */
+	uint64_t mark;      /* of a flush: the epoch that it ends (vublk_plane_mirror.epoch) */
 };
 
 /* A chain on one of the target's rings. */
 struct vublk_plane_mirror_chain {
-	struct vublk_plane_slot *slot; /* NULL: a copy, or a request that was dropped */
+	struct vublk_plane_slot *slot; /* NULL: the chain belongs to a copy, or to a request that
+					  was dropped */
 	uint16_t chunk, num_chunks;    /* of a dropped request */
-	int copy;                      /* the index of the copy; -1: it belongs to no copy */
+	int copy;                      /* the index of the copy; -1: the chain belongs to no copy */
 };
 
 enum vublk_plane_mirror_copy_phase {
@@ -110,10 +111,10 @@ enum vublk_plane_mirror_copy_phase {
 struct vublk_plane_mirror_copy {
 	enum vublk_plane_mirror_copy_phase phase;
 	bool is_flush;
-	uint64_t mark; /* of a flush: the epoch that it ends */
+	uint64_t mark; /* of a flush: the epoch that it ends (vublk_plane_mirror.epoch) */
 	size_t region;
 	uint64_t offset, end; /* the part of the disk that is still to be copied, in bytes */
-	uint32_t bytes;       /* of the present piece */
+	uint32_t bytes;       /* of the current piece */
 	uint16_t token;       /* on the source's ring, while is_reading */
 	bool is_reading;      /* the source has not completed the read or the flush; may also be set
 				 while ABANDONED */
@@ -238,8 +239,8 @@ static inline bool vublk_plane_mirror_owns(const struct vublk_plane_mirror *mirr
 void vublk_plane_mirror_set_state(struct vublk_plane_mirror *mirror, size_t region,
 				  enum vublk_plane_mirror_state state);
 /*
- * The synced regions of a write become BEHIND. Called for a write that only the source gets, and
- * for a write that has failed.
+ * Makes the synced regions of a write BEHIND. Called for a write that only the source gets, and for
+ * a write that has failed.
  */
 void vublk_plane_mirror_fall_behind(struct vublk_plane *plane, const struct vublk_plane_slot *slot);
 /*
@@ -268,7 +269,7 @@ void vublk_plane_mirror_note_loss(struct vublk_plane *plane);
 void vublk_plane_mirror_set_source(struct vublk_plane *plane);
 
 /*
- * Takes `count` successive chunks from the pool. Returns the index of the first, or -1 if the pool
+ * Takes `count` consecutive chunks from the pool. Returns the index of the first, or -1 if the pool
  * does not have `count` free chunks in a row.
  */
 int vublk_plane_mirror_take_chunks(struct vublk_plane_mirror *mirror, unsigned count);
@@ -276,8 +277,8 @@ void vublk_plane_mirror_return_chunks(struct vublk_plane_mirror *mirror, unsigne
 				      unsigned count);
 
 /*
- * Ends the parking of all requests. A held request becomes ready unless an earlier write blocks it.
- * The next attempt to submit it may park it again.
+ * Unparks all requests. A held request becomes ready unless an earlier write blocks it. The next
+ * attempt to submit it may park it again.
  */
 void vublk_plane_mirror_unpark(struct vublk_plane *plane);
 /* Called while VUBLK_PLANE_HOOK_MIRROR is set, when a request ends or is dropped. */
@@ -294,9 +295,9 @@ void vublk_plane_mirror_end_request(struct vublk_plane *plane, struct vublk_plan
 int vublk_plane_mirror_record(struct vublk_plane *plane, struct vublk_mirror_state *state,
 			      struct vublk_error *error);
 /*
- * Called after vublk_plane_mirror_end(). The plane does not use the state file any more, and
- * submits no write until vublk_plane_mirror_begin() or vublk_plane_mirror_release(). Does nothing
- * without a state file.
+ * Called after vublk_plane_mirror_end(). The plane no longer uses the state file, and submits no
+ * write until vublk_plane_mirror_begin() or vublk_plane_mirror_release(). Does nothing without a
+ * state file.
  */
 void vublk_plane_mirror_close(struct vublk_plane *plane);
 /* Called when the state file says that there is no mirror. Writes no longer need marks. */
@@ -344,8 +345,8 @@ bool vublk_plane_mirror_completed(struct vublk_plane *plane, struct vublk_plane_
 /* Takes the target's completions. Returns how many it has taken. */
 unsigned vublk_plane_mirror_take(struct vublk_plane *plane);
 /*
- * Ends the mirror. The target is not used any more, so a request that the source has completed no
- * longer waits for the target. Does nothing without a mirror.
+ * Ends the mirror and stops using the target. A request that the source has completed no longer
+ * waits for the target. Does nothing without a mirror.
  */
 void vublk_plane_mirror_end(struct vublk_plane *plane);
 /* Called when the source is lost, before its requests are held again. */

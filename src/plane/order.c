@@ -10,9 +10,9 @@
  * are at most 4n waiters, because each waiter stands for a piece that the waiting write has
  * removed, or for one of at most two pieces that it has shortened.
  *
- * A listed write overlaps no other write: the filter has shown this when the write began, and a
- * later write that overlaps a listed one first adds it to the map. So listed writes can be added to
- * the map at any time and in any order, without changing the pieces that are there.
+ * A listed write overlaps no other write: the filter showed this when the write began, and a later
+ * write that overlaps a listed one first adds it to the map. So listed writes can be added to the
+ * map at any time and in any order, without changing the pieces that are there.
  *
  * The levels are random. A guest cannot predict them, so it cannot make the list slow.
  */

@@ -67,10 +67,10 @@ enum vublk_order_write_state {
 	VUBLK_ORDER_MAPPED, /* the write is in the map */
 };
 
-/* A write that was begun and has not ended. All zero: there is no such write. */
+/* A write that was begun and has not ended; all zero if there is none. */
 struct vublk_order_write {
-	unsigned num_blockers; /* how many entries in the lists of waiters of earlier writes stand
-				  for this write */
+	unsigned num_blockers; /* how many entries for this write are in the lists of waiters of
+				  earlier writes */
 	enum vublk_order_write_state state;
 	uint64_t offset, bytes;
 	struct vublk_order_write *next_listed, *previous_listed;
@@ -109,8 +109,8 @@ void vublk_order_reset(struct vublk_order *order);
 void vublk_order_begin(struct vublk_order *order, struct vublk_order_write *write, uint64_t offset,
 		       uint64_t bytes);
 /*
- * Ends a write that has no blockers. Returns the writes that have no blockers any more, linked by
- * `next_free` in the order in which they were begun; NULL if there are none.
+ * Ends a write that has no blockers. Returns the writes that have lost their last blocker, linked
+ * by `next_free` in the order in which they were begun; NULL if there are none.
  */
 struct vublk_order_write *vublk_order_end(struct vublk_order *order,
 					  struct vublk_order_write *write);

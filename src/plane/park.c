@@ -4,8 +4,8 @@
  * (handover.h), or fill it with the state of a plane in another process.
  *
  * Key idea: a parked thread waits between two rounds, has published everything that it has done,
- * and reads no descriptor. A signal that a peer sends meanwhile stays in the eventfd, so the other
- * process does not miss it.
+ * and reads no descriptor. A signal that a peer sends to a parked thread stays in the eventfd, so
+ * the other process does not miss it.
  */
 #include "plane/handover.h"
 #include "plane/thread-private.h"

@@ -236,7 +236,7 @@ bool vublk_plane_is_mapped(const struct vublk_memory_map *map, const struct vubl
 	return vublk_memory_map_guest(map, slot->status_addr, 1);
 }
 
-/* Fails the requests that have a buffer or their status byte outside the new mapping. */
+/* Fails the requests that have a buffer or the status byte outside the new mapping. */
 static void end_lost_requests(struct vublk_plane *plane)
 {
 	struct vublk_plane_slot *next;

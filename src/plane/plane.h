@@ -43,8 +43,8 @@
  */
 #define VUBLK_PLANE_MAX_IOV (VUBLK_RING_MAX_INDIRECT + 14)
 /*
- * A status that virtio does not define. It means that the back-end has not completed the request
- * yet.
+ * The value of a status byte until the back-end has completed the request. Virtio defines no status
+ * with this value.
  */
 #define VUBLK_PLANE_NO_STATUS 0xff
 /* The type of a request whose chain is too short for a header. */
@@ -130,7 +130,7 @@ struct vublk_plane_side {
 
 /* Callbacks, all called on the plane's thread. */
 struct vublk_plane_ops {
-	/* side->is_broken was set because of `error`. The back-end has to be disconnected. */
+	/* side->is_broken was set because of `error`. The owner must disconnect the back-end. */
 	void (*side_broke)(void *opaque, const struct vublk_error *error);
 	/* The driver broke the ring of queue `index`. The driver has to reset the device. */
 	void (*queue_broke)(void *opaque, unsigned index, const struct vublk_error *error);
@@ -142,7 +142,7 @@ struct vublk_plane_ops {
 	 */
 	void (*flush_must_fail)(void *opaque);
 	/*
-	 * The mirror has ended because of `error`. The plane does not use the target any more. Not
+	 * The mirror has ended because of `error`, and the plane no longer uses the target. Not
 	 * called if the owner has ended the mirror.
 	 */
 	void (*mirror_failed)(void *opaque, const struct vublk_error *error);
@@ -181,8 +181,8 @@ struct vublk_plane {
 	bool is_careful;
 
 	struct vublk_plane_slot *first, *last; /* the list of slots that are not free */
-	unsigned num_held, num_submitted; /* how many slots have the state HELD, and SUBMITTED;
-					     limits.num_waiting counts WAITING */
+	unsigned num_held, num_submitted; /* how many slots are HELD, and how many SUBMITTED;
+					     limits.num_waiting counts those that are WAITING */
 	bool has_ended; /* since vublk_plane_submit_held() last ran, a request has ended, or
 			   something else has made it possible to submit ready requests */
 	struct vublk_order order; /* of the writes that have not ended */
@@ -295,7 +295,7 @@ int vublk_plane_side_new(unsigned num_queues, unsigned size, unsigned max_segmen
 /*
  * Makes a side whose memory is the file `fd`, which another process made for its side. The new side
  * has no eventfds and no rings. Takes ownership of `fd`, even on failure. Errors: EINVAL if `fd` is
- * no such file or has another size, and others.
+ * not the memory of a side or has another size, and others.
  */
 int vublk_plane_side_adopt(unsigned num_queues, unsigned size, unsigned max_segments, bool has_own,
 			   int fd, struct vublk_plane_side **side, struct vublk_error *error);
@@ -336,13 +336,13 @@ void vublk_plane_end_write(struct vublk_plane *plane, struct vublk_plane_slot *s
 void vublk_plane_end_order(struct vublk_plane *plane, struct vublk_order_write *write);
 /*
  * A caller that may end writes while they wait for other writes must call the first function before
- * it ends them, and the second one afterwards. The second function builds the order again from the
- * list of requests, which has the oldest first. So a write that is on the back-end's ring still has
+ * it ends them, and the second one afterwards. The second function rebuilds the order from the list
+ * of requests, which has the oldest first. So a write that is already on the back-end's ring gets
  * no blockers.
  */
 void vublk_plane_forget_writes(struct vublk_plane *plane);
 void vublk_plane_begin_writes_again(struct vublk_plane *plane);
-/* Builds the ready lists of all queues again. Called when many requests have changed. */
+/* Rebuilds the ready lists of all queues. Called when many requests have changed. */
 void vublk_plane_sort_held(struct vublk_plane *plane);
 
 /* --- publish.c, end.c, submit.c, take.c, complete.c: requests -------------------------------- */
@@ -355,7 +355,7 @@ void vublk_plane_push(struct vublk_plane *plane, struct vublk_plane_queue *queue
 		      uint32_t bytes);
 /*
  * Makes the new completions visible to the driver, and the new requests to the back-end and the
- * target of the mirror. Notifies those that want it.
+ * target of the mirror. Notifies each of them that has enabled notifications.
  */
 void vublk_plane_publish(struct vublk_plane *plane);
 
@@ -396,8 +396,8 @@ static inline void vublk_plane_add_ready(struct vublk_plane *plane, struct vublk
 	queue->last_ready = slot;
 }
 /*
- * Returns whether chains are taken even if the back-end's ring has no room for them. All chains are
- * taken while flushes fail, because a flush must then fail without waiting behind other requests.
+ * Returns whether chains are taken even if the back-end's ring has no room for them. That is the
+ * case while flushes fail, because a flush must then fail without waiting behind other requests.
  */
 static inline bool vublk_plane_takes_all(const struct vublk_plane *plane)
 {
@@ -406,8 +406,8 @@ static inline bool vublk_plane_takes_all(const struct vublk_plane *plane)
 
 /*
  * Returns how many entries of the back-end's ring the new requests of a queue may use: none if
- * side->is_broken, or while a request is in the queue's ready list. While all chains are taken,
- * returns the size of the driver's ring. There must be a back-end.
+ * side->is_broken, or while a request is in the queue's ready list. While vublk_plane_takes_all()
+ * returns true, the result is the size of the driver's ring. There must be a back-end.
  */
 static inline unsigned vublk_plane_room(const struct vublk_plane *plane,
 					const struct vublk_plane_queue *queue)
@@ -439,7 +439,10 @@ unsigned vublk_plane_complete(struct vublk_plane *plane, unsigned max);
 void vublk_plane_stop(struct vublk_plane *plane);
 /* Undoes vublk_plane_stop(): the plane takes chains again. */
 void vublk_plane_resume(struct vublk_plane *plane);
-/* Does one round: takes, submits, completes and publishes. Returns whether there was work. */
+/*
+ * Does one round: takes, submits and completes requests, and publishes the results. Returns whether
+ * there was work.
+ */
 bool vublk_plane_work(struct vublk_plane *plane);
 /*
  * The first function enables kicks and calls before a sleep, and returns false if there is work

@@ -35,7 +35,7 @@ static void *reserve(struct layout *layout, uint64_t bytes, uint64_t *addr)
 
 /*
  * Lays out the parts of a queue that every request uses. lay_out() puts the parts that few requests
- * use behind these parts of all queues, because pages that are never touched cost no memory.
+ * use at the end of the region, because pages that are never touched cost no memory.
  */
 static void lay_out_queue(struct layout *layout, struct vublk_plane_region_queue *queue,
 			  unsigned size)

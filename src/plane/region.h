@@ -36,7 +36,7 @@
 
 /*
  * The number of entries in the short indirect table next to each slot's header. Most requests fit
- * in such a table.
+ * in this table.
  */
 #define VUBLK_PLANE_SHORT_TABLE 8
 /* The largest number of ranges of one discard, write zeroes or secure erase. */
@@ -44,7 +44,7 @@
 
 /*
  * How many requests of its own the plane can have at the same time: the writes of a replay, and a
- * flush, which is the last one.
+ * flush, which has the last slot.
  */
 #define VUBLK_PLANE_NUM_OWN (VUBLK_WRITE_REPLAY_SLOTS + 1)
 /* How much memory each of the plane's own requests has for data. */

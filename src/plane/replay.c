@@ -246,7 +246,10 @@ static void end_replay(struct vublk_plane *plane)
 			  replay->writes.num_writes == 1 ? "" : "s", replay->writes.num_bytes);
 }
 
-/* `why` must be static. Logs each failure, but reports only the first one in a row to the owner. */
+/*
+ * `why` must be static. Logs each failure, but reports only the first one since the last successful
+ * replay to the owner.
+ */
 static void fail_replay(struct vublk_plane *plane, const char *why)
 {
 	struct vublk_plane_replay *replay = plane->replay;

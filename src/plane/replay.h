@@ -32,9 +32,10 @@ enum vublk_plane_copy {
 				       the write before the driver sees the completion */
 	VUBLK_PLANE_COPY_AWAITS_FLUSH, /* the write has completed, and waits for the plane's next
 					  flush */
-	VUBLK_PLANE_COPY_IN_FLUSH,  /* the request has completed, and the driver sees that when the
-				       plane's flush completes, which is submitted. The request is a
-				       write, or a flush of the driver (replay.c has the reason) */
+	VUBLK_PLANE_COPY_IN_FLUSH,  /* the request has completed, but the driver sees that only when
+				       the plane's flush, which is submitted, completes. The request
+				       is a write, or a flush of the driver (replay.c has the
+				       reason) */
 };
 
 enum vublk_plane_replay_phase {
@@ -117,9 +118,9 @@ bool vublk_plane_keep_copy(struct vublk_plane *plane, struct vublk_plane_slot *s
 /* Called when a request ends. Frees the request's reservation, if it has one. */
 void vublk_plane_keep_forget(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
- * Frees the reservations of all requests. Called when no request is on the back-end's ring any
- * more, because the back-end is lost or the requests are dropped. When a request is submitted
- * again, it reserves room like a new request.
+ * Frees the reservations of all requests. Called when the back-end's ring no longer has requests,
+ * because the back-end is lost or the requests are dropped. When a request is submitted again, it
+ * reserves room like a new request.
  */
 void vublk_plane_keep_reset(struct vublk_plane *plane);
 
@@ -133,8 +134,8 @@ bool vublk_plane_keep_adopt(struct vublk_plane *plane, struct vublk_plane_slot *
 /* --- replay.c: flushes of the plane's own, and the replay ------------------------------------ */
 
 /*
- * Returns whether a request may be submitted now. If so, a write that needs room in the log has it,
- * and a flush has its mark. Otherwise the request has to wait.
+ * Returns whether a request may be submitted now. If it may, reserves room in the log for a write
+ * that needs it, or sets the mark of a flush. Otherwise the request has to wait.
  */
 bool vublk_plane_replay_admits(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /*
@@ -169,8 +170,8 @@ unsigned vublk_plane_replay_sleep_ms(const struct vublk_plane *plane);
 struct vublk_fields;
 
 /*
- * Returns whether the log and the plane's own requests can be handed to another process now. They
- * can while no replay is in progress, because then at most a flush is submitted.
+ * Returns whether the log and the plane's own requests can be handed to another process now. That
+ * is possible while no replay is in progress, because then at most a flush is submitted.
  */
 bool vublk_plane_replay_may_move(const struct vublk_plane *plane);
 /*

@@ -5,7 +5,8 @@
 #include "util/compiler.h"
 
 /*
- * A larger batch needs fewer notifications. In a smaller batch, the first request begins earlier.
+ * The largest number of chains or completions that a round takes per queue. A larger batch needs
+ * fewer notifications. In a smaller batch, the first request begins earlier.
  */
 #define BATCH 64
 

@@ -8,9 +8,9 @@
  * which it has taken them.
  *
  * The back-end's ring may be smaller than the driver's. If the back-end's ring has no room for a
- * request, later requests of the queue do not overtake this request. Usually (see
- * vublk_plane_takes_all()), the plane then takes no more chains from the queue, so these wait in
- * the driver's ring. The token of a request on the back-end's ring is the number of the first
+ * request, later requests of the queue do not overtake this request. The plane then takes no more
+ * chains from the queue, so further chains wait in the driver's ring; vublk_plane_takes_all() is
+ * the exception. The token of a request on the back-end's ring is the number of the first
  * descriptor of its chain there.
  */
 #include "plane/plane.h"

@@ -59,8 +59,9 @@ static VUBLK_ALWAYS_INLINE uint8_t begin_transfer(struct vublk_plane *plane,
 
 /*
  * Stores in the slot the part of the disk from the start of the lowest range to the end of the
- * highest. Because the ranges count as one part, the number of ranges does not matter for order.h,
- * but later writes to the gaps wait, too. Returns false if a range begins after MAX_SECTOR.
+ * highest. Because the ranges count as one part, the number of ranges does not matter for the order
+ * of writes (order.h), but later writes to the gaps wait, too. Returns false if a range begins
+ * after MAX_SECTOR.
  */
 static bool find_place(struct vublk_plane_slot *slot,
 		       const struct virtio_blk_discard_write_zeroes *ranges)

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The calls with which the owner of a plane controls its mirror; see thread.h and mirror.h. */
+/*
+ * The calls with which the owner of a plane controls the plane's mirror; see thread.h and mirror.h.
+ */
 #include "plane/thread-private.h"
 
 /* --- the plane's thread ---------------------------------------------------------- */

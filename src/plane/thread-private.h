@@ -20,10 +20,14 @@ struct vublk_plane_thread_queue {
 	unsigned index;
 
 	/* used on the plane's thread */
-	struct vublk_loop_source kick_source, call_source; /* driver's kicks, back-end's calls */
-	struct vublk_loop_source target_source; /* calls of the target of a mirror */
+	struct vublk_loop_source kick_source, call_source; /* for the driver's kicks, and for the
+							      back-end's calls */
+	struct vublk_loop_source target_source; /* for the calls of the mirror's target */
 
-	/* filled by the plane's thread, which then posts the task to the owner */
+	/*
+	 * Filled by the plane's thread, which then posts the task to the owner. There is no lock,
+	 * because the plane reports a broken queue only once until the queue is attached again.
+	 */
 	struct vublk_loop_task broke_task;
 	struct vublk_error broke;
 
@@ -50,7 +54,10 @@ struct vublk_plane_thread {
 	struct vublk_loop_timer pass_timer; /* ends a sleep when a limit lets a request pass, or the
 					       mirror has work */
 
-	/* filled by the plane's thread, which then posts the task to the owner */
+	/*
+	 * Filled by the plane's thread, which then posts the task to the owner. There is no lock,
+	 * because the plane reports only one error per side, and one per mirror.
+	 */
 	struct vublk_loop_task drained_task, side_broke_task, flush_failed_task, flush_must_fail_task;
 	struct vublk_error side_broke;
 	struct vublk_loop_task mirror_failed_task, mirror_synced_task;
@@ -69,8 +76,8 @@ struct vublk_plane_thread {
 	bool is_attached;
 	struct vublk_plane_side *side; /* NULL: none */
 	struct vublk_plane_side *target; /* the mirror's target; NULL: none */
-	bool has_marks; /* the plane marks writes in a state file, or writes wait since the file was
-			   closed */
+	bool has_marks; /* the plane marks writes in a state file, or writes wait because the file
+			   was closed */
 	unsigned num_queues;
 	struct vublk_plane_thread_queue *queues;
 };
@@ -109,7 +116,7 @@ struct vublk_plane_thread_call {
 
 /*
  * Waits until the plane's thread posts `done`. If a peer blocks that thread by keeping an eventfd
- * full, clears the eventfd meanwhile.
+ * full, clears the eventfd during the wait.
  */
 void vublk_plane_thread_wait_for(struct vublk_plane_thread *thread, sem_t *done);
 /*

@@ -103,7 +103,7 @@ static void on_side_broke(void *opaque, const struct vublk_error *error)
 {
 	struct vublk_plane_thread *thread = opaque;
 
-	thread->side_broke = *error; /* the plane calls this function once per side */
+	thread->side_broke = *error;
 	vublk_loop_post(thread->owner, &thread->side_broke_task);
 }
 
@@ -111,8 +111,7 @@ static void on_queue_broke(void *opaque, unsigned index, const struct vublk_erro
 {
 	struct vublk_plane_thread *thread = opaque;
 
-	thread->queues[index].broke = *error; /* the plane calls this function once, until the queue
-						 is attached again */
+	thread->queues[index].broke = *error;
 	vublk_loop_post(thread->owner, &thread->queues[index].broke_task);
 }
 
@@ -136,7 +135,7 @@ static void on_mirror_failed(void *opaque, const struct vublk_error *error)
 
 	for (unsigned i = 0; i < thread->num_queues; i++)
 		vublk_loop_remove(&thread->queues[i].target_source);
-	thread->mirror_failed = *error; /* the plane calls this function once per mirror */
+	thread->mirror_failed = *error;
 	vublk_loop_post(thread->owner, &thread->mirror_failed_task);
 }
 
@@ -333,8 +332,8 @@ static const struct vublk_worker_ops worker_ops = {
 void vublk_plane_thread_notified(struct vublk_loop_source *source, uint32_t events)
 {
 	/*
-	 * A descriptor that is always readable (a pipe without a writer) would keep the thread
-	 * awake.
+	 * Stop watching a descriptor that is always readable (a pipe without a writer), because it
+	 * would keep the thread awake.
 	 */
 	if (!(events & EPOLLIN) || vublk_eventfd_clear(source->fd) < 0)
 		vublk_loop_remove(source);

@@ -71,7 +71,7 @@ void vublk_plane_thread_get_replay(struct vublk_plane_thread *thread,
 				   struct vublk_plane_replay_info *info);
 /*
  * Detaches the driver's rings, ends the thread and frees the plane. Does not free the side, but
- * stops using it. There must be no mirror. `thread` NULL: no-op.
+ * stops using it. There must be no mirror. NULL is a no-op.
  */
 void vublk_plane_thread_free(struct vublk_plane_thread *thread);
 
@@ -115,7 +115,7 @@ bool vublk_plane_thread_has_side(const struct vublk_plane_thread *thread);
  * requests.
  */
 void vublk_plane_thread_stop(struct vublk_plane_thread *thread);
-/* Undoes vublk_plane_thread_stop(): takes chains again. drained() is not called any more. */
+/* Undoes vublk_plane_thread_stop(): takes chains again. drained() is no longer called. */
 void vublk_plane_thread_resume(struct vublk_plane_thread *thread);
 
 /* Returns the number of requests that were taken from the driver and are not complete. */
@@ -138,7 +138,7 @@ bool vublk_plane_thread_is_settled(struct vublk_plane_thread *thread);
 /* Returns the avail index of the chain to take next. The queue must be attached. */
 uint16_t vublk_plane_thread_base(struct vublk_plane_thread *thread, unsigned index);
 
-/* See vublk_plane_set_counts(). The memory is borrowed. */
+/* See vublk_plane_set_counts(). `statistics` is borrowed. */
 void vublk_plane_thread_set_counts(struct vublk_plane_thread *thread,
 				   struct vublk_statistics *statistics, uint64_t slow_ns);
 bool vublk_plane_thread_find_slow(struct vublk_plane_thread *thread, struct vublk_plane_slow *slow);
@@ -169,7 +169,7 @@ const char *vublk_plane_thread_obstacle(const struct vublk_plane_thread *thread,
  */
 void vublk_plane_thread_abandon(struct vublk_plane_thread *thread);
 /*
- * These functions give the plane rings that a plane in another process uses. They have no effect on
+ * These functions hand the plane the rings of a plane in another process. They have no effect on
  * the rings, and signal no descriptor. If one of them fails, the caller must free the thread. The
  * arguments are those of vublk_plane_thread_set_side(), ..._attach(), ..._set_kick() and
  * ..._set_call().
@@ -196,9 +196,9 @@ int vublk_plane_thread_begin_mirror(struct vublk_plane_thread *thread,
 int vublk_plane_thread_record_for_mirror(struct vublk_plane_thread *thread,
 					 struct vublk_mirror_state *state, struct vublk_error *error);
 /*
- * Ends the mirror. mirror_failed() and mirror_synced() are not called any more. If writes were
- * marked in a state file, the plane does not use the file any more, and submits no write until the
- * next mirror begins or vublk_plane_thread_release_writes() is called. Idempotent.
+ * Ends the mirror. mirror_failed() and mirror_synced() are no longer called. If writes were marked
+ * in a state file, the plane no longer uses the file, and submits no write until the next mirror
+ * begins or vublk_plane_thread_release_writes() is called. Idempotent.
  */
 void vublk_plane_thread_end_mirror(struct vublk_plane_thread *thread);
 /* See vublk_plane_mirror_release(). Idempotent. */

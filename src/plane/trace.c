@@ -14,7 +14,7 @@ struct vublk_plane_trace *vublk_plane_trace_new(void)
 
 	if (!trace)
 		return NULL;
-	/* The records need no initialisation, because each is written before it is read. */
+	/* The records need no initialization, because each is written before it is read. */
 	trace->head = trace->dropped = trace->begun_ns = trace->number = 0;
 	trace->tail = trace->read_ns = 0;
 	trace->is_on = false;

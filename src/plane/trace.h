@@ -27,7 +27,7 @@ struct vublk_plane_trace {
 	uint64_t dropped;
 
 	/* written by the owner's thread */
-	uint64_t begun_ns, number; /* of the present trace */
+	uint64_t begun_ns, number; /* of the current trace */
 	bool is_on;
 
 	/* written by the reader; the owner also sets `read_ns` when a trace begins */
@@ -59,7 +59,7 @@ void vublk_plane_trace_complete(struct vublk_plane *plane, const struct vublk_pl
 
 /* --- the reader ---------------------------------------------------------------------------- */
 
-/* Copies the next record of the present trace. Returns false if there is none. */
+/* Copies the next record of the current trace. Returns false if there is none. */
 bool vublk_plane_trace_read(struct vublk_plane_trace *trace, uint64_t now_ns,
 			    struct vublk_trace_record *record);
 

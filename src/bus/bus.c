@@ -229,7 +229,7 @@ void vublk_bus_client_gone(struct vublk_bus *bus)
 
 static int listen_at_path(struct vublk_bus *bus, struct vublk_error *error)
 {
-	if (bus->listen_fd >= 0) /* the option fd; its file belongs to the caller */
+	if (bus->listen_fd >= 0) /* set by the option fd; the socket's file belongs to the caller */
 		return 0;
 	bus->listen_fd = vublk_socket_listen_with(bus->path, &bus->access, error);
 	if (bus->listen_fd < 0)

@@ -70,9 +70,7 @@ struct vublk_bus_handover_ops {
 	const struct vublk_section_type *sections;
 	/* Called in the new process after all sections have been read. */
 	void (*end)(struct vublk_bus *bus);
-	/*
-	 * Called in the new process after it has taken over and told the old process that it has.
-	 */
+	/* Called in the new process when it has taken over and has told the old process so. */
 	void (*begin)(struct vublk_bus *bus);
 };
 
@@ -142,7 +140,7 @@ struct vublk_bus {
 					     connected; 0: there is only one attempt, and the loss
 					     of the back-end ends the bus */
 	struct vublk_loop_timer retry_timer;
-	uint64_t lost_ns;                 /* when the present outage began; 0: no outage */
+	uint64_t lost_ns;                 /* when the current outage began; 0: no outage */
 	uint64_t outages;
 	uint64_t ended_outages_ns, reconnects; /* total time and number of the outages that have
 						  ended */
@@ -217,8 +215,9 @@ void vublk_bus_on_realized(void *bus, const struct vublk_error *error);
  */
 void vublk_bus_note_started(struct vublk_bus *bus);
 /*
- * Records that the rings do not run, and with an error before the first start, that the back-end has
- * refused them. The type's callback stopped() must call this function.
+ * Records that the rings do not run. If there is an error and the rings had not started, also
+ * records that the back-end has refused them. The type's callback stopped() must call this
+ * function.
  */
 void vublk_bus_note_stopped(struct vublk_bus *bus, const struct vublk_error *error);
 

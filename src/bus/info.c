@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reports the present state of a bus, and passes settings and commands on to the device; see
+ * Reports the current state of a bus, and passes settings and commands on to the device; see
  * <vublk/bus.h> and the public headers that are included here.
  */
 #include "bus/bus.h"

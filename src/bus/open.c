@@ -22,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SERVER_RETRY_MS 1000 /* only has to differ from 0, because a device that listens does not
+#define SERVER_RETRY_MS 1000 /* any value except 0 will do, because a device that listens does not
 				retry */
 
 /* --- the types ------------------------------------------------------------- */

@@ -428,16 +428,16 @@ void vublk_frontend_set_inflight(struct vublk_frontend *frontend,
 				 void *opaque);
 /*
  * Asks the back-end to make a new in-flight area, as vublk_frontend_set_inflight() does if area->fd
- * is -1. But the area is not sent back to the back-end. `area` is borrowed until done(). No call of
- * vublk_frontend_set_inflight() may be under way (inflight.c).
+ * is -1, but does not send the area back to the back-end. `area` is borrowed until done(). No call
+ * of vublk_frontend_set_inflight() may be under way (inflight.c).
  */
 void vublk_frontend_get_inflight(struct vublk_frontend *frontend,
 				 struct vublk_device_inflight *area,
 				 void (*done)(void *opaque, const struct vublk_error *error),
 				 void *opaque);
 /*
- * Called when a back-end refused the in-flight area, or hung up instead of accepting it. Adds
- * the probable reason and what to do to `error` (inflight.c).
+ * Called when a back-end refused the in-flight area, or hung up instead of accepting it. Rewrites
+ * `error`, which then also has the probable reason and a remedy (inflight.c).
  */
 void vublk_frontend_explain_inflight(const struct vublk_frontend *frontend,
 				     struct vublk_error *error);

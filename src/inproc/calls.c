@@ -6,7 +6,7 @@
  * Key idea: calls wait in a list, and the bus's thread runs them one after another. A call that
  * cannot end immediately sets inproc->await to the event of the device that it needs. This event,
  * or the loss of the back-end, ends the call or, with AWAIT_SETTLED, runs it again. Only one call
- * runs at a time, so an event always belongs to the present call. If the caller waits, the call's
+ * runs at a time, so an event always belongs to the current call. If the caller waits, the call's
  * function ended() wakes it.
  */
 #include "inproc/private.h"
@@ -114,7 +114,7 @@ int vublk_inproc_make_call(struct vublk_inproc *inproc, vublk_inproc_call_fn *fn
 /* --- on the bus's thread -------------------------------------------------------------- */
 
 /*
- * Ends the present call. Posts a task for the next call instead of running it, because the device
+ * Ends the current call. Posts a task for the next call instead of running it, because the device
  * may be in the middle of an event.
  */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,

@@ -4,14 +4,15 @@
  * finds these requests.
  *
  * Key idea: only the driver knows its requests. The bus's thread asks it at intervals whether a
- * request is overdue, so that the deadline adds no cost to each request. The time of a request runs
- * from its submission, over all back-ends. If a request is overdue, there are three cases:
- *   - The connected back-end has had the rings for a whole deadline, so it counts as hung. It has
+ * request is overdue, so that the deadline adds no cost to each request. A request's time runs from
+ * its submission, also across a change of back-ends. If a request is overdue, there are three
+ * cases:
+ *   - The connected back-end has had the rings for the whole deadline, so it counts as hung. It has
  *     to return the rings, and is disconnected if it does not. In both cases the disk fails
  *     permanently.
- *   - The connected back-end got the rings later, so earlier back-ends or an outage used up a part
- *     of the request's time. The back-end has to return the rings, and the requests fail. The
- *     back-end then executes new requests.
+ *   - The connected back-end has had the rings for less time. Earlier back-ends or an outage used
+ *     up the rest of the request's time. The back-end has to return the rings, and the requests
+ *     fail. The back-end then executes new requests.
  *   - In an outage no connected back-end has the requests, so they fail as they do after
  *     fail-after-ms.
  * If a back-end is connected, the requests fail only after it has returned the rings or was

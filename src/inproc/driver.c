@@ -172,7 +172,7 @@ int vublk_inproc_write_wce(struct vublk_inproc *inproc, bool on, struct vublk_er
 
 /*
  * Returns whether a start or stop is under way, during which the device accepts no memory. If so,
- * the present call runs again when the start or stop has ended.
+ * the current call runs again when the start or stop has ended.
  */
 static bool has_to_settle(struct vublk_inproc *inproc)
 {
@@ -185,7 +185,7 @@ static bool has_to_settle(struct vublk_inproc *inproc)
 }
 
 /*
- * Gives the device the present set of regions. Returns 0 if the change is complete, 1 if
+ * Gives the device the current set of regions. Returns 0 if the change is complete, 1 if
  * memory_changed() will report the result, or a negative errno.
  */
 static int hand_over_memory(struct vublk_inproc *inproc, struct vublk_error *error)

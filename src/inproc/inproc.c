@@ -117,7 +117,7 @@ static void on_config_written(void *opaque, const struct vublk_error *error)
 }
 
 /*
- * Called when the back-end is lost. First tells the driver. Then, if the present call waits for an
+ * Called when the back-end is lost. First tells the driver. Then, if the current call waits for an
  * event, ends it, or runs it again if it waited for the end of a start or stop.
  */
 static void on_lost(void *opaque, const struct vublk_error *error)

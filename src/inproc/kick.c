@@ -4,9 +4,10 @@
  *
  * Key idea: the driver kicks with write(2) on an eventfd that it shares with the back-end, because
  * nothing else is as fast. A back-end that clears O_NONBLOCK and fills the counter blocks the
- * application's thread in this write. An honest back-end never fills a counter of 64 bits. So the
- * bus's thread checks the counters at intervals. If a counter is full, the bus's thread clears it,
- * which unblocks the application's thread, and disconnects the back-end.
+ * application's thread in this write. An honest back-end never fills a counter of 64 bits, so a
+ * full counter shows a malicious one. The bus's thread checks the counters at intervals. If a
+ * counter is full, the bus's thread clears it, which unblocks the application's thread, and
+ * disconnects the back-end.
  */
 #include "inproc/private.h"
 

@@ -41,7 +41,7 @@ static const char *const event_names[VUBLK_INPROC_NUM_EVENTS] = {
 
 #define ON(event, link) [VUBLK_INPROC_EVENT_##event] = VUBLK_INPROC_##link + 1
 
-/* An entry is the next state of the link plus one; 0: the event has no effect. */
+/* An entry is the next state of the link plus 1; 0: the event has no effect in this state. */
 static const unsigned char transitions[VUBLK_INPROC_NUM_LINKS][VUBLK_INPROC_NUM_EVENTS] = {
 	[VUBLK_INPROC_OPENING] = {
 		ON(STARTED, UP),

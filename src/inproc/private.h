@@ -13,7 +13,7 @@
 #include <pthread.h>
 
 /*
- * The event of the device that the bus awaits: for the present call or, with AWAIT_STARTED, for the
+ * The event of the device that the bus awaits: for the current call or, with AWAIT_STARTED, for the
  * start that the driver requested.
  */
 enum vublk_inproc_await {
@@ -101,7 +101,7 @@ struct vublk_inproc {
 				       the rings started */
 	struct vublk_inproc_memory memory; /* any thread may read its table of regions */
 
-	struct vublk_inproc_call *call; /* the present call, which has begun and not ended; NULL:
+	struct vublk_inproc_call *call; /* the current call, which has begun and not ended; NULL:
 					   there is none */
 
 	struct vublk_loop_task call_task; /* posted when there may be a call to run */
@@ -133,17 +133,17 @@ void vublk_inproc_calls_init(struct vublk_inproc *inproc);
 void vublk_inproc_begin_call(struct vublk_inproc *inproc, struct vublk_inproc_call *call,
 			     bool ahead, vublk_inproc_call_fn *fn, void *args);
 /*
- * Ends the present call, if there is one. Called on the bus's thread. `error` may be NULL if `result`
- * is 0.
+ * Ends the current call, if there is one. Called on the bus's thread. `error` may be NULL if
+ * `result` is 0.
  */
 void vublk_inproc_finish_call(struct vublk_inproc *inproc, int result,
 			      const struct vublk_error *error);
 /*
- * Ends the present call if the call waits for the event `await`. `error` NULL: the call succeeds.
+ * Ends the current call if the call waits for the event `await`. `error` NULL: the call succeeds.
  */
 void vublk_inproc_finish_awaited(struct vublk_inproc *inproc, enum vublk_inproc_await await,
 				 const struct vublk_error *error);
-/* Called when a start or stop has ended. Runs the present call again if it awaits this end. */
+/* Called when a start or stop has ended. Runs the current call again if it awaits this end. */
 void vublk_inproc_settled(struct vublk_inproc *inproc);
 void vublk_inproc_on_call(void *opaque);
 

@@ -7,7 +7,7 @@
  * its loads has read entries of one version. The table is changed in place, so no memory has to be
  * freed while readers may use it.
  *
- * The pairs of accesses, by letter:
+ * A letter marks the accesses of a pair that must be ordered:
  *   A  the writer's last store of the sequence, and a reader's first load of it: a reader that
  *      sees the even number sees the entries.
  *   B  each store, and each load, of an entry or of the count: a reader that sees a value that a

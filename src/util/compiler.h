@@ -5,7 +5,7 @@
 /* Hints for code that every request executes. */
 
 #define VUBLK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-/* The compiler must inline the function, whatever its size. */
+/* The compiler must inline the function, regardless of its size. */
 #define VUBLK_ALWAYS_INLINE inline __attribute__((always_inline))
 /*
  * The compiler must not inline the function, so that on the fast path its caller need not save

@@ -8,7 +8,7 @@
  * one for the faulting access, because the entry of a mapping does not change while a thread
  * accesses the mapping.
  *
- * Pairs of accesses; the letter marks both accesses of a pair:
+ * A letter marks both accesses of a pair that must be ordered:
  *   F  a writer stores an entry's fields and then its even version, and initializes a new entry
  *      before it links the entry into the list; the handler loads the list and the version first.
  *      So a handler that sees the entry or the version also sees the fields.

@@ -44,8 +44,8 @@ static inline bool vublk_fault_happened(const struct vublk_fault *fault)
 
 /*
  * Returns which kind of memory has lost a page, as words for a message, such as "the guest's
- * memory". If several kinds have lost one, returns the first of them in vublk_fault_kind. A page
- * must have been lost.
+ * memory". If several kinds have lost one, returns the first of them in the order of
+ * vublk_fault_kind. A page must have been lost.
  */
 const char *vublk_fault_name(const struct vublk_fault *fault);
 

@@ -8,8 +8,8 @@
  * (-DVUBLK_KILL_POINTS); elsewhere the calls compile to nothing.
  *
  * A point is identified by its name. Each part of vublk that has points passes a list of them to
- * vublk_kill_points_init(), as src/backend/backend.c does. The points of code that several parts
- * use are in each of their lists.
+ * vublk_kill_points_init(), as src/backend/backend.c does. A point in code that several parts use
+ * is in the list of each of these parts.
  */
 #include <vublk/error.h>
 

@@ -12,7 +12,7 @@
 /*
  * A file that a peer shares as memory. VMMs share memfds and files of tmpfs and hugetlbfs, which
  * are regular files, and DAX devices (/dev/dax0.0), which are character devices. No other kind of
- * file is accepted, because its size is unknown, or because mapping it has effects of its own.
+ * file is accepted, because its size is unknown, or because mapping it has side effects.
  */
 struct vublk_memory_file {
 	uint64_t size_bytes;

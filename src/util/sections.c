@@ -70,7 +70,7 @@ static void append(struct vublk_sections_writer *to, const void *data, size_t by
 	to->num_bytes += bytes;
 }
 
-/* Adds bytes to the present section, and counts them in its header. */
+/* Adds bytes to the current section, and counts them in its header. */
 static void put(struct vublk_sections_writer *to, const void *data, size_t bytes)
 {
 	struct header header;

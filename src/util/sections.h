@@ -30,7 +30,7 @@
 struct vublk_sections_writer {
 	uint8_t *bytes;
 	size_t num_bytes, room;
-	size_t begin; /* the offset of the present section */
+	size_t begin; /* the offset of the current section */
 	int *fds; /* borrowed descriptors */
 	size_t num_fds, fds_room;
 	bool failed;

@@ -37,9 +37,9 @@ struct vublk_watch {
 void vublk_watch_init(struct vublk_watch *watch, void (*fn)(void *opaque, bool vanished),
 		      void *opaque);
 /*
- * Starts the watch. A no-op if it is started. EMFILE: no inotify instance is left; ENOSPC: no
- * kernel watch is left; ENOENT and others: the directory cannot be watched. After a failure `fn` is
- * not called, and the caller may try again.
+ * Starts the watch. A no-op if it is already started. EMFILE: no inotify instance is left; ENOSPC:
+ * no kernel watch is left; ENOENT and others: the directory cannot be watched. After a failure `fn`
+ * is not called, and the caller may try again.
  */
 int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const char *path,
 		      struct vublk_error *error);

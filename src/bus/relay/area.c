@@ -100,8 +100,8 @@ int vublk_relay_set_inflight_fd(struct vublk_relay *relay, struct vublk_error *e
 	int r = check_inflight(relay, error);
 
 	/*
-	 * The layout was the choice of the back-end that made the area, so check only the minimum
-	 * size, and not the alignment.
+	 * The back-end that made the area chose its layout, so only the minimum size is checked,
+	 * and not the alignment.
 	 */
 	if (!r)
 		r = vublk_vu_check_inflight_file(&relay->server.request, wire->num_queues *

@@ -162,7 +162,7 @@ static unsigned count_wanted(const struct vublk_relay *relay, bool *resumes)
 /*
  * If the rings were in use before (`resumes`) and the VMM has neither read nor set wce, turns the
  * write cache off until the VMM sets wce. The driver may have turned it off in an earlier session.
- * The VMM does not repeat that setting, and the back-end assumes that the VMM knows the present
+ * The VMM does not repeat that setting, and the back-end assumes that the VMM knows the current
  * setting, because the device has read the config. Returns 1 if the device will report the result,
  * 0 if the rings may start, and -ENOTCONN if the rings have to wait for a back-end.
  */

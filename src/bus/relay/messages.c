@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The table of the messages that a VMM may send, and the functions for those about features,
+ * The table of the messages that a VMM may send, and the functions for the messages about features,
  * status, log and config. The functions for rings, memory and the in-flight area are in files of
  * their own.
  *
@@ -120,9 +120,9 @@ static int set_protocol_features(struct vublk_relay *relay, struct vublk_error *
 }
 
 /*
- * For messages that record nothing. Three of them have no effect at all: SET_OWNER, because the
- * session begins with the connection; RESET_OWNER, which is deprecated; and SET_LOG_FD, because the
- * VMM can read the log without being signalled.
+ * The first function of messages that record nothing. Three of these messages have no effect at
+ * all: SET_OWNER, because the session begins with the connection; RESET_OWNER, which is deprecated;
+ * and SET_LOG_FD, because the VMM can read the log without being signalled.
  */
 static int note_nothing(struct vublk_relay *relay, struct vublk_error *error)
 {

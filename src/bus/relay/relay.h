@@ -3,7 +3,7 @@
 #define VUBLK_BUS_RELAY_RELAY_H
 
 /*
- * The relay: the session of one VMM. To the VMM, the relay is the back-end. It passes the VMM's
+ * The relay's session with one VMM. To the VMM, the relay is the back-end. It passes the VMM's
  * set-up on to the device, which acts as the front-end to the real back-end.
  *
  * Key idea: the relay first records what a message says (messages.c). Later it settles the session,
@@ -125,7 +125,7 @@ struct vublk_relay {
 
 /*
  * Only these functions change a state, except that an upgrade restores the states of each ring and
- * of the rings as a set. An event that the table does not list for the present state has no effect.
+ * of the rings as a set. An event that the table does not list for the current state has no effect.
  */
 void vublk_relay_change_session(struct vublk_relay *relay, enum vublk_relay_session_event event);
 void vublk_relay_change_set(struct vublk_relay *relay, enum vublk_relay_set_event event);
@@ -209,8 +209,8 @@ void vublk_relay_tell_needs_reset(struct vublk_relay *relay);
 /* --- reclaim.c --------------------------------------------------------------- */
 
 /*
- * Returns whether the rings have to be reclaimed, because the device's rings are not those that are
- * wanted, or because a change is pending that the device accepts only without rings.
+ * Returns whether the rings have to be reclaimed: the device's rings differ from the ones that the
+ * VMM wants, or a change is pending that the device accepts only while it has no rings.
  */
 bool vublk_relay_must_reclaim(const struct vublk_relay *relay);
 /*

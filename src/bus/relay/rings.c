@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The rings as the VMM wants them: which are started and enabled, where they are, and when starts
- * are delayed. Nothing here informs the device; reconcile.c does so later.
+ * are delayed. This file only records them; reconcile.c passes them on to the device later.
  *
  * Key idea: a VMM stops or starts its queues one by one. If the relay followed each step, it would
  * restart the other queues each time. So starts are delayed for a moment (HOLD_NS) after a queue is

@@ -139,7 +139,7 @@ static const char *const ring_event_names[VUBLK_RELAY_NUM_RING_EVENTS] = {
 /*
  * A ring is handed over only if it is certain, so a ring that the device has is never uncertain.
  * The event "drain" has no effect on a withdrawn ring, because the relay refuses GET_VRING_BASE if
- * requests are left.
+ * a stop has left requests.
  */
 static const unsigned char
 ring_transitions[VUBLK_RELAY_NUM_RING_STATES][VUBLK_RELAY_NUM_RING_EVENTS] = {

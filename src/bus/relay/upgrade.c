@@ -3,8 +3,8 @@
  * Hands the session of a VMM to another process, and takes such a session over.
  *
  * Key idea: a session can be handed over between two messages, while the rings are not being
- * paused. Messages that the VMM sends meanwhile wait in the socket. The VMM does not notice the
- * upgrade.
+ * paused. Messages that the VMM sends during the hand-over wait in the socket. The VMM does not
+ * notice the upgrade.
  */
 #include "bus/relay/relay.h"
 

@@ -68,6 +68,6 @@ int vublk_plane_last_flush_end(struct vublk_plane_side *side, struct vublk_error
 	status = vublk_load_relaxed(&queue->memory->slots[0].status);
 	if (status == VIRTIO_BLK_S_OK)
 		return 1;
-	return vublk_error_set(error, EIO, "the final flush of a switch failed with status %u, so "
-			       "completed writes may be lost", status);
+	return vublk_error_set(error, EIO, "the final flush of a switch failed with virtio status "
+			       "%u, so completed writes may be lost", status);
 }

@@ -156,8 +156,9 @@ static void fail_small(struct vublk_plane *plane, const struct vublk_driver_ring
 {
 	struct vublk_error error;
 
-	vublk_error_set(&error, ENOSPC, "a read needs 3 entries of a ring without indirect descriptors, "
-			"and the shadow ring has %u; set shadow-queue-size to 4 or more", ring->size);
+	vublk_error_set(&error, ENOSPC, "the mirror's reads need 3 entries each, because the back-end has "
+			"no indirect descriptors, and the shadow ring has %u; set shadow-queue-size to "
+			"4 or more", ring->size);
 	vublk_plane_mirror_fail(plane, &error);
 }
 
@@ -178,7 +179,7 @@ static void fail(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy
 	struct vublk_error error;
 
 	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
-	vublk_error_set(&error, EIO, "%s failed with status %u (%u bytes at offset %" PRIu64 ")",
+	vublk_error_set(&error, EIO, "%s failed with virtio status %u (%u bytes at offset %" PRIu64 ")",
 			what, status, copy->bytes, copy->offset);
 	vublk_plane_mirror_fail(plane, &error);
 }
@@ -261,12 +262,13 @@ static bool flush_target(struct vublk_plane *plane, struct vublk_plane_mirror_co
 }
 
 static void fail_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
-		       uint8_t status)
+		       const char *side, uint8_t status)
 {
 	struct vublk_error error;
 
 	copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_READ;
-	vublk_error_set(&error, EIO, "the mirror's flush failed with status %u", status);
+	vublk_error_set(&error, EIO, "the mirror's flush of the %s failed with virtio status %u", side,
+			status);
 	vublk_plane_mirror_fail(plane, &error);
 }
 
@@ -290,7 +292,7 @@ static void source_flushed(struct vublk_plane *plane, struct vublk_plane_mirror_
 	if (status == VIRTIO_BLK_S_OK)
 		copy->phase = VUBLK_PLANE_MIRROR_COPY_TO_WRITE;
 	else
-		fail_flush(plane, copy, status);
+		fail_flush(plane, copy, "source", status);
 }
 
 static void target_flushed(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
@@ -299,7 +301,7 @@ static void target_flushed(struct vublk_plane *plane, struct vublk_plane_mirror_
 	if (status == VIRTIO_BLK_S_OK)
 		end_flush(plane, copy);
 	else
-		fail_flush(plane, copy, status);
+		fail_flush(plane, copy, "target", status);
 }
 
 /* --- completions ---------------------------------------------------------------------- */

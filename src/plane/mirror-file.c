@@ -354,14 +354,14 @@ static int check_header(const struct vublk_mirror_file *file, const struct store
 				       "but this program knows only version %u; use the program that "
 				       "wrote it", file->path, le32toh(stored->version), VERSION);
 	if (header->phase > VUBLK_MIRROR_STATE_MIRRORING || header->authoritative > 1)
-		return damaged(file, "contains an impossible header", error);
+		return damaged(file, "contains an invalid header", error);
 	disk = &header->disks[header->authoritative];
 	if (header->phase != VUBLK_MIRROR_STATE_NEW && disk->path[0] != '/')
 		return damaged(file, "does not name the disk that is up to date", error);
 	if (header->phase == VUBLK_MIRROR_STATE_MIRRORING &&
 	    (!vublk_is_power_of_two(region_bytes) ||
 	     disk->bytes / region_bytes >= VUBLK_MIRROR_STATE_MAX_REGIONS))
-		return damaged(file, "contains an impossible size", error);
+		return damaged(file, "contains an invalid size", error);
 	return 0;
 }
 
@@ -401,7 +401,7 @@ static int read_header(struct vublk_mirror_file *file, struct vublk_mirror_heade
 	int r = read_all(file->fd, copies, sizeof(copies), 0);
 
 	if (r == -ENODATA)
-		return damaged(file, "is too short: it does not even have a header", error);
+		return damaged(file, "is too short for a header", error);
 	if (r)
 		return vublk_error_set_errno(error, -r, "cannot read the mirror's state file '%s'",
 					     file->path);

@@ -240,10 +240,10 @@ static void fail_request(struct vublk_plane *plane, const struct vublk_plane_slo
 	struct vublk_error error;
 
 	if (slot->type == VIRTIO_BLK_T_FLUSH)
-		vublk_error_set(&error, EIO, "a flush of the target failed with status %u", status);
+		vublk_error_set(&error, EIO, "a flush of the target failed with virtio status %u", status);
 	else
-		vublk_error_set(&error, EIO, "the write to the target failed with status %u "
-				"(%" PRIu64 " bytes at offset %" PRIu64 ")", status, slot->bytes,
+		vublk_error_set(&error, EIO, "the write to the target failed with virtio status "
+				"%u (%" PRIu64 " bytes at offset %" PRIu64 ")", status, slot->bytes,
 				slot->offset);
 	vublk_plane_mirror_fail(plane, &error);
 }

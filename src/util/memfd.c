@@ -41,10 +41,11 @@ int vublk_memfd_check(int fd, uint64_t bytes, struct vublk_error *error)
 	struct stat st;
 
 	if (seals < 0 || !(seals & F_SEAL_SHRINK) || fstat(fd, &st) < 0)
-		return vublk_error_set(error, EINVAL, "it is not a memfd with the seal "
+		return vublk_error_set(error, EINVAL, "the memory is not a memfd with the seal "
 				       "F_SEAL_SHRINK");
 	if ((uint64_t)st.st_size != bytes)
-		return vublk_error_set(error, EINVAL, "it has %" PRIu64 " bytes instead of %" PRIu64,
+		return vublk_error_set(error, EINVAL, "the memory has %" PRIu64 " bytes instead of "
+				       "%" PRIu64,
 				       (uint64_t)st.st_size, bytes);
 	return 0;
 }

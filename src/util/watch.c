@@ -203,8 +203,8 @@ int vublk_watch_start(struct vublk_watch *watch, struct vublk_loop *loop, const 
 	if (watch->loop)
 		return 0;
 	if (strlen(path) >= sizeof(watch->name))
-		return vublk_error_set(error, ENAMETOOLONG, "cannot watch '%s': the path is too "
-				       "long", path);
+		return vublk_error_set(error, ENAMETOOLONG, "cannot watch '%s': the path is longer "
+				       "than %zu bytes", path, sizeof(watch->name) - 1);
 	snprintf(directory, sizeof(directory), "%.*s", slash ? (int)(name - path) : 1,
 		 slash ? path : ".");
 	strcpy(watch->name, name);

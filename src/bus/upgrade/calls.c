@@ -239,7 +239,8 @@ static int check(const struct vublk_bus *bus, struct vublk_error *error)
 				       "has connected yet: stop this process and start the new one "
 				       "as usual");
 	if (bus->state != VUBLK_BUS_LISTENING && bus->state != VUBLK_BUS_SERVING)
-		return vublk_error_set(error, EBUSY, "this process is about to end");
+		return vublk_error_set(error, EBUSY, "this process is about to end; start the new one "
+				       "as usual");
 	return check_device(bus, error);
 }
 

@@ -639,16 +639,16 @@ static void test_impossible_header(void **state_of_test)
 		const char *words;
 	} patches[] = {
 		{ 16, "\x02", 1, "has version 2" },
-		{ 48, "\x03", 1, "contains an impossible header" },
-		{ 52, "\x02", 1, "contains an impossible header" },
-		{ 52, "\xff\xff\xff\xff", 4, "contains an impossible header" },
-		{ 40, "\0\0\0", 3, "contains an impossible size" },
-		{ 40, "\x01\0\x10", 3, "contains an impossible size" },
-		{ 40, "\x01\0\0", 3, "contains an impossible size" },
+		{ 48, "\x03", 1, "contains an invalid header" },
+		{ 52, "\x02", 1, "contains an invalid header" },
+		{ 52, "\xff\xff\xff\xff", 4, "contains an invalid header" },
+		{ 40, "\0\0\0", 3, "contains an invalid size" },
+		{ 40, "\x01\0\x10", 3, "contains an invalid size" },
+		{ 40, "\x01\0\0", 3, "contains an invalid size" },
 		{ 40, "\0\0\x20", 3, NULL },
 		{ 40, "\0\x80\0", 3, NULL },
 		{ 56, "", 1, "does not name the disk" },
-		{ 56 + 256 + 24, "\xff\xff\xff\xff\xff\xff\xff\xff", 8, "contains an impossible size" },
+		{ 56 + 256 + 24, "\xff\xff\xff\xff\xff\xff\xff\xff", 8, "contains an invalid size" },
 		{ 56 + 256 + 24, "\0\0\0\0\x40", 5, "bytes instead of" },
 	};
 

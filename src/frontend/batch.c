@@ -96,7 +96,8 @@ void vublk_frontend_batch_begin(struct vublk_frontend *frontend,
 	batch->unconfirmed = 0;
 	batch->refusal.code = 0;
 	pump(batch);
-	if (batch->frontend && !batch->num_waiting) /* the answer calls done(), from the loop */
+	if (batch->frontend && !batch->num_waiting) /* no answer is outstanding, so the barrier's
+						       answer calls done() from the loop */
 		send_barrier(batch);
 }
 

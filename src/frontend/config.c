@@ -57,8 +57,8 @@ static void finish(struct vublk_frontend *frontend, const struct vublk_error *er
 }
 
 /*
- * Returns `asked` if the answer has as many config bytes, 0 if the back-end refuses this size, and
- * -EPROTO if the answer has another size.
+ * Returns `asked` if the answer has that many config bytes, 0 if the back-end refuses this size,
+ * and -EPROTO if the answer has any other size.
  */
 static int check_size(const struct vublk_vu_message *reply, unsigned asked,
 		      struct vublk_error *error)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connection to a back-end: the socket, the outstanding answers, their deadlines, and the only
- * way in which a connection fails. The messages are in the other files of this folder.
+ * The connection to a back-end: the socket, the outstanding answers, their deadlines, and the
+ * single path by which a connection fails. The messages are in the other files of this folder.
  *
  * Key idea: the protocol has no transaction numbers, and answers come in the order of the requests.
  * So requests are sent without waiting, and the expected answers form a queue, whose oldest entry

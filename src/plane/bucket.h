@@ -31,7 +31,7 @@ static inline uint64_t vublk_bucket_ready_ns(const struct vublk_bucket *bucket)
 }
 
 /*
- * Called when a request of `units` passes at `now_ns`. Advances the time from which the next
+ * Called when a request of `units` units passes at `now_ns`. Advances the time from which the next
  * request may pass.
  */
 void vublk_bucket_pay(struct vublk_bucket *bucket, uint64_t units, uint64_t now_ns);

@@ -25,7 +25,7 @@ static void unlink_slot(struct vublk_plane *plane, struct vublk_plane_slot *slot
 }
 
 /*
- * Marks in the dirty log the status byte and, for a read or GET_ID, the buffers. Buffers are marked
+ * Marks the status byte and, for a read or GET_ID, the buffers in the dirty log. Buffers are marked
  * even if the request has failed, because the back-end may have written to them.
  */
 static void mark_written(const struct vublk_plane *plane, const struct vublk_plane_slot *slot)

@@ -76,7 +76,7 @@ void vublk_plane_set_limits(struct vublk_plane *plane, const struct vublk_limits
 /* Lets requests pass to the back-end as far as the limits permit. Returns how many passed. */
 unsigned vublk_plane_pass(struct vublk_plane *plane);
 /*
- * Lets all waiting requests pass, whatever the limits are. They still pay (bucket.h), so later
+ * Lets all waiting requests pass, regardless of the limits. They still pay (bucket.h), so later
  * requests wait longer.
  */
 void vublk_plane_pass_all(struct vublk_plane *plane);

@@ -71,7 +71,7 @@ static bool put(const struct vublk_plane_side *side, struct vublk_plane_side_que
 				      queue->ring.has_indirect ? &indirect : NULL, *token);
 }
 
-/* Puts a request of the copy on the source's ring, if there is room. */
+/* Puts a request of the copy on the source's ring. Returns false if there is no room. */
 static bool send_to_source(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
 			   unsigned index, uint32_t type)
 {
@@ -84,7 +84,7 @@ static bool send_to_source(struct vublk_plane *plane, struct vublk_plane_mirror_
 	return true;
 }
 
-/* Puts a request of the copy on the target's ring, if there is room. */
+/* Puts a request of the copy on the target's ring. Returns false if there is no room. */
 static bool send_to_target(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy,
 			   unsigned index, uint32_t type)
 {
@@ -156,7 +156,7 @@ static void fail_small(struct vublk_plane *plane, const struct vublk_driver_ring
 {
 	struct vublk_error error;
 
-	vublk_error_set(&error, ENOSPC, "the mirror's reads need 3 entries each, because the back-end has "
+	vublk_error_set(&error, ENOSPC, "the mirror's reads need 3 ring entries each, because the back-end has "
 			"no indirect descriptors, and the shadow ring has %u; set shadow-queue-size to "
 			"4 or more", ring->size);
 	vublk_plane_mirror_fail(plane, &error);
@@ -362,10 +362,7 @@ static bool may_copy(const struct vublk_plane *plane)
 	       vublk_bucket_ready_ns(&mirror->bucket) <= plane->now_ns();
 }
 
-/*
- * The limit on the rate does not apply here, because writes of the driver may wait for these
- * copies.
- */
+/* The rate limit does not apply here, because writes of the driver may wait for these copies. */
 static bool may_copy_again(const struct vublk_plane *plane)
 {
 	return (plane->takes || plane->mirror->catches_up) &&

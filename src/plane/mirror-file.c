@@ -179,7 +179,7 @@ static int write_all(int fd, const void *data, size_t bytes, off_t offset)
 	return 0;
 }
 
-/* Returns whether the path leads to the file. Returns true if this cannot be determined. */
+/* Returns whether the path leads to the file. Also returns true if that cannot be determined. */
 static bool is_at(const struct vublk_mirror_file *file, const char *path)
 {
 	struct stat st;

@@ -171,8 +171,8 @@ void vublk_mirror_state_clear(struct vublk_mirror_state *state, uint64_t region)
  */
 uint64_t vublk_mirror_state_age(struct vublk_mirror_state *state);
 /*
- * Returns whether a region is marked in the file. Returns true if the file has lost a page or a
- * sync has failed.
+ * Returns whether a region is marked in the file. Also returns true if the file has lost a page or
+ * a sync has failed.
  */
 bool vublk_mirror_state_is_marked(const struct vublk_mirror_state *state, uint64_t region);
 /* Returns how many regions are marked in the file. */

@@ -2,9 +2,9 @@
 /*
  * This file sends the driver's writes and flushes to both back-ends (mirror.h), and ends mirrors.
  *
- * Key idea: the plane puts a mirrored request on both rings in one step or on neither. If the
- * source is lost, the request is held until the target has completed it. Then the data is copied
- * from the driver's buffers again, and both the next source and the target get the request.
+ * Key idea: the plane puts a mirrored request on both rings or on neither. If the source is lost,
+ * the request is held until the target has completed it. Then the data is copied from the driver's
+ * buffers again, and both the next source and the target get the request.
  */
 #include "plane/plane.h"
 

@@ -101,7 +101,8 @@ enum vublk_plane_mirror_copy_phase {
 	VUBLK_PLANE_MIRROR_COPY_READING,
 	VUBLK_PLANE_MIRROR_COPY_TO_WRITE,   /* the piece is to be written to the target */
 	VUBLK_PLANE_MIRROR_COPY_WRITING,
-	VUBLK_PLANE_MIRROR_COPY_ABANDONED,  /* the copy was ended while a back-end had its piece */
+	VUBLK_PLANE_MIRROR_COPY_ABANDONED,  /* the copy has ended, but a back-end still has a piece
+					       of it */
 };
 
 /*
@@ -300,7 +301,10 @@ int vublk_plane_mirror_record(struct vublk_plane *plane, struct vublk_mirror_sta
  * state file.
  */
 void vublk_plane_mirror_close(struct vublk_plane *plane);
-/* Called when the state file says that there is no mirror. Writes no longer need marks. */
+/*
+ * Called when the state file says that there is no mirror, so that writes need no marks. Lets the
+ * waiting writes continue.
+ */
 void vublk_plane_mirror_release(struct vublk_plane *plane);
 /* Marks the regions of a write. Returns whether the marks are stable; false if `is_closed`. */
 bool vublk_plane_mirror_is_marked(struct vublk_plane *plane, struct vublk_plane_slot *slot);

@@ -91,7 +91,7 @@ static unsigned choose_levels(struct vublk_order *order)
 	return levels < VUBLK_ORDER_LEVELS ? levels : VUBLK_ORDER_LEVELS;
 }
 
-/* Finds the last piece on each level that starts before `offset`. */
+/* On each level, finds the last piece that starts before `offset`. */
 static void search(struct vublk_order *order, uint64_t offset, struct path *path)
 {
 	struct vublk_order_piece *at = &order->head;

@@ -51,7 +51,7 @@ struct vublk_order_piece {
 	struct vublk_order_piece *previous[VUBLK_ORDER_LEVELS]; /* the previous piece on each level,
 								   or the head */
 	struct vublk_order_piece *next[VUBLK_ORDER_LEVELS]; /* the next piece on each level, in the
-							       order of the places */
+							       order of their offsets */
 };
 
 /* An entry in a write's list of waiters: `write` waits for the write that the list belongs to. */

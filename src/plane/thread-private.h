@@ -126,8 +126,8 @@ void vublk_plane_thread_wait_for(struct vublk_plane_thread *thread, sem_t *done)
 int vublk_plane_thread_watch(struct vublk_plane_thread *thread, struct vublk_loop_source *source,
 			     int fd, struct vublk_error *error);
 /*
- * Executes `fn` on the plane's thread and waits for the result, which is returned. If the thread is
- * parked, executes `fn` on the caller's thread.
+ * Executes `fn` on the plane's thread, waits, and returns the result. If the thread is parked,
+ * executes `fn` on the caller's thread.
  */
 int vublk_plane_thread_execute(struct vublk_plane_thread *thread,
 			       struct vublk_plane_thread_call *call, vublk_plane_thread_fn *fn);

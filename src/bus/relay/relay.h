@@ -161,7 +161,7 @@ void vublk_relay_queues_deinit(struct vublk_relay *relay);
  */
 bool vublk_relay_is_wanted(const struct vublk_relay *relay, const struct vublk_relay_queue *queue,
 			   struct vublk_device_queue *ring);
-/* Returns whether the VMM has started no ring. */
+/* Returns whether none of the VMM's rings is started. */
 bool vublk_relay_is_suspended(const struct vublk_relay *relay);
 /*
  * Withdraws the ring: closes its kick descriptor, and records that the device should not have it.
@@ -185,7 +185,7 @@ static inline bool vublk_relay_holds(const struct vublk_relay *relay)
 }
 /*
  * Forgets the requests that were incomplete when the ring was reclaimed. Called when these requests
- * no longer matter. Afterwards the ring is not uncertain.
+ * no longer matter. Afterwards the ring is certain.
  */
 void vublk_relay_begin_anew(struct vublk_relay *relay, struct vublk_relay_queue *queue);
 /*
@@ -251,8 +251,8 @@ void vublk_relay_refuse_log(struct vublk_relay *relay, const struct vublk_error 
 
 void vublk_relay_memory_commit(struct vublk_relay *relay);
 /*
- * Undoes all pending changes: the table from before the first of them becomes the current one
- * again. Returns whether a change was pending.
+ * Undoes all pending changes: restores the table from before the first of them. Returns whether a
+ * change was pending.
  */
 bool vublk_relay_memory_roll_back(struct vublk_relay *relay);
 void vublk_relay_memory_clear(struct vublk_relay *relay);

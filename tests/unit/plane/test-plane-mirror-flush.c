@@ -12,6 +12,8 @@
 
 #include "util/checked.h"
 
+#include <string.h>
+
 #define INDIRECT VUBLK_BIT(VIRTIO_RING_F_INDIRECT_DESC)
 #define FLUSH VUBLK_BIT(VIRTIO_BLK_F_FLUSH)
 #define DISK_BYTES (RIG_SECTORS * VUBLK_SECTOR_BYTES)
@@ -43,6 +45,7 @@ static void on_flush_must_fail(void *opaque)
 static void on_mirror_failed(void *opaque, const struct vublk_error *error)
 {
 	rig.mirror_failed++;
+	rig.error = *error;
 }
 
 static void on_mirror_synced(void *opaque)
@@ -177,6 +180,7 @@ static void test_the_own_flush_fails(void **state)
 	source_answers(&own, VIRTIO_BLK_S_IOERR);
 	assert_true(is_answered(1, VIRTIO_BLK_S_IOERR));
 	assert_int_equal(rig.mirror_failed, 1);
+	assert_non_null(strstr(rig.error.text, "flush of the source failed"));
 	assert_int_equal(failed, 1);
 	assert_int_equal(must_fail, 0);
 	rig_end_mirror(&rig);
@@ -184,6 +188,26 @@ static void test_the_own_flush_fails(void **state)
 	assert_true(source_has(&chain, VIRTIO_BLK_T_FLUSH));
 	source_answers(&chain, VIRTIO_BLK_S_OK);
 	assert_true(is_answered(3, VIRTIO_BLK_S_OK));
+	tear_down();
+}
+
+/* The target fails the mirror's flush, so only the mirror fails. */
+static void test_the_own_flush_fails_at_the_target(void **state)
+{
+	flush_during_own();
+	source_answers(&own, VIRTIO_BLK_S_OK);
+	assert_true(rig_target_take(&rig, 0, &target_chain));
+	rig_target_push(&rig, 0, &target_chain, VIRTIO_BLK_S_IOERR);
+	rig_target_publish(&rig, 0);
+	work();
+	assert_int_equal(rig.mirror_failed, 1);
+	assert_non_null(strstr(rig.error.text, "flush of the target failed"));
+	assert_int_equal(failed, 0);
+	assert_int_equal(must_fail, 0);
+	rig_end_mirror(&rig);
+	assert_true(source_has(&chain, VIRTIO_BLK_T_FLUSH));
+	source_answers(&chain, VIRTIO_BLK_S_OK);
+	assert_true(is_answered(1, VIRTIO_BLK_S_OK));
 	tear_down();
 }
 
@@ -247,6 +271,7 @@ int main(int argc, char **argv)
 	const struct vublk_test tests[] = {
 		VUBLK_TEST(test_the_own_flush_succeeds),
 		VUBLK_TEST(test_the_own_flush_fails),
+		VUBLK_TEST(test_the_own_flush_fails_at_the_target),
 		VUBLK_TEST(test_the_next_flush_fails),
 		VUBLK_TEST(test_the_drivers_flush_is_first),
 		VUBLK_TEST(test_a_loss),

@@ -28,7 +28,10 @@ struct vublk_inproc_regions {
 	struct vublk_inproc_region entries[VUBLK_MEMORY_MAX_REGIONS]; /* sorted by `host` */
 };
 
-/* A reader's private cache, with the region that the last lookup found. Must be zeroed at first. */
+/*
+ * A reader's private cache, with the region that the last lookup found. Must be zeroed before its
+ * first use.
+ */
 struct vublk_inproc_region_cache {
 	unsigned sequence;
 	struct vublk_inproc_region region;

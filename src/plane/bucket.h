@@ -15,24 +15,24 @@
 struct vublk_bucket {
 	uint64_t rate;     /* units per second; 0: no limit */
 	uint64_t burst_ns; /* how much unused time a later burst may use */
-	uint64_t paid_ns;  /* the time from which all units that have passed are paid for */
+	uint64_t paid_ns;  /* the time at which all units that have passed are paid for */
 	uint64_t rest;     /* the remainder of the division by `rate`, because paid_ns is rounded
 			      down */
 };
 
-/* Sets up a bucket from which a request may pass at `now_ns`, without unused time for a burst. */
+/* Sets up a bucket that lets a request pass at `now_ns`, and has no unused time for a burst. */
 void vublk_bucket_init(struct vublk_bucket *bucket, uint64_t rate, uint64_t burst_ns,
 		       uint64_t now_ns);
 
-/* Returns the time from which the next request may pass. */
+/* Returns the earliest time at which the next request may pass. */
 static inline uint64_t vublk_bucket_ready_ns(const struct vublk_bucket *bucket)
 {
 	return bucket->rate ? bucket->paid_ns : 0;
 }
 
 /*
- * Called when a request of `units` units passes at `now_ns`. Advances the time from which the next
- * request may pass.
+ * Called when a request of `units` units passes at `now_ns`. Postpones the earliest time at which
+ * the next request may pass.
  */
 void vublk_bucket_pay(struct vublk_bucket *bucket, uint64_t units, uint64_t now_ns);
 

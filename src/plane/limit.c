@@ -21,7 +21,7 @@ static enum vublk_plane_bucket bucket_of(enum vublk_plane_kind kind)
 	return kind == VUBLK_PLANE_READ ? VUBLK_PLANE_BUCKET_READ : VUBLK_PLANE_BUCKET_WRITE;
 }
 
-/* Returns the time from which a request of this kind may pass. */
+/* Returns the earliest time at which a request of this kind may pass. */
 static uint64_t ready_ns(const struct vublk_plane_limits *limit, enum vublk_plane_kind kind)
 {
 	enum vublk_plane_bucket own = bucket_of(kind);

@@ -81,8 +81,8 @@ unsigned vublk_plane_pass(struct vublk_plane *plane);
  */
 void vublk_plane_pass_all(struct vublk_plane *plane);
 /*
- * Returns the time from which the next request may pass; UINT64_MAX if none waits, or if there is
- * no working back-end.
+ * Returns the earliest time at which the next request may pass; UINT64_MAX if none waits, or if
+ * there is no working back-end.
  */
 uint64_t vublk_plane_next_pass_ns(const struct vublk_plane *plane);
 

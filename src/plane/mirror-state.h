@@ -8,8 +8,8 @@
  *
  * Key idea: before a write is submitted to a back-end, its regions are marked in the file, and the
  * marks are made stable on the storage. When both back-ends have made the write stable, the marks
- * may be removed at any time. So whatever fails first, the process, a back-end or the machine, a
- * region in which the disks differ is marked.
+ * may be removed at any time. So a region in which the disks differ is always marked, no matter
+ * whether the process, a back-end or the machine fails first.
  *
  * The file has a header and a bitmap. The header has two copies, each with a sequence number and a
  * CRC. A change writes one copy after the other and waits for the storage each time. So one copy is

@@ -383,9 +383,9 @@ bool vublk_plane_mirror_copies_are_idle(const struct vublk_plane *plane);
 /* Returns whether an element of `copies` is free. */
 bool vublk_plane_mirror_has_free_copy(const struct vublk_plane_mirror *mirror);
 /*
- * Returns whether a flush of the mirror's own is in progress. The mirror's flush and a flush of the
- * driver are never outstanding at the same time, because a back-end may report a storage error to
- * only one of two flushes, and the driver does not see the mirror's flush. If the mirror's flush
+ * Returns whether one of the mirror's own flushes is in progress. The mirror's flush and a flush of
+ * the driver are never outstanding at the same time, because a back-end may report a storage error
+ * to only one of two flushes, and the driver does not see the mirror's flush. If the mirror's flush
  * fails at the source, all flushes of the driver that wait fail, too. If none waits, the driver's
  * next flush fails.
  */

@@ -58,7 +58,7 @@ uint8_t vublk_plane_apply_policy(struct vublk_plane *plane, struct vublk_plane_s
 	return VIRTIO_BLK_S_OK;
 }
 
-/* --- failed flushes of the device's own ----------------------------------------------------- */
+/* --- the device's own flushes that failed ----------------------------------------------------- */
 
 void vublk_plane_fail_next_flush(struct vublk_plane *plane)
 {

@@ -112,7 +112,7 @@ bool vublk_plane_keep_reserve(struct vublk_plane *plane, struct vublk_plane_slot
 /*
  * Copies a write that has succeeded into the log, unless the back-end has no write cache. Returns
  * false if there is no copy because the write is TOO_LARGE, its buffers were removed, or a page of
- * them was lost. Then the driver sees the completion only after the next flush.
+ * them was lost. In these cases the driver sees the completion only after the next flush.
  */
 bool vublk_plane_keep_copy(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 /* Called when a request ends. Frees the request's reservation, if it has one. */
@@ -131,7 +131,7 @@ void vublk_plane_keep_reset(struct vublk_plane *plane);
  */
 bool vublk_plane_keep_adopt(struct vublk_plane *plane, struct vublk_plane_slot *slot);
 
-/* --- replay.c: flushes of the plane's own, and the replay ------------------------------------ */
+/* --- replay.c: the plane's own flushes, and the replay -------------------------------------- */
 
 /*
  * Returns whether a request may be submitted now. If it may, reserves room in the log for a write

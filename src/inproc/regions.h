@@ -48,6 +48,7 @@ bool vublk_inproc_regions_search(const struct vublk_inproc_regions *regions,
 /*
  * Translates `address` to a guest address. Returns the number of bytes from `address` to the end of
  * its region, or 0 if no region contains it. Any thread may call this, with a `cache` of its own.
+ * regions.c explains the letter A.
  */
 static inline uint64_t vublk_inproc_regions_find(const struct vublk_inproc_regions *regions,
 						 struct vublk_inproc_region_cache *cache,

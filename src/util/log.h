@@ -13,10 +13,14 @@ void vublk_log(const struct vublk_log *log, enum vublk_log_level level, const ch
 
 /*
  * Keeps a peer from filling the log: passes at most VUBLK_LOG_BURST lines of each kind per
- * VUBLK_LOG_INTERVAL_MS. The next line that passes is preceded by the number of lines that were
- * left out. Lines that differ only in words with a digit are of one kind, so a flood of one kind
- * does not hide the first line of another. When the table is full, further kinds share its last
- * row. Debug lines are not limited, because the user requested all of them.
+ * VUBLK_LOG_INTERVAL_MS. Lines that differ only in words with a digit are of one kind, so a flood of
+ * one kind does not hide the first line of another. The next line of the kind that passes is
+ * preceded by the number of its lines that were left out. Debug lines are not limited, because the
+ * user requested all of them.
+ *
+ * The table has a row per kind. If no row is free, a new kind takes a row whose interval is over,
+ * and the number of left-out lines in that row is lost. If there is no such row either, new kinds
+ * share the last row.
  *
  * A limit belongs to an object that outlives the peer's connection. A zeroed limit is ready for
  * use. Not thread-safe.

@@ -60,8 +60,8 @@ struct vublk_sections_reader {
 
 struct vublk_section {
 	char name[VUBLK_SECTION_NAME_BYTES];
-	unsigned version; /* used only in messages; it need not be checked, because fields are only
-			     appended */
+	unsigned version; /* as the writer gave it; readers need not check it, because fields are
+			     only appended */
 	const uint8_t *bytes;
 	size_t left;
 	struct vublk_sections_reader *from;

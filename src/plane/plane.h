@@ -214,7 +214,7 @@ void vublk_plane_deinit(struct vublk_plane *plane);
  * `setups` has one element per queue, and is copied; `map`, `fault` and the in-flight area are
  * borrowed. The plane first takes the requests that an earlier process began and did not complete.
  * After a failure no ring is attached. Errors: EFAULT if a ring is not in the memory, EPROTO if the
- * in-flight area does not belong to the ring, EINVAL, ENOMEM.
+ * in-flight area is invalid or does not belong to the ring, EINVAL, ENOMEM.
  */
 int vublk_plane_attach(struct vublk_plane *plane, const struct vublk_plane_setup *setups,
 		       uint64_t features, const struct vublk_memory_map *map,

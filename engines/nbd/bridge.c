@@ -294,6 +294,8 @@ void vublk_nbd_bridge_free(struct nbd_bridge *bridge)
 	if (!bridge)
 		return;
 	pthread_join(bridge->thread, NULL);
+	if (!bridge->jobs)
+		nbd_aio_disconnect(bridge->handle, 0);
 	nbd_close(bridge->handle); /* ends the commands */
 	while (bridge->jobs)
 		free_job(bridge->jobs);

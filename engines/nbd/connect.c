@@ -169,6 +169,9 @@ void vublk_nbd_disconnect(struct nbd_connection *connection)
 	if (connection->bridge)
 		close(connection->wire.fd);
 	vublk_nbd_bridge_free(connection->bridge);
+	/* libnbd has sent no request itself, so it is ready; this function does not wait. */
+	if (connection->handle && vublk_nbd_wire_is_idle(&connection->wire))
+		nbd_aio_disconnect(connection->handle, 0);
 	nbd_close(connection->handle); /* NULL: no-op */
 	connection->bridge = NULL;
 	connection->handle = NULL;

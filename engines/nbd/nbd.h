@@ -280,7 +280,10 @@ const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct 
 				  unsigned num_connections);
 /* Connects and reads the properties of the export. Fails after `timeout_ms`. */
 int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct vublk_error *error);
-/* Closes the connection to the server. A no-op without a connection. */
+/*
+ * Closes the connection to the server, and tells the server so if it has answered all requests. A
+ * no-op without a connection.
+ */
 void vublk_nbd_disconnect(struct nbd_connection *connection);
 
 /* --- connector.c --- */
@@ -303,8 +306,8 @@ int64_t vublk_nbd_now_ms(void);
 int vublk_nbd_bridge_new(struct nbd_handle *handle, struct nbd_bridge **bridge, int *fd,
 			 struct vublk_error *error);
 /*
- * Ends the thread and closes the handle. The caller must have closed the other end of the socket.
- * NULL: no-op.
+ * Ends the thread and closes the handle; tells the server so if no request is outstanding. The
+ * caller must have closed the other end of the socket. NULL: no-op.
  */
 void vublk_nbd_bridge_free(struct nbd_bridge *bridge);
 
@@ -336,6 +339,8 @@ int vublk_nbd_wire_send(struct nbd_wire *wire);
 int vublk_nbd_wire_receive(struct nbd_connection *connection);
 /* Returns how many requests the server has not answered. */
 unsigned vublk_nbd_wire_num_sent(const struct nbd_wire *wire);
+/* Returns whether the connection is not lost and the server has answered all requests. */
+bool vublk_nbd_wire_is_idle(const struct nbd_wire *wire);
 
 /* --- connection.c; used by the owner --- */
 

@@ -50,6 +50,12 @@ unsigned vublk_nbd_wire_num_sent(const struct nbd_wire *wire)
 	return NBD_NUM_SLOTS - wire->num_free;
 }
 
+bool vublk_nbd_wire_is_idle(const struct nbd_wire *wire)
+{
+	return !wire->failure && !vublk_nbd_wire_num_sent(wire) && !wire->filler_bytes &&
+	       wire->out.begin == wire->out.end;
+}
+
 static int fail(struct nbd_wire *wire, int error, const char *why)
 {
 	wire->failure = why;

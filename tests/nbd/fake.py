@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 
-READ, WRITE, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 3, 4, 6
+READ, WRITE, DISC, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 2, 3, 4, 6
 FUA = 1
 SIMPLE_REPLY, STRUCTURED_REPLY = 0x67446698, 0x668e33ef
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, MULTI_CONN = 1, 2, 4, 8, 32, 64, 256
@@ -29,6 +29,7 @@ class Server:
     def __init__(self, address, flags, answer=lambda *_: 0, max_bytes=32 << 20, early=lambda _: None):
         self.flags, self.answer, self.max_bytes, self.early = flags, answer, max_bytes, early
         self.requests = []  # tuples (connection, kind, flags)
+        self.goodbyes = []  # connections that the client has ended with DISC
         self.number = 0
         self.open = {}
         self.lock = threading.Lock()
@@ -86,6 +87,9 @@ class Server:
         index = 0
         while True:
             _, flags, kind, cookie, _, size = struct.unpack('>IHHQQI', take(client, 28))
+            if kind == DISC:
+                self.goodbyes.append(number)
+                return
             early = self.early(number) if kind == WRITE else None
             if early is not None:
                 client.sendall(simple(cookie, early))

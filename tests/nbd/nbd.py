@@ -202,6 +202,32 @@ def resized(case):
     check(case.stop(child) == 0, case.output(child))
 
 
+def goodbye(case):
+    """Each connection ends with the protocol's DISC: nbdkit says so in its log."""
+    keys = tls_uri(case)
+    for arguments, uri in ((), None), (('--tls=require', f'--tls-psk={case.path("keys")}'), keys):
+        server = nbdkit(case, '--verbose', *arguments, 'file', image(case))
+        child = serve(case, uri=uri)
+        case.run(bench(case, '--number_ios', '10'))
+        check(case.stop(child) == 0, case.output(child))
+        case.stop(server)
+        log = case.output(server)
+        connections = log.count('handshake complete, processing requests')
+        check(connections > 1 and log.count('client sent NBD_CMD_DISC') == connections, f'{connections} connections: {log}')
+
+
+def no_goodbye(case):
+    """A connection to a server that has broken the protocol ends without DISC."""
+    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, *_: raw(zeroes, zeroes) if n == 1 else 0) as server:
+        child, client = disk(case)
+        with client:
+            client.pread(0, 4096)
+            client.pread(0, 4096)
+        check(case.stop(child) == 0, case.output(child))
+        peer.wait_until(lambda: not server.open, 'a connection stays open')
+        check(server.goodbyes == [2], str(server.goodbyes))
+
+
 def refusals(case):
     for code, words, arguments in ((2, 'needs a server', ()), (1, 'cannot connect to the NBD server', ('-o', 'uri=nbd+unix:///?socket=/none')),
                                    (2, 'cannot connect to the NBD server', ('-o', 'uri=steam')),
@@ -270,12 +296,12 @@ def overlap(case):
                      lambda _n, kind, _: held if kind == fake.WRITE else 0) as server:
         child, client = disk(case, '-o', 'unflushed=trust')
         with client:
-            buffer = client.alloc(8192)
+            buffer, other = client.alloc(8192), client.alloc(8192)
             for number, offset in enumerate((0, 4096, MIB)):
                 client.queue(number).write(offset, buffer)
                 client.queue(number).submit()
             peer.wait_until(lambda: len(server.requests) == 2, lambda: f'{server.requests}')
-            client.queue(1).read(2 * MIB, buffer)  # comes after the second write
+            client.queue(1).read(2 * MIB, other)  # comes after the second write
             client.queue(1).submit()
             peer.wait_until(lambda: len(server.requests) == 3, lambda: f'{server.requests}')
             check(sorted(request[1] for request in server.requests) == [fake.READ, fake.WRITE, fake.WRITE],
@@ -331,6 +357,9 @@ def loss_of_one(case):
             peer.wait_until(lambda: server.number >= 2 * count, 'not all connections were made again')
             check(fails(client.flush) and not fails(client.flush), 'the flush after the loss did not fail, or not once')
         check(not [number for number, kind, _ in server.requests if kind == fake.FLUSH and number <= count], str(server.requests))
+        lost = next(number for number in range(1, count + 1) if number != writer)
+        check(sorted(server.goodbyes) == [number for number in range(1, count + 1) if number != lost],
+              f'connection {lost} was lost, and these were ended in good order: {server.goodbyes}')
         check(case.stop(child) == 0, case.output(child))
 
 
@@ -340,8 +369,8 @@ def together(case):
     with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH | fake.MULTI_CONN,
                      lambda n, *_: seen.append((n, server.number)) or (fake.HOLD if n <= 3 * count else 0)) as server:
         child, client = disk(case, '-o', f'threads={count}', num_queues=count)
-        queues, buffer = [client.queue(number) for number in range(count)], client.alloc(4096)
-        for queue in queues:
+        queues, buffers = [client.queue(number) for number in range(count)], [client.alloc(4096) for _ in range(count)]
+        for queue, buffer in zip(queues, buffers):
             queue.read(0, buffer)
             queue.submit()
         for last in count, 2 * count, 3 * count:
@@ -625,7 +654,7 @@ def misfit(case):
 
 CASES = [with_nbdkit, with_qemu_nbd, serials, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
          qemu_nbd_killed, shared_killed, tls_killed, resized, fua_is_repeated, write_is_repeated, overlap, unflushed,
-         unflushed_trusted, flushed, loss_of_one, together, order, chain, no_flushes, not_durable, storm, storm_ends,
+         unflushed_trusted, flushed, loss_of_one, together, goodbye, no_goodbye, order, chain, no_flushes, not_durable, storm, storm_ends,
          short_connections, hostile, repeated_reply, write_with_data, trickle, early_refusal, early_confirmation, words,
          memory, keepalive, misfit, refusals]
 

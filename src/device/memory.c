@@ -140,6 +140,7 @@ static void on_memory_changed(void *opaque, const struct vublk_error *error)
 		return;
 	}
 	device->memory_change_under_way = false;
+	vublk_device_switch_memory_changed(device);
 	vublk_device_post_update(device); /* a start or a stop may wait for the end of this
 					     change */
 	if (device->ops->memory_changed)

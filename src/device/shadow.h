@@ -164,8 +164,9 @@ bool vublk_device_shadow_stop(struct vublk_device *device,
  */
 void vublk_device_shadow_hold(struct vublk_device *device);
 /*
- * Undoes vublk_device_shadow_stop(): the plane takes requests again, unless the operator has paused
- * the device. The plane must have the rings.
+ * Undoes vublk_device_shadow_stop(): the plane takes requests again, unless a switch to another path
+ * holds them back (vublk_device_switch_holds()) or the operator has paused the device. The plane
+ * must have the rings.
  */
 void vublk_device_shadow_resume(struct vublk_device *device);
 /*

@@ -145,6 +145,13 @@ bool vublk_device_should_run(const struct vublk_device *device)
 	return device->vm_running && !device->pause.stops && vublk_device_is_driver_ready(device);
 }
 
+bool vublk_device_switch_holds(const struct vublk_device *device)
+{
+	enum vublk_device_switch_phase phase = device->path_switch.phase;
+
+	return phase >= VUBLK_DEVICE_SWITCH_DRAINING && phase <= VUBLK_DEVICE_SWITCH_LEAVING;
+}
+
 bool vublk_device_backend_has_rings(const struct vublk_device *device)
 {
 	return device->state == VUBLK_DEVICE_STARTING ||

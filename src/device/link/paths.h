@@ -173,6 +173,13 @@ void vublk_device_switch_drop(struct vublk_device *device);
  */
 void vublk_device_switch_cancel(struct vublk_device *device, const char *why);
 /*
+ * Returns whether a switch holds new requests back and is still connected to the old back-end. The
+ * plane must not take requests until the switch has ended or the next back-end is connected. In state.c.
+ */
+bool vublk_device_switch_holds(const struct vublk_device *device);
+/* Called when a change of the guest's memory has ended. Continues a switch that waited for it. */
+void vublk_device_switch_memory_changed(struct vublk_device *device);
+/*
  * The first function is called when the back-end of a connected device is lost and the search for
  * the next one has begun, the second when a try has failed, the third when the outage ends. The
  * first two may make the switch fail, and may choose the path that is tried next. The third may end

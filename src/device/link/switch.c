@@ -250,9 +250,9 @@ static void remain(struct vublk_device *device, const struct vublk_error *cause)
 
 	vublk_error_prepend(&error, "the disk stays at '%s'",
 			    path_of(device, device->path_switch.home));
+	fail(device, &error);
 	if (!device->memory_change_under_way) /* the end of that change resumes the plane */
 		vublk_device_shadow_resume(device);
-	fail(device, &error);
 }
 
 /* Called when the target of the mirror has executed a flush, or the mirror has ended. */
@@ -530,6 +530,28 @@ static int check_ready(const struct vublk_device *device, struct vublk_error *er
 }
 
 /*
+ * Makes the old back-end complete the requests that the plane has taken. A change of the guest's
+ * memory also stops the plane, and has to end first, because the plane tells only the last one that
+ * has stopped it when the requests are complete.
+ */
+static void drain(struct vublk_device *device)
+{
+	if (device->memory_change_under_way)
+		return;
+	device->shadow.drained = on_drained;
+	if (device->path_switch.is_mirrored)
+		vublk_plane_thread_catch_up(device->shadow.thread);
+	else
+		vublk_plane_thread_stop(device->shadow.thread);
+}
+
+void vublk_device_switch_memory_changed(struct vublk_device *device)
+{
+	if (device->path_switch.phase == VUBLK_DEVICE_SWITCH_DRAINING)
+		drain(device);
+}
+
+/*
  * Called when no exchange (rings/exchange.c) is pending. The switch continues only if the requests
  * pass through the plane, because only the plane can hold requests.
  */
@@ -552,11 +574,7 @@ static void on_path_settled(void *opaque, enum vublk_device_path path,
 	own->phase = VUBLK_DEVICE_SWITCH_DRAINING;
 	vublk_loop_timer_arm(&device->loop, &own->timer,
 			     vublk_now_ns() + device->settings.request_timeout_ms * NS_PER_MS);
-	device->shadow.drained = on_drained;
-	if (own->is_mirrored)
-		vublk_plane_thread_catch_up(device->shadow.thread);
-	else
-		vublk_plane_thread_stop(device->shadow.thread);
+	drain(device);
 }
 
 static void begin(struct vublk_device *device, unsigned index, int fd)

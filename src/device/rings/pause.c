@@ -26,7 +26,8 @@ static bool is_exchanging(const struct vublk_device *device)
 
 static bool may_stop_running(struct vublk_device *device)
 {
-	if (device->memory_change_under_way || is_exchanging(device))
+	if (device->memory_change_under_way || is_exchanging(device) ||
+	    vublk_device_switch_holds(device))
 		return false;
 	if (!vublk_device_shadow_is_attached(device))
 		return true;
@@ -49,15 +50,13 @@ void vublk_device_pause_apply(struct vublk_device *device)
 }
 
 /*
- * Returns whether the plane has the rings and takes no requests only because of the pause. A change
- * of the memory, an exchange and a switch also stop the plane, and resume it when they end.
+ * Returns whether the plane has the rings and no change of the memory and no exchange has stopped
+ * it. Both resume the plane when they end.
  */
-static bool is_held(const struct vublk_device *device)
+static bool may_resume(const struct vublk_device *device)
 {
 	return vublk_device_shadow_is_attached(device) && !device->memory_change_under_way &&
-	       !is_exchanging(device) &&
-	       (device->path_switch.phase == VUBLK_DEVICE_SWITCH_NONE ||
-		device->path_switch.phase == VUBLK_DEVICE_SWITCH_EXCHANGING);
+	       !is_exchanging(device);
 }
 
 void vublk_device_set_paused(struct vublk_device *device, bool paused)
@@ -70,7 +69,7 @@ void vublk_device_set_paused(struct vublk_device *device, bool paused)
 	pause->stops = false;
 	device->notices.is_paused = false;
 	vublk_device_notify_pause(device, paused);
-	if (!paused && is_held(device) && vublk_device_should_run(device))
+	if (!paused && may_resume(device) && vublk_device_should_run(device))
 		vublk_device_shadow_resume(device);
 	vublk_device_post_update(device);
 }

@@ -569,6 +569,8 @@ void vublk_device_shadow_resume(struct vublk_device *device)
 {
 	device->shadow.is_overdue = false;
 	vublk_loop_timer_disarm(&device->shadow.timer);
+	if (vublk_device_switch_holds(device))
+		return;
 	if (device->pause.is_wanted)
 		vublk_device_shadow_hold(device);
 	else

@@ -119,6 +119,14 @@ static void begin_stop(struct vublk_device *device, const char *why)
 
 /* --- start ------------------------------------------------------------------------------ */
 
+static const char *why_not(const struct vublk_device *device)
+{
+	if (!device->vm_running)
+		return "the VM is paused";
+	return device->pause.stops ? "the operator has paused the disk" :
+	       "the driver has reset the device";
+}
+
 /*
  * Begins a stop if the start has failed, now (`error`) or earlier, or if the rings need not run any
  * more. Returns whether a stop has begun.
@@ -129,8 +137,7 @@ static bool turn_back(struct vublk_device *device, const struct vublk_error *err
 		device->failure = *error;
 	if (!device->failure.code && vublk_device_needs_backend(device))
 		return false;
-	begin_stop(device, device->failure.code ? device->failure.text :
-		   device->vm_running ? "the driver has reset the device" : "the VM is paused");
+	begin_stop(device, device->failure.code ? device->failure.text : why_not(device));
 	return true;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Connects to an NBD server with libnbd, which negotiates the export and TLS. Then wire.c, which says
- * why, uses the socket of libnbd directly. A connection with TLS is an exception: only libnbd can encrypt, so
+ * A connection to an NBD server, from the end of the negotiation with libnbd. wire.c, which says why,
+ * uses the socket of libnbd directly. A connection with TLS is an exception: only libnbd can encrypt, so
  * bridge.c passes the requests on to libnbd.
  */
 #include "engines/nbd/nbd.h"
@@ -9,8 +9,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -50,21 +48,6 @@ static int read_export(struct nbd_handle *handle, struct nbd_export *export)
 	return 0;
 }
 
-static struct nbd_handle *new_handle(void)
-{
-	struct nbd_handle *handle = nbd_create();
-
-	if (!handle)
-		return NULL;
-	nbd_set_uri_allow_local_file(handle, true); /* tls-psk-file=FILE in the URI */
-	/*
-	 * wire.c understands neither structured replies nor extended headers. Later versions of
-	 * libnbd ask for extended headers only if they ask for structured replies.
-	 */
-	nbd_set_request_structured_replies(handle, false);
-	return handle;
-}
-
 /* Makes the kernel end a TCP connection after about 25 s without an answer or without progress. */
 static void watch_peer(struct nbd_handle *handle)
 {
@@ -81,40 +64,6 @@ static void watch_peer(struct nbd_handle *handle)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
-}
-
-static void turn(struct nbd_engine *engine, struct nbd_handle *handle, int timeout_ms)
-{
-	unsigned direction = nbd_aio_get_direction(handle);
-	short events = 0;
-
-	if (direction & LIBNBD_AIO_DIRECTION_READ)
-		events |= POLLIN;
-	if (direction & LIBNBD_AIO_DIRECTION_WRITE)
-		events |= POLLOUT;
-	events = vublk_nbd_connector_wait(engine, nbd_aio_get_fd(handle), events, timeout_ms);
-	if (direction & LIBNBD_AIO_DIRECTION_READ && events & (POLLIN | POLLHUP | POLLERR))
-		nbd_aio_notify_read(handle);
-	else if (events & (POLLOUT | POLLHUP | POLLERR))
-		nbd_aio_notify_write(handle);
-}
-
-static int handshake(struct nbd_engine *engine, struct nbd_handle *handle, int timeout_ms)
-{
-	int64_t end = vublk_nbd_now_ms() + timeout_ms;
-
-	if (nbd_aio_connect_uri(handle, engine->uri) < 0)
-		return nbd_get_errno() ? -nbd_get_errno() : -EIO;
-	while (nbd_aio_is_connecting(handle)) {
-		int64_t left = end - vublk_nbd_now_ms();
-
-		if (left <= 0)
-			return -ETIMEDOUT;
-		if (atomic_load(&engine->connector.quit))
-			return -ECANCELED;
-		turn(engine, handle, (int)left);
-	}
-	return nbd_aio_is_ready(handle) ? 0 : -ECONNREFUSED;
 }
 
 /* Gives the connected handle to the connection, which owns the handle even after a failure. */
@@ -143,20 +92,16 @@ static int begin(struct nbd_connection *connection, struct nbd_handle *handle,
 
 int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct vublk_error *error)
 {
-	const char *uri = connection->engine->uri, *why;
-	struct nbd_handle *handle = new_handle();
-	int r;
+	struct nbd_handle *handle = NULL;
+	int r = vublk_nbd_attempt(connection->engine, timeout_ms, &handle, error);
 
-	if (!handle)
-		return vublk_engine_fail(error, ENOMEM, "cannot create a handle of libnbd");
-	r = handshake(connection->engine, handle, timeout_ms);
-	if (!r)
-		r = read_export(handle, &connection->export);
-	if (r) {
-		why = r != -ETIMEDOUT && nbd_get_error() ? nbd_get_error() : strerrordesc_np(-r);
-		vublk_engine_fail(error, -r, "cannot connect to the NBD server at %s: %s", uri, why);
-		nbd_close(handle);
+	if (r)
 		return r;
+	if (read_export(handle, &connection->export)) {
+		vublk_engine_fail(error, EPROTO, "cannot use the NBD server at %s: %s",
+				  connection->engine->uri, nbd_get_error());
+		nbd_close(handle);
+		return -EPROTO;
 	}
 	r = begin(connection, handle, error);
 	if (r)
@@ -184,8 +129,12 @@ const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct 
 		return "the export is read-only now";
 	if (export->min_block > engine->export.min_block)
 		return "its blocks are larger now";
-	if (export->max_bytes < engine->export.max_bytes)
-		return "its requests are smaller now";
+	if (!export->size_bytes)
+		return "the export is empty now";
+	if (export->size_bytes < atomic_load(&engine->size_now))
+		return "the export is smaller now";
+	if (export->size_bytes != engine->connections[0].export.size_bytes)
+		return "its size has just changed";
 	if (!export->multi_conn && num_connections > 1)
 		return "it does not permit several connections now";
 	if (engine->export.flush && !export->flush)

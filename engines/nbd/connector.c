@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The thread that connects to the server again, because libnbd can block while it connects: it
- * resolves names, and TLS has to be negotiated.
+ * The thread that connects to the server again. Unlike the threads of the queues, it may wait for
+ * the server.
  *
  * Key idea: if one connection is lost, its owner increments the engine's generation, and all owners
  * stop using their connections. When the last owner has stopped, this thread closes all
@@ -36,17 +36,27 @@ void vublk_nbd_connector_wake(struct nbd_engine *engine)
 
 short vublk_nbd_connector_wait(struct nbd_engine *engine, int fd, short events, int timeout_ms)
 {
-	struct pollfd fds[2] = {
+	struct pollfd fds[] = {
 		{ .fd = engine->connector.wake_fd, .events = POLLIN },
 		{ .fd = fd, .events = events },
+		{ .fd = engine->connector.stop_fd, .events = POLLIN },
 	};
 	eventfd_t count;
 
-	if (poll(fds, 2, timeout_ms) <= 0)
+	if (poll(fds, 3, timeout_ms) <= 0)
 		return 0;
 	if (fds[0].revents)
 		eventfd_read(engine->connector.wake_fd, &count);
 	return fds[1].revents;
+}
+
+int vublk_nbd_connector_check(const struct nbd_engine *engine)
+{
+	struct pollfd stop = { .fd = engine->connector.stop_fd, .events = POLLIN };
+
+	if (atomic_load(&engine->connector.quit))
+		return -ECANCELED;
+	return poll(&stop, 1, 0) > 0 ? -EINTR : 0;
 }
 
 /* Waits for `ms` milliseconds. Returns false if the engine is being closed. */

@@ -8,10 +8,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #define FIRST_CONNECT_MS 10000
@@ -27,17 +29,41 @@ static int nbd_refresh(struct vublk_engine *base, struct vublk_error *error)
 	return 0;
 }
 
+/*
+ * A program that blocks SIGTERM or SIGINT until it has opened its disk need not wait for the server
+ * when such a signal arrives. The signal stays pending, because it is not read. Without a signalfd,
+ * the program waits.
+ */
+static void watch_signals(struct nbd_engine *engine)
+{
+	sigset_t ends;
+
+	sigemptyset(&ends);
+	sigaddset(&ends, SIGTERM);
+	sigaddset(&ends, SIGINT);
+	engine->connector.stop_fd = signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void stop_watching_signals(struct nbd_engine *engine)
+{
+	if (engine->connector.stop_fd >= 0)
+		close(engine->connector.stop_fd);
+	engine->connector.stop_fd = -1;
+}
+
 static void nbd_engine_close(struct vublk_engine *base)
 {
 	struct nbd_engine *engine = (struct nbd_engine *)base;
 
 	vublk_nbd_connector_stop(engine);
+	vublk_nbd_attempt_abandon(engine);
 	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++) {
 		vublk_nbd_disconnect(&engine->connections[i]);
 		vublk_nbd_wire_close(&engine->connections[i].wire);
 	}
 	if (engine->connector.wake_fd >= 0)
 		close(engine->connector.wake_fd);
+	stop_watching_signals(engine);
 	pthread_mutex_destroy(&engine->lock);
 	free(engine->uri);
 	free(engine);
@@ -66,6 +92,7 @@ static struct nbd_engine *new_engine(const struct vublk_engine_params *params, c
 	engine->uri = strdup(uri);
 	engine->engine.identity = identity_of(uri);
 	engine->connector.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	watch_signals(engine);
 	pthread_mutex_init(&engine->lock, NULL);
 	for (unsigned i = 0; i < NBD_MAX_CONNECTIONS; i++)
 		engine->connections[i].engine = engine;
@@ -94,20 +121,24 @@ static int open_next(struct nbd_engine *engine, struct vublk_error *error)
 				 engine->uri, misfit);
 }
 
-/* Opens further connections, which only make the disk faster. */
-static void open_further(struct nbd_engine *engine, unsigned wanted)
+/* Opens further connections, which only make the disk faster. Fails only if it is interrupted. */
+static int open_further(struct nbd_engine *engine, unsigned wanted, struct vublk_error *error)
 {
-	struct vublk_error error = { 0 };
+	struct vublk_error why = { 0 };
 
 	while (engine->num_connections < wanted) {
-		if (open_next(engine, &error)) {
-			vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "%s; the disk continues with "
-					 "%u connection%s", error.text, engine->num_connections,
-					 engine->num_connections == 1 ? "" : "s");
-			return;
+		if (!open_next(engine, &why)) {
+			engine->num_connections++;
+			continue;
 		}
-		engine->num_connections++;
+		if (vublk_nbd_connector_check(engine))
+			return vublk_engine_fail(error, why.code, "%s", why.text);
+		vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "%s; the disk continues with %u "
+				 "connection%s", why.text, engine->num_connections,
+				 engine->num_connections == 1 ? "" : "s");
+		break;
 	}
+	return 0;
 }
 
 static void fill_geometry(struct nbd_engine *engine, bool read_only)
@@ -167,8 +198,9 @@ static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *p
 	if (params->num_queues && wanted > params->num_queues)
 		wanted = params->num_queues;
 	if (engine->export.multi_conn)
-		open_further(engine, (unsigned)wanted);
-	return vublk_nbd_connector_start(engine, error);
+		r = open_further(engine, (unsigned)wanted, error);
+	stop_watching_signals(engine);
+	return r ? r : vublk_nbd_connector_start(engine, error);
 }
 
 static int nbd_open(const struct vublk_engine_params *params, struct vublk_engine **result,

@@ -10,7 +10,8 @@
  *   order.c       when a write may begin
  *   connection.c  executes requests on a connection
  *   wire.c        requests and replies as bytes
- *   connect.c     connects with libnbd
+ *   attempt.c     connects with libnbd
+ *   connect.c     the connection that libnbd has made
  *   connector.c   the thread that connects again
  *   bridge.c      a connection with TLS
  *   loss.c        whether a lost server may have lost completed writes
@@ -35,6 +36,7 @@ struct nbd_connection;
 struct nbd_queue;
 struct nbd_request;
 struct nbd_bridge;
+struct nbd_attempt;
 
 /* A write in a list of order.c. */
 struct nbd_claim {
@@ -213,6 +215,8 @@ struct nbd_connector {
 	bool has_thread;
 	int wake_fd;
 	atomic_bool quit;
+	int stop_fd; /* during open(), a signalfd: SIGTERM or SIGINT is pending; otherwise -1 */
+	struct nbd_attempt *attempt; /* its thread may not have ended; NULL: none */
 	int64_t connected_ms; /* the time of the last connection */
 	int retry_ms;         /* how long the last loss has delayed the next connection */
 	struct vublk_error failure; /* of the last attempt to connect; no text: it has succeeded */
@@ -273,6 +277,17 @@ void vublk_nbd_loss_flushed(struct nbd_engine *engine, uint64_t written);
 /* Returns whether a flush must fail, because completed writes may be lost. */
 bool vublk_nbd_loss_fails_flush(const struct nbd_request *request);
 
+/* --- attempt.c --- */
+
+/*
+ * Connects to the engine's server and returns libnbd's handle. Ends after `timeout_ms`, and when the
+ * engine must end, whatever the server and the network do.
+ */
+int vublk_nbd_attempt(struct nbd_engine *engine, int timeout_ms, struct nbd_handle **handle,
+		      struct vublk_error *error);
+/* Called when the engine is closed. Does not wait. */
+void vublk_nbd_attempt_abandon(struct nbd_engine *engine);
+
 /* --- connect.c --- */
 
 /* Returns why the disk cannot use this server with that many connections, or NULL. */
@@ -293,6 +308,11 @@ int vublk_nbd_connector_start(struct nbd_engine *engine, struct vublk_error *err
 void vublk_nbd_connector_stop(struct nbd_engine *engine);
 /* Makes the thread check the connections. Any thread may call this function. */
 void vublk_nbd_connector_wake(struct nbd_engine *engine);
+/*
+ * Returns whether the engine must end: 0, -ECANCELED if the engine is being closed, or -EINTR if a
+ * signal that ends the program is pending during open().
+ */
+int vublk_nbd_connector_check(const struct nbd_engine *engine);
 /* Waits for a wake-up or `events` of `fd` (-1: none), at most `timeout_ms` (-1: no limit). Returns the events. */
 short vublk_nbd_connector_wait(struct nbd_engine *engine, int fd, short events, int timeout_ms);
 int64_t vublk_nbd_now_ms(void);

@@ -23,11 +23,14 @@ class Server:
     `answer(connection, kind, index)` says what happens to its request number `index`, counted from 1: an errno, 0 for
     success, END of the connection without an answer, HOLD for no answer, or a function that gets the socket, the cookie and
     the size, and answers itself. Without `answer`, each connection ends after the handshake. If
-    `early(connection)` returns an errno, or 0 for success, each write is answered before its data is received.
+    `early(connection)` returns an errno, or 0 for success, each write is answered before its data is received. `max_bytes`,
+    the largest size of a request, can be a function of the connection. If `hello(connection)` returns a function, this
+    function gets the socket instead of the handshake, and then the connection ends.
     """
 
-    def __init__(self, address, flags, answer=lambda *_: 0, max_bytes=32 << 20, early=lambda _: None):
-        self.flags, self.answer, self.max_bytes, self.early = flags, answer, max_bytes, early
+    def __init__(self, address, flags, answer=lambda *_: 0, max_bytes=32 << 20, early=lambda _: None, hello=lambda _: None):
+        self.flags, self.answer, self.early, self.hello = flags, answer, early, hello
+        self.max_bytes = max_bytes if callable(max_bytes) else lambda _: max_bytes
         self.requests = []  # tuples (connection, kind, flags)
         self.goodbyes = []  # connections that the client has ended with DISC
         self.number = 0
@@ -76,8 +79,12 @@ class Server:
 
     def serve(self, client, number):
         with contextlib.suppress(EOFError, OSError):
-            greet(client, HAS_FLAGS | self.flags(number), self.max_bytes)
-            if self.answer:
+            hello = self.hello(number)
+            if hello:
+                hello(client)
+            else:
+                greet(client, HAS_FLAGS | self.flags(number), self.max_bytes(number))
+            if self.answer and not hello:
                 self.execute(client, number)
         with self.lock:
             del self.open[number]
@@ -120,18 +127,21 @@ def take(client, size):
     return bytes(data)
 
 
-def greet(client, flags, max_bytes):
-    """The handshake, until the client has the export."""
+def begin(client):
     client.sendall(struct.pack('>8s8sH', b'NBDMAGIC', b'IHAVEOPT', 3))
     take(client, 4)
+
+
+def greet(client, flags, max_bytes, size=SIZE):
+    """The handshake, until the client has the export."""
+    begin(client)
     while True:
-        _, option, size = struct.unpack('>QII', take(client, 16))
-        take(client, size)
+        option = take_option(client)
         if option == EXPORT_NAME:
-            client.sendall(struct.pack('>QH', SIZE, flags))
+            client.sendall(struct.pack('>QH', size, flags))
             return
         if option in (INFO, GO):
-            reply(client, option, 3, struct.pack('>HQH', 0, SIZE, flags))
+            reply(client, option, 3, struct.pack('>HQH', 0, size, flags))
             reply(client, option, 3, struct.pack('>HIII', 3, 512, 4096, max_bytes))
             reply(client, option, 1)
         else:
@@ -140,5 +150,15 @@ def greet(client, flags, max_bytes):
             return
 
 
+def take_option(client):
+    _, option, size = struct.unpack('>QII', take(client, 16))
+    take(client, size)
+    return option
+
+
+def option_reply(option, kind, data=b''):
+    return struct.pack('>QIII', 0x3e889045565a9, option, kind, len(data)) + data
+
+
 def reply(client, option, kind, data=b''):
-    client.sendall(struct.pack('>QIII', 0x3e889045565a9, option, kind, len(data)) + data)
+    client.sendall(option_reply(option, kind, data))

@@ -9,47 +9,14 @@ import json
 import os
 import pathlib
 import signal
-import struct
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness'))
+from rig import ENV, MIB, VUBLK, bench, disk, fails, image, info, nbdkit, qemu_nbd, serve, tls_uri, write, zeroes  # must be first, because it finds the harness
+import fake
+import peer
+from peer import check
 
-import fake  # noqa: E402
-import nbd_server  # noqa: E402
-import peer  # noqa: E402
-from peer import check  # noqa: E402
-
-VUBLK, MODULE = sys.argv[1:3] if len(sys.argv) > 2 else ('vublk', 'libvublk-engine-nbd.so')
-ENV = {**os.environ, 'VUBLK_ENGINE_PATH': os.path.dirname(os.path.abspath(MODULE))}
-MIB = 1 << 20
 KILLS = 5
-
-
-def image(case, mib=64):
-    path = case.path('image')
-    with open(path, 'ab') as file:
-        file.truncate(mib * MIB)
-    return path
-
-
-def nbdkit(case, *arguments):
-    return nbd_server.nbdkit(case, case.path('nbd.sock'), *arguments)
-
-
-def qemu_nbd(case, *arguments):
-    return nbd_server.qemu_nbd(case, case.path('nbd.sock'), *arguments)
-
-
-def serve(case, *arguments, uri=None):
-    uri = uri or f'nbd+unix:///?socket={case.path("nbd.sock")}'
-    child = case.start([VUBLK, 'serve', '--socket-path', case.path('disk'), '--engine', 'nbd', '-o', f'uri={uri}',
-                        '--control', case.path('control'), '--num-queues', '4', '-v', *arguments], env=ENV)
-    peer.wait_for_socket(case, child, case.path('disk'))
-    return child
-
-
-def bench(case, *arguments):
-    return [VUBLK, 'bench', case.path('disk'), '--rw', 'randrw', '--numjobs', '4', '--verify', *arguments]
 
 
 def verified(case, *arguments):
@@ -58,10 +25,6 @@ def verified(case, *arguments):
     case.run(bench(case, '--number_ios', '1000'))
     check(case.stop(child) == 0, case.output(child))
     return case.output(child)
-
-
-def info(case):
-    return json.loads(case.run([VUBLK, 'info', case.path('disk'), '--json']))
 
 
 def with_nbdkit(case):
@@ -130,13 +93,6 @@ def block_sizes(case):
     check(case.stop(child) == 0, case.output(child))
 
 
-def tls_uri(case):
-    """Writes a file with a key, and returns the URI with which a client uses it."""
-    keys = case.path('keys')
-    keys.write_text('vublk:0123456789abcdef0123456789abcdef\n')
-    return f'nbds+unix://vublk@/?socket={case.path("nbd.sock")}&tls-psk-file={keys}'
-
-
 def tls(case):
     uri = tls_uri(case)
     nbdkit(case, '--tls=require', f'--tls-psk={case.path("keys")}', 'file', image(case))
@@ -202,32 +158,6 @@ def resized(case):
     check(case.stop(child) == 0, case.output(child))
 
 
-def goodbye(case):
-    """Each connection ends with the protocol's DISC: nbdkit says so in its log."""
-    keys = tls_uri(case)
-    for arguments, uri in ((), None), (('--tls=require', f'--tls-psk={case.path("keys")}'), keys):
-        server = nbdkit(case, '--verbose', *arguments, 'file', image(case))
-        child = serve(case, uri=uri)
-        case.run(bench(case, '--number_ios', '10'))
-        check(case.stop(child) == 0, case.output(child))
-        case.stop(server)
-        log = case.output(server)
-        connections = log.count('handshake complete, processing requests')
-        check(connections > 1 and log.count('client sent NBD_CMD_DISC') == connections, f'{connections} connections: {log}')
-
-
-def no_goodbye(case):
-    """A connection to a server that has broken the protocol ends without DISC."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, *_: raw(zeroes, zeroes) if n == 1 else 0) as server:
-        child, client = disk(case)
-        with client:
-            client.pread(0, 4096)
-            client.pread(0, 4096)
-        check(case.stop(child) == 0, case.output(child))
-        peer.wait_until(lambda: not server.open, 'a connection stays open')
-        check(server.goodbyes == [2], str(server.goodbyes))
-
-
 def refusals(case):
     for code, words, arguments in ((2, 'needs a server', ()), (1, 'cannot connect to the NBD server', ('-o', 'uri=nbd+unix:///?socket=/none')),
                                    (2, 'cannot connect to the NBD server', ('-o', 'uri=steam')),
@@ -236,31 +166,6 @@ def refusals(case):
                                    (2, 'does not use a file', ('--blk-file', '/dev/null', '-o', 'uri=nbd:///'))):
         result = case.call([VUBLK, 'serve', '--socket-path', case.path('disk'), '--engine', 'nbd', *arguments], env=ENV)
         check(result.code == code and words in result.err and len(result.err.splitlines()) == 1, f'expected "{words}": {result}')
-
-
-def disk(case, *arguments, uri=None, **options):
-    """Serves the export of a fake server. Returns the process and an open disk."""
-    try:
-        import vublk
-    except ImportError:
-        raise peer.Skip('this build has no Python package') from None
-    child = serve(case, *arguments, uri=uri)
-    return child, vublk.open(case.path('disk'), **options)
-
-
-def write(client, size):
-    """Executes a single request."""
-    queue = client.queue(0)
-    queue.write(0, client.alloc(size))
-    check([done.error for done in queue.wait()] == [None], 'the write has failed')
-
-
-def fails(function):
-    try:
-        function()
-    except OSError:
-        return True
-    return False
 
 
 def fua_is_repeated(case):
@@ -458,157 +363,6 @@ def not_durable(case):
         check(case.output(child).count('neither flushes nor FUA') == 1, case.output(child))
 
 
-def storm(case):
-    """A server that ends each connection at its first request: the delays grow, and the request waits."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, *_: fake.END if n <= 4 else 0) as server:
-        child, client = disk(case)
-        with client:
-            client.pread(0, 4096)
-        check(server.number == 5, str(server.requests))
-        check(case.stop(child) == 0, case.output(child))
-        for delay_ms in (100, 200, 400, 800):
-            check(case.output(child).count(f'again in {delay_ms} ms') == 1, case.output(child))
-
-
-def storm_ends(case):
-    """The program ends while it waits for the time of the next connection."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, None):
-        child = serve(case)
-        peer.wait_until(lambda: 'again in 1600 ms' in case.output(child), lambda: f'no delay: {case.output(child)}')
-        check(case.stop(child) == 0, case.output(child))
-
-
-def raw(*pieces, end=False):
-    """An answer of the fake server: functions of the cookie and the size, whose results are sent one by one."""
-    def answer(client, cookie, size):
-        for piece in pieces:
-            client.sendall(piece(cookie, size))
-        if end:
-            raise EOFError
-    return answer
-
-
-def zeroes(cookie, size):
-    return fake.simple(cookie, 0, bytes(size))
-
-
-SLOT = 0xffff << 48  # the bits of a cookie that the engine uses for the number of a slot, on a little-endian host
-BROKEN, ENDED = 'has broken the protocol', 'the server has ended it'
-HOSTILE = {
-    'magic': (BROKEN, raw(lambda cookie, size: fake.simple(cookie, magic=1))),
-    'structured': (BROKEN, raw(lambda cookie, size: struct.pack('>IHHQI', fake.STRUCTURED_REPLY, 1, 1, cookie, 8 + size) + bytes(8 + size))),
-    'slot': (BROKEN, raw(lambda cookie, size: fake.simple(cookie | SLOT))),
-    'unused slot': (BROKEN, raw(lambda cookie, size: fake.simple(cookie ^ 1 << 48))),
-    'old cookie': (BROKEN, raw(lambda cookie, size: fake.simple(cookie ^ 1 << 40))),
-    'random': (BROKEN, raw(lambda cookie, size: os.urandom(MIB), end=True)),
-    'half a header': (ENDED, raw(lambda cookie, size: fake.simple(cookie)[:9], end=True)),
-    'half of the data': (ENDED, raw(lambda cookie, size: zeroes(cookie, size // 2), end=True)),
-    'shutdown': ('is shutting down', raw(lambda cookie, size: fake.simple(cookie, 108))),
-}
-
-
-def hostile(case):
-    """Each answer that ends a connection is named in the log, and the next connection gets the request again."""
-    for number, (name, (words, answer)) in enumerate(HOSTILE.items()):
-        case.path('nbd.sock').unlink(missing_ok=True)
-        with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, *_: answer if n == 1 else 0) as server:
-            child, client = disk(case)
-            with client:
-                check(client.pread(0, 65536) == bytes(65536), f'{name}: other data')
-            check(server.number == 2, f'{name}: {server.requests}')
-            check(case.stop(child) == 0, case.output(child))
-            check(f'is lost: the server {words.removeprefix("the server ")}' in case.output(child), f'{name}: {case.output(child)}')
-
-
-def repeated_reply(case):
-    """The second answer to a completed request ends the connection, also if the slot has a new request."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
-                     lambda n, *_: raw(zeroes, zeroes) if n == 1 else 0) as server:
-        child, client = disk(case)
-        with client:
-            for _ in range(3):
-                client.pread(0, 4096)
-        check(server.number == 2 and BROKEN in case.output(child), f'{server.requests}: {case.output(child)}')
-        check(case.stop(child) == 0, case.output(child))
-
-
-def write_with_data(case):
-    """Data after the answer to a write is no answer."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
-                     lambda n, *_: raw(zeroes) if n == 1 else 0) as server:
-        child, client = disk(case, '-o', 'unflushed=trust')
-        with client:
-            client.pwrite(0, bytes(4096))
-            client.flush()
-        check(server.number == 2 and BROKEN in case.output(child), f'{server.requests}: {case.output(child)}')
-        check(case.stop(child) == 0, case.output(child))
-
-
-def trickle(case):
-    """Answers arrive byte by byte, with the data of the request, and an unknown error is an error."""
-    data = bytes(range(256)) * 2
-
-    def bytewise(client, cookie, size):
-        for one in fake.simple(cookie, 0, data):
-            client.sendall(bytes([one]))
-
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH,
-                     lambda _, __, index: bytewise if index == 1 else raw(lambda cookie, size: fake.simple(cookie, 0xffffffff))) as server:
-        child, client = disk(case)
-        with client:
-            check(client.pread(0, 512) == data, 'other data')
-            check(fails(lambda: client.pread(0, 512)), 'an error is no error')
-        check(server.number == 1, case.output(child))
-        check(case.stop(child) == 0, case.output(child))
-
-
-def early_refusal(case):
-    """A server refuses a large write before it has the data: the write fails, and the connection stays usable."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, early=lambda _: 28) as server:
-        child, client = disk(case)
-        with client:
-            for _ in range(3):
-                check(fails(lambda: client.pwrite(0, bytes(MIB))), 'the write has not failed')
-            client.pread(0, 4096)
-        check(server.number == 1, case.output(child))
-        check(case.stop(child) == 0, case.output(child))
-
-
-def early_confirmation(case):
-    """A server confirms a write before it has the data: the next server gets the write again."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, early=lambda n: 0 if n == 1 else None) as server:
-        child, client = disk(case)
-        with client:
-            client.pwrite(0, bytes(MIB))
-        check(set(server.kinds(2)) == {fake.WRITE}, str(server.requests))
-        check(case.stop(child) == 0, case.output(child))
-        check('has confirmed a write before it had all of the data' in case.output(child), case.output(child))
-
-
-def short_connections(case):
-    """A server that executes one request and ends: the engine does not connect again without a pause."""
-    with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, lambda n, _, index: fake.END if n < 4 and index > 1 else 0) as server:
-        child, client = disk(case)
-        with client:
-            for _ in range(8):
-                client.pread(0, 4096)
-        check(server.number == 4, str(server.requests))
-        check(case.stop(child) == 0, case.output(child))
-        check('because the last connection was short' in case.output(child), case.output(child))
-
-
-def words(case):
-    """A lasting reason why the disk cannot connect again is a warning once, not with each attempt."""
-    with fake.Server(case.path('nbd.sock'), lambda n: fake.SEND_FLUSH | (fake.READ_ONLY if 1 < n < 20 else 0)) as server:
-        child = serve(case)
-        server.end(1)
-        peer.wait_until(lambda: 'connected to' in case.output(child), lambda: f'no connection: {case.output(child)}')
-        check(case.stop(child) == 0, case.output(child))
-        lines = [line for line in case.output(child).splitlines() if 'because the export is read-only now' in line]
-        check(len(lines) == 18, case.output(child))
-        check(['warning' in line.lower() for line in lines] == [True] + [False] * 17, case.output(child))
-
-
 def memory(case):
     """Zeroes that need memory at the next server do not block the writes that hold all of it."""
     with fake.Server(case.path('nbd.sock'), lambda n: fake.SEND_FLUSH | (fake.SEND_WRITE_ZEROES if n == 1 else 0),
@@ -642,21 +396,10 @@ def keepalive(case):
         check(case.stop(child) == 0, case.output(child))
 
 
-def misfit(case):
-    """A further connection that the disk cannot use is closed, and no more are made."""
-    with fake.Server(case.path('nbd.sock'), lambda n: fake.MULTI_CONN | fake.SEND_FLUSH | (fake.READ_ONLY if n > 1 else 0)) as server:
-        child = serve(case)
-        check(server.number == 2, f'{server.number} connections')
-        check('because the export is read-only now; the disk continues with 1 connection' in case.output(child), case.output(child))
-        peer.wait_until(lambda: list(server.open) == [1], 'the connection stays open')
-        check(case.stop(child) == 0, case.output(child))
-
-
 CASES = [with_nbdkit, with_qemu_nbd, serials, one_connection, poor_server, data_arrives, block_sizes, tls, nbdkit_killed,
          qemu_nbd_killed, shared_killed, tls_killed, resized, fua_is_repeated, write_is_repeated, overlap, unflushed,
-         unflushed_trusted, flushed, loss_of_one, together, goodbye, no_goodbye, order, chain, no_flushes, not_durable, storm, storm_ends,
-         short_connections, hostile, repeated_reply, write_with_data, trickle, early_refusal, early_confirmation, words,
-         memory, keepalive, misfit, refusals]
+         unflushed_trusted, flushed, loss_of_one, together, order, chain, no_flushes, not_durable, memory, keepalive,
+         refusals]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

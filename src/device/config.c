@@ -116,8 +116,8 @@ static int withdraw_features(struct vublk_device *device, uint64_t features,
 			device->state == VUBLK_DEVICE_RECONNECTING ? device->acked_features :
 			UINT64_MAX))
 		return vublk_error_set(error, EPROTO,
-				       "the back-end no longer reports a valid value for %s in its "
-				       "configuration",
+				       "the back-end reports no valid value for %s in its "
+				       "configuration, but the driver may rely on this feature",
 				       vublk_feature_name((unsigned)__builtin_ctzll(features)));
 	vublk_log(&device->log, VUBLK_LOG_DEBUG,
 		  "the back-end reports no valid value for %s in its configuration, so the device "
@@ -344,8 +344,8 @@ void vublk_device_refresh_config(struct vublk_device *device)
 }
 
 /*
- * Polling is necessary in STOPPED even if the back-end can report changes, because it does not
- * report them while no ring is started.
+ * Polling is necessary in STOPPED even if the back-end can report changes, because a back-end does
+ * not report them while no ring is started.
  */
 void vublk_device_watch_config(struct vublk_device *device)
 {

@@ -6,15 +6,16 @@
  * The declarations that the files of this folder share. The interface for a bus is
  * <vublk/device.h>.
  *
- * A callback of the bus may unrealize the device. So a function that calls a callback must do so
+ * A callback of the bus may unrealize the device. So a function that calls a callback must call it
  * last, or check afterwards that device->life still has the same value.
  *
- * "The plane" is the request plane (src/plane), which has the shadow rings. "Error: EINVAL" means
- * that the function returns -EINVAL and fills `error` with a sentence. Times whose names end in _ns
- * are on the clock of vublk_now_ns().
+ * "The plane" is the request plane (src/plane): a thread that passes requests between the driver's
+ * rings and rings of its own, the shadow rings. "Error: EINVAL" means that the function returns
+ * -EINVAL and fills `error` with a sentence. Times whose names end in _ns are on the clock of
+ * vublk_now_ns().
  *
- * No two files call each other, directly or through others; tests/lint checks this. A start or a
- * stop may wait for the end of an operation. At that end, the operation's file posts an update
+ * No two files call each other, directly or through others; tests/lint checks this. So when an
+ * operation for which a start or a stop waits has ended, its file posts an update
  * (vublk_device_post_update()) instead of calling start-stop.c.
  */
 #include "device/exchange.h"
@@ -39,8 +40,8 @@ enum vublk_device_event {
 	VUBLK_DEVICE_EVENT_REALIZE_FAILED, /* the last try of realize has failed */
 	VUBLK_DEVICE_EVENT_START,          /* the device begins to hand the rings to the back-end */
 	VUBLK_DEVICE_EVENT_STARTED,        /* the back-end has confirmed the whole start */
-	VUBLK_DEVICE_EVENT_STOP,           /* reset, pause, exchange of the path, or a failed
-					      start */
+	VUBLK_DEVICE_EVENT_STOP,           /* a reset, a pause, an exchange of the request path, or
+					      a failed start */
 	VUBLK_DEVICE_EVENT_STOPPED,        /* the back-end has returned the rings */
 	VUBLK_DEVICE_EVENT_LOST,           /* the connection ended, before or after the handshake */
 	VUBLK_DEVICE_EVENT_RECONNECT,      /* a new connection is open */
@@ -51,7 +52,7 @@ enum vublk_device_event {
 
 /* The values of the properties. properties.c has their names and defaults. */
 struct vublk_device_settings {
-	/* in order of preference; those that are not set are empty and come last */
+	/* in order of preference; unset paths are empty and come last */
 	char chardevs[VUBLK_MAX_PATHS][sizeof(((struct vublk_device_info *)0)->chardev)];
 	uint64_t failover_ms; /* how long the device tries one path in an outage */
 	char fence[8]; /* none or exit */
@@ -105,9 +106,7 @@ enum vublk_device_config_read {
 	VUBLK_DEVICE_READ_UNDER_WAY,
 };
 
-/*
- * The phases of a write to the config. A write succeeds when the device reads the new value back.
- */
+/* The phases of a write to the config, which succeeds when the new value has been read back. */
 enum vublk_device_config_write {
 	VUBLK_DEVICE_WRITE_NONE,
 	VUBLK_DEVICE_WRITE_SENT,
@@ -123,7 +122,7 @@ struct vublk_device_reconnect {
 	uint64_t tried_ns; /* when the last try began */
 	uint64_t pause_ms; /* the pause before the next try; doubles with each try, up to a limit */
 	unsigned refusals; /* tries in this outage that reached a back-end but failed; reset when a
-			      socket appears, the lost process ends, or the path changes */
+			      socket appears, the lost process ends, or the active path changes */
 	unsigned short_runs; /* how many outages in a row began less than reconnect-ms after the
 				last try */
 	struct vublk_error refusal;  /* why the last try failed */
@@ -132,7 +131,7 @@ struct vublk_device_reconnect {
 	bool warned_unflushed;
 	bool config_changed;        /* the new back-end's offer has changed the driver's config */
 	struct vublk_watch watch; /* watches the socket's directory for a new file */
-	bool logged_unwatched;    /* the lack of inotify has been logged */
+	bool logged_unwatched;    /* it was logged that the directory cannot be watched */
 };
 
 /* The socket at which the device listens for back-ends, with the property server (listen.c). */
@@ -156,7 +155,7 @@ enum vublk_device_resume {
 /* Whether a legacy driver has kicked before DRIVER_OK. Saved states contain the numbers. */
 enum vublk_device_early_kick {
 	VUBLK_DEVICE_KICK_NONE = 0,
-	VUBLK_DEVICE_KICK_STARTS = 1, /* the kick made the driver ready */
+	VUBLK_DEVICE_KICK_STARTS = 1, /* the kick counted as DRIVER_OK */
 	VUBLK_DEVICE_KICK_REFUSED = 2, /* the kick came, but the queues that are set up cannot be
 					  started */
 	VUBLK_DEVICE_NUM_EARLY_KICKS,
@@ -204,8 +203,8 @@ struct vublk_device_shadow {
 	struct vublk_device_inflight side_area;
 	unsigned num_broken; /* how many of the attached rings the driver has broken */
 	/*
-	 * in an upgrade: whether the plane is from another process, had the driver's rings there,
-	 * and had a side there
+	 * in an upgrade: the plane comes from the old process (is_taken), where it had the driver's
+	 * rings (takes_rings) and used a side (takes_side)
 	 */
 	bool is_taken, takes_rings, takes_side;
 	struct vublk_loop_timer timer; /* armed while the plane's requests have a deadline */
@@ -223,7 +222,7 @@ struct vublk_device_pause {
 struct vublk_device_trace {
 	struct vublk_plane_trace *ring; /* atomic pointer; NULL: there has been no trace */
 	bool is_wanted;                 /* there is a trace: the plane writes records to `ring` */
-	struct vublk_loop_timer timer;  /* armed during a trace; ends it if no program reads it */
+	struct vublk_loop_timer timer;  /* armed during a trace; ends a trace that is not read */
 };
 
 struct vublk_device {
@@ -240,7 +239,7 @@ struct vublk_device {
 
 	struct vublk_frontend frontend;
 	struct vublk_loop_timer connect_timer; /* expires when the next try is due or, with the
-						  property server, at the deadline */
+						  property server, at the deadline of the outage */
 	unsigned tries; /* how many times realize has tried the first path */
 	int lent_fd;    /* connected socket for the next try, from the bus or a switch; -1: none */
 	bool is_lent;   /* realize uses a lent connection, so it makes only one try */
@@ -262,7 +261,7 @@ struct vublk_device {
 	unsigned num_queues;
 	uint64_t features; /* offered to the driver */
 	uint64_t acked_features;
-	bool has_acked_features; /* a legacy driver may accept no feature at all */
+	bool has_acked_features; /* true even if the driver has accepted no feature */
 	uint8_t status;
 	enum vublk_device_early_kick early_kick;
 	bool is_shutting_down; /* a forced shutdown: the device does not reconnect */
@@ -292,14 +291,14 @@ struct vublk_device {
 	struct vublk_device_trace trace;
 	bool memory_change_under_way; /* the back-end has not confirmed the bus's change of the
 					 memory yet */
-	bool inflight_under_way; /* the back-end is making an area for the bus; no start begins
-				    meanwhile */
-	bool has_tight_areas;    /* the last area that a back-end made or accepted had no padding */
+	bool inflight_under_way; /* the back-end is making an in-flight area for the bus; a start
+				    waits for the area */
+	bool has_tight_areas;    /* the back-end's last in-flight area had no padding */
 	struct vublk_device_inflight made_inflight;
 	struct vublk_frontend_memory memory; /* the device owns the descriptors of the regions */
 
 	struct vublk_device_queue *queues; /* one per queue; size 0: not set up */
-	uint16_t *bases;                   /* one per queue: the avail index at which it resumes */
+	uint16_t *bases;                   /* one per queue: avail index where the queue resumes */
 	int32_t *lost_avail;               /* one per queue: avail index at the loss; -1: unknown */
 	struct vublk_frontend_queue *rings; /* num_rings elements: the rings that the back-end has
 					       or is being given */
@@ -329,7 +328,7 @@ int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_eve
  */
 bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
 			       const char *why);
-/* Puts a device from another process (upgrade/) into `state`, which it had there. */
+/* For an upgrade: puts the device into `state`, which it had in the old process. */
 void vublk_device_adopt_state(struct vublk_device *device, enum vublk_device_state state);
 /* Returns whether the device is connected, that is, in a state from STOPPED to STOPPING. */
 bool vublk_device_is_connected(const struct vublk_device *device);
@@ -337,7 +336,7 @@ bool vublk_device_is_connected(const struct vublk_device *device);
 bool vublk_device_is_driver_ready(const struct vublk_device *device);
 /*
  * Returns whether the rings should run as soon as there is a back-end: the driver is ready, the VM
- * runs, and no pause of the operator has to stop the rings.
+ * runs, and no pause by the operator requires the rings to stop.
  */
 bool vublk_device_should_run(const struct vublk_device *device);
 /*
@@ -431,7 +430,7 @@ int vublk_device_memory_check_plane(const struct vublk_frontend_memory *memory,
 
 int vublk_device_queues_init(struct vublk_device *device, struct vublk_error *error);
 void vublk_device_queues_deinit(struct vublk_device *device);
-/* Forgets the driver's set-up of all queues, except the bases, which can still be read. */
+/* Clears the driver's set-up of all queues. The bases stay, and can still be read. */
 void vublk_device_queues_reset(struct vublk_device *device);
 /* Checks the size of `queue` and the alignment of its ring. Error: EINVAL. */
 int vublk_device_queue_check(const struct vublk_device *device, unsigned index,
@@ -504,7 +503,7 @@ void vublk_device_reconnect_negotiated(struct vublk_device *device);
 void vublk_device_reconnect_failed(struct vublk_device *device, const struct vublk_error *error);
 /*
  * Called when a new try may succeed: a socket has appeared, or the process that had the rings has
- * ended. In LOST, makes the next try immediately. In every state, makes the pauses short again.
+ * ended. In LOST, tries again immediately. In every state, makes the pauses short again.
  */
 void vublk_device_reconnect_wake(struct vublk_device *device);
 
@@ -513,9 +512,7 @@ void vublk_device_reconnect_wake(struct vublk_device *device);
 #define VUBLK_DEVICE_SHORTEST_PAUSE_MS 1
 
 void vublk_device_outage_begin(struct vublk_device *device, uint64_t now);
-/*
- * Ends the outage: cancels the next try, forgets the failed ones, and reports the end. Idempotent.
- */
+/* Ends the outage: cancels the next try, resets the counters, reports the end. Idempotent. */
 void vublk_device_outage_end(struct vublk_device *device);
 /*
  * Returns when the search for a back-end ends, on the clock of vublk_now_ns(); UINT64_MAX: never.
@@ -523,7 +520,7 @@ void vublk_device_outage_end(struct vublk_device *device);
 uint64_t vublk_device_outage_deadline_ns(const struct vublk_device *device);
 /* Returns the pause before the next try, and doubles the pause after it, up to a limit. */
 uint64_t vublk_device_outage_next_pause_ms(struct vublk_device *device);
-/* Logs why a try failed; warns and reports once per reason and outage. Keeps the last reason. */
+/* Logs and stores why a try failed. Warns and sends a notice only once per reason and outage. */
 void vublk_device_outage_report(struct vublk_device *device, const struct vublk_error *error);
 
 /* --- link/listen.c ----------------------------------------------------------------- */
@@ -551,9 +548,9 @@ void vublk_device_close_watch(struct vublk_device *device);
 /* --- link/compat.c ----------------------------------------------------------------- */
 
 /*
- * Adopts the new back-end's features and config if they satisfy the driver and, where these are in
- * use, the dirty log, the plane's copies of completed writes, and the state file of a mirror.
- * Otherwise nothing changes, and `error` says what is missing.
+ * Adopts the new back-end's features and config if they satisfy the driver and, if in use, the
+ * dirty log, the plane's copies of completed writes, and the state file of a mirror. Otherwise
+ * nothing changes, and `error` says what is missing.
  */
 int vublk_device_take_offer(struct vublk_device *device, struct vublk_error *error);
 
@@ -592,7 +589,7 @@ static inline void vublk_device_post_update(struct vublk_device *device)
 {
 	vublk_loop_post(&device->loop, &device->update_task);
 }
-/* Forgets the driver's session: accepted features, queues, in-flight area, rings of the plane. */
+/* Discards the driver's session: accepted features, queues, in-flight area, rings in the plane. */
 void vublk_device_end_session(struct vublk_device *device);
 
 /* --- rings/early-kick.c ------------------------------------------------------------ */
@@ -618,7 +615,7 @@ bool vublk_device_take_early_kick(struct vublk_device *device);
 void vublk_device_notifiers_send(struct vublk_device *device);
 /*
  * Called when the rings were returned or lost. Signals the call descriptors that have changed, and
- * forgets all pending changes, because the next start hands over the present descriptors.
+ * drops all pending changes, because the next start hands over the present descriptors.
  */
 void vublk_device_notifiers_settle(struct vublk_device *device);
 /* Makes the next update send each direct ring's kick descriptor again, and then signal it. */
@@ -647,8 +644,8 @@ void vublk_device_ring_errors_unwatch(struct vublk_device *device);
 bool vublk_device_ring_error_is_watched(const struct vublk_device *device, unsigned i);
 /*
  * For an upgrade: gives the next element of device->rings the eventfd `fd`, which the back-end
- * already has, and watches `fd` if `is_watched`. Owns `fd`, even on failure. Error: EINVAL if that
- * element is not the ring of queue `index`, or `fd` is negative; ENOMEM.
+ * already has, and watches `fd` if `is_watched`. Takes ownership of `fd`, even on failure. Error:
+ * EINVAL if that element is not the ring of queue `index`, or `fd` is negative; ENOMEM.
  */
 int vublk_device_ring_error_adopt(struct vublk_device *device, unsigned index, int fd,
 				  bool is_watched, struct vublk_error *error);
@@ -785,7 +782,7 @@ void vublk_device_dirty_log_stopped(struct vublk_device *device);
 void vublk_device_dirty_log_mark_rings(struct vublk_device *device);
 /* Returns whether messages about the log are under way. A stop waits for their end. */
 bool vublk_device_dirty_log_is_changing(const struct vublk_device *device);
-/* Checks that a log that is on is long enough for `memory`. Error: EINVAL. */
+/* If the log is on, checks that its bitmap is long enough for `memory`. Error: EINVAL. */
 int vublk_device_dirty_log_check(const struct vublk_device *device,
 				 const struct vublk_frontend_memory *memory,
 				 struct vublk_error *error);

@@ -84,13 +84,13 @@ struct vublk_device_exchange {
 	enum vublk_device_exchange_phase phase;
 	enum vublk_device_path path; /* the present path; while the rings do not run, the path of
 					the next start */
-	bool waits; /* for an upgrade: the path changes only if a switch to another back-end needs
-		       the plane */
+	bool waits; /* an upgrade is being prepared: the path changes only for a switch to another
+		       back-end */
 	uint32_t features; /* reasons to use the plane, set by vublk_device_want_shadow(): bits
 			      numbered by enum vublk_device_shadow_reason. path.c computes the
 			      other reasons */
-	bool is_reported_shadowed; /* the program was last told that requests pass through the
-				      plane */
+	bool is_reported_shadowed; /* the last notice to the program said that requests pass through
+				      the plane */
 	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was
 				       refused */
 	void (*drained)(struct vublk_device *device);

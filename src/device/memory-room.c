@@ -5,7 +5,8 @@
  *
  * Key idea: the plane's region stays in the table until the connection closes, because some
  * back-ends break if a region is removed. So once a connection has used the plane, the region takes
- * a slot on the direct path, too. The exception is a start with the dirty log (start-stop.c).
+ * a slot on the direct path, too. The exception is a start with the dirty log (start-stop.c), which
+ * removes the region.
  */
 #include "device/device.h"
 

@@ -66,7 +66,10 @@ static int check_overlaps(const struct vublk_memory_region *regions, unsigned in
 static int check_slots(const struct vublk_device *device, unsigned num_regions,
 		       struct vublk_error *error)
 {
-	/* A later start may need a slot for the plane. Only a growing table must keep one free. */
+	/*
+	 * A later start may need a slot for the plane, so a table that grows has to leave one free.
+	 * A table that does not grow takes no further slot.
+	 */
 	bool has_plane = num_regions > device->memory.num_regions ?
 			 vublk_device_plane_will_need_slot(device) :
 			 vublk_device_plane_needs_slot(device);

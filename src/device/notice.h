@@ -63,7 +63,7 @@ void vublk_device_notify_needs_reset(struct vublk_device *device, const struct v
 /* `kind` belongs to the mirror or to a switch. `error` is the reason; NULL: no reason. */
 void vublk_device_notify_target(struct vublk_device *device, enum vublk_notice_kind kind,
 				const char *target, const struct vublk_error *error);
-/* `kind` is one without members other than `reason`, which may be NULL. */
+/* Reports a notice of `kind` that has no member except `reason` (may be NULL). */
 void vublk_device_notify_reason(struct vublk_device *device, enum vublk_notice_kind kind,
 				const char *reason);
 /* Reports that a pause was requested, or that it was ended. */

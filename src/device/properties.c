@@ -44,22 +44,22 @@ struct row {
 #define PROPERTIES(X)                                                                       \
 	X("chardev", STRING, NULL, chardevs[0], "path of the back-end's Unix socket")       \
 	X("chardev-2", STRING, NULL, chardevs[1],                                           \
-	  "path of another back-end of the same storage; the device uses it if the one "    \
-	  "at chardev does not return")                                                     \
+	  "path of another back-end of the same storage; the device uses it if the "        \
+	  "back-end at chardev is lost and does not return")                                \
 	X("chardev-3", STRING, NULL, chardevs[2],                                           \
 	  "like chardev-2, third in order of preference")                                   \
 	X("chardev-4", STRING, NULL, chardevs[3],                                           \
 	  "like chardev-2, fourth in order of preference")                                  \
 	X("fence", STRING, "none", fence,                                                   \
-	  "exit: if a back-end did not answer in time, its process must end before "        \
-	  "another process gets its requests; none: only a back-end at another path "       \
-	  "waits for that end")                                                             \
+	  "exit: the process of a back-end that did not answer in time or broke the "       \
+	  "protocol must end before the device accepts any back-end; none: only before "    \
+	  "the device changes to another path")                                             \
 	X("failover-ms", NUMBER, "2000", failover_ms,                                       \
 	  "with chardev-2: how long the device looks for a back-end at one path before "    \
 	  "it tries the next path")                                                         \
 	X("mirror-state", STRING, NULL, mirror_state,                                       \
-	  "state file of a mirror, which records which disk is up to date; the device "     \
-	  "refuses a disk that is not. A missing file is created")                          \
+	  "state file, which records which disk of a mirror is up to date; the device "     \
+	  "refuses the other disk. A missing file is created")                              \
 	X("server", BOOL, "off", server,                                                    \
 	  "listen on chardev's path: the back-ends connect to the device")                  \
 	X("num-queues", AUTO, "auto", num_queues,                                           \
@@ -69,7 +69,7 @@ struct row {
 	X("queue-size", NUMBER, "128", queue_size,                                          \
 	  "entries of each queue: a power of two from 2 (4 for the block API) to 1024")     \
 	X("read-only", BOOL, "off", read_only,                                              \
-	  "present the disk as read-only although the back-end can write; without "         \
+	  "present the disk as read-only even if the back-end permits writes; without "     \
 	  "shadow rings, a guest that ignores this can still write to the back-end")        \
 	X("config-wce", BOOL, "on", config_wce,                                             \
 	  "offer VIRTIO_BLK_F_CONFIG_WCE: the driver may turn the write cache on and off")  \
@@ -87,7 +87,7 @@ struct row {
 	  "offer VIRTIO_RING_F_INDIRECT_DESC, with which a request takes only one ring "    \
 	  "entry")                                                                          \
 	X("seg-max-adjust", BOOL, "off", seg_max_adjust,                                    \
-	  "lower seg_max so that each request fits the queue")                              \
+	  "lower seg_max so that each request fits in the queue")                           \
 	X("request-timeout-ms", NUMBER, "5000", request_timeout_ms,                         \
 	  "how long the back-end may take to answer a message")                             \
 	X("config-poll-ms", NUMBER, "1000", config_poll_ms,                                 \
@@ -115,11 +115,12 @@ struct row {
 	  "warn if a lost back-end may have kept completed writes in its own memory, "      \
 	  "because it offers FLUSH and has no in-flight area")                              \
 	X("inflight-migration", BOOL, "off", inflight_migration,                            \
-	  "with inflight, if the back-end can: a stop does not wait for requests that "     \
-	  "the back-end has begun; they stay in the area, to be saved or resumed")          \
+	  "with inflight, if the back-end supports it: a stop does not wait for "           \
+	  "requests that the back-end has begun; they stay in the in-flight area, to be "   \
+	  "saved or resumed")                                                               \
 	X("shadow", SHADOW, "off", shadow,                                                  \
 	  "keep a record of each request, and give the back-end rings of the device's "     \
-	  "own, so that no request is lost with any back-end; auto: if the device "         \
+	  "own, so that no request is lost with any back-end; auto: only if the device "    \
 	  "reconnects and the back-end has no in-flight area")                              \
 	X("shadow-queue-size", AUTO, "auto", shadow_queue_size,                             \
 	  "with shadow: entries of each shadow ring, a power of two from 2 to 1024; "       \

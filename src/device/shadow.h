@@ -32,8 +32,8 @@ void vublk_device_shadow_limit(const struct vublk_device *device,
 /* Abandons the driver's rings, and frees the plane and its side. Idempotent. */
 void vublk_device_shadow_deinit(struct vublk_device *device);
 /*
- * Returns whether the plane is in the data path or, while the rings do not run, will be after the
- * next start.
+ * Returns whether the plane is in the data path. While the rings do not run, returns whether the
+ * next start will use the plane.
  */
 static inline bool vublk_device_is_shadowed(const struct vublk_device *device)
 {

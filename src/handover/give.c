@@ -37,8 +37,8 @@ enum phase {
 	AWAITS_PREPARED,
 	AWAITS_QUIET, /* the new process is prepared; the object is frozen once there is no
 			 obstacle */
-	OVER,         /* the handover has ended; step() frees it or, after a success, it is freed
-			 with the object */
+	OVER,         /* the handover has ended; after a failure, step() frees it; after a success,
+			 it is freed with the object */
 };
 
 struct handover {
@@ -126,7 +126,7 @@ static void on_timer(void *opaque)
 	end(handover, &why);
 }
 
-/* The timer only causes a turn of the loop, after which step() tries again. */
+/* The timer only wakes the loop, so that step() is called and tries again. */
 static void on_again(void *opaque)
 {
 }
@@ -304,7 +304,7 @@ static void hand_over(struct handover *handover, uint64_t frozen_ns)
 	struct vublk_upgrade_host *host = handover->host;
 
 	vublk_log_limited(host->log, host->limit, VUBLK_LOG_INFO,
-			  "process %lld (version %s) has taken over; this process waited %u us for it",
+			  "process %lld (version %s) has taken over; the handover took %u us",
 			  (long long)handover->base.pid, handover->version,
 			  (unsigned)((vublk_now_ns() - frozen_ns) / 1000));
 	vublk_loop_remove(&handover->source);
@@ -408,7 +408,8 @@ int vublk_upgrade_check_free(const struct vublk_upgrade_host *host, struct vublk
 {
 	if (!host->upgrade)
 		return 0;
-	return vublk_error_set(error, EBUSY, "another upgrade, to process %lld, is under way",
+	return vublk_error_set(error, EBUSY, "another upgrade, to process %lld, is under way; "
+			       "try again when it has ended",
 			       (long long)host->upgrade->pid);
 }
 

@@ -7,9 +7,9 @@
  * <vublk/upgrade.h>. give.c runs in the old process, and take.c in the new one. docs/upgrade.md
  * describes the exchange of messages.
  *
- * Key idea: the code here knows the order of the messages, the freeze and the owner's word
- * (owner.c), but not the object. The functions in the struct vublk_upgrade_type of the object's
- * kind write and read the state.
+ * Key idea: the code here handles the order of the messages, the freeze and the owner's word
+ * (owner.c), and does not depend on the kind of object. Each kind of object has a struct
+ * vublk_upgrade_type, whose functions write and read the state.
  */
 #include "proto/handover.h"
 #include "util/log.h"
@@ -52,9 +52,9 @@ struct vublk_upgrade_type {
 	/* Writes the section `origin`, and a section `option` for each option or property. */
 	void (*give_options)(const void *object, struct vublk_sections_writer *to);
 	/*
-	 * Checks that the object uses nothing that makes a handover impossible, however long the
-	 * old process waits. After prepare(), this is called after each turn of the loop, because
-	 * the object may begin to use such a thing during the upgrade. May be NULL.
+	 * Checks that nothing prevents a handover permanently. After prepare(), this is called
+	 * after each turn of the loop, because such an obstacle may also arise during the upgrade.
+	 * May be NULL.
 	 */
 	int (*check)(const void *object, struct vublk_error *error);
 	/* Called when the new process is prepared. The object should then remove its obstacles. */
@@ -99,7 +99,10 @@ struct vublk_upgrade_type {
 		    struct vublk_error *error);
 	/* Stores the tables with which to read the sections of the state. Returns their number. */
 	size_t (*tables)(void *object, struct vublk_section_table tables[VUBLK_UPGRADE_MAX_TABLES]);
-	/* Called after all sections have been read. The last of these functions that may fail. */
+	/*
+	 * Called after all sections have been read. The functions that are called later cannot
+	 * fail.
+	 */
 	int (*end)(void *object, struct vublk_error *error);
 	/*
 	 * Called when this process has the disk. Wakes everything that may have been waiting. Must
@@ -127,7 +130,7 @@ struct vublk_upgrade_host {
 	/*
 	 * Eventfds that a signal handler may signal. The first one stops the object, and the second
 	 * one makes it read its size or configuration again. If a signal comes too late for the old
-	 * process, it is passed on to the new one.
+	 * process, the old process passes it on to the new one.
 	 */
 	int stop_fd, refresh_fd;
 	struct vublk_upgrade *upgrade; /* the upgrade that is under way; NULL: no upgrade */
@@ -182,7 +185,7 @@ int vublk_upgrade_take(const struct vublk_upgrade_type *type, int fd, const stru
 
 /* --- an upgrade that is under way -------------------------------------------------------- */
 
-/* An upgrade at either end. give.c and take.c embed it. */
+/* The part of an upgrade that both processes have. give.c and take.c embed it. */
 struct vublk_upgrade {
 	void (*step)(struct vublk_upgrade *upgrade);
 	void (*free)(struct vublk_upgrade *upgrade);

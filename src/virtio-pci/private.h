@@ -40,7 +40,8 @@ enum vublk_virtio_pci_page {
 enum vublk_virtio_pci_busy {
 	VUBLK_VIRTIO_PCI_IDLE,
 	VUBLK_VIRTIO_PCI_RESETTING,      /* the back-end is returning the rings */
-	VUBLK_VIRTIO_PCI_RESETTING_BUS,  /* the same, and then the PCI registers are reset, too */
+	VUBLK_VIRTIO_PCI_RESETTING_BUS,  /* the back-end is returning the rings; then the PCI
+					    registers are reset, too */
 	VUBLK_VIRTIO_PCI_WRITING_CONFIG, /* the back-end has not confirmed the new value yet */
 	VUBLK_VIRTIO_PCI_CHANGING_QUEUE, /* the rings are being stopped, so that queues can be reset
 					    or enabled */

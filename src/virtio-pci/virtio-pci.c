@@ -20,7 +20,7 @@
 
 /* Features that only a legacy driver can use. */
 #define LEGACY_FEATURES (VUBLK_BIT(VIRTIO_F_NOTIFY_ON_EMPTY) | VUBLK_BIT(VIRTIO_F_ANY_LAYOUT))
-/* Features that this transport implements itself; the device does not know them. */
+/* Features that this transport implements itself, without the device. */
 #define TRANSPORT_FEATURES VUBLK_BIT(VIRTIO_F_RING_RESET)
 
 /* --- reset ------------------------------------------------------------------------------------ */

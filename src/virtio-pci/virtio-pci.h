@@ -4,7 +4,8 @@
 
 /*
  * A model of a virtio-blk device as a PCI function: its configuration space, its BARs, and the
- * effect of a driver's accesses on a vublk_device. The model has no socket, and knows no protocol.
+ * effect of a driver's accesses on a vublk_device. The model has no socket, and does not depend on
+ * the protocol between bus and VMM.
  *
  * Key idea: the owner of the model is a bus that presents the PCI function to a VMM. The owner
  * passes the driver's accesses, the eventfds of the interrupts and the device's callbacks on to the

@@ -132,8 +132,8 @@ static int check_not_taken(const struct history *history, struct vublk_error *er
 		if (head < history->size && history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area does not belong to this ring: "
-					       "it marks entry %u as in flight, but with only %d "
-					       "marked in all, that entry has not been taken yet",
+					       "it marks entry %u as in flight, but the back-end cannot "
+					       "have taken this entry, because the area marks only %d",
 					       head, history->taken);
 	}
 	return 0;
@@ -173,9 +173,9 @@ static int check_complete(const struct history *history, struct vublk_error *err
 		if (open > history->heads[head].in_flight)
 			return vublk_error_set(error, EPROTO,
 					       "the in-flight area does not belong to this ring: "
-					       "it does not mark entry %u as in flight, but with "
-					       "%d marked in all, that entry was taken and has not "
-					       "been completed", head, history->taken);
+					       "it does not mark entry %u as in flight, but the back-end "
+					       "must have taken this entry without completing it, "
+					       "because the area marks %d", head, history->taken);
 	}
 	return 0;
 }

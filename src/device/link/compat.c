@@ -29,9 +29,9 @@ static int check_features(const struct vublk_device *device,
 	char names[VUBLK_FEATURE_LIST_BYTES];
 
 	/*
-	 * Read-only is checked first, because a read-only back-end also lacks the features that
-	 * only a writable one has, and the error should name the cause. A driver that never accepts
-	 * RO (SeaBIOS) may use any read-only back-end if the previous one was read-only, too.
+	 * Read-only is checked first, because a read-only back-end also lacks the features for
+	 * writing, and the error should name the cause. A driver that never accepts RO (SeaBIOS)
+	 * may use any read-only back-end if the previous one was read-only, too.
 	 */
 	if (reliance->has_accepted && device->features & VUBLK_BIT(VIRTIO_BLK_F_RO) &&
 	    !(reliance->accepted & VUBLK_BIT(VIRTIO_BLK_F_RO)) && !reliance->was_read_only)
@@ -110,7 +110,7 @@ static int check_queues(const struct vublk_device *device, struct vublk_error *e
 }
 
 /*
- * Checks that the disk is not smaller than it was, if the path has changed. All paths lead to the
+ * If the path has changed, checks that the disk is not smaller than before. All paths lead to the
  * same storage, so a smaller disk at another path is a mistake. At the same path, the disk may have
  * become smaller, and the driver is notified of the change.
  */

@@ -5,8 +5,8 @@
  * the state: realize.c before the device is realized, reconnect.c after a loss, loss.c while the
  * device is connected.
  *
- * Key idea: these other files never call this one. They arm the connect timer or listen, and the
- * next try then begins here. So all connections begin, and their events arrive, in one place.
+ * Key idea: the other files never call this one. They arm the connect timer or listen, and the next
+ * try begins here. So all connections begin, and their events arrive, in one place.
  */
 #include "device/device.h"
 
@@ -40,7 +40,7 @@ static void fail_try(struct vublk_device *device, const struct vublk_error *erro
 }
 
 /*
- * Begins a try. `fd` is a connected socket, which this function owns, even on failure; -1: the
+ * Tries to connect. `fd` is a connected socket, which this function owns, even on failure; -1: the
  * device connects to the active path.
  */
 static void try_to_connect(struct vublk_device *device, int fd)

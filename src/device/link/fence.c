@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The fence knows which processes had the rings, and whether one of them may still write to the
- * disk. paths.c asks the fence before the device tries a back-end at another path.
+ * The fence records which processes had the rings, and finds out whether one of them may still
+ * write to the disk. paths.c checks the fence before the device tries a back-end at another path.
  *
  * Key idea: the end of a connection does not stop the back-end. A back-end that hangs, or that
  * closed the connection with requests under way, may later write to the disk, and overwrite what

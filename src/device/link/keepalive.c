@@ -4,7 +4,7 @@
  *
  * Key idea: usually no message is outstanding while the rings run, so no deadline can expire. The
  * device therefore asks the back-end for its features at regular intervals. A back-end that does
- * not answer in time counts as lost, as with any other message.
+ * not answer in time counts as lost.
  */
 #include "device/device.h"
 

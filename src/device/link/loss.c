@@ -38,9 +38,9 @@ static bool fail_requests(struct vublk_device *device, const struct vublk_error 
 
 /*
  * Handles the rings at a loss if requests pass through the plane. The plane keeps the driver's
- * rings if they should run, or if a stop may wait until the next back-end has completed what is
- * outstanding. Otherwise the rings are taken away from the plane. If a stop is overdue, the
- * outstanding requests are dropped.
+ * rings if they should run, or if a stop may wait until the next back-end has completed the
+ * outstanding requests. Otherwise the rings are taken away from the plane. If a stop is overdue,
+ * the outstanding requests are dropped.
  */
 static void note_shadow(struct vublk_device *device)
 {

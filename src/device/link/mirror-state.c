@@ -3,10 +3,10 @@
  * Implements the property mirror-state: opens the state file of a mirror (plane/mirror-state.h),
  * and checks whether a back-end has the disk that is up to date according to the file.
  *
- * Key idea: all paths of the device lead to the same storage. So a back-end is admitted if the file
- * knows any path of the device, but never if the file says that the back-end's path leads to the
- * disk that is out of date. A mirror keeps the path by which the file knows the disk, even if
- * another path is in use.
+ * Key idea: all paths of the device lead to the same storage. So a back-end is accepted if the file
+ * contains any path of the device, but never if the file says that the back-end's path leads to the
+ * outdated disk. A mirror keeps the path that the file has for the disk, even if the device uses
+ * another path.
  */
 #include "device/device.h"
 
@@ -39,8 +39,8 @@ int vublk_device_mirror_state_open(struct vublk_device *device, struct vublk_err
 	vublk_mirror_state_get_info(device->mirror_state, &info);
 	if (info.was_repaired)
 		vublk_log_limited(&device->log, &device->limit, VUBLK_LOG_WARNING,
-				  "the mirror's state file '%s' had a damaged header; its second copy "
-				  "was intact, and has replaced it", device->settings.mirror_state);
+				  "the header of the mirror's state file '%s' was damaged, and has "
+				  "been replaced by its intact second copy", device->settings.mirror_state);
 	return 0;
 }
 
@@ -85,8 +85,8 @@ static bool is_stale(const struct vublk_device *device, const struct vublk_mirro
 }
 
 /*
- * Stores in `disk` the path of this device by which the file knows the disk that is up to date.
- * Returns false if the file knows none of the device's paths.
+ * Stores in `disk` the path that the file has for the disk that is up to date, if this is a path of
+ * the device. Otherwise returns false.
  */
 static bool find_valid_path(const struct vublk_device *device, struct vublk_mirror_state_disk *disk)
 {
@@ -103,8 +103,8 @@ static bool find_valid_path(const struct vublk_device *device, struct vublk_mirr
 }
 
 /*
- * Fills `disk` with the disk of the back-end in use. If the file names neither disk by the active
- * path, `disk` gets the path that the file has for the disk that is up to date. Errors: those of
+ * Fills `disk` with the disk of the back-end in use. If the active path is not in the file, `disk`
+ * gets the path that the file has for the disk that is up to date. Errors: those of
  * vublk_mirror_state_admit().
  */
 static int find_disk(const struct vublk_device *device, struct vublk_mirror_state_disk *disk,

@@ -3,9 +3,9 @@
  * Sets up and ends a mirror of the disk. The plane copies the disk (plane/mirror.h).
  *
  * Key idea: the target gets neither the guest's memory nor the driver's queues. Its rings and all
- * of its data are in the memory of a side of its own. So a reset, a pause or a change of the
- * guest's memory does not affect the target, whose rings run from the set-up to the end of the
- * mirror.
+ * of its data are in the memory of a side (device/shadow.h) of its own. So a reset, a pause or a
+ * change of the guest's memory does not affect the target, whose rings run from the set-up to the
+ * end of the mirror.
  */
 #include "device/device.h"
 
@@ -39,7 +39,8 @@
 /* --- the end -------------------------------------------------------------------------- */
 
 /*
- * Makes the plane forget the target. With a state file, writes then wait until they are released.
+ * Ends the mirror in the plane. If there is a state file, the plane then holds writes until they
+ * are released (end_in_file()).
  */
 static void end_in_plane(struct vublk_device *device)
 {
@@ -66,7 +67,7 @@ static void free_target(struct vublk_device *device)
 
 /*
  * Ends the mirror in the plane and at the target, and then calls `leave_file` to update the state
- * file. If there is a state file, writes wait in the plane meanwhile.
+ * file. If there is a state file, the plane holds writes until `leave_file` has released them.
  */
 static void end_mirror(struct vublk_device *device, void (*leave_file)(struct vublk_device *device))
 {
@@ -95,7 +96,7 @@ void vublk_device_mirror_drop(struct vublk_device *device)
 	end_mirror(device, end_in_file);
 }
 
-/* Keeps the marks in the file for the next mirror. */
+/* Keeps the marks in the file, so that a later mirror can resume this one. */
 static void suspend_in_file(struct vublk_device *device)
 {
 	if (device->mirror_state)
@@ -119,8 +120,8 @@ static void tell_left(struct vublk_device *device, const struct vublk_error *err
 }
 
 /*
- * An interrupted mirror that could not be resumed stays interrupted, so that the operator can try
- * again.
+ * Ends the mirror because of `cause`. An interrupted mirror that could not be resumed stays
+ * interrupted, so that the operator can try again.
  */
 static void fail(struct vublk_device *device, const struct vublk_error *cause)
 {
@@ -159,8 +160,8 @@ void vublk_device_mirror_end_for_migration(struct vublk_device *device)
 }
 
 /*
- * Called when the plane has ended the mirror. The state file may be the reason, so the mirror must
- * not stay interrupted.
+ * Called when the plane has ended the mirror. The reason may be a failure of the state file, so the
+ * mirror must not stay interrupted.
  */
 static void on_failed(void *opaque)
 {
@@ -508,7 +509,10 @@ void vublk_device_mirror_begin_start(struct vublk_device *device)
 	fail(device, &error);
 }
 
-/* Called when no exchange (rings/exchange.c) is pending. Only the plane can mirror. */
+/*
+ * Called when no exchange of the request path (rings/exchange.c) is pending. The mirror continues
+ * only if the requests pass through the plane, because only the plane can mirror.
+ */
 static void on_path_settled(void *opaque, enum vublk_device_path path,
 			    const struct vublk_error *refusal)
 {

@@ -16,8 +16,8 @@ struct vublk_device_reliance;
 enum vublk_device_mirror_phase {
 	VUBLK_DEVICE_MIRROR_NONE,
 	VUBLK_DEVICE_MIRROR_INTERRUPTED, /* an earlier process has left a mirror that can be
-					    resumed; until then the plane marks the driver's writes
-					    in the state file */
+					    resumed; until the mirror is resumed, the plane marks
+					    the driver's writes in the state file */
 	VUBLK_DEVICE_MIRROR_EXCHANGING, /* the requests are being moved to the plane */
 	VUBLK_DEVICE_MIRROR_CONNECTING, /* the handshake with the target is under way */
 	VUBLK_DEVICE_MIRROR_STARTING,   /* the target is being given memory and rings */
@@ -59,9 +59,9 @@ void vublk_device_mirror_init(struct vublk_device *device);
 /* Ends the mirror without a notice. Idempotent. */
 void vublk_device_mirror_drop(struct vublk_device *device);
 /*
- * Called in realize when the state file has admitted the disk. Notes whether the file has a mirror
- * that can be resumed. Does not change the file, because the program may realize the device without
- * intending to write.
+ * Called in realize after vublk_device_mirror_state_check(). Records whether the state file has a
+ * mirror that can be resumed. Does not change the file, because the program may realize the device
+ * without intending to write.
  */
 void vublk_device_mirror_find_interrupted(struct vublk_device *device);
 /*
@@ -77,8 +77,8 @@ void vublk_device_mirror_suspend(struct vublk_device *device);
 /* Ends the mirror because of `error`, without calling left(). */
 void vublk_device_mirror_abandon(struct vublk_device *device, const struct vublk_error *error);
 /*
- * Ends the mirror, if there is one, because a VMM migrates the VM, which cannot be refused. A
- * switch to the target then fails.
+ * Ends the mirror, if there is one, because a VMM is migrating the VM, and a migration cannot be
+ * refused. A switch to the target then fails.
  */
 void vublk_device_mirror_end_for_migration(struct vublk_device *device);
 /*
@@ -98,7 +98,9 @@ int vublk_device_mirror_check_synced(struct vublk_device *device, struct vublk_e
  * and those of vublk_mirror_state_commit_switch().
  */
 int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *error);
-/* Returns whether there is a mirror, or one is being set up. An interrupted one does not count. */
+/*
+ * Returns whether there is a mirror, or one is being set up. An interrupted mirror does not count.
+ */
 bool vublk_device_is_mirrored(const struct vublk_device *device);
 /* --- mirror-state.c; its other functions are in device.h ------------------------------ */
 
@@ -131,8 +133,8 @@ void vublk_device_mirror_state_make_safe(void *device);
 /* --- mirror-check.c -------------------------------------------------------------- */
 
 /*
- * Checks that the target's offer is enough for the disk and its driver. The error's sentence begins
- * with "it", the target.
+ * Checks that the target's offer is enough for the disk and its driver. `error` calls the target
+ * "it" or "the back-end", so the caller has to prepend the target's path.
  */
 int vublk_device_mirror_check(const struct vublk_device *device, struct vublk_error *error);
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Keeps the record of an outage (when it began, the pause before the next try, which reasons have
- * been logged), and does what has to be done at its end. The tries are in connect.c and
- * reconnect.c.
+ * been logged), and ends the outage. The tries are in connect.c and reconnect.c.
  *
  * Key idea: each try doubles the pause before the next one, up to a limit, which is reconnect-ms at
  * first. A back-end that accepts the connection but cannot be used is likely to fail again. So each

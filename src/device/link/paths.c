@@ -2,12 +2,12 @@
 /*
  * Chooses one of several paths to the same storage. In realize, this is the first path that has a
  * back-end. After a loss, the device tries the path of the lost back-end, then each of the others
- * in turn, for failover-ms each. connect.c and reconnect.c make the tries.
+ * in turn, for failover-ms each. The tries are in connect.c and reconnect.c.
  *
  * Key idea: the device leaves a path only if the fence permits it (fence.c). Until then the device
  * keeps looking for a back-end at the present path, as a device with one path does. When the
- * process that had the rings ends, the device makes the next try immediately, at the path whose
- * turn it is.
+ * process that had the rings ends, the device tries again immediately, at the path whose turn it
+ * is.
  */
 #include "device/device.h"
 

@@ -26,7 +26,7 @@ struct vublk_device_paths {
 				      no path has failed yet */
 };
 
-/* How many earlier owners the fence keeps. */
+/* How many earlier owners the fence can record. */
 #define VUBLK_DEVICE_MAX_FORMER 8
 
 /* The processes that had the rings, and may still write to the disk (fence.c). */
@@ -65,8 +65,8 @@ enum vublk_device_switch_phase {
 #define VUBLK_DEVICE_NUM_SWITCH_RESULTS 8
 
 struct vublk_device_switch_result {
-	uint64_t number; /* of the switch; 0: none */
-	struct vublk_error failure; /* code 0: the disk has moved */
+	uint64_t number; /* the number of the switch; 0: the element is unused */
+	struct vublk_error failure; /* code 0: the switch succeeded */
 };
 
 struct vublk_device_switch {
@@ -85,7 +85,7 @@ struct vublk_device_switch {
 					     answered */
 	struct vublk_error failure; /* why this switch has failed; code 0: it has not failed */
 	uint64_t number;            /* how many switches have begun */
-	/* the result of switch N is at N modulo the size */
+	/* the result of switch N is at index N modulo the size of the array */
 	struct vublk_device_switch_result results[VUBLK_DEVICE_NUM_SWITCH_RESULTS];
 };
 
@@ -152,7 +152,7 @@ int vublk_device_fence_hold(struct vublk_device *device, struct vublk_error *err
 int vublk_device_fence_check(const struct vublk_device *device, struct vublk_error *error);
 /*
  * Watches for the end of an owner that is alive, if its pidfd is known. When the owner ends,
- * connect.c makes the next try. Idempotent.
+ * connect.c tries again. Idempotent.
  */
 void vublk_device_fence_await(struct vublk_device *device);
 /*

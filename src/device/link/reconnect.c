@@ -4,10 +4,10 @@
  * new back-end can take the old one's place. outage.c determines the lengths of the pauses.
  *
  * Key idea: every loss, before or after the handshake, leads to LOST, and in LOST one timer starts
- * the next try. When the socket appears, the device makes the next try immediately, and another one
- * soon after it, because a back-end creates its socket a moment before it listens. A device with
- * the property server waits for a connection instead. Nothing blocks: unrealize can end the search
- * at any moment.
+ * the next try. When the socket appears, the device tries immediately, and again soon afterwards,
+ * because a back-end creates its socket a moment before it listens. A device with the property
+ * server waits for a connection instead. Nothing blocks: unrealize can end the search at any
+ * moment.
  *
  * An outage ends when the rings run, or when the handshake is done and no ring has to run. A
  * connection alone does not end an outage.

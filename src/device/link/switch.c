@@ -243,7 +243,7 @@ static void flush_source(struct vublk_device *device)
 	}
 }
 
-/* Abandons the switch while the plane still has the old back-end. */
+/* Abandons the switch while the plane still uses the old back-end. */
 static void remain(struct vublk_device *device, const struct vublk_error *cause)
 {
 	struct vublk_error error = *cause;
@@ -389,7 +389,7 @@ void vublk_device_switch_failed(struct vublk_device *device, const struct vublk_
 		await_end_of_outage(device, error);
 }
 
-/* Ends a failed switch: the outage has ended, or the device has given up. */
+/* Called when the outage has ended, or the device has given up. Ends a failed switch. */
 static void settle(struct vublk_device *device)
 {
 	struct vublk_device_switch *own = &device->path_switch;
@@ -552,8 +552,8 @@ void vublk_device_switch_memory_changed(struct vublk_device *device)
 }
 
 /*
- * Called when no exchange (rings/exchange.c) is pending. The switch continues only if the requests
- * pass through the plane, because only the plane can hold requests.
+ * Called when no exchange of the request path (rings/exchange.c) is pending. The switch continues
+ * only if the requests pass through the plane, because only the plane can hold requests.
  */
 static void on_path_settled(void *opaque, enum vublk_device_path path,
 			    const struct vublk_error *refusal)
@@ -593,8 +593,8 @@ static void begin(struct vublk_device *device, unsigned index, int fd)
 }
 
 /*
- * Returns whether a switch may begin: none is under way, or only one that waits for the end of an
- * outage, which the new switch replaces.
+ * Returns whether a switch may begin: no switch is under way, or only one that waits for the end of
+ * an outage. The new switch replaces such a switch.
  */
 static bool may_begin(const struct vublk_device *device)
 {

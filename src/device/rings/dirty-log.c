@@ -151,8 +151,8 @@ bool vublk_device_dirty_log_is_changing(const struct vublk_device *device)
 }
 
 /*
- * Ends a change: the log is on, or is off and freed. Calls dirty_log_changed(), which may unrealize
- * the device.
+ * Ends a change: from now on the log is on, or it is off and freed. Calls dirty_log_changed(),
+ * which may unrealize the device.
  */
 static void end_change(struct vublk_device *device, bool is_on, const struct vublk_error *error)
 {
@@ -214,8 +214,8 @@ void vublk_device_dirty_log_settle(struct vublk_device *device)
 void vublk_device_dirty_log_started(struct vublk_device *device)
 {
 	/*
-	 * A back-end that has the plane's region in its table cannot log. An update moves the
-	 * requests to the plane, which logs.
+	 * A back-end that has the plane's region in its memory table cannot log. The update moves
+	 * the requests to the plane, which logs instead.
 	 */
 	if (vublk_device_is_shadowed(device) ||
 	    (device->dirty.phase == VUBLK_DEVICE_DIRTY_TO_START && device->shadow.side))
@@ -262,8 +262,8 @@ int vublk_device_dirty_log_check_backend(const struct vublk_device *device,
 }
 
 /*
- * Switches the log on or off. Returns 0 if the change is complete, and 1 if it needs the back-end;
- * dirty_log_changed() then follows. Error: ENOMEM.
+ * Switches the log on or off. Returns 0 if the change is complete. Returns 1 if the back-end has to
+ * be told first; dirty_log_changed() follows in this case. Error: ENOMEM.
  */
 static int begin_change(struct vublk_device *device, bool on, struct vublk_error *error)
 {
@@ -310,8 +310,8 @@ static int check_fault(const struct vublk_device_dirty *dirty, struct vublk_erro
 }
 
 /*
- * Marks the pages of one part of a ring. This needs no bounds check: the bitmap was checked against
- * the guest's memory, and the ring lies in that memory.
+ * Marks the pages of one part of a ring. No bounds check is needed, because the bitmap was checked
+ * against the guest's memory, and the ring lies in that memory.
  */
 static void mark(struct vublk_device_dirty *dirty, uint64_t addr, uint64_t bytes)
 {
@@ -454,7 +454,7 @@ int vublk_device_dirty_log_take(struct vublk_device *device, uint64_t first_page
 	uint64_t first = first_page / PAGES_PER_WORD, words = num_pages / PAGES_PER_WORD;
 
 	if (dirty->phase == VUBLK_DEVICE_DIRTY_OFF)
-		return vublk_error_set(error, EBUSY, "the dirty log is off");
+		return vublk_error_set(error, EBUSY, "cannot read the dirty log, because it is off");
 	if (first_page % PAGES_PER_WORD || num_pages % PAGES_PER_WORD)
 		return vublk_error_set(error, EINVAL,
 				       "cannot read the bits of %" PRIu64 " pages starting at page "

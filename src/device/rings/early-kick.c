@@ -66,8 +66,8 @@ static void on_kick(void *opaque, uint32_t events)
 }
 
 /*
- * Watches the kick descriptor `fd` of queue `index`; -1: watches none. Each call makes a new watch,
- * because the descriptor's number may refer to another file now. A descriptor that cannot be
+ * Watches the kick descriptor `fd` of queue `index`; -1: only ends the watch. Each call makes a new
+ * watch, because the same number may refer to another file than before. A descriptor that cannot be
  * watched (for example, because two queues share it) is only logged.
  */
 static void watch_queue(struct vublk_device *device, unsigned index, int fd)

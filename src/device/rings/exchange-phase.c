@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The phases of an exchange of the path, and the table of transitions. exchange.c has the actions
- * of each phase.
+ * The phases of an exchange of the request path, and the table of transitions. exchange.c has the
+ * actions of each phase.
  *
  * Key idea: only vublk_device_exchange_change() changes the phase, and it follows the table.
  * docs/exchange-phases.md is a drawing of the table; a test generates the drawing again and

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Exchanges the path of rings that run: the outstanding requests are completed, the back-end
- * returns the rings, and the rings are started on the other path. start-stop.c stops and starts the
- * rings; path.c says which path is wanted.
+ * Exchanges the request path of rings that run, from the direct path to the plane or back: the
+ * outstanding requests are completed, the back-end returns the rings, and the rings are started on
+ * the other path. start-stop.c stops and starts the rings; path.c says which path is wanted.
  *
  * Key idea: rings change their path only while no request is outstanding, that is, the base of each
  * ring equals its used index, and the in-flight area records no request. So either path can
@@ -24,7 +24,7 @@
 #include <stdlib.h>
 
 #define NS_PER_MS UINT64_C(1000000)
-/* The time between two checks of the indices of direct rings that drain. */
+/* While direct rings drain, the device checks their indices at this interval. */
 #define LOOK_NS NS_PER_MS
 /*
  * After this many successive checks without progress, the rings are assumed to have drained.
@@ -91,9 +91,9 @@ static bool has_avail_event(const struct vublk_device *device)
 /*
  * Returns how many requests of the ring the back-end has taken but not completed. Computes the
  * number from avail_event, which is the index of the next request that the back-end will take.
- * Back-ends with libvhost-user write avail_event when they take a request, others when they wait
- * for a kick, so the result can be too small, but not too large. -1: avail_event is outdated or
- * unknown.
+ * Back-ends with libvhost-user write avail_event when they take a request, other back-ends when
+ * they begin to wait for a kick, so the result can be too small, but not too large. -1: avail_event
+ * is outdated or unknown.
  */
 static int count_taken(const struct vublk_device *device, unsigned index, uint16_t used,
 		       uint16_t avail)
@@ -134,7 +134,10 @@ static bool is_quiet(struct vublk_device *device, bool *is_sure)
 	return is_quiet;
 }
 
-/* Returns whether the back-end has handled the idle descriptors, and no change is under way. */
+/*
+ * Returns whether the back-end has handled the idle descriptors, and no change of descriptors or of
+ * the dirty log is under way.
+ */
 static bool is_parked(const struct vublk_device *device)
 {
 	return !device->num_notifiers && device->exchange.is_fenced &&
@@ -156,9 +159,9 @@ static bool has_drained(struct vublk_device *device)
 
 /*
  * Returns whether the back-end polls the rings: it takes requests although it gets no kicks, so the
- * rings never become quiet under load. Completions of requests that were made available after
- * is_fenced was set are the evidence. A back-end that waits for kicks may complete as many of these
- * as the ring has entries, so more than that are needed; after the deadline, one is enough.
+ * rings never become quiet under load. The evidence is that the back-end completes requests that
+ * the driver has added after is_fenced was set. A back-end that waits for kicks may complete as
+ * many of these as the ring has entries, so more are needed; after the deadline, one is enough.
  */
 static bool is_polling(const struct vublk_device *device, bool is_overdue)
 {
@@ -230,9 +233,9 @@ static void give_up(struct vublk_device *device)
 }
 
 /*
- * Gives the back-end kick descriptors that the device never signals, so that it takes no more
- * requests. Otherwise a back-end such as qemu-storage-daemon 7.2 would return rings without waiting
- * for the requests that it has taken, and crash when these complete.
+ * Gives the back-end idle descriptors: kick descriptors that the device never signals, so that the
+ * back-end takes no more requests. Otherwise a back-end such as qemu-storage-daemon 7.2 would
+ * return rings without waiting for the requests that it has taken, and crash when these complete.
  *
  * Each ring gets a descriptor of its own, because a back-end may signal the descriptors itself:
  * qemu-storage-daemon 11.1 signals each descriptor that it is given, and closes the connection if
@@ -320,9 +323,10 @@ static void look(struct vublk_device *device)
 }
 
 /*
- * Called when the back-end has answered. A back-end that refuses the new descriptors keeps taking
- * requests. When the rings seem to have drained, the device still asks for them, because most
- * back-ends complete their requests before they return a ring.
+ * Called when the back-end has answered the messages of park() or fence(). Ignores an error: a
+ * back-end that refuses the idle descriptors keeps taking requests, but most back-ends complete
+ * their requests before they return a ring. So the device asks for the rings when they seem to have
+ * drained.
  */
 static void on_parked(void *opaque, const struct vublk_error *error)
 {
@@ -494,7 +498,7 @@ static void note_notifications(struct vublk_device *device)
 		device->resume = VUBLK_DEVICE_RESUME_NOTIFY;
 }
 
-/* Returns whether the rings should not run any more. If so, ends the exchange. */
+/* If the rings should no longer run, ends the exchange and returns true. */
 static bool is_overtaken(struct vublk_device *device)
 {
 	if (vublk_device_should_run(device))

@@ -74,8 +74,8 @@ static int read_whole(int fd, uint64_t offset, void *to, uint64_t bytes)
 }
 
 /*
- * Reads the part of the area that belongs to queue `index`. Does not map the file, because its
- * owner may truncate it at any time. Error: ENOTSUP if the layout is unknown.
+ * Reads the part of the area that belongs to queue `index`. Does not map the file, because the
+ * owner of the file may truncate it at any time. Error: ENOTSUP if the layout is unknown.
  */
 static int read_region(const struct vublk_device_inflight *area, unsigned index,
 		       struct vublk_inflight_split *region, struct vublk_error *error)
@@ -198,7 +198,8 @@ static int make_inflight(struct vublk_device *device, struct vublk_device_inflig
 				       "entries", area->num_queues,
 				       area->queue_size, device->num_queues, VUBLK_MAX_QUEUE_SIZE);
 	if (device->inflight_under_way)
-		return vublk_error_set(error, EBUSY, "another in-flight area is being created");
+		return vublk_error_set(error, EBUSY, "another in-flight area is being made; wait for "
+				       "inflight_made()");
 	if (device->state != VUBLK_DEVICE_STOPPED ||
 	    (vublk_device_records_requests(device) && !vublk_device_backend_records(device)))
 		return make_here(device, area, error);

@@ -53,8 +53,8 @@ void vublk_device_drop_inflight(struct vublk_device *device)
 }
 
 /*
- * Returns whether the requests are recorded in the session's area. After a loss, the next back-end
- * or the plane then resumes the requests that the area has.
+ * Returns whether the requests are recorded in the session's area. If so, the next back-end or the
+ * plane resumes the recorded requests after a loss.
  */
 bool vublk_device_is_tracked(const struct vublk_device *device)
 {

@@ -146,7 +146,10 @@ void vublk_device_call_rings(struct vublk_device *device)
 
 /* --- the calls ------------------------------------------------------------------------------- */
 
-/* Puts the new descriptors into the messages of a start or a batch that have not been sent yet. */
+/*
+ * Puts the present descriptors of queue `index` into those messages of a start or a batch that have
+ * not been sent yet.
+ */
 static void replace(struct vublk_device *device, unsigned index)
 {
 	for (unsigned i = 0; i < device->num_notifiers; i++)

@@ -42,8 +42,8 @@ static bool lacks_records(const struct vublk_device *device)
 }
 
 /*
- * Returns whether, on the direct path, no request would be recorded in the session's in-flight
- * area, on which the VMM may rely.
+ * Returns whether a move to the direct path would end the recording of requests in the session's
+ * in-flight area, on which the VMM may rely.
  */
 static bool would_mislead(const struct vublk_device *device)
 {
@@ -59,7 +59,7 @@ static bool backend_logs(const struct vublk_device *device)
 
 /*
  * Returns whether the dirty log needs the plane. While the plane's memory is in the back-end's
- * table, the back-end cannot log, because the bitmap does not cover that memory.
+ * memory table, the back-end cannot log, because the bitmap does not cover that memory.
  */
 static bool cannot_log(const struct vublk_device *device)
 {
@@ -112,8 +112,8 @@ static void list_reasons(uint32_t reasons, char *text, size_t room)
 /*
  * While a mirror copies, all writes have to pass through the plane.
  *
- * Later writes must not reach the back-end before the plane's copies of completed writes do. So the
- * plane stays in the path until these writes are stable.
+ * While the plane has copies of completed writes that are not stable, it has to stay in the path,
+ * because later writes must not reach the back-end before these copies.
  */
 bool vublk_device_may_be_direct(const struct vublk_device *device)
 {

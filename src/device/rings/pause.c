@@ -11,7 +11,7 @@
  */
 #include "device/device.h"
 
-/* Returns whether the next back-end may have to complete requests of the last one. */
+/* Returns whether the next back-end may have to complete requests that the last one has left. */
 static bool has_unfinished(const struct vublk_device *device)
 {
 	return device->resume == VUBLK_DEVICE_RESUME_RINGS ||

@@ -98,8 +98,8 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 
 /*
  * If the back-end refused part of a start, its answers say nothing about the rings that it did not
- * accept. So requests that were outstanding before the start are still outstanding, and `resume`
- * stays.
+ * accept. So requests that were outstanding before the start are still outstanding, and
+ * device->resume does not change.
  */
 void vublk_device_rings_are_back(struct vublk_device *device)
 {

@@ -130,7 +130,8 @@ int vublk_device_ring_error_adopt(struct vublk_device *device, unsigned index, i
 	int r = device->ring_errors ? 0 : make_room(device, error);
 
 	if (!r && (i >= device->num_rings || device->rings[i].index != index || fd < 0))
-		r = vublk_error_set(error, EINVAL, "queue %u has no ring", index);
+		r = vublk_error_set(error, EINVAL, "the state has the wrong error descriptor "
+				    "for queue %u", index);
 	if (r < 0) {
 		vublk_fd_close(&fd);
 		return r;

@@ -204,7 +204,8 @@ static int add_side_memory(struct vublk_device *device, struct vublk_error *erro
 
 /*
  * For the direct path: clears the side's memory, if there is a side, and keeps it in the back-end's
- * table. If the memory were not cleared, a driver could make the back-end read old requests there.
+ * table. If the memory were not cleared, a driver could make the back-end read old requests from
+ * it.
  */
 static int keep_side(struct vublk_device *device, struct vublk_error *error)
 {
@@ -220,7 +221,10 @@ int vublk_device_shadow_prepare(struct vublk_device *device, struct vublk_error 
 
 	if (!vublk_device_is_shadowed(device))
 		return keep_side(device, error);
-	/* This back-end may have fewer slots than the one for which the memory was set. */
+	/*
+	 * This back-end may have fewer memory slots than the one that was connected when the memory
+	 * was set.
+	 */
 	r = vublk_device_memory_check_shadow(device, error);
 	if (!r)
 		r = make_side(device, error);
@@ -736,7 +740,7 @@ void vublk_device_shadow_deinit(struct vublk_device *device)
 	struct vublk_device_shadow *shadow = &device->shadow;
 
 	if (shadow->thread) {
-		if (vublk_plane_thread_is_parked(shadow->thread)) /* for another process */
+		if (vublk_plane_thread_is_parked(shadow->thread)) /* for a handover */
 			vublk_plane_thread_abandon(shadow->thread);
 		else
 			vublk_device_replay_abandon(device);

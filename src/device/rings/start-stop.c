@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Starts and stops the rings, and implements the calls of the bus that cause this: status, reset,
- * pause, forced shutdown, kick. link/loss.c handles the loss of the back-end; resume.c decides
- * where rings resume.
+ * Starts and stops the rings, and implements the calls of the bus that lead to a start or a stop:
+ * status, reset, pause, forced shutdown, kick. link/loss.c handles the loss of the back-end;
+ * resume.c decides where rings resume.
  *
  * Key idea: vublk_device_should_run() says whether the rings should run, and the state says whether
  * they do. vublk_device_update() compares the two and begins a start or a stop. Nothing interrupts
@@ -128,8 +128,8 @@ static const char *why_not(const struct vublk_device *device)
 }
 
 /*
- * Begins a stop if the start has failed, now (`error`) or earlier, or if the rings need not run any
- * more. Returns whether a stop has begun.
+ * Begins a stop if the present step of the start (`error`) or an earlier one has failed, or if the
+ * rings need not run any more. Returns whether a stop has begun.
  */
 static bool turn_back(struct vublk_device *device, const struct vublk_error *error)
 {
@@ -370,7 +370,7 @@ static void update_without_backend(struct vublk_device *device)
 		return_overdue(device);
 }
 
-/* Calls at most one of the bus's callbacks, and does so last. */
+/* May call one of the bus's callbacks, as its last step. */
 static void update_running(struct vublk_device *device)
 {
 	bool is_busy = device->memory_change_under_way || device->num_notifiers ||

@@ -10,7 +10,7 @@
  * had been paused, and start-stop.c does the rest. Memory and descriptors are not part of the
  * state, so the bus sets them again.
  *
- * vhost-user: "Inflight I/O tracking"; virtio 1.3, section 2.1 (what a device's state is).
+ * vhost-user: "Inflight I/O tracking"; virtio 1.3, section 2.1 (the device status).
  */
 #include "device/device.h"
 #include "device/save/save.h"

@@ -299,12 +299,11 @@ static int note_section(struct places *places, unsigned number, unsigned flags,
 		if (sections[i].number != number)
 			continue;
 		if (places->of[i].at)
-			return vublk_error_set(error, EINVAL, "it has two sections %s; expected "
-					       "one",
+			return vublk_error_set(error, EINVAL, "it has the section '%s' twice",
 					       sections[i].name);
 		if (part->left < sections[i].min_bytes)
 			return vublk_error_set(error, EINVAL,
-					       "its section %s has %" PRIu64 " bytes; expected at "
+					       "its section '%s' has %" PRIu64 " bytes; expected at "
 					       "least %" PRIu64,
 					       sections[i].name, part->left, sections[i].min_bytes);
 		places->of[i] = *part;
@@ -380,7 +379,7 @@ static int read_sections(const struct reader *from, struct vublk_save_state *sta
 		if (places.of[i].at)
 			r = sections[i].read(&places.of[i], state, error);
 		else if (sections[i].required)
-			r = vublk_error_set(error, EINVAL, "it has no section %s", sections[i].name);
+			r = vublk_error_set(error, EINVAL, "it has no section '%s'", sections[i].name);
 	}
 	return r ? r : check_whole(state, error);
 }
@@ -410,8 +409,8 @@ static int check_frame(const uint8_t *stream, uint64_t bytes, struct vublk_error
 
 	if (bytes < HEADER_BYTES + CHECKSUM_BYTES || memcmp(stream, MAGIC, MAGIC_BYTES))
 		return vublk_error_set(error, EINVAL,
-				       "this is not a saved device: its %" PRIu64 " bytes do not "
-				       "start with the header of one", bytes);
+				       "it has %" PRIu64 " bytes, but does not begin with the "
+				       "header of a saved device", bytes);
 	r = check_version(&header, error);
 	if (r < 0)
 		return r;

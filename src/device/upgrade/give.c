@@ -256,7 +256,7 @@ static void give_notices(const struct vublk_device *device, struct vublk_section
 
 /*
  * Writes the operator's pause, which lasts until the operator ends it. So a reader that does not
- * know pauses must not skip this section.
+ * support pauses must not skip this section.
  */
 static void give_pause(const struct vublk_device *device, struct vublk_sections_writer *to)
 {

@@ -3,9 +3,9 @@
  * Hands over the shadow rings of a device, with the requests that are outstanding, and the counters
  * of requests; see upgrade.h.
  *
- * Key idea: src/plane/handover.c has the state of the plane. This file has the state that the
- * device keeps about the plane. In the new process, it makes the plane: first the thread, which is
- * parked, then the side and the driver's rings, and then the requests.
+ * Key idea: src/plane/handover.c writes and reads the state of the plane, and this file the state
+ * that the device keeps about the plane. In the new process, this file makes the plane: first the
+ * thread, which is parked, then the side and the driver's rings, and then the requests.
  */
 #include "device/device.h"
 #include "device/upgrade/upgrade.h"
@@ -101,7 +101,7 @@ int vublk_device_read_shadow(void *owner, struct vublk_section *from, struct vub
 	return 0;
 }
 
-/* Returns whether there is a plane that is being made from sections. */
+/* Returns whether this process is making a plane from the sections of the old process. */
 static bool is_taken(const struct vublk_device *device)
 {
 	return device->shadow.thread && vublk_plane_thread_is_parked(device->shadow.thread);

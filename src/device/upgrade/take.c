@@ -379,8 +379,8 @@ int vublk_device_take_end(struct vublk_device *device, struct vublk_error *error
 }
 
 /*
- * Continues the search for a back-end: listens (property `server`), or makes the next try now,
- * because the old process may have consumed the inotify event, which does not occur again.
+ * Continues the search for a back-end: listens (property `server`), or tries immediately, because
+ * the old process may have consumed the inotify event, which does not occur again.
  */
 static void resume_search(struct vublk_device *device)
 {

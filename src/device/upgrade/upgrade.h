@@ -3,10 +3,10 @@
 #define VUBLK_DEVICE_UPGRADE_UPGRADE_H
 
 /*
- * Hands a device to another process (give.c), and takes a device over from one (take.c), even while
- * its rings run. The back-end and the driver do not notice. A device that is handed over keeps its
- * back-end, its rings and its descriptors. In contrast, a saved device (save/) is paused, and
- * continues with another back-end.
+ * Hands a device to another process (give.c), or takes over the device of another process (take.c),
+ * even while the rings run. The back-end and the driver do not notice. A device that is handed over
+ * keeps its back-end, its rings and its descriptors. In contrast, a saved device (save/) is paused,
+ * and continues with another back-end.
  *
  * Key idea: a device is handed over at a quiet point, when no message, no start and no stop is
  * under way. So the state consists of what the driver has set up and what the back-end has been
@@ -55,8 +55,8 @@ void vublk_device_disown(struct vublk_device *device);
 
 /*
  * The functions that read the sections of a device. The last entry has no name. The device must be
- * in state CREATED, with its properties set. Until vublk_device_take_begin() it belongs to the
- * other process and does nothing by itself, and it can be freed as after vublk_device_disown().
+ * in state CREATED, with its properties set. Until vublk_device_take_begin(), the device belongs to
+ * the other process, does nothing by itself, and can be freed as after vublk_device_disown().
  */
 extern const struct vublk_section_type vublk_device_sections[];
 /*

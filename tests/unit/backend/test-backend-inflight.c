@@ -326,9 +326,9 @@ static const struct history histories[] = {
 	{ "never available", 0, "ab", "a", "z", "never made available" },
 	{ "prepared again", 0, "abc", "ab", "a", "has completed since" },
 	{ "prepared again, out of order", 0, "abc", "ba", "b", "has completed since" },
-	{ "not taken yet", 0, "abc", "a", "c", "has not been taken yet" },
+	{ "not taken yet", 0, "abc", "a", "c", "cannot have taken this entry" },
 	{ "prepared again, in a long run", 1000, "abc", "ab", "b", "has completed since" },
-	{ "not taken yet, in a long run", 1000, "abc", "a", "c", "has not been taken yet" },
+	{ "not taken yet, in a long run", 1000, "abc", "a", "c", "cannot have taken this entry" },
 	{ "all are outstanding", 0, "abc", "", "abc", NULL },
 	{ "the first is", 0, "abc", "cb", "a", NULL },
 	{ "two of them were taken", 0, "abcd", "b", "ac", NULL },
@@ -336,10 +336,10 @@ static const struct history histories[] = {
 	{ "over the end", 65534, "abcd", "dc", "ab", NULL },
 	{ "one chain fills the ring", 0, ALL_THE_SAME, "", "bcd",
 	  "does not mark entry 0 as in flight" },
-	{ "it is among them", 0, ALL_THE_SAME, "", "abc", "has not been taken yet" },
-	{ "another was taken", 1000, "abcd", "b", "ad", "has not been taken yet" },
+	{ "it is among them", 0, ALL_THE_SAME, "", "abc", "cannot have taken this entry" },
+	{ "another was taken", 1000, "abcd", "b", "ad", "cannot have taken this entry" },
 	{ "another was taken, and made available before", 1000, "adbce", "d", "ad", "does not mark" },
-	{ "over the end, not taken yet", 65534, "abcd", "b", "d", "has not been taken yet" },
+	{ "over the end, not taken yet", 65534, "abcd", "b", "d", "cannot have taken this entry" },
 };
 
 static uint16_t head_of(char letter)

@@ -549,7 +549,7 @@ static void test_what_cannot_be_taken(void **state)
 
 	begin_running(&rig, &mock);
 	expect_sentence(vublk_device_dirty_log_take(rig.device, 0, 64, bits, &error), EBUSY, &error,
-			"the dirty log is off");
+			"cannot read the dirty log, because it is off");
 	start_log(&rig);
 	pages = rig.device->dirty.log.size_bytes * 8;
 	assert_int_equal(vublk_device_dirty_log_take(rig.device, 0, 64, bits, NULL), 0);

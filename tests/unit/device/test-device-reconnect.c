@@ -247,7 +247,7 @@ static void test_smaller_offers(void **state)
 	expect_refusal(&rig, &mock, &good, "the back-end reports 100 for seg_max, but the driver "
 		       "relies on at least 126");
 	config->seg_max = 0;
-	expect_refusal(&rig, &mock, &good, "no longer reports a valid value for VIRTIO_BLK_F_SEG_MAX");
+	expect_refusal(&rig, &mock, &good, "reports no valid value for VIRTIO_BLK_F_SEG_MAX");
 	config->capacity = UINT64_MAX;
 	expect_refusal(&rig, &mock, &good, "a capacity of 18446744073709551615 sectors");
 	assert_int_equal(rig.calls[RIG_CONFIG_CHANGED], 0);

@@ -370,7 +370,7 @@ static const struct {
 	int code;
 	const char *sentence;
 } nonsense[] = {
-	{ FIRST_SECTION + 8, 2, EINVAL, "its section device has 2 bytes; expected at least 16" },
+	{ FIRST_SECTION + 8, 2, EINVAL, "its section 'device' has 2 bytes; expected at least 16" },
 	{ DEVICE_SECTION, 0, EINVAL, "it has 0 queues; expected 1" },
 	{ DEVICE_SECTION, 300, EINVAL, "it has 300 queues; expected 1" },
 	{ DEVICE_SECTION, 3, EINVAL,
@@ -404,12 +404,12 @@ static void test_sentences(void **state)
 	}
 	stream = good;
 	append_section(&stream, 1, 0, good.bytes + DEVICE_SECTION, 16);
-	expect_refusal(&rig, &stream, EINVAL, "it has two sections device; expected one");
+	expect_refusal(&rig, &stream, EINVAL, "it has the section 'device' twice");
 	stream.num_bytes = FIRST_SECTION + 4;
 	finish(&stream);
-	expect_refusal(&rig, &stream, EINVAL, "it has no section device");
+	expect_refusal(&rig, &stream, EINVAL, "it has no section 'device'");
 	memset(stream.bytes, 'x', stream.num_bytes = 100);
-	expect_refusal(&rig, &stream, EINVAL, "this is not a saved device: its 100 bytes");
+	expect_refusal(&rig, &stream, EINVAL, "it has 100 bytes, but does not begin with the header");
 	rig_end(&rig, &mock);
 }
 

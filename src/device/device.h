@@ -385,7 +385,7 @@ void vublk_device_clear_fields(const struct vublk_device *device,
 bool vublk_device_has_legacy_driver(const struct vublk_device *device);
 /*
  * Returns the features to send to the back-end: VERSION_1, and those that the driver has accepted
- * and the back-end has offered. May include FLUSH without the driver's acceptance
+ * and the back-end has offered. May include FLUSH although the driver has not accepted it
  * (vublk_device_replay_begin_start()).
  */
 uint64_t vublk_device_session_features(const struct vublk_device *device);
@@ -399,7 +399,7 @@ uint64_t vublk_device_session_features(const struct vublk_device *device);
  */
 int vublk_device_take_config(struct vublk_device *device, const uint8_t *config,
 			     struct vublk_error *error);
-/* Must be called when the config that the driver sees has changed. */
+/* Increments the config's generation. Must be called when the driver's config has changed. */
 void vublk_device_bump_config_generation(struct vublk_device *device);
 /* Arms the timer that polls the config, unless polling is off or the back-end reports changes. */
 void vublk_device_watch_config(struct vublk_device *device);

@@ -28,8 +28,8 @@ enum vublk_device_exchange_phase {
 	VUBLK_DEVICE_EXCHANGE_STARTING, /* the rings are being started on the other path */
 	VUBLK_DEVICE_EXCHANGE_UNDOING,  /* the rings are being started on the old path again */
 	VUBLK_DEVICE_EXCHANGE_REFUSED,  /* the exchange failed; the old path stays until the session
-					   ends, the back-end is lost, or the reasons for the plane
-					   change */
+					   ends, the back-end is lost, or the set of reasons to use
+					   the plane changes */
 	VUBLK_DEVICE_EXCHANGE_NUM_PHASES,
 };
 
@@ -172,7 +172,7 @@ void vublk_device_exchange_end(struct vublk_device *device,
 			       enum vublk_device_exchange_event event);
 void vublk_device_exchange_deinit(struct vublk_device *device);
 
-/* Returns whether rings that run should be on the other path. */
+/* Returns whether rings that run have to change to the other path. */
 bool vublk_device_exchange_is_due(const struct vublk_device *device);
 /*
  * Begins an exchange of rings that run. When the requests on the present path are complete, or the
@@ -193,7 +193,10 @@ void vublk_device_exchange_cancel(struct vublk_device *device);
  * the other path has failed and the old path cannot continue either.
  */
 int vublk_device_exchange_turn(struct vublk_device *device, struct vublk_error *error);
-/* Must be called when the rings have begun to run: ends an exchange that led to this start. */
+/*
+ * Must be called when the rings have begun to run. Ends the exchange that led to this start, if
+ * any.
+ */
 void vublk_device_exchange_started(struct vublk_device *device);
 
 #endif

@@ -66,7 +66,7 @@ void vublk_device_notify_target(struct vublk_device *device, enum vublk_notice_k
 /* Reports a notice of `kind` that has no member except `reason` (may be NULL). */
 void vublk_device_notify_reason(struct vublk_device *device, enum vublk_notice_kind kind,
 				const char *reason);
-/* Reports that a pause was requested, or that it was ended. */
+/* Reports that a pause has been requested, or has been ended. */
 void vublk_device_notify_pause(struct vublk_device *device, bool paused);
 void vublk_device_notify_limits(struct vublk_device *device);
 void vublk_device_notify_replayed(struct vublk_device *device, uint64_t writes, uint64_t bytes);

@@ -46,7 +46,8 @@ struct take {
 	unsigned num_options;
 
 	/* the state */
-	int *fds; /* array of MAX_FDS; the descriptors are owned; -1: taken */
+	int *fds; /* array of MAX_FDS; owns the descriptors; -1: a section has taken the
+		     descriptor */
 	unsigned num_fds;
 	uint32_t *owner; /* mapped */
 	uint64_t paused_ns;
@@ -344,7 +345,7 @@ static struct farewell *new_farewell(struct take *take, struct vublk_error *erro
 	struct farewell *farewell = calloc(1, sizeof(*farewell));
 
 	if (!farewell) {
-		vublk_error_set_errno(error, ENOMEM, "cannot take over");
+		vublk_error_set_errno(error, ENOMEM, "cannot allocate memory to take over the disk");
 		return NULL;
 	}
 	farewell->base = (struct vublk_upgrade){ step, free_farewell, take->origin.pid };

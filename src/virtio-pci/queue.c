@@ -62,9 +62,11 @@ static int init_queue(struct vublk_virtio_pci_queue *queue, struct vublk_virtio_
 	queue->call_source.opaque = queue;
 	reset_queue(queue);
 	if (queue->kick_fd < 0)
-		return vublk_error_set_errno(error, -queue->kick_fd, "cannot create an eventfd");
+		return vublk_error_set_errno(error, -queue->kick_fd,
+					     "cannot create an eventfd for kicks");
 	if (queue->call_fd < 0)
-		return vublk_error_set_errno(error, -queue->call_fd, "cannot create an eventfd");
+		return vublk_error_set_errno(error, -queue->call_fd,
+					     "cannot create an eventfd for calls");
 	return vublk_loop_add(pci->loop, &queue->call_source, queue->call_fd, EPOLLIN, error);
 }
 

@@ -73,7 +73,7 @@ void vublk_virtio_pci_free(struct vublk_virtio_pci *pci);
 uint32_t vublk_virtio_pci_bar_bytes(const struct vublk_virtio_pci *pci, unsigned bar);
 
 /*
- * These functions execute a driver's access. Any offset and size is permitted: bytes without a
+ * These functions execute a driver's access. Any offset and size are permitted: bytes without a
  * register read as zero, and a write that no register accepts is ignored. A caller that wants to
  * report an access beyond the BAR has to check the offset and size itself.
  */

@@ -13,8 +13,8 @@
  * the worker either polls or sleeps for many requests in a row. A mixture would cost more, because
  * requests would pay for a short window and for a sleep.
  *
- * The budget is asked before a window and charged after it, so the bucket can fall below zero by
- * one window. The budget does not read the clock, but gets the time that the poller has read.
+ * The budget is consulted before a window and charged after it, so the bucket can fall below zero
+ * by one window. The budget does not read the clock, but gets the time that the poller has read.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,8 +28,8 @@
 struct vublk_poll_budget {
 	unsigned percent;   /* constant */
 	bool is_spent;      /* there is no polling until the bucket is full */
-	int64_t left;       /* the tokens, in hundredths of a nanosecond, so that no fraction of
-			       a percentage is lost */
+	int64_t left;       /* the tokens, in hundredths of a nanosecond, so that a percentage of a
+			       nanosecond is exact */
 	uint64_t filled_ns; /* when the bucket last gained tokens */
 };
 

@@ -7,8 +7,8 @@
  * So the order in which stores reach memory matters, and each store that must not overtake an
  * earlier store is a release:
  *   I  `counter` before `inflight`: a chain that counts as taken has a valid counter
- *   J  these four in this order: the list of the batch, the ring's used index (which the ring's
- *      publish stores), the clearing of `inflight`, `used_idx`
+ *   J  these four in this order: the list of the batch, the ring's used index (when the ring
+ *      publishes the batch), the zero in `inflight`, `used_idx`
  * The front-end owns the area and may write to it at any time. So every index that is read from it
  * is checked, and nothing is read from it while the queue runs.
  */

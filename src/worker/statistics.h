@@ -23,8 +23,8 @@ struct vublk_statistics {
 };
 
 /*
- * Allocates counters, all 0. Returns NULL if there is no memory. Pages that only have counters of
- * unused queues and kinds occupy no memory.
+ * Allocates counters, all 0. Returns NULL if there is no memory. Pages that contain only counters
+ * of unused queues and kinds occupy no memory.
  */
 struct vublk_statistics *vublk_statistics_new(unsigned num_queues, bool is_on);
 /* Frees the counters. NULL is a no-op. */

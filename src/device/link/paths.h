@@ -173,8 +173,9 @@ void vublk_device_switch_drop(struct vublk_device *device);
  */
 void vublk_device_switch_cancel(struct vublk_device *device, const char *why);
 /*
- * Returns whether a switch holds new requests back and is still connected to the old back-end. The
- * plane must not take requests until the switch has ended or the next back-end is connected. In state.c.
+ * Returns whether a switch is holding new requests back, and the device is still connected to the
+ * old back-end. Until the switch ends or the next back-end is connected, the plane must not take
+ * requests. In state.c.
  */
 bool vublk_device_switch_holds(const struct vublk_device *device);
 /* Called when a change of the guest's memory has ended. Continues a switch that waited for it. */

@@ -531,8 +531,8 @@ static int check_ready(const struct vublk_device *device, struct vublk_error *er
 
 /*
  * Makes the old back-end complete the requests that the plane has taken. A change of the guest's
- * memory also stops the plane, and has to end first, because the plane tells only the last one that
- * has stopped it when the requests are complete.
+ * memory also stops the plane, and has to end first, because the plane reports the completion of
+ * its requests only to the last caller that has stopped it.
  */
 static void drain(struct vublk_device *device)
 {

@@ -355,7 +355,8 @@ static int make_idle_fds(struct vublk_device *device, struct vublk_error *error)
 		if (fds[i] < 0 && device->queues[i].size) {
 			fds[i] = vublk_eventfd_new();
 			if (fds[i] < 0)
-				r = vublk_error_set_errno(error, -fds[i], "cannot create an eventfd");
+				r = vublk_error_set_errno(error, -fds[i], "cannot create an eventfd "
+							  "for a change to shadow rings");
 		}
 	if (r < 0)
 		close_idle_fds(device);

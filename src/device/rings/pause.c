@@ -50,8 +50,8 @@ void vublk_device_pause_apply(struct vublk_device *device)
 }
 
 /*
- * Returns whether the plane has the rings and no change of the memory and no exchange has stopped
- * it. Both resume the plane when they end.
+ * Returns whether the plane has the rings, and neither a change of the memory nor an exchange has
+ * stopped the plane. Each of these resumes the plane when it ends.
  */
 static bool may_resume(const struct vublk_device *device)
 {

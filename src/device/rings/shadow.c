@@ -710,7 +710,8 @@ int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *er
 	if (shadow->fault.fd < 0)
 		shadow->fault.fd = vublk_eventfd_new();
 	if (shadow->fault.fd < 0)
-		return vublk_error_set_errno(error, -shadow->fault.fd, "cannot create an eventfd");
+		return vublk_error_set_errno(error, -shadow->fault.fd, "cannot create an eventfd "
+					     "for faults of the guest's memory");
 	r = watch_fault(device, error);
 	if (r < 0)
 		return r;

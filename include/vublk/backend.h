@@ -145,7 +145,7 @@ void vublk_backend_stop(struct vublk_backend *backend);
  *
  * If this takes longer than `timeout_ms` milliseconds, or the flush fails, the back-end serves its
  * front-end as before, and the log says why. A failed flush must not end the process, because only
- * this process knows that writes were lost, and fails the later flushes of the driver.
+ * this process knows that writes were lost and can make the driver's later flushes fail.
  * Errors:
  *   EBUSY  the back-end is being drained or handed over already, or is stopping, or the flush of an
  *          earlier drain is not complete
@@ -162,11 +162,12 @@ int vublk_backend_drain(struct vublk_backend *backend, uint64_t timeout_ms,
  */
 void vublk_backend_rescan(struct vublk_backend *backend);
 
-/* --- the present state of the back-end, for a person or a program ---------------------------- */
+/* --- the current state of the back-end, for a person or a program ---------------------------- */
 
 /*
  *   LISTENING -> SERVING    a front-end has connected
- *   SERVING -> LISTENING    it has disconnected; FINISHED instead if `fd` was a connected socket
+ *   SERVING -> LISTENING    the front-end has disconnected
+ *   SERVING -> FINISHED     the same, if `fd` was a connected socket
  *   LISTENING -> FINISHED, SERVING -> STOPPING  vublk_backend_stop()
  *   STOPPING -> FINISHED    the last requests are complete
  */
@@ -216,7 +217,7 @@ struct vublk_backend_info {
 };
 
 /*
- * Fills `info` with the present state of the back-end. `info_bytes` is sizeof(struct
+ * Fills `info` with the current state of the back-end. `info_bytes` is sizeof(struct
  * vublk_backend_info). Never blocks.
  * Threads: the one that calls vublk_backend_process(), between two calls.
  */
@@ -236,7 +237,7 @@ struct vublk_backend_queue_info {
 };
 
 /*
- * Fills `info` with the present state of queue `index`. `info_bytes` is sizeof(struct
+ * Fills `info` with the current state of queue `index`. `info_bytes` is sizeof(struct
  * vublk_backend_queue_info). On failure *info is untouched. Never blocks.
  * Errors:
  *   EINVAL  `index` is not less than num_used_queues

@@ -15,8 +15,8 @@
  *
  * A queue has no lock, so only one thread at a time may use it. Different threads may use different
  * queues at the same time. The disk has a thread of its own, which handles the connection and calls
- * the handlers, so no call needs an event loop. A handler must call only functions whose field
- * Threads permits handlers. A call that waits for the disk's own thread fails with EBUSY if a
+ * the handlers, so no call needs an event loop. A handler may call only functions whose line
+ * "Threads:" permits handlers. A call that waits for the disk's own thread fails with EBUSY if a
  * handler makes it. To open a disk or to change its memory without waiting, use
  * vublk_blk_open_start(), vublk_blk_alloc_start() and the functions declared after each of them.
  *
@@ -136,14 +136,14 @@ enum vublk_blk_event {
  *                          are in flight on different queues at the same time have no order. While
  *                          the next back-end fails to execute these writes, or is too small for
  *                          them, the disk tries again, requests wait, and flushes fail with EIO. If
- *                          a flush of the disk's own fails, the next flush on each queue fails with
- *                          EIO, because some back-ends drop data that they could not write: repeat
- *                          the writes since the last successful flush. An application's flush that
- *                          succeeds while a flush of the disk's own is in flight completes only
- *                          when the disk's flush is answered, and fails if the disk's flush fails.
- *                          vublk_blk_close() flushes. The back-end gets no in-flight area. Writes
- *                          that completed before the disk was opened are protected only after the
- *                          first flush has completed.
+ *                          one of the disk's own flushes fails, the next flush on each queue fails
+ *                          with EIO, because some back-ends drop data that they could not write:
+ *                          repeat the writes since the last successful flush. If an application's
+ *                          flush succeeds while one of the disk's own flushes is in flight, the
+ *                          application's flush completes only when the disk's flush is answered,
+ *                          and fails if the disk's flush fails. vublk_blk_close() flushes. The
+ *                          back-end gets no in-flight area. Writes that completed before the disk
+ *                          was opened are protected only after the first flush has completed.
  * A back-end that does not offer FLUSH counts as one without a cache.
  */
 
@@ -170,10 +170,10 @@ struct vublk_blk_handlers {
  * offers, at most 16 (num-queues-limit). `handlers` (may be NULL) is copied.
  *
  * Option fd: the number of a Unix stream socket that is connected to the back-end. `path` then only
- * names the back-end in messages, and may be NULL. The descriptor stays yours: the disk duplicates
- * it during this call, and makes the socket non-blocking. Close your descriptor afterwards;
- * otherwise the back-end does not notice when the disk is closed. The disk cannot reconnect, so
- * with this option reconnect-ms is 0, and any other value is refused.
+ * names the back-end in error texts and log lines, and may be NULL. The descriptor stays yours: the
+ * disk duplicates it during this call, and makes the socket non-blocking. Close your descriptor
+ * afterwards; otherwise the back-end does not notice when the disk is closed. The disk cannot
+ * reconnect, so with this option reconnect-ms is 0, and any other value is refused.
  * Errors:
  *   EINVAL        an option is unknown or invalid; queue-size is below 4 (a request has a header,
  *                 data and a status); `fd` is not a Unix stream socket; the back-end has fewer
@@ -253,9 +253,9 @@ const char *vublk_blk_default(const char *name);
  * for the requests in flight; 0: not at all; -1: until they complete or the back-end is lost
  * permanently (unless reconnect-ms is 0 or a deadline is set, neither may ever happen). A request
  * that has not completed within that time is abandoned: its completion is not reported, and its
- * buffers belong to the caller again when this function returns. A lost back-end that is still
- * alive may still write to the buffers of reads. NULL is a no-op. Blocks for up to `wait_ms`, and
- * then until the back-end has returned the rings or is lost.
+ * buffers belong to the caller again when this function returns. A lost back-end may be alive and
+ * still write to the buffers of reads. NULL is a no-op. Blocks for up to `wait_ms`, and then until
+ * the back-end has returned the rings or is lost.
  * Errors:
  *   ETIMEDOUT  not all requests completed, or not all writes were flushed (unflushed=replay),
  *              within `wait_ms`
@@ -269,11 +269,11 @@ int vublk_blk_close(struct vublk_blk *blk, int wait_ms, struct vublk_error *erro
 /* --- events without a handler --------------------------------------------------------- */
 
 /*
- * An event of the disk, taken from the disk's queue of events, for an event loop or a binding to
- * another language. That queue is filled whether or not a handler is set. It holds at most one
- * event of each kind, in the order of their latest occurrence: an event that occurs again before it
- * is taken moves to the end and has the new error. For example, after LOST, RECONNECTED, LOST the
- * queue contains RECONNECTED, LOST.
+ * An event that vublk_blk_next_event() takes from the disk's queue of events. The queue is for
+ * event loops and for bindings to other languages, and is filled whether or not a handler is set.
+ * It holds at most one event of each kind, in the order of their latest occurrence: an event that
+ * occurs again before it is taken moves to the end and has the new error. For example, after LOST,
+ * RECONNECTED, LOST the queue contains RECONNECTED, LOST.
  */
 struct vublk_blk_event_info {
 	enum vublk_blk_event event;
@@ -310,9 +310,9 @@ struct vublk_blk_info {
 	uint32_t block_size_bytes;        /* requests are multiples of this; >= 512 */
 	uint32_t physical_block_bytes;
 	uint32_t optimal_io_bytes;        /* 0: unknown */
-	uint32_t max_segments;            /* of one piece on the ring; longer requests are split */
+	uint32_t max_segments;            /* per request on the ring; longer requests are split */
 	uint32_t max_segment_bytes;
-	uint64_t max_discard_bytes;       /* of one segment on the ring; 0: no discard */
+	uint64_t max_discard_bytes;       /* per discard on the ring; 0: no discard */
 	uint64_t discard_alignment_bytes;
 	uint64_t max_write_zeroes_bytes;  /* 0: no write zeroes */
 	bool read_only;
@@ -354,7 +354,7 @@ void vublk_blk_get_device_info(struct vublk_blk *blk, struct vublk_device_info *
  *   ENOTSUP   CONFIG_WCE was not negotiated
  *   EIO       the back-end did not adopt the value
  *   ENOTCONN  no back-end is connected
- *   others    the back-end was lost meanwhile: ETIMEDOUT, EPROTO
+ *   others    the back-end was lost during the call: ETIMEDOUT, EPROTO
  * Specification: virtio 1.3, section 5.2.4.
  */
 int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error *error);
@@ -371,7 +371,7 @@ int vublk_blk_set_write_cache(struct vublk_blk *blk, bool on, struct vublk_error
  *   ENOSPC          the back-end has no memory slot left: allocate fewer, larger buffers
  *   EBUSY           a handler made the call, or the disk is not open
  *   ENOMEM, EMFILE  no memory, no descriptor
- *   others          the back-end refused the memory (EIO), or was lost permanently meanwhile
+ *   others          the back-end refused the memory (EIO), or was lost permanently
  */
 void *vublk_blk_alloc(struct vublk_blk *blk, size_t bytes, struct vublk_error *error);
 
@@ -397,7 +397,7 @@ int vublk_blk_release(struct vublk_blk *blk, void *address, struct vublk_error *
  *   ENOSPC         the back-end has no memory slot left
  *   EBUSY          a handler made the call, or the disk is not open
  *   EBADF, EMFILE  `fd` is not a descriptor, or cannot be duplicated
- *   others         the back-end refused the memory (EIO), or was lost permanently meanwhile
+ *   others         the back-end refused the memory (EIO), or was lost permanently
  */
 int vublk_blk_register(struct vublk_blk *blk, void *address, size_t bytes, int fd,
 		       uint64_t fd_offset, struct vublk_error *error);
@@ -503,7 +503,7 @@ int vublk_blk_change_fd(const struct vublk_blk_change *change);
  *   EINVAL  the memory to register overlaps registered memory, or the memory to unregister is not
  *           registered
  *   ENOSPC  the back-end has no memory slot left
- *   others  the back-end refused the memory (EIO), or was lost permanently meanwhile
+ *   others  the back-end refused the memory (EIO), or was lost permanently
  * Threads: one at a time, including handlers.
  */
 int vublk_blk_change_finish(struct vublk_blk_change *change, void **address,
@@ -630,13 +630,13 @@ int vublk_blk_writev(struct vublk_blk_queue *queue, uint64_t offset, const struc
 		     int iovcnt, uint32_t flags, void *user_data, struct vublk_error *error);
 
 /*
- * Makes all changes stable whose requests completed before the call, on any queue. Takes no flag.
- * If FLUSH was negotiated, the flush is sent even if the config says that there is no write cache.
- * Otherwise every write counts as stable when it completes, and the flush completes without the
- * back-end.
+ * Flushes the disk: when the request succeeds, the changes of all requests that completed before
+ * the call, on any queue, are stable. Takes no flag. If FLUSH was negotiated, the flush is sent
+ * even if the config says that there is no write cache. Otherwise every write counts as stable when
+ * it completes, and the flush completes without the back-end.
  * Several flushes may be in flight at the same time, on one queue or on several, and so may writes
  * with VUBLK_BLK_FUA, each of which includes a flush. The disk reports the result of each as the
- * back-end answers it. It does not delay one of them until another is answered, because the
+ * back-end answers it. It does not delay one result until another flush is answered, because the
  * completions of another queue may be taken late or never. `vublk serve` answers each of them
  * correctly. But some back-ends report a storage error to only one of several flushes, as Linux
  * does if several threads call fsync(2) on one descriptor. With such a back-end, the other flushes
@@ -688,8 +688,8 @@ int vublk_blk_get_id(struct vublk_blk_queue *queue, char id[VUBLK_BLK_ID_SIZE], 
 		     void *user_data, struct vublk_error *error);
 
 /*
- * Makes the added requests visible to the back-end. If the back-end wants to be notified, notifies
- * it once for all of them.
+ * Makes the added requests visible to the back-end, and notifies the back-end once for all of them
+ * if it wants to be notified.
  * Threads: the one that uses the queue.
  */
 void vublk_blk_submit(struct vublk_blk_queue *queue);

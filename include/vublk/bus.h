@@ -105,8 +105,8 @@ int vublk_bus_open(const char *spec, const struct vublk_option *device_propertie
  *           server
  *   EINVAL, ENOTSOCK  the back-end has fewer queues than num-queues, or chardev is not a socket
  *   ENOTCONN, EPROTO, ETIMEDOUT, ENOTSUP, ECONNREFUSED, ENOENT  the back-end was lost or cannot be
- *           used, and no other is looked for (reconnect-ms 0, or reconnect-deadline-ms has passed);
- *           the sentence has the cause
+ *           used, and the bus looks for no other (reconnect-ms 0, or reconnect-deadline-ms has passed);
+ *           `error` has the cause
  *   ESTALE  the disk is out of date (mirror-state)
  *   others  of bind(2), or of epoll_wait(2): the event loop failed
  */
@@ -157,7 +157,7 @@ void vublk_bus_refresh(struct vublk_bus *bus);
  */
 void vublk_bus_set_paused(struct vublk_bus *bus, bool paused);
 
-/* --- the present state of the bus, for a person or a program --------------------------------- */
+/* --- the current state of the bus, for a person or a program --------------------------------- */
 
 /*
  * Returns the device that the bus presents. The device belongs to the bus. The application must
@@ -176,16 +176,16 @@ struct vublk_bus_info {
 	bool has_vmm;
 	int64_t vmm_pid;    /* the process that connected; 0: unknown, or no VMM */
 	uint64_t outages;   /* how many times a back-end was lost */
-	uint64_t outage_ms; /* the length of the present outage; 0: there is none */
-	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why no back-end is connected; empty: one is */
-	uint64_t outage_total_ms; /* the length of all outages, the present one included */
+	uint64_t outage_ms; /* the length of the current outage; 0: there is none */
+	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why no back-end is connected; empty: a back-end is */
+	uint64_t outage_total_ms; /* the length of all outages, the current one included */
 	uint64_t reconnects;      /* how many outages have ended with a connection */
 	bool is_pausing;          /* a pause has begun and has not been ended */
 	bool is_paused;           /* the pause is complete: no request is outstanding */
 };
 
 /*
- * Fills `info` with the present state of the bus. `info_bytes` is sizeof(struct vublk_bus_info).
+ * Fills `info` with the current state of the bus. `info_bytes` is sizeof(struct vublk_bus_info).
  * Never blocks.
  * Threads: the one that calls vublk_bus_process(), between two calls.
  */

@@ -38,7 +38,7 @@
  * fails with EINVAL if the size is too small to include the struct's descriptors, or if a member
  * that this library does not know is set. An output is untouched when the call fails.
  *
- * The library maps files that their owners can truncate: a dirty log that the bus gives and, with
+ * The library maps files that their owners can truncate: a dirty log that the bus passes and, with
  * shadow rings, the guest's memory. So it handles SIGBUS for these mappings; see <vublk/sigbus.h>.
  *
  * Unless a function says otherwise:
@@ -124,7 +124,7 @@ struct vublk_device_bus_ops {
 	 * (property shadow). ECANCELED: the device itself closed the connection.
 	 */
 	void (*lost)(void *bus, const struct vublk_error *error);
-	/* The next back-end is connected, and offers what the driver relies on. State STOPPED. */
+	/* The next back-end is connected and offers what the driver needs. State: STOPPED. */
 	void (*reconnected)(void *bus);
 	/*
 	 * reconnect-deadline-ms has passed, so the device no longer tries to reconnect. The state
@@ -167,12 +167,12 @@ struct vublk_device_bus_ops {
 
 /*
  * Returns the properties, as a static array that ends with an entry whose name is NULL; each has
- * its type, default and description. Properties that QEMU also has have QEMU's names. Examples:
- * chardev (the back-end's Unix socket), server, num-queues ("auto": as many as the back-end offers,
- * up to num-queues-limit), queue-size, read-only, config-wce, discard, write-zeroes, features-off,
- * serial, event_idx, indirect_desc, seg-max-adjust, request-timeout-ms, keepalive-ms, reconnect-ms
- * (0: the loss of the back-end is permanent), reconnect-deadline-ms, inflight, inflight-migration,
- * unflushed, statistics.
+ * its type, default and description. Properties that also exist in QEMU have the same names there.
+ * Examples: chardev (the back-end's Unix socket), server, num-queues ("auto": as many as the
+ * back-end offers, up to num-queues-limit), queue-size, read-only, config-wce, discard,
+ * write-zeroes, features-off, serial, event_idx, indirect_desc, seg-max-adjust, request-timeout-ms,
+ * keepalive-ms, reconnect-ms (0: the loss of the back-end is permanent), reconnect-deadline-ms,
+ * inflight, inflight-migration, unflushed, statistics.
  *
  * Some properties change which part of the back-end's offer the driver sees; struct
  * vublk_device_info says what they changed. read-only offers VIRTIO_BLK_F_RO. features-off is a
@@ -245,12 +245,13 @@ int vublk_device_fd(const struct vublk_device *device);
  */
 int vublk_device_process(struct vublk_device *device);
 
-/* Returns the present state. */
+/* Returns the current state. */
 enum vublk_device_state vublk_device_state(const struct vublk_device *device);
 
 /*
- * Returns whether the back-end has the rings, or is getting or returning them (STARTING, RUNNING,
- * STOPPING), or the device keeps them for the next back-end during an outage (shadow rings).
+ * Returns whether the rings are out: the back-end has them, or is getting or returning them
+ * (STARTING, RUNNING, STOPPING), or the device keeps them for the next back-end during an outage
+ * (shadow rings).
  */
 bool vublk_device_has_rings_out(const struct vublk_device *device);
 
@@ -258,10 +259,10 @@ bool vublk_device_has_rings_out(const struct vublk_device *device);
  * Lends the device a connection to its back-end for the next realize. `fd` is a connected Unix
  * stream socket, which the device duplicates. Close `fd` after the call, because while it is open,
  * the back-end does not notice that the device has disconnected. The next realize uses this
- * connection instead of connecting to chardev, which only names the back-end in messages. If that
- * realize fails, the device does not try again. A second call replaces the first connection. The
- * device cannot connect again, so vublk_device_realize() refuses a lent connection unless
- * reconnect-ms is 0 and server is off.
+ * connection instead of connecting to chardev, which only names the back-end in error texts and log
+ * lines. If that realize fails, the device does not try again. A second call replaces the first
+ * connection. The device cannot connect again, so vublk_device_realize() refuses a lent connection
+ * unless reconnect-ms is 0 and server is off.
  * Errors:
  *   EBUSY     the state is not CREATED
  *   ENOTSOCK  `fd` is not a socket
@@ -333,8 +334,8 @@ void vublk_device_config_read(const struct vublk_device *device, unsigned offset
 			      unsigned bytes);
 
 /*
- * Returns a number that changes whenever the driver is shown another config; the bus presents it as
- * config_generation.
+ * Returns a number that changes whenever the config that the driver sees changes; the bus presents
+ * this number as config_generation.
  * Specification: virtio 1.3, section 2.5.
  */
 uint32_t vublk_device_config_generation(const struct vublk_device *device);
@@ -493,7 +494,7 @@ int vublk_device_set_queue(struct vublk_device *device, unsigned index,
  * Replaces the kick or call eventfd of a queue that is set up (-1: no descriptor). The new
  * descriptor is borrowed; the old one is not used after the call. A back-end that refuses a
  * descriptor is disconnected. No notification is lost: when the back-end has the new descriptor,
- * the device signals that descriptor once, because the old one may have been signalled meanwhile.
+ * the device signals that descriptor once, because the old one may have been signalled until then.
  * Returns:
  *   0  the next start hands the new descriptor over or, with shadow rings, the device uses it now
  *   1  the new descriptor is sent to the back-end; notifiers_changed() follows when the back-end
@@ -567,7 +568,7 @@ struct vublk_device_dirty_log {
 };
 
 /*
- * Switches the dirty log on. `log` NULL: the device makes an empty bitmap for the present memory.
+ * Switches the dirty log on. `log` NULL: the device makes an empty bitmap for the current memory.
  * Otherwise the descriptor is duplicated, the bits in the file are kept, and the file must not
  * become shorter. The log outlives pauses, resets and the back-end: the device refuses a later
  * back-end that cannot log. When a back-end is lost, the device marks the used rings of that
@@ -671,7 +672,7 @@ struct vublk_device_inflight {
  *   ENOTSUP         the area has a layout other than that of split rings
  *   EBUSY           the device is in another state, or the rings will resume as they are when a
  *                   back-end is connected
- *   EIO             the area's file was truncated meanwhile
+ *   EIO             the area's file was truncated
  *   EBADF           the area's `fd` is not a descriptor
  *   ENOMEM, EMFILE  no memory, no descriptor
  *   others          of pread(2)
@@ -683,9 +684,10 @@ int vublk_device_set_inflight(struct vublk_device *device,
 			      struct vublk_error *error);
 
 /*
- * Makes a new in-flight area, for a bus whose driver is to keep it. The caller sets `num_queues` (1
- * to the device's number) and `queue_size` (1 to VUBLK_MAX_QUEUE_SIZE entries) of `area`. If
- * possible, the back-end makes the area, because only a back-end knows the layout of its area.
+ * Makes a new in-flight area for a bus that passes the area on, as a relay passes it to its VMM.
+ * The caller sets `num_queues` (1 to the device's number) and `queue_size` (1 to
+ * VUBLK_MAX_QUEUE_SIZE entries) of `area`. If possible, the back-end makes the area, because only a
+ * back-end knows the layout of its area.
  * Returns:
  *   0  the device made the area with the layout of the last back-end, because no back-end is
  *      connected, the back-end has the rings, or only the shadow rings use an area. The other
@@ -703,7 +705,7 @@ int vublk_device_make_inflight(struct vublk_device *device, struct vublk_device_
 			       size_t area_bytes, struct vublk_error *error);
 
 /*
- * Stores in *area where the present in-flight area is. The descriptor still belongs to the device.
+ * Stores in *area where the current in-flight area is. The descriptor still belongs to the device.
  * Errors:
  *   ENOENT  there is no area
  */

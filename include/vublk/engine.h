@@ -4,10 +4,10 @@
 
 /*
  * Storage engines: how a back-end (<vublk/backend.h>, `vublk serve`) uses storage that the library
- * does not know itself.
+ * itself does not support.
  *
- * An engine stores the data of one disk. It knows nothing of virtio: it receives reads, writes,
- * flushes, discards and write-zeroes requests, and completes them in any order.
+ * An engine stores the data of one disk. It does not see virtio structures. It receives reads,
+ * writes, flushes, discards and write-zeroes requests, and completes them in any order.
  *
  * The engine NAME is a module: the shared library libvublk-engine-NAME.so, which has one
  * VUBLK_ENGINE_MODULE() and is linked with libvublk. The option engine=NAME loads it, unless an
@@ -23,10 +23,9 @@
  * nothing else while it calls open(), refresh() or close(), but the workers run during refresh().
  *
  * The structs of this header never change within one VUBLK_ENGINE_VERSION. Their members `reserved`
- * are 0; a later library may give them a meaning for which 0 stands for the present behaviour. A
- * module with another version or other sizes is refused. The callbacks of a module return 0 or a
- * negative errno value, and describe a failure in `error`, which may be NULL, with
- * vublk_engine_fail().
+ * are 0. A later library may use them, with 0 for the current behaviour. A module with another
+ * version or other sizes is refused. The callbacks of a module return 0 or a negative errno value,
+ * and describe a failure in `error`, which may be NULL, with vublk_engine_fail().
  *
  * Unless a function says otherwise:
  * States: any.
@@ -58,7 +57,7 @@ enum vublk_engine_op {
 	VUBLK_OP_WRITE,
 	VUBLK_OP_FLUSH,        /* every write that completed before this request was submitted, on
 				  any queue, survives a power failure when the flush completes */
-	VUBLK_OP_DISCARD,      /* a hint: the data of the range is not needed any more */
+	VUBLK_OP_DISCARD,      /* a hint: the data of the range is no longer needed */
 	VUBLK_OP_WRITE_ZEROES, /* the range reads as zeroes afterwards */
 };
 
@@ -125,7 +124,7 @@ struct vublk_engine {
 	const struct vublk_engine_ops *ops;
 	struct vublk_engine_host *host;
 
-	/* set by open(). Only refresh() may change it later, and only geometry.size_bytes */
+	/* set by open(). Later, only refresh() may change a member, and only geometry.size_bytes */
 	struct vublk_engine_geometry geometry;
 	char description[256]; /* for messages, such as "file '/x/disk.img', direct" */
 	uint64_t identity;     /* the same number for the same storage, from which the disk's
@@ -133,7 +132,7 @@ struct vublk_engine {
 	uint64_t reserved[4];  /* 0 */
 };
 
-/* What open() gets. Everything except `host` is borrowed during the call. */
+/* The parameters of open(). Everything except `host` is borrowed during the call. */
 struct vublk_engine_params {
 	struct vublk_engine_host *host; /* for vublk_engine_log(), also before open() returns */
 	const char *path;               /* the option blk-file; NULL: not given */
@@ -152,24 +151,27 @@ struct vublk_engine_queue {
 	const struct vublk_engine_queue_ops *ops;
 	struct vublk_engine *engine;
 	/*
-	 * A descriptor that polls readable when poll() has something to do, and stays so until
-	 * poll() or woken() has done it. It belongs to the engine, and stays the same. -1: submit()
-	 * and commit() do all the work, so poll() needs to be called only after them.
+	 * A descriptor that polls readable when poll() has something to do, and stays readable
+	 * until poll() or woken() has done it. The descriptor belongs to the engine and never
+	 * changes. -1: submit() and commit() do all the work, so poll() needs to be called only
+	 * after them.
 	 */
 	int fd;
 	/*
-	 * If it is not 0, poll() is called at the latest after this many milliseconds. The engine
-	 * may change it in each of its functions.
+	 * If not 0, poll() is called at the latest after this many milliseconds. Each function of
+	 * the queue may change the value.
 	 */
 	unsigned retry_ms;
 	uint64_t reserved[4]; /* 0 */
 };
 
 /* The flags of an engine. */
-#define VUBLK_ENGINE_USES_PATH 0x1u /* the option blk-file has a meaning. Otherwise it is refused */
-#define VUBLK_ENGINE_USES_SIZE 0x2u /* the same for the option size */
+#define VUBLK_ENGINE_USES_PATH 0x1u /* the engine uses the option blk-file, which is refused
+				       otherwise */
+#define VUBLK_ENGINE_USES_SIZE 0x2u /* the engine uses the option size, which is refused
+				       otherwise */
 
-/* The functions of an engine, all of which the control thread calls, except queue_new(). */
+/* The functions of an engine. The control thread calls all of them except queue_new(). */
 struct vublk_engine_ops {
 	const char *name; /* the NAME of the module */
 	unsigned flags;   /* VUBLK_ENGINE_USES_* */
@@ -187,8 +189,9 @@ struct vublk_engine_ops {
 	/* Closes the storage and frees the engine. */
 	void (*close)(struct vublk_engine *engine);
 	/*
-	 * Finds out the size again and stores it in geometry.size_bytes. The operator asks for it,
-	 * or the engine with vublk_engine_request_refresh(). NULL: the size never changes.
+	 * Determines the size again and stores it in geometry.size_bytes. Called when the operator,
+	 * or the engine with vublk_engine_request_refresh(), asks for it. NULL: the size never
+	 * changes.
 	 */
 	int (*refresh)(struct vublk_engine *engine, struct vublk_error *error);
 
@@ -201,8 +204,9 @@ struct vublk_engine_ops {
 	int (*image_fd)(const struct vublk_engine *engine);
 	/*
 	 * has_lost_writes() returns whether writes were lost after they had completed. In an
-	 * upgrade, lose_writes() tells the new process's engine that the old one has lost writes.
-	 * After a loss, flushes and durable writes must fail. NULL: the engine never loses writes.
+	 * upgrade, lose_writes() tells the new process's engine that the old process has lost
+	 * writes. After a loss, flushes and durable writes must fail. NULL: the engine never loses
+	 * writes.
 	 */
 	bool (*has_lost_writes)(const struct vublk_engine *engine);
 	void (*lose_writes)(struct vublk_engine *engine);
@@ -218,9 +222,9 @@ struct vublk_engine_ops {
 
 /* The functions of a queue, called only by the thread that created it. */
 struct vublk_engine_queue_ops {
-	/* Frees the queue, which has no request any more. */
+	/* Frees the queue. All of its requests are complete. */
 	void (*free)(struct vublk_engine_queue *queue);
-	/* Takes a request. Its completion is reported by poll(), even if it has failed already. */
+	/* Takes a request. poll() reports its completion, even if the request fails immediately. */
 	void (*submit)(struct vublk_engine_queue *queue, struct vublk_engine_io *io);
 	/*
 	 * Ends a batch of submitted requests. The engine may delay each request until then, so that
@@ -230,8 +234,8 @@ struct vublk_engine_queue_ops {
 	/* Called when `fd` is readable, before poll(). NULL: poll() does the work. */
 	void (*woken)(struct vublk_engine_queue *queue);
 	/*
-	 * Stores at most `max` requests that are complete in `ios`, and returns their number. Called
-	 * often, so it must be quick when there are none.
+	 * Stores at most `max` requests that are complete in `ios`, and returns their number.
+	 * Called often, so it must be quick when no request is complete.
 	 */
 	unsigned (*poll)(struct vublk_engine_queue *queue, struct vublk_engine_io **ios,
 			 unsigned max);
@@ -240,7 +244,7 @@ struct vublk_engine_queue_ops {
 
 /* --- a module -------------------------------------------------------------------- */
 
-/* What a module exports as `vublk_engine_module`. */
+/* The object that a module exports as `vublk_engine_module`. */
 struct vublk_engine_module {
 	uint32_t version; /* VUBLK_ENGINE_VERSION of the headers with which the module was built */
 	/* the sizes of the structs in these headers */
@@ -303,7 +307,7 @@ const char *vublk_engine_option(const struct vublk_engine_params *params, const 
  * Stores the value of an option of the type "number" or "size", which must be from `min` to `max`.
  * `value` keeps its content if the option was not given and has no default.
  * Errors:
- *   EINVAL  the value is out of range, with a sentence that names the option and the range
+ *   EINVAL  the value is out of range; `error` names the option and the range
  * Threads: the one that calls open(), during the call.
  */
 int vublk_engine_option_number(const struct vublk_engine_params *params, const char *name,
@@ -314,7 +318,7 @@ int vublk_engine_option_number(const struct vublk_engine_params *params, const c
  * Stores the value of an option of the type "bool". `value` keeps its content if the option was not
  * given and has no default.
  * Errors:
- *   EINVAL  the value is neither on nor off, with a sentence that names the option
+ *   EINVAL  the value is neither on nor off; `error` names the option
  * Threads: the one that calls open(), during the call.
  */
 int vublk_engine_option_bool(const struct vublk_engine_params *params, const char *name,

@@ -22,7 +22,7 @@
  *                 no thread can be created
  *   ENOTSUP       the peer does not offer the feature, or the feature was not negotiated, or the
  *                 module of an engine does not fit this library
- *   EPROTO        the peer (back-end, front-end, driver) broke a rule; the sentence names the rule
+ *   EPROTO        the peer (back-end, front-end, driver) broke a rule; `text` names the rule
  *   ENOTCONN      the peer is not connected
  *   ENOBUFS       the peer does not read the messages that are sent to it
  *   ETIMEDOUT     the peer did not answer before the deadline, or requests waited for a
@@ -37,10 +37,10 @@
  *   ENOMEM, EMFILE         no memory, no descriptor
  *   EBADF         an argument is not a descriptor
  *   ENOENT, ECONNREFUSED, ENOTSOCK, EPROTOTYPE, EADDRINUSE, EEXIST, ENOTDIR, EISDIR, ENAMETOOLONG,
- *   EACCES        the path of a socket or an image cannot be used; ENOENT also: there is no such
- *                 object
- *   EPERM         the process may not give the socket to that group, or the other process of an
- *                 upgrade belongs to another user
+ *   EACCES        the path of a socket or an image cannot be used; ENOENT also means that there
+ *                 is no such object
+ *   EPERM         the process may not set the group of the socket (socket-group), or the other
+ *                 process of an upgrade belongs to another user
  *   ENOTBLK       the image is neither a file nor a block device
  *   EMEDIUMTYPE   a disk cannot have the size of the image
  *   ESTALE        the disk is out of date (property mirror-state), or in an upgrade the path of the
@@ -61,18 +61,22 @@ struct vublk_error {
 	char text[VUBLK_ERROR_TEXT_BYTES]; /* one sentence, NUL-terminated, no final full stop */
 };
 
-/* A struct vublk_log receives the lines of its level and of the levels listed before that level. */
+/*
+ * The levels of log lines, the most severe first. A struct vublk_log receives the lines of its own
+ * level and of all more severe levels.
+ */
 enum vublk_log_level {
 	VUBLK_LOG_ERROR = 0,   /* data was lost, or an operation failed */
-	VUBLK_LOG_WARNING = 1, /* something is wrong, but the object continues */
+	VUBLK_LOG_WARNING = 1, /* something is wrong, but work continues */
 	VUBLK_LOG_INFO = 2,    /* a change that concerns an operator */
 	VUBLK_LOG_DEBUG = 3,   /* state changes, protocol messages */
 };
 
 /*
- * Receives one line, without a newline. The library itself never prints. The function may be called
- * on several threads at the same time, each time on the thread that has something to log. `text` is
- * valid during the call only. The function must not call functions of the object that logs.
+ * Receives one line, without a newline, from the object (device, disk, bus, back-end) that logs.
+ * The library itself never prints. The function may be called on several threads at the same time,
+ * each time on the thread that has something to log. `text` is valid during the call only. The
+ * function must not call functions of that object.
  */
 typedef void vublk_log_fn(void *opaque, enum vublk_log_level level, const char *text);
 

@@ -6,8 +6,8 @@
  * Opening a raw image or a block device that other programs may be using.
  *
  * The file engine of a back-end and `vublk copy` open their images with vublk_image_open(), which
- * locks single bytes of an image, as QEMU's programs do. So these programs and QEMU's agree on
- * which of them may read and write an image.
+ * locks single bytes of an image, as QEMU's programs do. So vublk and QEMU respect each other's
+ * locks.
  */
 
 #include <vublk/error.h>
@@ -27,20 +27,20 @@ extern "C" {
  *
  * Readers share an image with readers only. A writer shares it with no other program, except with
  * readers that have declared that they tolerate writes, as `qemu-img info -U` does. In addition, a
- * block device must not be mounted or otherwise claimed in the kernel (O_EXCL). A writer claims the
- * device itself. A reader only checks that there is no claim, so several readers can share a
- * device, but the device can also be mounted while a reader has it open. The kernel takes no lock
- * on a file that a loop device uses, so such a file is refused, except that readers may share it
- * with a read-only loop device.
+ * block device must not be mounted or otherwise claimed in the kernel (O_EXCL). A writer then
+ * claims the device for itself. A reader only checks that there is no claim, so several readers can
+ * share a device, but the device can also be mounted while a reader has it open. The kernel takes
+ * no lock on a file that a loop device uses, so such a file is refused, except that readers may
+ * share it with a read-only loop device.
  *
  * A killed process holds its locks until its last requests have ended, so if the image is in use,
  * this call waits up to 3 seconds (except for a mount or a loop device). `log` (may be NULL) gets a
  * warning if the file system has no locks, or if the image looks like a qcow2, VMDK, VHD, VHDX or
- * VDI image; it is treated as raw data in any case.
+ * VDI image; the data is treated as raw in any case.
  * Returns: the descriptor, which the caller closes.
  * Errors:
  *   EINVAL   `flags` has an unknown bit
- *   EBUSY    the image is in use, and the sentence says how
+ *   EBUSY    the image is in use, and `error` says how
  *   ENOTBLK  `path` is neither a regular file nor a block device
  *   others   of open(2) or fstat(2), such as ENOENT and EACCES
  * Threads: any.

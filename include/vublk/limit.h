@@ -51,7 +51,7 @@ struct vublk_limits {
 
 /*
  * Replaces the limits of a device. If all limits are 0, nothing is limited, and the waiting
- * requests pass. Limits that differ from the present ones start afresh: neither earlier requests
+ * requests pass. Limits that differ from the current ones start afresh: neither earlier requests
  * nor unused time count. vublk_device_get_shadow() says whether requests pass through the device
  * now.
  *
@@ -67,7 +67,7 @@ int vublk_device_set_limits(struct vublk_device *device, const struct vublk_limi
 			    size_t limits_bytes, struct vublk_error *error);
 
 /*
- * Fills `limits` with the present limits; burst_ms is never 0. `limits_bytes` is sizeof(struct
+ * Fills `limits` with the current limits; burst_ms is never 0. `limits_bytes` is sizeof(struct
  * vublk_limits).
  * Errors: none.
  * States: any.

@@ -13,8 +13,8 @@
 struct vublk_memory_region {
 	uint64_t guest_addr;  /* the address that the driver puts into descriptors */
 	uint64_t size_bytes;  /* not 0 */
-	int fd;               /* memfd, shared file or DAX device; each call says which side owns
-				 it */
+	int fd;               /* memfd, shared file or DAX device; vublk_device_set_memory()
+				 duplicates it */
 	uint64_t fd_offset;   /* where in the file the region begins */
 	uint64_t reserved[2]; /* must be 0, otherwise EINVAL; the struct never changes */
 };

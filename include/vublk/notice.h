@@ -140,7 +140,7 @@ const char *vublk_notice_name(enum vublk_notice_kind kind);
 /* One notice. Members that its kind does not set are 0. */
 struct vublk_notice {
 	enum vublk_notice_kind kind;
-	const char *reason;    /* one sentence; valid during the call */
+	const char *reason;    /* one sentence; SHADOW_ON: words; valid during the call */
 	int64_t pid;           /* the process that connected; 0: unknown */
 	uint64_t size_bytes;   /* of the disk */
 	uint64_t before_bytes; /* the size before the change */

@@ -37,8 +37,8 @@ struct vublk_device_path_info {
 
 /*
  * Returns the number of paths that are set, 0 to VUBLK_MAX_PATHS.
- * States: all.
- * Threads: the device's.
+ * States: any.
+ * Threads: the device's thread.
  */
 unsigned vublk_device_num_paths(const struct vublk_device *device);
 
@@ -47,8 +47,8 @@ unsigned vublk_device_num_paths(const struct vublk_device *device);
  * preference. `info_bytes` is sizeof(struct vublk_device_path_info).
  * Errors:
  *   EINVAL  there is no such path
- * States: all.
- * Threads: the device's.
+ * States: any.
+ * Threads: the device's thread.
  */
 int vublk_device_get_path(const struct vublk_device *device, unsigned index,
 			  struct vublk_device_path_info *info, size_t info_bytes);
@@ -64,8 +64,8 @@ struct vublk_device_fence_info {
  * Says in `info` whether the disk waits for the end of a process that had the rings. The process
  * has to end before the disk continues at another path or, with fence=exit, at any path.
  * `info_bytes` is sizeof(struct vublk_device_fence_info).
- * States: all.
- * Threads: the device's.
+ * States: any.
+ * Threads: the device's thread.
  */
 void vublk_device_get_fence(const struct vublk_device *device, struct vublk_device_fence_info *info,
 			    size_t info_bytes);
@@ -92,10 +92,10 @@ void vublk_device_get_fence(const struct vublk_device *device, struct vublk_devi
  *             may still write; the driver's rings are stopped and were in use; the device is in
  *             another state; `chardev` is NULL, and there is no mirror, it is not synced, or the
  *             rings do not run; or `chardev` is not NULL, and the disk is mirrored
- *   ENOENT, ECONNREFUSED  no back-end listens at `chardev`
+ *   ENOENT, ECONNREFUSED, ENOTSOCK  no back-end listens at `chardev`
  *   others    of connect(2)
  * States: STOPPED, RUNNING, LOST.
- * Threads: the device's.
+ * Threads: the device's thread.
  */
 int vublk_device_switch(struct vublk_device *device, const char *chardev,
 			struct vublk_error *error);
@@ -104,7 +104,7 @@ int vublk_device_switch(struct vublk_device *device, const char *chardev,
 struct vublk_device_switch_info {
 	bool is_under_way;
 	int code; /* why the switch failed, a positive errno; 0: it has not failed */
-	char reason[VUBLK_ERROR_TEXT_BYTES]; /* the same as a sentence; empty: it has not failed */
+	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why, as a sentence; empty: it has not failed */
 	uint64_t number; /* the number of the switch, counted from 1; 0: there was none */
 };
 
@@ -112,8 +112,8 @@ struct vublk_device_switch_info {
  * Says in `info` whether a switch is under way and, if not, how the last one ended. A failed switch
  * counts as under way until the disk has a back-end again, or the device has given up. `info_bytes`
  * is sizeof(struct vublk_device_switch_info).
- * States: all.
- * Threads: the device's.
+ * States: any.
+ * Threads: the device's thread.
  */
 void vublk_device_get_switch(const struct vublk_device *device,
 			     struct vublk_device_switch_info *info, size_t info_bytes);
@@ -125,8 +125,8 @@ void vublk_device_get_switch(const struct vublk_device *device,
  * last 8 switches.
  * Errors:
  *   ENOENT  the device does not know the result of this switch
- * States: all.
- * Threads: the device's.
+ * States: any.
+ * Threads: the device's thread.
  */
 int vublk_device_get_switch_result(const struct vublk_device *device, uint64_t number,
 				   struct vublk_device_switch_info *info, size_t info_bytes);

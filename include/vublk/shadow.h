@@ -3,10 +3,13 @@
 #define VUBLK_SHADOW_H
 
 /*
- * Shadow rings at run time: whether the device is in the data path (docs/shadow-rings.md). The
- * property shadow of <vublk/device.h> is the initial setting of a device.
+ * Shadow rings at run time. With shadow rings, requests pass through the device: it takes them from
+ * the driver's rings and puts them on rings of its own, the shadow rings, which the back-end serves
+ * (docs/shadow-rings.md). Without them, requests take the direct path: the driver and the back-end
+ * share the driver's rings. The property shadow of <vublk/device.h> is the initial setting of a
+ * device.
  *
- * The path of requests can be exchanged while the driver works: the present path completes its
+ * The path of requests can be exchanged while the driver works: the current path completes its
  * requests, the back-end returns the rings, and the other path continues where the rings stopped.
  * The driver notices only a pause of some milliseconds.
  *
@@ -94,7 +97,7 @@ struct vublk_shadow_info {
 };
 
 /*
- * Fills `info` with the present setting and the present path of requests. `info_bytes` is
+ * Fills `info` with the current setting and the current path of requests. `info_bytes` is
  * sizeof(struct vublk_shadow_info).
  */
 void vublk_device_get_shadow(const struct vublk_device *device, struct vublk_shadow_info *info,

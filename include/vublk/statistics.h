@@ -118,7 +118,7 @@ int vublk_device_get_stats(const struct vublk_device *device, unsigned queue,
 struct vublk_replay_info {
 	bool is_on;          /* the device keeps copies; otherwise all members are 0 */
 	bool is_replaying;   /* the copies are being written; requests wait until all are written */
-	uint64_t kept_bytes; /* the memory for the present copies and their headers */
+	uint64_t kept_bytes; /* the memory for the current copies and their headers */
 	uint64_t max_bytes;  /* the limit of `kept_bytes` (property replay-mib) */
 	uint64_t replays;    /* how many times a back-end has executed the copies */
 	uint64_t last_writes, last_bytes;   /* the number of writes in the last replay, and the
@@ -131,7 +131,7 @@ struct vublk_replay_info {
 };
 
 /*
- * Fills `info` with the present state of the copies. `info_bytes` is sizeof(struct
+ * Fills `info` with the current state of the copies. `info_bytes` is sizeof(struct
  * vublk_replay_info). May wait for the library's internal threads, but not for a back-end.
  * Errors: none.
  * Threads: the device's thread. For the device of a bus, that is the thread that calls

@@ -3,10 +3,11 @@
 #define VUBLK_UPGRADE_H
 
 /*
- * Replaces the process that serves a disk while VMM and back-end stay connected: a new process,
- * which may have another version of this library, takes the bus over from the old one. The VMM, the
- * back-end and the driver are not told. `vublk device --take-over` is built on this interface. The
- * process of a back-end can be replaced in the same way, with the functions at the end.
+ * An upgrade replaces the process that serves a disk, while the VMM and the back-end stay
+ * connected: a new process, which may have another version of this library, takes the bus over from
+ * the old process. The VMM, the back-end and the driver are not told. `vublk device --take-over` is
+ * built on this interface. The process of a back-end can be replaced in the same way, with the
+ * functions at the end.
  *
  * The application connects the two processes by a Unix stream socket. The old process calls
  * vublk_bus_hand_over() and continues to serve. The new process calls vublk_bus_take_over(). When
@@ -105,8 +106,7 @@ int64_t vublk_bus_new_process(const struct vublk_bus *bus);
  *   ENOTSUP     the state has parts that this version does not know
  *   EINVAL      the bus has a property that this version does not know or does not permit, or a
  *               path is relative and the two processes have different working directories
- *   ECANCELED   the other process refused, or SIGTERM or SIGINT is pending; the sentence has the
- *               reason
+ *   ECANCELED   the other process refused, or SIGTERM or SIGINT is pending; `error` has the reason
  *   ENOTCONN    the other process has ended, or has closed the connection
  *   ETIMEDOUT   the other process did not answer, or this one was too slow
  *   EPROTO      the other process violated the protocol of a hand-over

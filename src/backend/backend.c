@@ -24,7 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A stop that takes longer than this time logs what it waits for. */
+/* After this time, a stop logs what it is waiting for. */
 #define STOP_WARNING_NS UINT64_C(1000000000)
 
 /* --- the state ------------------------------------------------------------- */
@@ -117,7 +117,10 @@ static void on_session_ended(void *opaque)
 {
 	struct vublk_backend *backend = opaque;
 
-	/* A front-end that reconnects may still rely on the config that it read in this session. */
+	/*
+	 * Keep the setting of the write cache, because a front-end that reconnects may rely on the
+	 * config that it read in this session.
+	 */
 	backend->owner.write_cache = backend->session->write_cache;
 	vublk_session_free(backend->session);
 	backend->session = NULL;
@@ -290,8 +293,8 @@ static int listen_at(struct vublk_backend *backend, const char *path,
 }
 
 /*
- * Listens on the caller's socket `given`, or serves the front-end to which it is connected. Takes
- * ownership of `given`, even on failure.
+ * Listens on the caller's socket `given` or, if that socket is connected, serves the front-end at
+ * its other end. Takes ownership of `given`, even on failure.
  */
 static int use_socket(struct vublk_backend *backend, int given, struct vublk_error *error)
 {

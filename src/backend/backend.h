@@ -58,7 +58,7 @@ struct vublk_backend {
 		void (*idle)(struct vublk_backend *backend);
 	} drain;
 	struct vublk_upgrade_host upgrade;
-	uint64_t told_size_bytes; /* after an upgrade: the disk's size in the old process */
+	uint64_t told_size_bytes; /* the disk's size in the old process, after an upgrade */
 	int64_t peer_pid; /* the process of the current or the last front-end; 0: unknown */
 };
 
@@ -86,7 +86,10 @@ void vublk_backend_finish_handed_over(struct vublk_backend *backend);
  */
 int vublk_backend_adopt(struct vublk_backend *backend, int listen_fd, struct vublk_error *error);
 
-/* Watches the listening socket again. Finishes the back-end if it has none, or on failure. */
+/*
+ * Watches the listening socket again. Finishes the back-end if there is no such socket, or on
+ * failure.
+ */
 int vublk_backend_listen_again(struct vublk_backend *backend, const char *why);
 
 #endif

@@ -23,7 +23,7 @@
 #define VUBLK_BACKEND_MAX_RANGE_SECTORS ((UINT32_C(1) << 31) / VUBLK_SECTOR_BYTES)
 
 /*
- * The disk's properties that the execution of requests depends on. A queue gets a copy at each
+ * The properties of the disk that are needed to execute requests. A queue gets a copy at each
  * start.
  */
 struct vublk_disk {

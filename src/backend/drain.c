@@ -3,8 +3,8 @@
  * Drains a back-end for planned maintenance: the back-end takes no more requests, completes those
  * that it has begun, flushes the storage, and finishes.
  *
- * Key idea: until the flush has succeeded, the back-end can return to normal service. So a stuck
- * request, or a flush that is stuck or fails, only ends the drain. Only this process knows that
+ * Key idea: until the flush has succeeded, the back-end can return to normal service. So a request
+ * that hangs, or a flush that hangs or fails, only ends the drain. Only this process knows that
  * writes were lost, and can make the driver's flushes fail, so it must survive a failed flush.
  */
 #include "backend/backend.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reports the present state of a back-end, its disk and its front-end, and the positions of the
+ * Reports the current state of a back-end, its disk and its front-end, and the positions of the
  * rings. All functions here run on the control thread.
  *
  * Key idea: a queue that runs belongs to its worker. So the positions of its ring are read from the

@@ -80,7 +80,9 @@ static void place(struct vublk_backend_memory *memory, const struct vublk_backen
 	memory->parts[to] = *part;
 }
 
-/* Takes ownership of the descriptor `given`, even on failure. */
+/*
+ * Checks and maps a region, and adds it to the tables. Takes ownership of `given`, even on failure.
+ */
 static int add_region(struct vublk_backend_memory *memory, const struct vublk_vu_region *wire,
 		      int given, struct vublk_error *error)
 {

@@ -540,8 +540,8 @@ int vublk_backend_settings_parse_taken(const struct vublk_option *options,
 	int r = set_defaults(settings, error);
 
 	/*
-	 * A refused option does not end the loop, because a later option may be the caller's
-	 * descriptor.
+	 * A refused option does not end the loop, because a later option may be `fd`, whose
+	 * descriptor must be stored even on failure.
 	 */
 	for (const struct vublk_option *o = options; o && o->name; o++) {
 		const struct option *option = find(o->name);

@@ -4,8 +4,8 @@
  * records them in the in-flight area, and calls the driver. queue-take.c takes the chains.
  *
  * Key idea: completions are pushed one by one and published as a batch, with one store of the used
- * index and at most one call. A call is a system call, so the worker makes it only if the driver
- * wants it.
+ * index and at most one call. Calling the driver costs a system call, so the worker does it only if
+ * the driver wants a call.
  */
 #include "backend/queue.h"
 

@@ -30,7 +30,7 @@ static void ring_is_broken(struct vublk_queue *queue, const struct vublk_error *
 {
 	queue->phase = VUBLK_QUEUE_BROKEN;
 	if (vublk_fault_happened(queue->fault))
-		return; /* the session logs which memory is missing */
+		return; /* the session logs which memory was lost */
 	vublk_log_limited(queue->log, queue->limit, VUBLK_LOG_ERROR,
 			  "queue %u is stopped because its driver broke the ring: %s",
 			  queue->index, error->text);
@@ -133,14 +133,14 @@ void vublk_queue_begin(struct vublk_queue *queue, struct vublk_engine_queue *eng
 /* --- memory that is not shared ------------------------------------------------ */
 
 /*
- * How long the worker waits for the first request after the first kick. A driver may kick before it
- * adds its first request.
+ * If no request has come this long after the first kick, on_quiet() checks whether a warning is
+ * due. A driver may kick before it adds its first request.
  */
 #define QUIET_NS UINT64_C(2000000000)
 
 /*
  * If no request has come since the queue started, warns that the memory may not be shared. A kick
- * without a request is legal, so this function warns only if the memory is blank as well.
+ * without a request is legal, so this function warns only if the memory also contains only zeros.
  */
 static void on_quiet(void *opaque)
 {
@@ -160,7 +160,7 @@ static void on_quiet(void *opaque)
 
 /*
  * At the first kick, starts the timer of on_quiet(). A driver that writes to another copy of the
- * memory waits forever for its first request, so the log must tell the reason.
+ * memory waits forever for its first request, so the log must give the reason.
  */
 void vublk_queue_kicked(struct vublk_queue *queue, struct vublk_loop *loop)
 {

@@ -130,8 +130,8 @@ static void on_answer(void *opaque)
 }
 
 /*
- * If the stop was undone, this answer is also the answer to the stop, so answered() is called
- * twice.
+ * Called when the worker has answered vublk_queue_continue(). If the stop was undone, this answer
+ * is also the answer to the stop, so answered() is called twice.
  */
 static void on_continue_answer(void *opaque)
 {
@@ -341,8 +341,8 @@ static int make_ready(struct vublk_queue *queue, const struct vublk_disk *disk,
 	int r = find_ring(&queue->setup, resources->map, &memory, error);
 
 	if (!r)
-		used = vublk_load_acquire(&memory.used->idx); /* B, with the store of a previous
-								 back-end */
+		used = vublk_load_acquire(&memory.used->idx); /* B: a previous back-end may have
+								 published completions */
 	if (!r)
 		r = make_requests(queue, error);
 	if (!r)

@@ -180,7 +180,7 @@ int vublk_queue_start(struct vublk_queue *queue, const struct vublk_disk *disk,
 		      const struct vublk_queue_resources *resources, struct vublk_error *error);
 /*
  * Tells the worker to return the queue when its requests are complete. Then queue->answered() is
- * called on the control thread. The queue must run.
+ * called on the control thread. The queue must be running.
  */
 void vublk_queue_stop(struct vublk_queue *queue);
 /*

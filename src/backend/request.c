@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * virtio-blk requests (virtio 1.3, section 5.2.6): turns a chain into a request to the engine, and
- * the result into the status byte.
+ * Executes virtio-blk requests (virtio 1.3, section 5.2.6): turns a chain into a request to the
+ * engine, and the result into the status byte.
  *
  * Key idea: the driver can change its memory at any time. So the header and the ranges are copied,
  * and only the copies are checked and used. virtio/blk-frame.h finds them in the chain.

@@ -89,8 +89,8 @@ static bool unblock_workers(struct vublk_session *session)
 }
 
 /*
- * Called when a worker has not answered in time. Either it waits for slow requests, or the
- * front-end blocks it; in the latter case this function unblocks it.
+ * Called when a worker has not answered in time. The worker may be waiting for slow requests, or
+ * the front-end may be blocking it. In the second case this function unblocks the worker.
  */
 static void on_worker_timer(void *opaque)
 {
@@ -180,9 +180,10 @@ static void note_resumption(struct vublk_session *session)
 			session->resumes = true;
 	if (vublk_session_doubts_write_cache(session) && !had_doubts)
 		vublk_log_limited(session->owner->log, session->owner->limit, VUBLK_LOG_INFO,
-				  "the front-end resumes a disk without having read its "
-				  "configuration; writes are durable until it reads the "
-				  "configuration or sets wce");
+				  "the front-end resumes the disk without having read its "
+				  "configuration, so every write is made durable until the "
+				  "front-end reads the configuration or sets the write cache "
+				  "(wce)");
 }
 
 static void fill_disk(const struct vublk_session *session, struct vublk_disk *disk)
@@ -260,7 +261,7 @@ static void check_seg_max(struct vublk_session *session, const struct vublk_queu
 /*
  * Returns whether the front-end shares no memory. While a VMM replaces its memory map, that is
  * normal, and the queue waits for the new map. But a VMM sends a map before it sets up a queue. So
- * this function warns once if the present message is about this queue.
+ * this function warns once if the current message is about this queue.
  */
 static bool has_no_memory(struct vublk_session *session, const struct vublk_queue *queue)
 {

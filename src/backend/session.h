@@ -5,11 +5,12 @@
 /*
  * The session of one connected front-end. Only the control thread uses it.
  *
- * Key idea: a session does one operation at a time: a message, a check of the disk's size, a hold,
- * the start of a session that another process has begun, or its own end. Each operation except the
- * end takes the same steps: stop the queues that it concerns and wait for their requests; run,
- * while no worker uses the data that it changes; start the queues that should run; answer. During
- * an operation, the control thread serves its loop, and further messages wait in the socket.
+ * Key idea: a session executes one operation at a time: a message, a check of the disk's size, a
+ * hold (vublk_session_hold()), the start of a session that another process has begun, or its own
+ * end. Each operation except the end takes the same steps: stop the queues that it concerns and
+ * wait for their requests; run, while no worker uses the data that it changes; start the queues
+ * that should run; answer. During an operation, the control thread serves its loop, and further
+ * messages wait in the socket.
  */
 #include "backend/dirty-log.h"
 #include "backend/memory.h"
@@ -80,7 +81,7 @@ struct vublk_session {
 	/* what was negotiated */
 	uint64_t features;
 	uint8_t status;
-	bool write_cache; /* the present value of the config field wce */
+	bool write_cache; /* the current value of the config field wce */
 	bool resumes;           /* the session continues earlier rings, or an in-flight area that
 				   was already used */
 	bool knows_write_cache; /* the front-end has read or set the config field wce in this
@@ -116,7 +117,9 @@ struct vublk_session {
 	struct vublk_loop_task end_task;
 };
 
-/* Begins a session with the front-end on the socket `fd`. Takes over `fd`, even on failure. */
+/*
+ * Begins a session with the front-end on the socket `fd`. Takes ownership of `fd`, even on failure.
+ */
 int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 		      struct vublk_session **session, struct vublk_error *error);
 /*
@@ -126,22 +129,22 @@ int vublk_session_new(const struct vublk_session_owner *owner, int fd,
 void vublk_session_free(struct vublk_session *session);
 
 /*
- * Ends the session after the present operation, when its queues have drained, and then calls
+ * Ends the session after the current operation, when its queues have drained, and then calls
  * owner->ended().
  */
 void vublk_session_end(struct vublk_session *session);
 
 /*
- * Checks the engine's size again after the present operation, and tells the front-end and the owner
+ * Checks the engine's size again after the current operation, and tells the front-end and the owner
  * if it has changed.
  */
 void vublk_session_rescan(struct vublk_session *session);
 
 /*
- * Holds the session after the present operation, which means that no queue runs, no request is
- * outstanding, and messages wait in the socket. Then calls owner->held(). With `between_messages`
- * the hold does not begin while a message has been received or sent in part, because the session
- * could then not be handed to another process.
+ * After the current operation, holds the session: no queue runs, no request is outstanding, and
+ * messages wait in the socket. Then calls owner->held(). With `between_messages` the hold does not
+ * begin while a message has been received or sent in part, because the session could then not be
+ * handed to another process.
  */
 void vublk_session_hold(struct vublk_session *session, bool between_messages);
 /*

@@ -5,7 +5,7 @@
 /*
  * Counts the requests of a back-end. The counters outlive sessions.
  *
- * Key idea: while counting is off, it costs each request only one load of a flag that rarely
+ * Key idea: while counting is off, each request pays only for one load of a flag that rarely
  * changes, one store and two branches.
  */
 #include "worker/statistics.h"

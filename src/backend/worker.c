@@ -28,13 +28,13 @@
 #define TAKE_BATCH 64
 /*
  * Like TAKE_BATCH, for an engine that has no descriptor, because it serves requests within
- * submit(). Smaller, because while the engine serves a batch, the driver can handle the completions
- * of the previous batch and make new requests. If the driver seems to share the worker's core,
- * TAKE_BATCH applies instead.
+ * submit(). These batches are smaller, because while the engine serves a batch, the driver can
+ * handle the completions of the previous batch and make new requests. If the driver seems to share
+ * the worker's core, TAKE_BATCH applies instead.
  */
 #define TAKE_BATCH_IN_SUBMIT 16
 
-/* The time between two checks of a sleeping worker for requests without a kick. */
+/* How often a sleeping worker checks for requests that came without a kick. */
 #define UNKICKED_NS UINT64_C(1000000000)
 #define UNKICKED_LOOKS 10 /* after this many checks in a row without a request, the worker stops
 			     checking */
@@ -249,7 +249,7 @@ static unsigned complete_all(struct vublk_backend_worker *worker)
 		else
 			vublk_request_done((struct vublk_request *)ios[i], worker->engine_queue);
 	if (n)
-		commit(worker); /* submits the next ranges of requests that have several */
+		commit(worker); /* submits the next range of each request that has several ranges */
 	return n;
 }
 

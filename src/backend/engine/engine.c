@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Opens, rescans and closes an engine, and checks what it says about its disk, because an engine may
- * be a module that others wrote. The list of engines is in list.c.
+ * Opens, rescans and closes an engine, and checks the geometry that it reports, because an engine
+ * may be a third-party module. The list of engines is in list.c.
  */
 #include "backend/engine/engine.h"
 
@@ -60,14 +60,16 @@ static int check_geometry(struct vublk_engine *engine, struct vublk_error *error
 		geometry->physical_block_bytes = geometry->block_bytes;
 	if (!is_block_size(geometry->block_bytes) || !is_block_size(geometry->physical_block_bytes) ||
 	    geometry->physical_block_bytes < geometry->block_bytes)
-		return vublk_error_set(error, ENOTSUP, "the engine %s reports blocks of %u and %u "
-				       "bytes for %s; expected powers of two from 512 to %u",
-				       engine->ops->name, geometry->block_bytes,
-				       geometry->physical_block_bytes, engine->description,
-				       VUBLK_ENGINE_MAX_BLOCK_BYTES);
+		return vublk_error_set(error, ENOTSUP, "the engine %s reports a logical block "
+				       "size of %u bytes and a physical block size of %u bytes "
+				       "for %s, which is a fault of the engine; both must be "
+				       "powers of two from 512 to %u, and the physical size must "
+				       "not be below the logical one", engine->ops->name,
+				       geometry->block_bytes, geometry->physical_block_bytes,
+				       engine->description, VUBLK_ENGINE_MAX_BLOCK_BYTES);
 	if (!geometry->size_bytes || geometry->size_bytes % 512 || geometry->size_bytes > INT64_MAX)
-		return vublk_error_set(error, EMEDIUMTYPE, "%s has %" PRIu64 " bytes; a disk has a "
-				       "multiple of 512 bytes, at least 512", engine->description,
+		return vublk_error_set(error, EMEDIUMTYPE, "%s has %" PRIu64 " bytes; resize it to "
+				       "a multiple of 512 bytes, at least 512", engine->description,
 				       geometry->size_bytes);
 	return 0;
 }
@@ -183,7 +185,7 @@ void vublk_engine_close(struct vublk_engine *engine)
 	free_host(host);
 }
 
-/* Reads the size again. Keeps the present size if the new one does not fit the block size. */
+/* Reads the size again. Keeps the old size if the new one does not fit the block size. */
 static int refresh(struct vublk_engine *engine, struct vublk_error *error)
 {
 	struct vublk_engine_geometry *geometry = &engine->geometry;

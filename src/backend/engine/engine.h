@@ -3,8 +3,8 @@
 #define VUBLK_BACKEND_ENGINE_ENGINE_H
 
 /*
- * The engines' side of the library: <vublk/engine.h> is the interface between requests and storage,
- * which modules use, too. This header declares what only the library and its built-in engines use.
+ * Declares what the library and its built-in engines use in addition to <vublk/engine.h>, the
+ * interface between requests and storage. Modules use only that interface.
  *
  * null.c is the example to copy for a built-in engine, and examples/engine-ram.c for a module.
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The functions of <vublk/engine.h>, which an engine calls: errors, log, resize and options. */
+/* The functions of <vublk/engine.h> that engines call: errors, log, resize and options. */
 #include "backend/engine/engine.h"
 
 #include "util/error.h"

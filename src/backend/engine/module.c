@@ -4,7 +4,7 @@
  * another version of this library.
  *
  * Key idea: a module says which version of <vublk/engine.h> it was built with, and which sizes the
- * structs had there. Nothing else of it is used before these numbers have been compared.
+ * structs had there. The library compares these numbers before it uses anything else of the module.
  */
 #include "backend/engine/engine.h"
 

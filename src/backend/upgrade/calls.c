@@ -23,8 +23,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define QUIET_MS 1000 /* the longest time that the old process waits for its obstacles to clear; new
-			 requests wait meanwhile */
+#define QUIET_MS 1000 /* the longest time that the old process waits until the back-end can be
+			 handed over; new requests wait, too */
 
 /* --- the old process --------------------------------------------------------------------------- */
 

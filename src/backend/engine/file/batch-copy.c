@@ -41,7 +41,7 @@
 
 /* --- the mapping ------------------------------------------------------------ */
 
-/* Makes accesses of the kernel to holes in the file fail instead of filling the holes. */
+/* Makes the kernel's accesses to holes in the file fail instead of filling the holes. */
 static int keep_holes(struct vublk_file_mapping *mapping)
 {
 	struct uffdio_api api = {
@@ -61,8 +61,7 @@ static int keep_holes(struct vublk_file_mapping *mapping)
 }
 
 /*
- * Checks that the kernel permits process_vm_readv() of this process itself. A sandbox may forbid
- * it.
+ * Checks that the kernel permits process_vm_readv() on this process. A sandbox may forbid it.
  */
 static int try_copy(const struct vublk_file_mapping *mapping)
 {

@@ -37,8 +37,8 @@
 /* --- the geometry ------------------------------------------------ */
 
 /*
- * Reads from /sys a number about a block device; for a partition, about the whole disk. Returns 0
- * if /sys does not have the number.
+ * Reads a number about a block device from /sys; for a partition, the number is about the whole
+ * disk. Returns 0 if /sys does not have the number.
  */
 static uint64_t read_sysfs(dev_t device, const char *name)
 {

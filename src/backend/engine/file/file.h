@@ -40,7 +40,7 @@ struct vublk_file_syncs {
 	pthread_cond_t one_ended; /* signalled when a sync has ended; used by the blocking method */
 	uint64_t begun, ended; /* the numbers of the last sync that began and of the last that
 				  ended; if they differ, a sync is running. `ended` may be loaded
-				  without the lock, acquire (S) */
+				  without the lock (pair S) */
 	struct vublk_file_waiter *waiters;
 };
 
@@ -171,10 +171,14 @@ bool vublk_file_syncs_begin(struct vublk_file_syncs *syncs, uint64_t *number,
  * whether the caller leads.
  */
 bool vublk_file_syncs_wait(struct vublk_file_syncs *syncs);
-/* Ends the caller's sync. Signals all waiters except `own`, the caller's (NULL: none). */
+/*
+ * Ends the caller's sync. Signals all waiters except `own`, the caller's waiter (NULL: the caller
+ * has none).
+ */
 void vublk_file_syncs_end(struct vublk_file_syncs *syncs, const struct vublk_file_waiter *own);
 /*
- * Removes `waiter` from the list. Must be called before it is freed and its descriptor is closed.
+ * Removes `waiter` from the list. Must be called before the waiter is freed and its descriptor is
+ * closed.
  */
 void vublk_file_syncs_leave(struct vublk_file_syncs *syncs, struct vublk_file_waiter *waiter);
 

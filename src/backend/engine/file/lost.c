@@ -13,12 +13,12 @@
  * later sync that succeeds proves nothing about the writes before the failed one.
  *
  * The failure must be recorded before any request gets the result of a sync that ran at the same
- * time as the failed one; sync.c ensures this order. For a buffered file, a durable write is
- * therefore a plain write followed by a sync of sync.c. RWF_DSYNC would sync on its own: it could
- * consume the report about another write, and its result would not tell whether the write or the
- * sync has failed. With O_DIRECT, RWF_DSYNC is used nevertheless, because it may save a flush of
- * the drive's cache (FUA). The page cache then normally has no data whose loss could be reported,
- * and each write is flushed after it has reached the drive.
+ * time as the failed one; sync.c ensures this order. For a buffered file on a disk, a durable write
+ * is therefore a plain write followed by a sync of sync.c. RWF_DSYNC would sync on its own: it
+ * could consume the report about another write, and its result would not tell whether the write or
+ * the sync has failed. Direct writes do use RWF_DSYNC, because it may save a flush of the drive's
+ * cache (FUA). The page cache then normally has no data whose loss could be reported, and each
+ * write is flushed after it has reached the drive.
  *
  * Discards, zeroes and a new size need no special rule: the same sync makes them stable, and their
  * system calls do not consume the kernel's report.

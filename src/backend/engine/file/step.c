@@ -386,7 +386,8 @@ static bool is_unsupported(int64_t result)
 /*
  * Called when a call for a range has failed. If the call is not supported, enters another stage
  * with the same effect, or ends a discard; otherwise returns the error. EINVAL means that the call
- * does not support this range, which does not consist of whole blocks, but may support others.
+ * does not support this range, because the range does not consist of whole blocks. The call may
+ * support other ranges.
  */
 static int try_other_way(struct vublk_file_queue *queue, struct vublk_engine_io *io, int64_t result)
 {

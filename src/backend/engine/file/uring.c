@@ -4,8 +4,8 @@
  * other thread uses it, so the ring can have the flags for a single issuer.
  *
  * Key idea: issue() gets the next step of a request. If the call does not wait, issue() makes it;
- * otherwise issue() puts it into the submission queue. A sync gets there only when sync.c permits
- * it. A completion ends the request or leads to issue() again.
+ * otherwise issue() puts it into the submission queue. A sync is put into that queue only when
+ * sync.c permits it. A completion ends the request or leads to issue() again.
  *
  * A ring whose completions are deferred to its thread does not wake a thread that polls the ring's
  * own descriptor (seen with Linux 6.18). Such a ring does signal an eventfd that is registered with

@@ -6,7 +6,7 @@
  *
  * Key idea: a call becomes a job, and the job is cut into pieces. Each piece occupies a slot of the
  * bounce buffer from its submission until its completion is taken. A call returns only when all its
- * slots are free, so each completion belongs to the present call.
+ * slots are free, so each completion belongs to the current call.
  */
 #include "blk/disk.h"
 
@@ -24,7 +24,7 @@
 /* A call and its progress. */
 struct job {
 	uint32_t type;        /* VIRTIO_BLK_T_... */
-	const char *name;     /* of the call, for error sentences */
+	const char *name;     /* of the call, for error texts */
 	uint64_t offset;      /* the caller's range of the disk */
 	uint64_t bytes;
 	char *into;           /* the caller's buffer, for a read */
@@ -187,8 +187,8 @@ static void send_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 }
 
 /*
- * Takes the completions of pieces. The wait fails only if the kernel lacks memory. The requests are
- * then still in flight, so the caller waits again.
+ * Waits for completions of pieces and takes them. The wait fails only if the kernel lacks memory.
+ * The requests are then still in flight, so the caller waits again.
  */
 static void take_pieces(struct vublk_blk_blocking *blocking, struct job *job,
 			struct vublk_error *error)

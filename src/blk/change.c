@@ -36,7 +36,7 @@ static bool adds(const struct vublk_blk_change *change)
 
 /*
  * Called for a change that has ended and is canceled. If the change has added memory, turns it into
- * one that removes this memory; otherwise frees it.
+ * a removal of that memory; otherwise frees the change.
  */
 static void undo(struct vublk_blk_change *change)
 {

@@ -51,7 +51,7 @@ static void describe_blocks(const struct virtio_blk_config *config, struct vublk
 
 /*
  * Computes how many segments a piece may have, and how long a segment may be. If the device does
- * not offer SEG_MAX, which says how many it accepts, a piece has one segment. Linux does the same,
+ * not offer SEG_MAX (how many segments it accepts), a piece has one segment. Linux does the same,
  * so such devices are rarely tested with more. A chain is never longer than the queue (section
  * 2.7.5.3.1), with or without an indirect table.
  */

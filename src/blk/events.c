@@ -6,7 +6,7 @@
  * Key idea: the list has at most one event of each kind, in the order of their latest occurrence.
  * An event that occurs again before it was taken moves to the end, with the new error. So the list
  * is bounded, no kind of event is lost, and the latest of LOST, RECONNECTED and GAVE_UP shows the
- * present state of the connection.
+ * current state of the connection.
  */
 #include "blk/disk.h"
 #include "blk/events.h"

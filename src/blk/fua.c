@@ -4,9 +4,9 @@
  * so such a request is a write, discard or write zeroes followed by a flush. request.c decides
  * whether the flush is needed.
  *
- * Key idea: one request changes its type. When the last piece of the write has completed, the
- * same request becomes a flush and waits for room on the ring again. The application sees one
- * request and one completion. Such requests have a state of their own, FUA_ISSUED, so that the
+ * Key idea: the write and the flush share one request. When the last piece of the write has
+ * completed, the request becomes a flush and waits for room on the ring again. The application sees
+ * one request and one completion. Such requests have a state of their own, FUA_ISSUED, so that the
  * completion of other requests needs no further check.
  *
  * After the loss of a back-end, a write of which no piece had completed is executed again as a

@@ -3,7 +3,7 @@
  * Checks whether the disk's phase permits a public call. The phases change in open.c and blk.c.
  *
  * Key idea: an application has the handle of a disk before the disk is open. So calls that need an
- * open disk check the phase first, and they all fail with the same sentence.
+ * open disk check the phase first, and they all fail with the same error text.
  */
 #include "blk/disk.h"
 #include "util/error.h"

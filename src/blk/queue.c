@@ -542,7 +542,7 @@ static const char *describe_result(int result)
 	case EPROTO:
 		return "the back-end completed the request without a valid status";
 	case EFAULT:
-		return "the memory of the request was unregistered while it was in flight";
+		return "the memory of the request was unregistered while the request was in flight";
 	default:
 		return strerrordesc_np(-result);
 	}
@@ -561,7 +561,7 @@ static bool explain(struct vublk_blk_queue *queue, int result, struct vublk_erro
 	vublk_blk_gate_leave(&queue->gate);
 	if (failure.code != -result)
 		vublk_error_set(error, -result, "%s", describe_result(result));
-	else if (failure.code == ENOTCONN) /* the texts for ETIME and ETIMEDOUT already say this */
+	else if (failure.code == ENOTCONN) /* the texts for ETIME and ETIMEDOUT already say that */
 		vublk_error_set(error, -result, "%s; the request may or may not have been executed",
 				failure.text);
 	else

@@ -70,7 +70,7 @@ enum vublk_blk_request_state {
 	VUBLK_BLK_REQUEST_FUA_ISSUED, /* like ISSUED, for a request with `fua` */
 	VUBLK_BLK_REQUEST_AWAITS_OWN, /* a flush in the list `awaiting`; the back-end has completed
 					 it */
-	VUBLK_BLK_REQUEST_OWN,     /* a flush of the queue's own (own-flush.c) */
+	VUBLK_BLK_REQUEST_OWN,     /* the queue's own flush (own-flush.c) */
 	VUBLK_BLK_REQUEST_DONE,    /* in the list `done`, so its completion can be taken */
 };
 
@@ -169,8 +169,8 @@ enum vublk_blk_queue_state {
 };
 
 /*
- * Which part of the program adds requests to the queue. The first user that claims the queue keeps
- * it.
+ * Whether the application or the blocking calls add requests to the queue. The first user that
+ * claims the queue keeps it.
  */
 enum vublk_blk_queue_user {
 	VUBLK_BLK_QUEUE_UNUSED,
@@ -236,7 +236,7 @@ struct vublk_blk_queue {
 	bool calls_enabled;
 	enum vublk_blk_queue_state state;
 	struct vublk_error failure; /* why the queue last stopped working; code 0: it never
-				       has */
+				       stopped */
 	struct vublk_log_limit log_limit;
 	/* used by deadline.c: how many pieces had been published at each of the latest checks */
 	uint64_t published_notes[VUBLK_INPROC_LOOKS_PER_DEADLINE];
@@ -321,9 +321,9 @@ void vublk_blk_queue_suspend(struct vublk_blk_queue *queue);
  */
 void vublk_blk_queue_resume(struct vublk_blk_queue *queue, const struct vublk_error *error);
 /*
- * These two replace vublk_blk_queue_resume() if the next back-end must first execute the log
- * (replay.h). hold() adopts the empty ring and keeps all requests. release() issues the requests
- * after the replay.
+ * These two functions replace vublk_blk_queue_resume() if the next back-end must first execute the
+ * log (replay.h). hold() adopts the empty ring and keeps all requests. release() issues the
+ * requests after the replay.
  */
 void vublk_blk_queue_hold(struct vublk_blk_queue *queue);
 void vublk_blk_queue_release(struct vublk_blk_queue *queue);
@@ -332,8 +332,8 @@ void vublk_blk_queue_hold_failed(struct vublk_blk_queue *queue);
 /* Called when the rings run again. A queue in state FAILS works again. */
 void vublk_blk_queue_revive(struct vublk_blk_queue *queue);
 /*
- * Called when no back-end will complete requests any more. Takes all completions, and fails all
- * other requests.
+ * Called when the loss of the back-end is permanent. Takes all completions, and fails all other
+ * requests.
  */
 void vublk_blk_queue_give_up(struct vublk_blk_queue *queue, const struct vublk_error *error);
 
@@ -348,7 +348,7 @@ bool vublk_blk_queue_is_overdue(struct vublk_blk_queue *queue);
  * inside the gate, or on the disk's thread while the gate is closed.
  */
 
-/* Stores the present addresses of the memory that the queue shares with the back-end. */
+/* Stores the current addresses of the memory that the queue shares with the back-end. */
 void vublk_blk_queue_bind(struct vublk_blk_queue *queue);
 /*
  * Takes all completions that the ring has. Requests in `cutting` may fit on the ring afterwards, so
@@ -368,7 +368,7 @@ bool vublk_blk_queue_is_in_flight(const struct vublk_blk_request *request);
  */
 void vublk_blk_queue_piece_ended(struct vublk_blk_queue *queue, struct vublk_blk_request *request);
 /*
- * Completes flushes in `awaiting` that need not wait any longer, and issues own_flush if
+ * Completes the flushes in `awaiting` that no longer have to wait, and issues own_flush if
  * wants_flush is set. Then issues pieces of the requests in `cutting`, as far as the ring has room,
  * publishes the new chains, and kicks the back-end if it wants a kick.
  */

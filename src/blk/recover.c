@@ -122,7 +122,8 @@ static void drop_piece(struct vublk_blk_queue *queue, uint16_t token, int result
 
 	vublk_log_limited(queue->log, &queue->log_limit, VUBLK_LOG_ERROR,
 		  "queue %u: cannot send a request of type %u at byte %llu to the new back-end, "
-		  "because the request's memory was unregistered while it was in flight (%s)",
+		  "because the request's memory was unregistered while the request was in flight "
+		  "(%s)",
 		  queue->index, request->type, (unsigned long long)queue->slots[token].offset,
 		  strerrordesc_np(-result));
 	if (queue->write_log)

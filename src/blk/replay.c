@@ -26,7 +26,8 @@
 #define TICK_NS UINT64_C(1000000000)
 #define FIRST_PAUSE_NS UINT64_C(100000000)
 #define LONGEST_PAUSE_NS UINT64_C(5000000000)
-#define FLUSH_TOKEN 0 /* any slot will do, because the flush is alone on the ring */
+#define FLUSH_TOKEN 0 /* the token may be that of any slot, because the flush is alone on the
+			 ring */
 
 /* --- life --------------------------------------------------------------------------- */
 

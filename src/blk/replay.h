@@ -72,8 +72,8 @@ void vublk_blk_keep_reset(struct vublk_blk_queue *queue);
 /* --- own-flush.c ------------------------------------------------------------------------------ */
 
 /*
- * Issues a flush of the queue's own, without publishing it, and clears wants_flush. If the flush
- * cannot be issued now, sets wants_flush instead. A no-op while such a flush is in flight or
+ * Issues the queue's own flush, without publishing it, and clears wants_flush. If the flush cannot
+ * be issued now, sets wants_flush instead. A no-op while this flush is in flight or
  * own_flush_failed is set.
  */
 void vublk_blk_own_flush(struct vublk_blk_queue *queue);
@@ -81,8 +81,8 @@ void vublk_blk_own_flush(struct vublk_blk_queue *queue);
 /* --- replay.c: for the disk's thread, except where a comment says otherwise ----------------- */
 
 /*
- * Makes a log of about `bytes` bytes, and starts the timer. Only logs a warning if the back-end
- * does not offer FLUSH. Errors: ENOMEM and others.
+ * Makes a log of about `bytes` bytes, and starts the timer. If the back-end does not offer FLUSH,
+ * only logs a warning. Errors: ENOMEM and others.
  */
 int vublk_blk_replay_init(struct vublk_blk *blk, uint64_t bytes, uint32_t block_bytes,
 			  struct vublk_error *error);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The calls that add a request. queue.c puts requests on the ring and completes them.
+ * The public calls that add a request to a queue. queue.c puts requests on the ring and completes
+ * them.
  *
  * Key idea: all arguments are checked here, where the call can still fail, so the ring never has a
  * request that the device would have to refuse.
@@ -15,7 +16,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-/* Returns the name of a type for error sentences. */
+/* Returns the name of a type for error texts. */
 static const char *name_of(uint32_t type)
 {
 	switch (type) {

@@ -94,8 +94,8 @@ static inline uint64_t vublk_blk_flush_failures(const struct vublk_blk_flushes *
 }
 
 /*
- * Returns whether any queue has a flush of the disk's own in flight whose number is at most
- * `newest`.
+ * Returns whether one of the disk's own flushes whose number is at most `newest` is in flight on
+ * any queue.
  */
 bool vublk_blk_flush_own_in_flight(const struct vublk_blk_flushes *flushes, uint64_t newest);
 
@@ -118,8 +118,8 @@ void vublk_blk_flush_completed(struct vublk_blk_queue *queue, struct vublk_blk_r
  */
 struct vublk_blk_request *vublk_blk_flush_take_awaited(struct vublk_blk_queue *queue);
 /*
- * Called when a flush of the queue's own is answered or dropped. Wakes the owners of the queues
- * whose flushes wait for it.
+ * Called when the queue's own flush is answered or dropped. Wakes the owners of the queues whose
+ * flushes wait for it.
  */
 void vublk_blk_flush_own_ended(struct vublk_blk_queue *queue);
 

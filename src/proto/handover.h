@@ -15,8 +15,9 @@
 /* The kinds of messages. Each comment names the sender and the contents. */
 enum vublk_handover_kind {
 	VUBLK_HANDOVER_HELLO = 1,   /* new process: its version, and the sections that it knows */
-	VUBLK_HANDOVER_OPTIONS,     /* old process: the properties of the device */
-	VUBLK_HANDOVER_PREPARED,    /* new process: it has made a device with these properties */
+	VUBLK_HANDOVER_OPTIONS,     /* old process: the properties of its device, or the options of
+				       its back-end */
+	VUBLK_HANDOVER_PREPARED,    /* new process: it has made a device or back-end with them */
 	VUBLK_HANDOVER_DESCRIPTORS, /* old process: some of the descriptors of the state */
 	VUBLK_HANDOVER_STATE,       /* old process: the state, after its descriptors */
 	VUBLK_HANDOVER_TAKEN,       /* new process: it owns the disk now */
@@ -73,15 +74,15 @@ int vublk_handover_send_fds(struct vublk_handover_channel *channel, const int *f
 			    unsigned num_fds, uint64_t deadline_ns, struct vublk_error *error);
 
 /*
- * Sends a REFUSED message with the sentence of `why`, if the socket has room for it. Never waits,
- * and does not report whether the message was sent.
+ * Sends a REFUSED message with the text of `why`, if the socket has room for it. Never waits, and
+ * does not report whether the message was sent.
  */
 void vublk_handover_refuse(struct vublk_handover_channel *channel, const struct vublk_error *why);
 
 /*
  * Receives a message into `channel`. Returns 1 if the message is complete, and 0 if not all of it
  * has arrived. Errors: ECANCELED if the message is REFUSED (`error` then has the other process's
- * sentence), and those of vublk_stream_read().
+ * text), and those of vublk_stream_read().
  */
 int vublk_handover_receive(struct vublk_handover_channel *channel, struct vublk_error *error);
 /*

@@ -19,13 +19,13 @@ static void on_next(void *opaque, uint32_t events)
 
 	vublk_message_timeout_end(timeout);
 	if (timeout->had_message)
-		vublk_error_set(&error, ETIMEDOUT, "it sent %zu bytes of a message but did not "
+		vublk_error_set(&error, ETIMEDOUT, "the client sent %zu bytes of a message but did not "
 				"complete the message within %" PRIu64 " ms (%s), and another "
 				"client is waiting",
 				timeout->in_bytes, timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
 	else
-		vublk_error_set(&error, ETIMEDOUT, "it sent no message within %" PRIu64 " ms (%s), "
-				"and another client is waiting",
+		vublk_error_set(&error, ETIMEDOUT, "the client sent no message within %" PRIu64 " ms "
+				"(%s), and another client is waiting",
 				timeout->ms, VUBLK_MESSAGE_TIMEOUT_NAME);
 	timeout->expired(timeout->opaque, &error);
 }

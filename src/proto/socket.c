@@ -4,7 +4,7 @@
  * already connected. stream.c and the channels send and receive.
  *
  * Key idea: most failures come from a wrong path, so the errno values that a path can cause have
- * their own error sentences, which say what to do.
+ * their own error texts, which say what to do.
  */
 #include "proto/vhost-user/channel.h"
 

@@ -4,8 +4,8 @@
  * messages that wait for a slow peer.
  *
  * Key idea: the kernel may deliver a message in pieces of any size, and descriptors arrive with a
- * byte of their message. So no call asks for bytes beyond the current message, which might bring
- * descriptors of the next one.
+ * byte of their message. So no call asks for bytes beyond the current message, because these might
+ * bring descriptors of the next message.
  */
 #include "proto/stream.h"
 
@@ -77,8 +77,8 @@ ssize_t vublk_stream_send_message(int fd, const struct vublk_stream_message *mes
 /* --- descriptors ----------------------------------------------------------------------------- */
 
 /*
- * Stores the received descriptors in `place`, which has room for `max` in all, and closes those for
- * which there is no room. Returns how many arrived.
+ * Stores the received descriptors in `place`, which has room for `max` descriptors in total, and
+ * closes those for which there is no room. Returns how many arrived.
  */
 static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, struct msghdr *msg)
 {
@@ -124,7 +124,7 @@ static int check_fds(unsigned before, unsigned arrived, bool is_truncated,
 
 /* --- receiving -------------------------------------------------------------------------------- */
 
-/* Fails with a sentence that says where in a message the connection ended. */
+/* Returns -ENOTCONN; `error` says where in a message the connection ended. */
 static int connection_ended(const char *what, const struct vublk_stream_format *format,
 			    const struct vublk_stream_reader *reader, const void *header,
 			    struct vublk_error *error)

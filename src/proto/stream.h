@@ -18,12 +18,12 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-#define VUBLK_STREAM_MAX_FDS 16 /* the most descriptors that any protocol here sends with one
-				   message */
+#define VUBLK_STREAM_MAX_FDS 16 /* the largest number of descriptors that any of these protocols
+				   sends with one message */
 
 /* The format of a protocol's messages. */
 struct vublk_stream_format {
-	const char *peer; /* what error sentences call the other end */
+	const char *peer; /* the name of the other end in error texts */
 	size_t header_bytes;
 	size_t max_payload_bytes;
 	unsigned max_fds; /* in one message; at most VUBLK_STREAM_MAX_FDS */
@@ -33,7 +33,7 @@ struct vublk_stream_format {
 	 */
 	ssize_t (*payload_bytes)(const void *header, struct vublk_error *error);
 	/*
-	 * Writes the message's name to `text`, for sentences such as "the peer closed the
+	 * Writes the message's name to `text`, for error texts such as "the peer closed the
 	 * connection in the middle of NAME".
 	 */
 	void (*name)(const void *header, char *text, size_t text_bytes);

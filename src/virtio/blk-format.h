@@ -43,7 +43,7 @@ void vublk_features_list(uint64_t features, char text[VUBLK_FEATURE_LIST_BYTES])
 /*
  * Parses a set of feature bits: a number (0x2000), or names joined by + (discard+topology). Names
  * may be in upper or lower case, with or without the prefix VIRTIO_BLK_F_, VIRTIO_RING_F_ or
- * VIRTIO_F_. An empty text is the empty set. EINVAL: the text is invalid; the error sentence begins
+ * VIRTIO_F_. An empty text is the empty set. EINVAL: the text is invalid; the error text begins
  * with `name`.
  */
 int vublk_features_parse(const char *name, const char *text, uint64_t *features,

@@ -28,8 +28,8 @@ struct vublk_device_ring {
 	uint16_t seen; /* the driver's avail index when it was last read */
 	uint16_t used; /* the used index of the completion to push next */
 	uint16_t used_published;
-	uint16_t avail_event; /* this and used_flags: the values that this end last stored in the
-				 ring */
+	uint16_t avail_event; /* avail_event and used_flags are the values that this end last stored
+				 in the ring */
 	uint16_t used_flags;
 	/*
 	 * For each kind of address, the region of the latest address of that kind. The pointers
@@ -48,7 +48,7 @@ struct vublk_device_ring {
 	struct vublk_error broken; /* code 0: the ring is not broken */
 };
 
-/* Like vublk_device_ring_push(), inline for a caller that pushes many completions in a loop. */
+/* Like vublk_device_ring_push(), but inline for a caller that pushes many completions in a loop. */
 static inline void vublk_device_ring_push_inline(struct vublk_device_ring *ring, uint16_t head,
 						 uint32_t bytes)
 {

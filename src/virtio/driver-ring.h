@@ -44,8 +44,8 @@ struct vublk_driver_ring {
 	uint64_t completed; /* the device's used index when it was last read */
 	uint64_t published; /* chains that were made visible to the device */
 	uint64_t added;     /* chains that the caller added */
-	uint16_t used_event;  /* this and avail_flags: the values that this end last stored in the
-				 ring */
+	uint16_t used_event;  /* used_event and avail_flags are the values that this end last stored
+				 in the ring */
 	uint16_t avail_flags;
 	bool kicked;        /* chains have been published; the first publish always needs a kick */
 	struct vublk_error broken; /* code 0: the ring is not broken */
@@ -78,8 +78,8 @@ static inline uint16_t vublk_driver_ring_next_head(const struct vublk_driver_rin
 }
 
 /*
- * Adds the chain of `count` descriptors from `head` (the first free one) to `tail`, for the next
- * vublk_driver_ring_publish().
+ * Adds the chain of `count` descriptors from `head` (the first free one) to `tail`. The next
+ * vublk_driver_ring_publish() makes the chain visible.
  */
 static inline void vublk_driver_ring_append(struct vublk_driver_ring *ring, uint16_t head,
 					    uint16_t tail, unsigned count, uint16_t token)

@@ -97,7 +97,7 @@ int vublk_driver_ring_add(struct vublk_driver_ring *ring, const struct vublk_rin
 
 /*
  * Makes the added chains visible to the device. Returns whether the device wants a kick for them.
- * If so, the caller must kick the device, because later calls do not report it again.
+ * If so, the caller must kick the device, because no later publish reports this again.
  */
 bool vublk_driver_ring_publish(struct vublk_driver_ring *ring);
 
@@ -204,7 +204,7 @@ void vublk_device_ring_push(struct vublk_device_ring *ring, uint16_t head, uint3
 
 /*
  * Makes the pushed completions visible to the driver. Returns whether the driver wants a call for
- * them. If so, the caller must call the driver, because later calls do not report it again.
+ * them. If so, the caller must call the driver, because no later publish reports this again.
  */
 bool vublk_device_ring_publish(struct vublk_device_ring *ring);
 

@@ -8,7 +8,7 @@
  * requests, read_usual() for usual chains (a loop without function calls, whose variables fit into
  * registers), and read_any() for every chain. If a reader does not accept a chain, the next one
  * starts again at the chain's head, and uses nothing that the earlier one has read. Only read_any()
- * looks up the regions of buffers, and writes error sentences.
+ * looks up the regions of buffers, and writes error texts.
  *
  * A chain that never ends cannot block a reader. The size of the ring, the length of the indirect
  * table and the number of the caller's iovecs limit how many descriptors are read.

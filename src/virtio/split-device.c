@@ -136,8 +136,8 @@ void vublk_device_ring_log(struct vublk_device_ring *ring, const struct vublk_di
 /* --- taking ---------------------------------------------------------------- */
 
 /*
- * Fails with ring->broken. Forgets the chains that were seen but not taken, so each later take()
- * calls look(), which fails in the same way.
+ * Fails with the error in ring->broken. Forgets the chains that were seen but not taken, so each
+ * later take() calls look(), which fails in the same way.
  */
 static int break_ring(struct vublk_device_ring *ring, struct vublk_error *error)
 {
@@ -191,9 +191,9 @@ static int check_head(const struct vublk_device_ring *ring, uint16_t head,
 }
 
 /*
- * Prefetches cache lines of the two chains after the present one: the buffer or table of the next
- * chain's first descriptor, and the first descriptor of the chain after the next. The values need
- * not be right, because take() reads them again.
+ * Prefetches cache lines of the two chains after the current one: the buffer or table of the first
+ * chain's first descriptor, and the first descriptor of the second chain. The values need not be
+ * right, because take() reads them again.
  */
 static VUBLK_ALWAYS_INLINE void prefetch_next(const struct vublk_device_ring *ring, uint16_t next)
 {

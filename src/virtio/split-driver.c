@@ -210,8 +210,9 @@ bool vublk_driver_ring_publish(struct vublk_driver_ring *ring)
 /* --- taking ---------------------------------------------------------------- */
 
 /*
- * Fails with ring->broken. Forgets the completions that were seen but not taken, so each later
- * take() calls vublk_driver_ring_look(), which fails in the same way. `error` may be NULL.
+ * Fails with the error in ring->broken. Forgets the completions that were seen but not taken, so
+ * each later take() calls vublk_driver_ring_look(), which fails in the same way. `error` may be
+ * NULL.
  */
 static int break_ring(struct vublk_driver_ring *ring, struct vublk_error *error)
 {

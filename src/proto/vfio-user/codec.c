@@ -4,8 +4,8 @@
  * input or output and does not know what values mean. For example, only the receiver can check
  * whether a region or an interrupt exists.
  *
- * Key idea: a table has one row per command, with the accepted sizes. Some exceed those in the
- * specification's text, because clients send larger structures.
+ * Key idea: a table has one row per command, with the accepted sizes. Some of these sizes exceed
+ * those in the specification's text, because clients send larger structures.
  *
  * Specification: "Commands", "Header", and each command's section.
  */

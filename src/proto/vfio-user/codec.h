@@ -182,8 +182,8 @@ int vublk_vfio_check_header(const struct vublk_vfio_header *header, struct vublk
 
 /*
  * Checks a received message against the specification. EPROTO: it is not a command, or has unknown
- * flags; EINVAL: wrong size or number of descriptors; ENOTSUP: the command is unknown or not
- * implemented.
+ * flags; EINVAL: its size or its number of descriptors is wrong; ENOTSUP: the command is unknown or
+ * not implemented.
  */
 int vublk_vfio_check_command(const struct vublk_vfio_message *message,
 			     struct vublk_error *error);

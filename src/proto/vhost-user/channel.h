@@ -77,7 +77,7 @@ int vublk_channel_receive(struct vublk_channel *channel, struct vublk_vu_message
 /*
  * Connects to the Unix socket at `path` and returns the descriptor. The call does not block,
  * because a non-blocking Unix socket connects immediately or fails. EAGAIN: the listener's backlog
- * is full, so try again. The error sentence says what is wrong with the path.
+ * is full, so try again. `error` says what is wrong with the path.
  */
 int vublk_socket_connect(const char *path, struct vublk_error *error);
 
@@ -105,7 +105,7 @@ int vublk_socket_check_connect(const char *path, struct vublk_error *error);
 int vublk_socket_check_listen(const char *path, struct vublk_error *error);
 
 /*
- * Returns whether a later attempt to connect may succeed after one has failed with the errno value
+ * Returns whether connecting may succeed later, after an attempt that failed with the errno value
  * `code`.
  */
 bool vublk_socket_may_appear(int code);
@@ -129,7 +129,7 @@ int vublk_socket_check_connected(int fd, struct vublk_error *error);
 /*
  * Checks that `fd` is a Unix stream socket that is listening or connected. No other kind of socket
  * carries both descriptors and a stream of bytes. Stores in `listening` whether it is listening.
- * EINVAL: it is something else.
+ * EINVAL: `fd` is anything else.
  */
 int vublk_socket_check_given(int fd, bool *listening, struct vublk_error *error);
 

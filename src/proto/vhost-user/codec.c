@@ -5,8 +5,8 @@
  * that a queue index is in range and that each region has a descriptor.
  *
  * Key idea: there is one table per direction, with one row per request. A row has the sizes on the
- * wire. Some differ from the specification's text, because all implementations send C structures
- * including the padding.
+ * wire. Some of these sizes differ from the specification's text, because all implementations send
+ * C structures including the padding.
  *
  * Specification: "Front-end message types", "Back-end message types".
  */

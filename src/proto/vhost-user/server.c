@@ -31,7 +31,7 @@ static void log_closed(struct vublk_vu_server *server, enum vublk_log_level leve
 		server->ops->refused(server->opaque, why);
 }
 
-/* Logs and reports the end of the connection. It is no error if a front-end disconnects. */
+/* Logs and reports the end of the connection. A disconnection by the front-end is not an error. */
 static void lose(struct vublk_vu_server *server, const struct vublk_error *why)
 {
 	log_closed(server, why->code == ENOTCONN ? VUBLK_LOG_DEBUG : VUBLK_LOG_ERROR, why);

@@ -31,8 +31,8 @@ struct vublk_vu_server_ops {
 	 */
 	void (*close)(void *opaque);
 	/*
-	 * Called when a message was refused, or when the connection is closed because of what the
-	 * front-end did or did not do; the reason has been logged. May be NULL.
+	 * Called when a message was refused, or when the connection is closed because a message is
+	 * invalid or late; the reason has been logged. May be NULL.
 	 */
 	void (*refused)(void *opaque, const struct vublk_error *why);
 };

@@ -667,8 +667,8 @@ static void test_silent_clients(void **state)
 		assert_true(next >= 0);
 		while (!vfio_is_closed(&rig))
 			;
-		assert_non_null(strstr(rig.last_word, i == 2 ? "it sent 5 bytes of a message" :
-				       "it sent no message within 20 ms"));
+		assert_non_null(strstr(rig.last_word, i == 2 ? "the client sent 5 bytes of a message" :
+				       "the client sent no message within 20 ms"));
 		rig.client = next;
 		vfio_say_version(&rig);
 		vfio_deinit(&rig);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk attach: makes the disk of a back-end a block device of this host, and serves the device
- * until it is detached. detach.c removes it, list.c lists all devices.
+ * vublk attach: makes the disk of a back-end a block device of this host, and serves the block
+ * device until it is detached. detach.c removes block devices, and list.c lists them.
  *
- * Key idea: the end of this process, expected or not, leaves the block device as it is. Its
- * requests wait until `vublk attach` runs again. So a signal removes the device only if no program
- * uses it, by the command `vublk detach`.
+ * Key idea: when this process ends for any reason, the block device stays, and its requests wait
+ * until `vublk attach` runs again. A signal runs `vublk detach`, which removes the device only if
+ * no program uses it.
  */
 #include "cli/attach/device.h"
 #include "cli/attach/list.h"
@@ -51,14 +51,14 @@ static const struct argp_option options[] = {
 	{ "request-size", KEY_REQUEST_SIZE, "SIZE", 0,
 	  "The largest request, a power of two (default: 512k)" },
 	{ NULL, 0, NULL, 0, "Instead of attaching:", 2 },
-	{ "list", KEY_LIST, NULL, 0, "List the block devices that vublk has made" },
+	{ "list", KEY_LIST, NULL, 0, "List the block devices that vublk attach has made" },
 	{ "json", KEY_JSON, NULL, 0, "With --list: print JSON" },
 	{ NULL },
 };
 
 /*
- * For the signal handler, which needs them: an eventfd that wakes the main thread, and whether a
- * signal came.
+ * Used by the signal handler: an eventfd that wakes the main thread, and whether a signal has
+ * arrived.
  */
 static int wake_fd = -1;
 static volatile sig_atomic_t is_signalled;
@@ -120,12 +120,12 @@ static void on_signal(int number)
 
 	is_signalled = 1;
 	if (write(wake_fd, &one, sizeof(one)) < 0)
-		return; /* the counter is at its maximum, so the main thread is awake */
+		return; /* the counter is at its maximum, so the main thread will wake up */
 }
 
 /*
- * Starts `vublk detach`, which is a process of its own because it may wait for the back-end in a
- * way that no signal interrupts. Returns a descriptor of the process.
+ * Starts `vublk detach` as a process of its own, because it may wait for the back-end in a system
+ * call that no signal interrupts. Returns a pidfd of the process; negative: failed.
  */
 static int start_detach(const struct vublk_attach *attach, pid_t *pid)
 {
@@ -153,7 +153,7 @@ static bool has_failed(pid_t pid)
 /* Ends the process. The kernel keeps the device and its requests. */
 static void leave(const struct vublk_attach *attach)
 {
-	vublk_cli_fail(COMMAND, "%s stays, and its requests wait: 'vublk attach %s' continues it",
+	vublk_cli_fail(COMMAND, "%s stays, and its requests wait; to continue it, run 'vublk attach %s'",
 		       attach->node, attach->socket);
 	_exit(VUBLK_EXIT_DONE);
 }
@@ -166,7 +166,10 @@ static bool drain(int fd)
 	return read(fd, &count, sizeof(count)) > 0;
 }
 
-/* Serves until the device is stopped, or a signal came and the device must stay. */
+/*
+ * Serves the device until the kernel has stopped it. If a signal arrives and the device cannot be
+ * detached, ends the process.
+ */
 static void serve(struct vublk_attach *attach)
 {
 	struct pollfd fds[] = { { .fd = wake_fd, .events = POLLIN }, { .fd = -1, .events = POLLIN },
@@ -193,9 +196,9 @@ static void serve(struct vublk_attach *attach)
 /* --- the command ----------------------------------------------------------------- */
 
 /*
- * Says to the kernel that this process serves a block device: otherwise an allocation in it could
- * wait until the kernel has written dirty pages to this very device. Needs a privilege which a
- * process that may use the ublk driver usually has.
+ * Tells the kernel that this process serves a block device. Otherwise a memory allocation in this
+ * process could wait until the kernel has written dirty pages to that same device. Needs
+ * CAP_SYS_RESOURCE, which a process that may use the ublk driver usually has.
  */
 static void become_io_flusher(void)
 {
@@ -208,12 +211,12 @@ static int prepare(struct arguments *arguments)
 
 	attach->socket = vublk_ublk_canonical(arguments->socket);
 	if (!attach->socket)
-		return vublk_cli_fail(COMMAND, "there is no folder for the socket '%s'",
+		return vublk_cli_fail(COMMAND, "the directory of the socket '%s' does not exist or cannot be read",
 				      arguments->socket);
 	attach->wake_fd = wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	attach->resize_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (wake_fd < 0 || attach->resize_fd < 0)
-		return vublk_cli_fail(COMMAND, "cannot make an eventfd: out of descriptors or memory");
+		return vublk_cli_fail(COMMAND, "cannot create an eventfd: too few descriptors or too little memory");
 	become_io_flusher();
 	return VUBLK_EXIT_DONE;
 }
@@ -248,9 +251,9 @@ int vublk_cmd_attach(int argc, char **argv)
 		options, parse, "SOCKET\n--list",
 		"Make the disk of the back-end at SOCKET a block device of this host, "
 		"/dev/ublkbN, and serve it until it is detached. The path of the block device is "
-		"printed when programs can use it. Needs the kernel's ublk driver, and root.\v"
-		"If this process ends, the block device stays, and its requests wait: run the same "
-		"command again. SIGTERM and SIGINT detach the block device if no program uses it.",
+		"printed when programs can use it. Needs root and the kernel's ublk driver.\v"
+		"If this process ends, the block device stays, and its requests wait until you run "
+		"the same command again. SIGTERM and SIGINT detach the block device if no program uses it.",
 		children,
 	};
 	struct arguments arguments = { .attach = {

@@ -3,10 +3,10 @@
  * vublk detach: removes block devices that `vublk attach` has made, whether or not the process that
  * serves them is alive.
  *
- * Key idea: a program that uses the device exclusively, such as a mounted file system, keeps others
- * from opening it exclusively. So a device that this command could open so is not in use. While it
- * is open, everything is written back; then the driver stops it. The serving process ends by itself
- * when the driver tells it, and the driver removes the device when it has ended.
+ * Key idea: a program that uses the device exclusively, such as a mounted file system, keeps other
+ * programs from opening it exclusively. So if this command can open the device exclusively, no such
+ * program uses it. While the device is open, this command writes back cached data and stops the
+ * device. The serving process then ends, and the device is removed.
  */
 #include "cli/attach/list.h"
 #include "cli/attach/ublk.h"
@@ -36,9 +36,9 @@ enum {
 
 static const struct argp_option options[] = {
 	{ "force", KEY_FORCE, NULL, 0,
-	  "Remove the device even if it is in use or its back-end is away; its requests fail" },
+	  "Remove the device even if it is in use or has no back-end; its requests fail" },
 	{ "orphans", KEY_ORPHANS, NULL, 0,
-	  "Remove all devices whose process has died and that are not in use" },
+	  "Remove all orphaned devices, those whose process has died, that are not in use" },
 	{ NULL },
 };
 
@@ -60,8 +60,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (arguments->orphans ? arguments->num_devices || arguments->force :
 					 !arguments->num_devices)
-			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give either devices or --orphans "
-				     "without --force; see --help");
+			argp_failure(state, VUBLK_EXIT_MISUSED, 0, "give either at least one DEVICE, or "
+				     "--orphans without --force; see --help");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -71,7 +71,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 /* --- one device ------------------------------------------------------------------ */
 
 /*
- * Opens the block device exclusively. Returns the descriptor; -1: there is no block device.
+ * Opens the block device exclusively. Stores the descriptor in `fd`, or -1 if the block device does
+ * not exist.
  */
 static int claim(const char *node, int *fd, struct vublk_error *error)
 {
@@ -88,11 +89,14 @@ static int write_back(int fd, const char *node, struct vublk_error *error)
 {
 	if (fd < 0 || !fsync(fd))
 		return 0;
-	return vublk_cli_error_errno(error, errno, "%s cannot be written back, so it stays; --force "
-				     "removes it and loses data", node);
+	return vublk_cli_error_errno(error, errno, "cannot write cached data back to %s, so it stays; "
+				     "--force removes it and loses this data", node);
 }
 
-/* Kills the process that serves the device. It is looked up again, because it may have ended. */
+/*
+ * Kills the process that serves the device. Checks again, with the pidfd open, that the process
+ * serves the device, because it may have ended and its number may be in use again.
+ */
 static void kill_process(const struct ublksrv_ctrl_dev_info *info)
 {
 	struct pollfd end = { .fd = pidfd_open(info->ublksrv_pid, 0), .events = POLLIN };
@@ -114,7 +118,10 @@ static int stop(struct vublk_ublk *ublk, uint32_t id, const char *node, struct v
 	return 0;
 }
 
-/* A device that is in use disappears when the use ends, so --force does not wait for that. */
+/*
+ * Removes the device. With --force, does not wait until all programs have closed the device; the
+ * kernel removes it after that.
+ */
 static int delete(struct vublk_ublk *ublk, uint32_t id, bool force, const char *node,
 		  struct vublk_error *error)
 {
@@ -164,9 +171,10 @@ static int find(struct vublk_ublk *ublk, const char *text, struct ublksrv_ctrl_d
 				       "/dev/ublkbN or N", text);
 	if (vublk_ublk_command(ublk, UBLK_CMD_GET_DEV_INFO, (uint32_t)id, info, sizeof(*info), 0) < 0)
 		return vublk_cli_error(error, ENODEV, "there is no block device /dev/ublkb%u; 'vublk "
-				       "attach --list' lists those of vublk", (unsigned)id);
+				       "attach --list' lists all that vublk attach has made", (unsigned)id);
 	if (!vublk_ublk_is_ours(info))
-		return vublk_cli_error(error, EPERM, "/dev/ublkb%u belongs to another program", (unsigned)id);
+		return vublk_cli_error(error, EPERM, "/dev/ublkb%u was not made by vublk attach; "
+				       "remove it with the program that made it", (unsigned)id);
 	return 0;
 }
 
@@ -186,8 +194,8 @@ static int detach_named(struct vublk_ublk *ublk, const struct arguments *argumen
 }
 
 /*
- * Removes the device unless a process serves it. A process that is about to attach its socket has the
- * claim, and will serve the device.
+ * Removes the device unless a process serves it. Also leaves a device whose socket another process
+ * has claimed, because that process will serve the device.
  */
 static int detach_orphan(struct vublk_ublk *ublk, const struct ublksrv_ctrl_dev_info *info,
 			 struct vublk_error *error)
@@ -225,10 +233,11 @@ int vublk_cmd_detach(int argc, char **argv)
 {
 	static const struct argp argp = {
 		options, parse, "DEVICE...\n--orphans",
-		"Remove block devices that vublk attach has made. Everything is written back first. "
+		"Remove block devices that vublk attach has made, after writing back cached data. "
 		"A device that is in use is refused.\v"
 		"DEVICE is /dev/ublkbN or N. An orphaned device, whose process has died, can have "
-		"requests that were not executed; they fail. To keep them, run vublk attach again.",
+		"requests that were not executed. Removing the device makes them fail; to execute "
+		"them, run vublk attach again.",
 	};
 	struct arguments arguments = { 0 };
 	struct vublk_error error = { 0 };

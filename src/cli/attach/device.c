@@ -2,9 +2,10 @@
 /*
  * Makes or resumes the block device; see device.h. queue.c executes its requests.
  *
- * Key idea: a device whose process has died is not removed. The kernel keeps its requests, those
- * that the dead process had begun included, and gives them to the next process. So to resume a
- * device, this file does the same as to make one, except for the first and the last command.
+ * Key idea: a device whose process has died is not removed. The kernel keeps its requests,
+ * including those that the dead process had begun, and gives them to the next process. Resuming a
+ * device takes the same steps as making one, except for the first and the last command to the
+ * driver.
  */
 #include "cli/attach/device.h"
 
@@ -28,12 +29,16 @@ static int refuse_served(const struct vublk_attach *attach, struct vublk_error *
 {
 	char node[VUBLK_UBLK_NODE_BYTES];
 
-	return vublk_cli_error(error, EBUSY, "'%s' is already attached as %s by process %d",
+	return vublk_cli_error(error, EBUSY, "'%s' is already attached as %s by process %d; to attach "
+			       "it again, run 'vublk detach' first",
 			       attach->socket, vublk_ublk_node(node, 'b', attach->info.dev_id),
 			       attach->info.ublksrv_pid);
 }
 
-/* Looks for the device of the socket. Without one, `info` is all zeroes. */
+/*
+ * Looks for the device of the socket and stores its information in `info`, which stays all zeroes
+ * if there is none. Refuses a device that a process serves.
+ */
 static int find(struct vublk_attach *attach, struct vublk_error *error)
 {
 	uint64_t mark = vublk_ublk_mark(attach->socket);
@@ -54,7 +59,9 @@ static int find(struct vublk_attach *attach, struct vublk_error *error)
 	return 0;
 }
 
-/* A process that died before it started its device left nothing to resume. */
+/*
+ * Removes a device whose process died before it had started the device: there is nothing to resume.
+ */
 static void remove_begun(struct vublk_attach *attach)
 {
 	if (!attach->info.nr_hw_queues)
@@ -68,13 +75,13 @@ static int refuse_other_id(const struct vublk_attach *attach, struct vublk_error
 {
 	if (!attach->is_resumed || attach->wanted_id < 0 || attach->wanted_id == attach->info.dev_id)
 		return 0;
-	return vublk_cli_error(error, EINVAL, "'%s' has the block device /dev/ublkb%u already, which can "
-			       "be continued but not renamed", attach->socket, attach->info.dev_id);
+	return vublk_cli_error(error, EINVAL, "'%s' already has the block device /dev/ublkb%u, which can "
+			       "be continued but not renamed; leave out --id", attach->socket, attach->info.dev_id);
 }
 
 /*
- * Claims the socket. Another process with the claim may serve the device already; then find() has
- * the better message.
+ * Claims the socket. If another process has the claim and already serves the device, returns the
+ * error of find(), which names that device.
  */
 static int claim(struct vublk_attach *attach, struct vublk_error *error)
 {
@@ -95,7 +102,7 @@ static void signal_fd(int fd)
 	eventfd_t one = 1;
 
 	if (write(fd, &one, sizeof(one)) < 0)
-		return; /* the counter is at its maximum, so the main thread is awake */
+		return; /* the counter is at its maximum, so the main thread will wake up */
 }
 
 static void on_event(void *opaque, enum vublk_blk_event event, const struct vublk_error *error)
@@ -114,7 +121,7 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 		signal_fd(attach->resize_fd);
 }
 
-/* A resumed device needs as many queues as it has. */
+/* Chooses the number of queues. A resumed device keeps the number with which it was made. */
 static void choose_queues(struct vublk_attach *attach, char text[12])
 {
 	if (!attach->is_resumed) {
@@ -157,7 +164,8 @@ static int command(struct vublk_attach *attach, unsigned number, void *buffer, s
 static int explain_add(const struct vublk_attach *attach, int code, struct vublk_error *error)
 {
 	if (code == EEXIST)
-		return vublk_cli_error(error, code, "there is a block device /dev/ublkb%u already",
+		return vublk_cli_error(error, code, "the block device /dev/ublkb%u already exists; "
+				       "choose another --id",
 				       (unsigned)attach->wanted_id);
 	return vublk_cli_error_errno(error, code, "the ublk driver cannot make a block device");
 }
@@ -185,8 +193,9 @@ static int add(struct vublk_attach *attach, const struct vublk_blk_info *disk,
 }
 
 /*
- * The kernel takes a while until it has collected the requests of a dead process. Until then it
- * refuses, and does not say when it would agree.
+ * Prepares the kernel for the new process. The kernel refuses with EBUSY until it has collected the
+ * requests of the dead process, and does not notify when it is ready, so this function tries again
+ * every RESUME_STEP_MS.
  */
 static int begin_resume(struct vublk_attach *attach, struct vublk_error *error)
 {
@@ -197,11 +206,12 @@ static int begin_resume(struct vublk_attach *attach, struct vublk_error *error)
 		ret = vublk_ublk_command(&attach->ublk, UBLK_CMD_START_USER_RECOVERY,
 					 attach->info.dev_id, NULL, 0, 0);
 		if (ret == -EBUSY && poll(&wake, 1, RESUME_STEP_MS) > 0)
-			return vublk_cli_error(error, EINTR, "a signal ended the start");
+			return vublk_cli_error(error, EINTR, "interrupted by a signal before %s could be "
+					       "continued", attach->node);
 	}
 	/*
-	 * EINVAL: a process died between this command and its first queue, so the device is ready
-	 * to be resumed.
+	 * EINVAL: an earlier process sent this command and died before its first queue was ready.
+	 * So the kernel is already prepared.
 	 */
 	if (ret < 0 && ret != -EINVAL)
 		return vublk_cli_error_errno(error, -ret, "the ublk driver cannot continue %s",
@@ -221,7 +231,7 @@ static int set_params(struct vublk_attach *attach, const struct vublk_blk_info *
 		return command(attach, UBLK_CMD_SET_PARAMS, &now, sizeof(now), 0,
 			       "make a block device with this disk's sizes", error);
 	ret = command(attach, UBLK_CMD_GET_PARAMS, &before, sizeof(before), 0,
-		      "tell the sizes of the block device", error);
+		      "report the sizes of the block device", error);
 	if (!ret)
 		ret = vublk_attach_check_params(&before, &now, error);
 	if (!ret && now.basic.dev_sectors != before.basic.dev_sectors)
@@ -274,15 +284,15 @@ bool vublk_attach_has_ended(struct vublk_attach *attach)
 }
 
 /*
- * Makes the threads end that have begun to wait for requests. If the device existed, stopping it
- * would lose its requests, so this process ends, and the device stays.
+ * Ends the threads that wait for requests, by stopping the device. Stopping a resumed device would
+ * lose its requests, so in that case ends the process instead, and the device stays.
  */
 static void stop(void *opaque)
 {
 	struct vublk_attach *attach = opaque;
 
 	if (attach->is_resumed) {
-		vublk_cli_fail("attach", "cannot start the threads for %s, which stays", attach->node);
+		vublk_cli_fail("attach", "cannot start the threads for %s, so it stays as it was", attach->node);
 		_exit(VUBLK_EXIT_FAILED);
 	}
 	vublk_ublk_command(&attach->ublk, UBLK_CMD_STOP_DEV, attach->info.dev_id, NULL, 0, 0);
@@ -332,8 +342,9 @@ static int start_threads(struct vublk_attach *attach, char *buffers, struct vubl
 /* --- start and end -------------------------------------------------------------------- */
 
 /*
- * Opens the character device and starts the threads. A process that dies in here leaves a device
- * that kernels before 6.16 may be unable to resume, so everything else is done before.
+ * Opens the character device and starts the threads. If the process dies in this function, kernels
+ * before 6.16 may be unable to resume the device. So vublk_attach_start() does everything else
+ * first.
  */
 static int serve(struct vublk_attach *attach, char *buffers, struct vublk_error *error)
 {
@@ -363,8 +374,9 @@ static int prepare(struct vublk_attach *attach, char **buffers, struct vublk_err
 		return ret;
 	vublk_ublk_node(attach->node, 'b', attach->info.dev_id);
 	if (disk.num_queues < attach->info.nr_hw_queues)
-		return vublk_cli_error(error, EINVAL, "%s has %u queues, so --num-queues=%u is not "
-				       "enough to continue it", attach->node, attach->info.nr_hw_queues,
+		return vublk_cli_error(error, EINVAL, "%s cannot be continued, because it has %u "
+				       "queues and the disk has only %u; raise --num-queues, or use a "
+				       "back-end with more queues", attach->node, attach->info.nr_hw_queues,
 				       disk.num_queues);
 	*buffers = vublk_blk_alloc(attach->blk, (size_t)attach->info.nr_hw_queues *
 				   attach->info.queue_depth * attach->info.max_io_buf_bytes, &cause);
@@ -401,17 +413,17 @@ void vublk_attach_resize(struct vublk_attach *attach)
 	vublk_blk_get_info(attach->blk, &disk, sizeof(disk));
 	ret = vublk_ublk_command(&attach->ublk, UBLK_CMD_UPDATE_SIZE, attach->info.dev_id, NULL, 0,
 				 vublk_attach_sectors(&disk));
-	/* ENODEV: the device has been stopped meanwhile. */
+	/* ENODEV: the kernel has stopped the device. */
 	if (ret < 0 && ret != -ENODEV)
 		vublk_cli_say_limited("attach", &attach->resized_limit, "the disk at '%s' was resized, but "
-				      "%s keeps the size until it is detached and attached again, because "
-				      "the kernel cannot change it (Linux 6.16 or later can)", attach->socket,
+				      "%s keeps the size that it had, because this kernel cannot change it "
+				      "(Linux 6.16 or later can); detach the device and attach it again", attach->socket,
 				      attach->node);
 }
 
 void vublk_attach_abandon(struct vublk_attach *attach)
 {
-	/* The threads of a resumed device end with the process. */
+	/* The threads of a resumed device end only if the device is stopped or the process ends. */
 	if (attach->is_resumed && attach->crew.members)
 		_exit(VUBLK_EXIT_FAILED);
 	if (!attach->is_resumed && attach->node[0])
@@ -420,8 +432,9 @@ void vublk_attach_abandon(struct vublk_attach *attach)
 }
 
 /*
- * Removes the device if the kernel has stopped it. The process that has stopped it does the same,
- * but may have died. The driver waits until this process has closed the character device.
+ * Removes the device if the kernel has stopped it. `vublk detach`, which stops the device, also
+ * removes it, but may have died before. The driver removes a device only after its process has
+ * closed the character device.
  */
 static void remove_stopped(struct vublk_attach *attach)
 {

@@ -3,8 +3,8 @@
 #define VUBLK_CLI_ATTACH_DEVICE_H
 
 /*
- * The block device that `vublk attach` serves: made anew, or taken over from a process that has
- * died.
+ * The block device that `vublk attach` serves: a new device, or one that it takes over from a
+ * process that has died.
  */
 #include "cli/attach/queue.h"
 #include "cli/attach/ublk.h"
@@ -22,13 +22,13 @@ struct vublk_attach {
 	int64_t wanted_id;         /* the number of a new device; -1: the first free number */
 	unsigned depth;            /* requests per queue of a new device */
 	uint32_t request_bytes;    /* the largest request of a new device */
-	int wake_fd;               /* an eventfd: a signal came, or a thread has ended */
-	int resize_fd;             /* an eventfd: the kernel may have to learn a new size */
+	int wake_fd;               /* an eventfd: a signal has arrived, or a thread has ended */
+	int resize_fd;             /* an eventfd: the size in the kernel may have to change */
 
 	struct vublk_ublk ublk;
 	struct ublksrv_ctrl_dev_info info;
 	char node[VUBLK_UBLK_NODE_BYTES];
-	bool is_resumed;           /* the device existed */
+	bool is_resumed;           /* the device of a process that has died is resumed */
 	struct vublk_blk *blk;
 	struct vublk_disk_watch watch;
 	struct vublk_cli_limit lost_limit; /* used by the disk's thread */
@@ -47,8 +47,8 @@ struct vublk_attach {
 };
 
 /*
- * Looks for a device of the socket whose process has died, and otherwise makes one; opens the disk,
- * and starts the threads. On success the device exists for programs.
+ * Makes a device, or resumes the device of the socket if its process has died. Opens the disk and
+ * starts the threads. On success programs can use the device.
  */
 int vublk_attach_start(struct vublk_attach *attach, struct vublk_error *error);
 
@@ -62,14 +62,14 @@ bool vublk_attach_has_ended(struct vublk_attach *attach);
 void vublk_attach_resize(struct vublk_attach *attach);
 
 /*
- * Called after vublk_attach_start() has failed, instead of vublk_attach_finish(). Removes a new
- * device. A device that existed stays as it was; then the process may end here.
+ * Must be called instead of vublk_attach_finish() if vublk_attach_start() has failed. Removes a new
+ * device. A resumed device stays; if its threads have been started, this function ends the process.
  */
 void vublk_attach_abandon(struct vublk_attach *attach);
 
 /*
- * Frees everything. The threads must have ended or be about to end. Removes the device if the kernel
- * has stopped it.
+ * Frees everything, and removes the device if the kernel has stopped it. The threads must have
+ * ended or be about to end.
  */
 void vublk_attach_finish(struct vublk_attach *attach);
 

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * Finds the devices that vublk has made, and what serves them; see ublk.h.
- */
+/* Finds the devices that `vublk attach` has made and the processes that serve them; see ublk.h. */
 #include "cli/attach/ublk.h"
 
 #include <dirent.h>
@@ -22,7 +20,7 @@
 
 /* --- the mark -------------------------------------------------------------------- */
 
-/* The hash is FNV-1a. */
+/* Computes the hash FNV-1a. */
 uint64_t vublk_ublk_mark(const char *socket)
 {
 	uint64_t hash = UINT64_C(0xcbf29ce484222325);
@@ -96,7 +94,10 @@ static int compare(const void *a, const void *b)
 	return (left->dev_id > right->dev_id) - (left->dev_id < right->dev_id);
 }
 
-/* Adds the device to the list if vublk has made it. A device that disappears meanwhile is skipped. */
+/*
+ * Adds the device to the list if `vublk attach` has made it. A device that was removed in the
+ * meantime is skipped.
+ */
 static int add(struct vublk_ublk *ublk, uint32_t id, struct ublksrv_ctrl_dev_info **list,
 	       unsigned *count)
 {
@@ -132,7 +133,7 @@ int vublk_ublk_list(struct vublk_ublk *ublk, struct ublksrv_ctrl_dev_info **list
 	if (ret) {
 		free(*list);
 		*list = NULL;
-		return vublk_cli_error_errno(error, -ret, "cannot list the devices");
+		return vublk_cli_error_errno(error, -ret, "cannot list the ublk devices");
 	}
 	if (*list)
 		qsort(*list, *count, sizeof(**list), compare);
@@ -141,7 +142,10 @@ int vublk_ublk_list(struct vublk_ublk *ublk, struct ublksrv_ctrl_dev_info **list
 
 /* --- the claim ------------------------------------------------------------------- */
 
-/* The lock of a socket is on one byte of the file, whose offset is the mark without its magic. */
+/*
+ * Describes the lock of a socket, which covers one byte of the file CLAIMS. The offset of that byte
+ * is the mark without its magic.
+ */
 static struct flock lock_of(uint64_t mark)
 {
 	return (struct flock){
@@ -155,8 +159,8 @@ static int open_claims(int flags)
 }
 
 /*
- * Returns whether another process has the lock. Stores its id in `pid`, which is 0 if that process is
- * in another PID namespace.
+ * Returns whether another process has the lock. If so, stores the number of that process in `pid`;
+ * 0: the process is in another PID namespace.
  */
 static bool is_locked(int fd, uint64_t mark, pid_t *pid)
 {
@@ -176,7 +180,7 @@ static int explain_claim(int fd, int code, uint64_t mark, const char *socket, st
 		return vublk_cli_error_errno(error, code, "cannot lock " CLAIMS);
 	is_locked(fd, mark, &pid);
 	return vublk_cli_error(error, EBUSY, "process %d is about to attach '%s' or to remove its block "
-			       "device; wait for it, or end it and try again", pid, socket);
+			       "device; wait until that process is done, or end it and try again", pid, socket);
 }
 
 int vublk_ublk_claim(const char *socket, uint64_t mark, int *fd, struct vublk_error *error)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vublk attach --list: the devices that vublk has made, those of dead processes included.
+ * vublk attach --list: lists the devices that vublk attach has made, including those whose process
+ * has died.
  */
 #include "cli/attach/list.h"
 
@@ -18,7 +19,7 @@ const char *vublk_attach_state(const struct ublksrv_ctrl_dev_info *info)
 	return vublk_ublk_is_claimed(info) ? "starting" : "orphaned";
 }
 
-/* Returns 0 if there is no such block device. */
+/* Returns the size of the block device in bytes; 0: the block device does not exist. */
 static uint64_t size_of(uint32_t id)
 {
 	uint64_t sectors = 0;

@@ -6,12 +6,12 @@
 
 #include <stdbool.h>
 
-/* Prints the devices that vublk has made. Returns an exit status. */
+/* Prints the devices that `vublk attach` has made. Returns an enum vublk_cli_exit. */
 int vublk_attach_list(bool json);
 
 /*
- * Returns what the device does: "attached"; "orphaned": its process has died; "starting": it is not
- * a block device yet or no more.
+ * Returns the state of the device: "attached": a process serves it; "starting": a process has
+ * claimed its socket, but does not serve it; "orphaned": its process has died.
  */
 const char *vublk_attach_state(const struct ublksrv_ctrl_dev_info *info);
 

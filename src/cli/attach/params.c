@@ -2,8 +2,8 @@
 /*
  * Parameters of the block device; see params.h.
  *
- * Key idea: the disk has a cache for the kernel if the back-end takes flushes, even if its config
- * denies that it has a cache, because some back-ends wrongly do so.
+ * Key idea: the block device has a write cache if the back-end accepts flushes, even if the disk's
+ * configuration says that it has none. Some back-ends wrongly say so.
  */
 #include "cli/attach/params.h"
 
@@ -21,7 +21,10 @@ static uint8_t shift_of(uint32_t bytes)
 	return (uint8_t)(31 - __builtin_clz(bytes));
 }
 
-/* Returns a limit in sectors, in whole blocks, that fits the field. */
+/*
+ * Converts a limit in bytes to sectors, rounded down to whole blocks and to what the field can
+ * hold.
+ */
 static uint32_t limit_of(uint64_t bytes, uint32_t block_bytes)
 {
 	uint64_t largest = UINT32_MAX;
@@ -73,8 +76,8 @@ int vublk_attach_params(const struct vublk_blk_info *info, uint32_t request_byte
 				       MAX_BLOCK_BYTES);
 	fill_basic(info, request_bytes, &params->basic);
 	if (!params->basic.dev_sectors)
-		return vublk_cli_error(error, ENOTSUP, "the disk is empty, and the kernel has no empty "
-				       "block devices");
+		return vublk_cli_error(error, ENOTSUP, "the disk is smaller than one block, and the kernel does "
+				       "not support an empty block device");
 	if (info->max_discard_bytes || info->max_write_zeroes_bytes) {
 		params->types |= UBLK_PARAM_TYPE_DISCARD;
 		fill_discard(info, &params->discard);
@@ -97,9 +100,9 @@ int vublk_attach_check_params(const struct ublk_params *before, const struct ubl
 				       1u << new->logical_bs_shift, 1u << old->logical_bs_shift);
 	if ((new->attrs & ~old->attrs) & UBLK_ATTR_READ_ONLY)
 		return vublk_cli_error(error, ENOTSUP, "the disk is read-only now, but the block device "
-				       "is not");
+				       "is not; detach it and attach the disk again");
 	if ((new->attrs & ~old->attrs) & UBLK_ATTR_VOLATILE_CACHE)
-		return vublk_cli_error(error, ENOTSUP, "the disk takes flushes now, but the block device "
-				       "was made without");
+		return vublk_cli_error(error, ENOTSUP, "the disk accepts flushes now, but the block device "
+				       "was made without them; detach it and attach the disk again");
 	return 0;
 }

@@ -2,10 +2,11 @@
 /*
  * Executes the requests of one queue of the block device; see queue.h.
  *
- * Key idea: a tag is in one of two places. While its command waits in the kernel (with_kernel), the
- * kernel completes the command when there is a request. Then the tag is here until the disk has
- * executed the request, and the next command reports the result and waits for the next request. A
- * stopped device completes the commands with UBLK_IO_RES_ABORT, and the thread ends after the last.
+ * Key idea: a tag is in one of two places. At first its command waits in the kernel
+ * (`with_kernel`), which completes the command when there is a request for the tag. Then the tag is
+ * in this process (`here`) until the disk has executed the request. The tag's next command reports
+ * the result and waits for the next request. When the device is stopped, the kernel completes all
+ * commands with UBLK_IO_RES_ABORT. The thread ends when the last tag has its result.
  *
  * One io_uring_enter() reports results, takes requests, and waits for either the kernel or the
  * back-end, because the ring also polls the descriptor of the disk's queue.
@@ -67,7 +68,10 @@ static void put_poll(struct vublk_attach_queue *queue)
 
 /* --- requests ---------------------------------------------------------------------- */
 
-/* The kernel's block layer knows few of the disk's errors. It must not get EAGAIN. */
+/*
+ * Translates an error of the disk for the kernel, whose block layer distinguishes only a few
+ * errors. Never returns -EAGAIN, which a program would take as a request to try again.
+ */
 static int result_of_error(int ret)
 {
 	return ret == -ENOTSUP ? -EOPNOTSUPP : -EIO;
@@ -79,7 +83,10 @@ static void say_failure(struct vublk_attach_queue *queue, const struct vublk_err
 			      error->text);
 }
 
-/* Returns the result of a request that succeeded, which is the number of bytes. */
+/*
+ * Returns the result to report for a request that succeeded: the number of bytes that were read or
+ * written; 0 for other requests.
+ */
 static int success(const struct ublksrv_io_desc *request)
 {
 	uint8_t op = ublksrv_get_op(request);
@@ -282,7 +289,10 @@ static int set_up(struct vublk_attach_queue *queue, struct vublk_error *error)
 	return map_requests(queue, error);
 }
 
-/* Makes all tags wait in the kernel. The kernel refuses a command immediately or never. */
+/*
+ * Makes all tags wait in the kernel. If the kernel refuses a command, that command completes before
+ * io_uring_submit() returns.
+ */
 static int fetch(struct vublk_attach_queue *queue, struct vublk_error *error)
 {
 	struct io_uring_cqe *cqe;

@@ -6,9 +6,10 @@
  * A queue of the block device: a thread that takes requests from the kernel and gives them to one
  * queue of the disk.
  *
- * Key idea: each tag has a buffer in the disk's shared memory for its whole life. The kernel copies
- * between this buffer and the pages of the request, and the back-end uses the buffer directly. So
- * data is copied once, by the kernel, and never by vublk.
+ * Key idea: a tag is the kernel's number of a request, from 0 to depth - 1. Each tag has its own
+ * buffer in the disk's shared memory. The kernel copies between this buffer and the pages of the
+ * request, and the back-end uses the buffer directly. So data is copied once, by the kernel, and
+ * never by vublk.
  */
 #include "cli/attach/ublk-abi.h"
 #include "cli/cli.h"
@@ -30,8 +31,8 @@ struct vublk_attach_waiting {
 struct vublk_attach_queue {
 	/* set before the thread starts, and constant afterwards */
 	/*
-	 * Called by the thread: once, after all tags wait for requests (`failure` is NULL) or that
-	 * has failed; and at its end.
+	 * The thread calls ready() once: with NULL when all tags wait for requests, or with the
+	 * error if the start has failed. The thread calls ended() when it ends.
 	 */
 	void (*ready)(void *opaque, const struct vublk_error *failure);
 	void (*ended)(void *opaque);
@@ -40,11 +41,11 @@ struct vublk_attach_queue {
 	uint16_t index;
 	uint16_t depth;
 	uint32_t buffer_bytes;         /* of one tag */
-	bool is_plain;                 /* the driver wants plain command numbers */
+	bool is_plain;                 /* the driver is older than Linux 6.4; see ublk.h */
 	int char_fd;
 	char *buffers;                 /* of all tags, in the disk's memory */
 	struct vublk_blk_queue *disk;
-	struct vublk_disk_watch *watch; /* of one of the queues; NULL: another queue has it */
+	struct vublk_disk_watch *watch; /* NULL except in queue 0, which requests the serial */
 
 	/* used by the thread */
 	struct io_uring ring;

@@ -3,14 +3,14 @@
 #define VUBLK_CLI_ATTACH_UBLK_ABI_H
 
 /*
- * The interface of the kernel's driver ublk_drv. <linux/ublk_cmd.h> of Linux 6.1, which Debian 12
- * has, lacks what later kernels added; those constants are defined here.
+ * The interface of the kernel's driver ublk_drv. <linux/ublk_cmd.h> of Linux 6.1, the version of
+ * Debian 12, lacks constants that later kernels have added. This header defines them.
  */
 
 #include <linux/ioctl.h>
 #include <linux/ublk_cmd.h>
 
-/* Linux 6.4: commands are encoded like ioctls. Later kernels may refuse the plain numbers. */
+/* Linux 6.4: commands are encoded as ioctl numbers. Later kernels may refuse the plain numbers. */
 #ifndef UBLK_F_CMD_IOCTL_ENCODE
 #define UBLK_F_CMD_IOCTL_ENCODE (1UL << 6)
 #endif

@@ -2,8 +2,8 @@
 /*
  * Commands of the ublk driver's control device; see ublk.h. devices.c finds the devices.
  *
- * Key idea: a command is a request on an io_uring with entries of 128 bytes, and
- * has its result when the request completes.
+ * Key idea: a command is a request on an io_uring with 128-byte entries. The result of the request
+ * is the result of the command.
  */
 #include "cli/attach/ublk.h"
 
@@ -111,7 +111,10 @@ int vublk_ublk_command(struct vublk_ublk *ublk, unsigned command, uint32_t id, v
 
 	if (ublk->is_plain || (ret != -EINVAL && ret != -EOPNOTSUPP && ret != -ENOTSUP))
 		return ret;
-	/* A driver before Linux 6.4 does not know the encoded numbers. */
+	/*
+	 * A driver before Linux 6.4 does not support encoded numbers, so this call uses the plain
+	 * number.
+	 */
 	ret = send_command(ublk, command, &argument);
 	ublk->is_plain = ret >= 0;
 	return ret;

@@ -13,7 +13,7 @@ extern const struct vublk_control_command vublk_serve_commands[];
 /* The commands of `vublk device`. The owner is its struct vublk_bus. */
 extern const struct vublk_control_command vublk_device_commands[];
 
-/* The command that each kind of control socket has in addition. */
+/* The command `events`, which every control socket has in addition to its table. */
 extern const struct vublk_control_command vublk_events_command;
 
 #endif

@@ -329,8 +329,8 @@ static bool is_ready(const struct slot *slot)
 }
 
 /*
- * Handles the client's lines until there are no more, its task is busy, or its output is not
- * flushed. Returns a negative errno if the client has to be closed.
+ * Handles the client's lines until no complete line is left, the client's task is busy, or its
+ * output has not been sent yet. Returns a negative errno if the client has to be closed.
  */
 static int handle_lines(struct vublk_control *control, struct slot *slot)
 {

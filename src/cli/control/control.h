@@ -39,7 +39,10 @@ struct vublk_control_loop {
 	int fd; /* polls readable when process() has work to do */
 	void *opaque;
 	int (*process)(void *opaque, struct vublk_error *error);
-	/* Returns how long to wait for `fd`, in milliseconds; -1: no limit. NULL: there is none. */
+	/*
+	 * Returns how long to wait for `fd`, in milliseconds; -1: no limit. A NULL function means
+	 * that there is never a limit.
+	 */
 	int (*timeout_ms)(void *opaque);
 };
 
@@ -94,10 +97,10 @@ int vublk_control_open(const char *path, mode_t mode, const char *role,
 		       struct vublk_control **control, struct vublk_error *error);
 
 /*
- * Executes the command with the name `command` as for a client, and returns the result. The command
- * must exist, take no arguments, and have run() and format(). Waits for the owner's thread for at
- * most `timeout_ms`. On failure returns NULL, and `error` says why. Any thread except the owner's
- * may call this function, until vublk_control_close().
+ * Executes the command with the name `command` as if a client had sent it, and returns the result.
+ * The command must exist, take no arguments, and have run() and format(). Waits for the owner's
+ * thread for at most `timeout_ms`. On failure returns NULL, and `error` says why. Any thread except
+ * the owner's may call this function, until vublk_control_close().
  */
 struct json_object *vublk_control_ask(struct vublk_control *control, const char *command,
 				      unsigned timeout_ms, struct vublk_error *error);

@@ -47,8 +47,8 @@ enum key {
 
 static const struct argp_option argp_options[] = {
 	{ "timeout", KEY_TIMEOUT, "TIME", 0,
-	  "Time limit for the greeting of the process (default: 3s) and for its answer (default: 15s): "
-	  "seconds, or with ms, s, m, h" },
+	  "Time limit for the greeting of the process (default: 3s) and for its answer (default: 15s), "
+	  "in seconds or with a suffix ms, s, m or h" },
 	{ "watch", KEY_WATCH, "TIME", OPTION_ARG_OPTIONAL,
 	  "Send the command again every TIME (default: 1s), until it fails" },
 	{ NULL, 0, NULL, 0, "Options of the command trace:", 1 },
@@ -287,7 +287,7 @@ static int receive_line(struct connection *connection, struct json_object **obje
 	if (vublk_control_parse(connection->data, connection->line_bytes - 1,
 				VUBLK_CONTROL_ANSWER_DEPTH, object, &cause) < 0)
 		return vublk_cli_error(error, EPROTO, "the process at '%s' sent a line that cannot be "
-				       "used (%s); it is not a control socket", connection->path,
+				       "used (%s); this is not a control socket", connection->path,
 				       cause.text);
 	if (json_object_is_type(*object, json_type_object))
 		return 0;
@@ -318,7 +318,7 @@ static int check_greeting(struct connection *connection, struct vublk_error *err
 	if (protocol == VUBLK_CONTROL_PROTOCOL)
 		return 0;
 	return vublk_cli_error(error, EPROTO, "the process at '%s' does not support version %d of "
-			       "the control protocol", connection->path, VUBLK_CONTROL_PROTOCOL);
+			       "the control protocol; use the vublk program that it was started from", connection->path, VUBLK_CONTROL_PROTOCOL);
 }
 
 static int send_line(struct connection *connection, char *line, struct vublk_error *error)

@@ -3,7 +3,7 @@
  * The command `limit` of the control socket of `vublk device`: shows, changes and removes limits.
  *
  * Key idea: the command changes only the limits that its arguments name; `off` removes all limits.
- * The answer always has all limits.
+ * The answer always contains all limits.
  */
 #include "cli/control/device-limit.h"
 

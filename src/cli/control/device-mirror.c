@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The command `mirror` of the control socket of `vublk device`: begins and ends a mirror, and shows
- * its progress. A command that begins a mirror is answered when the target can be used, or with the
- * reason why it cannot. The disk is copied afterwards.
+ * its progress. A command that begins a mirror is answered when the target is ready, or with the
+ * reason why the target cannot be used. The disk is copied after that answer.
  */
 #include "cli/control/device-mirror.h"
 

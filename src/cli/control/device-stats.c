@@ -73,8 +73,8 @@ struct json_object *vublk_device_format_stats(void *owner, const void *copy)
 	vublk_json_add_bool(result, "available", stats->sees_requests);
 	if (!stats->sees_requests)
 		vublk_json_add_text(result, "why_unavailable", "requests pass directly between the "
-				    "driver and the back-end; set the property shadow to let the "
-				    "device see them");
+				    "driver and the back-end; to count them, send the command shadow "
+				    "with the argument on");
 	json_object_object_add(result, "queues", queues_json(owner, stats));
 	return result;
 }
@@ -114,12 +114,12 @@ static void print_replays(FILE *out, const struct vublk_replay_info *replay)
 	vublk_stats_print_number(out, "vublk_replay_max_bytes", "gauge",
 				 "Limit of vublk_replay_kept_bytes", replay->max_bytes);
 	vublk_stats_print_number(out, "vublk_replays_total", "counter",
-				 "Number of times that a back-end has got the copies",
+				 "Number of times that the kept copies were given to a back-end",
 				 replay->replays);
 	vublk_stats_print_number(out, "vublk_replayed_writes_total", "counter",
-				 "Number of writes that were repeated", replay->total_writes);
+				 "Number of kept writes that were repeated", replay->total_writes);
 	vublk_stats_print_number(out, "vublk_replayed_bytes_total", "counter",
-				 "Bytes of these writes", replay->total_bytes);
+				 "Number of bytes in the writes that were repeated", replay->total_bytes);
 }
 
 static void print_queues(FILE *out, const struct vublk_device_status *status)

@@ -45,12 +45,13 @@ void vublk_device_status_copy(const struct vublk_bus *bus, struct vublk_device_s
 struct json_object;
 bool vublk_device_status_has_backend(const struct vublk_device_status *status);
 /*
- * Returns the member of the result of `status` about unflushed=replay; NULL: replay is not in use.
+ * Returns the JSON object that describes unflushed=replay in the result of `status`; NULL: replay
+ * is not in use.
  */
 struct json_object *vublk_device_status_replay_json(const struct vublk_replay_info *replay);
 /*
- * Returns the object about a queue in the result of `status`: its index, size and base, and the
- * number of outstanding requests (null: not known).
+ * Returns the JSON object that describes a queue in the result of `status`: its index, size and
+ * base, and the number of outstanding requests (null: not known).
  */
 struct json_object *vublk_device_status_queue_json(const struct vublk_device_status_queue *queue);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The command `switch` of the control socket of `vublk device`: moves the disk to another of its
- * paths or to its mirror. The answer comes when the disk has been moved, or with the reason why it
- * has not.
+ * paths or to its mirror. The answer comes when the disk has been moved, or when the move has
+ * failed, and then says why.
  */
 #include "cli/control/device-switch.h"
 

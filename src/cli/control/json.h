@@ -27,8 +27,8 @@ static inline void vublk_json_add_text(struct json_object *object, const char *n
 }
 
 /*
- * Adds an array with the names of the bits that are set in `features`. A bit without a name is "bit
- * N".
+ * Adds an array with the names of the bits that are set in `features`. A bit N without a name is
+ * added as "bit N".
  */
 void vublk_json_add_features(struct json_object *object, const char *name, uint64_t features,
 			     const char *(*name_of)(unsigned bit));

@@ -99,7 +99,7 @@ static int malformed(const char *address, struct vublk_error *error)
 {
 	return vublk_cli_error(error, EINVAL, "--metrics-listen must be a port, such as 9100, a "
 			       "host and a port, such as 0.0.0.0:9100 or [::1]:9100, or the path "
-			       "of a Unix socket that contains a slash, not '%s'", address);
+			       "of a Unix socket, with a slash in it, not '%s'", address);
 }
 
 /* Divides "PORT", "HOST:PORT" or "[HOST]:PORT" into its parts. */

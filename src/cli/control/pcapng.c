@@ -2,8 +2,8 @@
 /*
  * The blocks of a pcapng file; see pcapng.h.
  *
- * Key idea: a block is a type, its length, a body of words of 32 bits, and the length again. All
- * blocks of a trace are small, so each is built in memory.
+ * Key idea: a block is a type, its length, a body of 32-bit words, and the length again. All blocks
+ * of a trace are small, so each is built in memory.
  */
 #include "cli/control/pcapng.h"
 
@@ -124,7 +124,7 @@ void vublk_pcapng_add(FILE *file, const struct vublk_pcapng_request *request)
 	};
 	struct block block;
 
-	_Static_assert(sizeof(packet) == 40, "the dissector knows this");
+	_Static_assert(sizeof(packet) == 40, "vublk.lua expects 40 bytes");
 	begin_block(&block, ENHANCED_PACKET);
 	put_u32(&block, 0); /* the interface */
 	put_time(&block, request->completed_ns);

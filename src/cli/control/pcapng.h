@@ -19,9 +19,9 @@
 
 struct vublk_pcapng_request {
 	uint64_t completed_ns; /* since 1970 */
-	uint64_t wait_ns;      /* the time from the taking of the request to its last submission; or
+	uint64_t wait_ns;      /* from when the device took the request until its last submission, or
 				  VUBLK_PCAPNG_UNKNOWN */
-	uint64_t latency_ns;   /* the time from the taking of the request to its completion; or
+	uint64_t latency_ns;   /* from when the device took the request until its completion, or
 				  VUBLK_PCAPNG_UNKNOWN */
 	uint64_t sector, bytes;
 	uint32_t type;

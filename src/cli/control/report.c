@@ -14,12 +14,15 @@
 
 #define NS_PER_MS UINT64_C(1000000)
 /*
- * The pause before another text is sent, because a client can cause one with each connection, and
- * before a message that was not accepted is sent again.
+ * The pause before a new status is sent, because a client can change the status with each
+ * connection. Also the pause before a message is repeated that the supervisor did not accept.
  */
 #define PAUSE_NS (100 * NS_PER_MS)
 
-/* How long the end of this process waits for a supervisor that does not read, and how often it asks. */
+/*
+ * How long this process, at its end, tries to reach a supervisor that does not read, and the pause
+ * between two attempts.
+ */
 #define END_LIMIT_MS 10000
 #define END_STEP_MS 10
 
@@ -60,8 +63,8 @@ void vublk_report_notice(void *opaque, const struct vublk_notice *notice, size_t
 /* --- the status ------------------------------------------------------------------------ */
 
 /*
- * Keeps the status in one line. The text can contain text of a peer, and the supervisor would take
- * a second line as another assignment.
+ * Keeps the status in one line. The status can contain text from a peer, and the supervisor would
+ * take a second line as another assignment.
  */
 static void make_one_line(char *text)
 {
@@ -81,7 +84,10 @@ static void update(struct vublk_report *report, uint64_t now_ns)
 	make_one_line(text);
 	becomes_ready = phase == VUBLK_SERVICE_READY && !report->is_ready;
 	begins_stop = phase == VUBLK_SERVICE_STOPPING && !report->is_stopping;
-	/* While the object starts, the next call asks again, because no notice may tell when it is ready. */
+	/*
+	 * While the object starts, each call gets the status again, because there may be no notice
+	 * when the object becomes ready.
+	 */
 	report->is_stale = phase == VUBLK_SERVICE_STARTING;
 	report->retry_ns = 0;
 	if (!becomes_ready && !begins_stop && !strcmp(text, report->text))
@@ -123,8 +129,8 @@ static void note_signals(struct vublk_report *report)
 }
 
 /*
- * Reports that the loop runs, twice per period. If one of these reports is not accepted, the next
- * one would be too late.
+ * Reports that the loop runs, twice per period. A report that the supervisor did not accept is
+ * repeated after a short pause, because half a period later would be too late.
  */
 static void feed_watchdog(struct vublk_report *report, uint64_t now_ns)
 {
@@ -148,8 +154,8 @@ int vublk_report_process(void *opaque, struct vublk_error *error)
 	note_signals(report);
 	r = report->service->process(report->service->owner, error);
 	/*
-	 * A signal that arrived during process() may have had its effect there already. Then
-	 * nothing wakes the loop again, so the signal is noted here.
+	 * A signal that arrived during process() may already have taken effect there. Then nothing
+	 * wakes the loop again, so the signal is noted here.
 	 */
 	note_signals(report);
 	if (r == 1 && (report->is_stale || (report->retry_ns && now_ns >= report->retry_ns)))
@@ -173,8 +179,9 @@ int vublk_report_timeout_ms(void *opaque)
 }
 
 /*
- * Names the new main process. While the supervisor's queue is full, waits: without this message
- * systemd takes the end of this process for that of the service, and ends the new process, too.
+ * Tells the supervisor which process is the new main process. Waits while the supervisor's queue is
+ * full: without this message, systemd would take the end of this process for the end of the
+ * service, and end the new process, too.
  */
 static void name_new_process(const struct vublk_notify *notify, int64_t pid)
 {

@@ -8,8 +8,8 @@
  * loop runs (the watchdog).
  *
  * Key idea: the object's thread sends the reports, between two calls of process(). So a report
- * proves that the main loop runs. It does not prove that the storage answers: requests that wait
- * for slow storage have to wait, and ending the process would not make the storage faster.
+ * proves that the main loop runs. It need not prove that the storage answers, because a restart of
+ * this process would not make slow storage faster.
  */
 #include "cli/control/service.h"
 #include "cli/notify.h"
@@ -27,14 +27,14 @@ struct vublk_report {
 	bool is_ready;    /* READY=1 was sent, and no reload has begun since */
 	bool is_stopping; /* STOPPING=1 was sent */
 	uint64_t watchdog_ns; /* when the next WATCHDOG=1 is due; 0: never */
-	uint64_t retry_ns;    /* when the status is sent again, or first; 0: the supervisor has it */
-	uint64_t next_ns;     /* when the text may change again */
+	uint64_t retry_ns;    /* when to send the status next; 0: the supervisor has it */
+	uint64_t next_ns;     /* the earliest time at which another text may be sent */
 	char text[VUBLK_REPORT_BYTES]; /* the status that the supervisor has */
 };
 
 /*
- * Initializes `report`. `service` and `notify` are borrowed. vublk_report_on_signal() then belongs
- * to `service`.
+ * Initializes `report`. `service` and `notify` are borrowed. From then on vublk_report_on_signal()
+ * calls the handler of `service`.
  */
 void vublk_report_init(struct vublk_report *report, const struct vublk_service *service,
 		       const struct vublk_notify *notify);
@@ -56,8 +56,8 @@ void vublk_report_notice(void *report, const struct vublk_notice *notice, size_t
 void vublk_report_on_signal(int number);
 
 /*
- * Reports the end of the service. `new_pid` is the process that has taken the object over, which the
- * supervisor shall watch from now on; 0: none.
+ * Reports the end of the service. `new_pid` is the process that has taken the object over, which
+ * the supervisor must watch from now on; 0: no process.
  */
 void vublk_report_end(struct vublk_report *report, int64_t new_pid);
 

@@ -134,7 +134,7 @@ static int run_resize(void *owner, void *copy, struct vublk_error *error)
 	if (vublk_cli_now_ns() < resize->deadline_ns)
 		return 1;
 	return vublk_cli_error(error, ETIMEDOUT, "the new size was not read within %u s; it will "
-			       "be read when the requests in the storage have completed",
+			       "be read when the storage has completed its requests",
 			       (unsigned)(RESIZE_NS / 1000000000));
 }
 

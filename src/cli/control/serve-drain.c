@@ -38,7 +38,8 @@ int vublk_serve_run_drain(void *owner, void *copy, struct vublk_error *error)
 	if (info.drain == VUBLK_BACKEND_DRAINED || info.drain == VUBLK_BACKEND_DRAINING)
 		return 1;
 	if (info.drain == VUBLK_BACKEND_DRAIN_NONE)
-		return vublk_cli_error(error, ENOTCONN, "the process was told to stop");
+		return vublk_cli_error(error, ENOTCONN, "the drain has ended, because the "
+				       "process was told to stop");
 	return vublk_cli_error(error, info.drain_failure.code, "%s; the disk is served as before",
 			       info.drain_failure.text);
 }

@@ -4,7 +4,8 @@
 
 /*
  * The code that `vublk serve` and `vublk device` share: it serves an object until the object ends
- * or a signal stops it. Meanwhile it answers at a control socket and at an address for metrics.
+ * or a signal stops it. While it does so, it answers requests at a control socket and at an address
+ * for metrics.
  */
 #include "cli/control/control.h"
 #include "cli/notify.h"
@@ -61,7 +62,7 @@ enum vublk_service_key {
 	{ "control", VUBLK_SERVICE_KEY_CONTROL, "PATH", 0,                                    \
 	  "Listen for the commands of vublk ctl on this Unix socket" },                       \
 	{ "control-mode", VUBLK_SERVICE_KEY_CONTROL_MODE, "MODE", 0,                          \
-	  "Permissions of that socket's file, in octal (default: 0600)" },                    \
+	  "Permissions of the control socket's file, in octal (default: 0600)" },             \
 	{ "metrics-listen", VUBLK_SERVICE_KEY_METRICS, "PORT|HOST:PORT|PATH", 0,              \
 	  "Answer GET /metrics over HTTP at this address (default host: 127.0.0.1)" }
 

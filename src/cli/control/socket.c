@@ -282,9 +282,9 @@ static void set_timeout(int fd, unsigned timeout_ms)
 }
 
 /*
- * Sends blanks, which a control socket ignores at the beginning of a line. At the socket of a disk
- * they are not a message, so the process there closes the connection immediately, instead of
- * keeping it until a time limit.
+ * Sends blanks, which a control socket ignores at the beginning of a line. If the socket is that of
+ * a disk, the process there refuses the blanks as a message and closes the connection immediately,
+ * instead of after a time limit.
  */
 static void send_blanks(int fd)
 {

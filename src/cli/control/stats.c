@@ -126,7 +126,7 @@ void vublk_stats_print_number(FILE *out, const char *name, const char *type, con
 
 void vublk_stats_print_disk(FILE *out, uint64_t size_bytes)
 {
-	vublk_stats_print_head(out, "vublk_info", "gauge", "The version, always 1");
+	vublk_stats_print_head(out, "vublk_info", "gauge", "The version, as a label; always 1");
 	fprintf(out, "vublk_info{version=\"%s\"} 1\n", vublk_version());
 	vublk_stats_print_number(out, "vublk_disk_size_bytes", "gauge", "Size of the disk",
 				 size_bytes);

@@ -18,8 +18,8 @@ struct vublk_control_task {
 	/* set before the task is posted */
 	const struct vublk_control_command *command; /* must have a run() function */
 	void *copy;
-	void (*done)(void *opaque); /* called on the owner's thread when the task is done; the task
-				       then belongs to its poster again */
+	void (*done)(void *opaque); /* called on the owner's thread when the task is done; the
+				       thread that posted the task may then use it again */
 	void *opaque;
 	int64_t client_pid; /* the process that sent the command; 0: unknown */
 
@@ -64,9 +64,9 @@ void vublk_control_tasks_deinit(struct vublk_control_tasks *tasks);
 int vublk_control_tasks_post(struct vublk_control_tasks *tasks, struct vublk_control_task *task);
 
 /*
- * Runs the object and the tasks until process() returns something other than 1. Then ends the
- * remaining tasks: a command with is_about_the_end is run once more, and all that are still not
- * done fail with -ENOTCONN. Returns the last value of process(); see vublk_control_run().
+ * Runs the object and the tasks until process() returns something other than 1. Then runs each
+ * remaining command with is_about_the_end once more. A task that is still not done fails with
+ * -ENOTCONN. Returns the last value of process(); see vublk_control_run().
  */
 int vublk_control_tasks_run(struct vublk_control_tasks *tasks,
 			    const struct vublk_control_loop *loop, struct vublk_error *error);

@@ -10,7 +10,7 @@
 
 #define VUBLK_CONTROL_TIMEOUT_DEFAULT_MS 10000
 
-/* The names of the arguments of a command that has only this one; ends with NULL. */
+/* The argument names of a command whose only argument is `timeout-ms`; ends with NULL. */
 extern const char *const vublk_control_timeout_arguments[];
 
 /*

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Takes the socket that the parent process passes; see activation.h.
+ * Takes over the socket that the parent process passes; see activation.h.
  *
  * Key idea: the variables and the descriptor come from outside and may not fit the command line,
- * for example after a mistake in a socket unit. Serving the disk at another path than the user
- * believes would be worse than not starting. So this file checks the address, and the library
- * checks the kind of the socket.
+ * for example after a mistake in a socket unit. To serve the disk at a path that the user does not
+ * expect would be worse than not to start. So this file checks the address, and the library checks
+ * the kind of the socket.
  */
 #include "cli/activation.h"
 
@@ -58,7 +58,7 @@ int vublk_activation_take(struct vublk_activation *activation, struct vublk_erro
 		r = check_count(getenv("LISTEN_FDS"), getenv("LISTEN_FDNAMES"), error);
 		if (!r && fcntl(FIRST_FD, F_SETFD, FD_CLOEXEC) < 0)
 			r = vublk_cli_error(error, EINVAL, "LISTEN_FDS passes descriptor %d, which "
-					    "is not open", FIRST_FD);
+					    "is not open; unset LISTEN_FDS or pass a socket", FIRST_FD);
 		if (!r)
 			activation->fd = FIRST_FD;
 	}
@@ -90,7 +90,7 @@ static int get_path(int fd, char path[sizeof(((struct sockaddr_un *)0)->sun_path
 	return 0;
 }
 
-/* Returns whether both paths are equal, or lead to the same file. */
+/* Returns whether the paths are equal or lead to the same file. */
 static bool is_same(const char *a, const char *b)
 {
 	struct stat st[2];
@@ -109,7 +109,7 @@ static int check_path(const struct vublk_activation *activation, const char *opt
 
 	if (r)
 		return vublk_cli_error(error, EINVAL, "LISTEN_FDS passes descriptor %d, which is not a "
-				       "socket (%s)", activation->fd, strerrordesc_np(-r));
+				       "socket (%s); pass a listening Unix socket", activation->fd, strerrordesc_np(-r));
 	if (own[0] && is_same(own, path))
 		return 0;
 	return vublk_cli_error(error, EINVAL, "LISTEN_FDS passes a socket at '%s', but %s has the path "
@@ -127,8 +127,8 @@ int vublk_activation_use(const struct vublk_activation *activation, const char *
 	if (activation->fd < 0)
 		return 0;
 	if (given && strcmp(given, activation->text))
-		return vublk_cli_error(error, EINVAL, "LISTEN_FDS passes the socket %d, but fd is '%s'; "
-				       "remove the option", activation->fd, given);
+		return vublk_cli_error(error, EINVAL, "LISTEN_FDS passes a socket as descriptor %d, but the option fd "
+				       "is '%s'; remove the option fd", activation->fd, given);
 	if (path)
 		r = check_path(activation, option, path, error);
 	if (!r)

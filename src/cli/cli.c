@@ -257,8 +257,8 @@ int vublk_cli_parse_milliseconds(const char *option, const char *text, uint64_t 
 	uint64_t ms;
 
 	if (parse_value(text, time_units, &ms) || ms > max_ms)
-		return vublk_cli_error(error, EINVAL, "--%s must be a time of at most 365 days, to "
-				       "the millisecond, such as 5, 0.5, 250ms, 2m or 1h (in "
+		return vublk_cli_error(error, EINVAL, "--%s must be a time of at most 365 days, in "
+				       "steps of 1 ms, such as 5, 0.5, 250ms, 2m or 1h (in "
 				       "seconds if there is no suffix), not '%s'", option,
 				       text ? text : "");
 	*value = ms;

@@ -13,7 +13,7 @@ const struct vublk_cli_command vublk_cli_commands[] = {
 	{ "device", vublk_cmd_device, "--chardev=SOCKET --bus=vhost-user:SOCKET",
 	  "Give a VM a disk that survives the loss of its back-end" },
 	{ "attach", vublk_cmd_attach, "SOCKET", "Make a disk a block device of this host, /dev/ublkbN" },
-	{ "detach", vublk_cmd_detach, "DEVICE...", "Remove such block devices" },
+	{ "detach", vublk_cmd_detach, "DEVICE...", "Remove block devices that vublk attach has made" },
 	{ "info", vublk_cmd_info, "SOCKET", "Show the properties of a disk and its back-end" },
 	{ "bench", vublk_cmd_bench, "SOCKET", "Measure a disk, or write and verify it" },
 	{ "copy", vublk_cmd_copy, "SOURCE DESTINATION", "Copy between files and disks" },

@@ -50,7 +50,7 @@ static struct {
 } scratch;
 
 /*
- * Ends the back-end and removes the files and the folder. Must call only async-signal-safe
+ * Ends the back-end and removes the files and the folder. May call only async-signal-safe
  * functions, because a signal handler calls clean_up().
  */
 static void clean_up(void)
@@ -359,7 +359,7 @@ static int show_data(struct vublk_blk *blk, struct vublk_bench_result *total,
 	int ret;
 
 	say("4. Data: %d threads, each with a queue of its own, write 64 MiB in random order\n"
-	    "   and read all of it back. Each block contains its place and generation.\n",
+	    "   and read all of it back. Each block contains its offset and a version number.\n",
 	    NUM_QUEUES);
 	ret = write_and_verify(blk, 0, DISK_BYTES, total, error);
 	if (ret)

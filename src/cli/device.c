@@ -88,7 +88,7 @@ static const struct argp_option argp_options[] = {
 };
 
 /*
- * Maps the names of properties in the library's sentences to the command-line options that set
+ * Maps the names of properties in the library's error messages to the command-line options that set
  * them.
  */
 static const struct vublk_cli_alias aliases[] = {
@@ -134,8 +134,8 @@ static void add_chardev_pair(struct argp_state *state, struct vublk_cli_options 
 }
 
 /*
- * Returns whether `text`, the value of --chardev, is a list of pairs instead of a path: whether it
- * has an '=' before any slash. The name of a property contains no slash.
+ * Returns whether `text`, the value of --chardev, is a list of pairs and not a path. A list has an
+ * '=' before the first slash, because the name of a property contains no slash.
  */
 static bool is_list(const char *text)
 {
@@ -162,8 +162,8 @@ static void list_properties(const char *bus)
 }
 
 /*
- * Refuses unknown properties. If the bus has no options, checks nothing, because the library may
- * not know the bus; vublk_bus_open() then refuses it.
+ * Refuses unknown properties. Checks nothing if the bus has no options, because the bus itself may
+ * then be unknown; vublk_bus_open() refuses unknown buses.
  */
 static void check_names(struct argp_state *state, const struct vublk_cli_options *properties,
 			const struct vublk_property *bus_options)
@@ -397,7 +397,10 @@ int vublk_cmd_device(int argc, char **argv)
 	struct vublk_cli_signals signals;
 	int r, status;
 
-	/* The descriptor is checked before the process opens one of its own. */
+	/*
+	 * Checks the passed descriptor before this process opens one, which could get the same
+	 * number.
+	 */
 	if (vublk_activation_take(&arguments.activation, &error))
 		return vublk_cli_fail_open(COMMAND, &error);
 	vublk_service_options_init(&arguments.service);

@@ -75,8 +75,8 @@ bool vublk_disk_watch_has_outage(const struct vublk_disk_watch *watch);
 bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch);
 
 /*
- * Requests the serial, unless the present back-end has answered such a request, or such a request
- * is in flight. Must be called repeatedly, on the thread that uses `queue`, whenever that queue may
+ * Requests the serial, unless a request for it is in flight or the present back-end has already
+ * answered one. Must be called repeatedly, on the thread that uses `queue`, whenever that queue may
  * have room for a request. `watch` may be NULL.
  */
 void vublk_disk_watch_poll(struct vublk_disk_watch *watch, struct vublk_blk_queue *queue);

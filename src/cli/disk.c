@@ -2,8 +2,8 @@
 /*
  * Parses the options of a disk and opens the disk; see disk.h. disk-watch.c watches the open disk.
  *
- * Key idea: the options of a disk set properties of the device. So this file checks only the values
- * of options with a name of their own, and the library checks those of -o.
+ * Key idea: the options of a disk set properties of the device. This file checks only the values of
+ * options that have a name of their own, such as --queue-size; the library checks the values of -o.
  */
 #include "cli/disk.h"
 
@@ -43,7 +43,7 @@ static const struct argp_option disk_options[] = {
 };
 
 /*
- * Maps the names of properties in the library's sentences to the command-line options that set
+ * Maps the names of properties in the library's error messages to the command-line options that set
  * them.
  */
 static const struct vublk_cli_alias aliases[] = {
@@ -69,7 +69,7 @@ static void add_pair(struct argp_state *state, struct vublk_disk_options *option
 	if (!vublk_disk_has_property(vublk_device_properties(), pair) &&
 	    !vublk_disk_has_property(vublk_blk_options(), pair))
 		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "there is no property '%s'; "
-			     "--list-properties lists them", pair);
+			     "--list-properties lists all properties", pair);
 }
 
 void vublk_disk_print_properties(const struct vublk_property *properties,

@@ -3,9 +3,9 @@
 #define VUBLK_CLI_DISK_H
 
 /*
- * The options that are common to the commands that use a disk, and the functions that open the disk
- * with them. Such a command has vublk_disk_argp as a child parser, whose input must be a struct
- * vublk_disk_options that is zeroed except for `reconnects`.
+ * The options that all commands with a disk share, and the functions that open the disk. A command
+ * uses vublk_disk_argp as a child parser. The parser's input must be a struct vublk_disk_options
+ * that is zeroed except for `reconnects`.
  */
 
 #include "cli/options.h"
@@ -29,18 +29,18 @@ extern const struct argp vublk_disk_argp;
 /*
  * Opens the disk at the socket `path`. On failure `error` has one sentence for the caller to print,
  * and the code EINVAL if an option is wrong. With --verbose the library's log goes to standard
- * error. Without --verbose only errors are printed; if the disk outlives its back-end, warnings are
- * printed, too, because they say why a new back-end is refused.
+ * error. Without --verbose only the library's errors are printed, and its warnings if the disk
+ * reconnects, because a warning says why a new back-end is refused.
  *
- * Without `reconnects`, and without reconnect-ms or server among the options, the loss of the
- * back-end is permanent. The log of `handlers` is ignored.
+ * If `reconnects` is false and the options contain neither reconnect-ms nor server, the disk does
+ * not reconnect. The log of `handlers` is ignored.
  */
 int vublk_disk_open(const char *command, const char *path,
 		    const struct vublk_disk_options *options,
 		    const struct vublk_blk_handlers *handlers, struct vublk_blk **blk,
 		    struct vublk_error *error);
 
-/* Returns whether the disk with these options outlives its back-end. */
+/* Returns whether a disk with these options reconnects when its back-end is lost. */
 bool vublk_disk_reconnects(const struct vublk_disk_options *options);
 
 /* Limits the number of queues to `num_queues`, unless --num-queues was given. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A log-linear histogram: from 2^BITS on, each range between two successive powers of two has the
- * same number of buckets, so the relative error is the same for 1 us and for 1 s. 30 kB cover all
- * values of 64 bits.
+ * same number of buckets, so the relative error is the same for 1 us and for 1 s. The buckets for
+ * all 64-bit values take 30 kB.
  *
  * Key idea: the bucket of a value follows from the value's leading BITS + 1 bits and from how far
  * they were shifted. Below 2^(BITS+1) the shift is 0, and the bucket is the value itself.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vublk info: shows the properties of a disk, the features that its back-end offers, the features
- * that are in use, and what the device has changed. The output is text or, with --json, JSON.
+ * that are in use, and the features and fields that the device presents differently from the
+ * back-end. The output is text or, with --json, JSON.
  *
  * Key idea: one table describes the fields of the configuration space for both output formats.
  */

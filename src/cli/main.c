@@ -2,7 +2,7 @@
 /*
  * vublk: the tool's main(). Each sub-command is in a file or a folder of its own.
  *
- * Key idea: the table of sub-commands in commands.c both dispatches to them and prints the help.
+ * Key idea: main() looks up sub-commands in the table in commands.c, and prints the help from it.
  */
 #include "cli/cli.h"
 #include "cli/commands.h"

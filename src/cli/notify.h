@@ -35,8 +35,9 @@ void vublk_notify_open(struct vublk_notify *notify);
 void vublk_notify_close(struct vublk_notify *notify);
 
 /*
- * Sends `lines`, never waiting. Returns 0, or a negative errno; -EAGAIN: the supervisor has too many
- * unread messages, so that the caller has to try again later. A no-op if no program wants messages.
+ * Sends `lines` without waiting. Returns 0, or a negative errno. -EAGAIN: the supervisor has too
+ * many unread messages, and the caller has to try again later. A no-op if no program wants
+ * messages.
  */
 int vublk_notify_send(const struct vublk_notify *notify, const char *lines);
 

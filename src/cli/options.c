@@ -62,7 +62,7 @@ void vublk_cli_options_remove(struct vublk_cli_options *options, const char *nam
 	options->list[kept] = (struct vublk_option){ NULL };
 }
 
-/* --- names in sentences ----------------------------------------------------------- */
+/* --- names in messages ----------------------------------------------------------- */
 
 static bool is_pair(const struct vublk_cli_options *options, const char *name)
 {

@@ -51,15 +51,15 @@ const char *vublk_cli_options_get(const struct vublk_cli_options *options, const
 void vublk_cli_options_remove(struct vublk_cli_options *options, const char *name);
 
 /*
- * An alias: the command-line option that adds a name to the list. A sentence of the library
- * contains the name, but the user knows the command-line option. So vublk_cli_options_rename()
+ * An alias: the command-line option that adds a name to the list. Error messages of the library
+ * contain the name, but the user knows the command-line option. So vublk_cli_options_rename()
  * replaces the name with the option, unless the name was given as a pair.
  */
 struct vublk_cli_alias {
 	const char *name;   /* the name in the list; NULL: the end of the table */
 	const char *option; /* for example "--blk-file" */
 	/*
-	 * The name is also an English word, so it is replaced only at the beginning of a sentence
+	 * The name is also an English word, so it is replaced only at the beginning of a message
 	 * and before '='.
 	 */
 	bool is_word;

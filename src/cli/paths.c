@@ -25,7 +25,7 @@ static bool is_same_file(const char *a, const char *b)
 
 /*
  * Returns the part of the path after the last slash. Stores the part up to that slash, or "." if
- * there is no slash.
+ * there is no slash, in `folder`.
  */
 static const char *split(const char *path, char folder[PATH_MAX])
 {

@@ -8,7 +8,7 @@
 
 /*
  * Blocks that contain their own offset and generation, so that a check can identify wrong content:
- * another block, an older generation, a torn block, or no block at all. This file also declares the
+ * another block, an older generation, a torn block, or other data. This file also declares the
  * generators of random numbers and of random orders of blocks that the loads use.
  */
 

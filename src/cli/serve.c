@@ -80,7 +80,7 @@ static const struct argp_option argp_options[] = {
 	{ "poll", KEY_POLL, "adaptive|off|busy", 0, "How to wait for requests" },
 	{ "poll-budget", KEY_POLL_BUDGET, "PERCENT", 0,
 	  "Processor time that adaptive polling may waste, in percent of a core per thread, 0 "
-	  "to 100 (no limit)" },
+	  "to 100 (100: no limit)" },
 	VUBLK_SERVICE_OPTIONS,
 	{ "take-over", KEY_TAKE_OVER, "PATH", 0,
 	  "Take the disk over from the vublk serve whose control socket is PATH; its front-end stays "
@@ -94,7 +94,8 @@ static const struct argp_option argp_options[] = {
 };
 
 /*
- * Maps the names of options in the library's sentences to the command-line options that set them.
+ * Maps the names of options in the library's error messages to the command-line options that set
+ * them.
  */
 static const struct vublk_cli_alias aliases[] = {
 	{ "socket-path", "--socket-path", false },
@@ -128,8 +129,8 @@ static bool is_in(const struct vublk_property *options, const char *name)
 }
 
 /*
- * Returns the options that only the engine has. The engine may be a module, so this function is
- * called when the whole command line has been read.
+ * Returns the options that only the engine has, which may be a module. Called when the whole
+ * command line has been read, because --engine may follow the options of its module.
  */
 static const struct vublk_property *own_options(struct argp_state *state,
 						const struct arguments *arguments)
@@ -384,7 +385,10 @@ int vublk_cmd_serve(int argc, char **argv)
 	struct vublk_cli_signals signals;
 	int r, status;
 
-	/* The descriptor is checked before the process opens one of its own. */
+	/*
+	 * Checks the passed descriptor before this process opens one, which could get the same
+	 * number.
+	 */
 	if (vublk_activation_take(&arguments.activation, &error))
 		return vublk_cli_fail_open(COMMAND, &error);
 	vublk_service_options_init(&arguments.service);

@@ -71,8 +71,8 @@ void vublk_cli_signals_release(void)
 	sigset_t ends;
 
 	/*
-	 * Unblocks the signals only if the first one has restored the default action, because a
-	 * handler would use the object.
+	 * Unblocks the signals only if the first one has restored the default action. Otherwise the
+	 * handler could run later, when the object has been freed.
 	 */
 	if (sigaction(SIGTERM, NULL, &action) < 0 || action.sa_handler != SIG_DFL)
 		return;

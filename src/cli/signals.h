@@ -32,8 +32,8 @@ void vublk_cli_signals_handle(struct vublk_cli_signals *signals, void (*handler)
 void vublk_cli_signals_hold(struct vublk_cli_signals *signals);
 
 /*
- * Lets a further SIGTERM or SIGINT end the process immediately, if one of these signals has arrived
- * already. Must be called before the object is freed, because that may wait for the storage.
+ * Lets a further SIGTERM or SIGINT end the process immediately, if one of these signals has already
+ * arrived. Must be called before the object is freed, because freeing it may wait for the storage.
  */
 void vublk_cli_signals_release(void);
 

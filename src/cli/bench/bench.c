@@ -58,8 +58,8 @@ struct arguments {
 static const struct argp_option options[] = {
 	{ NULL, 0, NULL, 0, "The load:", 1 },
 	{ "rw", KEY_RW, "[rand](read|write|rw|trim)", 0,
-	  "The requests; with rand each kind is in random order (default: randread); all except "
-	  "read and randread overwrite the disk" },
+	  "The kind of requests; the prefix rand makes their order random (default: randread). All "
+	  "kinds except read and randread overwrite the disk" },
 	{ "readwrite", KEY_RW, "[rand](read|write|rw|trim)", 0, "Same as --rw" },
 	{ "bs", KEY_BS, "SIZE", 0, "Bytes per request (default: 4k)" },
 	{ "blocksize", KEY_BS, NULL, OPTION_ALIAS },
@@ -69,14 +69,15 @@ static const struct argp_option options[] = {
 	{ "rwmixread", KEY_RWMIXREAD, "PERCENT", 0, "Percentage of reads in a mixed load (default: "
 						    "50)" },
 	{ "rate_iops", KEY_RATE_IOPS, "N", 0, "Start at most N requests per second and job; "
-					      "latencies count from when a request was due" },
+					      "latencies count from the time at which a "
+					"request was due" },
 	{ "offset", KEY_OFFSET, "SIZE", 0, "Start of the part of the disk to use (default: 0)" },
 	{ "size", KEY_SIZE, "SIZE", 0, "Size of the part of the disk to use (default: up to the "
 				       "end of the disk)" },
 	{ "fsync", KEY_FSYNC, "N", 0, "Flush after every N writes" },
 	{ "mode", KEY_MODE, "event|poll", 0,
 	  "How to wait for completions: sleep (event, the default) or spin (poll)" },
-	{ "seed", KEY_SEED, "N", 0, "Use a different random order" },
+	{ "seed", KEY_SEED, "N", 0, "Seed of the random order (default: 0)" },
 	{ "randseed", KEY_SEED, NULL, OPTION_ALIAS },
 	{ NULL, 0, NULL, 0, "When to end (default: after 10 s; with --size or --verify: when each "
 			    "block was visited):", 2 },

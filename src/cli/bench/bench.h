@@ -79,8 +79,8 @@ struct vublk_bench_result {
 
 /* The progress of a run. */
 struct vublk_bench_live {
-	const char *phase;        /* "ramp", "run" or "verify"; "verify" continues the numbers of
-				     "run" */
+	const char *phase;        /* "ramp", "run" or "verify"; the numbers of "verify" include
+				     those of "run" */
 	uint64_t elapsed_ns;      /* of the phase */
 	uint64_t requests[VUBLK_BENCH_NUM_DIRECTIONS]; /* of the phase */
 	uint64_t bytes[VUBLK_BENCH_NUM_DIRECTIONS];

@@ -269,7 +269,8 @@ static int sleep_until(struct vublk_bench_job *job, uint64_t until_ns)
 }
 
 /*
- * Waits like collect(), but no longer than until job->wake_ns. Works without a request in flight.
+ * Waits like collect(), but no longer than until job->wake_ns. Also works while no request is in
+ * flight.
  */
 static int collect_paced(struct vublk_bench_job *job)
 {
@@ -429,11 +430,11 @@ void vublk_bench_job_run(void *member)
 	struct vublk_error cause;
 
 	if (job->config->rate_iops)
-		prctl(PR_SET_TIMERSLACK, 1); /* sleeps until a request is due end in time */
+		prctl(PR_SET_TIMERSLACK, 1); /* wakes up when a request is due, not up to 50 us later */
 	begin_run(job, vublk_cli_now_ns());
 	if (current_phase(job) == VUBLK_BENCH_RAMP)
-		job->seen_phase = VUBLK_BENCH_RAMP; /* stays so until take_completions() sees the
-						       next phase */
+		job->seen_phase = VUBLK_BENCH_RAMP; /* until take_completions() sees the next
+						       phase */
 	run_load(job, wants_more, prepare);
 	end_run(job);
 	if (!job->error.code && job->verify.generations)

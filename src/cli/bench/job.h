@@ -30,7 +30,7 @@ struct vublk_bench_slot {
 struct vublk_bench_verify {
 	uint32_t *generations; /* one per block; 0: not written; top bit: a request in flight uses
 				  the block. NULL: the load only reads */
-	uint64_t written;      /* how many blocks the first pass has chosen for a write */
+	uint64_t written;      /* how many blocks the first pass has chosen for writes */
 	uint64_t reads;        /* position of the next read in a sequential mixed load, modulo
 				  `written` */
 	uint64_t next;         /* where the search for the next block to read back begins */
@@ -105,9 +105,9 @@ int vublk_bench_verify_init(struct vublk_bench_verify *verify, uint64_t num_bloc
 void vublk_bench_verify_deinit(struct vublk_bench_verify *verify);
 
 /*
- * Chooses the block of a request, and fills the buffer of a write. If the load writes, the block is
- * one that no request in flight uses, and a read becomes a write as long as no block has been
- * chosen for a write. Returns false if no such block was found; the caller must then wait for a
+ * Chooses the block of a request, and fills the buffer of a write. If the load writes, chooses a
+ * block that no request in flight uses, and turns a read into a write as long as no block has been
+ * chosen for a write. Returns false if it finds no such block; the caller must then wait for a
  * completion.
  */
 bool vublk_bench_verify_pick(struct vublk_bench_job *job, struct vublk_bench_slot *slot);

@@ -11,7 +11,7 @@ void vublk_pacer_start(struct vublk_pacer *pacer, uint64_t rate, uint64_t now_ns
 
 uint64_t vublk_pacer_due_ns(const struct vublk_pacer *pacer)
 {
-	/* Whole seconds are separate, so that the product stays below 2^60 for any number. */
+	/* Computes whole seconds separately, so that rest * NS_PER_S stays below 2^60. */
 	uint64_t seconds = pacer->number / pacer->rate, rest = pacer->number % pacer->rate;
 
 	return pacer->start_ns + seconds * NS_PER_S + (rest * NS_PER_S + pacer->rate - 1) / pacer->rate;

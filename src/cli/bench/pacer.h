@@ -6,10 +6,10 @@
  * When a job with --rate_iops starts its requests.
  *
  * Key idea: request n is due n / rate seconds after the start of the run. A late request does not
- * change when the others are due, so a job that was held up by its disk starts the requests that it
- * missed as fast as it can. Latencies count from the time at which a request was due. So if a disk
- * stops for a while, the latencies of all requests that were due meanwhile show it, and not only
- * those of the requests in flight.
+ * delay the due times of later requests, so a job that its disk has held up starts the missed
+ * requests as fast as it can. Latencies count from the time at which a request was due. So a disk
+ * that stops for a while shows in the latencies of all requests that were due during that time, not
+ * only of those in flight.
  */
 #include <stdint.h>
 
@@ -24,8 +24,8 @@ struct vublk_pacer {
 /* Starts with request 0, which is due at `now_ns`. */
 void vublk_pacer_start(struct vublk_pacer *pacer, uint64_t rate, uint64_t now_ns);
 /*
- * Returns when the next request is due. The pacer must have a rate. Times are rounded up, so fewer
- * than rate * t + 1 requests are due earlier than t seconds after the start.
+ * Returns when the next request is due. The pacer must have a rate. Times are rounded up, so at
+ * most rate * t requests, rounded up, are due in the first t seconds.
  */
 uint64_t vublk_pacer_due_ns(const struct vublk_pacer *pacer);
 /* Called when the next request is started. Returns when it was due; 0: there is no rate. */

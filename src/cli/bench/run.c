@@ -90,7 +90,8 @@ static int check_region(const struct vublk_bench_config *config,
 	bytes = region_bytes(config, info);
 	if (bytes / config->block_bytes < config->num_jobs)
 		return vublk_cli_error(error, EINVAL, "%" PRIu64 " bytes are too few for %u job%s "
-				       "with blocks of %" PRIu32 " bytes", bytes, config->num_jobs,
+				       "with blocks of %" PRIu32 " bytes; raise --size, or reduce "
+				       "--numjobs or --bs", bytes, config->num_jobs,
 				       config->num_jobs == 1 ? "" : "s", config->block_bytes);
 	return 0;
 }

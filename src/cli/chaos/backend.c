@@ -136,7 +136,7 @@ int vublk_chaos_backend_init(struct vublk_chaos_backend *backend,
 		.output_fd = -1,
 	};
 	if (join_env(backend))
-		return vublk_cli_error_errno(error, errno, "cannot prepare to start the back-end");
+		return vublk_cli_error_errno(error, errno, "cannot prepare the environment of the back-end");
 	ret = check_is_free(config->socket, error);
 	return ret ? ret : watch(backend, error);
 }
@@ -304,8 +304,8 @@ int vublk_chaos_backend_reap(struct vublk_chaos_backend *backend)
 /* --- socket and output--------------------------------------------------------- */
 
 /*
- * Returns whether the socket's file exists and is not the one of the previous check. Used without
- * inotify. Inode numbers are reused, so the times are compared as well.
+ * Returns whether the socket's file exists and is not the one of the previous check. Used only if
+ * inotify is not available. Inode numbers are reused, so the times are compared as well.
  */
 static bool is_another_file(struct vublk_chaos_backend *backend)
 {

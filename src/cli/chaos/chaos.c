@@ -51,13 +51,14 @@ static const struct argp_option options[] = {
 	{ "interval", KEY_INTERVAL, "MIN-MAX", 0,
 	  "Time between two actions, in milliseconds (default: 50-250)" },
 	{ "env", KEY_ENV, "NAME=VALUE", 0,
-	  "Set this in COMMAND's environment, except for the last start" },
+	  "Set this variable in the environment of COMMAND, except at its last start" },
 	{ "volatile-cache", KEY_VOLATILE, NULL, 0,
 	  "Accept that the back-end loses completed writes that were not flushed" },
 	{ "through", KEY_THROUGH, "SOCKET", 0,
-	  "Use the disk at this socket, which a vublk device serves from the back-end" },
+	  "Connect the load to this socket of a vublk device, which connects to the back-end" },
 	{ "stuck-after", KEY_STUCK_AFTER, "TIME", 0,
-	  "Time limit for a request while the back-end runs, and for its start (default: 30s)" },
+	  "Time limit for a request while the back-end runs, and for each start of the back-end "
+	  "(default: 30s)" },
 	{ NULL, 0, NULL, 0, "The load:", 2 },
 	{ "queues", KEY_QUEUES, "N", 0, "Use N queues, each with its own thread (default: 1)" },
 	{ "iodepth", KEY_IODEPTH, "N", 0, "Requests in flight per queue (default: 32)" },
@@ -213,7 +214,7 @@ static void check(struct argp_state *state, struct vublk_chaos_config *config)
 	else if (!config->num_actions && !config->runtime_ms)
 		config->num_actions = DEFAULT_ACTIONS;
 	if (!config->actions && !config->num_env && !config->runtime_ms)
-		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--faults=none needs --runtime");
+		argp_failure(state, VUBLK_EXIT_MISUSED, 0, "--faults=none needs --runtime or --env");
 	vublk_cli_check_paths(state, paths, VUBLK_CLI_ARRAY_SIZE(paths));
 }
 
@@ -248,8 +249,8 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 }
 
 /*
- * Opens the disk. Unlike other commands, this one keeps the library's default of reconnect-ms, so
- * the disk outlives its back-end.
+ * Opens the disk. Unlike bench and copy, this command keeps the library's default of reconnect-ms,
+ * so the disk waits for the next back-end.
  */
 static int open_disk(void *opaque, struct vublk_blk **blk, struct vublk_error *error)
 {

@@ -120,7 +120,7 @@ static unsigned poll_events(struct run *run, unsigned events, int timeout_ms)
 
 /*
  * Waits up to `ms` milliseconds for one of `events` or a signal. Returns the set of events that
- * occurred, only SIGNALLED after a signal, or 0 after a timeout.
+ * occurred; only SIGNALLED if a signal has arrived; 0 after a timeout.
  */
 static unsigned wait_for(struct run *run, unsigned events, uint64_t ms)
 {
@@ -220,7 +220,7 @@ static void count_outage(struct run *run)
 	uint64_t first = __atomic_load_n(&run->load.first_ns, __ATOMIC_RELAXED);
 
 	/*
-	 * The result is 0 if this thread noticed the socket after a job noticed the first
+	 * The recorded time is 0 if this thread noticed the socket after a job noticed the first
 	 * completion.
 	 */
 	if (run->listens_ns && first)

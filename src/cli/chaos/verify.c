@@ -302,9 +302,9 @@ static enum vublk_chaos_fault report_old(struct vublk_chaos_verifier *verifier,
 /* --- sectors ------------------------------------------------------------------ */
 
 /*
- * Returns whether each byte of the sector is that of a permitted generation. Such a mixture is
- * correct content, because a read may overlap with a write in flight, and the storage may copy in
- * pieces that are smaller than a sector.
+ * Returns whether each byte of the sector equals the byte of a permitted generation. A mixture of
+ * permitted generations is correct content, because a read may overlap with a write in flight, and
+ * the storage may copy in pieces that are smaller than a sector.
  */
 static bool is_mixture(const struct vublk_chaos_verifier *verifier,
 		       const struct vublk_chaos_block *block, uint32_t floor,

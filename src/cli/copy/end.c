@@ -83,7 +83,7 @@ static int check_ends(const char *from, const char *to, struct vublk_error *erro
 		return vublk_cli_error(error, EINVAL, "'%s' and '%s' are the same file", from, to);
 	if (!vublk_disk_is_socket(from) && !vublk_disk_is_socket(to))
 		return vublk_cli_error(error, ENOTSOCK, "neither '%s' nor '%s' is the socket of a "
-				       "back-end", from, to);
+				       "back-end; at least one of them must be", from, to);
 	return 0;
 }
 

@@ -41,8 +41,9 @@ bool vublk_is_zero(const void *data, size_t bytes);
 
 /*
  * Divides `data` into units of `unit` bytes; the last one may be shorter. If the first unit
- * contains only zeroes, sets `zero` to true and returns the length in bytes of all such units at
- * the start. Otherwise sets it to false and returns the length up to the first such unit.
+ * contains only zeroes, sets `zero` to true and returns the length in bytes of the zero units at
+ * the start. Otherwise sets `zero` to false and returns the length in bytes of the data before the
+ * first zero unit.
  */
 size_t vublk_zero_run(const void *data, size_t bytes, size_t unit, bool *zero);
 

@@ -3,7 +3,10 @@
 #include "engines/rbd/rbd.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 /* Returns the value of an option; NULL if the option is not set or its value is empty. */
 static const char *option(const struct vublk_engine_params *params, const char *name)
@@ -13,24 +16,15 @@ static const char *option(const struct vublk_engine_params *params, const char *
 	return value && value[0] ? value : NULL;
 }
 
-#define SETTING_BYTES 32
-#define NUM_OWN_DEFAULTS 2
-
 /*
- * Defaults with which a request costs less processor time, because fewer threads take part in it:
- * one thread handles completions, so that the threads do not wait for each other's locks, and the
- * thread that submits a request also sends it.
+ * Defaults with which a request costs less processor time: fewer threads take part in it, fewer calls
+ * of recv() fetch the replies, and writes are not delayed. docs/rbd.md has the reasons.
  */
-static const char *const own_defaults[NUM_OWN_DEFAULTS][2] = {
-	{ "librados_thread_count", "1" },
-	{ "rbd_non_blocking_aio", "false" },
-};
-
-static void get_setting(struct vublk_rbd *rbd, const char *name, char value[SETTING_BYTES])
-{
-	if (rados_conf_get(rbd->cluster, name, value, SETTING_BYTES))
-		value[0] = '\0';
-}
+static const char own_defaults[] = "[global]\n"
+				   "librados_thread_count = 1\n"
+				   "ms_tcp_prefetch_max_size = 32768\n"
+				   "rbd_io_scheduler = none\n"
+				   "rbd_non_blocking_aio = false\n";
 
 /* Sets the settings that the configuration must not change. */
 static int force_settings(struct vublk_rbd *rbd)
@@ -57,21 +51,33 @@ static int force_settings(struct vublk_rbd *rbd)
 	return r;
 }
 
-/* Reads the file, and sets those `own_defaults` that the file does not change. */
+/* A failure is ignored, because Ceph's own defaults work, too. */
+static void read_own_defaults(struct vublk_rbd *rbd)
+{
+	char path[32];
+	int fd = memfd_create("vublk-rbd", MFD_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (write(fd, own_defaults, sizeof(own_defaults) - 1) == sizeof(own_defaults) - 1)
+		rados_conf_read_file(rbd->cluster, path);
+	close(fd);
+}
+
+/*
+ * A setting that is in several files has the value of the file that was read last, so the second
+ * reading gives precedence to the user's file. The first one finds out whether there is a file:
+ * librados does not report that after it has read another file.
+ */
 static int read_file(struct vublk_rbd *rbd, const char *path)
 {
-	char before[NUM_OWN_DEFAULTS][SETTING_BYTES], value[SETTING_BYTES];
-	int r;
+	int r = rados_conf_read_file(rbd->cluster, path);
 
-	for (int i = 0; i < NUM_OWN_DEFAULTS; i++)
-		get_setting(rbd, own_defaults[i][0], before[i]);
+	if (r)
+		return r;
+	read_own_defaults(rbd);
 	r = rados_conf_read_file(rbd->cluster, path);
-	for (int i = 0; i < NUM_OWN_DEFAULTS && !r; i++) {
-		get_setting(rbd, own_defaults[i][0], value);
-		if (!strcmp(value, before[i])) /* an older or newer librados may not know the
-						  setting */
-			rados_conf_set(rbd->cluster, own_defaults[i][0], own_defaults[i][1]);
-	}
 	return r ? r : force_settings(rbd);
 }
 

@@ -144,13 +144,19 @@ class Cluster:
     def rbd(self, *words):
         return self.case.run(['rbd', '--conf', self.conf, *words])
 
-    def perf_counters(self, pid):
-        """The counters of a client's process, from its admin socket."""
+    def ask(self, pid, prefix, **arguments):
+        """Sends a command to the admin socket of a client's process."""
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(self.folder / f'client.{pid}.asok'))
-            client.sendall(json.dumps({'prefix': 'perf dump'}).encode() + b'\0')
+            client.sendall(json.dumps({'prefix': prefix, **arguments}).encode() + b'\0')
             answer = client.makefile('rb').read()
         return json.loads(answer[4:])  # the length comes first
+
+    def perf_counters(self, pid):
+        return self.ask(pid, 'perf dump')
+
+    def settings(self, pid, names):
+        return {name: self.ask(pid, 'config get', var=name)[name] for name in names}
 
     def kill(self, name):
         self.case.stop(self.daemons[name], signal.SIGKILL)

@@ -260,13 +260,34 @@ def threads_named(child, name):
 
 @case_of
 def settings_of_the_user(case, image):
-    """The engine has a default of its own, which the configuration can change."""
+    """The engine has defaults of its own. The configuration can change them, also back to those of Ceph."""
+    ours = {'librados_thread_count': '1', 'ms_tcp_prefetch_max_size': '32768', 'rbd_io_scheduler': 'none',
+            'rbd_non_blocking_aio': 'false'}
+    cephs = {'librados_thread_count': '2', 'ms_tcp_prefetch_max_size': '4096', 'rbd_io_scheduler': 'simple',
+             'rbd_non_blocking_aio': 'true'}
     conf = case.path('ceph.conf')
-    conf.write_text(image.cluster.conf.read_text() + '[client]\nlibrados thread count = 3\n')
-    for given, wanted in ({}, 1), ({'conf': conf}, 3):
-        child, _ = image.start(**given)
-        check(threads_named(child, 'io_context_pool') == wanted, f'not {wanted} threads for completions')
+    lines = ''.join(f'{name} = {value}\n' for name, value in cephs.items())
+    conf.write_text(image.cluster.conf.read_text() + f'[client]\n{lines}')
+    for given, wanted in ({}, ours), ({'conf': conf}, cephs):
+        child, path = image.start(**given)
+        found = image.cluster.settings(child.pid, wanted)
+        check(found == wanted, f'{found} instead of {wanted}')
+        threads = threads_named(child, 'io_context_pool')
+        check(threads == int(wanted['librados_thread_count']), f'{threads} threads for completions')
+        bench(case, path, '--rw', 'randrw', '--number_ios', '500', '--verify')
         image.stop(child)
+
+
+@case_of
+def the_default_configuration(case, image):
+    """Without the option conf, the engine reads the file that Ceph's programs read."""
+    path = case.path('socket')
+    command = image.command(path, 'conf=')
+    result = case.call(command, env={**os.environ, 'CEPH_CONF': str(case.path('none'))})
+    check(result.code == 1 and 'there is no configuration of a Ceph cluster' in result.err, str(result))
+    child = case.start(command, env={**os.environ, 'CEPH_CONF': str(image.cluster.conf)})
+    peer.wait_for_socket(case, child, path)
+    image.stop(child)
 
 
 # --- changes and failures -------------------------------------------------------------------------
@@ -562,8 +583,8 @@ def an_image_of_an_odd_size(case):
 
 CASES = [
     wrong_names, verified_loads, content_is_the_clusters, discards, write_zeroes, durable_writes, flushes,
-    a_sleeping_worker, a_snapshot, read_only, a_namespace, serials, settings_of_the_user, resized, killed_under_load,
-    the_osd_restarts_under_load, an_unreachable_cluster, the_time_limit_of_librados,
+    a_sleeping_worker, a_snapshot, read_only, a_namespace, serials, settings_of_the_user, the_default_configuration,
+    resized, killed_under_load, the_osd_restarts_under_load, an_unreachable_cluster, the_time_limit_of_librados,
     ended_while_the_cluster_is_unreachable, an_image_in_use, the_lock_is_kept, a_wait_is_interrupted, a_shared_image,
     a_blocklisted_client, a_broken_lock, a_lock_that_another_client_keeps, many_other_clients,
     a_user_who_must_not_break_locks, a_blocklisted_host, without_the_lock_feature, a_cluster_that_does_not_answer,

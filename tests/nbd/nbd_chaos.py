@@ -25,21 +25,35 @@ ENV = {**os.environ, 'VUBLK_ENGINE_PATH': os.path.dirname(os.path.abspath(MODULE
 DISK = 64 << 20
 KILLS = 40
 INTERVAL_S = 0.1
-# Starts the back-end until it ends with success, because it needs a server that listens.
-REPEAT = ['sh', '-c', 'until "$@"; do :; done', 'sh']
+# Starts the back-end until it ends with success, because it needs a server that listens. Before that, waits until the server
+# ($1 has its process id) has finished the requests of the killed back-end: qemu-nbd serves the next client meanwhile, and would
+# replace the next client's writes by older ones, which is a fault of the server, and no engine can prevent it.
+REPEAT = ['sh', '-c', """
+pid=$(cat "$1")
+shift
+while grep -qs '^State:.[RD]' /proc/$pid/task/*/status; do :; done
+until "$@"; do :; done
+""", 'sh']
+
+
+def note(case, server):
+    """Writes the process id of the server for REPEAT."""
+    case.path('new-pid').write_text(str(server.pid))
+    case.path('new-pid').rename(case.path('pid'))
+    return server
 
 
 def nbdkit(case):
-    return nbd_server.nbdkit(case, case.path('nbd'), 'file', case.path('image'))
+    return note(case, nbd_server.nbdkit(case, case.path('nbd'), 'file', case.path('image')))
 
 
 def qemu_nbd(case):
-    return nbd_server.qemu_nbd(case, case.path('nbd'), '--shared', '8', '--discard', 'unmap', case.path('image'))
+    return note(case, nbd_server.qemu_nbd(case, case.path('nbd'), '--shared', '8', '--discard', 'unmap', case.path('image')))
 
 
 def one_client(case):
     """All queues of the disk share the only connection that this server accepts."""
-    return nbd_server.qemu_nbd(case, case.path('nbd'), case.path('image'))
+    return note(case, nbd_server.qemu_nbd(case, case.path('nbd'), case.path('image')))
 
 
 def start_chaos(case, *arguments):
@@ -48,7 +62,7 @@ def start_chaos(case, *arguments):
     output = open(case.path('report'), 'w')
     with output:
         return case.start([VUBLK, 'chaos', case.path('disk'), '--queues', '4', '--size', DISK // 2, '--interval', '20-60',
-                           '--json', *arguments, '--', *REPEAT, *serve], env=ENV, stdout=output)
+                           '--json', *arguments, '--', *REPEAT, case.path('pid'), *serve], env=ENV, stdout=output)
 
 
 def kill_until(case, server, start, load):

@@ -209,12 +209,12 @@ static void end_shared(struct nbd_connection *connection, struct nbd_list *ended
 	}
 	while (started.first) {
 		struct nbd_request *request = vublk_nbd_list_take(&started);
-		struct nbd_connection *other = request->queue->connection;
+		struct nbd_connection *other = vublk_nbd_queue_connection(request->queue);
 
 		vublk_nbd_list_append(other == connection ? &connection->waiting : &other->passed,
 				      request);
 		if (other != connection)
-			vublk_nbd_queue_signal(other->owner);
+			vublk_nbd_queue_signal(other->owner); /* none: the next owner looks for them */
 	}
 	pthread_mutex_unlock(&engine->lock);
 }

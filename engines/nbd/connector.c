@@ -88,7 +88,8 @@ static void report(struct nbd_engine *engine, const struct vublk_error *error)
 	connector->failure = *error;
 }
 
-static int connect_one(struct nbd_engine *engine, struct nbd_connection *connection)
+static int connect_one(struct nbd_engine *engine, struct nbd_connection *connection,
+		       unsigned num_connections)
 {
 	struct vublk_error error = { 0 };
 	const char *misfit;
@@ -97,7 +98,7 @@ static int connect_one(struct nbd_engine *engine, struct nbd_connection *connect
 		report(engine, &error);
 		return -ENOTCONN;
 	}
-	misfit = vublk_nbd_find_misfit(engine, &connection->export, engine->num_connections);
+	misfit = vublk_nbd_find_misfit(engine, &connection->export, num_connections);
 	if (!misfit)
 		return 0;
 	vublk_engine_fail(&error, EPROTO, "cannot use the NBD server at %s, because %s", engine->uri,
@@ -106,19 +107,28 @@ static int connect_one(struct nbd_engine *engine, struct nbd_connection *connect
 	return -EPROTO;
 }
 
-static int connect_all(struct nbd_engine *engine)
+/* Opens all connections, or one if the server permits only one now. Returns the number, 0 on failure. */
+static unsigned connect_all(struct nbd_engine *engine)
 {
-	int r = 0;
+	unsigned num = 1;
 
-	for (unsigned i = 0; i < engine->num_connections && !r; i++)
-		r = connect_one(engine, &engine->connections[i]);
-	if (r)
-		disconnect_all(engine);
-	return r;
+	for (unsigned i = 0; i < num; i++) {
+		if (connect_one(engine, &engine->connections[i], i + 1)) {
+			disconnect_all(engine);
+			return 0;
+		}
+		if (!i && engine->connections[0].export.multi_conn)
+			num = engine->num_connections;
+	}
+	if (num < engine->num_connections)
+		vublk_engine_log(engine->host, VUBLK_LOG_WARNING, "the server of %s permits only one "
+				 "connection now, so the disk may be slower",
+				 engine->engine.description);
+	return num;
 }
 
-/* Returns the connections to their owners. */
-static void hand_over(struct nbd_engine *engine)
+/* Gives the first `num` connections to their owners. */
+static void hand_over(struct nbd_engine *engine, unsigned num)
 {
 	uint64_t size = engine->connections[0].export.size_bytes;
 
@@ -130,10 +140,10 @@ static void hand_over(struct nbd_engine *engine)
 	engine->connector.failure.text[0] = '\0';
 	pthread_mutex_lock(&engine->lock);
 	engine->is_connected = true;
-	for (unsigned i = 0; i < engine->num_connections; i++) {
+	engine->num_used = num;
+	for (unsigned i = 0; i < num; i++)
 		engine->connections[i].is_in_use = engine->connections[i].owner;
-		vublk_nbd_queue_signal(engine->connections[i].owner);
-	}
+	vublk_nbd_queue_signal_all(engine);
 	pthread_mutex_unlock(&engine->lock);
 }
 
@@ -147,7 +157,7 @@ static int delay_ms(struct nbd_engine *engine)
 	int64_t age_ms = vublk_nbd_now_ms() - connector->connected_ms;
 	bool has_succeeded = false;
 
-	for (unsigned i = 0; i < engine->num_connections; i++)
+	for (unsigned i = 0; i < engine->num_used; i++)
 		has_succeeded |= engine->connections[i].has_succeeded;
 	if (has_succeeded || age_ms >= MAX_RETRY_MS)
 		connector->retry_ms = age_ms < RETRY_MS ? RETRY_MS : 0;
@@ -184,14 +194,16 @@ static bool may_connect(struct nbd_engine *engine)
 static void reconnect(struct nbd_engine *engine)
 {
 	int delay = delay_ms(engine);
+	unsigned num;
 
 	disconnect_all(engine);
 	vublk_nbd_loss_record(engine);
 	while (pause_ms(engine, delay)) {
 		delay = RETRY_MS;
-		if (connect_all(engine))
+		num = connect_all(engine);
+		if (!num)
 			continue;
-		hand_over(engine);
+		hand_over(engine, num);
 		return;
 	}
 }
@@ -215,6 +227,7 @@ int vublk_nbd_connector_start(struct nbd_engine *engine, struct vublk_error *err
 	int r;
 
 	engine->is_connected = true;
+	engine->num_used = engine->num_connections;
 	engine->connector.connected_ms = vublk_nbd_now_ms();
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -61,7 +61,7 @@ bool vublk_nbd_loss_fails_flush(const struct nbd_request *request)
 {
 	struct nbd_queue *queue = request->queue;
 
-	if (queue->num_reported == atomic_load(&queue->connection->engine->num_losses))
+	if (queue->num_reported == atomic_load(&((struct nbd_engine *)queue->queue.engine)->num_losses))
 		return false;
 	queue->num_reported = request->num_losses;
 	return true;

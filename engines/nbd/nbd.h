@@ -111,10 +111,12 @@ struct nbd_order {
 
 struct nbd_queue {
 	struct vublk_engine_queue queue; /* the first member; its fd is an epoll descriptor */
-	struct nbd_connection *connection;
-	int wake_fd; /* an eventfd, in the epoll descriptor */
+	int wake_fd;            /* an eventfd, in the epoll descriptor */
+	unsigned index;         /* constant */
+	struct nbd_queue *next; /* in the list of all queues, under the engine's lock */
 
 	/* used by the queue's thread */
+	struct nbd_connection *connection; /* see vublk_nbd_queue_connection() */
 	bool is_woken;             /* the epoll descriptor was readable */
 	struct nbd_list submitted; /* the requests since the last commit() */
 	struct nbd_list done;
@@ -229,13 +231,18 @@ struct nbd_engine {
 	struct nbd_export export;  /* the properties of the export when the engine was opened */
 	_Atomic uint64_t size_now; /* the size of the disk when it was last connected */
 	unsigned num_connections;
-	struct nbd_connection connections[NBD_MAX_CONNECTIONS];
+	struct nbd_connection connections[NBD_MAX_CONNECTIONS]; /* the first num_connections */
 	atomic_uint num_queues;
 	struct nbd_connector connector;
 
 	/* Protects the data that several threads use. Taken at most twice per batch of requests. */
 	pthread_mutex_t lock;
-	bool is_connected; /* owners may use their connections; under the lock */
+
+	/* under the lock */
+	bool is_connected; /* owners may use their connections */
+	unsigned num_used; /* the queues use the first connections: all, or one if the server permits
+			      one now */
+	struct nbd_queue *queues;
 	struct nbd_order order;
 
 	/* see loss.c */
@@ -380,6 +387,13 @@ void vublk_nbd_connection_answered(struct nbd_connection *connection, struct nbd
 
 int vublk_nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **result,
 			struct vublk_error *error);
+/*
+ * Returns the connection that the queue has to use. When their number changes, each queue notices
+ * that on its own thread. Called under the engine's lock.
+ */
+struct nbd_connection *vublk_nbd_queue_connection(const struct nbd_queue *queue);
+/* Makes the threads of all queues check for messages. Called under the engine's lock. */
+void vublk_nbd_queue_signal_all(struct nbd_engine *engine);
 /*
  * Makes the queue's thread check for messages of other threads. Called under the engine's lock.
  * NULL: no-op.

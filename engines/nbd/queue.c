@@ -24,6 +24,19 @@ void vublk_nbd_queue_signal(struct nbd_queue *queue)
 	eventfd_write(queue->wake_fd, 1);
 }
 
+void vublk_nbd_queue_signal_all(struct nbd_engine *engine)
+{
+	for (struct nbd_queue *queue = engine->queues; queue; queue = queue->next)
+		vublk_nbd_queue_signal(queue);
+}
+
+struct nbd_connection *vublk_nbd_queue_connection(const struct nbd_queue *queue)
+{
+	struct nbd_engine *engine = (struct nbd_engine *)queue->queue.engine;
+
+	return &engine->connections[queue->index % engine->num_used];
+}
+
 static bool is_owner(const struct nbd_queue *queue)
 {
 	/*
@@ -96,19 +109,41 @@ static void adopt(struct nbd_queue *queue, struct nbd_engine *engine)
 					  outdated */
 }
 
+/*
+ * Makes the queue use its present connection, and passes the requests of its previous one on. Called
+ * under the lock. No request was sent on the previous connection, because all connections were lost
+ * before their number has changed.
+ */
+static void change_connection(struct nbd_queue *queue, struct nbd_engine *engine)
+{
+	struct nbd_connection *connection = vublk_nbd_queue_connection(queue);
+	struct nbd_connection *previous = queue->connection;
+
+	if (connection != previous && is_owner(queue)) {
+		vublk_nbd_list_move(&connection->passed, &previous->waiting);
+		vublk_nbd_list_move(&connection->passed, &previous->passed);
+		vublk_nbd_connection_detach(previous);
+		previous->owner = NULL;
+		vublk_nbd_queue_signal_all(engine); /* one of them becomes the owner */
+	}
+	queue->connection = connection;
+	if (!connection->owner)
+		adopt(queue, engine);
+}
+
 static void nbd_commit(struct vublk_engine_queue *base)
 {
 	struct nbd_queue *queue = (struct nbd_queue *)base;
 	struct nbd_engine *engine = (struct nbd_engine *)base->engine;
-	struct nbd_connection *connection = queue->connection;
+	struct nbd_connection *connection;
 
 	if (!queue->submitted.first)
 		return;
 	if (queue->has_changes || !is_owner(queue)) {
 		pthread_mutex_lock(&engine->lock);
 		put_in_order(queue, engine);
-		if (!connection->owner)
-			adopt(queue, engine);
+		change_connection(queue, engine);
+		connection = queue->connection;
 		if (!is_owner(queue) && queue->submitted.first) {
 			vublk_nbd_list_move(&connection->passed, &queue->submitted);
 			vublk_nbd_queue_signal(connection->owner);
@@ -118,21 +153,23 @@ static void nbd_commit(struct vublk_engine_queue *base)
 	}
 	if (!queue->submitted.first)
 		return;
-	vublk_nbd_list_move(&connection->waiting, &queue->submitted);
-	vublk_nbd_connection_turn(connection, false);
+	vublk_nbd_list_move(&queue->connection->waiting, &queue->submitted);
+	vublk_nbd_connection_turn(queue->connection, false);
 }
 
 /* Takes the requests that other threads have passed to this queue. */
 static void take_messages(struct nbd_queue *queue)
 {
 	struct nbd_engine *engine = (struct nbd_engine *)queue->queue.engine;
-	struct nbd_connection *connection = queue->connection;
+	struct nbd_connection *connection;
 	eventfd_t count;
 
 	pthread_mutex_lock(&engine->lock);
 	atomic_store(&queue->is_signalled, false);
 	eventfd_read(queue->wake_fd, &count);
 	vublk_nbd_list_move(&queue->done, &queue->passed_done);
+	change_connection(queue, engine);
+	connection = queue->connection;
 	if (is_owner(queue)) {
 		vublk_nbd_list_move(&connection->waiting, &connection->passed);
 		if (connection->is_in_use && !connection->is_attached)
@@ -194,12 +231,22 @@ static void close_queue(struct nbd_queue *queue)
 	free(queue);
 }
 
+static void remove_queue(struct nbd_engine *engine, const struct nbd_queue *queue)
+{
+	struct nbd_queue **link = &engine->queues;
+
+	while (*link != queue)
+		link = &(*link)->next;
+	*link = queue->next;
+}
+
 static void nbd_queue_free(struct vublk_engine_queue *base)
 {
 	struct nbd_queue *queue = (struct nbd_queue *)base;
 	struct nbd_engine *engine = (struct nbd_engine *)base->engine;
 
 	pthread_mutex_lock(&engine->lock);
+	remove_queue(engine, queue);
 	if (is_owner(queue)) {
 		vublk_nbd_connection_detach(queue->connection);
 		queue->connection->owner = NULL;
@@ -236,7 +283,6 @@ int vublk_nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **r
 			struct vublk_error *error)
 {
 	struct nbd_engine *engine = (struct nbd_engine *)base;
-	unsigned index = atomic_fetch_add(&engine->num_queues, 1);
 	struct nbd_queue *queue = calloc(1, sizeof(*queue));
 	int r;
 
@@ -251,8 +297,11 @@ int vublk_nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **r
 	queue->queue.ops = &queue_ops;
 	queue->queue.engine = base;
 	queue->num_reported = atomic_load(&engine->num_losses);
-	queue->connection = &engine->connections[index % engine->num_connections];
+	queue->index = atomic_fetch_add(&engine->num_queues, 1);
 	pthread_mutex_lock(&engine->lock);
+	queue->next = engine->queues;
+	engine->queues = queue;
+	queue->connection = vublk_nbd_queue_connection(queue);
 	if (!queue->connection->owner)
 		adopt(queue, engine);
 	pthread_mutex_unlock(&engine->lock);

@@ -158,7 +158,7 @@ def spoiled(case):
             ('the export is read-only now', ['--readonly', 'file', path]),
             ('the export is smaller now', ['--filter=truncate', 'file', path, 'truncate=32M']),
             ('the export is empty now', ['null']),
-            ('it does not permit several connections now', ['--filter=multi-conn', 'file', path, 'multi-conn-mode=disable']),
+            (None, ['--filter=multi-conn', 'file', path, 'multi-conn-mode=disable']),
             ('it does not support flushes now', ['eval', f'get_size=echo {64 * MIB}', 'pread=exit 1', 'pwrite=exit 1', 'can_multi_conn=exit 0']))
 
 
@@ -173,6 +173,12 @@ def wait_for_write(case, child):
     peer.wait_until(lambda: case.path('image').stat().st_mtime_ns != before, lambda: f'no writes: {case.output(child)}')
 
 
+def wait_for_connection(case, child, number):
+    """Waits until the disk has connected `number` times again, and has written since."""
+    peer.wait_until(lambda: case.output(child).count('connected to') == number, lambda: f'no connection: {case.output(child)}')
+    wait_for_write(case, child)
+
+
 def other_properties(case):
     """A server that is back with other properties is used or refused, and requests wait for the next one that fits."""
     for words, arguments in spoiled(case):
@@ -183,15 +189,49 @@ def other_properties(case):
         server = restart(case, server, *arguments)
         if words:
             peer.wait_until(lambda: f'because {words}' in case.output(child), lambda: f'"{words}" is missing: {case.output(child)}')
-            server = restart(case, server, 'file', image(case))
-        peer.wait_until(lambda: 'connected to' in case.output(child), lambda: f'no connection: {case.output(child)}')
-        wait_for_write(case, child)
+        else:
+            wait_for_connection(case, child, 1)
+        server = restart(case, server, 'file', image(case))
+        wait_for_connection(case, child, 1 if words else 2)
         load.send_signal(signal.SIGINT)
         load.wait(peer.LIMIT_S)
         check(', all correct' in case.output(load), case.output(load))
         check(case.stop(child) == 0, case.output(child))
         check(' failed: ' not in case.output(child), case.output(child))
         case.stop(server)
+
+
+def one_connection_now(case):
+    """
+    A server that permits only one connection after a loss gets the requests of all queues, and the next server that permits
+    several gets several connections again.
+    """
+    single, count = 5, 4  # connections 1 to 4, then number 5, then 6 to 9
+    with fake.Server(case.path('nbd.sock'), lambda n: fake.SEND_FLUSH | (fake.MULTI_CONN if n != single else 0),
+                     lambda n, *_: fake.HOLD if n <= single else 0) as server:
+        child, client = disk(case, '-o', 'threads=4', '-o', 'unflushed=trust', num_queues=count)
+        queues, buffers = [client.queue(number) for number in range(count)], [client.alloc(8192) for _ in range(count)]
+        for queue, buffer in zip(queues, buffers):
+            queue.write(0, buffer)  # all wait for the first one
+            queue.read(MIB, buffer)
+            queue.submit()
+        peer.wait_until(lambda: len({n for n, kind, _ in server.requests if kind == fake.READ}) == count, lambda: str(server.requests))
+        for number in range(1, count + 1):
+            server.end(number)
+        peer.wait_until(lambda: server.kinds(single).count(fake.READ) == count, lambda: f'{server.requests}: {case.output(child)}')
+        check(server.kinds(single).count(fake.WRITE) == 1 and server.number == single, str(server.requests))
+        server.end(single)
+        for queue in queues:
+            done = [one.error for one in queue.wait(2, peer.LIMIT_S)]
+            check(done == [None] * 2, f'{done}: {case.output(child)}')
+        check(server.number == single + count, f'{server.number} connections')
+        for queue in queues:
+            queue.read(MIB, buffers[0])
+            check([one.error for one in queue.wait(1, peer.LIMIT_S)] == [None], 'a later read has failed')
+        check({n for n, *_ in server.requests if n > single} == set(range(single + 1, single + count + 1)), str(server.requests))
+        client.close()
+        check(case.stop(child) == 0, case.output(child))
+        check('permits only one connection now' in case.output(child), case.output(child))
 
 
 def smaller_requests(case):
@@ -406,7 +446,7 @@ def misfit(case):
 
 CASES = [goodbye, no_goodbye, storm, storm_ends, short_connections, hostile, repeated_reply, write_with_data, trickle,
          early_refusal, early_confirmation, words, misfit, start_ends, start_ends_without_connection,
-         start_ends_without_name, end_while_connecting, other_properties, smaller_requests, hostile_handshake]
+         start_ends_without_name, end_while_connecting, other_properties, one_connection_now, smaller_requests, hostile_handshake]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

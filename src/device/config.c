@@ -129,7 +129,8 @@ static int withdraw_features(struct vublk_device *device, uint64_t features,
 
 static void limit_seg_max(uint64_t size, struct virtio_blk_config *config)
 {
-	uint32_t room = size > 2 ? (uint32_t)size - 2 : 1; /* 2: the header and the status */
+	uint32_t room = size > 2 ? (uint32_t)size - 2 : 1; /* 2 descriptors have the header and the
+							      status */
 
 	if (le32toh(config->seg_max) > room)
 		config->seg_max = htole32(room);

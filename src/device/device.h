@@ -137,7 +137,7 @@ struct vublk_device_reconnect {
 /* The socket at which the device listens for back-ends, with the property server (listen.c). */
 struct vublk_device_listener {
 	int fd;     /* -1: not listening */
-	ino_t file; /* inode of the socket's file; 0: this process must not remove it */
+	ino_t file; /* inode of the socket's file; 0: this process must not remove the file */
 	ino_t taken_file; /* in an upgrade: becomes `file` when this process owns the device */
 	struct vublk_loop_source source; /* polled only while the device waits for a back-end */
 };
@@ -186,7 +186,7 @@ struct vublk_device_dirty {
 /* The request plane of this device (shadow.c). */
 struct vublk_device_shadow {
 	struct vublk_plane_thread *thread; /* NULL: not made yet */
-	struct vublk_plane_memory *memory; /* the guest's memory as the plane maps it; NULL: the
+	struct vublk_plane_memory *memory; /* the plane's mapping of the guest's memory; NULL: the
 					      plane does not have the driver's rings */
 	struct vublk_memory_part area;     /* the in-flight area, while the plane has the driver's
 					      rings */
@@ -212,7 +212,7 @@ struct vublk_device_shadow {
 	void (*drained)(struct vublk_device *device);
 };
 
-/* A pause that the operator asks for (pause.c). */
+/* The operator's pause (pause.c). */
 struct vublk_device_pause {
 	bool is_wanted;
 	bool stops; /* the rings must stop; with the plane, false until its requests are complete */
@@ -261,13 +261,13 @@ struct vublk_device {
 	unsigned num_queues;
 	uint64_t features; /* offered to the driver */
 	uint64_t acked_features;
-	bool has_acked_features; /* true even if the driver has accepted no feature */
+	bool has_acked_features; /* the driver has accepted features, possibly none */
 	uint8_t status;
 	enum vublk_device_early_kick early_kick;
 	bool is_shutting_down; /* a forced shutdown: the device does not reconnect */
 	bool vm_running; /* set by the bus; survives realize and unrealize */
 	struct vublk_device_pause pause; /* set by the operator; survives realize and unrealize */
-	bool drains;     /* stops wait for all requests; survives realize and unrealize */
+	bool drains;     /* each stop waits for all requests; survives realize and unrealize */
 	bool leaves_requests; /* the last stop may have left requests in the in-flight area */
 	uint8_t config[VUBLK_BLK_CONFIG_BYTES];
 	uint8_t backend_config[VUBLK_BLK_CONFIG_BYTES]; /* as the back-end sent it; `config` is made
@@ -303,7 +303,7 @@ struct vublk_device {
 	struct vublk_frontend_queue *rings; /* num_rings elements: the rings that the back-end has
 					       or is being given */
 	unsigned num_rings;
-	struct vublk_loop_source *kick_sources; /* one per queue: watch the kick descriptors for
+	struct vublk_loop_source *kick_sources; /* one per queue: watches the kick descriptor for
 						   early kicks */
 	uint8_t *notifiers_changed; /* one per queue: which descriptors the back-end does not have
 				       yet (notifiers.c) */
@@ -577,7 +577,8 @@ void vublk_device_on_keepalive_timer(void *opaque);
 
 /*
  * Compares the state of the rings with what the driver, the VM and the operator want, and begins
- * what is due: a start, a stop, an exchange of the path. May call the bus's callbacks.
+ * the operation that is due: a start, a stop, an exchange of the request path. May call the bus's
+ * callbacks.
  */
 void vublk_device_update(struct vublk_device *device);
 void vublk_device_on_update_task(void *opaque);
@@ -694,7 +695,7 @@ uint16_t vublk_device_count_outstanding(const struct vublk_device *device, unsig
 
 /*
  * Called when the back-end has returned device->rings. If these are the driver's rings, stores
- * their bases and notes whether the in-flight area may have requests.
+ * their bases and records whether the in-flight area may have requests.
  */
 void vublk_device_rings_are_back(struct vublk_device *device);
 /*
@@ -711,8 +712,8 @@ int vublk_device_recover(struct vublk_device *device, struct vublk_error *error)
 /* --- rings/handover.c -------------------------------------------------------------- */
 
 /*
- * Called when a back-end has made or accepted an in-flight area. Notes the area's layout, which the
- * device then uses for areas that it makes itself.
+ * Called when a back-end has made or accepted an in-flight area. Records the area's layout, which
+ * the device then uses for areas that it makes itself.
  */
 void vublk_device_note_inflight_layout(struct vublk_device *device,
 				       const struct vublk_device_inflight *area);
@@ -759,8 +760,8 @@ void vublk_device_pause_apply(struct vublk_device *device);
 void vublk_device_dirty_log_init(struct vublk_device *device);
 /*
  * Called by each update while the rings run. Completes a requested change of the log if the plane
- * has the rings, because then the back-end need not be told. Fails a requested start of the log if
- * only the plane could log but cannot be used. May call the bus's callbacks.
+ * has the rings, because then the back-end need not be told. Lets a requested start of the log fail
+ * if only the plane could log, and the plane cannot be used. May call the bus's callbacks.
  */
 void vublk_device_dirty_log_settle(struct vublk_device *device);
 /* Switches the dirty log off and frees it, without telling the back-end. Idempotent. */

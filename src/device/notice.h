@@ -60,7 +60,7 @@ void vublk_device_notify_gave_up(struct vublk_device *device, const struct vublk
 /* Called when the config that the driver sees has changed. Reports a new size of the disk. */
 void vublk_device_notify_config(struct vublk_device *device);
 void vublk_device_notify_needs_reset(struct vublk_device *device, const struct vublk_error *error);
-/* `kind` belongs to the mirror or to a switch. `error` is the reason; NULL: no reason. */
+/* `kind` is a notice of the mirror or of a switch. `error` is the reason; NULL: no reason. */
 void vublk_device_notify_target(struct vublk_device *device, enum vublk_notice_kind kind,
 				const char *target, const struct vublk_error *error);
 /* Reports a notice of `kind` that has no member except `reason` (may be NULL). */

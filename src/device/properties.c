@@ -36,7 +36,7 @@ enum kind { KIND_STRING, KIND_NUMBER, KIND_RATE, KIND_AUTO, KIND_BOOL, KIND_FEAT
 struct row {
 	struct vublk_property property;
 	enum kind kind;
-	size_t offset; /* of the value */
+	size_t offset; /* of the value in the settings */
 	size_t bytes;
 };
 

@@ -19,8 +19,8 @@ int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *er
 /* Checks that the plane has room for the longest requests of the driver. Error: ENOTSUP. */
 int vublk_device_shadow_check(const struct vublk_device *device, struct vublk_error *error);
 /*
- * Returns whether an exchange of the path is possible: the driver has broken no ring that the plane
- * has, and no access of the plane to the guest's memory or the in-flight area has failed.
+ * Returns whether an exchange of the request path is possible: the driver has broken no ring that
+ * the plane has, and no access of the plane to the guest's memory or the in-flight area has failed.
  */
 bool vublk_device_shadow_is_sound(const struct vublk_device *device);
 /*
@@ -100,7 +100,7 @@ void vublk_device_replay_abandon(struct vublk_device *device);
 /* Reports how a replay has ended. `opaque` is the device. */
 void vublk_device_replay_ended(void *opaque);
 /*
- * Called when the back-end has failed a flush that the driver does not know of. The plane makes the
+ * Called when the back-end has failed a flush that the plane sent for a mirror. The plane makes the
  * driver's next flush fail, so the plane is needed until then. `opaque` is the device.
  */
 void vublk_device_flush_must_fail(void *opaque);
@@ -124,8 +124,8 @@ bool vublk_device_plane_needs_slot(const struct vublk_device *device);
  */
 bool vublk_device_plane_will_need_slot(const struct vublk_device *device);
 /*
- * Refuses a memory table: the back-end accepts only `slots` regions, in addition to that of the
- * shadow rings if `has_plane` is true. Returns -ENOSPC.
+ * Refuses a memory table: the back-end accepts only `slots` regions, in addition to the region of
+ * the shadow rings if `has_plane` is true. Returns -ENOSPC.
  */
 int vublk_device_too_many_regions(unsigned num_regions, unsigned slots, bool has_plane,
 				  struct vublk_error *error);
@@ -150,17 +150,16 @@ int vublk_device_shadow_attach(struct vublk_device *device, struct vublk_error *
 int vublk_device_shadow_run(struct vublk_device *device, struct vublk_error *error);
 
 /*
- * If the plane has the driver's rings, makes it take no more requests and returns true; otherwise
- * returns false. When all requests of the plane are complete, `drained` (may be NULL) is called. If
- * they take longer than request-timeout-ms, the back-end counts as lost; without a back-end, an
- * update returns the rings. An exchange has a deadline of its own instead.
+ * If the plane has the driver's rings, makes the plane take no more requests and returns true;
+ * otherwise returns false. When all requests of the plane are complete, `drained` (may be NULL) is
+ * called. If they take longer than request-timeout-ms, the back-end counts as lost; without a
+ * back-end, an update returns the rings. An exchange has a deadline of its own instead.
  */
 bool vublk_device_shadow_stop(struct vublk_device *device,
 			      void (*drained)(struct vublk_device *device));
 /*
- * For a pause of the operator. Makes the plane take no more requests. The pause stops the rings
- * when all of the plane's requests are complete, however long that takes. The plane must have the
- * rings.
+ * For the operator's pause. Makes the plane take no more requests. The pause stops the rings when
+ * all of the plane's requests are complete, however long that takes. The plane must have the rings.
  */
 void vublk_device_shadow_hold(struct vublk_device *device);
 /*

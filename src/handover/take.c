@@ -49,7 +49,7 @@ struct take {
 	int *fds; /* array of MAX_FDS; owns the descriptors; -1: a section has taken the
 		     descriptor */
 	unsigned num_fds;
-	uint32_t *owner; /* mapped */
+	uint32_t *owner; /* the owner's word (owner.c) */
 	uint64_t paused_ns;
 	struct vublk_upgrade_extra extra; /* owns its descriptors */
 };

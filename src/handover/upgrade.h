@@ -19,9 +19,8 @@
 #include <vublk/upgrade.h>
 
 #define VUBLK_UPGRADE_PREPARE_MS 10000 /* how long the new process may take to prepare */
-#define VUBLK_UPGRADE_TOTAL_MS 30000   /* the new process waits for the old one no longer than
-					  this */
-#define VUBLK_UPGRADE_FREEZE_MS 50     /* the old process is frozen no longer than this */
+#define VUBLK_UPGRADE_TOTAL_MS 30000   /* how long the new process may wait for the old one */
+#define VUBLK_UPGRADE_FREEZE_MS 50     /* how long the old process may be frozen */
 
 #define VUBLK_UPGRADE_MAX_TABLES 3
 
@@ -141,16 +140,16 @@ struct vublk_upgrade_host {
 /* The points at which tests kill one of the processes (util/kill-point.h). */
 #define VUBLK_UPGRADE_KILL_POINTS                                                             \
 	"old-asked",     /* the old process has the request for an upgrade */                 \
-	"old-options",   /* it has sent the properties */                                     \
-	"old-frozen",    /* it is frozen, and has sent nothing of its state */                \
-	"old-half",      /* it has sent the descriptors, but not the state */                 \
-	"old-sent",      /* it has sent everything */                                         \
+	"old-options",   /* the old process has sent the properties */                        \
+	"old-frozen",    /* the old process is frozen, and has not sent its state */          \
+	"old-half",      /* the old process has sent descriptors, but not its state */        \
+	"old-sent",      /* the old process has sent everything */                            \
 	"old-lost",      /* the new process has the disk */                                   \
 	"new-prepared",  /* the new process has an object with the properties */              \
-	"new-received",  /* it has received everything */                                     \
-	"new-installed", /* its object has the state */                                       \
-	"new-owns",      /* it has the disk, but has not told the old process */              \
-	"new-told"       /* it has told the old process */
+	"new-received",  /* the new process has received everything */                        \
+	"new-installed", /* the new process's object has the state */                         \
+	"new-owns",      /* the new process has the disk, but has not said so */              \
+	"new-told"       /* the new process has told the old one */
 
 /* --- give.c ---------------------------------------------------------------------------- */
 

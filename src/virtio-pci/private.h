@@ -120,7 +120,7 @@ struct vublk_virtio_pci {
 	uint8_t generation;        /* the generation that the driver sees */
 	uint32_t known_generation; /* the device's generation when its config was last read */
 	unsigned num_queues;
-	struct vublk_virtio_pci_queue queues[]; /* num_queues */
+	struct vublk_virtio_pci_queue queues[]; /* num_queues elements */
 };
 
 /* --- registers.c ------------------------------------------------------------------------------ */
@@ -265,7 +265,8 @@ void vublk_virtio_pci_config_set(struct vublk_virtio_pci *pci, unsigned offset, 
 /* Restores the configuration space and the MSI-X table to their contents after power-on. */
 void vublk_virtio_pci_config_reset(struct vublk_virtio_pci *pci);
 bool vublk_virtio_pci_msix_is_enabled(const struct vublk_virtio_pci *pci);
-bool vublk_virtio_pci_msix_is_masked(const struct vublk_virtio_pci *pci); /* by Function Mask */
+bool vublk_virtio_pci_msix_is_masked(const struct vublk_virtio_pci *pci); /* by the Function Mask
+									     bit */
 bool vublk_virtio_pci_intx_is_disabled(const struct vublk_virtio_pci *pci);
 
 /* --- common-config.c and legacy-config.c ------------------------------------------------------ */

@@ -184,7 +184,7 @@ int vublk_inflight_check(const struct vublk_inflight_pending *pending,
 			      const struct vublk_split_ring *ring, unsigned size, uint16_t used,
 			      struct vublk_error *error)
 {
-	uint16_t avail = vublk_load_acquire(&ring->avail->idx); /* A */
+	uint16_t avail = vublk_load_acquire(&ring->avail->idx); /* pair A in virtio/split.h */
 	struct history history = {
 		.ring = ring, .size = size, .used = used,
 		.outstanding = (uint16_t)(avail - used), .taken = (int)pending->count,

@@ -3,9 +3,9 @@
  * In-flight tracking of split rings, step by step as in "Inflight I/O tracking" of the
  * vhost-user specification.
  *
- * Key idea: another process reads the area after this one has died, possibly at any instruction.
- * So the order in which stores reach memory matters, and each store that must not overtake an
- * earlier store is a release:
+ * Key idea: another process reads the area after this one has died, possibly at any instruction. So
+ * the order in which stores reach memory matters, and each store that must not overtake an earlier
+ * store is a release. The letters mark these stores and their loads below:
  *   I  `counter` before `inflight`: a chain that counts as taken has a valid counter
  *   J  these four in this order: the list of the batch, the ring's used index (when the ring
  *      publishes the batch), the zero in `inflight`, `used_idx`

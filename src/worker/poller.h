@@ -15,7 +15,7 @@
  *
  * A worker has one poller for the next request of a driver and another for the answer of a disk,
  * because the two waits differ: a request comes soon or not at all, but a disk always takes about
- * the same time. The window for a disk is no longer than the time of a sleep and a wake-up, because
+ * the same time. The window for a disk is at most as long as a sleep and a wake-up take, because
  * every request may have to pay for this window.
  *
  * If no work came, the whole window was wasted. If work came, the window has saved a sleep and a

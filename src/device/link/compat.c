@@ -60,7 +60,7 @@ static int check_features(const struct vublk_device *device,
 /* The config fields that a driver reads once and relies on. */
 static const struct {
 	unsigned feature;
-	unsigned offset; /* of the field, which is 32 bits wide */
+	unsigned offset; /* of the field in the config; the field has 32 bits */
 	bool exact;      /* the value must stay the same; false: it may grow */
 	const char *name;
 } limits[] = {

@@ -105,7 +105,7 @@ void vublk_device_fence_claim(struct vublk_device *device)
 
 /*
  * If the connection stays open when the owner ends, another process has the connection, too: `vublk
- * serve --take-over` has replaced the owner. The device does not know the new process, so it must
+ * serve --take-over` has replaced the owner. The device cannot identify the new process, so it must
  * not mistake the end of the old one for the end of the back-end.
  */
 static void doubt_owner(struct vublk_device *device)

@@ -39,7 +39,7 @@ struct vublk_device_mirror {
 	struct vublk_frontend frontend;
 	struct vublk_plane_side *side;
 	struct vublk_frontend_region region; /* the memory of `side` */
-	struct vublk_frontend_memory memory; /* `region` alone */
+	struct vublk_frontend_memory memory; /* contains only `region` */
 	struct vublk_frontend_queue *rings;  /* one per queue */
 	struct vublk_loop_source flushed; /* becomes readable when the flush may be complete */
 	/* called once, when the flush has succeeded, or when the mirror ends; NULL: not due */
@@ -74,7 +74,7 @@ void vublk_device_mirror_begin_start(struct vublk_device *device);
  * resume it. Idempotent.
  */
 void vublk_device_mirror_suspend(struct vublk_device *device);
-/* Ends the mirror because of `error`, without calling left(). */
+/* Ends the mirror because of `error`, without calling the callback `left`. */
 void vublk_device_mirror_abandon(struct vublk_device *device, const struct vublk_error *error);
 /*
  * Ends the mirror, if there is one, because a VMM is migrating the VM, and a migration cannot be
@@ -93,15 +93,16 @@ int vublk_device_mirror_leave(struct vublk_device *device,
 /* Checks that the target has the same data as the disk. Error: EBUSY. */
 int vublk_device_mirror_check_synced(struct vublk_device *device, struct vublk_error *error);
 /*
- * For a switch, after left(). Makes the target the only path of the disk, and closes the connection
- * to the target, to which the caller then connects again. Errors: ENOTCONN if the target was lost,
- * and those of vublk_mirror_state_commit_switch().
+ * For a switch, after vublk_device_mirror_leave() has called `left`. Makes the target the only path
+ * of the disk, and closes the connection to the target, to which the caller then connects again.
+ * Errors: ENOTCONN if the target was lost, and those of vublk_mirror_state_commit_switch().
  */
 int vublk_device_mirror_commit(struct vublk_device *device, struct vublk_error *error);
 /*
  * Returns whether there is a mirror, or one is being set up. An interrupted mirror does not count.
  */
 bool vublk_device_is_mirrored(const struct vublk_device *device);
+
 /* --- mirror-state.c; its other functions are in device.h ------------------------------ */
 
 /*
@@ -123,6 +124,8 @@ int vublk_device_mirror_state_record(struct vublk_device *device, struct vublk_e
  */
 int vublk_device_check_limits_of(const struct vublk_device_reliance *reliance,
 				 const uint8_t *config, struct vublk_error *error);
+
+/* --- mirror-state.c, continued --------------------------------------------------------- */
 
 /*
  * Called after a failure of the state file, whose marks may now be outdated. Tries to make the file

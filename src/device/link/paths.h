@@ -102,7 +102,7 @@ void vublk_device_paths_end(struct vublk_device *device);
  * the process that had the rings has ended.
  */
 uint64_t vublk_device_paths_deadline_ns(const struct vublk_device *device);
-/* Makes `index` the active path, and watches for a socket there. Does not make the next try. */
+/* Makes `index` the active path, and watches for a socket there. Does not try to connect. */
 void vublk_device_paths_choose(struct vublk_device *device, unsigned index, uint64_t now);
 /*
  * Chooses the next path if its turn has come and the fence permits the move. If the fence forbids
@@ -116,9 +116,7 @@ void vublk_device_paths_advance(struct vublk_device *device, uint64_t now);
  */
 bool vublk_device_paths_try_next(struct vublk_device *device, const struct vublk_error *cause,
 				 struct vublk_error *all);
-/*
- * Called when realize begins anew. Makes the first path the active one, and forgets the failures.
- */
+/* Called when realize begins anew. Makes the first path the active one, and clears the failures. */
 void vublk_device_paths_rewind(struct vublk_device *device);
 /* Called in realize when the back-end at the active path can be used. */
 void vublk_device_paths_realized(struct vublk_device *device);
@@ -157,10 +155,10 @@ int vublk_device_fence_check(const struct vublk_device *device, struct vublk_err
 void vublk_device_fence_await(struct vublk_device *device);
 /*
  * Called when the owner's back-end has nothing left to write, so that its process need not end.
- * Forgets the owner. Idempotent.
+ * Clears the owner. Idempotent.
  */
 void vublk_device_fence_release(struct vublk_device *device);
-/* Forgets the peer and all owners. Idempotent. */
+/* Clears the peer and all owners. Idempotent. */
 void vublk_device_fence_drop(struct vublk_device *device);
 
 /* --- switch.c ----------------------------------------------------------------- */

@@ -45,7 +45,10 @@ static void release(struct vublk_device *device)
 	vublk_fd_close(&own->fd);
 }
 
-/* Records the failure of the switch, and logs it. */
+/*
+ * Records and logs the failure of the switch. If the plane has ended the mirror for the switch,
+ * ends the mirror.
+ */
 static void note_failure(struct vublk_device *device, const struct vublk_error *error)
 {
 	struct vublk_device_switch *own = &device->path_switch;
@@ -484,8 +487,8 @@ static void count(struct vublk_device *device, enum vublk_device_switch_phase ph
 }
 
 /*
- * Switches during an outage: chooses path `index` for the next try. Replaces an earlier such
- * switch. Error: EBUSY if the fence does not permit the move.
+ * Switches during an outage: chooses path `index` for the next try. Replaces an earlier switch of
+ * this kind. Error: EBUSY if the fence does not permit the move.
  */
 static int switch_lost_disk(struct vublk_device *device, unsigned index, struct vublk_error *error)
 {
@@ -594,7 +597,7 @@ static void begin(struct vublk_device *device, unsigned index, int fd)
 
 /*
  * Returns whether a switch may begin: no switch is under way, or only one that waits for the end of
- * an outage. The new switch replaces such a switch.
+ * an outage. In the second case, the new switch replaces that one.
  */
 static bool may_begin(const struct vublk_device *device)
 {

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Connects the request plane (src/plane) with the rest of the device. On the shadow path, the plane
- * has the driver's rings from a start until a pause, a reset or an exchange of the path takes them
- * away. The back-end has a side instead: a set of rings that the plane makes for each connection.
+ * has the driver's rings from a start until a pause, a reset or an exchange of the request path
+ * takes them away. The back-end has a side instead: a set of rings that the plane makes for each
+ * connection.
  *
  * Key idea: the rest of the device starts and stops rings as it does without the plane, because the
- * side's rings take the place of the driver's in device->rings. A loss is different: the plane
- * knows every request, so the driver's rings stay with the plane, and the next back-end executes
- * the outstanding requests. A pause of the VM during an outage waits for these requests, but at
- * most for request-timeout-ms.
+ * side's rings take the place of the driver's in device->rings. A loss is different: the plane has
+ * a record of every request, so the driver's rings stay with the plane, and the next back-end
+ * executes the outstanding requests. A pause of the VM during an outage waits for these requests,
+ * but at most for request-timeout-ms.
  */
 #include "device/device.h"
 
@@ -711,7 +712,7 @@ int vublk_device_shadow_make(struct vublk_device *device, struct vublk_error *er
 		shadow->fault.fd = vublk_eventfd_new();
 	if (shadow->fault.fd < 0)
 		return vublk_error_set_errno(error, -shadow->fault.fd, "cannot create an eventfd "
-					     "for faults of the guest's memory");
+					     "to detect faults of shared memory");
 	r = watch_fault(device, error);
 	if (r < 0)
 		return r;
@@ -741,7 +742,7 @@ void vublk_device_shadow_deinit(struct vublk_device *device)
 	struct vublk_device_shadow *shadow = &device->shadow;
 
 	if (shadow->thread) {
-		if (vublk_plane_thread_is_parked(shadow->thread)) /* for a handover */
+		if (vublk_plane_thread_is_parked(shadow->thread)) /* parked for a handover */
 			vublk_plane_thread_abandon(shadow->thread);
 		else
 			vublk_device_replay_abandon(device);

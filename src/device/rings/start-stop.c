@@ -240,7 +240,7 @@ static void on_session_for_inflight(void *opaque, const struct vublk_error *erro
 }
 
 /*
- * Called when the back-end has answered the features. Only notes a refusal, because the next
+ * Called when the back-end has answered the features. Only records a refusal, because the next
  * answer, which is about the memory, continues or ends the start.
  */
 static void on_session(void *opaque, const struct vublk_error *error)

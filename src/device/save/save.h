@@ -41,7 +41,8 @@ struct vublk_save_state {
 	bool has_features;
 	uint64_t features; /* those that the driver has accepted */
 	uint8_t early_kick; /* enum vublk_device_early_kick */
-	struct vublk_device_queue queues[VUBLK_MAX_QUEUES]; /* no descriptors; size 0: not set up */
+	struct vublk_device_queue queues[VUBLK_MAX_QUEUES]; /* without descriptors; size 0: not set
+							       up */
 
 	bool has_config;
 	uint32_t config_generation;

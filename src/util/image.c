@@ -116,14 +116,22 @@ static int device_is_busy(struct image *image, struct vublk_error *error)
 
 /* --- opening ------------------------------------------------------------------ */
 
+/* Refuses the image, and names what helps: the reader may be root, and the process another user. */
 static int open_failed(const struct image *image, int code, struct vublk_error *error)
 {
-	bool may_read = (image->flags & VUBLK_IMAGE_WRITE) &&
-			!(image->flags & VUBLK_IMAGE_REPLACE);
+	bool writes = image->flags & VUBLK_IMAGE_WRITE;
+	const char *for_what = writes ? " for writing" : "";
+	const char *or_read = writes && !(image->flags & VUBLK_IMAGE_REPLACE) ? ", or use read-only" : "";
 
-	return vublk_error_set_errno(error, code, "cannot open the image '%s'%s", image->path,
-				     may_read && (code == EACCES || code == EROFS) ?
-				     " for writing (try read-only)" : "");
+	if (code == EACCES)
+		return vublk_error_set(error, code, "cannot open the image '%s'%s as user %u: %s; give "
+				       "this user access to the file and its folders%s", image->path,
+				       for_what, (unsigned)geteuid(), strerrordesc_np(code), or_read);
+	if (code == EROFS)
+		return vublk_error_set(error, code, "cannot open the image '%s'%s: %s; make it writable "
+				       "(with ReadWritePaths= for a service of systemd)%s",
+				       image->path, for_what, strerrordesc_np(code), or_read);
+	return vublk_error_set_errno(error, code, "cannot open the image '%s'", image->path);
 }
 
 /*

@@ -127,8 +127,13 @@ static int connect_cluster(struct vublk_rbd *rbd, const char *user, struct vublk
 {
 	int r = rados_connect(rbd->cluster);
 
+	/*
+	 * An address of a monitor that cannot be resolved is EINVAL, too. But the options are right, so
+	 * a later start may succeed.
+	 */
 	if (r)
-		return vublk_engine_fail(error, -r, "cannot connect to the Ceph cluster as the user "
+		return vublk_engine_fail(error, r == -EINVAL ? EMEDIUMTYPE : -r,
+					 "cannot connect to the Ceph cluster as the user "
 					 "'%s' (%s): %s", user, strerrordesc_np(-r), hint_of(-r));
 	return 0;
 }

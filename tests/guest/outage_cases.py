@@ -3,20 +3,18 @@
 A process dies while the guest's requests are in flight. If it is the back-end or the relay, the guest must not notice,
 unless no record of the requests survives. If it is QEMU, the other processes must serve the next QEMU.
 """
-import fcntl
 import json
-import pathlib
 import signal
 
 import disk_cases
 import doors
 import groups
+import huge_pages
 import linux
 import peer
 from peer import check
 
 KILLS = 20
-HUGE_PAGES = pathlib.Path('/proc/sys/vm/nr_hugepages')
 HUGE_PAGES_OF_A_GUEST = 128  # of 2 MiB: see qemu.MEMORY
 RESTARTS = 3
 
@@ -41,18 +39,6 @@ class BackendKilled(disk_cases.Machine):
         self.end()
 
 
-def add_huge_pages(count):
-    """Changes the size of the host's pool of huge pages by `count`. Other tests use the pool, too."""
-    with HUGE_PAGES.open('r+') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        before = int(file.read())
-        file.seek(0)
-        file.write(f'{before + count}\n')
-        file.flush()
-        file.seek(0)
-        return int(file.read()) - before
-
-
 class HugePages(disk_cases.Machine):
     """A guest whose memory can be mapped only in whole huge pages."""
     kills = 3
@@ -65,7 +51,7 @@ class HugePages(disk_cases.Machine):
 
     def open(self):
         try:
-            self.pages = add_huge_pages(HUGE_PAGES_OF_A_GUEST)
+            self.pages = huge_pages.add(HUGE_PAGES_OF_A_GUEST)
         except PermissionError:
             raise peer.Skip('only root can reserve huge pages') from None
         if self.pages < HUGE_PAGES_OF_A_GUEST:
@@ -88,7 +74,7 @@ class HugePages(disk_cases.Machine):
     def drop(self):
         super().drop()
         if self.pages > 0:
-            add_huge_pages(-self.pages)
+            huge_pages.add(-self.pages)
 
 
 class WithoutRecord(disk_cases.Machine):

@@ -15,14 +15,14 @@ ROOT = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.
 
 
 class Container:
-    def __init__(self, case, build):
-        """Boots, with the build installed below /usr/local."""
+    def __init__(self, case, build, binds=()):
+        """Boots, with the build installed below /usr/local. Binds are FOLDER:PATH-IN-THE-CONTAINER."""
         for program in ('systemd-nspawn', 'nsenter'):
             peer.need(program)
         if os.geteuid() != 0:
             raise peer.Skip('systemd-nspawn needs root')
-        if not (ROOT / 'recipe').exists():
-            raise peer.Skip(f'there is no {ROOT}; run scripts/setup check')
+        if not (ROOT / 'usr/bin/nbdkit').exists():
+            raise peer.Skip(f'there is no {ROOT} with nbdkit; run scripts/setup check')
         self.case, self.leader = case, None
         installed = case.path('installed')
         case.run(['meson', 'install', '-C', build, '--no-rebuild', '--quiet', '--destdir', installed])
@@ -32,6 +32,7 @@ class Container:
         self.process = case.start(
             ['systemd-nspawn', '--quiet', '-D', ROOT, '--volatile=overlay', '--boot', '--register=no', '--keep-unit',
              '--private-network', f'--machine={self.machine}', f'--bind-ro={installed}/usr/local:/usr/local',
+             *(f'--bind={bind}' for bind in binds),
              '--console=pipe', 'systemd.unified_cgroup_hierarchy=1'],
             env={**os.environ, 'SYSTEMD_NSPAWN_UNIFIED_HIERARCHY': '1'})
         self.boot()

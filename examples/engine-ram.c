@@ -143,7 +143,7 @@ static int ram_open(const struct vublk_engine_params *params, struct vublk_engin
 
 /* The library checks that the value is a number; ram_open() checks its range. */
 static const struct vublk_property options[] = {
-	{ "fill", "number", "0", "The byte with which the disk is filled at the start, 0 to 255", { NULL } },
+	{ "fill", "number", "0", "the byte with which the disk is filled at the start, 0 to 255", { NULL } },
 	{ NULL, NULL, NULL, NULL, { NULL } },
 };
 

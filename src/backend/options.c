@@ -332,68 +332,68 @@ static int parse_physical_block_size(const char *name, const char *value,
 /* --- the table ------------------------------------------------------------- */
 
 static const struct option options_table[] = {
-	{ { "socket-path", "string", NULL, "Unix socket to listen on" }, parse_socket_path },
+	{ { "socket-path", "string", NULL, "path of the Unix socket to listen on" }, parse_socket_path },
 	{ { VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT }, parse_socket_mode },
 	{ { VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT },
 	  parse_socket_group },
-	{ { "fd", "number", NULL, "Descriptor of a socket that is listening or "
+	{ { "fd", "number", NULL, "descriptor of a socket that is listening or "
 				  "connected" }, parse_fd },
-	{ { "engine", "choice", "file", "Where the data is stored: file, memory, null, or the name "
+	{ { "engine", "choice", "file", "where the data is stored: file, memory, null, or the name "
 				      "of a module" },
 	  parse_engine },
-	{ { "blk-file", "string", NULL, "Image file or block device (engine "
+	{ { "blk-file", "string", NULL, "image file or block device (engine "
 					"file)" }, parse_blk_file },
-	{ { "size", "size", NULL, "Size of the disk in bytes (engines memory and null)" },
+	{ { "size", "size", NULL, "size of the disk in bytes (engines memory and null)" },
 	  parse_size },
-	{ { "read-only", "bool", "off", "Serve the disk read-only" },
+	{ { "read-only", "bool", "off", "serve the disk read-only" },
 	  parse_read_only },
 	{ { "num-queues", "number", "auto",
-	    "Number of queues to offer, 1 to 256; auto: 256, because unused queues cost nothing" },
+	    "number of queues to offer, 1 to 256; auto: 256, because unused queues cost nothing" },
 	  parse_num_queues },
 	{ { "threads", "number", "auto",
-	    "Number of threads that serve the queues; auto: one per CPU, at most 16 and one per "
+	    "number of threads that serve the queues; auto: one per CPU, at most 16 and one per "
 	    "queue" },
 	  parse_threads },
 	{ { "seg-max", "number", "126",
-	    "Maximum number of data segments per request, 1 to 1024; for drivers without indirect "
+	    "maximum number of data segments per request, 1 to 1024; for drivers without indirect "
 	    "descriptors, at most the queue size minus 2" }, parse_seg_max },
 	{ { VUBLK_MESSAGE_TIMEOUT_NAME, "number", VUBLK_MESSAGE_TIMEOUT_DEFAULT,
 	    VUBLK_MESSAGE_TIMEOUT_TEXT }, parse_message_timeout },
 	{ { "poll", "choice", "adaptive",
-	    "How to wait for requests: adaptive (poll for a short time, then sleep), off (sleep), "
+	    "how to wait for requests: adaptive (poll for a short time, then sleep), off (sleep), "
 	    "busy (poll all the time)" }, parse_poll },
 	{ { "poll-budget", "number", TEXT_OF(VUBLK_POLL_BUDGET_DEFAULT),
-	    "Processor time that adaptive polling may waste, in percent of a core per thread, 0 to "
+	    "processor time that adaptive polling may waste, in percent of a core per thread, 0 to "
 	    "100; 100: no limit" }, parse_poll_budget },
 	{ { "cache", "choice", "auto",
-	    "Use of the host's page cache: direct (none), buffered, auto (direct if possible)" },
+	    "use of the host's page cache: direct (none), buffered, auto (direct if possible)" },
 	  parse_cache },
 	{ { "io", "choice", "auto",
-	    "How to access files: io_uring, blocking, auto (io_uring for operations that have to "
+	    "how to access files: io_uring, blocking, auto (io_uring for operations that have to "
 	    "wait)" },
 	  parse_io },
 	{ { "lock", "bool", "on",
-	    "Refuse an image that another program uses; turn this off while a VM migrates within "
+	    "refuse an image that another program uses; turn this off while a VM migrates within "
 	    "one host" },
 	  parse_lock },
 	{ { "write-cache", "bool", "on",
-	    "Let writes complete before they are stable; a flush by the driver makes them stable" },
+	    "let writes complete before they are stable; a flush by the driver makes them stable" },
 	  parse_write_cache },
 	{ { "inflight", "bool", "on",
-	    "Offer an in-flight area, from which the next back-end learns which requests to repeat "
+	    "offer an in-flight area, from which the next back-end learns which requests to repeat "
 	    "because this one did not complete them" },
 	  parse_inflight },
 	{ { "statistics", "bool", "off",
-	    "Count requests and their times from the start, for the control socket" },
+	    "count requests and their times from the start, for the control socket" },
 	  parse_statistics },
 	{ { "serial", "string", "auto",
-	    "Serial number of the disk, at most 20 bytes; auto: derived from the image" },
+	    "serial number of the disk, at most 20 bytes; auto: derived from the image" },
 	  parse_serial },
 	{ { "logical-block-size", "size", "auto",
-	    "Block size of the disk, a power of two of at least 512 bytes; auto: the image's" },
+	    "block size of the disk, a power of two of at least 512 bytes; auto: the image's" },
 	  parse_logical_block_size },
 	{ { "physical-block-size", "size", "auto",
-	    "Preferred size of writes to the disk, a power of two in bytes; auto: the image's" },
+	    "preferred size of writes to the disk, a power of two in bytes; auto: the image's" },
 	  parse_physical_block_size },
 };
 

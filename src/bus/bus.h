@@ -52,7 +52,7 @@ struct vublk_bus;
 	{ VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT },                    \
 	{ VUBLK_SOCKET_GROUP_NAME, "string", NULL, VUBLK_SOCKET_GROUP_TEXT },                 \
 	{ VUBLK_BUS_FD_NAME, "number", NULL,                                                  \
-	  "Descriptor of a Unix stream socket that listens already, instead of a new one" }
+	  "descriptor of a Unix stream socket that already listens, to be used instead of a new one" }
 
 /* The functions that hand a bus of this type to another process (upgrade/). */
 struct vublk_bus_handover_ops {

@@ -17,7 +17,7 @@
 #define VUBLK_MESSAGE_TIMEOUT_NAME "message-timeout-ms"
 #define VUBLK_MESSAGE_TIMEOUT_DEFAULT "10000"
 #define VUBLK_MESSAGE_TIMEOUT_TEXT                                                            \
-	"How long a client may send nothing, or only a part of a message, while another waits; 0: no limit"
+	"how long a client may send nothing, or only a part of a message, while another client waits; 0: no limit"
 #define VUBLK_MESSAGE_TIMEOUT_MAX_MS 86400000
 
 struct vublk_message_timeout {

@@ -13,9 +13,9 @@
 
 #define VUBLK_SOCKET_MODE_NAME "socket-mode"
 #define VUBLK_SOCKET_MODE_TEXT                                                                \
-	"Permissions of the socket's file in octal, whatever the umask is, such as 0660"
+	"permissions of the socket's file in octal, whatever the umask is, such as 0660"
 #define VUBLK_SOCKET_GROUP_NAME "socket-group"
-#define VUBLK_SOCKET_GROUP_TEXT "Group of the socket's file, a name or a number"
+#define VUBLK_SOCKET_GROUP_TEXT "group of the socket's file, a name or a number"
 
 /* If all members are zero, the umask and the directory decide, as for any new file. */
 struct vublk_socket_access {

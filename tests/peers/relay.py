@@ -307,6 +307,14 @@ def listed_defaults(case):
             check(listed[name] == value, f'{words}: {name} is {listed[name]}, not {value}')
 
 
+def descriptions(case):
+    """The descriptions of all options begin with a small letter, also those that several lists share."""
+    for words in (['device', '--bus', 'vhost-user:x', '--list-properties'], ['info', '--list-properties'],
+                  ['device', '--bus', 'vfio-user:x', '--list-properties'], ['serve', '--list-options']):
+        for line in case.run([VUBLK, *words]).splitlines():
+            check(line.split(None, 3)[3][0].islower(), f'{words}: {line}')
+
+
 def mode_and_group(case, bus):
     """The bus socket has the requested mode and group; bad ones are refused at the start, without a back-end."""
     backend, path = case.path('backend'), case.path('bus')
@@ -346,6 +354,7 @@ def main():
               ('an outage is shown', outage_is_shown),
               ('info while the disk is in use', info_while_in_use),
               ('defaults in the list', listed_defaults),
+              ('descriptions in the lists', descriptions),
               ('many queues', many_queues),
               *((f'mode and group of {bus}', bind(mode_and_group, bus)) for bus in ('vhost-user', 'vfio-user')),
               ('misuse', misuse)]

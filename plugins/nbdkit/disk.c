@@ -81,7 +81,6 @@ int vublk_nbd_disk_close(struct vublk_nbd_disk *disk, int wait_ms, struct vublk_
 	return r;
 }
 
-/* The connection gets the queue that has the fewest connections. */
 struct vublk_nbd_connection *vublk_nbd_connection_open(struct vublk_nbd_disk *disk)
 {
 	struct vublk_nbd_connection *connection = calloc(1, sizeof(*connection));
@@ -170,9 +169,9 @@ static int enter(struct vublk_nbd_disk *disk, const struct blocks *blocks,
 }
 
 /*
- * Ends a change with the result `r`. If `fua` is set, makes the change stable with a flush.
- * `failures` is the number of flushes that had failed when the change began. If a flush has failed
- * since then, the data of the change may be lost, so the result is an error.
+ * Ends a change whose result is `r`. If it has succeeded and `fua` is set, makes it stable with a
+ * flush. `failures` is the number of flushes that had failed when the change began. If another
+ * flush has failed since then, the data of the change may be lost, so the result is an error.
  */
 static int leave(struct vublk_nbd_connection *connection, struct vublk_nbd_range *range, int r,
 		 bool fua, uint64_t failures, struct vublk_error *error)

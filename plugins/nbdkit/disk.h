@@ -3,8 +3,8 @@
 #define VUBLK_NBD_DISK_H
 
 /*
- * The disk that nbdkit serves. All connections share the disk, and each connection uses one of its
- * queues.
+ * The disk that nbdkit serves. All connections share it. Each connection uses one queue of the
+ * disk; several connections may use the same queue.
  *
  * Unless a comment says otherwise, the functions return 0, or a negative errno with a sentence in
  * `error`. The errors are those of the block API, and ESHUTDOWN (queue.h), which has no sentence.
@@ -29,7 +29,7 @@ struct vublk_nbd_disk {
 struct vublk_nbd_connection {
 	struct vublk_nbd_disk *disk;
 	struct vublk_nbd_queue *queue;
-	struct vublk_nbd_pace pace; /* for its requests that end without a result */
+	struct vublk_nbd_pace pace; /* of its requests that fail with ESHUTDOWN (wait.h) */
 	uint64_t known_failures; /* the number of failed flushes that the client knows of; protected
 				    by the lock of the flusher's queue */
 };
@@ -43,16 +43,19 @@ int vublk_nbd_disk_open(struct vublk_nbd_disk *disk, const char *path,
  */
 int vublk_nbd_disk_close(struct vublk_nbd_disk *disk, int wait_ms, struct vublk_error *error);
 
-/* Chooses the queue that has the fewest connections. Returns NULL if there is no memory. */
+/*
+ * Opens a connection on the queue that has the fewest connections. Returns NULL if there is no
+ * memory.
+ */
 struct vublk_nbd_connection *vublk_nbd_connection_open(struct vublk_nbd_disk *disk);
 void vublk_nbd_connection_close(struct vublk_nbd_connection *connection);
 
-/* These functions accept ranges that do not begin or end at a block boundary. */
+/* Reads or writes any range of bytes: it may begin and end within a block. */
 int vublk_nbd_read(struct vublk_nbd_connection *connection, void *buffer, size_t bytes,
 		   uint64_t offset, struct vublk_error *error);
 int vublk_nbd_write(struct vublk_nbd_connection *connection, const void *buffer, size_t bytes,
 		    uint64_t offset, bool fua, struct vublk_error *error);
-/* Discards the blocks that are completely within the range. */
+/* Discards the blocks that are completely within the range. Other blocks keep their data. */
 int vublk_nbd_trim(struct vublk_nbd_connection *connection, uint64_t bytes, uint64_t offset,
 		   bool fua, struct vublk_error *error);
 /*

@@ -2,12 +2,14 @@
 /*
  * One flush at a time for all connections; see flush.h.
  *
- * Key idea: a call needs a flush that begins after the call. If no flush is in flight, the call
- * begins one. Otherwise the call waits, and the next flush serves all calls that have waited. No
- * call owns a flush, so if a call ends early, the flush stays in flight.
+ * Key idea: a call of vublk_nbd_flush() needs a flush that begins after the start of the call. If
+ * no flush is in flight, the call begins one. Otherwise the call waits, and the next flush serves
+ * all calls that have waited. A flush does not belong to the call that began it: if that call
+ * returns early, the flush stays in flight.
  *
- * All flushes use one queue. After a loss of writes, the block API makes the next flush on each
- * queue fail, so here one flush fails. The number of failures tells each connection of the loss.
+ * All flushes use the same queue. After a loss of writes, the block API lets one flush fail on each
+ * queue, so this file sees only one failure. It counts failures, so that each connection can find
+ * out whether a flush has failed since the connection's last flush.
  */
 #include "plugins/nbdkit/flush.h"
 

@@ -3,8 +3,9 @@
  * nbdkit-vublk-plugin: the disk of a vhost-user-blk back-end as an NBD export. This file has
  * nbdkit's callbacks and the parameters; disk.h has the disk.
  *
- * Key idea: the plugin uses only <vublk/blk.h>, as any application does. The block API reconnects.
- * The plugin's parameters are the properties of a disk, so the library checks their values.
+ * Key idea: the plugin uses only the public block API, as any application does. The library
+ * reconnects to lost back-ends. The plugin's parameters are properties of a disk, so the library
+ * also checks their values.
  */
 #include "plugins/nbdkit/disk.h"
 
@@ -22,19 +23,19 @@
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
-/* The default number of queues, which is also the number of connections that nbdcopy opens. */
+/* The default of num-queues-limit. nbdcopy opens this many connections. */
 #define DEFAULT_QUEUES "4"
 /*
- * How long the end of nbdkit waits for requests whose clients have disconnected, and for the flush
- * of unflushed=replay.
+ * How long nbdkit waits when it ends: for requests whose clients have disconnected, and for the
+ * flush that vublk_blk_close() makes with unflushed=replay.
  */
 #define CLOSE_MS 5000
 #define MAX_REPORTS 5
 #define REPORTS_S 10
 
 static char *socket_path;
-static struct vublk_option *options; /* NULL until the first option is given; ends with a NULL
-					name */
+static struct vublk_option *options; /* ends with an option whose name is NULL. NULL: no option was
+					added */
 static unsigned num_options;
 static struct vublk_nbd_disk disk;
 
@@ -65,7 +66,10 @@ static bool may_report(void)
 	return number <= MAX_REPORTS;
 }
 
-/* The library itself limits the number of its lines, except debug lines. */
+/*
+ * Does not call may_report(), because the library itself limits the number of its lines, except
+ * debug lines.
+ */
 static void log_line(void *opaque, enum vublk_log_level level, const char *text)
 {
 	if (level <= VUBLK_LOG_WARNING)
@@ -85,14 +89,18 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 		nbdkit_debug("a back-end is connected again");
 		break;
 	case VUBLK_BLK_RESIZED:
-		nbdkit_debug("the disk has another size, which clients get when they connect again");
+		nbdkit_debug("the size of the disk has changed; clients get the new size when they "
+			     "connect again");
 		break;
 	default:
 		break;
 	}
 }
 
-/* Returns EIO for an errno that NBD does not have, because nbdkit would turn it into EINVAL. */
+/*
+ * Returns the errno that the client gets. NBD has few errno values, and nbdkit turns all others
+ * into EINVAL, which would blame the client's request. This function returns EIO for them.
+ */
 static int nbd_errno(int code)
 {
 	switch (code) {
@@ -137,8 +145,8 @@ static bool is_parameter(const char *name)
 }
 
 /*
- * Returns whether the property is a path. A relative path has to be made absolute, because nbdkit
- * changes to the root folder when it goes to the background.
+ * Returns whether the value of the property is a path. A relative path has to be made absolute,
+ * because nbdkit changes to the root folder when it goes to the background.
  */
 static bool is_path(const char *name)
 {
@@ -172,12 +180,12 @@ static int plugin_config(const char *key, const char *value)
 	bool is_socket = !strcmp(key, "socket");
 
 	if (!is_socket && !is_parameter(key)) {
-		nbdkit_error("there is no parameter '%s'; there are socket and the properties of a "
-			     "disk, which `nbdkit vublk --dump-plugin` lists", key);
+		nbdkit_error("there is no parameter '%s'; use socket or a property of the disk "
+			     "(`nbdkit vublk --dump-plugin` lists them)", key);
 		return -1;
 	}
 	if (is_socket ? socket_path != NULL : parameter(key) != NULL) {
-		nbdkit_error("the parameter '%s' is given twice", key);
+		nbdkit_error("the parameter '%s' is given twice; remove one of the two", key);
 		return -1;
 	}
 	if (is_socket && !*value) {
@@ -240,9 +248,9 @@ static int open_disk(void)
 }
 
 /*
- * Opens the disk and closes it again, because a wrong parameter or a missing back-end has to be
- * reported before nbdkit goes to the background. nbdkit then forks, and the threads of an open disk
- * would not exist in the new process.
+ * Opens the disk to check the parameters and the back-end, because an error has to be reported
+ * before nbdkit goes to the background. Closes the disk again, because nbdkit then forks, and the
+ * threads of an open disk would not exist in the new process.
  */
 static int plugin_get_ready(void)
 {
@@ -404,9 +412,9 @@ static int plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t f
 
 /*
  * A back-end says whether WRITE ZEROES can deallocate blocks, which is fast. It does not say
- * whether WRITE ZEROES is faster than writing zeroes as data. So a request that has to be fast is
- * refused if the client does not permit deallocation, or the back-end does not support it. If a
- * request that need not be fast fails with ENOTSUP, nbdkit writes zeroes as data.
+ * whether WRITE ZEROES is otherwise faster than writing zeroes as data. So a request that has to be
+ * fast is refused with ENOTSUP unless the client permits deallocation and the back-end supports
+ * it. If a request that need not be fast fails with ENOTSUP, nbdkit writes zeroes as data.
  */
 static int plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {

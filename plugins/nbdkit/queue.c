@@ -3,10 +3,10 @@
  * Shares a queue of the disk among nbdkit's threads; see queue.h.
  *
  * Key idea: a thread of nbdkit adds its requests under the queue's lock and sleeps. The queue's own
- * thread takes all completions and wakes the calls whose requests are complete. The requests
- * transfer data to and from memory of the disk (pieces), and the call copies it from or to nbdkit's
- * buffer. So a call can end while its requests are in flight, because they do not use nbdkit's
- * buffer. Each piece is freed when its request completes.
+ * thread takes all completions and wakes the calls whose requests are complete. A request transfers
+ * data to or from a piece, which has a buffer in the disk's memory, and the call copies the data
+ * between this buffer and nbdkit's. So a call can return while its requests are in flight, because
+ * they do not use nbdkit's buffer. The queue's thread frees their pieces when they complete.
  */
 #include "plugins/nbdkit/queue.h"
 
@@ -31,7 +31,7 @@ struct vublk_nbd_call {
 	int result;
 	struct vublk_error error;
 	unsigned num_pieces;
-	unsigned num_used; /* how many pieces, from the first on, have an offset and a length */
+	unsigned num_used; /* how many pieces, from pieces[0] on, have an offset and a length */
 	struct vublk_nbd_piece *pieces[VUBLK_NBD_PIECES_OF_CALL];
 };
 
@@ -147,7 +147,10 @@ void vublk_nbd_queue_stop(struct vublk_nbd_queue *queue)
 
 /* --- calls ---------------------------------------------------------------------------------- */
 
-/* Waits for one piece, and takes up to `wanted` pieces if that many are free. */
+/*
+ * Waits until a piece is free. Then takes all free pieces, but at most `wanted` and at most
+ * VUBLK_NBD_PIECES_OF_CALL.
+ */
 static int begin(struct vublk_nbd_call *call, struct vublk_nbd_queue *queue,
 		 struct vublk_nbd_range *range, uint64_t wanted)
 {
@@ -224,8 +227,9 @@ static int add_waiting(struct vublk_nbd_call *call, struct vublk_nbd_piece *piec
 }
 
 /*
- * Leaves the requests in flight to the queue's thread. If the call is a change, these requests hold
- * its range, so that later changes of the range wait for them although this call returns.
+ * Leaves the requests in flight to the queue's thread, because the call has to return. If the call
+ * is a change, each of these requests becomes a user of its range, so that later changes of the
+ * range wait for them.
  */
 static void abandon(struct vublk_nbd_call *call)
 {
@@ -242,7 +246,7 @@ static void abandon(struct vublk_nbd_call *call)
 	}
 }
 
-/* Makes the request of each used piece, and waits for all of them. */
+/* Makes one request per used piece, and waits until all of these requests are complete. */
 static int execute(struct vublk_nbd_call *call, enum operation operation, uint32_t flags)
 {
 	struct vublk_nbd_queue *queue = call->queue;

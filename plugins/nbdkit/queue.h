@@ -3,11 +3,12 @@
 #define VUBLK_NBD_QUEUE_H
 
 /*
- * A queue of the disk that nbdkit's threads share. Each call of the functions that transfer or
- * change data is a request of an NBD client, and returns when that request is complete.
+ * A queue of the disk, which nbdkit's threads share. Each call of vublk_nbd_queue_read(), _write(),
+ * _discard() or _zero() executes a request of an NBD client, and returns when the request is
+ * complete.
  *
- * ESHUTDOWN: the server or the client's connection ended first. The back-end may still execute the
- * request, whose memory stays in use until then.
+ * ESHUTDOWN: the server or the client's connection ended before the request was complete. The
+ * back-end may still execute the request, and the request's memory stays in use until it completes.
  */
 
 #include "plugins/nbdkit/ranges.h"
@@ -18,8 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VUBLK_NBD_PIECES 32             /* how many pieces a queue has */
-#define VUBLK_NBD_PIECES_OF_CALL 8      /* how many of them one call can use at the same time */
+#define VUBLK_NBD_PIECES 32             /* how many pieces (see below) a queue has */
+#define VUBLK_NBD_PIECES_OF_CALL 8      /* how many pieces one call can use at the same time */
 #define VUBLK_NBD_PIECE_BYTES (UINT32_C(256) << 10)
 
 struct vublk_nbd_call;
@@ -31,8 +32,8 @@ struct vublk_nbd_piece {
 	void (*completed)(struct vublk_nbd_queue *queue, struct vublk_nbd_piece *piece,
 			  const struct vublk_blk_completion *completion);
 	struct vublk_nbd_piece *next;  /* in the list of free pieces */
-	struct vublk_nbd_call *call;   /* NULL: the call was abandoned */
-	struct vublk_nbd_range *range; /* the range of an abandoned change; otherwise NULL */
+	struct vublk_nbd_call *call;   /* NULL: the piece is free, or its call has returned early */
+	struct vublk_nbd_range *range; /* of a change whose call has returned early; otherwise NULL */
 	char *buffer;
 	uint64_t offset;
 	uint64_t bytes;
@@ -49,8 +50,8 @@ struct vublk_nbd_queue {
 
 	pthread_mutex_t lock; /* protects the members below, and the use of `queue` */
 	pthread_cond_t piece_freed;
-	pthread_cond_t room; /* signalled when a request has completed, so the queue may have
-				room */
+	pthread_cond_t room; /* signalled when requests have completed, so that the queue may have
+				room for others */
 	struct vublk_nbd_piece *free;
 	bool stops;
 	struct vublk_nbd_piece pieces[VUBLK_NBD_PIECES];
@@ -59,8 +60,8 @@ struct vublk_nbd_queue {
 };
 
 /*
- * Starts the queue's thread. `memory` has VUBLK_NBD_PIECES times `piece_bytes` bytes of the disk's
- * memory.
+ * Starts the queue's thread. `memory` is memory of vublk_blk_alloc(): VUBLK_NBD_PIECES times
+ * `piece_bytes` bytes.
  */
 int vublk_nbd_queue_start(struct vublk_nbd_queue *queue, struct vublk_blk_queue *of_disk,
 			  struct vublk_nbd_ranges *ranges, char *memory, uint64_t piece_bytes,
@@ -69,9 +70,10 @@ int vublk_nbd_queue_start(struct vublk_nbd_queue *queue, struct vublk_blk_queue 
 void vublk_nbd_queue_stop(struct vublk_nbd_queue *queue);
 
 /*
- * Transfers `bytes` bytes at `offset`. The requests on the disk cover `start` to `end`, which are
- * `offset` and its end, rounded to whole blocks. If a write begins or ends within a block, its
- * blocks are read first, changed, and written as a whole. `range` belongs to the caller.
+ * Transfers `bytes` bytes at `offset`. The requests to the back-end transfer whole blocks: from
+ * `start` to `end` for a read, and `range` for a write. If a write begins or ends within a block,
+ * the function reads all blocks of the range, changes them, and writes them. `range` belongs to the
+ * caller.
  */
 int vublk_nbd_queue_read(struct vublk_nbd_queue *queue, uint64_t start, uint64_t end, char *buffer,
 			 size_t bytes, uint64_t offset, struct vublk_error *error);

@@ -3,7 +3,8 @@
  * Orders changes that overlap; see ranges.h.
  *
  * Key idea: the list has the ranges that are being changed and those that wait, in the order in
- * which they entered. A range waits only for those before it, so no range waits forever.
+ * which they were added. A range waits only for ranges before it, so two ranges never wait for each
+ * other.
  */
 #include "plugins/nbdkit/ranges.h"
 
@@ -68,7 +69,7 @@ int vublk_nbd_ranges_enter(struct vublk_nbd_ranges *ranges, uint64_t offset, uin
 	*place = new;
 	while (must_wait(ranges, new) && !r)
 		r = vublk_nbd_wait(&ranges->left, &ranges->lock);
-	/* The wait may have failed at the moment when the earlier ranges ended. */
+	/* The last range in the way may have been removed while the wait failed. */
 	if (r && !must_wait(ranges, new))
 		r = 0;
 	if (r)

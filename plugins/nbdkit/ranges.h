@@ -4,35 +4,35 @@
 
 /*
  * The parts of the disk that are being changed. Changes that overlap are executed one after
- * another, in the order in which they entered, because the block API does not order requests on
- * different queues.
+ * another, in the order in which they called vublk_nbd_ranges_enter(). The block API would not
+ * order them, because they may be on different queues.
  */
 
 #include <pthread.h>
 #include <stdint.h>
 
 struct vublk_nbd_range {
-	struct vublk_nbd_range *next; /* entered later */
+	struct vublk_nbd_range *next; /* the range that was added after this one */
 	uint64_t offset;
 	uint64_t end;
-	unsigned users; /* how many users the range has: the call that makes the change, and the
-			   requests that it has abandoned */
+	unsigned users; /* how many users the range has: the call that makes the change, and each
+			   request that is in flight although its call has returned (queue.c) */
 };
 
 struct vublk_nbd_ranges {
 	pthread_mutex_t lock;
-	pthread_cond_t left; /* a range has left */
+	pthread_cond_t left; /* signalled when a range was removed */
 	struct vublk_nbd_range *first;
 };
 
 void vublk_nbd_ranges_init(struct vublk_nbd_ranges *ranges);
-/* Frees the struct, and the ranges of requests that have never completed. */
+/* Frees the ranges that are left, because their requests have never completed. */
 void vublk_nbd_ranges_deinit(struct vublk_nbd_ranges *ranges);
 
 /*
- * Adds a range, and waits until no range that was added earlier overlaps it. The caller passes
- * `range` to vublk_nbd_ranges_leave(). Errors: ENOMEM; ESHUTDOWN if the server or the connection
- * ends, and then no range was added.
+ * Adds a range with one user, and waits until no range that was added earlier overlaps it. The
+ * caller must pass `*range` to vublk_nbd_ranges_leave(). Adds no range on failure. Errors: ENOMEM;
+ * ESHUTDOWN if the server or the client's connection ends.
  */
 int vublk_nbd_ranges_enter(struct vublk_nbd_ranges *ranges, uint64_t offset, uint64_t end,
 			   struct vublk_nbd_range **range);

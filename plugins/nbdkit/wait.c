@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Waits that end when the server or the connection ends. nbdkit ends only when all calls of the
- * plugin have returned, but during an outage a request may wait without limit.
+ * Waits that end when the server or the client's connection ends. nbdkit ends only when all its
+ * calls of the plugin have returned, but during an outage a request may wait without limit.
  *
  * Key idea: only nbdkit_nanosleep() tells a plugin that the server or the connection ends. So a
  * long wait calls that function from time to time.
@@ -27,8 +27,8 @@ void vublk_nbd_set_pace(struct vublk_nbd_pace *pace)
 /*
  * Makes the threads of a connection that has ended return one after another. If a reply to a client
  * that has disconnected fails while another thread is about to send a reply on the same connection,
- * nbdkit 1.32 aborts (an assertion in raw_send_socket()). A thread that returns later sees that the
- * connection has failed, and sends nothing.
+ * nbdkit 1.32 aborts (an assertion in raw_send_socket()). If the other thread returns PACE_NS
+ * later, nbdkit knows that the connection has failed, and sends nothing.
  */
 static void keep_pace(void)
 {

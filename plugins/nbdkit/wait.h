@@ -5,15 +5,16 @@
 #include <pthread.h>
 
 /*
- * Makes the requests of one connection that end without a result end one after another; see wait.c.
+ * When a connection has ended, makes the threads that handle its requests return one after another;
+ * wait.c says why.
  */
 struct vublk_nbd_pace {
 	pthread_mutex_t lock;
 };
 
 /*
- * Must be called when a thread begins to handle a request. `pace` belongs to the request's
- * connection.
+ * Sets the pace of the calling thread for vublk_nbd_wait(). Must be called when a thread begins to
+ * handle a request, with the pace of the request's connection.
  */
 void vublk_nbd_set_pace(struct vublk_nbd_pace *pace);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Calls that wait for the back-end: <vublk/blocking.h>, and the write cache. They release the GIL,
- * so other Python threads run meanwhile. See core.h.
+ * so that other Python threads can run. See core.h.
  */
 #include "core.h"
 
@@ -69,7 +69,7 @@ PyObject *core_pread(PyObject *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O&n:pread", core_to_u64, &call.offset, &bytes))
 		return NULL;
 	if (bytes < 0) {
-		PyErr_SetString(PyExc_ValueError, "the length of a read is negative");
+		PyErr_SetString(PyExc_ValueError, "the length of a read must not be negative");
 		return NULL;
 	}
 	data = PyBytes_FromStringAndSize(NULL, bytes);

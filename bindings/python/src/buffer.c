@@ -4,8 +4,8 @@
  *
  * Key idea: the memory is a memfd, which this file maps and registers with the disk. So closing the
  * disk does not unmap the memory, and memoryviews stay valid. A mapping must be kept until the disk
- * has unregistered it. When a Buffer is freed, it cannot wait for the disk. So it leaves the
- * mapping in the disk's list, and a later call unmaps the mapping.
+ * has unregistered it. A Buffer that is freed cannot wait for that. So it leaves the mapping in the
+ * disk's list, and reap_mappings() unmaps it later.
  */
 #include "core.h"
 
@@ -37,7 +37,7 @@ static void free_mapping(struct core_disk *disk, struct core_mapping *mapping)
 	free(mapping);
 }
 
-/* Unmaps the mappings that the disk has unregistered since the last call. Does not wait. */
+/* Frees the mappings that the disk has unregistered since the last call. Does not wait. */
 static void reap_mappings(struct core_disk *disk)
 {
 	struct core_mapping *next;
@@ -87,7 +87,10 @@ void core_detach_mappings(struct core_disk *disk)
 	}
 }
 
-/* Returns a memfd of `bytes` bytes that cannot shrink, or a negative errno. */
+/*
+ * Returns a memfd of `bytes` bytes, or a negative errno. The size is sealed: the back-end gets the
+ * descriptor, and if it could shrink the file, an access past the end would raise SIGBUS here.
+ */
 static int make_memfd(size_t bytes)
 {
 	int fd = memfd_create("vublk-python", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -139,7 +142,7 @@ static struct core_mapping *add_mapping(struct core_disk *disk, Py_ssize_t bytes
 	fd = make_memfd(mapping->bytes);
 	if (fd < 0) {
 		core_raise_text(disk, -fd, "cannot make a buffer: it is too large, or no memory "
-					   "or descriptor is left");
+					   "or descriptor is left; allocate less, or close files");
 		free(mapping);
 		return NULL;
 	}
@@ -214,8 +217,8 @@ static PyObject *buffer_release(PyObject *self, PyObject *args)
 }
 
 /*
- * Returns a descriptor that polls readable when the registration has ended; -1 after finish() has
- * returned the result.
+ * Returns a descriptor that polls readable when the registration has ended. Returns -1 after
+ * finish() has returned the result.
  */
 static PyObject *get_fd(PyObject *self, void *unused)
 {
@@ -225,7 +228,7 @@ static PyObject *get_fd(PyObject *self, void *unused)
 			       vublk_blk_change_fd(mapping->change) : -1);
 }
 
-/* Ends the registration. Returns False while it is in progress. */
+/* Returns False while the registration is in progress. When it has ended, returns True or fails. */
 static PyObject *buffer_finish(PyObject *self, PyObject *args)
 {
 	struct buffer *buffer = (struct buffer *)self;
@@ -257,8 +260,9 @@ static int buffer_get(PyObject *self, Py_buffer *view, int flags)
 
 	if (!buffer->mapping || buffer->mapping->state == CORE_ADDING) {
 		view->obj = NULL;
-		PyErr_SetString(PyExc_BufferError, buffer->mapping ? "the buffer is not ready" :
-								     "the buffer is released");
+		PyErr_SetString(PyExc_BufferError, buffer->mapping ?
+				"the buffer is not ready: call finish() until it returns True" :
+				"the buffer was released");
 		return -1;
 	}
 	if (PyBuffer_FillInfo(view, self, buffer->mapping->address, buffer->bytes, 0, flags))
@@ -303,12 +307,14 @@ static PyMethodDef buffer_methods[] = {
 	{ "view", buffer_view, METH_NOARGS, "Returns a memoryview of the memory." },
 	{ "release", buffer_release, METH_NOARGS,
 	  "Frees the memory. Fails with BufferError while a memoryview or a request uses it." },
-	{ "finish", buffer_finish, METH_NOARGS, "Returns False while the disk is registering it." },
+	{ "finish", buffer_finish, METH_NOARGS,
+	  "Returns True when the memory is registered with the disk, and False before." },
 	{ 0 },
 };
 
 static PyGetSetDef buffer_getset[] = {
-	{ "fd", get_fd, NULL, "Polls readable when finish() has a result; -1 afterwards.", NULL },
+	{ "fd", get_fd, NULL,
+	  "A descriptor that polls readable when finish() has a result; -1 afterwards.", NULL },
 	{ 0 },
 };
 

@@ -3,17 +3,17 @@
 #define VUBLK_PYTHON_CORE_H
 
 /*
- * The extension module vublk._core: <vublk/blk.h> and <vublk/blocking.h> as two Python types. The
- * Python files of the package add waiting, queues and asyncio.
+ * The extension module vublk._core: <vublk/blk.h> and <vublk/blocking.h> as the Python types Disk
+ * and Buffer. The Python files of the package add waiting, queues and asyncio.
  *
  * Key idea: the GIL is the only lock. All calls except those of blocking.c and Disk.close() keep
  * the GIL, because they never wait for the back-end. The disk's own thread never calls Python:
- * events and completions are taken from descriptors.
+ * descriptors tell Python code that there are events or completions.
  *
  * Misuse must not crash the interpreter. So each method calls core_enter(), which refuses a closed
  * disk and a forked process, and the disk is not closed before the matching core_leave(). The
- * module maps memory itself and registers it. The library does not allocate the memory, so that it
- * outlives the disk.
+ * module maps the memory of Buffers itself and registers it with the disk, because memory of
+ * vublk_blk_alloc() would be unmapped when the disk is closed.
  *
  * The module uses the stable ABI only.
  */
@@ -33,8 +33,8 @@ struct core_state {
 };
 
 /*
- * A mapping of memory. It exists from the registration until neither the disk nor a Buffer needs
- * it.
+ * The mapped memory of a Buffer. It exists from the registration until neither the disk nor the
+ * Buffer needs it.
  */
 struct core_mapping {
 	struct core_mapping *next;
@@ -43,9 +43,9 @@ struct core_mapping {
 	enum core_mapping_state {
 		CORE_ADDING,   /* `change` is registering the memory */
 		CORE_READY,
-		CORE_REMOVING, /* the Buffer is freed; `change` (may be NULL) is unregistering the
-				  memory */
-		CORE_DETACHED, /* the disk is closed */
+		CORE_REMOVING, /* the Buffer is freed; `change` is unregistering the memory. NULL:
+				  the memory stays registered until the disk is closed */
+		CORE_DETACHED, /* the disk is closed, or the registration has failed */
 	} state;
 	struct vublk_blk_change *change;
 };
@@ -66,11 +66,11 @@ struct core_disk {
 	pid_t pid;             /* the process that opened the disk */
 	bool is_open;          /* the opening has succeeded */
 	bool is_closing;
-	unsigned calls;        /* how many methods are being executed; the disk is not closed until
-				  there are none */
+	unsigned calls;        /* how many methods are being executed; close() fails if there are
+				  any */
 	struct core_request *requests;
 	struct core_mapping *mappings;
-	struct vublk_blk_queue *queues[VUBLK_MAX_QUEUES]; /* the queues that requests have used;
+	struct vublk_blk_queue *queues[VUBLK_MAX_QUEUES]; /* the queues that the caller has used;
 							     NULL: not used */
 };
 
@@ -120,11 +120,9 @@ void core_drop_requests(struct core_disk *disk);
 
 extern PyType_Spec core_buffer_spec;
 PyObject *core_alloc(PyObject *self, PyObject *args);
-/*
- * The first function must be called before vublk_blk_close(), which frees all changes, and the
- * second afterwards.
- */
+/* Must be called before vublk_blk_close(), which frees the changes of all mappings. */
 void core_forget_changes(struct core_disk *disk);
+/* Must be called after vublk_blk_close(). Frees the mappings that no Buffer needs. */
 void core_detach_mappings(struct core_disk *disk);
 
 #endif

@@ -10,7 +10,7 @@
 
 /* --- opening --------------------------------------------------------------------- */
 
-/* Returns a string that is valid as long as `object`, or NULL with an exception. */
+/* Returns a string that is valid as long as `object` exists, or NULL with an exception. */
 static const char *to_string(PyObject *object)
 {
 	Py_ssize_t bytes;
@@ -140,7 +140,7 @@ static PyObject *open_finish(PyObject *self, PyObject *args)
 /* --- closing ------------------------------------------------------------------------- */
 
 /*
- * Closes the disk without the GIL. Until the disk is closed, is_closing makes other methods fail.
+ * Releases the GIL while it closes the disk. During this time is_closing makes other methods fail.
  */
 static int close_blk(struct core_disk *disk, int wait_ms, struct vublk_error *error)
 {
@@ -176,15 +176,15 @@ static PyObject *disk_close(PyObject *self, PyObject *args)
 	if (disk->calls) {
 		return core_raise_text(disk, EBUSY,
 				       "the disk cannot be closed while another thread uses it: "
-				       "wait until its call returns");
+				       "wait until that thread's call returns");
 	}
 	r = close_blk(disk, wait_ms, &error);
 	return core_result(disk, r, &error);
 }
 
 /*
- * Does not close the disk in a forked process, because the disk's thread does not exist there. Such
- * a process leaks the disk.
+ * Closes a disk that the program has not closed. Does not do so in a forked process, because the
+ * disk's thread does not exist there; such a process leaks the disk.
  */
 static void disk_finalize(PyObject *self)
 {
@@ -194,15 +194,17 @@ static void disk_finalize(PyObject *self)
 	if (!disk->blk || core_is_forked(disk))
 		return;
 	PyErr_Fetch(&type, &value, &traceback);
-	if (disk->is_open && PyErr_ResourceWarning(NULL, 1, "a disk was not closed"))
+	if (disk->is_open &&
+	    PyErr_ResourceWarning(NULL, 1, "a disk was not closed: use close() or `with`"))
 		PyErr_WriteUnraisable(NULL);
 	close_blk(disk, 0, NULL);
 	PyErr_Restore(type, value, traceback);
 }
 
 /*
- * No other object refers to the disk any more, because each Buffer and each request with memory
- * holds a reference. So code that runs during this function cannot use the disk.
+ * When this function runs, no Buffer refers to the disk and no request with memory is in flight,
+ * because a Buffer holds a reference to the disk, and a request holds one to its Buffer. So Python
+ * code that runs during this function cannot use the disk.
  */
 static void disk_dealloc(PyObject *self)
 {
@@ -217,7 +219,7 @@ static void disk_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
-/* The finalizer closes the disk, which breaks all reference cycles, so there is no tp_clear. */
+/* There is no tp_clear, because the finalizer closes the disk, which breaks all cycles. */
 static int disk_traverse(PyObject *self, visitproc visit, void *arg)
 {
 	Py_VISIT(Py_TYPE(self));
@@ -291,13 +293,17 @@ static PyObject *get_closed(PyObject *self, void *unused)
 }
 
 static PyMethodDef disk_methods[] = {
-	{ "opening_fd", opening_fd, METH_NOARGS, "Polls readable when the opening has ended." },
-	{ "open_finish", open_finish, METH_NOARGS, "Returns False while the opening has not ended." },
+	{ "opening_fd", opening_fd, METH_NOARGS,
+	  "A descriptor that polls readable when the opening has ended." },
+	{ "open_finish", open_finish, METH_NOARGS,
+	  "Returns True when the disk is open, and False before." },
 	{ "close", disk_close, METH_VARARGS, "close(wait_ms)" },
 	{ "info", disk_info, METH_NOARGS, "The properties of the disk, as a dict." },
-	{ "events_fd", events_fd, METH_NOARGS, "Polls readable while an event waits." },
-	{ "next_event", next_event, METH_NOARGS, "Returns None or (kind, error or None)." },
-	{ "alloc", core_alloc, METH_VARARGS, "alloc(length): a Buffer whose finish() must be called." },
+	{ "events_fd", events_fd, METH_NOARGS, "A descriptor that polls readable while an event waits." },
+	{ "next_event", next_event, METH_NOARGS,
+	  "Returns (kind, error or None), or None if no event waits." },
+	{ "alloc", core_alloc, METH_VARARGS,
+	  "alloc(length): a Buffer, which can be used when its finish() has returned True." },
 	{ "pread", core_pread, METH_VARARGS, "pread(offset, length)" },
 	{ "readinto", core_readinto, METH_VARARGS, "readinto(offset, target)" },
 	{ "pwrite", core_pwrite, METH_VARARGS, "pwrite(offset, data, flags)" },
@@ -311,7 +317,8 @@ static PyMethodDef disk_methods[] = {
 	{ "arm", core_arm, METH_VARARGS, "arm(queue): whether completions may be waiting" },
 	{ "queue_fd", core_queue_fd, METH_VARARGS, "queue_fd(queue)" },
 	{ "in_flight", core_in_flight, METH_VARARGS, "in_flight(queue)" },
-	{ "statistics", core_statistics, METH_NOARGS, "One tuple per queue that was used." },
+	{ "statistics", core_statistics, METH_NOARGS,
+	  "A list of dicts: one for the blocking calls, then one per queue that was used." },
 	{ 0 },
 };
 
@@ -321,7 +328,7 @@ static PyGetSetDef disk_getset[] = {
 };
 
 static PyType_Slot disk_slots[] = {
-	{ Py_tp_doc, "A disk, without waiting. Used by vublk.Disk and vublk.AsyncDisk." },
+	{ Py_tp_doc, "A disk, for vublk.Disk and vublk.AsyncDisk. Programs use these instead." },
 	{ Py_tp_new, disk_new },
 	{ Py_tp_finalize, disk_finalize },
 	{ Py_tp_dealloc, disk_dealloc },

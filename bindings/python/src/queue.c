@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Requests on the disk's queues. No call waits for the back-end, and each keeps the GIL, so two
- * threads cannot be in a queue at the same time. See core.h.
+ * Requests on the disk's queues. No call waits for the back-end. Each call keeps the GIL, so two
+ * threads cannot use a queue at the same time. See core.h.
  *
  * Key idea: a request holds a Py_buffer of its memory until its completion. So the memory stays
- * valid while a request is in flight, even if the caller drops all of its references.
+ * valid while the request is in flight, even if the caller drops all references to the memory.
  */
 #include "core.h"
 
@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define POLL_MAX 256 /* completions per call, so that other tasks of an event loop run */
+#define POLL_MAX 256 /* completions per call; a limit, so that other tasks of an event loop run */
 
 /*
  * Returns the queue, and reserves it, so that the blocking calls do not use it. On failure sets an
@@ -70,7 +70,7 @@ static void unlink_request(struct core_disk *disk, struct core_request *request)
 		disk->requests = request->next;
 }
 
-/* Frees a request that is not linked. Other Python code may run during this call. */
+/* Frees a request that is not in the disk's list. Other Python code may run during this call. */
 static void free_request(struct core_request *request)
 {
 	if (request->view.obj)
@@ -183,7 +183,7 @@ PyObject *core_submit(PyObject *self, PyObject *args)
 
 /* --- completions ------------------------------------------------------------------------ */
 
-/* Returns (token, None) or (token, error). The request is freed in any case. */
+/* Returns (token, None), (token, error), or NULL with an exception. Always frees the request. */
 static PyObject *complete(struct core_disk *disk, struct vublk_blk_queue *queue,
 			  const struct vublk_blk_completion *completion)
 {

@@ -2,9 +2,9 @@
 """
 The class AsyncDisk: a disk in an asyncio event loop.
 
-Key idea: each request has a _Request, which the extension module keeps with the request's memory
-until the completion. A task that is canceled cancels only the future of its _Request. So memory is
-never freed or used again while the back-end may access it.
+Key idea: each request is a _Request, which the extension module keeps together with its memory until
+the completion. Canceling a task cancels only the future of the task's _Request. So memory is never
+freed or reused while the back-end may access it.
 """
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ COPY_BUFFERS = 16
 
 class _Request:
     """
-    `on_completion` runs when the back-end no longer uses the memory; the future may end earlier. The
-    argument of `on_completion` says whether the request has succeeded and its task has not been canceled.
+    `on_completion` runs when the back-end does not use the memory any more. The future is done then, or
+    earlier if the task was canceled. The argument of `on_completion` says whether the request has
+    succeeded and its task has not been canceled.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, kind: int, offset: int, memory: Union[_core._ReadOnly, int],
@@ -60,7 +61,7 @@ def _return_copy(copies: asyncio.Queue[memoryview], copy: memoryview, succeeded:
 
 def _take_copy(copies: asyncio.Queue[memoryview], copy: memoryview, source: memoryview, target: memoryview,
                succeeded: bool) -> None:
-    """Copies the data that was read, and then returns the buffer, which the next request overwrites."""
+    """Copies the data that was read to `target`, then frees the buffer for another request."""
     try:
         if succeeded:
             target[:] = source
@@ -77,7 +78,7 @@ class AsyncDisk(Common):
         self._watched: dict[int, asyncio.Future[None]] = {}
         self._queue_fd = -1
         self._closing = False
-        self._closed: Optional[asyncio.Future[None]] = None  # the result of the close() that runs
+        self._closed: Optional[asyncio.Future[None]] = None  # the result of the running close()
         self._in_flight: set[_Request] = set()
         self._waiting: collections.deque[_Request] = collections.deque()  # not added, because the queue was full
         self._pump_scheduled = False
@@ -137,7 +138,7 @@ class AsyncDisk(Common):
             raise Error(errno.EBADF, 'the disk is closed')
 
     def _schedule(self) -> None:
-        """Submits soon: the requests that are added in one round of the loop are submitted together."""
+        """Calls _pump() later, so that all requests added in this round of the loop are submitted together."""
         if not self._pump_scheduled:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
@@ -195,7 +196,7 @@ class AsyncDisk(Common):
         await self._do(_core.READ, offset, memory)
 
     async def write(self, offset: int, memory: _core._ReadOnly, *, fua: bool = False) -> None:
-        """Writes a Buffer, or a memoryview of one, without a copy. `fua`: the data is then stable."""
+        """Writes a Buffer, or a memoryview of one, without a copy. `fua`: the data is stable when the call returns."""
         self._check()
         await self._do(_core.WRITE, offset, memory, flags_of(fua))
 
@@ -205,7 +206,7 @@ class AsyncDisk(Common):
         await self._do(_core.FLUSH, 0, 0)
 
     async def discard(self, offset: int, length: int, *, fua: bool = False) -> None:
-        """Tells the back-end that the contents are no longer needed."""
+        """Tells the back-end that the data of the range is no longer needed."""
         self._check()
         await self._do(_core.DISCARD, offset, length, flags_of(fua))
 
@@ -215,7 +216,7 @@ class AsyncDisk(Common):
         await self._do(_core.WRITE_ZEROES, offset, length, flags_of(fua, no_unmap))
 
     async def drain(self) -> None:
-        """Waits until no request is in flight, including those of canceled tasks."""
+        """Waits until no request is in flight, not even one of a canceled task."""
         await self._idle.wait()
 
     # --- memory ---
@@ -234,7 +235,7 @@ class AsyncDisk(Common):
         return buffer
 
     async def _copy_buffers(self) -> asyncio.Queue[memoryview]:
-        """Allocates the memory for copies when it is first needed."""
+        """Returns the free buffers for copies. The first call allocates them."""
         async with self._copies_lock:
             if self._copies is None:
                 chunk = max(COPY_BYTES, self.block_size)
@@ -246,8 +247,8 @@ class AsyncDisk(Common):
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length <= 0 or offset + length > self.size:
-            raise Error(errno.EINVAL, f'the range of {length} bytes at byte {offset} is empty or ends past the end of '
-                        f'the disk, which has {self.size} bytes')
+            raise Error(errno.EINVAL, f'the range of {length} bytes at byte {offset} is empty or not within the disk, '
+                        f'which has {self.size} bytes')
 
     async def readinto(self, offset: int, target: _core._Writable) -> None:
         """Reads any range of bytes into any writable buffer. The data is copied."""
@@ -299,9 +300,9 @@ class AsyncDisk(Common):
 
     async def close(self, timeout: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
         """
-        Waits for the requests in flight, at most `timeout` seconds, and closes the disk. Requests
-        that have not completed fail with ECANCELED, and Error is raised. The disk is closed in any case.
-        If another call of close() is running, waits for that call, and has its result.
+        Waits for the requests in flight, at most `timeout` seconds, and closes the disk. Requests that have
+        not completed by then fail with ECANCELED, and close() raises Error. If another call of close() is
+        running, waits for that call and has the same result.
         """
         if self.closed:
             return
@@ -336,7 +337,7 @@ class AsyncDisk(Common):
             self._closed.set_result(None)
         else:
             self._closed.set_exception(error)
-            self._closed.exception()  # close() raises it, unless close() was canceled
+            self._closed.exception()  # keeps asyncio from logging it if close() was canceled and does not raise it
         self._waiting.clear()
         for request in list(self._in_flight):
             self._complete(request, Error(errno.ECANCELED, 'the disk was closed before the request completed'))

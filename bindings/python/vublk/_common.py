@@ -34,13 +34,16 @@ KINDS = {int(kind): kind for kind in EventKind}
 
 
 class Event(NamedTuple):
-    """An event of the disk. `error` says why it occurred; None: nothing is wrong."""
+    """An event of the disk. `error` says why the event occurred; None: nothing is wrong."""
     kind: EventKind
     error: Optional[Error]
 
 
 class Info(NamedTuple):
-    """The properties of a disk, in bytes: struct vublk_blk_info of <vublk/blk.h>."""
+    """
+    The properties of a disk: struct vublk_blk_info of <vublk/blk.h>. Sizes and limits are in bytes, except
+    queue_size, which is in entries.
+    """
     size: int
     block_size: int
     physical_block_size: int
@@ -110,7 +113,7 @@ class Common:
         return self._core.closed
 
     def info(self) -> Info:
-        """Returns the present properties. The event RESIZED reports a change of the size."""
+        """Returns the current properties. The event RESIZED reports a change of the size."""
         return Info(**self._core.info())
 
     @property
@@ -120,7 +123,7 @@ class Common:
 
     @property
     def block_size(self) -> int:
-        """Offsets and lengths of requests are multiples of this number of bytes."""
+        """Offsets and lengths must be multiples of this number of bytes, except those of pread() and readinto()."""
         return self.info().block_size
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The types of the extension module. Only the package uses the class Disk and the functions.
+# The types of the extension module. The class Disk and version() are for the package itself.
 from array import array
 from mmap import mmap
 from typing import Any, Final, Optional, TypedDict, Union, final

@@ -2,8 +2,8 @@
 """
 The class Disk, whose calls block, and its queues.
 
-Opening, alloc() and Queue.wait() sleep in poll(2), which Ctrl-C interrupts. The other calls that
-wait do so in the library, without the GIL, and Ctrl-C takes effect when they return.
+Opening, alloc(), Queue.wait() and Disk.wait_event() sleep in poll(2), which Ctrl-C interrupts. The
+other calls that wait do so in the library, without the GIL, and Ctrl-C takes effect when they return.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOK_AGAIN_S = 0.5
 
 
 class Completion(NamedTuple):
-    """The end of a request. `error` None: it has succeeded."""
+    """The end of a request. `error` None: the request has succeeded."""
     token: Any
     error: Optional[Error]
 
@@ -30,9 +30,9 @@ class Completion(NamedTuple):
 def wait_readable(fd: int, end: Optional[float] = None) -> bool:
     """
     Sleeps until `fd` polls readable, but at most LOOK_AGAIN_S, and not beyond the time `end` of
-    time.monotonic(). Returns False if `end` has passed. Otherwise the caller checks again for its result.
-    The sleep is limited, because closing a descriptor does not end a sleep on it: if another thread has closed the
-    disk, only the check fails.
+    time.monotonic(). Returns False if `end` has passed. Otherwise the caller has to check again for its result.
+    The sleep is limited, because it does not end when another thread closes the disk and with it `fd`. The
+    caller's next check then fails.
     """
     timeout_s = LOOK_AGAIN_S if end is None else min(LOOK_AGAIN_S, max(0.0, end - time.monotonic()))
     if fd < 0:  # another thread is closing the disk
@@ -47,7 +47,8 @@ class Queue:
     A queue of a disk, for requests whose data is not copied. Only one thread at a time may use a queue.
 
     A request is added, then submitted with others by submit() or wait(). `memory` is a Buffer or a
-    memoryview of one, and must not be changed before the completion. The disk keeps it until then.
+    memoryview of one. It must not be changed before the completion. The disk holds a reference to it
+    until then.
     """
 
     def __init__(self, core: _core.Disk, index: int) -> None:
@@ -83,8 +84,8 @@ class Queue:
 
     def arm(self) -> bool:
         """
-        Must be called before a sleep on `fd`, which then becomes readable when a request completes. Returns True
-        if a request has completed already: call poll() instead of sleeping.
+        Must be called before each sleep on `fd`, otherwise a completion may fail to make `fd` readable. Returns
+        True if completions may be waiting: call poll() instead of sleeping.
         """
         return self._core.arm(self._index)
 
@@ -95,8 +96,8 @@ class Queue:
 
     def wait(self, at_least: int = 1, timeout: Optional[float] = None) -> list[Completion]:
         """
-        Submits, and takes completions until there are `at_least`, no request is in flight, or
-        `timeout` seconds have passed (None: no limit).
+        Submits the added requests, and takes completions until there are at least `at_least`, no request
+        is in flight, or `timeout` seconds have passed (None: no limit).
         """
         if not self._waiting.acquire(blocking=False):
             raise Error(errno.EBUSY, 'another thread waits for this queue: use one queue per thread')
@@ -131,8 +132,9 @@ class Disk(Common):
 
     def close(self, timeout: float = DEFAULT_CLOSE_TIMEOUT_S) -> None:
         """
-        Waits for the requests in flight, at most `timeout` seconds, and closes the disk. If some
-        have not completed by then, raises Error, but closes the disk nevertheless.
+        Waits for the requests in flight, at most `timeout` seconds, and closes the disk. Raises Error if
+        requests have not completed by then; the disk is closed in this case, too. If another thread is
+        using the disk, raises Error (EBUSY) and does not close the disk.
         """
         self._core.close(int(timeout * 1000))
 
@@ -141,7 +143,7 @@ class Disk(Common):
         return self._core.pread(offset, length)
 
     def readinto(self, offset: int, target: _core._Writable) -> None:
-        """Reads as many bytes as `target`, any writable buffer, has."""
+        """Fills `target`, which may be any writable buffer, with the bytes at `offset`."""
         self._core.readinto(offset, target)
 
     def pwrite(self, offset: int, data: _core._ReadOnly, *, fua: bool = False) -> None:
@@ -153,7 +155,7 @@ class Disk(Common):
         self._core.flush()
 
     def discard(self, offset: int, length: int, *, fua: bool = False) -> None:
-        """Tells the back-end that the contents are no longer needed."""
+        """Tells the back-end that the data of the range is no longer needed."""
         self._core.discard(offset, length, flags_of(fua))
 
     def write_zeroes(self, offset: int, length: int, *, fua: bool = False, no_unmap: bool = False) -> None:
@@ -188,7 +190,7 @@ class Disk(Common):
 def open(path: Path, **options: Option) -> Disk:
     """
     Connects to the back-end at a Unix socket, and returns the disk. The options are those of
-    <vublk/blk.h> and of `vublk info`, with underscores: num_queues=2, reconnect_ms=100.
+    <vublk/blk.h> and of `vublk info --list-properties`, with underscores: num_queues=2, reconnect_ms=100.
     """
     core = core_disk(path, options)
     while not core.open_finish():

@@ -48,20 +48,20 @@ static int start(struct reader *reader, struct vublk_blk *blk, struct vublk_erro
 	uint8_t *memory = vublk_blk_alloc(blk, DEPTH * CHUNK_BYTES, error);
 
 	if (!memory)
-		return fail("buffers", error);
+		return fail("cannot allocate the buffers", error);
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	reader->queue = vublk_blk_queue(blk, 0);
 	reader->capacity_bytes = info.capacity_bytes;
 	for (int i = 0; i < DEPTH; i++) {
 		reader->chunks[i].data = memory + i * CHUNK_BYTES;
 		if (read_next(reader, &reader->chunks[i], error))
-			return fail("read", error);
+			return fail("cannot read", error);
 	}
 	vublk_blk_submit(reader->queue);
 	return 0;
 }
 
-/* Takes all completions that have arrived, and uses their buffers for the next reads. */
+/* Adds the bytes of all completed reads to the sum, and uses their buffers for the next reads. */
 static int take(struct reader *reader, struct vublk_error *error)
 {
 	struct vublk_blk_completion done;
@@ -70,11 +70,12 @@ static int take(struct reader *reader, struct vublk_error *error)
 		struct chunk *chunk = done.user_data;
 
 		if (done.result)
-			return fprintf(stderr, "disk-epoll: read error %d\n", -done.result);
+			return fprintf(stderr, "disk-epoll: a read failed with errno %d\n",
+				       -done.result);
 		for (size_t i = 0; i < chunk->bytes; i++)
 			reader->sum += chunk->data[i];
 		if (read_next(reader, chunk, error))
-			return fail("read", error);
+			return fail("cannot read", error);
 	}
 	vublk_blk_submit(reader->queue);
 	return 0;
@@ -87,7 +88,7 @@ static void on_event(void *opaque, enum vublk_blk_event event, const struct vubl
 
 	(void)error;
 	if (write(pipe_fds[1], &event, sizeof(event)) < 0)
-		perror("disk-epoll: event lost");
+		perror("disk-epoll: cannot pass an event of the disk to the loop");
 }
 
 static void print_event(int fd)
@@ -95,7 +96,8 @@ static void print_event(int fd)
 	enum vublk_blk_event event;
 
 	if (read(fd, &event, sizeof(event)) == sizeof(event))
-		fprintf(stderr, "disk-epoll: event %d of the disk\n", (int)event);
+		fprintf(stderr, "disk-epoll: the disk reports event %d (enum vublk_blk_event)\n",
+			(int)event);
 }
 
 static void watch(int epoll_fd, int fd)

@@ -20,7 +20,7 @@ static int fail(const char *what, const struct vublk_error *error)
 	return 1;
 }
 
-/* Adds a read of up to CHUNK_BYTES at `*next`. The buffer's address identifies the request. */
+/* Adds a read of up to CHUNK_BYTES at `*next`. The completion will return the buffer's address. */
 static int read_next(struct vublk_blk_queue *queue, const struct vublk_blk_info *info,
 		     uint64_t *next, uint8_t *buffer, size_t *bytes, struct vublk_error *error)
 {
@@ -47,18 +47,18 @@ static int sum_disk(struct vublk_blk *blk, uint64_t *sum, struct vublk_error *er
 	vublk_blk_get_info(blk, &info, sizeof(info));
 	memory = vublk_blk_alloc(blk, DEPTH * CHUNK_BYTES, error);
 	if (!memory)
-		return fail("buffers", error);
+		return fail("cannot allocate the buffers", error);
 	for (int i = 0; i < DEPTH; i++)
 		if (read_next(queue, &info, &next, memory + i * CHUNK_BYTES, &bytes[i], error))
-			return fail("read", error);
+			return fail("cannot read", error);
 	while (vublk_blk_in_flight(queue)) {
 		uint8_t *buffer;
 		size_t i;
 
 		if (vublk_blk_wait(queue, &done, 1, 1, -1, error) < 0)
-			return fail("wait", error);
+			return fail("cannot wait for a read", error);
 		if (done.result) {
-			fprintf(stderr, "disk-sum: a read failed with error %d\n", -done.result);
+			fprintf(stderr, "disk-sum: a read failed with errno %d\n", -done.result);
 			return 1;
 		}
 		buffer = done.user_data;
@@ -66,7 +66,7 @@ static int sum_disk(struct vublk_blk *blk, uint64_t *sum, struct vublk_error *er
 		for (size_t k = 0; k < bytes[i]; k++)
 			*sum += buffer[k];
 		if (read_next(queue, &info, &next, buffer, &bytes[i], error))
-			return fail("read", error);
+			return fail("cannot read", error);
 	}
 	return 0;
 }

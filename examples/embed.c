@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A toy VMM around a vublk device: the smallest whole use of <vublk/device.h>.
+ * A toy VMM around a vublk device: the smallest complete program on <vublk/device.h>.
  *
  *   cc embed.c $(pkg-config --cflags --libs vublk) -o embed
  *   ./embed /run/disk.sock        (the first block of that disk is overwritten)
@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define QUEUE_SIZE 8        /* a driver may use fewer entries than vublk_device_queue_size() */
-#define RAM_BYTES (1 << 20) /* whole pages, whatever their size */
+#define RAM_BYTES (1 << 20) /* a multiple of any page size */
 #define RAM_ADDR 0x40000000 /* the guest address of the memory; descriptors have guest addresses */
 #define ADDR(member) (RAM_ADDR + offsetof(struct ram, member))
 
@@ -32,23 +32,23 @@ struct ram {
 	struct vring_desc desc[QUEUE_SIZE];
 	struct { uint16_t flags, idx, ring[QUEUE_SIZE]; } avail;
 	struct { uint16_t flags, idx; struct vring_used_elem ring[QUEUE_SIZE]; } used;
-	struct virtio_blk_outhdr header; /* of the only request, whose status the device writes */
-	uint8_t data[4096], status;
+	struct virtio_blk_outhdr header; /* of the only request */
+	uint8_t data[4096], status;      /* of this request */
 };
 
 struct vm {
 	struct vublk_device *device;
 	struct ram *ram;
-	int ram_fd, kick_fd, call_fd; /* the data path, directly from the guest to the back-end */
+	int ram_fd, kick_fd, call_fd; /* the data path: guest and back-end use these directly */
 	enum { WRITE, FLUSH, READ, IDLE, LEAVING, OFF } step; /* from here on: guest state */
 	uint16_t avail_idx, used_idx, round;
 };
 
-/* A toy may simply exit: the kernel closes everything, and the back-end sees the hang-up. */
+/* A toy may simply exit: the kernel closes the socket, and the back-end sees the hang-up. */
 static void check(bool is_good, const char *what, const struct vublk_error *error)
 {
 	if (!is_good) {
-		fprintf(stderr, "embed: %s: %s\n", what, error ? error->text : "failed");
+		fprintf(stderr, "embed: %s%s%s\n", what, error ? ": " : "", error ? error->text : "");
 		exit(1);
 	}
 }
@@ -88,18 +88,19 @@ static void guest_boot(struct vm *vm)
 	      !vublk_device_set_status(vm->device, status |= VIRTIO_CONFIG_S_FEATURES_OK, &error) &&
 	      !vublk_device_set_queue(vm->device, 0, &queue, sizeof(queue), &error) &&
 	      !vublk_device_set_status(vm->device, status |= VIRTIO_CONFIG_S_DRIVER_OK, &error),
-	      "the guest's driver", &error);
+	      "the guest's driver cannot initialize the disk", &error);
 	guest_request(vm); /* requests that are added before the rings run are not lost */
 }
 
-/* Called at boot and by the config interrupt. The guest reads the device's copy of the config. */
+/* Called at boot and on each config interrupt. The guest reads the device's copy of the config. */
 static void guest_read_config(void *bus)
 {
 	struct vm *vm = bus;
-	unsigned long long sectors; /* the first field; of 512 bytes, whatever the block size */
+	unsigned long long sectors; /* the first field, in units of 512 bytes with any block size */
 
 	vublk_device_config_read(vm->device, 0, &sectors, sizeof(sectors));
-	printf("config %u: capacity %llu\n", vublk_device_config_generation(vm->device), sectors * 512);
+	printf("config generation %u: capacity %llu bytes\n",
+	       vublk_device_config_generation(vm->device), sectors * 512);
 }
 
 /* Takes a completion. Ignores a call without a completion, which may occur after an outage. */
@@ -108,9 +109,10 @@ static void guest_queue_interrupt(struct vm *vm)
 	if (__atomic_load_n(&vm->ram->used.idx, __ATOMIC_ACQUIRE) == vm->used_idx)
 		return;
 	vm->used_idx++;
-	check(vm->ram->status == VIRTIO_BLK_S_OK, "a request of the guest", NULL);
+	check(vm->ram->status == VIRTIO_BLK_S_OK, "a request of the guest has failed", NULL);
 	for (unsigned i = 0; vm->step == READ && i < sizeof(vm->ram->data); i++)
-		check(vm->ram->data[i] == 'a' + vm->round % 26, "the data read back", NULL);
+		check(vm->ram->data[i] == 'a' + vm->round % 26,
+		      "the guest has read other data than it wrote", NULL);
 	vm->step++;
 	if (vm->step == IDLE)
 		printf("round %d: written, flushed, read back\n", ++vm->round);
@@ -125,8 +127,8 @@ static void on_realized(void *bus, const struct vublk_error *failure)
 	struct vublk_memory_region ram = { RAM_ADDR, RAM_BYTES, vm->ram_fd, 0, { 0 } };
 	struct vublk_error error;
 
-	check(!failure, "there is no disk", failure);
-	check(!vublk_device_set_memory(vm->device, &ram, 1, &error), "the memory", &error);
+	check(!failure, "cannot connect to a disk", failure);
+	check(!vublk_device_set_memory(vm->device, &ram, 1, &error), "cannot share the memory", &error);
 	guest_read_config(vm);
 	guest_boot(vm);
 }
@@ -146,10 +148,10 @@ static void on_stopped(void *bus, const struct vublk_error *error)
 		((struct vm *)bus)->step = OFF;
 }
 
-/* A bus shows DEVICE_NEEDS_RESET in its status register, but this guest cannot start again. */
+/* A bus would show DEVICE_NEEDS_RESET to the driver. The driver of this guest cannot handle it. */
 static void on_needs_reset(void *bus, const struct vublk_error *error)
 {
-	check(((struct vm *)bus)->step >= LEAVING, "the guest has to reset the disk", error);
+	check(((struct vm *)bus)->step >= LEAVING, "the guest has to reset the disk, but cannot", error);
 }
 
 /* One turn of the main loop: the device is one descriptor among the VMM's others. */
@@ -161,7 +163,7 @@ static void turn(struct vm *vm)
 
 	poll(fds, 3, -1);
 	if (fds[0].revents)
-		check(!vublk_device_process(vm->device), "the device's loop", NULL);
+		check(!vublk_device_process(vm->device), "the device's event loop has failed", NULL);
 	if (fds[1].revents && read(vm->call_fd, bytes, sizeof(bytes)) > 0)
 		guest_queue_interrupt(vm);
 	if (fds[2].revents && read(STDIN_FILENO, bytes, sizeof(bytes)) > 0) {
@@ -170,7 +172,7 @@ static void turn(struct vm *vm)
 	} else if (fds[2].revents) {
 		/*
 		 * Resets the disk and pauses the VM. If the rings do not stop immediately,
-		 * stopped() follows.
+		 * the device calls on_stopped() later.
 		 */
 		vublk_device_set_status(vm->device, 0, NULL);
 		vm->step = vublk_device_set_vm_running(vm->device, false) ? LEAVING : OFF;
@@ -188,14 +190,14 @@ int main(int argc, char **argv)
 	struct vublk_error error;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	check(argc == 2, "expected one argument, the back-end's socket", NULL);
+	check(argc == 2, "usage: embed SOCKET (of a back-end)", NULL);
 	vm.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, vm.ram_fd, 0);
 	check(vm.ram != MAP_FAILED && !ftruncate(vm.ram_fd, RAM_BYTES) && vm.kick_fd >= 0 &&
-	      vm.call_fd >= 0, "making the machine", NULL);
+	      vm.call_fd >= 0, "cannot allocate the guest's memory and its eventfds", NULL);
 	check(!vublk_device_new(&ops, sizeof(ops), &vm, NULL, &vm.device, &error) &&
 	      !vublk_device_set_property(vm.device, "chardev", argv[1], &error) &&
 	      !vublk_device_set_property(vm.device, "reconnect-ms", "1000", &error) &&
-	      !vublk_device_realize(vm.device, &error), "the device", &error);
+	      !vublk_device_realize(vm.device, &error), "cannot create the device", &error);
 	while (vm.step != OFF)
 		turn(&vm);
 	vublk_device_unrealize(vm.device); /* disconnects; the device could be realized again */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A storage engine in a module: a disk in memory that is full of one byte at the start.
+ * A storage engine in a module: a disk in memory, which is filled with one byte value at the start.
  *
  *   cc -shared -fPIC engine-ram.c -o libvublk-engine-ram.so $(pkg-config --cflags --libs vublk)
  *   VUBLK_ENGINE_PATH=$PWD vublk serve --socket-path disk.sock --engine ram --size 64M -o fill=7
  *
- * The engine serves each request within submit(), so it has no descriptor. An engine that has to
- * wait begins a request in submit() or commit(). When its descriptor becomes readable, the engine
- * adds the complete requests to the list that poll() returns.
+ * The engine executes each request in submit(), so it has no descriptor. An engine that has to wait
+ * begins a request in submit() or commit(). Its descriptor becomes readable when a request is
+ * complete. vublk serve then calls poll(), which returns the complete requests.
  */
 #include <vublk/engine.h>
 
@@ -17,13 +17,13 @@
 #include <string.h>
 
 struct ram {
-	struct vublk_engine engine; /* the first member */
+	struct vublk_engine engine; /* must be the first member, because pointers to it are cast */
 	char *bytes;
 };
 
-/* A queue, with its list of complete requests, which poll() returns. */
+/* A queue, with the list of complete requests that poll() has not returned. */
 struct ram_queue {
-	struct vublk_engine_queue queue; /* the first member */
+	struct vublk_engine_queue queue; /* must be the first member */
 	struct vublk_engine_io *first, *last;
 };
 
@@ -135,8 +135,9 @@ static int ram_open(const struct vublk_engine_params *params, struct vublk_engin
 	ram->engine.geometry.size_bytes = params->size_bytes;
 	ram->engine.geometry.discard_bytes = 512;
 	ram->engine.geometry.read_only = params->read_only;
-	snprintf(ram->engine.description, sizeof(ram->engine.description), "a disk of %d", (int)fill);
-	vublk_engine_log(params->host, VUBLK_LOG_DEBUG, "the disk is full of %d", (int)fill);
+	snprintf(ram->engine.description, sizeof(ram->engine.description),
+		 "a disk in memory, filled with %d", (int)fill);
+	vublk_engine_log(params->host, VUBLK_LOG_DEBUG, "the disk is filled with %d", (int)fill);
 	*engine = &ram->engine;
 	return 0;
 }

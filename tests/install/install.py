@@ -113,7 +113,7 @@ def engine_builds(case):
     case.run([modules.tool, 'bench', case.path('socket'), '--rw', 'randrw', '--number_ios', '3000', '--numjobs', '2',
               '--verify'], env=modules.env)
     check(case.stop(child) == 0, case.output(child))
-    for words in ('a disk of 3', 'the disk is full of 3'):
+    for words in ('a disk in memory, filled with 3', 'the disk is filled with 3'):
         check(words in case.output(child), f'the log does not say "{words}": {case.output(child)}')
 
 

@@ -10,14 +10,14 @@
 
 #include <stdint.h>
 
-#define VUBLK_HANDOVER_MAX_BYTES (64u << 20) /* limit of a message's payload, exclusive */
+#define VUBLK_HANDOVER_MAX_BYTES (64u << 20) /* a message's payload must be shorter */
 
 /* The kinds of messages. Each comment names the sender and the contents. */
 enum vublk_handover_kind {
 	VUBLK_HANDOVER_HELLO = 1,   /* new process: its version, and the sections that it knows */
 	VUBLK_HANDOVER_OPTIONS,     /* old process: the properties of its device, or the options of
 				       its back-end */
-	VUBLK_HANDOVER_PREPARED,    /* new process: it has made a device or back-end with them */
+	VUBLK_HANDOVER_PREPARED,    /* new process: it has made the device or the back-end */
 	VUBLK_HANDOVER_DESCRIPTORS, /* old process: some of the descriptors of the state */
 	VUBLK_HANDOVER_STATE,       /* old process: the state, after its descriptors */
 	VUBLK_HANDOVER_TAKEN,       /* new process: it owns the disk now */
@@ -41,7 +41,7 @@ struct vublk_handover_channel {
 	/* the last message that was received; valid until the next call that receives */
 	struct vublk_handover_header header;
 	uint8_t *payload;
-	int fds[VUBLK_STREAM_MAX_FDS]; /* owned; -1: the caller has taken it */
+	int fds[VUBLK_STREAM_MAX_FDS]; /* owned; -1: the caller has taken the descriptor */
 	unsigned num_fds;
 };
 

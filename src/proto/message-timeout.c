@@ -34,7 +34,7 @@ static void on_timer(void *opaque)
 {
 	struct vublk_message_timeout *timeout = opaque;
 
-	/* If the loop cannot watch another descriptor now, wait once more and try again. */
+	/* If the loop cannot watch listen_fd now, try again when the timer has expired once more. */
 	if (vublk_loop_add(timeout->loop, &timeout->next_source, timeout->listen_fd, EPOLLIN, NULL))
 		vublk_loop_timer_arm(timeout->loop, &timeout->timer,
 				     vublk_now_ns() + timeout->ms * UINT64_C(1000000));

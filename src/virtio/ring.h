@@ -156,9 +156,9 @@ int vublk_device_ring_init(struct vublk_device_ring *ring, const struct vublk_sp
 void vublk_device_ring_deinit(struct vublk_device_ring *ring);
 
 /*
- * Begins to mark writes to the used ring in `log`, as writes to guest address `log_addr` and
- * following. The log is borrowed until deinit or the next call, and must cover the whole used ring.
- * This function itself marks the whole used ring, because init has written to that ring, and
+ * Begins to mark writes to the used ring in `log`, as writes to a used ring at guest address
+ * `log_addr`. The log is borrowed until deinit or the next call, and must cover the whole used
+ * ring. This function itself marks the whole used ring, because init has written to that ring, and
  * because an earlier device end may have died before it marked its writes. `log` NULL: stops
  * marking.
  */

@@ -122,8 +122,8 @@ ino_t vublk_socket_file(const char *path);
 void vublk_socket_remove(const char *path, ino_t file);
 
 /*
- * Checks that `fd` is a connected Unix stream socket. ENOTSOCK: `fd` is not a socket; EINVAL: it is
- * not a descriptor, or a socket of another kind; ENOTCONN: it listens or is not connected.
+ * Checks that `fd` is a connected Unix stream socket. ENOTSOCK: `fd` is not a socket; EINVAL: `fd`
+ * is not open, or is a socket of another kind; ENOTCONN: the socket listens or is not connected.
  */
 int vublk_socket_check_connected(int fd, struct vublk_error *error);
 /*

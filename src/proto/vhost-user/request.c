@@ -312,7 +312,7 @@ int vublk_vu_check_log_base(const struct vublk_vu_message *request, uint64_t fea
 	if (request->header.size != sizeof(*log) || request->num_fds != 1)
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE has a payload of %u bytes and "
 				       "%u file descriptors; expected %zu bytes and 1 file "
-				       "descriptor, that of the dirty log",
+				       "descriptor (the dirty log)",
 				       request->header.size, request->num_fds, sizeof(*log));
 	if (!log->size_bytes)
 		return vublk_error_set(error, EPROTO, "SET_LOG_BASE gives a dirty log of 0 bytes");

@@ -43,7 +43,7 @@ struct vublk_vu_server {
 	struct vublk_loop *loop;
 	const struct vublk_log *log;
 	struct vublk_log_limit *limit; /* must outlive the connection */
-	const char *peer; /* the front-end's name in log lines; NULL: they do not name it */
+	const char *peer; /* the front-end's name in log lines; NULL: log lines have no name */
 
 	struct vublk_channel channel;
 	struct vublk_loop_source source;

@@ -35,7 +35,7 @@ bool vublk_ublk_is_ours(const struct ublksrv_ctrl_dev_info *info)
 	return (info->ublksrv_flags & MAGIC_MASK) == MAGIC;
 }
 
-/* The socket need not exist, so only the path of its folder is resolved. */
+/* Resolves only the path of the directory, because the socket need not exist. */
 char *vublk_ublk_canonical(const char *socket)
 {
 	const char *slash = strrchr(socket, '/');

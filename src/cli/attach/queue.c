@@ -6,7 +6,7 @@
  * (`with_kernel`), which completes the command when there is a request for the tag. Then the tag is
  * in this process (`here`) until the disk has executed the request. The tag's next command reports
  * the result and waits for the next request. When the device is stopped, the kernel completes all
- * commands with UBLK_IO_RES_ABORT. The thread ends when the last tag has its result.
+ * commands with UBLK_IO_RES_ABORT. The thread ends when no tag is left in either place.
  *
  * One io_uring_enter() reports results, takes requests, and waits for either the kernel or the
  * back-end, because the ring also polls the descriptor of the disk's queue.

@@ -264,6 +264,7 @@ HANDSHAKES = {
     'another option': lambda client: option(client, lambda name: fake.option_reply(name + 1, 1)),
     'no export': lambda client: option(client, lambda name: fake.option_reply(name, 1)),
     'a refusal with huge words': lambda client: option(client, lambda name: fake.option_reply(name, 0x80000006, b'x' * 65536)),
+    'a refusal with lines': lambda client: option(client, lambda name: fake.option_reply(name, 0x80000006, b'one\ntwo\r\33[2J')),
 }
 
 
@@ -279,7 +280,7 @@ def hostile_handshake(case):
         case.path('nbd.sock').unlink(missing_ok=True)
         with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, hello=lambda n: hello if n in (1, 3) else None) as server:
             result = case.call(serve_command(case), env=ENV)
-            check(result.code == 1 and len(result.err.splitlines()) == 1, f'{name}: {result}')
+            check(result.code == 1 and len(result.err.splitlines()) == 1 and result.err.strip().isprintable(), f'{name}: {result}')
             child, client = disk(case)
             with client:
                 server.end(2)

@@ -59,7 +59,8 @@ mgr initial modules =
 osd data = {folder}/osd
 osd objectstore = bluestore
 osd memory target = 939524096
-bluestore block size = 2147483648
+# A sparse file. With 2 GiB an OSD ended after half an hour of small writes, because it had no room for another log.
+bluestore block size = 8589934592
 bluestore block create = true
 """
 

@@ -40,12 +40,16 @@ ELSEWHERE = {
 }
 
 
-def scripts_docs(root):
-    loader = importlib.machinery.SourceFileLoader('scripts_docs', str(root / 'scripts/docs'))
+def program(path):
+    loader = importlib.machinery.SourceFileLoader(re.sub(r'\W', '_', path.name), str(path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     sys.dont_write_bytecode = True  # otherwise Python adds a folder to scripts/
     loader.exec_module(module)
     return module
+
+
+def scripts_docs(root):
+    return program(root / 'scripts/docs')
 
 
 def generated_faults(root, texts):
@@ -93,6 +97,26 @@ def link_faults(root, texts):
                 yield f'{name}: the link to {target} leads nowhere'
             elif anchor and anchor not in anchors(texts.get(file, '')):
                 yield f'{name}: {file} has no heading for #{anchor}'
+
+
+def packaged(root, texts):
+    """The documents of the Debian package vublk, at their places below its folder of documents."""
+    documents = (root / 'debian/vublk.docs').read_text().split()
+    placed = {name: text for name, text in texts.items() if any(name == word or name.startswith(word + '/') for word in documents)}
+    placed |= {f'examples/{name}': text for name, text in texts.items() if re.fullmatch(r'systemd/\w+\.conf', name)}
+    rewrite = program(root / 'debian/package-links').rewrite
+    return {name: rewrite(name, text, placed) if name.endswith('.md') else text for name, text in placed.items()}
+
+
+def package_faults(root, texts):
+    """The links of the packaged documents. Those to the examples of options must not become plain text."""
+    placed = packaged(root, texts)
+    yield from link_faults(root, placed)
+    for name, text in placed.items():
+        for target in LINK.findall(texts[name]) if name.endswith('.md') and name in texts else []:
+            place = target[0].replace('../systemd/', '../examples/systemd/')
+            if '../systemd/' in target[0] and f']({place})' not in text:
+                yield f'{name}: the package has no {target[0]}: see debian/package-links'
 
 
 def normal(parts):
@@ -176,6 +200,8 @@ def quote_faults(root, texts):
 GOOD = {'docs/a.md': '# One thing\n', 'src/x/ring.c': 'int ring; f("the disk waits: %s", "no process " "listens");', 'docs/where.table': ''}
 CHECKS = {
     'the generated documents are up to date': (generated_faults, None),
+    'each link of the packaged documents leads to a packaged file':
+        (package_faults, {**GOOD, 'docs/b.md': '[x](a.md#another-thing) [y](../systemd/none.conf)'}),
     'each file and name of docs/where.table exists':
         (where_faults, {**GOOD, 'docs/where.table': '== G\nterm | src/x/ring.c | chain | sentence'}),
     'each link leads to a file or a heading': (link_faults, {**GOOD, 'docs/b.md': '[x](a.md#another-thing)'}),

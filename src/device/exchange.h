@@ -86,9 +86,8 @@ struct vublk_device_exchange {
 					the next start */
 	bool waits; /* an upgrade is being prepared: the path changes only for a switch to another
 		       back-end */
-	uint32_t features; /* reasons to use the plane, set by vublk_device_want_shadow(): bits
-			      numbered by enum vublk_device_shadow_reason. path.c computes the
-			      other reasons */
+	uint32_t reasons; /* to use the plane, set by vublk_device_want_shadow(): bits numbered by
+			     enum vublk_device_shadow_reason. path.c computes the other reasons */
 	bool is_reported_shadowed; /* the last notice to the program said that requests pass through
 				      the plane */
 	struct vublk_error refusal; /* why the path is not the wanted one; code 0: no exchange was

@@ -85,7 +85,7 @@ uint32_t vublk_device_shadow_reasons(const struct vublk_device *device)
 {
 	enum vublk_shadow shadow = device->settings.shadow;
 
-	return device->exchange.features |
+	return device->exchange.reasons |
 	       bit_if(shadow == VUBLK_SHADOW_ON, VUBLK_DEVICE_SHADOW_FOR_PROPERTY) |
 	       bit_if(shadow == VUBLK_SHADOW_AUTO && lacks_records(device),
 		      VUBLK_DEVICE_SHADOW_FOR_RECORDS) |
@@ -255,8 +255,8 @@ void vublk_device_want_shadow(struct vublk_device *device, enum vublk_device_sha
 {
 	struct vublk_device_exchange *exchange = &device->exchange;
 
-	exchange->features &= ~((uint32_t)1 << reason);
-	exchange->features |= bit_if(wanted, reason);
+	exchange->reasons &= ~((uint32_t)1 << reason);
+	exchange->reasons |= bit_if(wanted, reason);
 	exchange->notices[reason].fn = settled;
 	exchange->notices[reason].opaque = opaque;
 	vublk_device_reconsider_path(device);

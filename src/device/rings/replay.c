@@ -155,7 +155,7 @@ void vublk_device_flush_must_fail(void *opaque)
 {
 	struct vublk_device *device = opaque;
 
-	device->exchange.features |= (uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH;
+	device->exchange.reasons |= (uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH;
 	vublk_device_post_update(device);
 }
 
@@ -163,6 +163,6 @@ void vublk_device_flush_failed(void *opaque)
 {
 	struct vublk_device *device = opaque;
 
-	device->exchange.features &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
+	device->exchange.reasons &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
 	vublk_device_post_update(device);
 }

@@ -751,7 +751,7 @@ void vublk_device_shadow_deinit(struct vublk_device *device)
 		vublk_plane_thread_free(shadow->thread);
 		shadow->thread = NULL;
 	}
-	device->exchange.features &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
+	device->exchange.reasons &= ~((uint32_t)1 << VUBLK_DEVICE_SHADOW_FOR_FLUSH);
 	vublk_device_shadow_free_side(device);
 	vublk_loop_timer_disarm(&shadow->timer);
 	vublk_loop_remove(&shadow->fault_source);

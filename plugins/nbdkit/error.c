@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-int vublk_nbd_error(struct vublk_error *error, int code, const char *format, ...)
+int vublk_nbdkit_error(struct vublk_error *error, int code, const char *format, ...)
 {
 	va_list arguments;
 

@@ -17,7 +17,7 @@
 
 #include <errno.h>
 
-static void finish(struct vublk_nbd_flusher *flusher, int result)
+static void finish(struct vublk_nbdkit_flusher *flusher, int result)
 {
 	flusher->finished = flusher->begun;
 	if (result)
@@ -25,24 +25,25 @@ static void finish(struct vublk_nbd_flusher *flusher, int result)
 	pthread_cond_broadcast(&flusher->ended);
 }
 
-static void flush_completed(struct vublk_nbd_queue *queue, struct vublk_nbd_piece *piece,
+static void flush_completed(struct vublk_nbdkit_queue *queue, struct vublk_nbdkit_piece *piece,
 			    const struct vublk_blk_completion *completion)
 {
-	struct vublk_nbd_flusher *flusher = (struct vublk_nbd_flusher *)piece;
+	struct vublk_nbdkit_flusher *flusher = (struct vublk_nbdkit_flusher *)piece;
 
-	_Static_assert(!offsetof(struct vublk_nbd_flusher, piece), "the cast above needs this");
+	_Static_assert(!offsetof(struct vublk_nbdkit_flusher, piece), "the cast above needs this");
 	finish(flusher, vublk_blk_completion_error(queue->queue, completion, &flusher->error));
 }
 
-void vublk_nbd_flusher_init(struct vublk_nbd_flusher *flusher, struct vublk_nbd_queue *queue)
+void vublk_nbdkit_flusher_init(struct vublk_nbdkit_flusher *flusher,
+			       struct vublk_nbdkit_queue *queue)
 {
-	*flusher = (struct vublk_nbd_flusher){
+	*flusher = (struct vublk_nbdkit_flusher){
 		.piece.completed = flush_completed, .queue = queue,
 	};
 	pthread_cond_init(&flusher->ended, NULL);
 }
 
-uint64_t vublk_nbd_flusher_failures(struct vublk_nbd_flusher *flusher)
+uint64_t vublk_nbdkit_flusher_failures(struct vublk_nbdkit_flusher *flusher)
 {
 	uint64_t failures;
 
@@ -53,14 +54,14 @@ uint64_t vublk_nbd_flusher_failures(struct vublk_nbd_flusher *flusher)
 }
 
 /* Begins a flush. If the queue is full, waits for room instead, and the caller has to try again. */
-static int begin(struct vublk_nbd_flusher *flusher)
+static int begin(struct vublk_nbdkit_flusher *flusher)
 {
 	struct vublk_blk_queue *queue = flusher->queue->queue;
 	struct vublk_error error = { 0 };
 	int r = vublk_blk_flush(queue, 0, &flusher->piece, &error);
 
 	if (r == -EAGAIN)
-		return vublk_nbd_wait(&flusher->queue->room, &flusher->queue->lock);
+		return vublk_nbdkit_wait(&flusher->queue->room, &flusher->queue->lock);
 	flusher->begun++;
 	if (r) {
 		flusher->error = error;
@@ -71,7 +72,8 @@ static int begin(struct vublk_nbd_flusher *flusher)
 	return 0;
 }
 
-int vublk_nbd_flush(struct vublk_nbd_flusher *flusher, uint64_t *known, struct vublk_error *error)
+int vublk_nbdkit_flush(struct vublk_nbdkit_flusher *flusher, uint64_t *known,
+		       struct vublk_error *error)
 {
 	uint64_t wanted, before;
 	int r = 0;
@@ -83,7 +85,7 @@ int vublk_nbd_flush(struct vublk_nbd_flusher *flusher, uint64_t *known, struct v
 		if (flusher->finished == flusher->begun)
 			r = begin(flusher);
 		else
-			r = vublk_nbd_wait(&flusher->ended, &flusher->queue->lock);
+			r = vublk_nbdkit_wait(&flusher->ended, &flusher->queue->lock);
 	}
 	if (flusher->finished >= wanted) {
 		r = flusher->failures != before ? -EIO : 0;

@@ -37,7 +37,7 @@ static char *socket_path;
 static struct vublk_option *options; /* ends with an option whose name is NULL. NULL: no option was
 					added */
 static unsigned num_options;
-static struct vublk_nbd_disk disk;
+static struct vublk_nbdkit_disk disk;
 
 /* --- messages ------------------------------------------------------------------------------- */
 
@@ -241,7 +241,7 @@ static int open_disk(void)
 	};
 	struct vublk_error error = { 0 };
 
-	if (!vublk_nbd_disk_open(&disk, socket_path, options, &handlers, &error))
+	if (!vublk_nbdkit_disk_open(&disk, socket_path, options, &handlers, &error))
 		return 0;
 	nbdkit_error("cannot open the disk at '%s': %s", socket_path, error.text);
 	return -1;
@@ -256,7 +256,7 @@ static int plugin_get_ready(void)
 {
 	if (open_disk())
 		return -1;
-	vublk_nbd_disk_close(&disk, 0, NULL);
+	vublk_nbdkit_disk_close(&disk, 0, NULL);
 	return 0;
 }
 
@@ -269,7 +269,7 @@ static void plugin_cleanup(void)
 {
 	struct vublk_error error = { 0 };
 
-	if (vublk_nbd_disk_close(&disk, CLOSE_MS, &error))
+	if (vublk_nbdkit_disk_close(&disk, CLOSE_MS, &error))
 		nbdkit_error("%s", error.text);
 }
 
@@ -283,7 +283,7 @@ static void plugin_unload(void)
 
 static void *plugin_open(int readonly)
 {
-	struct vublk_nbd_connection *connection = vublk_nbd_connection_open(&disk);
+	struct vublk_nbdkit_connection *connection = vublk_nbdkit_connection_open(&disk);
 
 	if (!connection)
 		nbdkit_error("cannot allocate memory for a connection");
@@ -292,7 +292,7 @@ static void *plugin_open(int readonly)
 
 static void plugin_close(void *handle)
 {
-	vublk_nbd_connection_close(handle);
+	vublk_nbdkit_connection_close(handle);
 }
 
 static struct vublk_blk_info get_info(void)
@@ -368,11 +368,11 @@ static int plugin_can_fua(void *handle)
 /* --- requests ------------------------------------------------------------------------------- */
 
 /* Called when a thread begins to handle a request. Returns the connection of the request. */
-static struct vublk_nbd_connection *begin(void *handle)
+static struct vublk_nbdkit_connection *begin(void *handle)
 {
-	struct vublk_nbd_connection *connection = handle;
+	struct vublk_nbdkit_connection *connection = handle;
 
-	vublk_nbd_set_pace(&connection->pace);
+	vublk_nbdkit_set_pace(&connection->pace);
 	return connection;
 }
 
@@ -381,7 +381,7 @@ static int plugin_pread(void *handle, void *buffer, uint32_t count, uint64_t off
 {
 	struct vublk_error error = { 0 };
 
-	return result_of(vublk_nbd_read(begin(handle), buffer, count, offset, &error), &error);
+	return result_of(vublk_nbdkit_read(begin(handle), buffer, count, offset, &error), &error);
 }
 
 static int plugin_pwrite(void *handle, const void *buffer, uint32_t count, uint64_t offset,
@@ -389,16 +389,16 @@ static int plugin_pwrite(void *handle, const void *buffer, uint32_t count, uint6
 {
 	struct vublk_error error = { 0 };
 
-	return result_of(vublk_nbd_write(begin(handle), buffer, count, offset, flags & NBDKIT_FLAG_FUA,
-					 &error), &error);
+	return result_of(vublk_nbdkit_write(begin(handle), buffer, count, offset,
+					    flags & NBDKIT_FLAG_FUA, &error), &error);
 }
 
 static int plugin_flush(void *handle, uint32_t flags)
 {
-	struct vublk_nbd_connection *connection = begin(handle);
+	struct vublk_nbdkit_connection *connection = begin(handle);
 	struct vublk_error error = { 0 };
 
-	return result_of(vublk_nbd_flush(&disk.flusher, &connection->known_failures, &error),
+	return result_of(vublk_nbdkit_flush(&disk.flusher, &connection->known_failures, &error),
 			 &error);
 }
 
@@ -406,8 +406,8 @@ static int plugin_trim(void *handle, uint32_t count, uint64_t offset, uint32_t f
 {
 	struct vublk_error error = { 0 };
 
-	return result_of(vublk_nbd_trim(begin(handle), count, offset, flags & NBDKIT_FLAG_FUA, &error),
-			 &error);
+	return result_of(vublk_nbdkit_trim(begin(handle), count, offset, flags & NBDKIT_FLAG_FUA,
+					   &error), &error);
 }
 
 /*
@@ -427,8 +427,8 @@ static int plugin_zero(void *handle, uint32_t count, uint64_t offset, uint32_t f
 		nbdkit_set_error(ENOTSUP);
 		return -1;
 	}
-	r = vublk_nbd_zero(begin(handle), count, offset, may_trim ? 0 : VUBLK_BLK_NO_UNMAP,
-			   flags & NBDKIT_FLAG_FUA, &error);
+	r = vublk_nbdkit_zero(begin(handle), count, offset, may_trim ? 0 : VUBLK_BLK_NO_UNMAP,
+			      flags & NBDKIT_FLAG_FUA, &error);
 	return result_of(r, &error);
 }
 

@@ -23,21 +23,21 @@
 
 enum operation { READ, WRITE, DISCARD, ZERO };
 
-struct vublk_nbd_call {
-	struct vublk_nbd_queue *queue;
-	struct vublk_nbd_range *range; /* NULL: the call changes nothing */
+struct vublk_nbdkit_call {
+	struct vublk_nbdkit_queue *queue;
+	struct vublk_nbdkit_range *range; /* NULL: the call changes nothing */
 	pthread_cond_t completed;
 	unsigned in_flight;
 	int result;
 	struct vublk_error error;
 	unsigned num_pieces;
 	unsigned num_used; /* how many pieces, from pieces[0] on, have an offset and a length */
-	struct vublk_nbd_piece *pieces[VUBLK_NBD_PIECES_OF_CALL];
+	struct vublk_nbdkit_piece *pieces[VUBLK_NBDKIT_PIECES_OF_CALL];
 };
 
 /* --- the queue's thread --------------------------------------------------------------------- */
 
-static void free_piece(struct vublk_nbd_queue *queue, struct vublk_nbd_piece *piece)
+static void free_piece(struct vublk_nbdkit_queue *queue, struct vublk_nbdkit_piece *piece)
 {
 	piece->call = NULL;
 	piece->next = queue->free;
@@ -45,14 +45,14 @@ static void free_piece(struct vublk_nbd_queue *queue, struct vublk_nbd_piece *pi
 	pthread_cond_signal(&queue->piece_freed);
 }
 
-static void piece_completed(struct vublk_nbd_queue *queue, struct vublk_nbd_piece *piece,
+static void piece_completed(struct vublk_nbdkit_queue *queue, struct vublk_nbdkit_piece *piece,
 			    const struct vublk_blk_completion *completion)
 {
-	struct vublk_nbd_call *call = piece->call;
+	struct vublk_nbdkit_call *call = piece->call;
 
 	piece->in_flight = false;
 	if (!call) {
-		vublk_nbd_ranges_leave(queue->ranges, piece->range);
+		vublk_nbdkit_ranges_leave(queue->ranges, piece->range);
 		piece->range = NULL;
 		free_piece(queue, piece);
 		return;
@@ -64,13 +64,13 @@ static void piece_completed(struct vublk_nbd_queue *queue, struct vublk_nbd_piec
 }
 
 /* Takes the completions that have arrived. Returns whether the thread may sleep. */
-static bool take_completions(struct vublk_nbd_queue *queue)
+static bool take_completions(struct vublk_nbdkit_queue *queue)
 {
 	struct vublk_blk_completion completions[COMPLETIONS];
 	int n = vublk_blk_poll(queue->queue, completions, COMPLETIONS);
 
 	for (int i = 0; i < n; i++) {
-		struct vublk_nbd_piece *piece = completions[i].user_data;
+		struct vublk_nbdkit_piece *piece = completions[i].user_data;
 
 		piece->completed(queue, piece, &completions[i]);
 	}
@@ -81,7 +81,7 @@ static bool take_completions(struct vublk_nbd_queue *queue)
 
 static void *run(void *opaque)
 {
-	struct vublk_nbd_queue *queue = opaque;
+	struct vublk_nbdkit_queue *queue = opaque;
 	struct pollfd fds[] = {
 		{ .fd = vublk_blk_queue_fd(queue->queue), .events = POLLIN },
 		{ .fd = queue->stop_fd, .events = POLLIN },
@@ -101,13 +101,13 @@ static void *run(void *opaque)
 	}
 }
 
-int vublk_nbd_queue_start(struct vublk_nbd_queue *queue, struct vublk_blk_queue *of_disk,
-			  struct vublk_nbd_ranges *ranges, char *memory, uint64_t piece_bytes,
+int vublk_nbdkit_queue_start(struct vublk_nbdkit_queue *queue, struct vublk_blk_queue *of_disk,
+			  struct vublk_nbdkit_ranges *ranges, char *memory, uint64_t piece_bytes,
 			  struct vublk_error *error)
 {
 	int r = 0;
 
-	*queue = (struct vublk_nbd_queue){
+	*queue = (struct vublk_nbdkit_queue){
 		.ranges = ranges, .piece_bytes = piece_bytes,
 		.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
 	};
@@ -116,7 +116,7 @@ int vublk_nbd_queue_start(struct vublk_nbd_queue *queue, struct vublk_blk_queue 
 	pthread_mutex_init(&queue->lock, NULL);
 	pthread_cond_init(&queue->piece_freed, NULL);
 	pthread_cond_init(&queue->room, NULL);
-	for (unsigned i = 0; i < VUBLK_NBD_PIECES; i++) {
+	for (unsigned i = 0; i < VUBLK_NBDKIT_PIECES; i++) {
 		queue->pieces[i].completed = piece_completed;
 		queue->pieces[i].buffer = memory + i * piece_bytes;
 		free_piece(queue, &queue->pieces[i]);
@@ -129,10 +129,10 @@ int vublk_nbd_queue_start(struct vublk_nbd_queue *queue, struct vublk_blk_queue 
 	queue->queue = NULL;
 	if (queue->stop_fd >= 0)
 		close(queue->stop_fd);
-	return vublk_nbd_error(error, r, "cannot start a thread for a queue: %s", strerror(r));
+	return vublk_nbdkit_error(error, r, "cannot start a thread for a queue: %s", strerror(r));
 }
 
-void vublk_nbd_queue_stop(struct vublk_nbd_queue *queue)
+void vublk_nbdkit_queue_stop(struct vublk_nbdkit_queue *queue)
 {
 	if (!queue->queue)
 		return;
@@ -149,21 +149,21 @@ void vublk_nbd_queue_stop(struct vublk_nbd_queue *queue)
 
 /*
  * Waits until a piece is free. Then takes all free pieces, but at most `wanted` and at most
- * VUBLK_NBD_PIECES_OF_CALL.
+ * VUBLK_NBDKIT_PIECES_OF_CALL.
  */
-static int begin(struct vublk_nbd_call *call, struct vublk_nbd_queue *queue,
-		 struct vublk_nbd_range *range, uint64_t wanted)
+static int begin(struct vublk_nbdkit_call *call, struct vublk_nbdkit_queue *queue,
+		 struct vublk_nbdkit_range *range, uint64_t wanted)
 {
 	int r = 0;
 
-	*call = (struct vublk_nbd_call){ .queue = queue, .range = range };
+	*call = (struct vublk_nbdkit_call){ .queue = queue, .range = range };
 	pthread_cond_init(&call->completed, NULL);
 	pthread_mutex_lock(&queue->lock);
 	while (!queue->free && !r)
-		r = vublk_nbd_wait(&queue->piece_freed, &queue->lock);
+		r = vublk_nbdkit_wait(&queue->piece_freed, &queue->lock);
 	while (queue->free && call->num_pieces < wanted &&
-	       call->num_pieces < VUBLK_NBD_PIECES_OF_CALL) {
-		struct vublk_nbd_piece *piece = queue->free;
+	       call->num_pieces < VUBLK_NBDKIT_PIECES_OF_CALL) {
+		struct vublk_nbdkit_piece *piece = queue->free;
 
 		queue->free = piece->next;
 		piece->call = call;
@@ -173,7 +173,7 @@ static int begin(struct vublk_nbd_call *call, struct vublk_nbd_queue *queue,
 	return call->num_pieces ? 0 : r;
 }
 
-static int end(struct vublk_nbd_call *call, int r, struct vublk_error *error)
+static int end(struct vublk_nbdkit_call *call, int r, struct vublk_error *error)
 {
 	pthread_mutex_lock(&call->queue->lock);
 	for (unsigned i = 0; i < call->num_pieces; i++)
@@ -186,7 +186,7 @@ static int end(struct vublk_nbd_call *call, int r, struct vublk_error *error)
 	return r;
 }
 
-static int add(struct vublk_nbd_call *call, struct vublk_nbd_piece *piece,
+static int add(struct vublk_nbdkit_call *call, struct vublk_nbdkit_piece *piece,
 	       enum operation operation, uint32_t flags)
 {
 	struct vublk_blk_queue *queue = call->queue->queue;
@@ -208,14 +208,14 @@ static int add(struct vublk_nbd_call *call, struct vublk_nbd_piece *piece,
 }
 
 /* Adds the request of a piece. Waits while the queue is full. */
-static int add_waiting(struct vublk_nbd_call *call, struct vublk_nbd_piece *piece,
+static int add_waiting(struct vublk_nbdkit_call *call, struct vublk_nbdkit_piece *piece,
 		       enum operation operation, uint32_t flags)
 {
 	int r;
 
 	while ((r = add(call, piece, operation, flags)) == -EAGAIN) {
 		vublk_blk_submit(call->queue->queue);
-		r = vublk_nbd_wait(&call->queue->room, &call->queue->lock);
+		r = vublk_nbdkit_wait(&call->queue->room, &call->queue->lock);
 		if (r)
 			return r;
 	}
@@ -231,25 +231,25 @@ static int add_waiting(struct vublk_nbd_call *call, struct vublk_nbd_piece *piec
  * is a change, each of these requests becomes a user of its range, so that later changes of the
  * range wait for them.
  */
-static void abandon(struct vublk_nbd_call *call)
+static void abandon(struct vublk_nbdkit_call *call)
 {
 	for (unsigned i = 0; i < call->num_pieces; i++) {
-		struct vublk_nbd_piece *piece = call->pieces[i];
+		struct vublk_nbdkit_piece *piece = call->pieces[i];
 
 		if (!piece->in_flight)
 			continue;
 		piece->call = NULL;
 		piece->range = call->range;
 		if (piece->range)
-			vublk_nbd_ranges_hold(call->queue->ranges, piece->range);
+			vublk_nbdkit_ranges_hold(call->queue->ranges, piece->range);
 		call->pieces[i--] = call->pieces[--call->num_pieces];
 	}
 }
 
 /* Makes one request per used piece, and waits until all of these requests are complete. */
-static int execute(struct vublk_nbd_call *call, enum operation operation, uint32_t flags)
+static int execute(struct vublk_nbdkit_call *call, enum operation operation, uint32_t flags)
 {
-	struct vublk_nbd_queue *queue = call->queue;
+	struct vublk_nbdkit_queue *queue = call->queue;
 	int r = 0;
 
 	pthread_mutex_lock(&queue->lock);
@@ -259,7 +259,7 @@ static int execute(struct vublk_nbd_call *call, enum operation operation, uint32
 		call->result = r;
 	vublk_blk_submit(queue->queue);
 	for (r = 0; call->in_flight && !r;)
-		r = vublk_nbd_wait(&call->completed, &queue->lock);
+		r = vublk_nbdkit_wait(&call->completed, &queue->lock);
 	if (call->in_flight) {
 		abandon(call);
 		call->result = r;
@@ -272,10 +272,10 @@ static int execute(struct vublk_nbd_call *call, enum operation operation, uint32
  * Assigns the part of the disk from `next` to `limit`, or as much of it as fits, to the pieces.
  * Returns where the last piece ends.
  */
-static uint64_t divide(struct vublk_nbd_call *call, uint64_t next, uint64_t limit)
+static uint64_t divide(struct vublk_nbdkit_call *call, uint64_t next, uint64_t limit)
 {
 	for (call->num_used = 0; call->num_used < call->num_pieces && next < limit;) {
-		struct vublk_nbd_piece *piece = call->pieces[call->num_used++];
+		struct vublk_nbdkit_piece *piece = call->pieces[call->num_used++];
 		uint64_t left = limit - next;
 
 		piece->offset = next;
@@ -290,11 +290,11 @@ static uint64_t divide(struct vublk_nbd_call *call, uint64_t next, uint64_t limi
  * `from` to the pieces. The client's buffer has the `bytes` bytes of the disk at `offset`. Bytes of
  * the pieces outside this range are not copied.
  */
-static void copy(struct vublk_nbd_call *call, char *to, const char *from, size_t bytes,
+static void copy(struct vublk_nbdkit_call *call, char *to, const char *from, size_t bytes,
 		 uint64_t offset)
 {
 	for (unsigned i = 0; i < call->num_used; i++) {
-		struct vublk_nbd_piece *piece = call->pieces[i];
+		struct vublk_nbdkit_piece *piece = call->pieces[i];
 		uint64_t first = piece->offset, last = first + piece->bytes;
 
 		if (first < offset)
@@ -310,15 +310,15 @@ static void copy(struct vublk_nbd_call *call, char *to, const char *from, size_t
 	}
 }
 
-static uint64_t pieces_for(const struct vublk_nbd_queue *queue, uint64_t bytes)
+static uint64_t pieces_for(const struct vublk_nbdkit_queue *queue, uint64_t bytes)
 {
 	return (bytes + queue->piece_bytes - 1) / queue->piece_bytes;
 }
 
-int vublk_nbd_queue_read(struct vublk_nbd_queue *queue, uint64_t start, uint64_t limit,
+int vublk_nbdkit_queue_read(struct vublk_nbdkit_queue *queue, uint64_t start, uint64_t limit,
 			 char *buffer, size_t bytes, uint64_t offset, struct vublk_error *error)
 {
-	struct vublk_nbd_call call;
+	struct vublk_nbdkit_call call;
 	int r = begin(&call, queue, NULL, pieces_for(queue, limit - start));
 
 	while (!r && start < limit) {
@@ -330,13 +330,13 @@ int vublk_nbd_queue_read(struct vublk_nbd_queue *queue, uint64_t start, uint64_t
 	return end(&call, r, error);
 }
 
-int vublk_nbd_queue_write(struct vublk_nbd_queue *queue, struct vublk_nbd_range *range,
+int vublk_nbdkit_queue_write(struct vublk_nbdkit_queue *queue, struct vublk_nbdkit_range *range,
 			  const char *buffer, size_t bytes, uint64_t offset,
 			  struct vublk_error *error)
 {
 	bool has_edges = range->offset != offset || range->end != offset + bytes;
 	uint64_t next = range->offset;
-	struct vublk_nbd_call call;
+	struct vublk_nbdkit_call call;
 	int r = begin(&call, queue, range, pieces_for(queue, range->end - range->offset));
 
 	while (!r && next < range->end) {
@@ -351,10 +351,10 @@ int vublk_nbd_queue_write(struct vublk_nbd_queue *queue, struct vublk_nbd_range 
 	return end(&call, r, error);
 }
 
-static int change_all(struct vublk_nbd_queue *queue, struct vublk_nbd_range *range,
+static int change_all(struct vublk_nbdkit_queue *queue, struct vublk_nbdkit_range *range,
 		      enum operation operation, uint32_t flags, struct vublk_error *error)
 {
-	struct vublk_nbd_call call;
+	struct vublk_nbdkit_call call;
 	int r = begin(&call, queue, range, 1);
 
 	if (!r) {
@@ -366,13 +366,13 @@ static int change_all(struct vublk_nbd_queue *queue, struct vublk_nbd_range *ran
 	return end(&call, r, error);
 }
 
-int vublk_nbd_queue_discard(struct vublk_nbd_queue *queue, struct vublk_nbd_range *range,
+int vublk_nbdkit_queue_discard(struct vublk_nbdkit_queue *queue, struct vublk_nbdkit_range *range,
 			    struct vublk_error *error)
 {
 	return change_all(queue, range, DISCARD, 0, error);
 }
 
-int vublk_nbd_queue_zero(struct vublk_nbd_queue *queue, struct vublk_nbd_range *range,
+int vublk_nbdkit_queue_zero(struct vublk_nbdkit_queue *queue, struct vublk_nbdkit_range *range,
 			 uint32_t flags, struct vublk_error *error)
 {
 	return change_all(queue, range, ZERO, flags, error);

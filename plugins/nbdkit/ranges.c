@@ -14,17 +14,17 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-void vublk_nbd_ranges_init(struct vublk_nbd_ranges *ranges)
+void vublk_nbdkit_ranges_init(struct vublk_nbdkit_ranges *ranges)
 {
 	pthread_mutex_init(&ranges->lock, NULL);
 	pthread_cond_init(&ranges->left, NULL);
 	ranges->first = NULL;
 }
 
-void vublk_nbd_ranges_deinit(struct vublk_nbd_ranges *ranges)
+void vublk_nbdkit_ranges_deinit(struct vublk_nbdkit_ranges *ranges)
 {
 	while (ranges->first) {
-		struct vublk_nbd_range *range = ranges->first;
+		struct vublk_nbdkit_range *range = ranges->first;
 
 		ranges->first = range->next;
 		free(range);
@@ -33,17 +33,17 @@ void vublk_nbd_ranges_deinit(struct vublk_nbd_ranges *ranges)
 	pthread_mutex_destroy(&ranges->lock);
 }
 
-static bool must_wait(const struct vublk_nbd_ranges *ranges, const struct vublk_nbd_range *range)
+static bool must_wait(const struct vublk_nbdkit_ranges *ranges, const struct vublk_nbdkit_range *range)
 {
-	for (const struct vublk_nbd_range *r = ranges->first; r != range; r = r->next)
+	for (const struct vublk_nbdkit_range *r = ranges->first; r != range; r = r->next)
 		if (r->offset < range->end && range->offset < r->end)
 			return true;
 	return false;
 }
 
-static void drop_user(struct vublk_nbd_ranges *ranges, struct vublk_nbd_range *range)
+static void drop_user(struct vublk_nbdkit_ranges *ranges, struct vublk_nbdkit_range *range)
 {
-	struct vublk_nbd_range **place = &ranges->first;
+	struct vublk_nbdkit_range **place = &ranges->first;
 
 	if (--range->users)
 		return;
@@ -54,21 +54,21 @@ static void drop_user(struct vublk_nbd_ranges *ranges, struct vublk_nbd_range *r
 	pthread_cond_broadcast(&ranges->left);
 }
 
-int vublk_nbd_ranges_enter(struct vublk_nbd_ranges *ranges, uint64_t offset, uint64_t end,
-			   struct vublk_nbd_range **range)
+int vublk_nbdkit_ranges_enter(struct vublk_nbdkit_ranges *ranges, uint64_t offset, uint64_t end,
+			   struct vublk_nbdkit_range **range)
 {
-	struct vublk_nbd_range *new = malloc(sizeof(*new)), **place = &ranges->first;
+	struct vublk_nbdkit_range *new = malloc(sizeof(*new)), **place = &ranges->first;
 	int r = 0;
 
 	if (!new)
 		return -ENOMEM;
-	*new = (struct vublk_nbd_range){ .offset = offset, .end = end, .users = 1 };
+	*new = (struct vublk_nbdkit_range){ .offset = offset, .end = end, .users = 1 };
 	pthread_mutex_lock(&ranges->lock);
 	while (*place)
 		place = &(*place)->next;
 	*place = new;
 	while (must_wait(ranges, new) && !r)
-		r = vublk_nbd_wait(&ranges->left, &ranges->lock);
+		r = vublk_nbdkit_wait(&ranges->left, &ranges->lock);
 	/* The last range in the way may have been removed while the wait failed. */
 	if (r && !must_wait(ranges, new))
 		r = 0;
@@ -80,14 +80,14 @@ int vublk_nbd_ranges_enter(struct vublk_nbd_ranges *ranges, uint64_t offset, uin
 	return r;
 }
 
-void vublk_nbd_ranges_hold(struct vublk_nbd_ranges *ranges, struct vublk_nbd_range *range)
+void vublk_nbdkit_ranges_hold(struct vublk_nbdkit_ranges *ranges, struct vublk_nbdkit_range *range)
 {
 	pthread_mutex_lock(&ranges->lock);
 	range->users++;
 	pthread_mutex_unlock(&ranges->lock);
 }
 
-void vublk_nbd_ranges_leave(struct vublk_nbd_ranges *ranges, struct vublk_nbd_range *range)
+void vublk_nbdkit_ranges_leave(struct vublk_nbdkit_ranges *ranges, struct vublk_nbdkit_range *range)
 {
 	if (!range)
 		return;

@@ -17,9 +17,9 @@
 #define ASK_AFTER_NS 500000000
 #define PACE_NS 20000000
 
-static __thread struct vublk_nbd_pace *thread_pace;
+static __thread struct vublk_nbdkit_pace *thread_pace;
 
-void vublk_nbd_set_pace(struct vublk_nbd_pace *pace)
+void vublk_nbdkit_set_pace(struct vublk_nbdkit_pace *pace)
 {
 	thread_pace = pace;
 }
@@ -39,7 +39,7 @@ static void keep_pace(void)
 	pthread_mutex_unlock(&thread_pace->lock);
 }
 
-int vublk_nbd_wait(pthread_cond_t *condition, pthread_mutex_t *lock)
+int vublk_nbdkit_wait(pthread_cond_t *condition, pthread_mutex_t *lock)
 {
 	struct timespec until;
 	int r = 0;

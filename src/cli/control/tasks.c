@@ -144,8 +144,7 @@ static void run_waiting(struct vublk_control_tasks *tasks)
  */
 static int run_at_end(struct vublk_control_tasks *tasks, struct vublk_control_task *task)
 {
-	return task->command->is_about_the_end ?
-	       task->command->run(tasks->owner, task->copy, &task->error) : 1;
+	return task->command->is_about_the_end ? run_command(tasks, task) : 1;
 }
 
 static void end_list(struct vublk_control_tasks *tasks, struct vublk_control_task *task)

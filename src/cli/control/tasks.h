@@ -35,7 +35,7 @@ struct vublk_control_tasks {
 	void *owner;
 	/*
 	 * Called on the owner's thread before a command runs, with its task, and afterwards with
-	 * NULL, but not for the run after the object's end. May be NULL.
+	 * NULL. May be NULL.
 	 */
 	void (*runs)(void *opaque, const struct vublk_control_task *task);
 	void *opaque;

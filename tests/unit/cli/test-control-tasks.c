@@ -170,6 +170,30 @@ static void test_running_task(void **state)
 	deinit();
 }
 
+/* The same is true of the run after the object's end. */
+static void test_running_task_at_end(void **state)
+{
+	static const struct vublk_control_command command = {
+		"look", NULL, 0, NULL, look_at_running, NULL, .is_about_the_end = true,
+	};
+	unsigned num_done = 0;
+	struct vublk_control_task task = {
+		.command = &command, .done = on_done, .opaque = &num_done, .client_pid = 7,
+	};
+
+	init();
+	tasks.runs = on_run;
+	tasks.opaque = &tasks;
+	assert_int_equal(vublk_control_tasks_post(&tasks, &task), 0);
+	end_object();
+	run_object(NULL);
+	assert_int_equal(num_done, 1);
+	assert_int_equal(task.result, 0);
+	assert_int_equal(num_begun, 1);
+	assert_null(running);
+	deinit();
+}
+
 /* When the object ends, pending tasks fail. Later tasks are refused. */
 static void test_end(void **state)
 {
@@ -199,6 +223,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_timeout),
 		VUBLK_TEST(test_end),
 		VUBLK_TEST(test_running_task),
+		VUBLK_TEST(test_running_task_at_end),
 	};
 
 	return vublk_test_main(tests, sizeof(tests) / sizeof(tests[0]), argc, argv);

@@ -144,8 +144,9 @@ static int ram_open(const struct vublk_engine_params *params, struct vublk_engin
 
 /* The library checks that the value is a number; ram_open() checks its range. */
 static const struct vublk_property options[] = {
-	{ "fill", "number", "0", "the byte with which the disk is filled at the start, 0 to 255", { NULL } },
-	{ NULL, NULL, NULL, NULL, { NULL } },
+	{ .name = "fill", .type = "number", .default_value = "0",
+	  .description = "the byte with which the disk is filled at the start, 0 to 255" },
+	{ .name = NULL },
 };
 
 static const struct vublk_engine_ops ram_ops = {

@@ -233,7 +233,7 @@ int vublk_blk_open_finish(struct vublk_blk *blk, struct vublk_error *error);
 
 /*
  * Returns the options that a disk has in addition to the device's properties, as a static array
- * that ends with a NULL name.
+ * that ends with a NULL name. An option that has the name of a property takes its place.
  * States: any.
  * Threads: any.
  */

@@ -177,9 +177,9 @@ struct vublk_engine_ops {
 	unsigned flags;   /* VUBLK_ENGINE_USES_* */
 	/*
 	 * The options that only this engine has, ended by an element whose name is NULL. The user
-	 * sets them like all others (`-o NAME=VALUE`), and --list-options shows them. The types
-	 * "number", "size" and "bool" are checked before open() is called. A name of
-	 * vublk_backend_options() is refused. NULL: none.
+	 * sets them like all others (`-o NAME=VALUE`), and --list-options shows them. The words of
+	 * an option, and the types "number", "size" and "bool", are checked before open() is
+	 * called. A name of vublk_backend_options() is refused. NULL: none.
 	 */
 	const struct vublk_property *options;
 

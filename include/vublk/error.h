@@ -107,11 +107,13 @@ struct vublk_option {
  */
 struct vublk_property {
 	const char *name;
-	const char *type;          /* "string", "number", "size" (k, M, G, T allowed), "bool",
-				      "choice", "auto" (a number or "auto") */
+	const char *type;          /* "string", "number", "size" (k, M, G, T allowed), "bool"
+				      ("on" or "off"), "choice", "auto" (a number or "auto") */
 	const char *default_value; /* NULL: none */
 	const char *description;   /* one sentence, no final full stop */
-	const void *reserved[4];   /* NULL */
+	const char *const *words;  /* all values that are accepted, ended by NULL; NULL: the values
+				      are not a list of words */
+	const void *reserved[3];   /* NULL */
 };
 
 #ifdef __cplusplus

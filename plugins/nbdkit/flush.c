@@ -2,7 +2,7 @@
 /*
  * One flush at a time for all connections; see flush.h.
  *
- * Key idea: a call of vublk_nbd_flush() needs a flush that begins after the start of the call. If
+ * Key idea: a call of vublk_nbdkit_flush() needs a flush that begins after the start of the call. If
  * no flush is in flight, the call begins one. Otherwise the call waits, and the next flush serves
  * all calls that have waited. A flush does not belong to the call that began it: if that call
  * returns early, the flush stays in flight.

@@ -221,7 +221,7 @@ static int plugin_config_complete(void)
 
 static void plugin_dump(void)
 {
-	const struct vublk_property *lists[] = { vublk_device_properties(), vublk_blk_options() };
+	const struct vublk_property *lists[] = { vublk_blk_options(), vublk_device_properties() };
 
 	printf("vublk_version=%s\n", VUBLK_VERSION_STRING);
 	for (unsigned i = 0; i < 2; i++)

@@ -13,7 +13,7 @@ struct vublk_nbdkit_pace {
 };
 
 /*
- * Sets the pace of the calling thread for vublk_nbd_wait(). Must be called when a thread begins to
+ * Sets the pace of the calling thread for vublk_nbdkit_wait(). Must be called when a thread begins to
  * handle a request, with the pace of the request's connection.
  */
 void vublk_nbdkit_set_pace(struct vublk_nbdkit_pace *pace);

@@ -2,8 +2,8 @@
 /*
  * The options of a back-end.
  *
- * Key idea: one table has the name, the help text, the default and the parser of each option.
- * Defaults are parsed like any other value, so no default is written twice.
+ * Key idea: one table has the name, the help text, the default, the words and the parser of each
+ * option. Defaults are parsed like any other value, so no default is written twice.
  */
 #include "backend/options.h"
 
@@ -178,33 +178,18 @@ static int parse_seg_max(const char *name, const char *value,
 	return r;
 }
 
-/* Stores in `choice` the index of `value` in `words`. */
-static int parse_choice(const char *name, const char *value, const char *const *words,
-			unsigned num_words, unsigned *choice, struct vublk_error *error)
+/* Stores in `choice` the index of `value` in the option's words. */
+static int parse_choice(const char *name, const char *value, unsigned *choice,
+			struct vublk_error *error)
 {
-	char all[128] = "";
-
-	for (unsigned i = 0; i < num_words; i++) {
-		if (!strcmp(value, words[i])) {
-			*choice = i;
-			return 0;
-		}
-		snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%s", i ? ", " : "",
-			 words[i]);
-	}
-	return vublk_error_set(error, EINVAL, "%s must be one of %s, not '%s'", name, all, value);
+	return vublk_parse_word(name, value, find(name)->shown.words, choice, error);
 }
 
 static int parse_poll(const char *name, const char *value,
 		      struct vublk_backend_settings *settings, struct vublk_error *error)
 {
-	static const char *const words[] = {
-		[VUBLK_POLL_ADAPTIVE] = "adaptive",
-		[VUBLK_POLL_OFF] = "off",
-		[VUBLK_POLL_BUSY] = "busy",
-	};
 	unsigned choice;
-	int r = parse_choice(name, value, words, VUBLK_ARRAY_SIZE(words), &choice, error);
+	int r = parse_choice(name, value, &choice, error);
 
 	if (!r)
 		settings->poll = choice;
@@ -225,13 +210,8 @@ static int parse_poll_budget(const char *name, const char *value,
 static int parse_cache(const char *name, const char *value,
 		       struct vublk_backend_settings *settings, struct vublk_error *error)
 {
-	static const char *const words[] = {
-		[VUBLK_CACHE_AUTO] = "auto",
-		[VUBLK_CACHE_DIRECT] = "direct",
-		[VUBLK_CACHE_BUFFERED] = "buffered",
-	};
 	unsigned choice;
-	int r = parse_choice(name, value, words, VUBLK_ARRAY_SIZE(words), &choice, error);
+	int r = parse_choice(name, value, &choice, error);
 
 	if (!r)
 		settings->disk.cache = choice;
@@ -241,13 +221,8 @@ static int parse_cache(const char *name, const char *value,
 static int parse_io(const char *name, const char *value, struct vublk_backend_settings *settings,
 		    struct vublk_error *error)
 {
-	static const char *const words[] = {
-		[VUBLK_IO_AUTO] = "auto",
-		[VUBLK_IO_URING] = "io_uring",
-		[VUBLK_IO_BLOCKING] = "blocking",
-	};
 	unsigned choice;
-	int r = parse_choice(name, value, words, VUBLK_ARRAY_SIZE(words), &choice, error);
+	int r = parse_choice(name, value, &choice, error);
 
 	if (!r)
 		settings->disk.method = choice;
@@ -331,6 +306,17 @@ static int parse_physical_block_size(const char *name, const char *value,
 
 /* --- the table ------------------------------------------------------------- */
 
+static const char *const poll_words[] = {
+	[VUBLK_POLL_ADAPTIVE] = "adaptive", [VUBLK_POLL_OFF] = "off", [VUBLK_POLL_BUSY] = "busy", NULL,
+};
+static const char *const cache_words[] = {
+	[VUBLK_CACHE_AUTO] = "auto", [VUBLK_CACHE_DIRECT] = "direct",
+	[VUBLK_CACHE_BUFFERED] = "buffered", NULL,
+};
+static const char *const io_words[] = {
+	[VUBLK_IO_AUTO] = "auto", [VUBLK_IO_URING] = "io_uring", [VUBLK_IO_BLOCKING] = "blocking", NULL,
+};
+
 static const struct option options_table[] = {
 	{ { "socket-path", "string", NULL, "path of the Unix socket to listen on" }, parse_socket_path },
 	{ { VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT }, parse_socket_mode },
@@ -361,16 +347,17 @@ static const struct option options_table[] = {
 	    VUBLK_MESSAGE_TIMEOUT_TEXT }, parse_message_timeout },
 	{ { "poll", "choice", "adaptive",
 	    "how to wait for requests: adaptive (poll for a short time, then sleep), off (sleep), "
-	    "busy (poll all the time)" }, parse_poll },
+	    "busy (poll all the time)", poll_words }, parse_poll },
 	{ { "poll-budget", "number", TEXT_OF(VUBLK_POLL_BUDGET_DEFAULT),
 	    "processor time that adaptive polling may waste, in percent of a core per thread, 0 to "
 	    "100; 100: no limit" }, parse_poll_budget },
 	{ { "cache", "choice", "auto",
-	    "use of the host's page cache: direct (none), buffered, auto (direct if possible)" },
+	    "use of the host's page cache: direct (none), buffered, auto (direct if possible)",
+	    cache_words },
 	  parse_cache },
 	{ { "io", "choice", "auto",
 	    "how to access files: io_uring, blocking, auto (io_uring for operations that have to "
-	    "wait)" },
+	    "wait)", io_words },
 	  parse_io },
 	{ { "lock", "bool", "on",
 	    "refuse an image that another program uses; turn this off while a VM migrates within "

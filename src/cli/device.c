@@ -156,8 +156,8 @@ static void add_chardev(struct argp_state *state, struct vublk_cli_options *prop
 
 static void list_properties(const char *bus)
 {
-	vublk_disk_print_properties(vublk_device_properties(), vublk_bus_default, bus);
-	vublk_disk_print_properties(vublk_bus_options(bus), NULL, NULL);
+	vublk_disk_print_properties(vublk_device_properties(), NULL, vublk_bus_default, bus);
+	vublk_disk_print_properties(vublk_bus_options(bus), NULL, NULL, NULL);
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 

@@ -73,16 +73,16 @@ static void add_pair(struct argp_state *state, struct vublk_disk_options *option
 }
 
 void vublk_disk_print_properties(const struct vublk_property *properties,
+				 const struct vublk_property *instead,
 				 const char *(*other)(const char *context, const char *name),
 				 const char *context)
 {
 	for (const struct vublk_property *p = properties; p->name; p++) {
 		const char *value = other ? other(context, p->name) : NULL;
 
-		if (!value)
-			value = p->default_value ? p->default_value : "-";
-		if (strcmp(p->name, "chardev"))
-			printf("%-38s %-7s %-7s %s\n", p->name, p->type, value, p->description);
+		if (strcmp(p->name, "chardev") &&
+		    !(instead && vublk_disk_has_property(instead, p->name)))
+			vublk_cli_options_print(p, 38, value ? value : p->default_value);
 	}
 }
 
@@ -98,9 +98,11 @@ static const char *default_of_command(const char *context, const char *name)
 
 static void list_properties(const struct vublk_disk_options *options)
 {
-	vublk_disk_print_properties(vublk_device_properties(), options->reconnects ?
+	const struct vublk_property *own = vublk_blk_options();
+
+	vublk_disk_print_properties(vublk_device_properties(), own, options->reconnects ?
 				    default_of_library : default_of_command, NULL);
-	vublk_disk_print_properties(vublk_blk_options(), NULL, NULL);
+	vublk_disk_print_properties(own, NULL, NULL, NULL);
 	exit(fflush(stdout) ? VUBLK_EXIT_FAILED : VUBLK_EXIT_DONE);
 }
 

@@ -47,11 +47,12 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options);
 void vublk_disk_limit_queues(struct vublk_disk_options *options, unsigned num_queues);
 
 /*
- * Prints the table `properties`, one property per line, with type, default and meaning. Omits
- * chardev, which has an option of its own. `other` (may be NULL) is called with `context` and the
+ * Prints the table `properties`, one property per line. Omits chardev, which has an option of its
+ * own, and the names in the table `instead` (may be NULL). `other` (may be NULL) is called with `context` and the
  * name of a property, and returns the default to print, or NULL for the default in the table.
  */
 void vublk_disk_print_properties(const struct vublk_property *properties,
+				 const struct vublk_property *instead,
 				 const char *(*other)(const char *context, const char *name),
 				 const char *context);
 

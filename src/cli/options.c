@@ -62,6 +62,24 @@ void vublk_cli_options_remove(struct vublk_cli_options *options, const char *nam
 	options->list[kept] = (struct vublk_option){ NULL };
 }
 
+/* --- lists of options ------------------------------------------------------------- */
+
+void vublk_cli_options_print(const struct vublk_property *option, int name_width,
+			     const char *default_value)
+{
+	static const char *const of_bool[] = { "on", "off", NULL };
+	const char *const *words = strcmp(option->type, "bool") ? option->words : of_bool;
+	char values[80];
+	size_t length;
+
+	length = (size_t)snprintf(values, sizeof(values), "%s", words ? words[0] : option->type);
+	for (size_t i = 1; words && words[i] && length < sizeof(values); i++)
+		length += (size_t)snprintf(values + length, sizeof(values) - length, "|%s",
+					   words[i]);
+	printf("%-*s %-22s %-9s %s\n", name_width, option->name, values,
+	       default_value ? default_value : "-", option->description);
+}
+
 /* --- names in messages ----------------------------------------------------------- */
 
 static bool is_pair(const struct vublk_cli_options *options, const char *name)

@@ -51,6 +51,14 @@ const char *vublk_cli_options_get(const struct vublk_cli_options *options, const
 void vublk_cli_options_remove(struct vublk_cli_options *options, const char *name);
 
 /*
+ * Prints a line of --list-options or --list-properties, with the name padded to `name_width`:
+ * name, type, `default_value` (NULL: none) and description. If the values are a list of words, the
+ * line has the words in place of the type, with | between them. The shells' completion reads this.
+ */
+void vublk_cli_options_print(const struct vublk_property *option, int name_width,
+			     const char *default_value);
+
+/*
  * An alias: the command-line option that adds a name to the list. Error messages of the library
  * contain the name, but the user knows the command-line option. So vublk_cli_options_rename()
  * replaces the name with the option, unless the name was given as a pair.

@@ -169,8 +169,7 @@ static void print_capabilities(void)
 static void print_options(const struct vublk_property *options)
 {
 	for (const struct vublk_property *o = options; o->name; o++)
-		printf("%-19s %-7s %-9s %s\n", o->name, o->type,
-		       o->default_value ? o->default_value : "-", o->description);
+		vublk_cli_options_print(o, 19, o->default_value);
 }
 
 static void list_options(struct argp_state *state, const struct arguments *arguments)

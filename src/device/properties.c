@@ -30,7 +30,28 @@ enum kind { KIND_STRING, KIND_NUMBER, KIND_RATE, KIND_AUTO, KIND_BOOL, KIND_FEAT
 #define TYPE_AUTO "auto"
 #define TYPE_BOOL "bool"
 #define TYPE_FEATURES "string" /* a mask, or names of features */
-#define TYPE_SHADOW "string"   /* on, off or auto */
+#define TYPE_SHADOW "choice"
+#define TYPE_FENCE "choice"
+#define TYPE_UNFLUSHED "choice"
+
+/* The words of a kind. Only KIND_SHADOW has a value other than the word itself. */
+#define KIND_FENCE KIND_STRING
+#define KIND_UNFLUSHED KIND_STRING
+#define WORDS_STRING NULL
+#define WORDS_NUMBER NULL
+#define WORDS_RATE NULL
+#define WORDS_AUTO NULL
+#define WORDS_BOOL NULL
+#define WORDS_FEATURES NULL
+#define WORDS_SHADOW shadow_words
+#define WORDS_FENCE fence_words
+#define WORDS_UNFLUSHED unflushed_words
+
+static const char *const shadow_words[] = {
+	[VUBLK_SHADOW_OFF] = "off", [VUBLK_SHADOW_ON] = "on", [VUBLK_SHADOW_AUTO] = "auto", NULL,
+};
+static const char *const fence_words[] = { "none", "exit", NULL };
+static const char *const unflushed_words[] = { "auto", "replay", NULL };
 
 /* A property, and where struct vublk_device_settings has its value. */
 struct row {
@@ -50,7 +71,7 @@ struct row {
 	  "like chardev-2, third in order of preference")                                   \
 	X("chardev-4", STRING, NULL, chardevs[3],                                           \
 	  "like chardev-2, fourth in order of preference")                                  \
-	X("fence", STRING, "none", fence,                                                   \
+	X("fence", FENCE, "none", fence,                                                    \
 	  "exit: the process of a back-end that did not answer in time or broke the "       \
 	  "protocol must end before the device accepts any back-end; none: only before "    \
 	  "the device changes to another path")                                             \
@@ -104,11 +125,9 @@ struct row {
 	X("inflight", BOOL, "on", inflight,                                                 \
 	  "with reconnect-ms or server: let the back-end record the requests that it "      \
 	  "has begun in an area that outlives the back-end")                                \
-	X("unflushed", STRING, "auto", unflushed,                                           \
-	  "writes that a lost back-end completed but did not flush. For a VM: replay "      \
-	  "(write copies to the next back-end; needs shadow) or auto (keep no copies). "    \
-	  "In the block API: replay, trust (the back-end kept them), fail (the next "       \
-	  "flush fails), or auto (trust with an in-flight area, otherwise fail)")           \
+	X("unflushed", UNFLUSHED, "auto", unflushed,                                        \
+	  "writes that a lost back-end completed but did not flush: replay (write copies "  \
+	  "to the next back-end; needs shadow) or auto (keep no copies)")                   \
 	X("replay-mib", NUMBER, "64", replay_mib,                                           \
 	  "with unflushed=replay: maximum size of the copies, in MiB, from 1 to 4096")      \
 	X("warn-unflushed", BOOL, "on", warn_unflushed,                                     \
@@ -149,9 +168,9 @@ struct row {
 	  "how many times realize tries to connect again after a failure")
 
 #define AS_PROPERTY(name, kind, default_value, field, description) \
-	{ name, TYPE_##kind, default_value, description },
+	{ name, TYPE_##kind, default_value, description, WORDS_##kind },
 #define AS_ROW(name, kind, default_value, field, description) \
-	{ { name, TYPE_##kind, default_value, description }, KIND_##kind, \
+	{ { name, TYPE_##kind, default_value, description, WORDS_##kind }, KIND_##kind, \
 	  offsetof(struct vublk_device_settings, field), \
 	  sizeof(((struct vublk_device_settings *)0)->field) },
 
@@ -203,30 +222,24 @@ const struct vublk_property *vublk_device_properties(void)
 
 /* --- shadow rings ------------------------------------------------------------------------ */
 
-static const char *const shadow_names[] = {
-	[VUBLK_SHADOW_OFF] = "off",
-	[VUBLK_SHADOW_ON] = "on",
-	[VUBLK_SHADOW_AUTO] = "auto",
-};
-
 const char *vublk_shadow_name(enum vublk_shadow shadow)
 {
-	return (unsigned)shadow < VUBLK_ARRAY_SIZE(shadow_names) ? shadow_names[shadow] : "unknown";
+	return (unsigned)shadow <= VUBLK_SHADOW_AUTO ? shadow_words[shadow] : "unknown";
 }
 
 int vublk_shadow_parse(const char *text, enum vublk_shadow *shadow, struct vublk_error *error)
 {
+	unsigned index;
 	bool is_on;
+	int r = 0;
 
-	if (text && !strcmp(text, "auto")) {
-		*shadow = VUBLK_SHADOW_AUTO;
-		return 0;
-	}
-	if (!text || vublk_parse_bool("shadow", text, &is_on, NULL) < 0)
-		return vublk_error_set(error, EINVAL, "shadow must be on, off or auto, not '%s'",
-				       text ? text : "");
-	*shadow = is_on ? VUBLK_SHADOW_ON : VUBLK_SHADOW_OFF;
-	return 0;
+	if (!vublk_parse_bool("shadow", text, &is_on, NULL))
+		index = is_on ? VUBLK_SHADOW_ON : VUBLK_SHADOW_OFF;
+	else
+		r = vublk_parse_word("shadow", text, shadow_words, &index, error);
+	if (!r)
+		*shadow = index;
+	return r;
 }
 
 /* --- values ------------------------------------------------------------------------------ */
@@ -234,6 +247,11 @@ int vublk_shadow_parse(const char *text, enum vublk_shadow *shadow, struct vublk
 static int set_string(const struct row *row, char *field, const char *text,
 		      struct vublk_error *error)
 {
+	const char *const *words = row->property.words;
+	unsigned index;
+
+	if (words && vublk_parse_word(row->property.name, text, words, &index, error) < 0)
+		return -EINVAL;
 	if (!text || strlen(text) >= row->bytes)
 		return vublk_error_set(error, EINVAL, "%s has %zu characters; the maximum is %zu",
 				       row->property.name, text ? strlen(text) : 0, row->bytes - 1);
@@ -413,23 +431,10 @@ static int check_reconnection(const struct vublk_device_settings *settings,
 
 static int check_unflushed(const struct vublk_device_settings *settings, struct vublk_error *error)
 {
-	if (!strcmp(settings->unflushed, "auto"))
-		return 0;
-	if (strcmp(settings->unflushed, "replay"))
-		return vublk_error_set(error, EINVAL, "unflushed must be auto or replay, not '%s' "
-				       "(trust and fail are only for the block API)",
-				       settings->unflushed);
-	if (settings->shadow == VUBLK_SHADOW_OFF)
+	if (!strcmp(settings->unflushed, "replay") && settings->shadow == VUBLK_SHADOW_OFF)
 		return vublk_error_set(error, EINVAL, "unflushed=replay works only if the device "
 				       "sees all writes; also set shadow to on or auto");
 	return 0;
-}
-
-static int check_fence(const struct vublk_device_settings *settings, struct vublk_error *error)
-{
-	if (!strcmp(settings->fence, "none") || !strcmp(settings->fence, "exit"))
-		return 0;
-	return vublk_error_set(error, EINVAL, "fence must be none or exit, not '%s'", settings->fence);
 }
 
 /* Returns the name of the property that has path `index`, for messages. */
@@ -496,8 +501,6 @@ int vublk_device_settings_check(const struct vublk_device_settings *settings,
 		r = vublk_device_check_features_off(settings, error);
 	if (!r)
 		r = check_reconnection(settings, error);
-	if (!r)
-		r = check_fence(settings, error);
 	if (!r)
 		r = check_paths(settings, error);
 	return r ? r : vublk_device_check_limits(&settings->limits, error);

@@ -235,6 +235,11 @@ static int do_quit(struct vublk_inproc *inproc, void *args, struct vublk_error *
 
 /* --- opening and freeing -------------------------------------------------------------- */
 
+static const char *const unflushed_words[] = {
+	[VUBLK_INPROC_UNFLUSHED_AUTO] = "auto", [VUBLK_INPROC_UNFLUSHED_TRUST] = "trust",
+	[VUBLK_INPROC_UNFLUSHED_FAIL] = "fail", [VUBLK_INPROC_UNFLUSHED_REPLAY] = "replay", NULL,
+};
+
 static const struct vublk_property own_options[] = {
 	{ "fail-after-ms", "number", "0",
 	  "after the loss of a back-end, how long requests wait for another one before they fail "
@@ -247,6 +252,10 @@ static const struct vublk_property own_options[] = {
 	{ "fd", "number", NULL,
 	  "descriptor of a Unix stream socket that is connected to the back-end, instead of a "
 	  "path; the disk then cannot reconnect" },
+	{ "unflushed", "choice", "auto",
+	  "writes that a lost back-end completed but did not flush: replay (write copies to the next "
+	  "back-end), trust (the back-end kept them), fail (the next flush fails), or auto (trust "
+	  "with an in-flight area, otherwise fail)", unflushed_words },
 	{ NULL },
 };
 
@@ -262,17 +271,12 @@ const struct vublk_property *vublk_inproc_options(void)
 
 static int set_unflushed(struct vublk_inproc *inproc, const char *value, struct vublk_error *error)
 {
-	static const char *const words[VUBLK_INPROC_NUM_UNFLUSHED] = {
-		"auto", "trust", "fail", "replay",
-	};
+	unsigned choice;
+	int r = vublk_parse_word("unflushed", value, unflushed_words, &choice, error);
 
-	for (unsigned i = 0; value && i < VUBLK_INPROC_NUM_UNFLUSHED; i++)
-		if (!strcmp(value, words[i])) {
-			inproc->unflushed = i;
-			return 0;
-		}
-	return vublk_error_set(error, EINVAL, "unflushed must be auto, trust, fail or replay, not '%s'",
-			       value ? value : "");
+	if (!r)
+		inproc->unflushed = choice;
+	return r;
 }
 
 static int set_connection(struct vublk_inproc *inproc, const char *value, struct vublk_error *error)

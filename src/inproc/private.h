@@ -52,7 +52,6 @@ enum vublk_inproc_unflushed {
 	VUBLK_INPROC_UNFLUSHED_TRUST,
 	VUBLK_INPROC_UNFLUSHED_FAIL,
 	VUBLK_INPROC_UNFLUSHED_REPLAY, /* trusted, because the driver has copies of these writes */
-	VUBLK_INPROC_NUM_UNFLUSHED,
 };
 
 struct vublk_inproc_set_up {

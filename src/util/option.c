@@ -12,6 +12,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -81,6 +82,34 @@ int vublk_parse_bytes(const char *name, const char *text, uint64_t min, uint64_t
 				       name, min, max, text ? text : "");
 	*value = number << shift;
 	return 0;
+}
+
+/* Writes the words as in "on, off or auto". */
+static void list_words(const char *const *words, char *text, size_t bytes)
+{
+	size_t length = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; words[i] && length < bytes; i++) {
+		const char *between = !i ? "" : words[i + 1] ? ", " : " or ";
+
+		length += (size_t)snprintf(text + length, bytes - length, "%s%s", between, words[i]);
+	}
+}
+
+int vublk_parse_word(const char *name, const char *text, const char *const *words, unsigned *index,
+		     struct vublk_error *error)
+{
+	char all[128];
+
+	for (unsigned i = 0; text && words[i]; i++)
+		if (!strcmp(text, words[i])) {
+			*index = i;
+			return 0;
+		}
+	list_words(words, all, sizeof(all));
+	return vublk_error_set(error, EINVAL, "%s must be %s, not '%s'", name, all,
+			       text ? text : "");
 }
 
 int vublk_parse_bool(const char *name, const char *text, bool *value, struct vublk_error *error)

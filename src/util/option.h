@@ -23,6 +23,12 @@ int vublk_parse_u64(const char *name, const char *text, uint64_t min, uint64_t m
 int vublk_parse_bytes(const char *name, const char *text, uint64_t min, uint64_t max,
 		      uint64_t *value, struct vublk_error *error);
 
+/*
+ * Finds the text in a list of words that ends with NULL, and stores its index.
+ */
+int vublk_parse_word(const char *name, const char *text, const char *const *words, unsigned *index,
+		     struct vublk_error *error);
+
 /* Parses on/off, true/false, yes/no or 1/0. */
 int vublk_parse_bool(const char *name, const char *text, bool *value, struct vublk_error *error);
 

@@ -208,7 +208,7 @@ def names_for_o(case, shell):
     def offered(line):
         return {word.removesuffix('=') for word in shell.offers(line)}
 
-    for command, listing in (('serve', '--list-options'), ('device', '--list-properties'), ('info', '--list-properties')):
+    for command, listing in LISTINGS.items():
         for option in ('-o ', '--option ', '--option='):
             check(offered(f'vublk {command} {option}') == listed(command, listing), f'{shell.name}: {command} {option}')
     check('fill' in offered('vublk serve --engine ram -o '), f'{shell.name}: the option of the module is not offered')
@@ -216,6 +216,53 @@ def names_for_o(case, shell):
     check('fill' not in offered('vublk serve -o '), f'{shell.name}: the option of a module is offered')
     bus = listed('device', '--bus', 'vhost-user:x', '--list-properties') - listed('device', '--list-properties')
     check(bus and bus <= offered('vublk device --bus vhost-user:x -o '), f'{shell.name}: the bus has {bus}')
+
+
+def listed_values(command, listing):
+    """Returns the words of each name that has a list of words."""
+    rows = subprocess.run([VUBLK, command, listing], capture_output=True, text=True, check=True).stdout.splitlines()
+    fields = [row.split()[:2] for row in rows]
+    return {name: set(words.split('|')) for name, words in fields if '|' in words}
+
+
+LISTINGS = {'serve': '--list-options', 'device': '--list-properties', 'info': '--list-properties'}
+
+
+def values_for_o(case, shell):
+    """After a name and =, -o offers the words of the name."""
+    def offered(line):
+        return {word.rpartition('=')[2] for word in shell.offers(line)}
+
+    listed = listed_values('serve', '--list-options')
+    check(len(listed) > 5, f'--list-options has the words of {listed}')
+    for name, words in listed.items():
+        found = offered(f'vublk serve -o {name}=')
+        check(found == words, f'{shell.name}: serve -o {name}= offers {found}')
+    for option in ('--option ', '--option='):
+        check(offered(f'vublk serve {option}cache=') == {'auto', 'direct', 'buffered'}, f'{shell.name}: {option}cache=')
+    check(offered('vublk serve -o cache=b') == {'buffered'}, f'{shell.name}: -o cache=b')
+    check(offered('vublk device -o shadow=') == {'off', 'on', 'auto'}, f'{shell.name}: -o shadow=')
+    check(offered('vublk info -o unflushed=') == {'auto', 'trust', 'fail', 'replay'}, f'{shell.name}: unflushed of info')
+    check(offered('vublk device -o unflushed=') == {'auto', 'replay'}, f'{shell.name}: unflushed of device')
+    check(offered('vublk device --bus vfio-user:x -o transitional=') == {'on', 'off'}, f'{shell.name}: an option of the bus')
+    for value in ('serve -o size=', 'serve -o nothing=', 'device -o queue-size=', 'info -o chardev='):
+        shell.expect(f'vublk {value}', set())
+
+
+def values_for_o_are_true(case):
+    """The tool accepts the words that it lists for -o and no others, as its refusal says."""
+    socket, memory = case.path('no/socket'), ['--engine', 'memory', '--size', '1M']
+    lines = {'serve': ['--socket-path', socket, *memory], 'device': ['--chardev', socket, '--bus', f'vhost-user:{case.path("no/bus")}'],
+             'info': [socket]}
+    for command, listing in LISTINGS.items():
+        for name, words in listed_values(command, listing).items():
+            refused = case.call([VUBLK, command, *lines[command], '-o', f'{name}=nonsense'])
+            told = re.search(f'{name} must be (.*), not', refused.err)
+            said = set(re.findall(r'[a-z_]+', told[1])) - {'or'} if told else None
+            check(refused.code and said == words, f'{command} -o {name}: listed are {sorted(words)}, and the refusal is {refused}')
+            for word in words:
+                check(f'{name} must be' not in case.call([VUBLK, command, *lines[command], '-o', f'{name}={word}']).err,
+                      f'{command} refuses -o {name}={word}')
 
 
 def control_commands(case, shell):
@@ -256,6 +303,8 @@ def edited_lines(case, shell):
                          ('vublk device --chardev path=di', 'vublk device --chardev path=disk.sock '),
                          ('vublk info fol', 'vublk info folder/'),
                          ('vublk info -o read-', 'vublk info -o read-only='),
+                         ('vublk info -o unflushed=t', 'vublk info -o unflushed=trust '),
+                         ('vublk serve --option=cache=d', 'vublk serve --option=cache=direct '),
                          ('vublk serve --option=ser', 'vublk serve --option=serial='),
                          ('vublk copy ima', 'vublk copy image '),
                          ('vublk chaos disk.sock -- cat im', 'vublk chaos disk.sock -- cat image ')):
@@ -280,7 +329,7 @@ def hostile_words(case, shell):
     for word in ('$(touch made)', '(touch made)', '`touch made`', 'x[$(touch made)]', '"$(touch made)"'):
         for line in (f'vublk info {word}', f'vublk info --num-queues {word} ', f'vublk ctl disk.sock {word} ', f'vublk {word} ',
                      f'vublk serve --engine {word} -o ', f'vublk device --bus={word} -o ', f'{word}/vublk serve -o ',
-                     f'vublk chaos disk.sock -- {word}', f'vublk chaos disk.sock -- {word} '):
+                     f'vublk serve -o {word}=', f'vublk chaos disk.sock -- {word}', f'vublk chaos disk.sock -- {word} '):
             shell.offers(line)
             check(not case.path('made').exists(), f'{shell.name} executes a word of "{line}"')
     for line in ('vublk info ', 'vublk device --bus vhost-user:', 'vublk chaos --through='):
@@ -319,8 +368,9 @@ def new_rows(case):
                 check(told == [text] * 3, f'{name}: {told}')
 
 
-CASES = [case for function in (every_command, every_option, descriptions, every_value, paths, names_for_o, control_commands,
-                               programs, edited_lines, operands, hostile_words) for case in in_each_shell(function)] + [values_are_true, new_rows]
+CASES = [case for function in (every_command, every_option, descriptions, every_value, paths, names_for_o, values_for_o,
+                               control_commands, programs, edited_lines, operands, hostile_words) for case in in_each_shell(function)] + [
+    values_are_true, values_for_o_are_true, new_rows]
 
 if __name__ == '__main__':
     if len(sys.argv) < 8:

@@ -55,8 +55,11 @@ int vublk_engine_check_option(const struct vublk_property *option, const char *v
 			      struct vublk_error *error)
 {
 	uint64_t number;
+	unsigned index;
 	bool on;
 
+	if (option->words)
+		return vublk_parse_word(option->name, value, option->words, &index, error);
 	if (!strcmp(option->type, "number"))
 		return vublk_parse_u64(option->name, value, 0, UINT64_MAX, &number, error);
 	if (!strcmp(option->type, "size"))

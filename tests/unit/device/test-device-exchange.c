@@ -102,7 +102,7 @@ static void test_values(void **state)
 		assert_string_equal(value, cases[i].value);
 	}
 	assert_int_equal(vublk_device_set_property(rig.device, "shadow", "maybe", &error), -EINVAL);
-	assert_string_equal(error.text, "shadow must be on, off or auto, not 'maybe'");
+	assert_string_equal(error.text, "shadow must be off, on or auto, not 'maybe'");
 	assert_int_equal(vublk_device_set_shadow(rig.device, 3, &error), -EINVAL);
 	assert_string_equal(vublk_shadow_name(3), "unknown");
 	rig_end(&rig, &mock);

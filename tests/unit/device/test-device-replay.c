@@ -107,24 +107,18 @@ static void write_sector(uint64_t sector, uint64_t content)
 
 /* --- settings ---------------------------------------------------------------------------- */
 
-static void refuse(const char *shadow, const char *unflushed, const char *why)
+static void test_settings_that_are_refused(void **state)
 {
 	struct vublk_error error;
 
 	rig_prepare(&rig, &mock, "1");
-	rig_set(&rig, "shadow", shadow);
-	rig_set(&rig, "unflushed", unflushed);
+	assert_int_equal(vublk_device_set_property(rig.device, "unflushed", "trust", &error), -EINVAL);
+	assert_string_equal(error.text, "unflushed must be auto or replay, not 'trust'");
+	rig_set(&rig, "unflushed", "replay");
 	assert_int_equal(vublk_device_realize(rig.device, &error), -EINVAL);
-	assert_string_equal(error.text, why);
+	assert_string_equal(error.text, "unflushed=replay works only if the device sees all writes; "
+			    "also set shadow to on or auto");
 	rig_end(&rig, &mock);
-}
-
-static void test_settings_that_are_refused(void **state)
-{
-	refuse("off", "replay", "unflushed=replay works only if the device sees all writes; also "
-	       "set shadow to on or auto");
-	refuse("on", "always", "unflushed must be auto or replay, not 'always' (trust and fail are "
-	       "only for the block API)");
 }
 
 static void test_a_backend_without_flush(void **state)

@@ -74,7 +74,9 @@ static void test_error_texts(void **state)
 static void test_options(void **state)
 {
 	struct vublk_error e = { 0 };
+	static const char *const words[] = { "one", "two", "three", NULL };
 	uint64_t v = 0;
+	unsigned index;
 	bool b = false;
 
 	assert_int_equal(vublk_parse_u64("n", "128", 1, 1024, &v, &e), 0);
@@ -94,6 +96,13 @@ static void test_options(void **state)
 	assert_int_equal(v, UINT64_C(2) << 30);
 	assert_int_equal(vublk_parse_bytes("s", "17000000T", 0, UINT64_MAX, &v, &e), -EINVAL);
 	assert_int_equal(vublk_parse_bytes("s", "4q", 0, UINT64_MAX, &v, &e), -EINVAL);
+	assert_int_equal(vublk_parse_word("w", "two", words, &index, &e), 0);
+	assert_int_equal(index, 1);
+	assert_int_equal(vublk_parse_word("w", "three!", words, &index, &e), -EINVAL);
+	assert_string_equal(e.text, "w must be one, two or three, not 'three!'");
+	assert_int_equal(vublk_parse_word("w", NULL, words + 1, &index, &e), -EINVAL);
+	assert_string_equal(e.text, "w must be two or three, not ''");
+	assert_int_equal(index, 1);
 	assert_int_equal(vublk_parse_bool("b", "on", &b, &e), 0);
 	assert_true(b);
 	assert_int_equal(vublk_parse_bool("b", "maybe", &b, &e), -EINVAL);

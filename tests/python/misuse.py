@@ -287,7 +287,7 @@ CASES = [closed, views_outlive_the_disk, released, memory_runs_out, arguments, s
 def run(function, tool, case):
     backend = rig.Backend(case, peer.VublkServe(tool))
     result = case.call([sys.executable, '-X', 'dev', __file__, '--child', function.__name__, backend.path,
-                        backend.child.pid])
+                        backend.child.pid], env=rig.interpreter())
     backend.resume()
     check(result.code == 0, f'{result}')
     if function is not exit_in_use:

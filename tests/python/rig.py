@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import faulthandler
 import functools
+import os
 import pathlib
 import random
 import signal
@@ -14,6 +15,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'harness
 import peer  # noqa: E402
 import vublk  # noqa: E402
 from peer import check  # noqa: E402
+
+# The runtime of a sanitizer, which the interpreter lacks. Programs that are built with the sanitizer have their own.
+RUNTIME = os.environ.pop('LD_PRELOAD', None)
 
 MIB = 1 << 20
 DISK_BYTES = 8 * MIB
@@ -56,6 +60,11 @@ class Backend:
         """Starts the next back-end at the same path."""
         pathlib.Path(self.path).unlink(missing_ok=True)
         self.child, _ = self.kind.start(self.case, self.image, self.queues, path=self.path, **self.options)
+
+
+def interpreter():
+    """Returns the environment for a further interpreter that imports the package."""
+    return {**os.environ, 'LD_PRELOAD': RUNTIME} if RUNTIME else dict(os.environ)
 
 
 def raises(function, *arguments, code=None, kind=vublk.Error):

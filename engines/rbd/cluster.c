@@ -17,13 +17,12 @@ static const char *option(const struct vublk_engine_params *params, const char *
 }
 
 /*
- * Defaults with which a request costs less processor time: fewer threads take part in it, fewer calls
- * of recv() fetch the replies, and writes are not delayed. docs/rbd.md has the reasons.
+ * Defaults with which a request costs less processor time: fewer threads take part in it, and fewer
+ * calls of recv() fetch the replies. docs/rbd.md has the reasons.
  */
 static const char own_defaults[] = "[global]\n"
 				   "librados_thread_count = 1\n"
 				   "ms_tcp_prefetch_max_size = 32768\n"
-				   "rbd_io_scheduler = none\n"
 				   "rbd_non_blocking_aio = false\n";
 
 /* Sets the settings that the configuration must not change. */

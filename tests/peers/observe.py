@@ -231,6 +231,14 @@ def device_stats(case):
     end(case, backend)
 
 
+def wait_until_loaded(case, control):
+    """
+    Waits until a request is outstanding. A client registers its buffers after the start of its rings, which takes a
+    back-end that answers; so `running` does not mean that there will be requests after a back-end was suspended.
+    """
+    wait_for_status(case, control, lambda s: any(q['outstanding'] for q in s['queues']), 'no request is outstanding')
+
+
 def device_request_stats(case):
     """With shadow rings the device counts requests, and agrees with the client and the back-end."""
     child, control = start_device(case, 'vhost-user', '-o', 'shadow=on')
@@ -249,9 +257,9 @@ def device_request_stats(case):
         check(samples['vublk_request_bytes_total', f'queue="0",type="{name}"'] == total(theirs, name, 'bytes'), str(samples))
         check(samples['vublk_request_duration_seconds_count', f'type="{name}"'] == found, str(samples))
     bench = start_load(case, child, case.path('vm.sock'))
-    wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
+    wait_until_loaded(case, control)
     peer.suspend(backend)
-    wait_for_status(case, control, lambda s: any(q['outstanding'] for q in s['queues']), 'no request is outstanding')
+    wait_until_loaded(case, control)
     peer.wait_until(lambda: total(ctl(case, control, 'stats'), 'read', 'in_flight') +
                     total(ctl(case, control, 'stats'), 'write', 'in_flight') > 0, 'no request is in flight')
     check_device_stats(ctl(case, control, 'stats'))
@@ -268,7 +276,7 @@ def slow_requests(case):
     backend = start_backend(case)
     wait_for_status(case, control, lambda s: s['state'] == 'listening', 'the back-end is not found')
     bench = start_load(case, child, case.path('vm.sock'))
-    wait_for_status(case, control, lambda s: s['device'] == 'running', 'the rings do not run')
+    wait_until_loaded(case, control)
     with Events(control) as events:
         peer.suspend(backend)
         slow = events.expect('slow_request', queue=0)
@@ -461,8 +469,9 @@ def wait_until_running(case, control):
 
 def lose_with_requests(case, control, backend):
     """Kills the back-end while requests of the driver are outstanding."""
+    wait_until_loaded(case, control)
     peer.suspend(backend)
-    wait_for_status(case, control, lambda s: any(q['outstanding'] for q in s['queues']), 'no request is outstanding')
+    wait_until_loaded(case, control)
     backend.kill()
     backend.wait()
 

@@ -55,9 +55,9 @@ class Disk:
         if wait:
             peer.wait_for_socket(self.case, self.relay, self.vm)
 
-    def load(self, runtime=4):
+    def load(self, runtime=4, *arguments):
         self.bench = self.case.start([VUBLK, 'bench', self.vm, '--rw', 'randrw', '--runtime', runtime, '--verify',
-                                      '--numjobs', 2])
+                                      '--numjobs', 2, *arguments])
 
     def served(self, name):
         """Returns whether the back-end has a front-end whose queues run."""
@@ -479,13 +479,17 @@ def block_api(case):
 
 
 def vms_come_and_go(case):
-    """Switches while VMs connect and disconnect. Each switch succeeds, or is refused with a reason."""
+    """
+    Switches while VMs connect and disconnect. Each switch succeeds, or is refused with a reason. A VM waits while a
+    back-end executes the last flush of a switch, which takes seconds on a busy disk.
+    """
+    patience = ['-o', f'request-timeout-ms={peer.LIMIT_S * 500}']
     disk = Disk(case)
     disk.start('a')
     disk.start('b')
-    disk.start_relay()
+    disk.start_relay(*patience)
     for _ in range(12):
-        disk.load(0.2)
+        disk.load(0.2, *patience)
         while disk.bench.poll() is None:
             for name in 'ba':
                 case.call([VUBLK, 'ctl', disk.ctl, 'switch', f'to={disk.paths[name]}'])

@@ -52,17 +52,28 @@ void vublk_nbd_loss_flushed(struct nbd_engine *engine, uint64_t written)
 		;
 }
 
+/* Never reduces the number, because a queue's flushes may be on several connections for a while. */
+static void report(struct nbd_queue *queue, unsigned num_losses)
+{
+	unsigned now = atomic_load(&queue->num_reported);
+
+	while (now < num_losses &&
+	       !atomic_compare_exchange_weak(&queue->num_reported, &now, num_losses))
+		;
+}
+
 /*
- * A flush that was submitted before the loss fails, too, but does not count as the report of the
- * loss, because a lost write may have completed after the flush was submitted. So the next flush
- * fails as well.
+ * A flush that was submitted before the loss fails, too, even if the loss has been reported
+ * meanwhile. It does not count as the report of the loss, because a lost write may have completed
+ * after the flush was submitted. So the next flush fails as well.
  */
 bool vublk_nbd_loss_fails_flush(const struct nbd_request *request)
 {
 	struct nbd_queue *queue = request->queue;
+	unsigned now = atomic_load(&((struct nbd_engine *)queue->queue.engine)->num_losses);
 
-	if (queue->num_reported == atomic_load(&((struct nbd_engine *)queue->queue.engine)->num_losses))
+	if (request->num_losses == now && atomic_load(&queue->num_reported) == now)
 		return false;
-	queue->num_reported = request->num_losses;
+	report(queue, request->num_losses);
 	return true;
 }

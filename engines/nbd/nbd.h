@@ -128,7 +128,8 @@ struct nbd_queue {
 	atomic_bool is_signalled; /* the eventfd is readable; may be loaded without the lock */
 	struct nbd_list passed_done; /* requests that the owner of the connection has completed */
 
-	unsigned num_reported; /* losses that a flush has reported; used by the connection's owner */
+	/* used by the owners of the connections that have requests of this queue */
+	atomic_uint num_reported; /* losses that a flush has reported */
 };
 
 /* The properties of an export, as the server reports them. */

@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 
 from rig import ENV, MIB, bench, disk, fails, image, nbdkit, raw, serve, serve_command, tls_uri, write, zeroes  # must be first, because it finds the harness
 import fake
@@ -234,6 +235,54 @@ def one_connection_now(case):
         check('permits only one connection now' in case.output(child), case.output(child))
 
 
+def flush_before_loss(case):
+    """
+    A flush that was submitted before completed writes were lost fails, also if a later flush of its queue has reported the
+    loss before, on another connection.
+    """
+    single, count, go = 5, 4, threading.Event()  # connections 1 to 4, then number 5, then 6 to 9
+    begun = []
+
+    def early(number):
+        if number == single + 1:
+            begun.append(number)
+            go.wait(peer.LIMIT_S)
+
+    def answer(number, kind, index):
+        if number > single or (number == single and index == 2):  # the small write
+            return 0
+        return fake.HOLD
+
+    with fake.Server(case.path('nbd.sock'), lambda n: fake.SEND_FLUSH | (fake.MULTI_CONN if n != single else 0), answer, early=early) as server:
+        child, client = disk(case, '-o', 'threads=4', num_queues=count)
+        large, other, buffer, small = client.queue(0), client.queue(1), client.alloc(MIB), client.alloc(4096)
+        large.write(MIB, buffer)
+        large.submit()
+        peer.wait_until(lambda: server.requests, 'no write')
+        for number in range(1, count + 1):
+            server.end(number)
+        peer.wait_until(lambda: server.kinds(single), 'the write was not repeated')
+        other.write(0, small)
+        done = other.wait(1, peer.LIMIT_S)
+        check([one.error for one in done] == [None], f'the small write: {done}: {server.requests}: {case.output(child)}')
+        other.flush()
+        other.submit()
+        peer.wait_until(lambda: fake.FLUSH in server.kinds(single), 'no flush')
+        server.end(single)
+        peer.wait_until(lambda: begun, 'the write was not repeated again')
+        other.flush()  # its connection is not the one that has the first flush
+        done = other.wait(1, peer.LIMIT_S)
+        check(len(done) == 1 and done[0].error, f'the second flush: {done}: {case.output(child)}')
+        go.set()
+        done = other.wait(1, peer.LIMIT_S)
+        check(len(done) == 1 and done[0].error, f'the first flush: {done}: {case.output(child)}')
+        check([one.error for one in large.wait(1, peer.LIMIT_S)] == [None], 'the large write has failed')
+        other.flush()
+        check([one.error for one in other.wait(1, peer.LIMIT_S)] == [None], 'the loss was reported twice')
+        client.close()
+        check(case.stop(child) == 0, case.output(child))
+
+
 def smaller_requests(case):
     """A write that was begun before the next server permits smaller requests only: it is sent again, in smaller pieces."""
     sizes, flags = [], fake.SEND_FLUSH | fake.SEND_FUA
@@ -447,7 +496,8 @@ def misfit(case):
 
 CASES = [goodbye, no_goodbye, storm, storm_ends, short_connections, hostile, repeated_reply, write_with_data, trickle,
          early_refusal, early_confirmation, words, misfit, start_ends, start_ends_without_connection,
-         start_ends_without_name, end_while_connecting, other_properties, one_connection_now, smaller_requests, hostile_handshake]
+         start_ends_without_name, end_while_connecting, other_properties, one_connection_now, flush_before_loss,
+         smaller_requests, hostile_handshake]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

@@ -23,9 +23,15 @@ static uint32_t block_size(struct nbd_handle *handle, int which, uint32_t otherw
 										    otherwise;
 }
 
-static int read_export(struct nbd_handle *handle, struct nbd_export *export)
+/*
+ * Reads the properties of the export. A disk cannot use a part of a block at its end, so a server that
+ * is back with smaller blocks, or with a part of a block more, has the same size.
+ */
+static int read_export(struct nbd_handle *handle, const struct nbd_engine *engine,
+		       struct nbd_export *export)
 {
 	int64_t size = nbd_get_size(handle), max = nbd_get_block_size(handle, LIBNBD_SIZE_MAXIMUM);
+	uint32_t unit = atomic_load(&engine->block_bytes);
 
 	if (size < 0)
 		return -EPROTO;
@@ -44,7 +50,9 @@ static int read_export(struct nbd_handle *handle, struct nbd_export *export)
 		export->preferred_block = export->min_block;
 	if (max >= export->min_block && max < export->max_bytes)
 		export->max_bytes = (uint32_t)(max - max % export->min_block);
-	export->size_bytes = (uint64_t)size - (uint64_t)size % export->min_block;
+	if (unit < export->min_block)
+		unit = export->min_block;
+	export->size_bytes = (uint64_t)size - (uint64_t)size % unit;
 	return 0;
 }
 
@@ -97,7 +105,7 @@ int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct 
 
 	if (r)
 		return r;
-	if (read_export(handle, &connection->export)) {
+	if (read_export(handle, connection->engine, &connection->export)) {
 		vublk_engine_fail(error, EPROTO, "cannot use the NBD server at %s: %s",
 				  connection->engine->uri, nbd_get_error());
 		nbd_close(handle);

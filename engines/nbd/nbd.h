@@ -230,6 +230,7 @@ struct nbd_engine {
 	struct vublk_engine_host *host;
 	char *uri;
 	struct nbd_export export;  /* the properties of the export when the engine was opened */
+	atomic_uint block_bytes;   /* the disk's block size; 0 until the first queue is created */
 	_Atomic uint64_t size_now; /* the size of the disk when it was last connected */
 	unsigned num_connections;
 	struct nbd_connection connections[NBD_MAX_CONNECTIONS]; /* the first num_connections */

@@ -296,6 +296,8 @@ int vublk_nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **r
 	}
 	queue->queue.ops = &queue_ops;
 	queue->queue.engine = base;
+	/* open() has returned, and the user may have chosen larger blocks than it has proposed. */
+	atomic_store(&engine->block_bytes, base->geometry.block_bytes);
 	queue->num_reported = atomic_load(&engine->num_losses);
 	queue->index = atomic_fetch_add(&engine->num_queues, 1);
 	pthread_mutex_lock(&engine->lock);

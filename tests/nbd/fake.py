@@ -24,13 +24,15 @@ class Server:
     success, END of the connection without an answer, HOLD for no answer, or a function that gets the socket, the cookie and
     the size, and answers itself. Without `answer`, each connection ends after the handshake. If
     `early(connection)` returns an errno, or 0 for success, each write is answered before its data is received. `max_bytes`,
-    the largest size of a request, can be a function of the connection. If `hello(connection)` returns a function, this
+    the largest size of a request, can be a function of the connection, and so can `size` of the export and `min_block`. If `hello(connection)` returns a function, this
     function gets the socket instead of the handshake, and then the connection ends.
     """
 
-    def __init__(self, address, flags, answer=lambda *_: 0, max_bytes=32 << 20, early=lambda _: None, hello=lambda _: None):
+    def __init__(self, address, flags, answer=lambda *_: 0, max_bytes=32 << 20, early=lambda _: None, hello=lambda _: None,
+                 size=SIZE, min_block=512):
         self.flags, self.answer, self.early, self.hello = flags, answer, early, hello
-        self.max_bytes = max_bytes if callable(max_bytes) else lambda _: max_bytes
+        self.max_bytes, self.size, self.min_block = (value if callable(value) else lambda _, value=value: value
+                                                     for value in (max_bytes, size, min_block))
         self.requests = []  # tuples (connection, kind, flags)
         self.goodbyes = []  # connections that the client has ended with DISC
         self.number = 0
@@ -83,7 +85,7 @@ class Server:
             if hello:
                 hello(client)
             else:
-                greet(client, HAS_FLAGS | self.flags(number), self.max_bytes(number))
+                greet(client, HAS_FLAGS | self.flags(number), self.max_bytes(number), self.size(number), self.min_block(number))
             if self.answer and not hello:
                 self.execute(client, number)
         with self.lock:
@@ -132,7 +134,7 @@ def begin(client):
     take(client, 4)
 
 
-def greet(client, flags, max_bytes, size=SIZE):
+def greet(client, flags, max_bytes, size=SIZE, min_block=512):
     """The handshake, until the client has the export."""
     begin(client)
     while True:
@@ -142,7 +144,7 @@ def greet(client, flags, max_bytes, size=SIZE):
             return
         if option in (INFO, GO):
             reply(client, option, 3, struct.pack('>HQH', 0, size, flags))
-            reply(client, option, 3, struct.pack('>HIII', 3, 512, 4096, max_bytes))
+            reply(client, option, 3, struct.pack('>HIII', 3, min_block, 4096, max_bytes))
             reply(client, option, 1)
         else:
             reply(client, option, 0x80000001)

@@ -235,6 +235,25 @@ def one_connection_now(case):
         check('permits only one connection now' in case.output(child), case.output(child))
 
 
+def other_blocks(case):
+    """
+    A server that is back with smaller blocks, or with a part of a block more, gives the disk no other size: the next server
+    may be like the first one again.
+    """
+    for options, size, min_block in (((), fake.SIZE + 512, lambda n: 512 if n == 2 else 4096),
+                                     (('-o', 'logical-block-size=4096'), lambda n: fake.SIZE + (512 if n == 2 else 0), 512)):
+        case.path('nbd.sock').unlink(missing_ok=True)
+        with fake.Server(case.path('nbd.sock'), lambda _: fake.SEND_FLUSH, size=size, min_block=min_block) as server:
+            child, client = disk(case, *options)
+            with client:
+                for number in 1, 2:
+                    server.end(number)
+                    peer.wait_until(lambda: case.output(child).count('connected to') == number, lambda: f'no connection: {case.output(child)}')
+                    client.pread(0, 4096)
+            check(case.stop(child) == 0, case.output(child))
+            check('cannot' not in case.output(child), case.output(child))
+
+
 def flush_before_loss(case):
     """
     A flush that was submitted before completed writes were lost fails, also if a later flush of its queue has reported the
@@ -496,8 +515,8 @@ def misfit(case):
 
 CASES = [goodbye, no_goodbye, storm, storm_ends, short_connections, hostile, repeated_reply, write_with_data, trickle,
          early_refusal, early_confirmation, words, misfit, start_ends, start_ends_without_connection,
-         start_ends_without_name, end_while_connecting, other_properties, one_connection_now, flush_before_loss,
-         smaller_requests, hostile_handshake]
+         start_ends_without_name, end_while_connecting, other_properties, one_connection_now, other_blocks,
+         flush_before_loss, smaller_requests, hostile_handshake]
 
 if __name__ == '__main__':
     sys.exit(peer.main(CASES, sys.argv[3:]))

@@ -50,13 +50,14 @@ void vublk_device_pause_apply(struct vublk_device *device)
 }
 
 /*
- * Returns whether the plane has the rings, and neither a change of the memory nor an exchange has
- * stopped the plane. Each of these resumes the plane when it ends.
+ * Returns whether the plane has the rings, and no change of the memory, no exchange and no stop of
+ * the rings has stopped the plane. The plane is resumed when the change or the exchange ends, or by
+ * the start that follows the stop.
  */
 static bool may_resume(const struct vublk_device *device)
 {
 	return vublk_device_shadow_is_attached(device) && !device->memory_change_under_way &&
-	       !is_exchanging(device);
+	       !is_exchanging(device) && device->state != VUBLK_DEVICE_STOPPING;
 }
 
 void vublk_device_set_paused(struct vublk_device *device, bool paused)

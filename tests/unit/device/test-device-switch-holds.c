@@ -241,6 +241,31 @@ static void test_nothing_resumes_a_plane_that_a_switch_holds(void **state)
 	end();
 }
 
+/*
+ * The VM runs again while the stop of its rings still waits for a request, and the operator's pause
+ * begins and ends in this time. The end of the pause must not undo the stop's hold on the plane.
+ */
+static void test_a_pause_ends_during_a_stop(void **state)
+{
+	uint16_t head;
+
+	begin();
+	submit_read();
+	head = take_read();
+	vublk_device_set_vm_running(rig.device, false);
+	rig_settle(&rig);
+	assert_int_equal(rig.device->state, VUBLK_DEVICE_STOPPING);
+	vublk_device_set_vm_running(rig.device, true);
+	vublk_device_set_paused(rig.device, true);
+	vublk_device_set_paused(rig.device, false);
+	rig_settle(&rig);
+	complete_read(head);
+	rig_wait(&rig, RIG_STARTED, 2);
+	assert_int_equal(rig_finish(&rig, 0), VIRTIO_BLK_S_OK);
+	check_served();
+	end();
+}
+
 int main(int argc, char **argv)
 {
 	const struct vublk_test tests[] = {
@@ -248,6 +273,7 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_memory_changes_during_the_drain),
 		VUBLK_TEST(test_a_pause_during_the_drain),
 		VUBLK_TEST(test_nothing_resumes_a_plane_that_a_switch_holds),
+		VUBLK_TEST(test_a_pause_ends_during_a_stop),
 	};
 
 	return vublk_test_main(tests, VUBLK_ARRAY_SIZE(tests), argc, argv);

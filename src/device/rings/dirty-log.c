@@ -160,6 +160,7 @@ static void end_change(struct vublk_device *device, bool is_on, const struct vub
 		device->dirty.phase = VUBLK_DEVICE_DIRTY_ON;
 	else
 		vublk_device_dirty_log_drop(device);
+	vublk_device_reconsider_path(device);
 	if (device->ops->dirty_log_changed)
 		device->ops->dirty_log_changed(device->bus, error);
 }
@@ -277,6 +278,7 @@ static int begin_change(struct vublk_device *device, bool on, struct vublk_error
 		r = vublk_device_dirty_log_give(device, error);
 		if (r < 0)
 			vublk_device_dirty_log_drop(device);
+		vublk_device_reconsider_path(device);
 		return r;
 	}
 	device->dirty.phase = on ? VUBLK_DEVICE_DIRTY_TO_START : VUBLK_DEVICE_DIRTY_TO_STOP;

@@ -370,23 +370,32 @@ static void update_without_backend(struct vublk_device *device)
 		return_overdue(device);
 }
 
-/* May call one of the bus's callbacks, as its last step. */
+/* Returns whether the back-end has to answer a message before the rings are stopped. */
+static bool is_busy(const struct vublk_device *device)
+{
+	return device->memory_change_under_way || device->num_notifiers ||
+	       vublk_device_dirty_log_is_changing(device);
+}
+
+/*
+ * May call the bus's callbacks. The back-end gets the driver's descriptors before an exchange begins.
+ * An exchange that was cancelled may have left idle descriptors at the back-end, which then does not
+ * know of the requests for whose completion the next exchange waits.
+ */
 static void update_running(struct vublk_device *device)
 {
-	bool is_busy = device->memory_change_under_way || device->num_notifiers ||
-		       vublk_device_dirty_log_is_changing(device);
+	uint64_t life = device->life;
 
 	if (!vublk_device_should_run(device) || !vublk_device_exchange_is_due(device))
 		vublk_device_exchange_cancel(device);
-	if (is_busy)
-		vublk_device_notifiers_send(device);
-	else if (!vublk_device_should_run(device))
+	vublk_device_notifiers_send(device);
+	if (device->life != life || device->state != VUBLK_DEVICE_RUNNING || is_busy(device))
+		return;
+	if (!vublk_device_should_run(device))
 		begin_stop(device, NULL);
 	else if (vublk_device_exchange_is_due(device) &&
 		 device->exchange.phase == VUBLK_DEVICE_EXCHANGE_NONE)
 		vublk_device_exchange_begin(device, stop_for_exchange);
-	else
-		vublk_device_notifiers_send(device);
 }
 
 void vublk_device_update(struct vublk_device *device)

@@ -92,6 +92,12 @@ static void on_notifiers_changed(void *bus)
 	note(bus, RIG_NOTIFIERS_CHANGED, NULL);
 }
 
+static void on_inflight_made(void *bus, const struct vublk_device_inflight *area, size_t area_bytes,
+			     const struct vublk_error *error)
+{
+	note(bus, RIG_INFLIGHT_MADE, error);
+}
+
 static const struct vublk_device_bus_ops rig_ops = {
 	.realized = on_realized,
 	.started = on_started,
@@ -105,6 +111,7 @@ static const struct vublk_device_bus_ops rig_ops = {
 	.gave_up = on_gave_up,
 	.notifiers_changed = on_notifiers_changed,
 	.dirty_log_changed = on_dirty_log_changed,
+	.inflight_made = on_inflight_made,
 };
 
 /* Protects the members that on_log() writes, because any thread of the device may log. */
@@ -122,6 +129,10 @@ static void on_log(void *opaque, enum vublk_log_level level, const char *text)
 	sscanf(text, "the %*[a-z] took %u round trips", &rig->round_trips);
 	if (level <= VUBLK_LOG_WARNING)
 		rig->num_warnings++;
+	if (strstr(text, " not ") && strstr(text, " within ")) {
+		rig->num_timeouts++;
+		snprintf(rig->last_timeout, sizeof(rig->last_timeout), "%s", text);
+	}
 	if (level <= VUBLK_LOG_INFO && strstr(text, "tries to reconnect periodically"))
 		rig->num_unwatched++;
 	if (level <= VUBLK_LOG_INFO)

@@ -21,7 +21,7 @@ enum rig_callback {
 	RIG_REALIZED, RIG_STARTED, RIG_STOPPED, RIG_LOST, RIG_CONFIG_CHANGED,
 	RIG_MEMORY_CHANGED, RIG_CONFIG_WRITTEN, RIG_NEEDS_RESET,
 	RIG_RECONNECTED, RIG_GAVE_UP, RIG_NOTIFIERS_CHANGED, RIG_DIRTY_LOG_CHANGED,
-	RIG_NUM_CALLBACKS,
+	RIG_INFLIGHT_MADE, RIG_NUM_CALLBACKS,
 };
 
 #define RIG_MAX_QUEUES 8
@@ -44,6 +44,8 @@ struct device_rig {
 	unsigned num_failed_tries; /* failed attempts to realize, as the log reports them */
 	char last_failed_try[800];
 	unsigned num_warnings;
+	unsigned num_timeouts; /* lines that report that something has exceeded its deadline */
+	char last_timeout[800];
 	unsigned num_unwatched; /* lines at INFO or above that report that inotify is unavailable */
 	unsigned round_trips; /* of the last handshake or start, as the log reports them */
 	char last_line[800]; /* the last line at INFO or above */

@@ -85,7 +85,7 @@ struct vublk_device_exchange {
 	enum vublk_device_path path; /* the present path; while the rings do not run, the path of
 					the next start */
 	bool waits; /* an upgrade is being prepared: the path changes only for a switch to another
-		       back-end */
+		       back-end, or for a dirty log, because the upgrade waits for the end of both */
 	uint32_t reasons; /* to use the plane, set by vublk_device_want_shadow(): bits numbered by
 			     enum vublk_device_shadow_reason. path.c computes the other reasons */
 	bool is_reported_shadowed; /* the last notice to the program said that requests pass through

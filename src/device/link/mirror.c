@@ -561,6 +561,9 @@ static int check(const struct vublk_device *device, const char *target, struct v
 	if (device->path_switch.phase != VUBLK_DEVICE_SWITCH_NONE)
 		return vublk_error_set(error, EBUSY, "a switch is under way; mirror the disk when "
 				       "it has ended");
+	if (device->exchange.waits)
+		return vublk_error_set(error, EBUSY, "the device is being handed to another process; "
+				       "mirror the disk when the upgrade has ended");
 	if (device->dirty.phase != VUBLK_DEVICE_DIRTY_OFF)
 		return vublk_error_set(error, EBUSY, "the VM is being migrated; mirror the disk "
 				       "after the migration");

@@ -57,7 +57,8 @@ bool vublk_device_exchange_is_due(const struct vublk_device *device)
 {
 	bool is_wanted = vublk_device_shadow_reasons(device);
 
-	if (device->exchange.waits && device->path_switch.phase == VUBLK_DEVICE_SWITCH_NONE)
+	if (device->exchange.waits && device->path_switch.phase == VUBLK_DEVICE_SWITCH_NONE &&
+	    device->dirty.phase != VUBLK_DEVICE_DIRTY_TO_START)
 		return false;
 	return vublk_device_is_shadowed(device) != is_wanted &&
 	       vublk_device_shadow_is_sound(device);

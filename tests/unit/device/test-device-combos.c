@@ -172,7 +172,7 @@ static int set_notifier(int *fd, int (*set)(struct vublk_device *device, unsigne
 		vublk_fd_close(&made);
 		return r;
 	}
-	if (vublk_eventfd_clear(*fd) == 1) /* as a VMM does, hands on combos_run nobody has read */
+	if (vublk_eventfd_clear(*fd) == 1) /* like a VMM, passes on a signal that was not read */
 		vublk_eventfd_signal(made);
 	vublk_fd_close(fd);
 	*fd = made;
@@ -613,6 +613,33 @@ static void test_the_end_of_the_log_changes_the_path(void **state)
 	run_pair_at_each_turn("off", find_op("end-limits"), find_op("stop-log"));
 }
 
+/* A mirror cannot be handed to the new process. */
+static void test_no_mirror_begins_during_an_upgrade(void **state)
+{
+	combos_begin("off");
+	assert_int_equal(prepare_upgrade(), 1);
+	assert_int_equal(begin_mirror(), -EBUSY);
+	cancel_upgrade();
+	assert_int_equal(begin_mirror(), 1);
+	combos_is_quiet = true;
+	combos_wait_until(is_mirrored, "the mirror");
+	combos_end();
+}
+
+/* The connection has memory of the shadow rings, so the log needs the shadow rings, too. */
+static void test_the_log_starts_during_an_upgrade(void **state)
+{
+	combos_begin("on");
+	set_shadow_off();
+	combos_wait_until(is_path_changed, "the change of the path");
+	assert_int_equal(prepare_upgrade(), 1);
+	memset(expected, 0, sizeof(expected));
+	assert_int_equal(start_log(), 1);
+	combos_wait_until(is_log_changed, "the log");
+	combos_wait_until(is_upgrade_prepared, "the upgrade");
+	combos_end();
+}
+
 static void test_triples(void **state)
 {
 	const struct op *run[3];
@@ -640,6 +667,8 @@ int main(int argc, char **argv)
 		VUBLK_TEST(test_pairs_on_the_direct_path),
 		VUBLK_TEST(test_pairs_on_either_path),
 		VUBLK_TEST(test_triples),
+		VUBLK_TEST(test_no_mirror_begins_during_an_upgrade),
+		VUBLK_TEST(test_the_log_starts_during_an_upgrade),
 		VUBLK_TEST(test_the_end_of_the_log_changes_the_path),
 		VUBLK_TEST(test_an_exchange_after_one_that_had_parked),
 	};

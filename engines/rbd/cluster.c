@@ -17,8 +17,8 @@ static const char *option(const struct vublk_engine_params *params, const char *
 }
 
 /*
- * Defaults with which a request costs less processor time: fewer threads take part in it, and fewer
- * calls of recv() fetch the replies. docs/rbd.md has the reasons.
+ * These defaults save processor time, because fewer threads handle a request and fewer calls of
+ * recv() fetch the replies. docs/rbd.md has the reasons.
  */
 static const char own_defaults[] = "[global]\n"
 				   "librados_thread_count = 1\n"
@@ -37,8 +37,8 @@ static int force_settings(struct vublk_rbd *rbd)
 		{ "rbd_cache", "false" },
 		/*
 		 * With these limits, submit() could block until earlier requests have completed.
-		 * They are turned off, because the sizes of the driver's queues already limit the
-		 * number of requests.
+		 * The engine does not need the limits, because the sizes of the driver's queues
+		 * already limit the number of requests.
 		 */
 		{ "objecter_inflight_ops", "0" },
 		{ "objecter_inflight_op_bytes", "0" },
@@ -50,7 +50,7 @@ static int force_settings(struct vublk_rbd *rbd)
 	return r;
 }
 
-/* A failure is ignored, because Ceph's own defaults work, too. */
+/* Applies own_defaults. Ignores a failure, because Ceph's own defaults work, too. */
 static void read_own_defaults(struct vublk_rbd *rbd)
 {
 	char path[32];
@@ -65,9 +65,9 @@ static void read_own_defaults(struct vublk_rbd *rbd)
 }
 
 /*
- * A setting that is in several files has the value of the file that was read last, so the second
- * reading gives precedence to the user's file. The first one finds out whether there is a file:
- * librados does not report that after it has read another file.
+ * Reads the user's configuration file twice. librados reports a missing file only before it has read
+ * any other file, so the user's file is read before own_defaults. It is read again after them,
+ * because the last file that has a setting determines its value.
  */
 static int read_file(struct vublk_rbd *rbd, const char *path)
 {
@@ -85,8 +85,8 @@ static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error
 	int r;
 
 	/*
-	 * By default librados prints messages to standard error. They are turned off here, because
-	 * the errors of this engine have the same information. The configuration can turn them on.
+	 * By default librados prints messages to standard error. This turns them off, because the
+	 * errors of this engine have the same information. The configuration can turn them on.
 	 */
 	rados_conf_set(rbd->cluster, "log_to_stderr", "false");
 	rados_conf_set(rbd->cluster, "err_to_stderr", "false");
@@ -97,11 +97,11 @@ static int read_conf(struct vublk_rbd *rbd, const char *path, struct vublk_error
 		return vublk_engine_fail(error, ENOENT, "there is no configuration of a Ceph cluster "
 					 "in the default places, such as /etc/ceph/ceph.conf; set "
 					 "conf=PATH");
-	/* Does not return EINVAL, which would mean that the value of the option itself is wrong. */
+	/* EINVAL would mean that the option's value is wrong, so a bad file has another code. */
 	return vublk_engine_fail(error, r == -EINVAL ? EMEDIUMTYPE : -r,
-				 "cannot read the cluster's configuration '%s' (%s); set conf=PATH to a "
-				 "valid ceph.conf", path ? path : "/etc/ceph/ceph.conf",
-				 strerrordesc_np(-r));
+				 "cannot read the cluster's configuration %s%s%s (%s); set conf=PATH to "
+				 "a valid ceph.conf", path ? "'" : "", path ? path : "in the default "
+				 "places", path ? "'" : "", strerrordesc_np(-r));
 }
 
 static const char *hint_of(int code)
@@ -127,8 +127,8 @@ static int connect_cluster(struct vublk_rbd *rbd, const char *user, struct vublk
 	int r = rados_connect(rbd->cluster);
 
 	/*
-	 * An address of a monitor that cannot be resolved is EINVAL, too. But the options are right, so
-	 * a later start may succeed.
+	 * librados also returns EINVAL if it cannot resolve the address of a monitor. The engine
+	 * returns another code, because the options are right and a later start may succeed.
 	 */
 	if (r)
 		return vublk_engine_fail(error, r == -EINVAL ? EMEDIUMTYPE : -r,
@@ -161,7 +161,7 @@ static int choose_namespace(struct vublk_rbd *rbd, const char *pool, const char 
 
 	/*
 	 * A user whose capabilities are limited to one namespace cannot read the list of
-	 * namespaces.
+	 * namespaces, so this failure does not mean that the namespace is missing.
 	 */
 	if (r && r != -EPERM && r != -EACCES)
 		return vublk_engine_fail(error, -r, "cannot look for the namespace '%s' in the pool "

@@ -21,8 +21,9 @@
 #define SECTOR_BYTES 512
 
 /*
- * The opening waits for other clients. It checks for them LOOKS_PER_SECOND times per second, and
- * waits MARGIN_S longer than the cluster takes to notice that a client has died.
+ * Before the engine locks the image, it waits until no other client has the image open for writing.
+ * It checks LOOKS_PER_SECOND times per second, and waits at most MARGIN_S longer than the cluster
+ * takes to notice that a client has died.
  */
 #define LOOKS_PER_SECOND 4
 #define MARGIN_S 10
@@ -44,8 +45,8 @@ int vublk_rbd_image_check_size(const struct vublk_rbd *rbd, uint64_t bytes, stru
 }
 
 /*
- * Returns the granularity of discards. librbd ignores the parts of a discard that cover only a part
- * of such a unit.
+ * Returns the granularity of discards. If a discard covers only a part of such a unit, librbd
+ * ignores that part.
  */
 static uint32_t discard_bytes(struct vublk_rbd *rbd, uint64_t object_bytes)
 {
@@ -78,14 +79,14 @@ static int fill_geometry(struct vublk_rbd *rbd, bool read_only, struct vublk_err
 		.zeroes_may_unmap = true,
 		.read_only = read_only,
 	};
-	/* If on_update() has stored a newer size already, uses that size. */
+	/* If on_update() has already stored a newer size, the exchange fails and returns it. */
 	if (!__atomic_compare_exchange_n(&rbd->told_bytes, &none, info.size, false,
 					 __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		geometry->size_bytes = none;
 	return vublk_rbd_image_check_size(rbd, geometry->size_bytes, error);
 }
 
-/* FNV-1a */
+/* Adds `text` and a separator to the hash (FNV-1a). */
 static uint64_t hash(uint64_t hash, const char *text)
 {
 	for (; *text; text++)
@@ -95,7 +96,8 @@ static uint64_t hash(uint64_t hash, const char *text)
 
 /*
  * Fills the identity from the ids of the cluster, the pool and the image, which stay the same when
- * the image is renamed. A snapshot is another disk than its image.
+ * the image is renamed. A snapshot and its image are different disks, so the identity also depends
+ * on the snapshot's name.
  */
 static void fill_identity(struct vublk_rbd *rbd, const char *name, const char *snapshot)
 {
@@ -117,9 +119,9 @@ static void fill_identity(struct vublk_rbd *rbd, const char *name, const char *s
 /* --- the lock ---------------------------------------------------------------------- */
 
 /*
- * Looks for another client that has the image open for writing. Such a client watches the image.
- * Returns 1 and stores the client's address if there is one, 0 if there is none, or a negative
- * errno if the cluster does not list the watchers.
+ * Looks for another client that has the image open for writing, which is a client that watches the
+ * image. If there is one, returns 1 and stores its address. Returns 0 if there is none, or a
+ * negative errno if the cluster does not list the watchers.
  */
 static int find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes)
 {
@@ -144,7 +146,10 @@ static int find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes)
 	return found;
 }
 
-/* Returns how long the cluster takes at most to notice that a client has died. */
+/*
+ * Returns the longest time that the cluster takes to notice that a client has died. The client's
+ * configuration may differ from the cluster's, so this is an estimate.
+ */
 static unsigned watch_timeout_s(struct vublk_rbd *rbd)
 {
 	char text[32] = "";
@@ -156,8 +161,8 @@ static unsigned watch_timeout_s(struct vublk_rbd *rbd)
 }
 
 /*
- * Returns whether a signal that ends the program is pending. The program blocks these signals until
- * it has started.
+ * Returns whether a signal that ends the program is pending. Programs such as `vublk serve` block
+ * these signals while they start.
  */
 static bool is_interrupted(void)
 {
@@ -171,11 +176,11 @@ static int refuse_interrupted(const struct vublk_rbd *rbd, int found, const char
 			      struct vublk_error *error)
 {
 	if (found < 0)
-		return vublk_engine_fail(error, EINTR, "the start was interrupted while it waited for "
-					 "the cluster to list the clients of %s",
+		return vublk_engine_fail(error, EINTR, "interrupted while waiting for the cluster to "
+					 "list the clients of %s",
 					 rbd->engine.description);
-	return vublk_engine_fail(error, EINTR, "the start was interrupted while it waited for the "
-				 "client at %s, which has %s open", address,
+	return vublk_engine_fail(error, EINTR, "interrupted while waiting for the client at "
+				 "%s, which has %s open", address,
 				 rbd->engine.description);
 }
 
@@ -191,15 +196,15 @@ static int refuse_others(const struct vublk_rbd *rbd, int found, const char *add
 					 "open: %s; set exclusive-lock=off to use the image anyway",
 					 rbd->engine.description, strerrordesc_np(-found));
 	return vublk_engine_fail(error, EBUSY, "the client at %s has %s open; end that client, or set "
-				 "exclusive-lock=off for both to use the image", address,
+				 "exclusive-lock=off to share the image with it", address,
 				 rbd->engine.description);
 }
 
 /*
- * Waits until no other client has the image open. This wait is normal if the previous back-end was
- * killed, because the cluster still lists that back-end for a while. If the cluster does not list
- * its clients, this function does not assume that there are none, because the engine would then
- * take the lock from a client that was not listed.
+ * Waits until no other client has the image open for writing. This wait is normal if the previous
+ * back-end was killed, because the cluster still lists that back-end for a while. If the cluster
+ * cannot list the clients, this function fails after the same time, because the engine could
+ * otherwise take the lock from a client that was not listed.
  */
 static int wait_for_others(struct vublk_rbd *rbd, struct vublk_error *error)
 {
@@ -330,7 +335,7 @@ static int open_image(struct vublk_rbd *rbd, const struct vublk_engine_params *p
 					 "ls', and remove it if its reason no longer applies",
 					 rbd->engine.description);
 	if (r == -EPERM || r == -EACCES)
-		return vublk_engine_fail(error, -r, "the user '%s' must not %s %s; give the user the "
+		return vublk_engine_fail(error, -r, "the user '%s' has no permission to %s %s; give the user the "
 					 "capabilities 'profile %s' for the monitors and the pool",
 					 user, read_only ? "read" : "write to",
 					 rbd->engine.description,
@@ -365,7 +370,10 @@ int vublk_rbd_image_open(struct vublk_rbd *rbd, const struct vublk_engine_params
 		r = choose_snapshot(rbd, snapshot, error);
 	if (!r && !read_only)
 		r = lock(rbd, params, error);
-	/* The image may be resized during the wait for the lock, so its size is read last. */
+	/*
+	 * The image may be resized while lock() waits, so its size is read afterwards. watch()
+	 * precedes the reading, so that no later change is missed.
+	 */
 	if (!r)
 		r = watch(rbd, error);
 	if (!r)

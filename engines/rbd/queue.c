@@ -23,10 +23,9 @@ struct rbd_queue {
 	struct vublk_engine_queue queue; /* must be the first member */
 
 	/* used by the worker's thread */
-	struct vublk_engine_io *done, **done_end; /* complete requests, in the order of their
-						     completion */
+	struct vublk_engine_io *done, **done_end; /* complete requests, oldest completion first */
 
-	/* used by the callbacks, too */
+	/* used by the worker's thread and the callbacks */
 	struct vublk_engine_io *arrived; /* complete requests, the latest completion first */
 	unsigned callbacks;              /* how many callbacks have not returned yet */
 };
@@ -50,7 +49,8 @@ static void finish(struct rbd_queue *queue, struct vublk_engine_io *io)
 
 /*
  * Hands a request to the worker. After the exchange, the worker may reuse the request. After the
- * last statement, the worker may free the queue.
+ * last statement, the worker may free the queue. The exchange pairs with the one in take_arrived(),
+ * and the last statement with the load in free_queue().
  */
 static void arrive(struct rbd_queue *queue, struct vublk_engine_io *io)
 {
@@ -58,11 +58,11 @@ static void arrive(struct rbd_queue *queue, struct vublk_engine_io *io)
 
 	do
 		io->next = before;
-	while (!__atomic_compare_exchange_n(&queue->arrived, &before, io, true, /* release A */
+	while (!__atomic_compare_exchange_n(&queue->arrived, &before, io, true,
 					    __ATOMIC_RELEASE, __ATOMIC_RELAXED));
 	if (!before)
 		eventfd_write(queue->queue.fd, 1);
-	__atomic_sub_fetch(&queue->callbacks, 1, __ATOMIC_RELEASE); /* release B */
+	__atomic_sub_fetch(&queue->callbacks, 1, __ATOMIC_RELEASE);
 }
 
 /* Called on a thread of librbd. */
@@ -141,7 +141,7 @@ static const char *hint_of(int code)
 	case EROFS:
 		return "; another client keeps the exclusive lock of the image";
 	case ETIMEDOUT:
-		return "; the cluster has not executed it within rados_osd_op_timeout";
+		return "; the cluster has not executed the request within rados_osd_op_timeout";
 	default:
 		return "";
 	}
@@ -166,11 +166,11 @@ static bool needs_flush(const struct vublk_engine_io *io)
 
 static void take_arrived(struct rbd_queue *queue)
 {
-	struct vublk_engine_io *io = __atomic_exchange_n(&queue->arrived, NULL, /* acquire A */
+	struct vublk_engine_io *io = __atomic_exchange_n(&queue->arrived, NULL,
 							 __ATOMIC_ACQUIRE);
 	struct vublk_engine_io *first = NULL;
 
-	while (io) { /* reverses the order */
+	while (io) { /* reverse the list, because it begins with the latest completion */
 		struct vublk_engine_io *next = io->next;
 
 		io->next = first;
@@ -226,7 +226,7 @@ static void free_queue(struct vublk_engine_queue *engine_queue)
 	 * Waits for the callbacks, because the callback of the last request may still write to the
 	 * eventfd.
 	 */
-	while (__atomic_load_n(&queue->callbacks, __ATOMIC_ACQUIRE)) /* acquire B */
+	while (__atomic_load_n(&queue->callbacks, __ATOMIC_ACQUIRE))
 		sched_yield();
 	close(queue->queue.fd);
 	free(queue);

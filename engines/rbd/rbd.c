@@ -11,16 +11,16 @@
 #include <stdlib.h>
 
 static const struct vublk_property options[] = {
-	{ "pool", "string", "rbd", "Pool of the image" },
-	{ "namespace", "string", NULL, "Namespace of the image within its pool" },
-	{ "image", "string", NULL, "Name of the image" },
-	{ "snapshot", "string", NULL, "Serve this snapshot of the image, read-only" },
-	{ "user", "string", "admin", "User of the cluster, without the prefix 'client.'" },
+	{ "pool", "string", "rbd", "pool of the image" },
+	{ "namespace", "string", NULL, "namespace of the image within its pool" },
+	{ "image", "string", NULL, "name of the image" },
+	{ "snapshot", "string", NULL, "serve this snapshot of the image, read-only" },
+	{ "user", "string", "admin", "user of the cluster, without the prefix 'client.'" },
 	{ "conf", "string", NULL,
-	  "Configuration file of the cluster (default: $CEPH_CONF, then /etc/ceph/ceph.conf and the "
+	  "configuration file of the cluster (default: $CEPH_CONF, then /etc/ceph/ceph.conf and the "
 	  "other places of Ceph's programs)" },
 	{ "exclusive-lock", "bool", "on",
-	  "Refuse an image that another client has open for writing, and keep it locked; off: pass "
+	  "refuse an image that another client has open for writing, and keep it locked; off: pass "
 	  "the lock to each client that wants to write" },
 	{ NULL },
 };
@@ -41,8 +41,8 @@ static int open_all(struct vublk_rbd *rbd, const struct vublk_engine_params *par
 	int r;
 
 	/*
-	 * The threads of librados inherit the mask, so the application's own threads handle its
-	 * signals. A fault while SIGBUS is blocked would end the process.
+	 * The threads of librados inherit this mask, so signals go to the program's own threads.
+	 * SIGBUS stays unblocked, because a fault while it is blocked would end the process.
 	 */
 	sigfillset(&all);
 	sigdelset(&all, SIGBUS);

@@ -15,7 +15,7 @@
 struct vublk_rbd {
 	struct vublk_engine engine; /* must be the first member */
 
-	/* constant after the opening; NULL: not open */
+	/* constant after open_engine(); NULL: not open */
 	rados_t cluster;
 	rados_ioctx_t pool;
 	rbd_image_t image;
@@ -23,8 +23,8 @@ struct vublk_rbd {
 	bool has_watch;
 	struct vublk_engine_host *host;
 
-	uint64_t told_bytes; /* the last size that librbd has reported; used by its threads and by
-				the control thread, relaxed */
+	uint64_t told_bytes; /* the last size that librbd has reported; librbd's threads and the
+				control thread access it with relaxed atomics */
 };
 
 int vublk_rbd_queue_new(struct vublk_engine *engine, struct vublk_engine_queue **queue,
@@ -33,11 +33,10 @@ int vublk_rbd_queue_new(struct vublk_engine *engine, struct vublk_engine_queue *
 /* --- image.c ----------------------------------------------------------------------- */
 
 /*
- * These functions fill `rbd` step by step. After a failure of any of them, vublk_rbd_image_close() and
- * vublk_rbd_cluster_close() close what is open.
+ * Opens the image, and the snapshot if the options name one. If this function or
+ * vublk_rbd_cluster_open() fails, the caller must call vublk_rbd_image_close() and
+ * vublk_rbd_cluster_close(), which close whatever was opened.
  */
-
-/* Opens the image, and the snapshot if there is one. */
 int vublk_rbd_image_open(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
 		   struct vublk_error *error);
 void vublk_rbd_image_close(struct vublk_rbd *rbd);

@@ -549,7 +549,7 @@ def wrong_names(case, image):
             (['namespace=none'], "no namespace 'none'"),
             (['snapshot=none'], "'rbd/wrong_names@none' does not exist"),
             (['user=none'], "as the user 'none'"),
-            ([f'user={READER}'], f"the user '{READER}' must not write"),
+            ([f'user={READER}'], f"the user '{READER}' has no permission to write"),
             (['conf=/none'], "'/none' (No such file or directory)"),
     ):
         said = image.refuse(*options)

@@ -2,11 +2,12 @@
 /*
  * One attempt to connect with libnbd, which negotiates the export and TLS.
  *
- * Key idea: a call of libnbd can last as long as a peer likes, because libnbd resolves the server's
- * name, and does not return while a server sends without a pause. So a thread makes these calls, and
- * the engine waits for the thread only until a deadline, or until the engine must end. Then it makes
- * the thread end by shutting down the socket. If the thread stays in a call all the same, the engine
- * begins no other attempt, and if the engine is closed, it leaves the attempt to the thread.
+ * Key idea: a call of libnbd can block without a limit, because libnbd waits for the resolver of
+ * names, and does not return while a server sends without a pause. So a thread makes these calls,
+ * and the engine waits for the thread only until a deadline, or until the engine must end. Then the
+ * engine shuts down the socket, which normally ends the thread. If the thread still does not end,
+ * the engine begins no other attempt. If the engine is closed before the thread ends, the thread
+ * frees the attempt itself.
  */
 #include "engines/nbd/nbd.h"
 
@@ -31,12 +32,12 @@ struct nbd_attempt {
 	/* used by the thread, and by the caller when the thread has ended */
 	struct nbd_handle *handle;
 	int result;    /* 0 or a negative errno */
-	char why[256]; /* why it has failed */
+	char why[256]; /* why the attempt has failed */
 
 	pthread_mutex_t lock;
 	int socket;        /* a duplicate of the handle's socket; -1: none */
-	bool has_ended;    /* the thread uses the attempt no more */
-	bool is_abandoned; /* the thread frees the attempt */
+	bool has_ended;    /* the thread has stopped using the attempt, unless is_abandoned */
+	bool is_abandoned; /* the engine is closed, so the thread frees the attempt */
 };
 
 static struct nbd_handle *new_handle(void)
@@ -45,10 +46,10 @@ static struct nbd_handle *new_handle(void)
 
 	if (!handle)
 		return NULL;
-	nbd_set_uri_allow_local_file(handle, true); /* tls-psk-file=FILE in the URI */
+	nbd_set_uri_allow_local_file(handle, true); /* permits tls-psk-file=FILE */
 	/*
-	 * wire.c understands neither structured replies nor extended headers. Later versions of
-	 * libnbd ask for extended headers only if they ask for structured replies.
+	 * wire.c understands neither structured replies nor extended headers. libnbd asks for
+	 * extended headers only if it asks for structured replies, so this call turns off both.
 	 */
 	nbd_set_request_structured_replies(handle, false);
 	return handle;
@@ -56,7 +57,7 @@ static struct nbd_handle *new_handle(void)
 
 static void free_attempt(struct nbd_attempt *attempt)
 {
-	nbd_close(attempt->handle); /* NULL: no-op */
+	nbd_close(attempt->handle); /* NULL is a no-op */
 	if (attempt->socket >= 0)
 		close(attempt->socket);
 	if (attempt->done_fd >= 0)
@@ -123,7 +124,7 @@ static void *run(void *opaque)
 	bool is_abandoned;
 
 	attempt->result = handshake(attempt);
-	if (attempt->result) /* libnbd has the text of its last error in each thread */
+	if (attempt->result) /* libnbd keeps its last error per thread, so get it here */
 		snprintf(attempt->why, sizeof(attempt->why), "%s",
 			 nbd_get_error() ? nbd_get_error() : strerrordesc_np(-attempt->result));
 	pthread_mutex_lock(&attempt->lock);
@@ -172,7 +173,7 @@ static int start(struct nbd_engine *engine, struct vublk_error *error)
 	if (r) {
 		free_attempt(attempt);
 		return vublk_engine_fail(error, r, "cannot start a thread that connects to the NBD "
-					 "server at %s", engine->uri);
+					 "server at %s: %s", engine->uri, strerrordesc_np(r));
 	}
 	engine->connector.attempt = attempt;
 	return 0;
@@ -193,7 +194,7 @@ static int wait_for_end(struct nbd_engine *engine, int timeout_ms)
 	return r ? r : -ETIMEDOUT;
 }
 
-/* Waits for the end of the thread, which has ended or is about to end. The attempt is the caller's. */
+/* Joins the thread, which is about to end. The returned attempt belongs to the caller. */
 static struct nbd_attempt *take(struct nbd_engine *engine)
 {
 	struct nbd_attempt *attempt = engine->connector.attempt;
@@ -240,13 +241,13 @@ static int refuse(const struct nbd_engine *engine, int r, const char *why,
 		  struct vublk_error *error)
 {
 	if (r == -EINTR)
-		return vublk_engine_fail(error, EINTR, "the start was interrupted while it connected to "
-					 "the NBD server at %s", engine->uri);
+		return vublk_engine_fail(error, EINTR, "interrupted while connecting to the NBD server "
+					 "at %s", engine->uri);
 	return vublk_engine_fail(error, -r, "cannot connect to the NBD server at %s: %s", engine->uri,
 				 why);
 }
 
-/* Waits until a cancelled attempt has ended. A no-op if there is none. */
+/* Waits until a cancelled attempt has ended. A no-op if no attempt is pending. */
 static int wait_for_last(struct nbd_engine *engine, int timeout_ms, struct vublk_error *error)
 {
 	int r = 0;
@@ -255,8 +256,8 @@ static int wait_for_last(struct nbd_engine *engine, int timeout_ms, struct vublk
 		return 0;
 	r = wait_for_end(engine, timeout_ms);
 	if (r)
-		return refuse(engine, r, "the last attempt has not ended, because the server's name is "
-			      "not resolved or the server sends without end", error);
+		return refuse(engine, r, "the previous attempt still runs, because the name server does "
+			      "not answer or the NBD server sends without a pause", error);
 	free_attempt(take(engine));
 	return 0;
 }

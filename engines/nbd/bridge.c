@@ -5,8 +5,8 @@
  *
  * Key idea: the thread acts as a small NBD server for wire.c, at the other end of a pair of
  * sockets. It executes each request with the functions of libnbd, and closes its socket when the
- * connection to the server ends. So the other files of the engine use all connections in the same
- * way.
+ * connection to the server ends. So the other files of the engine use connections with and without
+ * TLS in the same way.
  */
 #include "engines/nbd/nbd.h"
 
@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MAX_JOB_BYTES (UINT64_C(32) << 20) /* memory of all jobs of a bridge, except the last one */
+#define MAX_JOB_BYTES (UINT64_C(32) << 20) /* a bridge with this much data receives no requests */
 
 /* A request, and the data that it sends or receives. */
 struct job {
@@ -38,10 +38,10 @@ struct nbd_bridge {
 	pthread_t thread;
 	struct nbd_handle *handle;
 	int fd;
-	bool is_over;
-	struct nbd_request_header header; /* the next one */
+	bool is_over; /* the connection to the server or to the engine has ended */
+	struct nbd_request_header header; /* of the next request */
 	size_t header_bytes; /* how many bytes of `header` have arrived */
-	struct job *jobs;    /* all */
+	struct job *jobs;    /* all jobs */
 	struct job *incoming; /* the job whose data has not arrived completely; NULL: none */
 	struct job *answers, *last_answer;
 	uint64_t job_bytes;
@@ -113,8 +113,11 @@ static void execute(struct job *job)
 
 	if (command(job) >= 0)
 		return;
+	/*
+	 * libnbd has refused the command and does not call on_command(), so this function ends the
+	 * job.
+	 */
 	error = nbd_get_errno() ? nbd_get_errno() : EIO;
-	/* libnbd has refused the command, so it does not call on_command(). */
 	if (!nbd_aio_is_ready(bridge->handle) && !nbd_aio_is_processing(bridge->handle)) {
 		bridge->is_over = true;
 		return;
@@ -125,8 +128,8 @@ static void execute(struct job *job)
 /* --- the engine's side -------------------------------------------------------- */
 
 /*
- * Returns the number of received bytes. 0: no data has arrived, or the connection has ended, which
- * sets is_over.
+ * Returns the number of received bytes. Returns 0 if no data has arrived, or if the engine has
+ * closed its end, which also sets is_over.
  */
 static size_t receive(struct nbd_bridge *bridge, void *to, size_t bytes)
 {
@@ -189,7 +192,7 @@ static void receive_requests(struct nbd_bridge *bridge)
 	}
 }
 
-/* Sends the oldest answer. Returns false if the socket has no room now. */
+/* Sends the oldest answer or a part of it. Returns false if the socket has no room. */
 static bool send_answer(struct nbd_bridge *bridge)
 {
 	struct job *job = bridge->answers;
@@ -270,7 +273,8 @@ int vublk_nbd_bridge_new(struct nbd_handle *handle, struct nbd_bridge **result, 
 	if (!bridge || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds)) {
 		r = bridge ? errno : ENOMEM;
 		free(bridge);
-		return vublk_engine_fail(error, r, "cannot create the sockets of a TLS connection");
+		return vublk_engine_fail(error, r, "cannot create the sockets of a TLS connection: %s",
+					 strerrordesc_np(r));
 	}
 	bridge->handle = handle;
 	bridge->fd = fds[0];
@@ -282,7 +286,8 @@ int vublk_nbd_bridge_new(struct nbd_handle *handle, struct nbd_bridge **result, 
 		close(fds[0]);
 		close(fds[1]);
 		free(bridge);
-		return vublk_engine_fail(error, r, "cannot start the thread of a TLS connection");
+		return vublk_engine_fail(error, r, "cannot start the thread of a TLS connection: %s",
+					 strerrordesc_np(r));
 	}
 	*result = bridge;
 	*fd = fds[1];
@@ -296,7 +301,7 @@ void vublk_nbd_bridge_free(struct nbd_bridge *bridge)
 	pthread_join(bridge->thread, NULL);
 	if (!bridge->jobs)
 		nbd_aio_disconnect(bridge->handle, 0);
-	nbd_close(bridge->handle); /* ends the commands */
+	nbd_close(bridge->handle); /* also ends the outstanding commands, with an error */
 	while (bridge->jobs)
 		free_job(bridge->jobs);
 	close(bridge->fd);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A connection to an NBD server, from the end of the negotiation with libnbd. wire.c, which says why,
- * uses the socket of libnbd directly. A connection with TLS is an exception: only libnbd can encrypt, so
- * bridge.c passes the requests on to libnbd.
+ * A connection to an NBD server after the negotiation. wire.c then uses libnbd's socket directly,
+ * because libnbd needs many system calls per request. With TLS only libnbd can encrypt, so bridge.c
+ * passes the requests to libnbd.
  */
 #include "engines/nbd/nbd.h"
 
@@ -56,7 +56,10 @@ static int read_export(struct nbd_handle *handle, const struct nbd_engine *engin
 	return 0;
 }
 
-/* Makes the kernel end a TCP connection after about 25 s without an answer or without progress. */
+/*
+ * Makes the kernel end a TCP connection when the server's host has acknowledged nothing for about
+ * 25 s.
+ */
 static void watch_peer(struct nbd_handle *handle)
 {
 	int fd = nbd_aio_get_fd(handle), on = 1, idle_s = 10, interval_s = 5, probes = 3;
@@ -122,10 +125,10 @@ void vublk_nbd_disconnect(struct nbd_connection *connection)
 	if (connection->bridge)
 		close(connection->wire.fd);
 	vublk_nbd_bridge_free(connection->bridge);
-	/* libnbd has sent no request itself, so it is ready; this function does not wait. */
+	/* libnbd has no request in flight, so this call sends the message and does not wait. */
 	if (connection->handle && vublk_nbd_wire_is_idle(&connection->wire))
 		nbd_aio_disconnect(connection->handle, 0);
-	nbd_close(connection->handle); /* NULL: no-op */
+	nbd_close(connection->handle); /* NULL is a no-op */
 	connection->bridge = NULL;
 	connection->handle = NULL;
 }
@@ -136,7 +139,7 @@ const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct 
 	if (export->read_only && !engine->engine.geometry.read_only)
 		return "the export is read-only now";
 	if (export->min_block > engine->export.min_block)
-		return "its blocks are larger now";
+		return "its minimum block size is larger now";
 	if (!export->size_bytes)
 		return "the export is empty now";
 	if (export->size_bytes < atomic_load(&engine->size_now))
@@ -144,10 +147,10 @@ const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct 
 	if (export->size_bytes != engine->connections[0].export.size_bytes)
 		return "its size has just changed";
 	if (!export->multi_conn && num_connections > 1)
-		return "it does not permit several connections now";
+		return "it does not permit several connections (multi-conn) now";
 	if (engine->export.flush && !export->flush)
 		return "it does not support flushes now";
 	if (engine->export.fua && !export->flush && !export->fua)
-		return "it cannot make data durable now";
+		return "it supports neither flushes nor FUA now";
 	return NULL;
 }

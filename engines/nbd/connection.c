@@ -6,8 +6,8 @@
  * server is lost, the requests wait until the next connection sends them again. The server may have
  * lost the parts of a write that it executed without FUA, so the next connection sends such a write
  * again from its beginning. order.c makes sure that no repeated write overwrites a newer write.
- * This works only if the server finishes or drops the requests of a lost connection before it
- * serves the client again, which the protocol does not require.
+ * This protection requires that the server finishes or drops the requests of a lost connection
+ * before it serves the client again. The protocol does not guarantee that.
  *
  * A large request is executed piece by piece, because servers limit the size of a command.
  */
@@ -33,8 +33,8 @@ static bool has_data(const struct nbd_connection *connection, const struct vublk
 }
 
 /*
- * Returns whether a write or zeroes must have the flag FUA. If the server has no flush, all writes
- * and zeroes need the flag.
+ * Returns whether the request is a write or write-zeroes that must have the flag FUA. If the server
+ * supports FUA but not flushes, all of them need the flag.
  */
 static bool needs_fua(const struct nbd_connection *connection, const struct vublk_engine_io *io)
 {
@@ -118,7 +118,7 @@ static void add_command(struct nbd_connection *connection, struct nbd_request *r
 	vublk_nbd_wire_add(&connection->wire, request, command, flags);
 }
 
-/* Adds the request to the wire, or ends the request if it needs no command. */
+/* Adds the request to the wire, or ends it if it needs no command or has to fail. */
 static void begin(struct nbd_connection *connection, struct nbd_request *request)
 {
 	bool is_flush = request->io->op == VUBLK_OP_FLUSH;
@@ -152,14 +152,14 @@ static void watch_room(struct nbd_connection *connection)
 	epoll_ctl(connection->owner->queue.fd, EPOLL_CTL_MOD, connection->wire.fd, &event);
 }
 
-/* Returns whether a request waits and can begin. An outdated connection begins no more requests. */
+/* Returns whether a request is waiting and may begin. An outdated connection begins none (loss.c). */
 static bool may_begin(const struct nbd_connection *connection)
 {
 	return connection->waiting.first && vublk_nbd_wire_has_room(&connection->wire) &&
 	       !vublk_nbd_loss_is_outdated(connection);
 }
 
-/* The same for a request that can also be sent now. */
+/* Returns whether a request is waiting, may begin, and can be sent immediately. */
 static bool may_send(const struct nbd_connection *connection)
 {
 	return !connection->is_lost && !connection->wire.is_full && may_begin(connection);
@@ -189,7 +189,10 @@ static void log_error(const struct nbd_connection *connection, const struct nbd_
 				 strerrordesc_np(-request->error));
 }
 
-/* Removes ended requests from the order, and starts those that waited for them. */
+/*
+ * Reports ended requests to their queues, removes changes from the order, and starts the changes
+ * that waited for them.
+ */
 static void end_shared(struct nbd_connection *connection, struct nbd_list *ended)
 {
 	struct nbd_engine *engine = connection->engine;
@@ -214,7 +217,7 @@ static void end_shared(struct nbd_connection *connection, struct nbd_list *ended
 		vublk_nbd_list_append(other == connection ? &connection->waiting : &other->passed,
 				      request);
 		if (other != connection)
-			vublk_nbd_queue_signal(other->owner); /* none: the next owner looks for them */
+			vublk_nbd_queue_signal(other->owner); /* NULL: the next owner takes them */
 	}
 	pthread_mutex_unlock(&engine->lock);
 }
@@ -278,13 +281,14 @@ static void report_loss(struct nbd_connection *connection)
 
 	if (!atomic_compare_exchange_strong(&engine->generation, &generation, generation + 1)) {
 		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG,
-				 "a connection to %s is made anew, because another one was lost",
+				 "closing a connection to %s, because another one was lost",
 				 engine->engine.description);
 		return;
 	}
 	vublk_engine_log(engine->host, VUBLK_LOG_WARNING,
-			 "the connection to %s is lost: %s; requests wait until it is back",
-			 engine->engine.description, why ? why : "it cannot be watched");
+			 "the connection to %s is lost: %s; requests wait until the engine "
+			 "has connected again",
+			 engine->engine.description, why ? why : "epoll_ctl() failed");
 	pthread_mutex_lock(&engine->lock);
 	for (unsigned i = 0; i < engine->num_connections; i++)
 		vublk_nbd_queue_signal(engine->connections[i].owner);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The thread that connects to the server again. Unlike the threads of the queues, it may wait for
- * the server.
+ * The thread that connects to the server again after a loss. Unlike the threads of the queues, it
+ * may wait for the server.
  *
  * Key idea: if one connection is lost, its owner increments the engine's generation, and all owners
  * stop using their connections. When the last owner has stopped, this thread closes all
@@ -75,7 +75,7 @@ static void disconnect_all(struct nbd_engine *engine)
 		vublk_nbd_disconnect(&engine->connections[i]);
 }
 
-/* Logs why the engine cannot connect, as a warning unless the last attempt has failed in the same way. */
+/* Logs why the engine cannot connect. A repeated reason is only a debug message. */
 static void report(struct nbd_engine *engine, const struct vublk_error *error)
 {
 	struct nbd_connector *connector = &engine->connector;
@@ -84,7 +84,7 @@ static void report(struct nbd_engine *engine, const struct vublk_error *error)
 	if (atomic_load(&connector->quit))
 		return;
 	vublk_engine_log(engine->host, is_known ? VUBLK_LOG_DEBUG : VUBLK_LOG_WARNING,
-			 "%s; requests wait, and the next attempt follows", error->text);
+			 "%s; requests wait, and the engine tries again", error->text);
 	connector->failure = *error;
 }
 
@@ -107,7 +107,10 @@ static int connect_one(struct nbd_engine *engine, struct nbd_connection *connect
 	return -EPROTO;
 }
 
-/* Opens all connections, or one if the server permits only one now. Returns the number, 0 on failure. */
+/*
+ * Opens all connections, or one if the server now permits only one. Returns the number of
+ * connections, 0 on failure.
+ */
 static unsigned connect_all(struct nbd_engine *engine)
 {
 	unsigned num = 1;
@@ -149,7 +152,8 @@ static void hand_over(struct nbd_engine *engine, unsigned num)
 
 /*
  * Returns how long to wait after a loss. Without a pause, a server that always ends the connection
- * would keep both sides busy. The pause grows if the server has not executed anything.
+ * would keep both sides busy. The pause grows while new connections end without having executed a
+ * request.
  */
 static int delay_ms(struct nbd_engine *engine)
 {
@@ -169,13 +173,13 @@ static int delay_ms(struct nbd_engine *engine)
 		connector->retry_ms = MAX_RETRY_MS;
 	if (connector->retry_ms)
 		vublk_engine_log(engine->host, VUBLK_LOG_DEBUG,
-				 "connects to %s again in %d ms, because the last connection %s",
+				 "connecting to %s again in %d ms, because the last connection %s",
 				 engine->engine.description, connector->retry_ms,
 				 has_succeeded ? "was short" : "has not executed a request");
 	return connector->retry_ms;
 }
 
-/* Returns whether a connection is lost and no owner uses a connection any more. */
+/* Returns whether a connection is lost and all owners have stopped using their connections. */
 static bool may_connect(struct nbd_engine *engine)
 {
 	unsigned generation = atomic_load(&engine->generation);
@@ -234,7 +238,8 @@ int vublk_nbd_connector_start(struct nbd_engine *engine, struct vublk_error *err
 	r = pthread_create(&engine->connector.thread, NULL, run, engine);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (r)
-		return vublk_engine_fail(error, r, "cannot start a thread for the engine nbd");
+		return vublk_engine_fail(error, r, "cannot start a thread for the engine nbd: %s",
+					 strerrordesc_np(r));
 	engine->connector.has_thread = true;
 	return 0;
 }

@@ -3,15 +3,15 @@
  * Completed writes that a server may have lost.
  *
  * Key idea: a server may keep completed writes in its own memory until a flush, and lose them when
- * it dies. The client only sees that a connection ends. So if there are completed writes that no
- * flush has made stable, the next flush of each queue fails (unflushed=fail).
+ * it dies. The client only sees that a connection ends. So if a connection is lost after writes have
+ * completed that no flush has made stable, the next flush of each queue fails (unflushed=fail).
  *
  * When a server dies, some connections may notice it later than others. Meanwhile a flush could
  * reach the next server, and succeed for writes that only the dead server had. So if one connection
  * is lost, all connections end before the first is opened again, and none is used until all are
  * open. If a write then completes on one connection, its server was alive when all the others were
- * opened, so a flush on any of them reaches the same server. The engine counts these losses. The
- * generation of a connection is the count at the time when the connection was opened.
+ * opened, so a flush on any of them reaches the same server. `generation` of the engine counts the
+ * losses. `generation` of a connection is the count when the connection was opened.
  */
 #include "engines/nbd/nbd.h"
 
@@ -35,7 +35,7 @@ void vublk_nbd_loss_record(struct nbd_engine *engine)
 
 	if (engine->trusts_unflushed || written <= atomic_load(&engine->num_flushed))
 		return;
-	vublk_nbd_loss_flushed(engine, written); /* so that each loss is reported once */
+	vublk_nbd_loss_flushed(engine, written); /* the next loss must not report these writes again */
 	atomic_fetch_add(&engine->num_losses, 1);
 	vublk_engine_log(engine->host, VUBLK_LOG_WARNING,
 			 "the connection to %s was lost before completed writes were flushed; these "

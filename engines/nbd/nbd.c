@@ -30,9 +30,9 @@ static int nbd_refresh(struct vublk_engine *base, struct vublk_error *error)
 }
 
 /*
- * A program that blocks SIGTERM or SIGINT until it has opened its disk need not wait for the server
- * when such a signal arrives. The signal stays pending, because it is not read. Without a signalfd,
- * the program waits.
+ * Makes a pending SIGTERM or SIGINT interrupt the opening, for programs that block these signals
+ * until they have opened their disk. The signal stays pending, because the engine does not read it.
+ * If signalfd() fails, such a signal does not interrupt the opening.
  */
 static void watch_signals(struct nbd_engine *engine)
 {
@@ -70,8 +70,8 @@ static void nbd_engine_close(struct vublk_engine *base)
 }
 
 /*
- * Returns a number from which the disk's serial is made (FNV-1a). NBD has no identity of an export, so
- * the URI stands for it.
+ * Returns a number from which the disk's serial is made: a hash (FNV-1a) of the URI, because NBD has
+ * no identity of an export.
  */
 static uint64_t identity_of(const char *uri)
 {
@@ -121,7 +121,10 @@ static int open_next(struct nbd_engine *engine, struct vublk_error *error)
 				 engine->uri, misfit);
 }
 
-/* Opens further connections, which only make the disk faster. Fails only if it is interrupted. */
+/*
+ * Opens further connections. Fails only if it is interrupted, because the disk also works with fewer
+ * connections.
+ */
 static int open_further(struct nbd_engine *engine, unsigned wanted, struct vublk_error *error)
 {
 	struct vublk_error why = { 0 };
@@ -173,7 +176,7 @@ static void check_durability(const struct nbd_engine *engine)
 		return;
 	vublk_engine_log(engine->host, VUBLK_LOG_WARNING,
 			 "the server of %s supports neither flushes nor FUA, so completed writes may be "
-			 "lost when it fails, although flushes succeed",
+			 "lost when the server fails, even after a flush",
 			 engine->engine.description);
 }
 
@@ -228,11 +231,11 @@ static int nbd_open(const struct vublk_engine_params *params, struct vublk_engin
 static const struct vublk_property options[] = {
 	{ "uri", "string", NULL, "NBD URI of the export, such as nbd://HOST/EXPORT, "
 				 "nbds://HOST/EXPORT (TLS) or nbd+unix:///EXPORT?socket=PATH" },
-	{ "connections", "number", "4", "Maximum number of connections, 1 to 16, if the server permits "
+	{ "connections", "number", "4", "maximum number of connections, 1 to 16, if the server permits "
 					"several (multi-conn)" },
-	{ "unflushed", "string", "fail", "Whether to trust a server whose connection was lost before "
-					 "completed writes were flushed: fail (the next flush fails) "
-					 "or trust" },
+	{ "unflushed", "string", "fail", "what happens when a connection is lost before completed writes "
+					 "were flushed: fail (the next flush fails) or trust (the server "
+					 "still has the writes)" },
 	{ NULL },
 };
 

@@ -7,7 +7,7 @@
  *
  *   nbd.c         the engine, its options and its opening
  *   queue.c       a worker's access to the engine
- *   order.c       when a write may begin
+ *   order.c       when a change of the disk may begin
  *   connection.c  executes requests on a connection
  *   wire.c        requests and replies as bytes
  *   attempt.c     connects with libnbd
@@ -16,8 +16,8 @@
  *   bridge.c      a connection with TLS
  *   loss.c        whether a lost server may have lost completed writes
  *
- * A connection belongs to the first queue that uses it, its owner. Only the owner's thread sends
- * and receives on the connection, so this needs no lock. Other queues that share the connection
+ * The first queue that uses a connection becomes its owner. Only the owner's thread sends and
+ * receives on the connection, which therefore needs no lock. Other queues that share the connection
  * pass their requests to the owner.
  */
 #include <vublk/engine.h>
@@ -38,7 +38,7 @@ struct nbd_request;
 struct nbd_bridge;
 struct nbd_attempt;
 
-/* A write in a list of order.c. */
+/* The entry of a change in one of the lists of order.c. */
 struct nbd_claim {
 	struct nbd_request *request;
 	struct nbd_claim *next, **link; /* `link` points to the pointer to this claim */
@@ -56,7 +56,7 @@ struct nbd_request {
 	struct nbd_request *next; /* in the list that has the request */
 
 	/* used by order.c, under the engine's lock */
-	uint64_t number;
+	uint64_t number; /* an older change has a smaller number */
 	unsigned num_claims;
 	struct nbd_claim claims[NBD_MAX_CLAIMS];
 	struct nbd_list waiters; /* newer changes that wait for this one */
@@ -64,8 +64,8 @@ struct nbd_request {
 	/* used by the owner of the connection */
 	int error;           /* 0 or a negative errno */
 	bool needs_flush;    /* all data is written, and a flush must follow */
-	uint64_t done_bytes; /* the size of the pieces that the server has executed */
-	uint64_t piece_bytes;
+	uint64_t done_bytes; /* the total size of the pieces that the server has executed */
+	uint64_t piece_bytes; /* the size of the piece that the server is executing */
 	unsigned num_losses;  /* the engine's num_losses when the request was submitted */
 	uint64_t num_written; /* of a flush: how many writes had completed when it was sent */
 };
@@ -102,11 +102,11 @@ static inline void vublk_nbd_list_move(struct nbd_list *list, struct nbd_list *f
 	from->first = NULL;
 }
 
-/* The outstanding writes of the disk; see order.c. Under the engine's lock. */
+/* The outstanding changes of the disk; see order.c. Protected by the engine's lock. */
 struct nbd_order {
 	uint64_t last_number;
 	struct nbd_claim *buckets[NBD_NUM_BUCKETS];
-	struct nbd_claim *wide;
+	struct nbd_claim *wide; /* changes that touch more than NBD_MAX_CLAIMS chunks */
 };
 
 struct nbd_queue {
@@ -117,10 +117,10 @@ struct nbd_queue {
 
 	/* used by the queue's thread */
 	struct nbd_connection *connection; /* see vublk_nbd_queue_connection() */
-	bool is_woken;             /* the epoll descriptor was readable */
+	bool is_woken;             /* woken() was called, so the next poll() receives */
 	struct nbd_list submitted; /* the requests since the last commit() */
 	struct nbd_list done;
-	struct nbd_list unused;          /* memory for requests */
+	struct nbd_list unused;          /* structs that new requests reuse */
 	struct vublk_engine_io *failed;  /* requests for which there was no memory */
 	bool has_changes;                /* `submitted` contains a change */
 
@@ -179,11 +179,11 @@ struct nbd_wire {
 	uint64_t last_cookie;
 	struct nbd_request *sending; /* a write whose data is not completely in `out`; NULL: none */
 	struct nbd_slot *receiving;  /* a read whose data is not completely received; NULL: none */
-	uint64_t moved_bytes;        /* of the data of `sending` */
-	uint64_t received_bytes;     /* of the data of `receiving` */
+	uint64_t moved_bytes;        /* how much data of `sending` was copied to `out` */
+	uint64_t received_bytes;     /* how much data of `receiving` has arrived */
 	uint64_t filler_bytes;       /* zeroes to send instead of the data of a refused write */
 	const char *failure;         /* why the connection is lost; NULL: not known */
-	bool is_full;                /* the socket has no room now */
+	bool is_full;                /* the last send() found no room in the socket */
 };
 
 /* A connection. */
@@ -196,8 +196,8 @@ struct nbd_connection {
 	struct nbd_list passed;  /* requests of other queues for the owner */
 
 	/* used by the owner while `is_in_use`, otherwise by the thread that connects */
-	struct nbd_handle *handle; /* NULL: not connected, or `bridge` has it */
-	struct nbd_bridge *bridge; /* NULL: the wire is the server's socket */
+	struct nbd_handle *handle; /* NULL: not connected, or `bridge` owns it */
+	struct nbd_bridge *bridge; /* NULL: the wire uses the socket of `handle` */
 	struct nbd_export export;
 	struct nbd_wire wire;
 	unsigned generation; /* the engine's generation when the connection was opened */
@@ -208,8 +208,8 @@ struct nbd_connection {
 	bool watches_room; /* the owner's thread also waits until the socket has room */
 	bool is_lost;
 	struct nbd_list waiting; /* requests that have not been sent */
-	struct nbd_list ended;
-	_Atomic uint64_t num_written; /* complete writes and zeroes that need a flush; see loss.c */
+	struct nbd_list ended;   /* requests that have ended but are not reported to their queues */
+	_Atomic uint64_t num_written; /* how many writes that need a flush have completed; see loss.c */
 };
 
 /* The thread of connector.c. */
@@ -219,10 +219,10 @@ struct nbd_connector {
 	int wake_fd;
 	atomic_bool quit;
 	int stop_fd; /* during open(), a signalfd: SIGTERM or SIGINT is pending; otherwise -1 */
-	struct nbd_attempt *attempt; /* its thread may not have ended; NULL: none */
-	int64_t connected_ms; /* the time of the last connection */
-	int retry_ms;         /* how long the last loss has delayed the next connection */
-	struct vublk_error failure; /* of the last attempt to connect; no text: it has succeeded */
+	struct nbd_attempt *attempt; /* an attempt whose thread may still run; NULL: none */
+	int64_t connected_ms; /* when the last connection was opened */
+	int retry_ms;         /* how long the thread waited after the last loss */
+	struct vublk_error failure; /* why the last attempt to connect failed; empty text: it succeeded */
 };
 
 struct nbd_engine {
@@ -242,16 +242,16 @@ struct nbd_engine {
 
 	/* under the lock */
 	bool is_connected; /* owners may use their connections */
-	unsigned num_used; /* the queues use the first connections: all, or one if the server permits
-			      one now */
+	unsigned num_used; /* how many connections the queues use: num_connections, or 1 if the
+			      server permitted only one at the last reconnection */
 	struct nbd_queue *queues;
 	struct nbd_order order;
 
 	/* see loss.c */
 	bool trusts_unflushed;
-	atomic_uint generation;       /* losses of a server */
-	atomic_uint num_losses;       /* the losses after which flushes fail */
-	_Atomic uint64_t num_flushed; /* writes that are flushed, or whose loss is reported */
+	atomic_uint generation;       /* how many times the connections were lost */
+	atomic_uint num_losses;       /* how many losses make flushes fail */
+	_Atomic uint64_t num_flushed; /* how many writes were flushed, or counted as lost */
 };
 
 static inline bool vublk_nbd_is_change(const struct vublk_engine_io *io)
@@ -262,8 +262,8 @@ static inline bool vublk_nbd_is_change(const struct vublk_engine_io *io)
 /* --- order.c; all under the engine's lock --- */
 
 /*
- * Adds a change. Returns whether the change may begin. If not, vublk_nbd_order_remove() of an older
- * change returns it later.
+ * Adds a change. Returns whether the change may begin. If not, a later call of
+ * vublk_nbd_order_remove() for an older change appends it to `started`.
  */
 bool vublk_nbd_order_add(struct nbd_order *order, struct nbd_request *request);
 /* Removes a complete change, and appends the changes that may begin now to `started`. */
@@ -289,12 +289,15 @@ bool vublk_nbd_loss_fails_flush(const struct nbd_request *request);
 /* --- attempt.c --- */
 
 /*
- * Connects to the engine's server and returns libnbd's handle. Ends after `timeout_ms`, and when the
- * engine must end, whatever the server and the network do.
+ * Connects to the engine's server and stores libnbd's handle. Fails after `timeout_ms`, or when
+ * vublk_nbd_connector_check() fails, even if libnbd still blocks.
  */
 int vublk_nbd_attempt(struct nbd_engine *engine, int timeout_ms, struct nbd_handle **handle,
 		      struct vublk_error *error);
-/* Called when the engine is closed. Does not wait. */
+/*
+ * Called when the engine is closed. If the thread of an attempt still runs, the thread frees the
+ * attempt later. Does not wait.
+ */
 void vublk_nbd_attempt_abandon(struct nbd_engine *engine);
 
 /* --- connect.c --- */
@@ -302,11 +305,11 @@ void vublk_nbd_attempt_abandon(struct nbd_engine *engine);
 /* Returns why the disk cannot use this server with that many connections, or NULL. */
 const char *vublk_nbd_find_misfit(const struct nbd_engine *engine, const struct nbd_export *export,
 				  unsigned num_connections);
-/* Connects and reads the properties of the export. Fails after `timeout_ms`. */
+/* Connects and reads the properties of the export. Fails if connecting takes `timeout_ms`. */
 int vublk_nbd_connect(struct nbd_connection *connection, int timeout_ms, struct vublk_error *error);
 /*
- * Closes the connection to the server, and tells the server so if it has answered all requests. A
- * no-op without a connection.
+ * Closes the connection. If the server has answered all requests, sends it a disconnect message
+ * first. A no-op without a connection.
  */
 void vublk_nbd_disconnect(struct nbd_connection *connection);
 
@@ -322,7 +325,11 @@ void vublk_nbd_connector_wake(struct nbd_engine *engine);
  * signal that ends the program is pending during open().
  */
 int vublk_nbd_connector_check(const struct nbd_engine *engine);
-/* Waits for a wake-up or `events` of `fd` (-1: none), at most `timeout_ms` (-1: no limit). Returns the events. */
+/*
+ * Waits for vublk_nbd_connector_wake(), for a signal that ends the program during open(), or for
+ * `events` of `fd`, which may be -1. Waits at most `timeout_ms` (-1: no limit). Returns the events
+ * of `fd`, or 0.
+ */
 short vublk_nbd_connector_wait(struct nbd_engine *engine, int fd, short events, int timeout_ms);
 int64_t vublk_nbd_now_ms(void);
 
@@ -335,8 +342,9 @@ int64_t vublk_nbd_now_ms(void);
 int vublk_nbd_bridge_new(struct nbd_handle *handle, struct nbd_bridge **bridge, int *fd,
 			 struct vublk_error *error);
 /*
- * Ends the thread and closes the handle; tells the server so if no request is outstanding. The
- * caller must have closed the other end of the socket. NULL: no-op.
+ * Waits for the thread to end and closes the handle. If no request is outstanding, sends the server
+ * a disconnect message first. The caller must have closed the other end of the socket. NULL is a
+ * no-op.
  */
 void vublk_nbd_bridge_free(struct nbd_bridge *bridge);
 
@@ -357,7 +365,7 @@ enum nbd_command {
 
 /* Returns whether a request can be added now. */
 bool vublk_nbd_wire_has_room(const struct nbd_wire *wire);
-/* Adds the next piece of a request. NBD_WRITE sends zeroes if the request has no data. */
+/* Adds the next piece of a request. For a write-zeroes request, NBD_WRITE sends zeroes as data. */
 void vublk_nbd_wire_add(struct nbd_wire *wire, struct nbd_request *request,
 			enum nbd_command command, unsigned flags);
 /* Sends as many of the added bytes as the socket has room for. */
@@ -390,15 +398,16 @@ void vublk_nbd_connection_answered(struct nbd_connection *connection, struct nbd
 int vublk_nbd_queue_new(struct vublk_engine *base, struct vublk_engine_queue **result,
 			struct vublk_error *error);
 /*
- * Returns the connection that the queue has to use. When their number changes, each queue notices
- * that on its own thread. Called under the engine's lock.
+ * Returns the connection that the queue has to use, which depends on num_used. When num_used
+ * changes, each queue switches to another connection on its own thread. Called under the engine's
+ * lock.
  */
 struct nbd_connection *vublk_nbd_queue_connection(const struct nbd_queue *queue);
 /* Makes the threads of all queues check for messages. Called under the engine's lock. */
 void vublk_nbd_queue_signal_all(struct nbd_engine *engine);
 /*
  * Makes the queue's thread check for messages of other threads. Called under the engine's lock.
- * NULL: no-op.
+ * NULL is a no-op.
  */
 void vublk_nbd_queue_signal(struct nbd_queue *queue);
 

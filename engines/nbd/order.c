@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Decides when a change (a write, zeroes or a discard) may begin.
+ * Decides when a change (a write, write-zeroes or discard request) may begin.
  *
- * Key idea: after a loss of the server, a write that was under way is submitted again. It may have
- * been executed before the loss. If another write to the same place had completed in the meantime,
- * the repetition would overwrite it. So a change waits until no older change overlaps it. The order
- * applies to the whole disk, because queues have different connections. Reads do not wait, because
- * repeating a read, or a change that overlaps it, alters nothing that has completed.
+ * Key idea: after a loss of the server, a write that was in flight is sent again, although the
+ * server may already have executed it. If another write to the same place had completed since then,
+ * the repeated write would overwrite newer data. So a change waits until no older change overlaps
+ * it. The order applies to the whole disk, because queues have different connections. Reads do not
+ * wait: a repeated read changes no data, and a repeated change writes the same data again.
  *
- * The changes are in a hash table of the chunks that they touch. A change of more than two chunks
- * is in a separate list, which is searched for every other change. Such changes are few, because
- * they are large. Each list begins with the newest claim.
+ * The changes are in a hash table of the chunks (128 KiB each) that they touch. A change of more
+ * than two chunks is in a separate list, which is searched for every other change. Such changes are
+ * few, because they are large. Each list begins with the newest claim.
  *
- * A change that waits is in the list of one older change, the newest that was found, and is checked
- * again only when that one is complete. So a thousand writes to one block cost no more than a
- * thousand writes to different blocks.
+ * A change that waits is in the list of one older change that overlaps it, and is checked again only
+ * when that change is complete. So a thousand writes to one block cost no more than a thousand
+ * writes to different blocks.
  */
 #include "engines/nbd/nbd.h"
 
-#define CHUNK_SHIFT 17
+#define CHUNK_SHIFT 17 /* chunks of 128 KiB */
 
 static uint64_t first_chunk(const struct vublk_engine_io *io)
 {

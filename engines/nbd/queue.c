@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -105,14 +106,13 @@ static void adopt(struct nbd_queue *queue, struct nbd_engine *engine)
 	connection->is_in_use = engine->is_connected;
 	if (connection->is_in_use)
 		vublk_nbd_connection_attach(connection);
-	vublk_nbd_queue_signal(queue); /* there may be requests that wait, or the connection may be
-					  outdated */
+	vublk_nbd_queue_signal(queue); /* requests may be waiting, or the connection may be outdated */
 }
 
 /*
- * Makes the queue use its present connection, and passes the requests of its previous one on. Called
- * under the lock. No request was sent on the previous connection, because all connections were lost
- * before their number has changed.
+ * If the queue has to use another connection, makes it switch, and passes on the requests that wait
+ * for the previous connection. These requests are not in flight, because the number of connections
+ * changes only after all connections were lost. Called under the lock.
  */
 static void change_connection(struct nbd_queue *queue, struct nbd_engine *engine)
 {
@@ -124,7 +124,7 @@ static void change_connection(struct nbd_queue *queue, struct nbd_engine *engine
 		vublk_nbd_list_move(&connection->passed, &previous->passed);
 		vublk_nbd_connection_detach(previous);
 		previous->owner = NULL;
-		vublk_nbd_queue_signal_all(engine); /* one of them becomes the owner */
+		vublk_nbd_queue_signal_all(engine); /* one of these queues becomes the owner */
 	}
 	queue->connection = connection;
 	if (!connection->owner)
@@ -209,7 +209,7 @@ static unsigned nbd_poll_done(struct vublk_engine_queue *base, struct vublk_engi
 
 		request->io->result = request->error;
 		ios[n++] = request->io;
-		/* The most recent memory is used first. */
+		/* Reuse the most recently used memory first, because it is probably cached. */
 		request->next = queue->unused.first;
 		if (!queue->unused.first)
 			queue->unused.last = request;
@@ -270,12 +270,14 @@ static int open_descriptors(struct nbd_queue *queue, struct vublk_error *error)
 
 	queue->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (queue->wake_fd < 0)
-		return vublk_engine_fail(error, errno, "cannot create an eventfd for a queue");
+		return vublk_engine_fail(error, errno, "cannot create an eventfd for a queue: %s",
+					 strerrordesc_np(errno));
 	queue->queue.fd = epoll_create1(EPOLL_CLOEXEC);
 	if (queue->queue.fd < 0 ||
 	    epoll_ctl(queue->queue.fd, EPOLL_CTL_ADD, queue->wake_fd, &event))
 		return vublk_engine_fail(error, errno,
-					 "cannot create an epoll descriptor for a queue");
+					 "cannot create an epoll descriptor for a queue: %s",
+					 strerrordesc_np(errno));
 	return 0;
 }
 

@@ -5,10 +5,10 @@
  * Key idea: libnbd makes five system calls per read, however many reads are in flight, because it
  * sends and receives each header and each piece of data separately. This file collects the requests
  * of a batch in memory and sends them with one system call. Another system call receives all
- * replies that have arrived: 0.09 calls per read at depth 32, and a quarter of the processor time
- * (docs/engines.md has the figures). The data passes through this memory, too. If the socket
- * used the driver's memory directly, a driver whose memory is truncated could end the connection. A
- * request that is larger than the memory is sent and received in parts.
+ * replies that have arrived. At depth 32 this takes 0.09 system calls per read, and a quarter of the
+ * processor time that libnbd takes (docs/engines.md has the figures). The data passes through this
+ * memory, too. If the socket used the driver's memory directly, a driver whose memory is truncated
+ * could end the connection. A request that is larger than the memory is sent and received in parts.
  *
  * Specification: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
  */
@@ -65,7 +65,7 @@ static int fail(struct nbd_wire *wire, int error, const char *why)
 /* --- the driver's data -------------------------------------------------------- */
 
 /*
- * Copies between `bytes` and the driver's buffers for the present piece. `skip` is the number of
+ * Copies between `bytes` and the driver's buffers for the current piece. `skip` is the number of
  * bytes of the piece that were copied before.
  */
 static void copy(const struct nbd_request *request, uint64_t skip, char *bytes, size_t num_bytes,
@@ -98,7 +98,7 @@ bool vublk_nbd_wire_has_room(const struct nbd_wire *wire)
 	       BUFFER_BYTES - wire->out.end >= sizeof(struct nbd_request_header);
 }
 
-/* Copies data of the present write to the buffer, as much as there is room for. */
+/* Copies as much data of the current write as fits to the buffer. */
 static void move_data(struct nbd_wire *wire)
 {
 	struct nbd_request *request = wire->sending;
@@ -143,7 +143,7 @@ void vublk_nbd_wire_add(struct nbd_wire *wire, struct nbd_request *request,
 	move_data(wire);
 }
 
-/* The same for a write that the server has refused before it had all of the data. */
+/* Adds zeroes in place of the remaining data of a write that the server has refused. */
 static void move_filler(struct nbd_wire *wire)
 {
 	size_t n = BUFFER_BYTES - wire->out.end;
@@ -235,8 +235,8 @@ static void take_data(struct nbd_connection *connection)
 }
 
 /*
- * A server may refuse a write of which it does not have all of the data. It still expects the
- * data, which must not be the driver's any more.
+ * A server may refuse a write before it has all of the data, and still expects the rest. The engine
+ * sends zeroes instead, because the request ends here and its memory must not be read afterwards.
  */
 static int refuse_sending(struct nbd_wire *wire, int error)
 {
@@ -319,7 +319,7 @@ int vublk_nbd_wire_receive(struct nbd_connection *connection)
 			return 0;
 		if (n <= 0)
 			return fail(wire, -ENOTCONN, n ? strerrordesc_np(errno) :
-							 "the server has ended it");
+							 "the server has closed the connection");
 		in->end += (size_t)n;
 		was_filled = in->end == BUFFER_BYTES;
 		r = take_all(connection);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * This file copies completed writes into the log (replay.h).
+ * Copies completed writes into the log (replay.h).
  *
  * Key idea: room is reserved before a write is submitted, so that there is room when it completes.
  * A write for which there is no room waits, and later writes wait behind it, so that they cannot
@@ -21,8 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FLUSH_AFTER_NS UINT64_C(5000000000) /* a flush is due at most this long after a copy was
-					       made */
+#define FLUSH_AFTER_NS UINT64_C(5000000000) /* a flush is due at most this long after a copy */
 
 /* --- life ------------------------------------------------------------------------ */
 

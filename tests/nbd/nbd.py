@@ -117,7 +117,7 @@ def killed(case, start, uri=None):
     load.wait(peer.LIMIT_S)
     check(', all correct' in case.output(load), case.output(load))
     check(case.stop(child) == 0, case.output(child))
-    check('; requests wait until it is back' in case.output(child), case.output(child))
+    check('; requests wait until the engine has connected again' in case.output(child), case.output(child))
     check(' failed: ' not in case.output(child), case.output(child))
 
 

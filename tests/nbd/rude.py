@@ -67,7 +67,7 @@ def end_start(case, command, condition):
     """Starts the disk, whose server does not answer, and ends it when `condition(process)` is true."""
     child = case.start(command, env=ENV)
     peer.wait_until(lambda: condition(child), lambda: f'it does not connect: {case.output(child)}')
-    check(case.stop(child) == 1 and 'the start was interrupted' in case.output(child), case.output(child))
+    check(case.stop(child) == 1 and 'interrupted while connecting' in case.output(child), case.output(child))
     check(len(case.output(child).splitlines()) == 1, case.output(child))
     check(not case.path('disk').exists(), 'the socket is still there')
 
@@ -155,7 +155,7 @@ def spoiled(case):
     path = image(case)
     policy = ['--filter=blocksize-policy', 'file', path, 'blocksize-error-policy=error']
     return ((None, [*policy, 'blocksize-maximum=64K']),
-            ('its blocks are larger now', [*policy, 'blocksize-minimum=4096']),
+            ('its minimum block size is larger now', [*policy, 'blocksize-minimum=4096']),
             ('the export is read-only now', ['--readonly', 'file', path]),
             ('the export is smaller now', ['--filter=truncate', 'file', path, 'truncate=32M']),
             ('the export is empty now', ['null']),
@@ -355,7 +355,7 @@ def hostile_handshake(case):
                 check(client.pread(0, 4096) == bytes(4096), f'{name}: other data')
             check(server.number == 4, f'{name}: {server.number} connections: {case.output(child)}')
             check(case.stop(child) == 0, case.output(child))
-            check(case.output(child).count('; requests wait, and the next attempt follows') == 1, f'{name}: {case.output(child)}')
+            check(case.output(child).count('; requests wait, and the engine tries again') == 1, f'{name}: {case.output(child)}')
 
 
 def storm(case):
@@ -383,7 +383,7 @@ def chunk(cookie, kind, payload):
 
 
 SLOT = 0xffff << 48  # the bits of a cookie that the engine uses for the number of a slot, on a little-endian host
-BROKEN, ENDED = 'has broken the protocol', 'the server has ended it'
+BROKEN, ENDED = 'has broken the protocol', 'the server has closed the connection'
 HOSTILE = {
     'magic': (BROKEN, raw(lambda cookie, size: fake.simple(cookie, magic=1))),
     'structured': (BROKEN, raw(lambda cookie, size: struct.pack('>IHHQI', fake.STRUCTURED_REPLY, 1, 1, cookie, 8 + size) + bytes(8 + size))),

@@ -47,7 +47,7 @@ int vublk_cmd_demo(int argc, char **argv);
 
 /* --- messages ------------------------------------------------------------------- */
 
-/* Prints "vublk COMMAND: sentence" to standard error. Returns VUBLK_EXIT_FAILED. */
+/* Prints "vublk COMMAND: message" to standard error. Returns VUBLK_EXIT_FAILED. */
 int vublk_cli_fail(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
@@ -61,12 +61,12 @@ int vublk_cli_misuse(const char *command, const char *format, ...)
  */
 int vublk_cli_fail_open(const char *command, const struct vublk_error *error);
 
-/* Prints "vublk COMMAND: warning: sentence" to standard error. */
+/* Prints "vublk COMMAND: warning: message" to standard error. */
 void vublk_cli_warn(const char *command, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
 /*
- * Prints "vublk COMMAND: sentence" to standard error, but at most VUBLK_CLI_LIMIT_LINES lines in a
+ * Prints "vublk COMMAND: message" to standard error, but at most VUBLK_CLI_LIMIT_LINES lines in a
  * window of VUBLK_CLI_LIMIT_MS. Before the first line of the next window, prints how many lines
  * were left out. `limit` counts the lines; the caller keeps one struct, initially zeroed, per kind
  * of line. Only one thread at a time may use a struct.

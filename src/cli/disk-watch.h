@@ -75,7 +75,7 @@ bool vublk_disk_watch_has_outage(const struct vublk_disk_watch *watch);
 bool vublk_disk_watch_has_lost_writes(const struct vublk_disk_watch *watch);
 
 /*
- * Requests the serial, unless a request for it is in flight or the present back-end has already
+ * Requests the serial, unless a request for it is in flight or the current back-end has already
  * answered one. Must be called repeatedly, on the thread that uses `queue`, whenever that queue may
  * have room for a request. `watch` may be NULL.
  */

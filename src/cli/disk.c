@@ -167,7 +167,7 @@ bool vublk_disk_reconnects(const struct vublk_disk_options *options)
 }
 
 /*
- * Replaces the error of a failed open with a better sentence if the program at the socket speaks
+ * Replaces the error of a failed open with a better message if the program at the socket speaks
  * vfio-user instead of vhost-user. Depending on that program, the open fails with one of the three
  * errors checked here. A program that did not answer at all is not probed: it may be a relay that
  * is busy with another client and would later read the probe as a broken vhost-user message.

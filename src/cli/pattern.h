@@ -27,7 +27,7 @@ void vublk_pattern_fill(const struct vublk_pattern *pattern, void *block, uint32
 
 /*
  * Checks whether the block has the expected content `pattern`. Returns 0, or -EILSEQ with a
- * sentence about the expected and the actual content.
+ * message about the expected and the actual content.
  */
 int vublk_pattern_check(const struct vublk_pattern *pattern, const void *block, uint32_t bytes,
 			struct vublk_error *error);

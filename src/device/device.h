@@ -195,7 +195,7 @@ struct vublk_device_shadow {
 	unsigned max_segments; /* data segments that fit in one request; 0: not chosen yet */
 	bool adds_flush; /* FLUSH is negotiated with the back-end, although the driver has not
 			    accepted it (replay.c) */
-	struct vublk_plane_side *side; /* the plane's rings for the present connection; NULL: not
+	struct vublk_plane_side *side; /* the plane's rings for the current connection; NULL: not
 					  made yet */
 	struct vublk_frontend_memory regions; /* the guest's regions (descriptors borrowed) and the
 						 region of `side` */
@@ -323,7 +323,7 @@ const char *vublk_device_event_name(enum vublk_device_event event);
 int vublk_device_next_state(enum vublk_device_state state, enum vublk_device_event event);
 /*
  * Changes the state as the table says, and logs `why` (may be NULL). Returns false if `event` does
- * not occur in the present state. Apart from this function, only vublk_device_adopt_state() changes
+ * not occur in the current state. Apart from this function, only vublk_device_adopt_state() changes
  * the state.
  */
 bool vublk_device_change_state(struct vublk_device *device, enum vublk_device_event event,
@@ -353,7 +353,7 @@ bool vublk_device_backend_has_rings(const struct vublk_device *device);
  */
 int vublk_device_require_set_up(const struct vublk_device *device, const char *what,
 				struct vublk_error *error);
-/* Always returns -EBUSY. `error` says that the present state does not permit the operation `what`. */
+/* Always returns -EBUSY. `error` says that the current state does not permit the operation `what`. */
 int vublk_device_forbid(const struct vublk_device *device, const char *what,
 			struct vublk_error *error);
 /* Checks that the device is in `state`. Error: EBUSY; `what` names the operation in its message. */
@@ -416,7 +416,7 @@ void vublk_device_memory_deinit(struct vublk_frontend_memory *memory);
  * back-end accepts, or one less if the property shadow permits the plane.
  */
 unsigned vublk_device_memory_slots(const struct vublk_device *device);
-/* Returns the number of regions that the back-end accepts at present for the guest's memory. */
+/* Returns the number of regions that the back-end currently accepts for the guest's memory. */
 unsigned vublk_device_memory_room(const struct vublk_device *device);
 /* Checks that the plane's region fits next to the guest's regions. Error: ENOSPC or EINVAL. */
 int vublk_device_memory_check_shadow(const struct vublk_device *device, struct vublk_error *error);
@@ -562,7 +562,7 @@ struct vublk_device_reliance {
 	const uint8_t *config; /* NULL: unknown */
 };
 
-/* Checks that the device's present offer satisfies `reliance`. Error: ENOTSUP or EROFS. */
+/* Checks that the device's current offer satisfies `reliance`. Error: ENOTSUP or EROFS. */
 int vublk_device_check_reliance(const struct vublk_device *device,
 				const struct vublk_device_reliance *reliance,
 				struct vublk_error *error);
@@ -616,7 +616,7 @@ bool vublk_device_take_early_kick(struct vublk_device *device);
 void vublk_device_notifiers_send(struct vublk_device *device);
 /*
  * Called when the rings were returned or lost. Signals the call descriptors that have changed, and
- * drops all pending changes, because the next start hands over the present descriptors.
+ * drops all pending changes, because the next start hands over the current descriptors.
  */
 void vublk_device_notifiers_settle(struct vublk_device *device);
 /* Makes the next update send each direct ring's kick descriptor again, and then signal it. */
@@ -704,7 +704,7 @@ void vublk_device_rings_are_back(struct vublk_device *device);
  */
 void vublk_device_note_loss(struct vublk_device *device);
 /*
- * Decides at which index each ring resumes with the present back-end. Errors: EIO if requests could
+ * Decides at which index each ring resumes with the current back-end. Errors: EIO if requests could
  * be lost or executed twice, and others.
  */
 int vublk_device_recover(struct vublk_device *device, struct vublk_error *error);
@@ -725,7 +725,7 @@ int vublk_device_count_inflight(const struct vublk_device *device, unsigned *beg
 
 /*
  * Returns how many requests before the base of the ring are incomplete. Such requests exist if the
- * back-end returned the ring without completing them. `used` is the ring's present used index.
+ * back-end returned the ring without completing them. `used` is the ring's current used index.
  */
 uint16_t vublk_device_count_undrained(const struct vublk_device *device, unsigned index,
 				      uint16_t used);

@@ -21,7 +21,7 @@ enum vublk_device_path {
 /* The phases of an exchange. The table in exchange-phase.c says which phase follows. */
 enum vublk_device_exchange_phase {
 	VUBLK_DEVICE_EXCHANGE_NONE,
-	VUBLK_DEVICE_EXCHANGE_DRAINING, /* the requests on the present path are being completed */
+	VUBLK_DEVICE_EXCHANGE_DRAINING, /* the requests on the current path are being completed */
 	VUBLK_DEVICE_EXCHANGE_PARKING,  /* only from the direct path: the back-end gets no more
 					   kicks, and completes the requests that it has taken */
 	VUBLK_DEVICE_EXCHANGE_STOPPING, /* the back-end returns the rings */
@@ -39,7 +39,7 @@ enum vublk_device_exchange_event {
 						  may be started on the direct path if that fails */
 	VUBLK_DEVICE_EXCHANGE_EVENT_ALIVE,     /* on the direct path, the back-end has completed the
 						  requests that were outstanding at BEGIN */
-	VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED,   /* the requests on the present path are complete, or
+	VUBLK_DEVICE_EXCHANGE_EVENT_DRAINED,   /* the requests on the current path are complete, or
 						  the back-end polls the rings */
 	VUBLK_DEVICE_EXCHANGE_EVENT_STOPPED,   /* the back-end has returned the rings, and no
 						  request is outstanding */
@@ -82,7 +82,7 @@ typedef void vublk_device_settled_fn(void *opaque, enum vublk_device_path path,
 
 struct vublk_device_exchange {
 	enum vublk_device_exchange_phase phase;
-	enum vublk_device_path path; /* the present path; while the rings do not run, the path of
+	enum vublk_device_path path; /* the current path; while the rings do not run, the path of
 					the next start */
 	bool waits; /* an upgrade is being prepared: the path changes only for a switch to another
 		       back-end, or for a dirty log, because the upgrade waits for the end of both */
@@ -141,13 +141,13 @@ void vublk_device_reconsider_path(struct vublk_device *device);
 /* Returns the reasons for which the plane is wanted, as a set of bits. */
 uint32_t vublk_device_shadow_reasons(const struct vublk_device *device);
 /*
- * Checks that the plane could take over the present rings with the present back-end. Error:
+ * Checks that the plane could take over the current rings with the current back-end. Error:
  * ENOTSUP, ENOSPC or EINVAL.
  */
 int vublk_device_check_shadow(const struct vublk_device *device, struct vublk_error *error);
 /* Returns whether the direct path may be used if the plane is wanted but cannot be used. */
 bool vublk_device_may_be_direct(const struct vublk_device *device);
-/* Records and logs `cause`, which says why the path cannot change. The present path stays. */
+/* Records and logs `cause`, which says why the path cannot change. The current path stays. */
 void vublk_device_refuse_shadow(struct vublk_device *device, const struct vublk_error *cause);
 /*
  * Chooses the path of the next start. A no-op during an exchange and after a refusal. The rings
@@ -174,7 +174,7 @@ void vublk_device_exchange_deinit(struct vublk_device *device);
 /* Returns whether rings that run have to change to the other path. */
 bool vublk_device_exchange_is_due(const struct vublk_device *device);
 /*
- * Begins an exchange of rings that run. When the requests on the present path are complete, or the
+ * Begins an exchange of rings that run. When the requests on the current path are complete, or the
  * back-end polls the rings, calls `drained`, which has to stop the rings. If the exchange ends
  * earlier, `drained` is not called.
  */
@@ -183,7 +183,7 @@ void vublk_device_exchange_begin(struct vublk_device *device,
 /* Must be called before the rings are stopped for the exchange. */
 void vublk_device_exchange_drained(struct vublk_device *device);
 /*
- * Cancels an exchange that has not stopped the rings yet: the present path continues. Idempotent.
+ * Cancels an exchange that has not stopped the rings yet: the current path continues. Idempotent.
  */
 void vublk_device_exchange_cancel(struct vublk_device *device);
 /*

@@ -3,7 +3,7 @@
  * Sets the limits of <vublk/limit.h>. The request plane enforces them; see plane/limit.h.
  *
  * Key idea: the limits are stored with the values of the properties, so a plane that is made later
- * starts with the present limits.
+ * starts with the current limits.
  */
 #include "device/device.h"
 

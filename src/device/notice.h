@@ -15,7 +15,7 @@ struct vublk_statistics;
 struct vublk_device_notices {
 	struct vublk_notifier notifier; /* set by the program; survives realize and unrealize */
 	uint64_t size_bytes; /* the size that was reported last */
-	uint64_t requests;   /* how many requests were incomplete when the present back-end was
+	uint64_t requests;   /* how many requests were incomplete when the current back-end was
 				connected */
 	uint32_t refusal;    /* checksum of the refusal that was reported last; 0: none */
 	uint32_t path;       /* checksum of the path of the last back-end that was connected */
@@ -23,7 +23,7 @@ struct vublk_device_notices {
 				outage */
 	bool is_expected;    /* the device itself closed the last connection, and is connecting
 				again */
-	bool is_paused;      /* the completion of the present pause was reported */
+	bool is_paused;      /* the completion of the current pause was reported */
 	uint64_t replays;    /* the number of replays when the last one was reported */
 };
 

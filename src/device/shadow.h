@@ -178,7 +178,7 @@ void vublk_device_shadow_part(struct vublk_device *device);
  * must all be complete.
  */
 void vublk_device_shadow_return(struct vublk_device *device);
-/* Frees the side of the present connection. Idempotent. */
+/* Frees the side of the current connection. Idempotent. */
 void vublk_device_shadow_free_side(struct vublk_device *device);
 /*
  * Returns the in-flight area for the back-end at a start; fd -1: the back-end has to make the area.
@@ -200,7 +200,7 @@ bool vublk_device_shadow_lose(struct vublk_device *device);
  */
 int vublk_device_shadow_change_memory(struct vublk_device *device, struct vublk_error *error);
 /*
- * These functions give the plane the present kick or call descriptor of queue `index`. They are
+ * These functions give the plane the current kick or call descriptor of queue `index`. They are
  * no-ops if the plane does not have the driver's rings. See vublk_plane_thread_set_kick() and
  * vublk_plane_thread_set_call().
  */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * These functions write the sentence that describes a failure into the caller's buffer; see
+ * These functions write the message of an error into the caller's buffer; see
  * error.h.
  *
- * Key idea: the functions allocate nothing, so they can also report that memory ran out. A sentence
+ * Key idea: the functions allocate nothing, so they can also report that memory ran out. A message
  * that is too long is truncated.
  */
 #include "util/error.h"

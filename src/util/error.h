@@ -21,7 +21,7 @@ int vublk_error_set_errno(struct vublk_error *error, int code, const char *forma
 	__attribute__((format(printf, 3, 4)));
 
 /*
- * Puts "context: " in front of the sentence. `error` NULL is a no-op. Returns nothing, so that no
+ * Puts "context: " in front of the message. `error` NULL is a no-op. Returns nothing, so that no
  * caller takes its result from `error`, which may be NULL. A caller must return the errno that it
  * already has; tests/lint/style.py checks this rule.
  */

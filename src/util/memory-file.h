@@ -24,7 +24,7 @@ struct vublk_memory_file {
 /*
  * Stores in `file` what is known about the file of `fd`, and checks that the file has `bytes` bytes
  * at `offset`. Errors: EINVAL if the file is too short, or is not a memory file, and those of
- * fstat(2). The sentence calls the memory "it", so the caller must prepend a name.
+ * fstat(2). The message calls the memory "it", so the caller must prepend a name.
  */
 int vublk_memory_file_check(int fd, uint64_t offset, uint64_t bytes,
 			    struct vublk_memory_file *file, struct vublk_error *error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Parses the values of options and properties; see option.h. All of them are parsed here, so the
- * rules and error sentences agree. (The vublk tool has a parser of its own for its command line:
+ * rules and error messages agree. (The vublk tool has a parser of its own for its command line:
  * src/cli/cli.h.)
  */
 #include "util/option.h"

@@ -14,7 +14,7 @@
 /*
  * Copies the program's struct `given` of `given_bytes` to `own`, and zeroes the members that the
  * program's struct lacks. `given` NULL: zeroes all members. Error: EINVAL if the program has set a
- * member that this library lacks; the sentence calls the struct `name`, and `own` is untouched.
+ * member that this library lacks; the message calls the struct `name`, and `own` is untouched.
  */
 int vublk_struct_in(void *own, size_t own_bytes, const void *given, size_t given_bytes,
 		    const char *name, struct vublk_error *error);

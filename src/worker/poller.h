@@ -43,7 +43,7 @@
 
 struct vublk_poller {
 	uint64_t last_ns;   /* constant: the longest window */
-	uint64_t window_ns; /* the present window; 0: the worker sleeps immediately */
+	uint64_t window_ns; /* the current window; 0: the worker sleeps immediately */
 	uint64_t began_ns;  /* when the window began; valid while is_looking */
 	uint64_t looked_ns; /* when the worker last found no work; valid while is_looking */
 	bool is_looking;    /* the worker polls, and no work has come yet */

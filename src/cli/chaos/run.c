@@ -2,7 +2,7 @@
 /*
  * Executes a chaos run: starts the back-end, opens the disk, runs the load, and kills, stops or
  * replaces the back-end at random times. At the end the jobs read everything back twice, first
- * through the present back-end and then through a new one.
+ * through the current back-end and then through a new one.
  *
  * Key idea: one thread executes all of these steps. Only the load has threads of its own. The main
  * thread waits in one function, wait_for(), for the first of several events. The disk reconnects to

@@ -44,7 +44,7 @@ void vublk_chaos_stamp_fill(void *block, const struct vublk_chaos_stamp *stamp);
 void vublk_chaos_stamp_clear(void *buffer, uint64_t bytes);
 
 /*
- * Returns what the sector contains. `run` is the present run. Fills `stamp` if the result is
+ * Returns what the sector contains. `run` is the current run. Fills `stamp` if the result is
  * STAMPED or FOREIGN.
  */
 enum vublk_chaos_content vublk_chaos_stamp_read(const void *sector, uint64_t run,

@@ -112,7 +112,7 @@ static struct change *change_of(struct vublk_chaos_block *block, uint32_t genera
 /* --- a volatile cache --------------------------------------------------------- */
 
 /*
- * Returns whether a flush that covers the change has completed in the present life. A discard is
+ * Returns whether a flush that covers the change has completed in the current life. A discard is
  * never stable.
  */
 static bool is_stable(const struct vublk_chaos_verifier *verifier, const struct change *change)

@@ -143,7 +143,7 @@ int vublk_chaos_verify_init(struct vublk_chaos_verifier *verifier, uint64_t run,
 void vublk_chaos_verify_deinit(struct vublk_chaos_verifier *verifier);
 
 /*
- * Sets the present life. Must be called each time after completions were taken from the queue, and
+ * Sets the current life. Must be called each time after completions were taken from the queue, and
  * before they are reported to the verifier.
  */
 void vublk_chaos_verify_set_life(struct vublk_chaos_verifier *verifier, uint32_t life);

@@ -188,7 +188,7 @@ struct connection {
 	char *data;
 	size_t bytes, room, line_bytes;
 	unsigned greeting_ms, timeout_ms; /* the time limits of the greeting and of each answer */
-	uint64_t deadline_ns; /* of the present line */
+	uint64_t deadline_ns; /* of the current line */
 	bool is_greeted;
 };
 

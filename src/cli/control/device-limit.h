@@ -9,7 +9,7 @@
 
 struct vublk_limit_command {
 	struct vublk_limits limits; /* input: the new values of the limits in `given`; output: all
-				       present limits */
+				       current limits */
 	unsigned given;             /* input: which limits to change; bit i:
 				       vublk_device_limit_arguments[i] */
 	bool removes;

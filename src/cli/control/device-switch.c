@@ -50,7 +50,7 @@ int vublk_device_run_switch(void *owner, void *copy, struct vublk_error *error)
 	}
 	if (vublk_device_get_switch_result(device, command->number, &info, sizeof(info)) < 0)
 		return vublk_cli_error(error, ENOENT, "the result of the switch is not known any more; "
-				       "'status' shows the present path");
+				       "'status' shows the current path");
 	if (info.is_under_way)
 		return 1;
 	if (info.code)

@@ -73,7 +73,7 @@ static void make_one_line(char *text)
 			*text = ' ';
 }
 
-/* Sends the status, if it has changed. `now_ns` is the present time. */
+/* Sends the status, if it has changed. `now_ns` is the current time. */
 static void update(struct vublk_report *report, uint64_t now_ns)
 {
 	char text[VUBLK_REPORT_BYTES] = "", lines[VUBLK_REPORT_BYTES + 64];

@@ -63,7 +63,7 @@ char *vublk_control_result_line(const struct vublk_control_request *request,
 char *vublk_control_error_line(const struct vublk_control_request *request,
 			       const struct vublk_error *error);
 /*
- * Returns the sentence in `error`, the member "error" of an answer that another process has sent.
+ * Returns the message in `error`, the member "error" of an answer that another process has sent.
  * `error` may be any JSON value. The text is valid as long as `error` is.
  */
 const char *vublk_control_error_message(struct json_object *error);

@@ -52,7 +52,7 @@ static int receive_line(int fd, const char *path, struct json_object **object,
 			       "is not a JSON object; it is not vublk");
 }
 
-/* Returns -EIO with the server's sentence if `line` is an error, otherwise 0. */
+/* Returns -EIO with the server's message if `line` is an error, otherwise 0. */
 static int check_error(struct json_object *line, struct vublk_error *error)
 {
 	struct json_object *member = NULL;

@@ -14,7 +14,7 @@
  * disk. Returns the connection, on which the hand-over follows (<vublk/upgrade.h>). The errors
  * include those of vublk_control_socket_connect(), ETIMEDOUT if the process at `path` does not
  * answer, EPROTO if it has another role or cannot hand over its disk, and EIO if it refuses;
- * `error` then has the sentence of that process.
+ * `error` then has the message of that process.
  */
 int vublk_control_ask_for_upgrade(const char *path, const char *role, struct vublk_error *error);
 

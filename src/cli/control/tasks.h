@@ -58,7 +58,7 @@ int vublk_control_tasks_init(struct vublk_control_tasks *tasks, void *owner,
 void vublk_control_tasks_deinit(struct vublk_control_tasks *tasks);
 
 /*
- * Hands a task to the owner's thread. Returns 0, or -ENOTCONN with a sentence in task->error if the
+ * Hands a task to the owner's thread. Returns 0, or -ENOTCONN with a message in task->error if the
  * object has ended. Any thread may call this function.
  */
 int vublk_control_tasks_post(struct vublk_control_tasks *tasks, struct vublk_control_task *task);

@@ -58,7 +58,7 @@ static void forget_former(struct vublk_device_fence *fence, unsigned index)
 }
 
 /*
- * Keeps the owner in `former` if it is alive and is not the process of the present connection.
+ * Keeps the owner in `former` if it is alive and is not the process of the current connection.
  * Equal PIDs mean the same process, because the PID of a live process is not reused.
  */
 static void keep_owner(struct vublk_device *device)

@@ -5,7 +5,7 @@
  * in turn, for failover-ms each. The tries are in connect.c and reconnect.c.
  *
  * Key idea: the device leaves a path only if the fence permits it (fence.c). Until then the device
- * keeps looking for a back-end at the present path, as a device with one path does. When the
+ * keeps looking for a back-end at the current path, as a device with one path does. When the
  * process that had the rings ends, the device tries again immediately, at the path whose turn it
  * is.
  */

@@ -35,7 +35,7 @@ struct vublk_device_fence {
 				    given rings */
 	struct vublk_peer owner; /* the process that was given rings last */
 	bool has_owner;
-	bool owns; /* `owner` belongs to the present connection, or to the one that was just lost */
+	bool owns; /* `owner` belongs to the current connection, or to the one that was just lost */
 	bool must_end; /* no back-end is accepted before the owners have ended (fence=exit) */
 	struct vublk_loop_source source; /* becomes readable when an owner ends; in the loop while
 					    the device waits for that end */

@@ -209,7 +209,7 @@ static void close_idle_fds(struct vublk_device *device)
 static void on_parked(void *opaque, const struct vublk_error *error);
 
 /*
- * Resumes the present path after an exchange was ended in phase `from`. While the idle descriptors
+ * Resumes the current path after an exchange was ended in phase `from`. While the idle descriptors
  * are being sent, they stay open; on_parked() closes them.
  */
 static void go_back(struct vublk_device *device, enum vublk_device_exchange_phase from)

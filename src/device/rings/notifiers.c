@@ -35,7 +35,7 @@ static unsigned which_is(const struct vublk_frontend_notifier *notifier)
 }
 
 /*
- * Signals the present descriptor of queue `index`. The bus may have replaced and closed the
+ * Signals the current descriptor of queue `index`. The bus may have replaced and closed the
  * descriptor that was sent.
  */
 static void signal_once(const struct vublk_device *device, unsigned index, unsigned which)
@@ -91,7 +91,7 @@ void vublk_device_notifiers_settle(struct vublk_device *device)
 
 /*
  * Ends all pending changes, including those that began on the direct path. The plane already has
- * the present descriptors.
+ * the current descriptors.
  */
 static void end_change(struct vublk_device *device)
 {
@@ -147,7 +147,7 @@ void vublk_device_call_rings(struct vublk_device *device)
 /* --- the calls ------------------------------------------------------------------------------- */
 
 /*
- * Puts the present descriptors of queue `index` into those messages of a start or a batch that have
+ * Puts the current descriptors of queue `index` into those messages of a start or a batch that have
  * not been sent yet.
  */
 static void replace(struct vublk_device *device, unsigned index)

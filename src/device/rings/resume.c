@@ -56,7 +56,7 @@ static int recover_base(struct vublk_device *device, unsigned index, struct vubl
 
 /*
  * Returns whether each base is known, and all requests that were begun, if any, are in an area that
- * the present back-end or the plane reads.
+ * the current back-end or the plane reads.
  */
 static bool has_bases(const struct vublk_device *device)
 {

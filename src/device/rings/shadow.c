@@ -402,7 +402,7 @@ static int attach(struct vublk_device *device, const struct vublk_plane_memory *
 }
 
 /*
- * Maps the guest's present memory for the plane, and then frees the previous mapping. Attaches the
+ * Maps the guest's current memory for the plane, and then frees the previous mapping. Attaches the
  * driver's rings if the plane does not have them.
  */
 static int give_memory(struct vublk_device *device, struct vublk_error *error)

@@ -128,7 +128,7 @@ static const char *why_not(const struct vublk_device *device)
 }
 
 /*
- * Begins a stop if the present step of the start (`error`) or an earlier one has failed, or if the
+ * Begins a stop if the current step of the start (`error`) or an earlier one has failed, or if the
  * rings need not run any more. Returns whether a stop has begun.
  */
 static bool turn_back(struct vublk_device *device, const struct vublk_error *error)

@@ -8,7 +8,7 @@ Prints the completion file of a shell: the template, with the tables of the tool
 MODULES is the folder of the engines that are modules.
 
 Key idea: the argument of an option, as --help shows it, says what to complete. `adaptive|off|busy` are
-words, `vhost-user:SOCKET` is a word that a socket follows, FILE is a file; other capital words are
+words, `vhost-user:SOCKET` is a word and then a socket, FILE is a file; other capital words are
 free text. The result is a list of specifications, which the functions in each template understand:
 
     adaptive            this word
@@ -49,7 +49,7 @@ class Command:
 
 
 def operand_of(command, word):
-    """Returns the word, and the specification of what takes its place."""
+    """Returns the name of the operand, and the specification of its values."""
     word = word.strip('[].')
     special = {('ctl', 'COMMAND'): '@control', ('ctl', 'NAME[=VALUE'): '@control-argument',
                ('chaos', 'COMMAND'): '@program', ('chaos', 'ARGUMENT'): '@file'}
@@ -118,7 +118,7 @@ def zsh_value(name, specs):
 def zsh_option(option, name):
     if not option.argument:
         return quote(f'{name}[{zsh_escape(option.text)}]')
-    if not option.has_value:  # optional, so it has to be in the same word
+    if not option.has_value:  # an optional value has to be in the same word
         return quote(f'*{name}=-[{zsh_escape(option.text)}]:{zsh_value(option.argument, option.specs)}')
     mark = '=' if name.startswith('--') else '+'
     return quote(f'*{name}{mark}[{zsh_escape(option.text)}]{zsh_value(option.argument, option.specs)}')

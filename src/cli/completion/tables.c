@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Prints the tables of the tool as JSON: commands, their options and arguments, and the commands of
- * control sockets. generate.py makes the completion of the shells from it. This program runs at
- * build time and is not installed.
+ * control sockets. generate.py makes the completion files of the shells from this output. This
+ * program runs at build time and is not installed.
  *
  * Key idea: the program consists of the tool's own objects, except main(), and has an argp_parse()
- * of its own, which prints the tables of its caller instead of parsing. So the tool contains no
+ * of its own, which collects the tables of its caller instead of parsing. So the tool contains no
  * code for completion, and a new row of any table is in the output.
  */
 #include "cli/cli.h"
@@ -16,7 +16,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 
-/* The command whose tables argp_parse() prints, and the way back from there. */
+/* The command whose tables argp_parse() collects, and where its longjmp() returns to. */
 static struct json_object *described;
 static jmp_buf parsed;
 
@@ -27,7 +27,7 @@ static void add_text(struct json_object *object, const char *name, const char *t
 
 /* --- options ------------------------------------------------------------------------------ */
 
-/* The options that argp adds to each table. They are not in a header. */
+/* The options that argp adds to each table. No header of argp contains them. */
 static const struct argp_option argp_own_options[] = {
 	{ "help", '?', NULL, 0, "Print the options of the command and exit" },
 	{ "usage", 1, NULL, 0, "Print a short form of the options and exit" },
@@ -123,7 +123,7 @@ static struct json_object *commands_json(void)
 	return list;
 }
 
-/* Adds a command of a control socket, unless only the process that takes over can send it. */
+/* Adds a command of a control socket, unless only a process that takes over a disk can send it. */
 static void add_control(struct json_object *commands, const struct vublk_control_command *command)
 {
 	struct json_object *arguments = json_object_new_array();

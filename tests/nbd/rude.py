@@ -226,8 +226,8 @@ def one_connection_now(case):
             done = [one.error for one in queue.wait(2, peer.LIMIT_S)]
             check(done == [None] * 2, f'{done}: {case.output(child)}')
         check(server.number == single + count, f'{server.number} connections')
-        for queue in queues:
-            queue.read(MIB, buffers[0])
+        for queue, buffer in zip(queues, buffers):
+            queue.read(MIB, buffer)
             check([one.error for one in queue.wait(1, peer.LIMIT_S)] == [None], 'a later read has failed')
         check({n for n, *_ in server.requests if n > single} == set(range(single + 1, single + count + 1)), str(server.requests))
         client.close()

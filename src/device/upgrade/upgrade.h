@@ -26,8 +26,8 @@ int vublk_device_handover_check(const struct vublk_device *device, struct vublk_
 /*
  * The first function is called when a quiet point is wanted. Until the second one is called, no
  * exchange of the request path begins, except for a switch or a dirty log, no mirror begins, and an
- * exchange that still drains is cancelled. The second function is called if the handover fails, and also undoes
- * vublk_device_handover_freeze().
+ * exchange that still drains is cancelled. The second function is called if the handover fails, and
+ * also undoes vublk_device_handover_freeze().
  */
 void vublk_device_handover_prepare(struct vublk_device *device);
 void vublk_device_handover_cancel(struct vublk_device *device);

@@ -70,8 +70,8 @@ static void nbd_engine_close(struct vublk_engine *base)
 }
 
 /*
- * Returns a number from which the disk's serial is made: a hash (FNV-1a) of the URI, because NBD has
- * no identity of an export.
+ * Returns a number from which the disk's serial is made: a hash (FNV-1a) of the URI, because NBD
+ * gives an export no identifier.
  */
 static uint64_t identity_of(const char *uri)
 {

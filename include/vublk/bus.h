@@ -177,7 +177,7 @@ struct vublk_bus_info {
 	int64_t vmm_pid;    /* the process that connected; 0: unknown, or no VMM */
 	uint64_t outages;   /* how many times a back-end was lost */
 	uint64_t outage_ms; /* the length of the current outage; 0: there is none */
-	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why no back-end is connected; empty: a back-end is */
+	char reason[VUBLK_ERROR_TEXT_BYTES]; /* why no back-end is connected; empty: one is connected */
 	uint64_t outage_total_ms; /* the length of all outages, the current one included */
 	uint64_t reconnects;      /* how many outages have ended with a connection */
 	bool is_pausing;          /* a pause has begun and has not been ended */

@@ -15,10 +15,10 @@
  *  - It installs its handler before the library does. Nothing else is necessary, because the
  *    library's handler calls the application's handler.
  *  - It calls vublk_sigbus_manage_self() before it opens a back-end or a device, and its handler
- *    begins with a call of vublk_sigbus_repair(). This is necessary if the application installs its
+ *    begins with a call to vublk_sigbus_repair(). This is necessary if the application installs its
  *    handler later, or if the library must not install one.
  *
- * SIGBUS must not be blocked on a thread that calls into the library: the kernel ends a process
+ * SIGBUS must not be blocked in a thread that calls into the library: the kernel ends a process
  * whose thread faults while the signal is blocked. The library's own threads leave it unblocked.
  */
 

@@ -87,7 +87,10 @@ void vublk_blk_own_flush(struct vublk_blk_queue *queue);
 int vublk_blk_replay_init(struct vublk_blk *blk, uint64_t bytes, uint32_t block_bytes,
 			  struct vublk_error *error);
 void vublk_blk_replay_deinit(struct vublk_blk *blk);
-/* Abandons a replay. Called when the rings are about to be replaced, or the disk has given up. */
+/*
+ * Ends a replay that is under way; the next back-end begins it again. Called when the rings are about
+ * to be replaced, or the disk has given up.
+ */
 void vublk_blk_replay_suspend(struct vublk_blk *blk);
 /*
  * Returns whether the next back-end must execute the log before all other requests. Must be called

@@ -22,8 +22,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SERVER_RETRY_MS 1000 /* any value except 0 will do, because a device that listens does not
-				retry */
+/* Not 0, because with 0 the loss of a back-end ends the bus. A device that listens never retries. */
+#define SERVER_RETRY_MS 1000
 
 /* --- the types ------------------------------------------------------------- */
 

@@ -199,9 +199,9 @@ static inline void vublk_upgrade_step(struct vublk_upgrade_host *host)
 }
 
 /*
- * Must be called when the object is freed. The object must have released the disk, because this
- * call closes the channel, which tells the other process that the disk is released. The object's
- * loop and the host's eventfds must still be open.
+ * Must be called when the owner of `host` (a bus or a back-end) is freed. The owner must have
+ * released the disk, because this call closes the channel, which tells the other process that the
+ * disk is released. The owner's loop and the eventfds of `host` must still be open.
  */
 static inline void vublk_upgrade_end(struct vublk_upgrade_host *host)
 {

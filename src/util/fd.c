@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Closes descriptors and transfers their ownership, so that each has exactly one owner at any time.
+ * Functions that close descriptors or transfer their ownership, so that each descriptor has exactly
+ * one owner at any time.
  */
 #include "util/fd.h"
 

@@ -146,8 +146,8 @@ bool vublk_virtio_pci_queues_are_handed_over(const struct vublk_virtio_pci *pci)
 
 /*
  * No call is lost between the old and the new eventfd, because the device signals the new one once.
- * The device's result is ignored, because the replacement cannot fail while the device has the
- * queue.
+ * The result of vublk_device_set_queue_call() is ignored, because the replacement cannot fail while
+ * the device has the queue.
  */
 void vublk_virtio_pci_queue_route(struct vublk_virtio_pci_queue *queue)
 {

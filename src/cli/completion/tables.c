@@ -87,7 +87,7 @@ static void add_argp(struct json_object *list, const struct argp *argp)
 		add_argp(list, child->argp);
 }
 
-/* Takes the place of the C library's function in the objects of the tool. Does not return. */
+/* Replaces the function of the C library in the object files of the tool. Does not return. */
 error_t argp_parse(const struct argp *argp, int argc, char **argv, unsigned flags, int *arg_index,
 		   void *input)
 {

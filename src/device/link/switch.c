@@ -86,7 +86,10 @@ static void fail(struct vublk_device *device, const struct vublk_error *error)
 	publish(device);
 }
 
-/* Called when the switch has failed in an outage. The switch ends when the outage ends. */
+/*
+ * Called when it is known in an outage that the switch will fail. It stays under way until the outage
+ * ends, because its result says where the disk continues.
+ */
 static void await_end_of_outage(struct vublk_device *device, const struct vublk_error *error)
 {
 	note_failure(device, error);

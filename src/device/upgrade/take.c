@@ -139,7 +139,7 @@ static int read_frontend_region(void *owner, struct vublk_section *from,
 /* --- queues --------------------------------------------------------------------------------- */
 
 /*
- * Checks the index of a queue. The section "device", which has the number of queues, must have been
+ * Checks that the device has the queue with this index. The section "device", which has the number of queues, must have been
  * read before.
  */
 static int check_index(const struct vublk_device *device, uint64_t index,

@@ -46,8 +46,8 @@ struct uring_queue {
 	struct vublk_file_queue file_queue; /* must be the first member, because it is the
 					       engine's queue */
 	struct io_uring ring;
-	struct vublk_engine_list again; /* requests whose call found no free entry in the submission
-					   queue */
+	struct vublk_engine_list again; /* requests to try again, because the submission queue was
+					   full */
 	unsigned prepared;              /* how many entries of the submission queue the kernel has
 					   not accepted yet */
 	bool woken;                     /* the eventfd was signalled, so it has to be cleared */

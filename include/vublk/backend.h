@@ -219,7 +219,7 @@ struct vublk_backend_info {
 /*
  * Fills `info` with the current state of the back-end. `info_bytes` is sizeof(struct
  * vublk_backend_info). Never blocks.
- * Threads: the one that calls vublk_backend_process(), between two calls.
+ * Threads: the one that calls vublk_backend_process(), between two calls of that function.
  */
 void vublk_backend_get_info(const struct vublk_backend *backend, struct vublk_backend_info *info,
 			    size_t info_bytes);

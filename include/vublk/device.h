@@ -17,13 +17,13 @@
  *       -> set memory, queues, ack features, set_status(DRIVER_OK) ... started()
  *       -> set_status(0) ... stopped()  -> (again) -> unrealize -> free
  *
- * With the property server the device listens at chardev's path, as a QEMU socket chardev with
+ * With the property `server` the device listens at chardev's path, as a QEMU socket chardev with
  * server=on does. In that case REALIZING lasts until a usable back-end has connected, without a
  * time limit. After a loss the device waits for the next connection.
  *
- * With server or reconnect-ms the device outlives its back-end. After lost() the device keeps
- * everything that the driver sees and has set up. Without server, the device tries to connect at
- * intervals, and immediately when a socket appears at the path. With server, it listens. When a
+ * With `server` or `reconnect-ms` the device outlives its back-end. After lost() the device keeps
+ * everything that the driver sees and has set up. Without `server`, the device tries to connect at
+ * intervals, and immediately when a socket appears at the path. With `server`, it listens. When a
  * back-end is connected, reconnected() is called. If DRIVER_OK is set, started() follows, and the
  * rings resume where they were. During the outage the bus may make the same calls as in STOPPED.
  *

@@ -132,7 +132,7 @@ int vublk_plane_mirror_record(struct vublk_plane *plane, struct vublk_mirror_sta
 			      struct vublk_error *error)
 {
 	if (plane->mirror)
-		return vublk_error_set(error, EBUSY, "there is a mirror already");
+		return vublk_error_set(error, EBUSY, "the disk is mirrored already; end that mirror first");
 	plane->mirror = calloc(1, sizeof(*plane->mirror));
 	if (!plane->mirror)
 		return vublk_error_set_errno(error, ENOMEM, "cannot record writes for a mirror");

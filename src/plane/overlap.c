@@ -24,8 +24,8 @@ void vublk_plane_end_order(struct vublk_plane *plane, struct vublk_order_write *
 		next = write->next_free;
 		if (VUBLK_UNLIKELY(vublk_plane_mirror_owns(plane->mirror, write)))
 			continue; /* the next round continues the copy */
-		if (free_slot->state == VUBLK_PLANE_SLOT_HELD) /* a write that waits for the limits
-								  becomes ready later */
+		if (free_slot->state == VUBLK_PLANE_SLOT_HELD) /* a write that the limits hold
+								  back becomes ready later */
 			vublk_plane_add_ready(plane, free_slot);
 	}
 }

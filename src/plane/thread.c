@@ -27,8 +27,8 @@
  */
 #define PATIENCE_NS 10000000
 /*
- * The shortest time for which the pass timer is set. Requests that could pass one by one during
- * this time pass together after it.
+ * The shortest time for which the timer of the rate limits is set. Requests that the limits would
+ * let pass one by one during this time pass together after it, which saves wake-ups.
  */
 #define SHORTEST_PASS_NS 200000
 

@@ -78,7 +78,7 @@ ssize_t vublk_stream_send_message(int fd, const struct vublk_stream_message *mes
 
 /*
  * Stores the received descriptors in `place`, which has room for `max` descriptors in total, and
- * closes those for which there is no room. Returns how many arrived.
+ * closes those for which there is no room. Returns how many arrived, with the closed ones.
  */
 static unsigned store_fds(const struct vublk_stream_place *place, unsigned max, struct msghdr *msg)
 {

@@ -236,8 +236,8 @@ int vublk_driver_ring_look(struct vublk_driver_ring *ring, struct vublk_error *e
 	waiting = (uint16_t)(index - (uint16_t)ring->taken);
 	if (VUBLK_UNLIKELY(waiting > ring->published - ring->taken)) {
 		vublk_error_set(&ring->broken, EPROTO,
-				"the device set the used index to %u, but the driver's index is %u "
-				"and only %u chain%s outstanding; set up the ring again before it "
+				"the device set the used index to %u, but the driver has processed "
+				"the completions up to %u, and only %u chain%s outstanding; set up the ring again before it "
 				"can be used",
 				index, (unsigned)(uint16_t)ring->taken,
 				(unsigned)(ring->published - ring->taken),

@@ -150,8 +150,8 @@ void vublk_relay_drop_area(struct vublk_relay *relay)
 }
 
 /*
- * Forgets the queue's set-up. If the device has the ring, the descriptors that the device borrows
- * stay open until the ring is reclaimed.
+ * Forgets the queue's set-up. If the device has the ring, the eventfds that the device borrows stay
+ * open until the ring is reclaimed.
  */
 static void reset_queue(struct vublk_relay *relay, struct vublk_relay_queue *queue)
 {

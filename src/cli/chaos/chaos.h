@@ -54,8 +54,8 @@ struct vublk_chaos_config {
 				     back-end; NULL: the disk connects to the back-end itself */
 	char *const *command;     /* the back-end's argv, which ends with NULL */
 	const char *env[VUBLK_CHAOS_MAX_ENV + 1]; /* variables for the back-end's environment
-						     (NAME=VALUE), ends with NULL; a start that no
-						     action follows does not get them */
+						     (NAME=VALUE), ended by NULL; the last back-end,
+						     which no action ends, does not get them */
 	unsigned num_env;
 	unsigned actions;           /* bits 1 << enum vublk_chaos_action; 0: none */
 	unsigned num_actions;       /* the actions end after this number; 0: no limit */

@@ -466,7 +466,8 @@ static const struct {
 	{ "id added but not published", id_not_published, 0, "descriptor 4, which is not" },
 	{ "id twice", id_twice, 1, "descriptor 0, which is not" },
 	{ "index jumps by one too many", used_jumps_by_one_too_many, 0,
-	  "to 2, but the driver's index is 65535 and only 2 chains are" },
+	  "to 2, but the driver has processed the completions up to 65535, and only 2 "
+	  "chains are" },
 	{ "index jumps half way round", used_jumps_half_way, 0, "used index" },
 	{ "index goes back", used_goes_back, 0, "used index" },
 };

@@ -160,8 +160,8 @@ void vublk_file_syncs_deinit(struct vublk_file_syncs *syncs);
  * complete now. Begins sync `*number`, if it has not begun and no other sync is running. Returns
  * whether the caller leads this sync: a leader must make the system call, record a failure with
  * vublk_file_lose_writes(), and then call vublk_file_syncs_end(). For a caller that does not lead,
- * `waiter` is signalled when a sync has ended. The caller must then check vublk_file_syncs_ended(),
- * and call this function again if its sync has not ended.
+ * `waiter` is signalled each time a sync has ended. After each signal the caller must check
+ * vublk_file_syncs_ended(), and call this function again if its sync has not ended.
  */
 bool vublk_file_syncs_begin(struct vublk_file_syncs *syncs, uint64_t *number,
 			    struct vublk_file_waiter *waiter);

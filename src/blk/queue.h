@@ -156,8 +156,8 @@ enum vublk_blk_queue_state {
 	 */
 	VUBLK_BLK_QUEUE_REPLAYS,
 	/*
-	 * The back-end broke the ring. New requests fail. The requests in flight fail when the
-	 * rings have been reclaimed.
+	 * The back-end wrote an invalid index or entry into the ring. New requests fail. The
+	 * requests in flight fail when the device has the rings back.
 	 */
 	VUBLK_BLK_QUEUE_BROKEN,
 	/*

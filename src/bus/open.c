@@ -180,8 +180,8 @@ static int check_given_access(const struct vublk_socket_access *access, struct v
 {
 	if (!access->has_mode && !access->has_group)
 		return 0;
-	return vublk_error_set(error, EINVAL, "%s has no effect, because the socket that is passed as "
-			       "fd already has its permissions",
+	return vublk_error_set(error, EINVAL, "%s cannot be used with fd: set the permissions where the "
+			       "socket is created",
 			       access->has_mode ? VUBLK_SOCKET_MODE_NAME : VUBLK_SOCKET_GROUP_NAME);
 }
 

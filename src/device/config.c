@@ -72,7 +72,7 @@ static uint32_t block_bytes_of(const struct vublk_device *device,
 }
 
 /*
- * Returns whether the size of a physical block is possible. Drivers store this size, in bytes, in
+ * Returns whether the size of a physical block is valid. Drivers store this size, in bytes, in
  * 32 bits.
  */
 static bool is_physical_block_sensible(const struct vublk_device *device,

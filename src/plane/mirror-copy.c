@@ -439,9 +439,9 @@ static bool driver_flushes(const struct vublk_plane *plane)
 }
 
 /*
- * Begins to flush both sides, so that marks can be removed. Returns whether a flush has begun. No
- * flush begins while a flush of the driver is outstanding. Marks are removed even if the driver
- * always has a flush outstanding, because the driver's flushes have the same effect.
+ * Begins to flush both sides, so that the marks of regions that differ can be removed. Returns
+ * whether a flush has begun. None begins while a flush request of the driver is outstanding, because
+ * that request has the same effect.
  */
 static bool begin_flush(struct vublk_plane *plane, struct vublk_plane_mirror_copy *copy)
 {

@@ -251,8 +251,8 @@ static bool is_entry(const struct vublk_write_log_entry *entry)
 }
 
 /*
- * Checks the entries of the only stream. The old process could still change them, but it belongs to
- * the same user, and is about to end.
+ * Checks the entries of the only stream. The process that is being replaced could still change them
+ * after this check. That is accepted, because it belongs to the same user and is about to end.
  */
 static bool has_good_entries(const struct vublk_write_log *log)
 {

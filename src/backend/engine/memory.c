@@ -79,8 +79,8 @@ static int memory_open(const struct vublk_engine_params *params, struct vublk_en
 		return r;
 	memory = calloc(1, sizeof(*memory) + params->size_bytes / EXTENT_BYTES + 1);
 	if (!memory)
-		return vublk_error_set(error, ENOMEM, "cannot allocate memory for the engine "
-				       "memory");
+		return vublk_error_set(error, ENOMEM, "engine memory: cannot allocate the table "
+				       "of a disk of %" PRIu64 " bytes", params->size_bytes);
 	memory->begun = (uint8_t *)&memory[1];
 	r = map(memory, params->size_bytes);
 	if (r) {

@@ -26,7 +26,7 @@
 #define CONNECTION_BYTES 16384 /* memory per connection, for the request and the head of the
 				  answer */
 #define IDLE_S 10              /* a connection that is idle for this time is closed */
-#define ANSWER_MS 5000         /* how long a request waits for the thread of the served object */
+#define ANSWER_MS 5000         /* how long an HTTP request waits for the disk's thread */
 #define BACKLOG 16
 
 struct vublk_metrics {

@@ -11,8 +11,7 @@
  * the list `written` until a flush begins, in `flushing` until that flush succeeds, and then in no
  * list. If a flush reports lost writes, the pieces of both lists are copied again. A piece that is
  * in flight at that time is copied again when it has completed, because the lost back-end may have
- * executed its write. Such a piece is identified by the number of losses, which has increased since
- * its copying began.
+ * executed its write. Such a piece is recognized because a back-end was lost since its copying began.
  */
 
 #include "cli/copy/sparse.h"

@@ -33,7 +33,7 @@
 
 /* The plane has room for at least this many data segments per request, whatever the config says. */
 #define LEAST_SEGMENTS 128
-/* Additional room, because the plane splits a buffer that crosses memory regions. */
+/* Room for more segments, because the plane splits a buffer that spans several memory regions. */
 #define EXTRA_SEGMENTS 14
 
 bool vublk_device_shadow_has_backend(const struct vublk_device *device)

@@ -144,10 +144,12 @@ def unfit_engines(case):
                                          'vublk_engine_module = { .version = VUBLK_ENGINE_VERSION, .ops = &ram_ops };'))
     of['symbol'].write_text('int a;\n')
     of['name'].write_text(source)
-    of['option'].write_text(source.replace('.name = "ram"', '.name = "option"').replace('{ "fill"', '{ "poll"'))
+    of['option'].write_text(source.replace('.name = "ram"', '.name = "option"').replace('{ .name = "fill"', '{ .name = "poll"'))
     of['function'].write_text(source.replace('.name = "ram"', '.name = "function"').replace('\t.close = ram_close,\n', ''))
     of['undefined'].write_text('extern int there_is_no_such_symbol(void);\nint a(void);\n'
                                'int a(void)\n{\n\treturn there_is_no_such_symbol();\n}\n')
+    for name in ('version', 'size', 'option', 'function'):
+        check(source not in (of[name].read_text(), of[name].read_text().replace(f'"{name}"', '"ram"')), f'{name}: the example has changed')
     for name, path in of.items():
         modules.build(name, path, '-Wno-unused-function', '-Wno-missing-field-initializers')
     case.path('libvublk-engine-text.so').write_text('no library')

@@ -102,7 +102,8 @@ def arguments(path, pid):
             raises(queue.read, offset, view, kind=OverflowError)
             raises(disk.discard, 0, offset, kind=OverflowError)
         raises(disk.pread, 0, -1, kind=ValueError)
-        raises(disk.pread, 0, 1 << 62, kind=(vublk.Error, MemoryError))
+        if not rig.RUNTIME:  # the sanitizer's, which reports a request for so much memory as an error
+            raises(disk.pread, 0, 1 << 62, kind=(vublk.Error, MemoryError))
         for bad in None, 'text', 1.5, object():
             raises(disk.pread, bad, 1, kind=TypeError)
             raises(disk.pwrite, 0, bad, kind=TypeError)

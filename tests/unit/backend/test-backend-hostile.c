@@ -317,7 +317,7 @@ static void test_options(void **state)
 		{ { { "socket-path", "x" }, { "engine", "null" }, { "size", "1000" } },
 		  "multiple of 512" },
 		{ { { "socket-path", "x" }, { "speed", "fast" } }, "no option 'speed'" },
-		{ { { "socket-path", "x" }, { "poll", "always" } }, "adaptive, off, busy" },
+		{ { { "socket-path", "x" }, { "poll", "always" } }, "adaptive, off or busy" },
 		{ { { "socket-path", "x" }, { "poll-budget", "101" } }, "from 0 to 100" },
 		{ { { "socket-path", "x" }, { "poll-budget", "-1" } }, "from 0 to 100" },
 		{ { { "socket-path", "x" }, { "poll-budget", "" } }, "from 0 to 100" },

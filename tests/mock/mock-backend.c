@@ -38,6 +38,11 @@
 
 void mock_init(struct mock *mock)
 {
+	mock_init_with_suffix(mock, "");
+}
+
+void mock_init_with_suffix(struct mock *mock, const char *suffix)
+{
 	struct virtio_blk_config config = {
 		.capacity = 2048, .seg_max = 126, .blk_size = 512, .num_queues = 99,
 		.wce = 1, .max_discard_sectors = 1024, .max_discard_seg = 1,
@@ -45,7 +50,7 @@ void mock_init(struct mock *mock)
 	};
 
 	memset(mock, 0, sizeof(*mock));
-	snprintf(mock->path, sizeof(mock->path), "%s/mock", vublk_test_folder());
+	snprintf(mock->path, sizeof(mock->path), "%s/mock%s", vublk_test_folder(), suffix);
 	mock->listen_fd = vublk_socket_listen(mock->path, NULL);
 	assert_true(mock->listen_fd >= 0);
 	mock->channel.fd = -1;

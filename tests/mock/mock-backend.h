@@ -91,6 +91,8 @@ struct mock {
 };
 
 void mock_init(struct mock *mock);
+/* Like mock_init(), for a further mock of the process: `suffix` is added to the socket's path. */
+void mock_init_with_suffix(struct mock *mock, const char *suffix);
 void mock_deinit(struct mock *mock);
 /* Closes the connection and its descriptors, but keeps listening. */
 void mock_hang_up(struct mock *mock);

@@ -229,10 +229,7 @@ static void init_mock(unsigned index)
 	static const char *const suffixes[] = { "-a", "-b", "-c" };
 	struct virtio_blk_config *config;
 
-	mock_init(&combos_mocks[index]); /* all combos_mocks of a process begin with the same path */
-	mock_die(&combos_mocks[index]);
-	strcat(combos_mocks[index].path, suffixes[index]);
-	mock_live_again(&combos_mocks[index]);
+	mock_init_with_suffix(&combos_mocks[index], suffixes[index]);
 	config = (void *)combos_mocks[index].config;
 	config->capacity = EXECUTOR_DISK_BYTES / 512;
 	combos_mocks[index].max_queues = 1;

@@ -70,10 +70,7 @@ static bool pump(void *opaque)
 
 static void begin(struct pair *pair)
 {
-	mock_init(&pair->b); /* all mocks of a process begin with the same path */
-	mock_die(&pair->b);
-	strcat(pair->b.path, "-b");
-	mock_live_again(&pair->b);
+	mock_init_with_suffix(&pair->b, "-b");
 	mock_init(&pair->a);
 	rig_init_with_mock(&pair->rig, &pair->a);
 	pair->rig.pump = pump;

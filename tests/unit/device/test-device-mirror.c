@@ -108,10 +108,7 @@ static void on_notice(void *opaque, const struct vublk_notice *notice, size_t no
 /* Starts a device with the state file `file`; NULL: without a state file. */
 static void begin_with(struct pair *pair, const char *file)
 {
-	mock_init(&pair->target); /* all mocks of a process begin with the same path */
-	mock_die(&pair->target);
-	strcat(pair->target.path, "-b");
-	mock_live_again(&pair->target);
+	mock_init_with_suffix(&pair->target, "-b");
 	mock_init(&pair->source);
 	rig_init_with_mock(&pair->rig, &pair->source);
 	pair->rig.pump = pump;

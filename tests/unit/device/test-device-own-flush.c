@@ -86,10 +86,7 @@ static void complete_flush(uint8_t status)
 
 static void begin(const char *shadow)
 {
-	mock_init(&b); /* all mocks of a process begin with the same path */
-	mock_die(&b);
-	strcat(b.path, "-b");
-	mock_live_again(&b);
+	mock_init_with_suffix(&b, "-b");
 	mock_init(&a);
 	rig_init_with_mock(&rig, &a);
 	rig.pump = pump;

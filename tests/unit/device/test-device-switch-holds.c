@@ -51,10 +51,7 @@ static void on_callback(struct device_rig *at, enum rig_callback callback)
 /* Starts a device with shadow rings. The back-ends lack FLUSH, so a switch ends without a flush. */
 static void begin(void)
 {
-	mock_init(&b); /* all mocks of a process begin with the same path */
-	mock_die(&b);
-	strcat(b.path, "-b");
-	mock_live_again(&b);
+	mock_init_with_suffix(&b, "-b");
 	mock_init(&a);
 	a.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
 	b.features &= ~VUBLK_BIT(VIRTIO_BLK_F_FLUSH);
@@ -93,14 +90,24 @@ static void begin_switch(void)
 	assert_int_equal(vublk_device_switch(rig.device, b.path, NULL), 1);
 }
 
-static void run_until_phase(enum vublk_device_switch_phase phase)
+static void run_until(bool (*is_done)(void))
 {
 	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 
-	while (rig.device->path_switch.phase != phase) {
+	while (!is_done()) {
 		assert_true(vublk_now_ns() < until);
 		rig_turn(&rig, 1);
 	}
+}
+
+static bool is_draining(void)
+{
+	return rig.device->path_switch.phase == VUBLK_DEVICE_SWITCH_DRAINING;
+}
+
+static bool is_paused(void)
+{
+	return vublk_device_is_paused(rig.device);
 }
 
 static void submit_read(void)
@@ -128,6 +135,18 @@ static void complete_read(uint16_t head)
 	vublk_device_ring_push(&backend.ring, head, 513);
 	vublk_device_ring_publish(&backend.ring);
 	vublk_eventfd_signal(rig.device->shadow.side->queues[0].call_fd);
+}
+
+/* Runs until a switch waits for a read, and returns the index of the read's first descriptor. */
+static uint16_t begin_drain(void)
+{
+	uint16_t head;
+
+	submit_read();
+	head = take_read();
+	begin_switch();
+	run_until(is_draining);
+	return head;
 }
 
 static void check_moved(void)
@@ -174,10 +193,7 @@ static void test_memory_changes_during_the_drain(void **state)
 	uint16_t head;
 
 	begin();
-	submit_read();
-	head = take_read();
-	begin_switch();
-	run_until_phase(VUBLK_DEVICE_SWITCH_DRAINING);
+	head = begin_drain();
 	change_memory();
 	rig_settle(&rig);
 	assert_int_equal(rig.calls[RIG_MEMORY_CHANGED], 0);
@@ -193,21 +209,14 @@ static void test_memory_changes_during_the_drain(void **state)
 /* The operator pauses the disk while the old back-end executes a request. The switch comes first. */
 static void test_a_pause_during_the_drain(void **state)
 {
-	uint64_t until = vublk_now_ns() + TIME_LIMIT_NS;
 	uint16_t head;
 
 	begin();
-	submit_read();
-	head = take_read();
-	begin_switch();
-	run_until_phase(VUBLK_DEVICE_SWITCH_DRAINING);
+	head = begin_drain();
 	vublk_device_set_paused(rig.device, true);
 	rig_settle(&rig);
 	complete_read(head);
-	while (!vublk_device_is_paused(rig.device)) {
-		assert_true(vublk_now_ns() < until);
-		rig_turn(&rig, 1);
-	}
+	run_until(is_paused);
 	check_moved();
 	vublk_device_set_paused(rig.device, false);
 	rig_wait(&rig, RIG_STARTED, 2);

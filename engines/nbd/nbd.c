@@ -159,17 +159,6 @@ static void fill_geometry(struct nbd_engine *engine, bool read_only)
 	};
 }
 
-static int parse_unflushed(struct nbd_engine *engine, const struct vublk_engine_params *params,
-			   struct vublk_error *error)
-{
-	const char *value = vublk_engine_option(params, "unflushed");
-
-	engine->trusts_unflushed = !strcmp(value, "trust");
-	if (engine->trusts_unflushed || !strcmp(value, "fail"))
-		return 0;
-	return vublk_engine_fail(error, EINVAL, "unflushed must be fail or trust, not '%s'", value);
-}
-
 static void check_durability(const struct nbd_engine *engine)
 {
 	if (engine->export.flush || engine->export.fua || engine->engine.geometry.read_only)
@@ -187,8 +176,7 @@ static int set_up(struct nbd_engine *engine, const struct vublk_engine_params *p
 	int r = vublk_engine_option_number(params, "connections", 1, NBD_MAX_CONNECTIONS, &wanted,
 					   error);
 
-	if (!r)
-		r = parse_unflushed(engine, params, error);
+	engine->trusts_unflushed = !strcmp(vublk_engine_option(params, "unflushed"), "trust");
 	if (!r)
 		r = vublk_nbd_connect(&engine->connections[0], FIRST_CONNECT_MS, error);
 	if (r)
@@ -228,14 +216,16 @@ static int nbd_open(const struct vublk_engine_params *params, struct vublk_engin
 	return 0;
 }
 
+static const char *const unflushed_words[] = { "fail", "trust", NULL };
+
 static const struct vublk_property options[] = {
 	{ "uri", "string", NULL, "NBD URI of the export, such as nbd://HOST/EXPORT, "
 				 "nbds://HOST/EXPORT (TLS) or nbd+unix:///EXPORT?socket=PATH" },
 	{ "connections", "number", "4", "maximum number of connections, 1 to 16, if the server permits "
 					"several (multi-conn)" },
-	{ "unflushed", "string", "fail", "what happens when a connection is lost before completed writes "
+	{ "unflushed", "choice", "fail", "what happens when a connection is lost before completed writes "
 					 "were flushed: fail (the next flush fails) or trust (the server "
-					 "still has the writes)" },
+					 "still has the writes)", unflushed_words },
 	{ NULL },
 };
 

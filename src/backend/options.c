@@ -179,17 +179,22 @@ static int parse_seg_max(const char *name, const char *value,
 }
 
 /* Stores in `choice` the index of `value` in the option's words. */
-static int parse_choice(const char *name, const char *value, unsigned *choice,
-			struct vublk_error *error)
-{
-	return vublk_parse_word(name, value, find(name)->shown.words, choice, error);
-}
+static const char *const poll_words[] = {
+	[VUBLK_POLL_ADAPTIVE] = "adaptive", [VUBLK_POLL_OFF] = "off", [VUBLK_POLL_BUSY] = "busy", NULL,
+};
+static const char *const cache_words[] = {
+	[VUBLK_CACHE_AUTO] = "auto", [VUBLK_CACHE_DIRECT] = "direct",
+	[VUBLK_CACHE_BUFFERED] = "buffered", NULL,
+};
+static const char *const io_words[] = {
+	[VUBLK_IO_AUTO] = "auto", [VUBLK_IO_URING] = "io_uring", [VUBLK_IO_BLOCKING] = "blocking", NULL,
+};
 
 static int parse_poll(const char *name, const char *value,
 		      struct vublk_backend_settings *settings, struct vublk_error *error)
 {
 	unsigned choice;
-	int r = parse_choice(name, value, &choice, error);
+	int r = vublk_parse_word(name, value, poll_words, &choice, error);
 
 	if (!r)
 		settings->poll = choice;
@@ -211,7 +216,7 @@ static int parse_cache(const char *name, const char *value,
 		       struct vublk_backend_settings *settings, struct vublk_error *error)
 {
 	unsigned choice;
-	int r = parse_choice(name, value, &choice, error);
+	int r = vublk_parse_word(name, value, cache_words, &choice, error);
 
 	if (!r)
 		settings->disk.cache = choice;
@@ -222,7 +227,7 @@ static int parse_io(const char *name, const char *value, struct vublk_backend_se
 		    struct vublk_error *error)
 {
 	unsigned choice;
-	int r = parse_choice(name, value, &choice, error);
+	int r = vublk_parse_word(name, value, io_words, &choice, error);
 
 	if (!r)
 		settings->disk.method = choice;
@@ -306,17 +311,6 @@ static int parse_physical_block_size(const char *name, const char *value,
 
 /* --- the table ------------------------------------------------------------- */
 
-static const char *const poll_words[] = {
-	[VUBLK_POLL_ADAPTIVE] = "adaptive", [VUBLK_POLL_OFF] = "off", [VUBLK_POLL_BUSY] = "busy", NULL,
-};
-static const char *const cache_words[] = {
-	[VUBLK_CACHE_AUTO] = "auto", [VUBLK_CACHE_DIRECT] = "direct",
-	[VUBLK_CACHE_BUFFERED] = "buffered", NULL,
-};
-static const char *const io_words[] = {
-	[VUBLK_IO_AUTO] = "auto", [VUBLK_IO_URING] = "io_uring", [VUBLK_IO_BLOCKING] = "blocking", NULL,
-};
-
 static const struct option options_table[] = {
 	{ { "socket-path", "string", NULL, "path of the Unix socket to listen on" }, parse_socket_path },
 	{ { VUBLK_SOCKET_MODE_NAME, "octal", NULL, VUBLK_SOCKET_MODE_TEXT }, parse_socket_mode },
@@ -371,7 +365,7 @@ static const struct option options_table[] = {
 	    "because this one did not complete them" },
 	  parse_inflight },
 	{ { "statistics", "bool", "off",
-	    "count requests and their times from the start, for the control socket" },
+	    "count and time requests from the start; the control socket reports the results" },
 	  parse_statistics },
 	{ { "serial", "string", "auto",
 	    "serial number of the disk, at most 20 bytes; auto: derived from the image" },

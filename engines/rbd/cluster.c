@@ -17,8 +17,8 @@ static const char *option(const struct vublk_engine_params *params, const char *
 }
 
 /*
- * These defaults save processor time, because fewer threads handle a request and fewer calls of
- * recv() fetch the replies. docs/rbd.md has the reasons.
+ * These defaults save processor time: fewer threads handle each request, and fewer calls to recv()
+ * fetch the replies. docs/rbd.md has the reasons.
  */
 static const char own_defaults[] = "[global]\n"
 				   "librados_thread_count = 1\n"

@@ -119,9 +119,9 @@ static void fill_identity(struct vublk_rbd *rbd, const char *name, const char *s
 /* --- the lock ---------------------------------------------------------------------- */
 
 /*
- * Looks for another client that has the image open for writing, which is a client that watches the
- * image. If there is one, returns 1 and stores its address. Returns 0 if there is none, or a
- * negative errno if the cluster does not list the watchers.
+ * Looks for another client that has the image open for writing; such a client watches the image.
+ * Returns 1 and stores the client's address if it finds one, 0 if it finds none, or a negative
+ * errno if the cluster does not list the watchers.
  */
 static int find_other_client(struct vublk_rbd *rbd, char *address, size_t bytes)
 {

@@ -35,7 +35,7 @@ int vublk_rbd_queue_new(struct vublk_engine *engine, struct vublk_engine_queue *
 /*
  * Opens the image, and the snapshot if the options name one. If this function or
  * vublk_rbd_cluster_open() fails, the caller must call vublk_rbd_image_close() and
- * vublk_rbd_cluster_close(), which close whatever was opened.
+ * vublk_rbd_cluster_close(), which close what has been opened.
  */
 int vublk_rbd_image_open(struct vublk_rbd *rbd, const struct vublk_engine_params *params,
 		   struct vublk_error *error);

@@ -67,7 +67,7 @@ enum vublk_order_write_state {
 	VUBLK_ORDER_MAPPED, /* the write is in the map */
 };
 
-/* A write that was begun and has not ended; all zero if there is none. */
+/* A write that is in progress. All members are zero while there is no write. */
 struct vublk_order_write {
 	unsigned num_blockers; /* how many entries for this write are in the lists of waiters of
 				  earlier writes */

@@ -59,7 +59,7 @@ void vublk_plane_trace_complete(struct vublk_plane *plane, const struct vublk_pl
 
 /* --- the reader ---------------------------------------------------------------------------- */
 
-/* Copies the next record of the current trace. Returns false if there is none. */
+/* Copies the next record of the current trace. Returns false if the trace has no further record. */
 bool vublk_plane_trace_read(struct vublk_plane_trace *trace, uint64_t now_ns,
 			    struct vublk_trace_record *record);
 

@@ -13,7 +13,7 @@
 
 #define VUBLK_SOCKET_MODE_NAME "socket-mode"
 #define VUBLK_SOCKET_MODE_TEXT                                                                \
-	"permissions of the socket's file in octal, whatever the umask is, such as 0660"
+	"permissions of the socket's file in octal, such as 0660, regardless of the umask"
 #define VUBLK_SOCKET_GROUP_NAME "socket-group"
 #define VUBLK_SOCKET_GROUP_TEXT "group of the socket's file, a name or a number"
 

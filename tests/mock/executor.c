@@ -161,7 +161,7 @@ static bool take(struct executor *executor)
 
 /* --- messages -------------------------------------------------------------------------------- */
 
-/* Returns the request of the next message; 0: there is none. */
+/* Returns the request type of the next message, or 0 if no message has arrived. */
 static uint32_t peek(const struct mock *mock)
 {
 	struct vublk_vu_header header;

@@ -149,8 +149,8 @@ def end_while_connecting(case):
 
 def spoiled(case):
     """
-    What a server can lose while it is away, with the words of the refusal. Without words, the disk uses the server
-    all the same.
+    Returns what a server may have lost when it returns, with the words of the disk's refusal (None: the disk still uses
+    the server).
     """
     path = image(case)
     policy = ['--filter=blocksize-policy', 'file', path, 'blocksize-error-policy=error']

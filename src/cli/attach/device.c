@@ -37,7 +37,7 @@ static int refuse_served(const struct vublk_attach *attach, struct vublk_error *
 
 /*
  * Looks for the device of the socket and stores its information in `info`, which stays all zeroes
- * if there is none. Refuses a device that a process serves.
+ * if no device is found. Refuses a device that a running process already serves.
  */
 static int find(struct vublk_attach *attach, struct vublk_error *error)
 {

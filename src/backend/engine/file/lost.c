@@ -16,7 +16,7 @@
  * time as the failed one; sync.c ensures this order. For a buffered file on a disk, a durable write
  * is therefore a plain write followed by a sync of sync.c. RWF_DSYNC would sync on its own: it
  * could consume the report about another write, and its result would not tell whether the write or
- * the sync has failed. Direct writes do use RWF_DSYNC, because it may save a flush of the drive's
+ * the sync has failed. Direct writes use RWF_DSYNC, because it may save a flush of the drive's
  * cache (FUA). The page cache then normally has no data whose loss could be reported, and each
  * write is flushed after it has reached the drive.
  *
